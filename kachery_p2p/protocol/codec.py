@@ -1,0 +1,70 @@
+"""The one place that calls msgpack.
+
+Everything on a wire or in a signed document is packed and unpacked here, so that the options, the
+limits and the errors are the same everywhere:
+
+* text is msgpack ``str`` (UTF-8), bytes are ``bin``; no ext types, no timestamps;
+* an unpacked value is at most as large as the buffer it came from (checked by msgpack before it
+  allocates), nested at most :data:`~.limits.MAX_NESTING` deep by msgpack's own stack limit;
+* whatever is wrong with the bytes, the error is :class:`~.errors.ProtocolViolation`.
+
+:func:`decode` is the door through which untrusted bytes become typed values.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgpack
+import msgspec
+
+from .errors import ProtocolViolation
+
+T = TypeVar("T")
+Buffer = bytes | bytearray | memoryview
+
+
+def pack(value: Any) -> bytes:
+    """Pack plain values (None, bool, int, float, str, bytes, list, tuple, dict)."""
+    packed: bytes = msgpack.packb(value, use_bin_type=True, datetime=False)
+    return packed
+
+
+def unpack(data: Buffer) -> Any:
+    """Unpack exactly one value; trailing bytes are an error.
+
+    Raises:
+        ProtocolViolation: the bytes are not one msgpack value.
+    """
+    try:
+        return msgpack.unpackb(data, raw=False, strict_map_key=False, ext_hook=_no_ext)
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
+        # msgpack's own exceptions (StackError, ExtraData, FormatError, ...) are ValueErrors;
+        # an unhashable map key is a TypeError.
+        raise ProtocolViolation(reason=f"not a msgpack value: {error or 'too deep'}") from error
+
+
+def _no_ext(code: int, data: bytes) -> Any:
+    raise ValueError(f"extension type {code}")
+
+
+def convert(kind: type[T], value: Any) -> T:
+    """Check an unpacked value against a type (a msgspec Struct, say).
+
+    Raises:
+        ProtocolViolation: it does not fit.
+    """
+    try:
+        return msgspec.convert(value, kind, strict=True, builtin_types=(bytes,))
+    except (msgspec.ValidationError, RecursionError, OverflowError) as error:
+        raise ProtocolViolation(reason=f"not a valid {kind.__name__}: {error}") from error
+
+
+def decode(kind: type[T], data: Buffer) -> T:
+    """Bytes to a typed value. Raises :class:`~.errors.ProtocolViolation`."""
+    return convert(kind, unpack(data))
+
+
+def encode(value: Any) -> bytes:
+    """A typed value (msgspec Struct or plain) to bytes; the inverse of :func:`decode`."""
+    return pack(msgspec.to_builtins(value, builtin_types=(bytes,)))

@@ -1,0 +1,360 @@
+"""Every error that kachery_p2p raises, and its code on the wire.
+
+The tree says whose fault it is; the leaf says what the caller can do about it::
+
+    KacheryError
+    ├── LocalError                  this call, this user or this machine
+    │   ├── BadInput                a value that can never work (also a ValueError)
+    │   │   ├── BadUri
+    │   │   ├── BadPath
+    │   │   ├── UnsafePickle
+    │   │   └── BadChannelDocument  unsigned, tampered, expired, of another version
+    │   ├── UnknownChannel
+    │   ├── DaemonNotRunning
+    │   ├── DaemonNotPermitted
+    │   ├── DaemonAlreadyRunning
+    │   ├── NeedsNode               offline mode cannot do this
+    │   ├── StorageMismatch
+    │   ├── StorageInUse
+    │   ├── StorageFull
+    │   ├── StorageDamaged
+    │   └── ReadOnlyUser
+    ├── RemoteError                 another node
+    │   ├── AccessDenied            a role is missing; says which, and on which side
+    │   ├── NotAMember
+    │   ├── CorruptContent          bytes that do not match their hash
+    │   ├── ProtocolViolation       the peer broke the wire protocol
+    │   ├── VersionMismatch
+    │   ├── ClockSkew
+    │   └── Busy                    a named limit of the other side is reached
+    ├── TransportError              the road between
+    │   ├── LinkClosed
+    │   ├── Unreachable
+    │   ├── Stalled                 no progress, whatever the total time
+    │   └── DeadlineExceeded
+    ├── NotFound                    everybody who could have it was asked
+    ├── Cancelled
+    └── InternalError               a bug of ours
+
+Each class has a ``code`` (its name on the wire and in ``--json``), an ``exit_status`` for the
+command line, and a ``text`` from which the sentence is built: the fields named in it in braces are
+the fields that must be given. The sentence ends with what to do next.
+
+Only errors that are declared here cross a wire: :func:`to_wire` and :func:`from_wire` are the one
+table, both ways.
+"""
+
+from __future__ import annotations
+
+import string
+from typing import Any, ClassVar
+
+MAX_FIELD_CHARS = 2_000
+"""A text field of an error that came from outside is cut to this many characters."""
+
+
+class KacheryError(Exception):
+    """Root of the tree. ``error.fields`` holds what the sentence was built from."""
+
+    code: ClassVar[str] = "error"
+    exit_status: ClassVar[int] = 1
+    text: ClassVar[str] = "{reason}"
+
+    def __init__(self, **fields: Any) -> None:
+        self.fields: dict[str, Any] = fields
+        super().__init__(self.text.format_map(_Missing(fields)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.fields)
+
+    @classmethod
+    def field_names(cls) -> tuple[str, ...]:
+        """The names of the fields that the sentence needs."""
+        return tuple(name for _, name, _, _ in string.Formatter().parse(cls.text) if name)
+
+
+class _Missing(dict[str, Any]):
+    def __missing__(self, key: str) -> str:
+        return "?"
+
+
+def _rebuild(kind: type[KacheryError], fields: dict[str, Any]) -> KacheryError:
+    return kind(**fields)
+
+
+class LocalError(KacheryError):
+    """This call, this user or this machine."""
+
+    code = "local"
+
+
+class BadInput(LocalError, ValueError):
+    """A value that can never work."""
+
+    code = "bad-input"
+    exit_status = 2
+    text = "{what}: {reason}"
+
+
+class BadUri(BadInput):
+    code = "bad-uri"
+    text = (
+        "Not a kachery URI: {uri!r}: {reason}. "
+        "A URI looks like sha1://<40 hex digits>/<name>, optionally with ?manifest=<40 hex digits>."
+    )
+
+
+class BadPath(BadInput):
+    code = "bad-path"
+    text = "Cannot use {path!r}: {reason}."
+
+
+class UnsafePickle(BadInput):
+    code = "unsafe-pickle"
+    text = (
+        "{what} is not allowed in a pickle here: only None, bool, int, float, complex, str, bytes, "
+        "range, slice, set, frozenset, list, tuple, dict and numpy scalars and arrays are. "
+        "Convert it to one of these first."
+    )
+
+
+class BadChannelDocument(BadInput):
+    code = "bad-channel-document"
+    text = "Channel document refused: {reason}. Ask the channel's owner for a fresh export."
+
+
+class UnknownChannel(LocalError):
+    code = "unknown-channel"
+    exit_status = 2
+    text = (
+        "This node is on no channel called {channel!r}. See 'kachery-p2p channel list'; join one "
+        "with 'kachery-p2p channel join <file>'."
+    )
+
+
+class DaemonNotRunning(LocalError):
+    code = "daemon-not-running"
+    exit_status = 3
+    text = "No kachery-p2p node answers: {reason}. Start one with 'kachery-p2p daemon start'."
+
+
+class DaemonNotPermitted(LocalError):
+    code = "daemon-not-permitted"
+    exit_status = 3
+    text = (
+        "A kachery-p2p node is there but does not let you in: {reason}. Ask whoever runs it to add "
+        "you to its group ('daemon start --auth-group')."
+    )
+
+
+class DaemonAlreadyRunning(LocalError):
+    code = "daemon-already-running"
+    exit_status = 3
+    text = (
+        "A kachery-p2p node already runs here: {reason}. Stop it with 'kachery-p2p daemon stop', or "
+        "give this one another --state-dir."
+    )
+
+
+class NeedsNode(LocalError):
+    code = "needs-node"
+    exit_status = 3
+    text = (
+        "{what} needs a node, and this process is in offline mode. Unset "
+        "KACHERY_P2P_OFFLINE_STORAGE_DIR and start a node with 'kachery-p2p daemon start'."
+    )
+
+
+class StorageMismatch(LocalError):
+    code = "storage-mismatch"
+    exit_status = 3
+    text = (
+        "KACHERY_STORAGE_DIR is {wanted!r} but the node's storage is {actual!r}. Unset the variable, "
+        "or restart the node with --storage-dir {wanted}."
+    )
+
+
+class StorageInUse(LocalError):
+    code = "storage-in-use"
+    exit_status = 3
+    text = (
+        "Another node (pid {pid}) already uses {path!r}. Stop that one first, or choose another "
+        "folder: two nodes must not share it."
+    )
+
+
+class StorageFull(LocalError):
+    code = "storage-full"
+    exit_status = 4
+    text = "No space left for {what} in {path!r}: free some, then repeat the call; nothing was lost."
+
+
+class StorageDamaged(LocalError):
+    code = "storage-damaged"
+    exit_status = 4
+    text = "The storage could not be used: {path!r}: {reason}."
+
+
+class ReadOnlyUser(LocalError):
+    code = "read-only-user"
+    exit_status = 5
+    text = (
+        "User {user} may read from this node but not change anything. Ask whoever runs the node, or "
+        "start one of your own."
+    )
+
+
+class RemoteError(KacheryError):
+    """Another node refused, failed or misbehaved."""
+
+    code = "remote"
+    exit_status = 6
+
+
+class AccessDenied(RemoteError):
+    code = "access-denied"
+    exit_status = 5
+    text = (
+        "Denied on channel {channel!r}: {who} lacks the role {role!r} ({cause}). The channel's owner "
+        "grants roles ('channel set-roles'), and the node's own user switches them on "
+        "('channel join --roles')."
+    )
+
+
+class NotAMember(RemoteError):
+    code = "not-a-member"
+    exit_status = 5
+    text = (
+        "Node {node} is not a member of any channel that {peer} serves. Ask the channel's owner to "
+        "run 'kachery-p2p channel add-node <channel> {node}'."
+    )
+
+
+class CorruptContent(RemoteError):
+    code = "corrupt-content"
+    text = (
+        "{what} from {source} does not match its hash; it was thrown away. Try again to fetch it "
+        "from another node, or ask the provider to store the file anew."
+    )
+
+
+class ProtocolViolation(RemoteError):
+    code = "protocol-violation"
+    text = "The peer broke the wire protocol: {reason}. The link was closed; check both versions."
+
+
+class VersionMismatch(RemoteError):
+    code = "version-mismatch"
+    text = (
+        "This node speaks wire protocol {ours}, the peer speaks {theirs}. Upgrade the older of the "
+        "two ('pip install -U kachery_p2p')."
+    )
+
+
+class ClockSkew(RemoteError):
+    code = "clock-skew"
+    text = (
+        "The clocks of this node and {peer} differ by {seconds} s, more than the {limit} s allowed. "
+        "Set the wrong one right (see 'timedatectl'), then it reconnects by itself."
+    )
+
+
+class Busy(RemoteError):
+    code = "busy"
+    text = "The node at the other end is at its limit: {limit}. Try again in a moment."
+
+
+class TransportError(KacheryError):
+    """The road between two nodes."""
+
+    code = "transport"
+    exit_status = 7
+
+
+class LinkClosed(TransportError):
+    code = "link-closed"
+    text = "The link to {peer} closed: {reason}. It is opened again by itself; repeat the call."
+
+
+class Unreachable(TransportError):
+    code = "unreachable"
+    text = (
+        "Cannot reach {what}: {reason}. Check the network and 'kachery-p2p info'; the node keeps "
+        "trying by itself."
+    )
+
+
+class Stalled(TransportError):
+    code = "stalled"
+    text = (
+        "{what} made no progress for {seconds} s (sources: {sources}). What was verified is kept; "
+        "repeat the call to go on from there."
+    )
+
+
+class DeadlineExceeded(TransportError):
+    code = "deadline-exceeded"
+    text = "{what} took longer than {seconds} s. Repeat the call, or allow it more time."
+
+
+class NotFound(KacheryError):
+    """Everybody who could have it was asked, and nobody has it."""
+
+    code = "not-found"
+    exit_status = 8
+    text = (
+        "Nobody reachable has {what} ({detail}). Check the URI, and that the node that stored it is "
+        "running and on the same channel."
+    )
+
+
+class Cancelled(KacheryError):
+    code = "cancelled"
+    exit_status = 130
+    text = "{what} was cancelled. What was verified is kept."
+
+
+class InternalError(KacheryError):
+    code = "internal"
+    exit_status = 70
+    text = "Internal error of kachery_p2p: {reason}. Please report it with the node's log."
+
+
+def _leaves(kind: type[KacheryError]) -> dict[str, type[KacheryError]]:
+    table = {kind.code: kind}
+    for child in kind.__subclasses__():
+        table.update(_leaves(child))
+    return table
+
+
+BY_CODE: dict[str, type[KacheryError]] = _leaves(KacheryError)
+"""Wire code -> class. Codes are unique; a test checks it."""
+
+
+def to_wire(error: BaseException) -> tuple[str, dict[str, Any]]:
+    """What of ``error`` another process is told: its code and its plain fields."""
+    if not isinstance(error, KacheryError):
+        error = InternalError(reason=f"{type(error).__name__}: {error}")
+    return error.code, {name: _plain(value) for name, value in error.fields.items()}
+
+
+def from_wire(code: str, fields: dict[str, Any]) -> KacheryError:
+    """The error that another process named; an unknown code becomes a :class:`RemoteError`."""
+    kind = BY_CODE.get(code)
+    if kind is None:
+        reason = f"{_plain(code)}: {_plain(fields)}"
+        return RemoteError(reason=reason)
+    return kind(**{str(name): _plain(value) for name, value in fields.items()})
+
+
+def _plain(value: Any) -> Any:
+    """Text, numbers and containers of them pass; anything else becomes text. Lengths are cut."""
+    if isinstance(value, str):
+        return value[:MAX_FIELD_CHARS]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value[:100]]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in list(value.items())[:100]}
+    return str(value)[:MAX_FIELD_CHARS]

@@ -1,0 +1,146 @@
+"""Every bound of the system: its name, its unit, and why it is what it is.
+
+A limit is checked before memory is allocated for what it bounds. Nothing else in the package holds
+a number of this kind.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# --- version -----------------------------------------------------------------------------------
+PROTOCOL_VERSION: Final = 1
+"""Wire protocol. Two nodes talk only if it is equal; it is checked before the handshake."""
+
+# --- records and frames ------------------------------------------------------------------------
+MAX_HEADER: Final = 64 * KIB
+"""Bytes of one packed frame header, so of one control message. Larger answers are streams."""
+MAX_BODY: Final = 1 * MIB
+"""Bytes of bulk in one frame. Large enough to amortise a record, small enough to interleave."""
+MIN_BODY: Final = 64 * KIB
+"""Bytes of bulk in one frame on a slow link: 64 KiB is 50 ms at 10 Mbit/s."""
+BULK_FRAME_SECONDS: Final = 0.05
+"""A bulk frame is sized to occupy the link for about this long, between MIN_BODY and MAX_BODY."""
+MAX_RELAY_TAIL: Final = MAX_BODY + MAX_HEADER + 64
+"""Bytes of one relayed record: a whole inner record with its header, length and tags."""
+MAX_RECORD: Final = MAX_RELAY_TAIL + MAX_HEADER + 64
+"""Bytes of one WebSocket message, whatever is in it."""
+REKEY_RECORDS: Final = 65_536
+"""Records after which a direction's key is replaced (Noise REKEY): at most 64 GiB under one key."""
+
+# --- link --------------------------------------------------------------------------------------
+HANDSHAKE_SECONDS: Final = 10.0
+"""From accepted connection to finished handshake and hello, else the connection is closed."""
+MAX_HANDSHAKE_MESSAGE: Final = 4 * KIB
+"""Bytes of one handshake message; XX with our payload needs about 250."""
+MAX_PENDING_HANDSHAKES: Final = 128
+"""Inbound connections that have not proved who they are, over all addresses."""
+MAX_PENDING_PER_ADDRESS: Final = 64
+"""The same for one IP address; a lab behind one NAT may reconnect all at once."""
+MAX_LINKS: Final = 4_096
+"""Open links of one node."""
+PING_SECONDS: Final = 10.0
+"""A link on which nothing was received for so long is pinged."""
+DEAD_SECONDS: Final = 25.0
+"""A link on which nothing was received for so long is dead (a ping went unanswered)."""
+MAX_REQUESTS: Final = 1_024
+"""Requests of one peer that are being served at once on one link, and that we have open."""
+MAX_STREAMS: Final = 4_096
+"""Streams open at once on one link, circuits included."""
+STREAM_CREDIT: Final = 8 * MIB
+"""Bytes that one stream's receiver lets its sender have under way."""
+CIRCUIT_CREDIT: Final = 4 * MIB
+"""Bytes of one circuit, each way, that a proxy holds at most: its whole memory for that user."""
+FRAME_OVERHEAD: Final = 64
+"""Bytes that a data frame costs in credit beyond its tail, so that empty frames are bounded."""
+MAX_CONTROL_QUEUE: Final = 8_192
+"""Control frames waiting for a slow link; a peer that lets so many pile up is dropped."""
+MAX_CIRCUITS_PER_NODE: Final = 512
+"""Circuits that one node may have open through one proxy."""
+
+# --- time --------------------------------------------------------------------------------------
+MAX_CLOCK_SKEW: Final = 600.0
+"""Seconds. Expiry dates are worth nothing if clocks disagree by more."""
+RECONNECT_FIRST: Final = 0.5
+RECONNECT_MOST: Final = 60.0
+"""Seconds. Backoff of a dialer: doubles from first to most, with full jitter."""
+DIAL_SECONDS: Final = 10.0
+"""TCP, TLS, WebSocket and any HTTP proxy on the way, together."""
+REQUEST_SECONDS: Final = 15.0
+"""A node that does not answer a request within this is called silent."""
+LOOKUP_SECONDS: Final = 5.0
+"""A proxy that does not answer 'who has' within this is called silent."""
+LINK_GRACE_SECONDS: Final = 5.0
+"""A look-up waits so long for a bootstrap link that is just being opened."""
+STALL_SECONDS: Final = 30.0
+"""A transfer without one new verified byte for so long is stalled."""
+IDLE_CIRCUIT_SECONDS: Final = 120.0
+"""A relayed or direct on-demand link without traffic is closed after this."""
+SHUTDOWN_SECONDS: Final = 5.0
+"""From the order to stop until everything is closed."""
+MAX_CALL_SECONDS: Final = 24 * 3600.0
+"""No call of the local API lasts longer, however much progress it makes."""
+
+# --- channels ----------------------------------------------------------------------------------
+MAX_CHANNEL_DOCUMENT: Final = 1 * MIB
+"""Bytes of one signed channel document: about 5,000 members."""
+MAX_MEMBERS: Final = 5_000
+MAX_BOOTSTRAPS: Final = 32
+MAX_CHANNELS: Final = 256
+"""Channels that one node is on."""
+MAX_CHANNEL_NAME: Final = 100
+"""Characters."""
+MAX_URL: Final = 2_000
+"""Characters."""
+MAX_LABEL: Final = 200
+"""Characters of a node's or a file's label."""
+
+# --- gossip ------------------------------------------------------------------------------------
+BLINDED_KEY_BYTES: Final = 16
+MAX_ANNOUNCE_ENTRIES: Final = 1_000
+"""Entries of one signed announcement batch (about 17 kB)."""
+MAX_KEYS_PER_ORIGIN: Final = 4_000_000
+"""Live keys that an index holds for one node of one channel."""
+MAX_QUERY_KEYS: Final = 512
+"""Keys in one 'who has'."""
+MAX_HOLDERS: Final = 64
+"""Nodes named in one answer per key."""
+
+# --- files -------------------------------------------------------------------------------------
+MANIFEST_CHUNK: Final = 20_000_000
+"""Bytes of a manifest's chunk, and the size above which a file has a manifest."""
+BLOCK: Final = 64 * KIB
+"""Bytes of a leaf of the file tree: the smallest range that can be verified by itself."""
+MAX_MANIFEST: Final = 64 * MIB
+"""Bytes of a manifest: enough for a file of 9 TB."""
+SEGMENT: Final = 16 * MIB
+"""Bytes asked of one source at a time."""
+MAX_SOURCES: Final = 8
+"""Nodes that one download reads from at once."""
+DURABLE_WINDOW: Final = 32 * MIB
+"""Bytes of verified blocks between two syncs of a partial: what a power cut costs at most."""
+MAX_DOWNLOADS: Final = 64
+"""Downloads that run at once; more wait their turn."""
+INLINE_FILE: Final = 32 * KIB
+"""A file of at most so many bytes travels in the answer itself."""
+MAX_FILE: Final = 1 << 50
+"""Bytes (1 PiB). A size above this is a lie."""
+VERIFY_ON_READ: Final = MANIFEST_CHUNK
+"""Local blobs of at most this size are hashed whenever their content is decoded (0.1 s at most)."""
+
+# --- local API ---------------------------------------------------------------------------------
+MAX_LOCAL_FRAME: Final = 4 * MIB
+"""Bytes of one frame between client and daemon; stores are streamed in smaller pieces."""
+LOCAL_PIECE: Final = 1 * MIB
+"""Bytes of one piece of a streamed store or load_bytes."""
+MAX_LOCAL_CLIENTS: Final = 1_024
+MAX_LOCAL_REQUESTS: Final = 2_048
+"""Calls of one client that run at once; more wait in the socket."""
+DEFAULT_API_PORT: Final = 20_421
+MAX_MUTABLE: Final = 1 * MIB
+"""Bytes of one mutable's key or value as JSON."""
+CONNECT_LOCAL_SECONDS: Final = 5.0
+"""A daemon that does not greet within this is called not running."""
