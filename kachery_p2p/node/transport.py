@@ -1,0 +1,252 @@
+"""Transports: how whole messages get to the other end of a link and back.
+
+A transport moves messages (bytes) in order, tells when it is gone, and knows nothing else. There are
+two real ones: a WebSocket, and a circuit through a proxy (:mod:`.circuit`); the simulator of the
+tests has a third.
+
+Every foreign error (websockets', the operating system's) is mapped here, once, to the error tree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidProxy,
+    InvalidURI,
+    WebSocketException,
+)
+
+from ..protocol.codec import Buffer
+from ..protocol.errors import BadInput, LinkClosed, Unreachable
+from ..protocol.limits import (
+    DIAL_SECONDS,
+    HANDSHAKE_SECONDS,
+    KIB,
+    MAX_LINKS,
+    MAX_PENDING_HANDSHAKES,
+    MAX_PENDING_PER_ADDRESS,
+    MAX_RECORD,
+    MAX_URL,
+)
+
+SUBPROTOCOL = "kachery-p2p"
+_UNSENT_BYTES = 256 * KIB
+"""What the kernel may hold unsent per socket: more would put control frames behind bulk."""
+_CLOSE_SECONDS = 2.0
+_QUEUE = (16, 4)
+"""Received WebSocket messages that wait for the reader: at most 16, read on again at 4."""
+
+
+class Transport(Protocol):
+    """See the module. ``send`` waits while the road is full; both raise LinkClosed at its end."""
+
+    name: str
+
+    async def send(self, message: Buffer) -> None: ...
+
+    async def receive(self) -> Buffer: ...
+
+    async def close(self) -> None: ...
+
+
+class WebSocketTransport:
+    """A WebSocket connection, dialled or accepted. Text messages are refused."""
+
+    def __init__(self, connection: ClientConnection | ServerConnection, name: str) -> None:
+        self.name = name
+        self._connection = connection
+
+    async def send(self, message: Buffer) -> None:
+        try:
+            await self._connection.send(message)
+        except ConnectionClosed as error:
+            raise LinkClosed(peer=self.name, reason=_reason(error)) from error
+
+    async def receive(self) -> Buffer:
+        try:
+            message = await self._connection.recv()
+        except ConnectionClosed as error:
+            raise LinkClosed(peer=self.name, reason=_reason(error)) from error
+        if isinstance(message, str):
+            raise LinkClosed(peer=self.name, reason="a text message came; this wire is binary")
+        return message
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+
+def _reason(error: ConnectionClosed) -> str:
+    if error.rcvd is not None:
+        return error.rcvd.reason or f"closed by the other side ({error.rcvd.code})"
+    return str(error.__cause__ or "the connection broke")
+
+
+def check_url(url: str) -> str:
+    """Return ``url`` if it is a ws:// or wss:// URL, else raise :class:`~.errors.BadInput`."""
+    if not isinstance(url, str) or len(url) > MAX_URL:
+        raise BadInput(what="URL", reason="not a text of reasonable length")
+    if not url.startswith(("ws://", "wss://")) or len(url.split("://", 1)[1]) < 1:
+        raise BadInput(what=f"URL {url!r}", reason="it must start with ws:// or wss://")
+    return url
+
+
+def _tune(connection: ClientConnection | ServerConnection) -> None:
+    raw = connection.transport.get_extra_info("socket")
+    if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+
+
+async def dial(url: str, *, tls: ssl.SSLContext | None = None) -> WebSocketTransport:
+    """Open a WebSocket, through HTTP(S)_PROXY if the environment says so.
+
+    Raises:
+        Unreachable: with the reason.
+        BadInput: the URL can never work.
+    """
+    check_url(url)
+    options: dict[str, Any] = {"ssl": tls} if tls is not None and url.startswith("wss:") else {}
+    try:
+        connection = await connect(
+            url,
+            subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]  # a NewType of str
+            compression=None,
+            max_size=MAX_RECORD,
+            max_queue=_QUEUE,
+            ping_interval=None,
+            open_timeout=DIAL_SECONDS,
+            close_timeout=_CLOSE_SECONDS,
+            user_agent_header=None,
+            **options,
+        )
+    except InvalidURI as error:
+        raise BadInput(what=f"URL {url!r}", reason=str(error)) from error
+    except InvalidProxy as error:
+        raise Unreachable(what=url, reason=f"the HTTP proxy setting is wrong: {error}") from error
+    except TimeoutError as error:
+        raise Unreachable(what=url, reason=f"no answer within {DIAL_SECONDS:g} s") from error
+    except ssl.SSLError as error:
+        raise Unreachable(what=url, reason=f"TLS failed: {error}") from error
+    except OSError as error:
+        raise Unreachable(what=url, reason=error.strerror or str(error)) from error
+    except (InvalidHandshake, WebSocketException) as error:
+        raise Unreachable(what=url, reason=f"no kachery-p2p node there: {error}") from error
+    _tune(connection)
+    return WebSocketTransport(connection, url)
+
+
+class Gate:
+    """Counts inbound connections that have not yet proved who they are."""
+
+    def __init__(self) -> None:
+        self._pending: dict[str, int] = {}
+        self._total = 0
+        self.open = 0
+        self.refused = 0
+
+    def enter(self, address: str) -> bool:
+        if (
+            self._total >= MAX_PENDING_HANDSHAKES
+            or self._pending.get(address, 0) >= MAX_PENDING_PER_ADDRESS
+            or self.open >= MAX_LINKS
+        ):
+            self.refused += 1
+            return False
+        self._total += 1
+        self._pending[address] = self._pending.get(address, 0) + 1
+        return True
+
+    def leave(self, address: str) -> None:
+        """The handshake is over, one way or the other."""
+        self._total -= 1
+        left = self._pending[address] - 1
+        if left:
+            self._pending[address] = left
+        else:
+            del self._pending[address]
+
+
+def _address(transport: asyncio.BaseTransport) -> str:
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if peer else "local"
+
+
+async def listen(
+    host: str,
+    port: int,
+    accept: Callable[[WebSocketTransport, Callable[[], None]], Awaitable[None]],
+    gate: Gate,
+    *,
+    tls: ssl.SSLContext | None = None,
+) -> Server:
+    """Accept WebSockets on ``host:port`` (port 0: any free one).
+
+    ``accept(transport, proved)`` runs for the life of each connection and calls ``proved()`` when
+    the other side has shown who it is.
+
+    Raises:
+        BadInput: the address cannot be listened on.
+    """
+
+    class Connection(ServerConnection):
+        """Refuses at once, before any byte is read, when too many strangers are waiting."""
+
+        address = ""
+        waiting = False
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.address = _address(transport)
+            self.waiting = gate.enter(self.address)
+            super().connection_made(transport)
+            if not self.waiting:
+                self.transport.abort()
+
+        def proved(self) -> None:
+            if self.waiting:
+                self.waiting = False
+                gate.leave(self.address)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.proved()
+            super().connection_lost(exc)
+
+    async def handler(connection: ServerConnection) -> None:
+        assert isinstance(connection, Connection)
+        _tune(connection)
+        gate.open += 1
+        try:
+            await accept(WebSocketTransport(connection, connection.address), connection.proved)
+        finally:
+            gate.open -= 1
+
+    try:
+        return await serve(
+            handler,
+            host,
+            port,
+            subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]  # a NewType of str
+            compression=None,
+            max_size=MAX_RECORD,
+            max_queue=_QUEUE,
+            ping_interval=None,
+            open_timeout=HANDSHAKE_SECONDS,
+            close_timeout=_CLOSE_SECONDS,
+            server_header=None,
+            create_connection=Connection,
+            ssl=tls,
+            backlog=1024,
+        )
+    except OSError as error:
+        raise BadInput(
+            what=f"--listen {host}:{port}", reason=error.strerror or str(error)
+        ) from error

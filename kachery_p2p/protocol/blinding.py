@@ -1,0 +1,60 @@
+"""The keys under which availability is announced.
+
+A blinded key is a keyed BLAKE2b of an identifier under the channel's secret. Who holds the secret
+and already knows the identifier can compute it and ask for it; proxies, which have no secret, and
+members who do not know the identifier learn nothing from the announcements they pass on.
+
+The context is BLAKE2b's personalisation, so that the key of a file can never be that of a feed.
+Blinding hides what a key stands for, not that two announcements are of the same thing, nor how many
+there are. It grants nothing: roles are checked on every request all the same.
+"""
+
+from __future__ import annotations
+
+import re
+from hashlib import blake2b
+from typing import Final
+
+from .errors import BadInput
+from .limits import BLINDED_KEY_BYTES
+
+FILE_CONTEXT: Final = b"kachery-file"
+"""Personalisation of file keys (BLAKE2b allows 16 bytes); other kinds have contexts of their own."""
+
+SECRET_BYTES: Final = 32
+"""Size of a channel's secret."""
+
+_SHA1 = re.compile(r"[0-9a-f]{40}", re.ASCII)
+
+
+def blind(secret: bytes, sha1: str) -> bytes:
+    """The blinded key of a file.
+
+    Args:
+        secret: the channel's secret, 32 bytes.
+        sha1: the file's SHA-1 as 40 lower-case hex digits.
+
+    Returns:
+        16 bytes.
+
+    Raises:
+        BadInput: the secret or the hash is malformed.
+    """
+    if not _SHA1.fullmatch(sha1):
+        raise BadInput(what=f"SHA-1 {sha1[:80]!r}", reason="it is 40 lower-case hex digits")
+    return blinded_key(secret, FILE_CONTEXT, bytes.fromhex(sha1))
+
+
+def blinded_key(secret: bytes, context: bytes, identifier: bytes) -> bytes:
+    """The blinded key of anything: 16 bytes, different for every secret, context and identifier.
+
+    Raises:
+        BadInput: the secret is not 32 bytes, or the context is empty or longer than 16 bytes.
+    """
+    if len(secret) != SECRET_BYTES:
+        raise BadInput(what="channel secret", reason=f"it is {SECRET_BYTES} bytes")
+    if not 0 < len(context) <= blake2b.PERSON_SIZE:
+        raise BadInput(what="blinding context", reason=f"1 to {blake2b.PERSON_SIZE} bytes")
+    return blake2b(
+        identifier, digest_size=BLINDED_KEY_BYTES, key=secret, person=context
+    ).digest()
