@@ -1,8 +1,8 @@
 """How long a dialer waits before it tries again.
 
-Exponential backoff with full jitter: the ceiling doubles from ``first`` to ``most``, and the wait is
-drawn uniformly between zero and the ceiling, so that the nodes of a laboratory that lost their proxy
-together do not come back together.
+Exponential backoff with full jitter: the ceiling doubles from ``first`` to ``most``, and the wait
+is drawn uniformly between zero and the ceiling, so that the nodes of a laboratory that lost their
+proxy together do not come back together.
 
 Pure: the random numbers are an argument, the waiting is the caller's. Not a retry policy: whether
 to try again at all is decided elsewhere.

@@ -19,7 +19,7 @@ from .errors import BadInput
 from .limits import BLINDED_KEY_BYTES
 
 FILE_CONTEXT: Final = b"kachery-file"
-"""Personalisation of file keys (BLAKE2b allows 16 bytes); other kinds have contexts of their own."""
+"""Personalisation of file keys (at most 16 bytes); other kinds have contexts of their own."""
 
 SECRET_BYTES: Final = 32
 """Size of a channel's secret."""
@@ -55,6 +55,4 @@ def blinded_key(secret: bytes, context: bytes, identifier: bytes) -> bytes:
         raise BadInput(what="channel secret", reason=f"it is {SECRET_BYTES} bytes")
     if not 0 < len(context) <= blake2b.PERSON_SIZE:
         raise BadInput(what="blinding context", reason=f"1 to {blake2b.PERSON_SIZE} bytes")
-    return blake2b(
-        identifier, digest_size=BLINDED_KEY_BYTES, key=secret, person=context
-    ).digest()
+    return blake2b(identifier, digest_size=BLINDED_KEY_BYTES, key=secret, person=context).digest()

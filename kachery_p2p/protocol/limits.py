@@ -104,6 +104,10 @@ MAX_ANNOUNCE_ENTRIES: Final = 1_000
 """Entries of one signed announcement batch (about 17 kB)."""
 MAX_KEYS_PER_ORIGIN: Final = 4_000_000
 """Live keys that an index holds for one node of one channel."""
+MAX_LOG_ENTRIES: Final = 2 * MAX_KEYS_PER_ORIGIN
+"""Entries that an index keeps of one announcement log: its owner compacts it at half of them dead."""
+MAX_LOG_BATCHES: Final = 16_384
+"""Batches in which it keeps them: MAX_LOG_ENTRIES in full ones, and as many smaller ones."""
 MAX_QUERY_KEYS: Final = 512
 """Keys in one 'who has'."""
 MAX_HOLDERS: Final = 64
@@ -144,3 +148,15 @@ MAX_MUTABLE: Final = 1 * MIB
 """Bytes of one mutable's key or value as JSON."""
 CONNECT_LOCAL_SECONDS: Final = 5.0
 """A daemon that does not greet within this is called not running."""
+
+# --- what users hand in ------------------------------------------------------------------------
+MAX_URI: Final = 4_000
+"""Characters of a URI: a label of MAX_LABEL, all of it percent-encoded, fits several times."""
+MAX_NPY_HEADER: Final = 128 * KIB
+"""Bytes of an npy header: a structured type of some 5,000 fields. It is parsed as Python."""
+MAX_PICKLE_DEPTH: Final = 300
+"""Containers inside one another in a pickle: half of what Python's own pickler manages."""
+MAX_PICKLE_KEY: Final = 100_000
+"""Items of a dict key or set member with all that is inside it, since hashing visits each."""
+MAX_PICKLE_ITEMS: Final = 1_000_000_000
+"""Items that a pickle unfolds to if what is shared is counted as often as it is met."""

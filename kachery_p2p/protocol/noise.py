@@ -259,9 +259,9 @@ class HandshakeState:
 
     def _mix_dh(self, token: str) -> None:
         # The first letter names the initiator's key, the second the responder's.
-        mine, theirs = token if self._initiator else reversed(token)
-        private = self._e if mine == "e" else self._s
-        public = self._re if theirs == "e" else self._rs
+        mine, theirs = (0, 1) if self._initiator else (1, 0)
+        private = self._e if token[mine] == "e" else self._s
+        public = self._re if token[theirs] == "e" else self._rs
         assert public is not None  # the pattern sends every key before it is used
         self.symmetric.mix_key(_exchange(private, public))
 

@@ -35,7 +35,10 @@ _WORDS: Final[dict[str, frozenset[str]]] = {
     **{role: frozenset({role}) for role in ROLES},
     "all": frozenset(ROLES) - {PROXY},
     "none": frozenset(),
-    **{kind: frozenset({f"provide-{kind}", f"request-{kind}"}) for kind in ("files", "feeds", "tasks")},
+    **{
+        kind: frozenset({f"provide-{kind}", f"request-{kind}"})
+        for kind in ("files", "feeds", "tasks")
+    },
     **{verb: frozenset(r for r in ROLES if r.startswith(verb)) for verb in ("provide", "request")},
 }
 

@@ -1,0 +1,97 @@
+"""Keeps a link to every bootstrap node of every channel, for ever.
+
+One task per address. A link that cannot be made or that ends is made anew after a jittered backoff;
+what went wrong last is kept for ``info``. The set of addresses follows the channel documents.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from ..protocol.backoff import Backoff
+from ..protocol.errors import KacheryError
+from ..protocol.limits import RECONNECT_FIRST, RECONNECT_MOST
+from .network import Network
+
+_STEADY_SECONDS = 10.0
+"""A link that lasted this long was a good one: the backoff starts anew."""
+
+
+@dataclass
+class Bootstrap:
+    """The state of one address, for people."""
+
+    url: str
+    node: str
+    state: str = "connecting"
+    error: str = ""
+    code: str = ""
+
+
+class Bootstraps:
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._hurry = asyncio.Event()
+        self.status: dict[tuple[str, str], Bootstrap] = {}
+        self.settled = asyncio.Event()
+        """Set while no address is on its first attempt."""
+
+    def refresh(self) -> None:
+        """Follow the channel documents; also retries at once whatever is waiting."""
+        wanted = {
+            (bootstrap.url, bootstrap.node_id)
+            for channel in self._network.book
+            for bootstrap in self._network.book.signed(channel).document.bootstraps
+            if bootstrap.node_id != self._network.context.node_id
+            and not self._network.book.signed(channel).document.expired(
+                self._network.context.clock()
+            )
+        }
+        for key in set(self._tasks) - wanted:
+            self._tasks.pop(key).cancel()
+            self.status.pop(key, None)
+        for key in wanted - set(self._tasks):
+            self.status[key] = Bootstrap(*key)
+            self._tasks[key] = self._network.spawn(self._keep(*key), name=f"keep {key[0]}")
+        self.hurry()
+        self._settle()
+
+    def hurry(self) -> None:
+        """Something changed: do not wait out the backoff."""
+        self._hurry.set()
+        self._hurry = asyncio.Event()
+
+    def _settle(self) -> None:
+        if any(status.state == "connecting" for status in self.status.values()):
+            self.settled.clear()
+        else:
+            self.settled.set()
+
+    async def _keep(self, url: str, node: str) -> None:
+        status = self.status[url, node]
+        backoff = Backoff(RECONNECT_FIRST, RECONNECT_MOST, self._network.context.random)
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                link = await self._network.connect(url, node)
+                self._network.kept.add(link)
+                status.state, status.error, status.code = "connected", "", ""
+                self._settle()
+                since = loop.time()
+                await link.closed.wait()
+                if loop.time() - since > _STEADY_SECONDS:
+                    backoff.reset()
+                if link.closed_by is not None:
+                    raise link.closed_by
+            except KacheryError as error:
+                status.state, status.error, status.code = "waiting", str(error), error.code
+                self._network.context.warn(f"{url}: {error}")
+            self._settle()
+            try:
+                async with asyncio.timeout(backoff.next()):
+                    await self._hurry.wait()
+            except TimeoutError:
+                pass
+            # Only the first attempt counts as connecting: later ones must not delay look-ups.

@@ -1,0 +1,150 @@
+"""Circuits: two members talk through a proxy that can neither read nor change what they say.
+
+Participants: the *opener* asks a proxy for a circuit to a *target*; the proxy opens a stream to the
+target and splices the two. Over the spliced streams opener and target run a session of their own
+(:class:`CircuitTransport`), so the proxy moves opaque records and learns who talks with whom, sizes
+and timing.
+
+Fairness and bounds. On each link the streams are grouped by the node on whose behalf they flow, and
+the link is shared between the groups. A proxy holds at most ``CIRCUIT_CREDIT`` bytes of a circuit
+each way: a slow receiver slows its sender and nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from ..protocol.codec import Buffer
+from ..protocol.errors import (
+    AccessDenied,
+    Busy,
+    KacheryError,
+    LinkClosed,
+    NotAMember,
+    ProtocolViolation,
+    Unreachable,
+)
+from ..protocol.limits import CIRCUIT_CREDIT, MAX_CIRCUITS_PER_NODE
+from ..protocol.methods import CIRCUIT, CIRCUIT_IN, CircuitTo
+from .link import Link, Stream
+
+if TYPE_CHECKING:
+    from .network import Network
+
+
+class CircuitTransport:
+    """One end of a circuit as a transport for a session."""
+
+    def __init__(self, stream: Stream, name: str) -> None:
+        self.name = name
+        self._stream = stream
+        self._owed = 0
+
+    async def send(self, message: Buffer) -> None:
+        await self._stream.send(None, message, opaque=True)
+
+    async def receive(self) -> Buffer:
+        if self._owed:
+            self._stream.done(self._owed)
+            self._owed = 0
+        item = await self._stream.receive()
+        if item is None:
+            raise LinkClosed(peer=self.name, reason="the other side closed the circuit")
+        _, body, self._owed = item
+        if not isinstance(body, memoryview):
+            raise ProtocolViolation(reason="a circuit carries opaque records only")
+        return body
+
+    async def close(self) -> None:
+        self._stream.end()
+
+
+class Relay:
+    """The proxy's side: splices circuits between the members that are linked to it."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._circuits: dict[Stream, tuple[bytes, str, str]] = {}
+        self._per_node: Counter[str] = Counter()
+        self.relayed_bytes = 0
+        network.on_stream_of(CIRCUIT, CircuitTo, self._splice)
+
+    def __len__(self) -> int:
+        return len(self._circuits)
+
+    async def _splice(self, link: Link, stream: Stream, wanted: CircuitTo) -> None:
+        network = self._network
+        source, target = link.peer, wanted.node.hex()
+        network.require_shared(link, wanted.channel)
+        if "proxy" not in network.own_roles(wanted.channel):
+            raise AccessDenied(
+                channel=network.name_of(wanted.channel),
+                who=f"proxy {network.context.node_id[:8]}",
+                role="proxy",
+                cause="it does not relay on this channel",
+            )
+        if self._per_node[source] >= MAX_CIRCUITS_PER_NODE:
+            raise Busy(limit=f"{MAX_CIRCUITS_PER_NODE} circuits of one node")
+        onward = next(
+            (
+                other
+                for other in network.links_to(target, wanted.channel)
+                if other.via is None and other is not link
+            ),
+            None,
+        )
+        if onward is None:
+            raise Unreachable(what=f"node {target[:8]}", reason="it is not connected to the proxy")
+        other = onward.open(
+            CIRCUIT_IN,
+            {"channel": wanted.channel, "node": bytes.fromhex(source)},
+            credit=CIRCUIT_CREDIT,
+        )
+        other.set_group(source)
+        stream.set_group(target)
+        stream.grant(CIRCUIT_CREDIT)
+        self._circuits[stream] = (wanted.channel, source, target)
+        self._per_node[source] += 1
+        try:
+            await self._pump_both(stream, other)
+        finally:
+            other.end()
+            del self._circuits[stream]
+            self._per_node[source] -= 1
+
+    async def _pump_both(self, stream: Stream, other: Stream) -> None:
+        there = asyncio.create_task(self._pump(stream, other))
+        back = asyncio.create_task(self._pump(other, stream))
+        try:
+            done, _ = await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
+            error = next((task.exception() for task in done if task.exception()), None)
+            if isinstance(error, KacheryError):
+                other.end(error)
+                raise error
+            if error is not None:
+                raise error
+        finally:
+            for task in (there, back):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, KacheryError):
+                    await task
+
+    async def _pump(self, source: Stream, sink: Stream) -> None:
+        while (item := await source.receive()) is not None:
+            _, body, cost = item
+            if not isinstance(body, memoryview):
+                raise ProtocolViolation(reason="a circuit carries opaque records only")
+            self.relayed_bytes += len(body)
+            await sink.send(None, body, opaque=True)
+            source.done(cost)
+
+    def cut(self) -> None:
+        """End every circuit whose two ends are no longer both on its channel."""
+        for stream, (channel, source, target) in list(self._circuits.items()):
+            for node in (source, target):
+                if not self._network.is_member(channel, node):
+                    stream.end(NotAMember(node=node, peer="the proxy"))
+                    break

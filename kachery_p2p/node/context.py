@@ -1,0 +1,48 @@
+"""What every part of a node needs: its identity, clock, randomness, workers and channel book."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .._version import __version__
+from ..protocol.identity import NodeKey
+from ..protocol.membership import ChannelBook
+from ..storage.blobs import BlobStore
+from ..storage.state import StateDB
+from .workers import Workers
+
+SOFTWARE = f"kachery_p2p/{__version__}"
+MAX_WARNINGS = 100
+"""The last warnings that a node keeps for whoever asks what is wrong."""
+
+
+@dataclass
+class Context:
+    """Made once by the composition root. ``clock`` is Unix time in seconds."""
+
+    key: NodeKey
+    book: ChannelBook
+    state: StateDB
+    store: BlobStore
+    workers: Workers
+    label: str = ""
+    urls: list[str] = field(default_factory=list)
+    software: str = SOFTWARE
+    clock: Callable[[], float] = time.time
+    random_bytes: Callable[[int], bytes] = secrets.token_bytes
+    random: Callable[[], float] = random.random
+    warnings: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=MAX_WARNINGS))
+
+    @property
+    def node_id(self) -> str:
+        return self.key.node_id
+
+    def warn(self, text: str) -> None:
+        """Remember something the user should know; the newest are shown by ``info``."""
+        if not self.warnings or self.warnings[-1][1] != text:
+            self.warnings.append((self.clock(), text))

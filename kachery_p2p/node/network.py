@@ -1,0 +1,456 @@
+"""The node's links: who is linked, on which channels, and how to reach somebody.
+
+:class:`Network` owns every link. It greets, finds the channels two nodes share, closes links that
+share none, answers requests through the handlers that other parts of the node register, and reaches
+a member on demand: over an existing link, directly if the member has an address, else through a
+proxy. Invariant: what a handler is called with has been decoded and type-checked, and its link
+shares at least one channel; *which* channel and role a call needs is the handler's to check, with
+:meth:`Network.require_shared` and :meth:`Network.require_role`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Protocol, TypeVar
+
+from ..protocol import codec
+from ..protocol.errors import (
+    AccessDenied,
+    ClockSkew,
+    KacheryError,
+    NotAMember,
+    ProtocolViolation,
+    Unreachable,
+)
+from ..protocol.frames import Hello
+from ..protocol.limits import (
+    CIRCUIT_CREDIT,
+    HANDSHAKE_SECONDS,
+    IDLE_CIRCUIT_SECONDS,
+    MAX_CHANNELS,
+    MAX_CLOCK_SKEW,
+)
+from ..protocol.methods import CHANNELS, CIRCUIT, CIRCUIT_IN, CircuitTo
+from .circuit import CircuitTransport
+from .context import Context
+from .link import Link, Stream, handshake
+from .transport import Transport
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_DIRECT_RETRY_SECONDS = 60.0
+"""An advertised address that did not answer is not tried again for this long."""
+_DIRECT_SECONDS = 3.0
+"""How long a direct attempt may take before the proxy is used instead."""
+
+OnRequest = Callable[[Link, Any], Awaitable[Any]]
+OnStream = Callable[[Link, Stream, Any], Awaitable[None]]
+OnNote = Callable[[Link, Any], None]
+
+
+class Roads(Protocol):
+    """How transports are made: real sockets, or the simulator's."""
+
+    async def dial(self, url: str) -> Transport: ...
+
+
+class Network:
+    def __init__(self, context: Context, roads: Roads) -> None:
+        self.context = context
+        self.roads = roads
+        self.book = context.book
+        self.links: set[Link] = set()
+        self.kept: set[Link] = set()
+        """Links that stay although nobody uses them: those to bootstrap nodes."""
+        self.on_shared: list[Callable[[Link, bytes], None]] = []
+        """Called when a link comes to share a channel."""
+        self.on_lost: list[Callable[[Link], None]] = []
+        self.on_peer_version: list[Callable[[Link, bytes, int], None]] = []
+        """Called when a peer says which version of a channel's document it has."""
+        self._shared: dict[Link, set[bytes]] = {}
+        self._peer_channels: dict[Link, dict[bytes, tuple[int, list[str]]]] = {}
+        self._requests: dict[str, tuple[type[Any], OnRequest]] = {}
+        self._streams: dict[str, tuple[type[Any], OnStream]] = {}
+        self._notes: dict[str, tuple[type[Any], OnNote]] = {}
+        self._reaching: dict[tuple[str, bytes], asyncio.Task[Link]] = {}
+        self._bad_urls: dict[str, float] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.on_stream_of(CIRCUIT_IN, CircuitTo, self._on_circuit)
+        self.on_note_of(CHANNELS, dict[bytes, tuple[int, list[str]]], self.set_peer_channels)
+
+    # --- registering -------------------------------------------------------------------------
+
+    def on_request_of(
+        self, method: str, kind: type[T], handler: Callable[[Link, T], Awaitable[Any]]
+    ) -> None:
+        self._requests[method] = (kind, handler)
+
+    def on_stream_of(
+        self, method: str, kind: type[T], handler: Callable[[Link, Stream, T], Awaitable[None]]
+    ) -> None:
+        self._streams[method] = (kind, handler)
+
+    def on_note_of(
+        self, topic: str, kind: type[T], handler: Callable[[Link, T], None]
+    ) -> None:
+        self._notes[topic] = (kind, handler)
+
+    # --- Handler of each link ----------------------------------------------------------------
+
+    async def on_request(self, link: Link, method: str, params: Any) -> Any:
+        entry = self._requests.get(method)
+        if entry is None:
+            raise ProtocolViolation(reason=f"no such request: {method[:40]!r}")
+        self._check_shares(link)
+        return await entry[1](link, codec.convert(entry[0], params))
+
+    async def on_stream(self, link: Link, stream: Stream, method: str, params: Any) -> None:
+        entry = self._streams.get(method)
+        if entry is None:
+            raise ProtocolViolation(reason=f"no such stream: {method[:40]!r}")
+        await entry[1](link, stream, codec.convert(entry[0], params))
+
+    def on_note(self, link: Link, topic: str, params: Any) -> None:
+        entry = self._notes.get(topic)
+        if entry is not None:  # a newer peer may tell us things we do not know
+            entry[1](link, codec.convert(entry[0], params))
+
+    def _check_shares(self, link: Link) -> None:
+        if not self._shared.get(link):
+            raise NotAMember(node=link.peer, peer=self.context.node_id[:8])
+
+    # --- permission --------------------------------------------------------------------------
+
+    def name_of(self, channel: bytes) -> str:
+        """The channel's name for people, or the start of its id."""
+        if channel in self.book:
+            return self.book.signed(channel).document.name
+        return channel.hex()[:8]
+
+    def version_of(self, channel: bytes) -> int:
+        return self.book.signed(channel).document.version
+
+    def own_roles(self, channel: bytes) -> frozenset[str]:
+        return self.book.effective(channel, self.context.node_id)
+
+    def is_member(self, channel: bytes, node: str) -> bool:
+        return self.book.is_member(channel, node)
+
+    def require_shared(self, link: Link, channel: bytes) -> None:
+        """Raise NotAMember unless both ends of ``link`` are members of ``channel`` now."""
+        if channel not in self._shared.get(link, ()):
+            raise NotAMember(node=link.peer, peer=self.context.node_id[:8])
+
+    def require_role(self, link: Link, channel: bytes, *, theirs: str, ours: str | None) -> None:
+        """Raise AccessDenied unless the peer has the role ``theirs`` and we have ``ours``."""
+        self.require_shared(link, channel)
+        self.book.require(channel, node_id=link.peer, role=theirs, side="requester")
+        if ours is not None:
+            self.book.require(channel, node_id=self.context.node_id, role=ours, side="provider")
+
+    def switched_off(self, link: Link, channel: bytes, role: str) -> bool:
+        """Whether the peer's own user has said no to a role on a channel."""
+        for known, _, wanted in self._peer_says(link):
+            if known == channel:
+                return role not in wanted
+        return False
+
+    def _peer_says(self, link: Link) -> list[tuple[bytes, int, list[str]]]:
+        """(channel, document version, wanted roles) of the peer's channels that we know too."""
+        tags = self.book.tags(link.session.handshake_hash, link.peer)
+        return [
+            (tags[tag], version, wanted)
+            for tag, (version, wanted) in self._peer_channels.get(link, {}).items()
+            if tag in tags
+        ]
+
+    # --- links -------------------------------------------------------------------------------
+
+    def shared(self, link: Link) -> frozenset[bytes]:
+        return frozenset(self._shared.get(link, ()))
+
+    def links_on(self, channel: bytes) -> list[Link]:
+        return [link for link in self.links if channel in self._shared.get(link, ())]
+
+    def links_to(self, node: str, channel: bytes) -> list[Link]:
+        """Live links to a node that share a channel, direct ones first, newest first."""
+        found = [
+            link
+            for link in self.links
+            if link.peer == node
+            and link.closed_by is None
+            and channel in self._shared.get(link, ())
+        ]
+        return sorted(found, key=lambda link: (link.via is not None, -link.opened_at))
+
+    def proxies_on(self, channel: bytes) -> list[Link]:
+        """Direct links to nodes that may relay on a channel, one per node."""
+        seen: dict[str, Link] = {}
+        for link in self.links_on(channel):
+            if (
+                link.via is None
+                and link.closed_by is None
+                and "proxy" in self.book.effective(channel, link.peer)
+            ):
+                seen.setdefault(link.peer, link)
+        return [seen[peer] for peer in sorted(seen)]
+
+    def _my_channels(self, handshake_hash: bytes) -> dict[bytes, tuple[int, list[str]]]:
+        return {
+            tag: (self.version_of(channel), sorted(self.book.wanted(channel)))
+            for tag, channel in self.book.tags(handshake_hash).items()
+        }
+
+    async def attend(
+        self,
+        transport: Transport,
+        *,
+        initiator: bool,
+        expected: str | None = None,
+        via: str | None = None,
+        proved: Callable[[], None] = lambda: None,
+    ) -> Link:
+        """Handshake, greet, and find common channels. Returns the live link.
+
+        Raises:
+            KacheryError: why there is no link; the transport is closed then.
+        """
+        try:
+            session = await handshake(
+                transport,
+                initiator=initiator,
+                key=self.context.key,
+                random_bytes=self.context.random_bytes,
+                expected_peer=bytes.fromhex(expected) if expected else None,
+            )
+        except BaseException:
+            with contextlib.suppress(KacheryError):
+                await transport.close()
+            raise
+        link = Link(
+            transport,
+            session,
+            initiator=initiator,
+            handler=self,
+            workers=self.context.workers,
+            via=via,
+        )
+        hello = Hello(
+            software=self.context.software,
+            now=self.context.clock(),
+            label=self.context.label,
+            urls=list(self.context.urls),
+            channels=self._my_channels(session.handshake_hash),
+        )
+        self.spawn(self._life(link, hello), name=f"link {link.peer[:8]}")
+        await link.greeted.wait()
+        proved()
+        if link.closed_by is None:
+            self._admit(link)
+        await self._settled(link)
+        if link.closed_by is not None:
+            raise link.closed_by
+        return link
+
+    async def _life(self, link: Link, hello: Hello) -> None:
+        try:
+            await link.run(hello)
+        finally:
+            self.links.discard(link)
+            self.kept.discard(link)
+            self._shared.pop(link, None)
+            self._peer_channels.pop(link, None)
+            for callback in self.on_lost:
+                callback(link)
+
+    def _admit(self, link: Link) -> None:
+        assert link.hello is not None
+        if link.peer == self.context.node_id:
+            link.close(ProtocolViolation(reason="this node reached itself"))
+            return
+        skew = link.hello.now - self.context.clock()
+        if not abs(skew) <= MAX_CLOCK_SKEW:
+            error = ClockSkew(
+                peer=link.hello.label[:40] or link.peer[:8],
+                seconds=round(abs(skew)),
+                limit=MAX_CLOCK_SKEW,
+            )
+            self.context.warn(str(error))
+            link.close(error)
+            return
+        self.links.add(link)
+        self._shared[link] = set()
+        self.set_peer_channels(link, link.hello.channels)
+
+    async def _settled(self, link: Link) -> None:
+        """Wait until the link shares a channel, or it is clear that it will not."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + HANDSHAKE_SECONDS / 2
+        while link.closed_by is None and not self._shared.get(link):
+            if not self._may_come_to_share(link) or loop.time() >= deadline:
+                link.close(NotAMember(node=link.peer, peer=self.context.node_id[:8]))
+                # The peer may know better: its word is more use than ours.
+                await link.closed.wait()
+                return
+            await asyncio.sleep(0.02)
+
+    def _may_come_to_share(self, link: Link) -> bool:
+        """One side has a newer document than the other, which may make the peer a member."""
+        return any(
+            version != self.version_of(channel) for channel, version, _ in self._peer_says(link)
+        )
+
+    def set_peer_channels(self, link: Link, channels: dict[bytes, tuple[int, list[str]]]) -> None:
+        """The peer said which channels it is on (as tags), with versions and wanted roles."""
+        if len(channels) > MAX_CHANNELS:
+            raise ProtocolViolation(reason=f"more than {MAX_CHANNELS} channels")
+        if link not in self.links:
+            return
+        self._peer_channels[link] = channels
+        self.reconsider(link)
+        for channel, version, _ in self._peer_says(link):
+            for callback in self.on_peer_version:
+                callback(link, channel, version)
+
+    def reconsider(self, link: Link) -> None:
+        """Find anew what a link shares; tell the rest of the node; cut it if that is nothing."""
+        before = self._shared.get(link)
+        if before is None:
+            return
+        now = self.book.common(
+            set(self._peer_channels.get(link, ())), link.session.handshake_hash, link.peer
+        )
+        self._shared[link] = set(now)
+        for channel in sorted(now - before):
+            for callback in self.on_shared:
+                callback(link, channel)
+        if before and not now:
+            link.close(NotAMember(node=link.peer, peer=self.context.node_id[:8]))
+
+    def reconsider_all(self) -> None:
+        """After the book changed: what links share, and what we tell our peers about it."""
+        for link in list(self.links):
+            link.note(CHANNELS, self._my_channels(link.session.handshake_hash))
+            self.reconsider(link)
+
+    # --- reaching somebody -------------------------------------------------------------------
+
+    async def reach(
+        self, node: str, channel: bytes, *, urls: Iterable[str] = (), relays: Iterable[str] = ()
+    ) -> Link:
+        """A live link to a member: an existing one, a direct one, or one through a proxy.
+
+        ``relays`` are the proxies that say it is connected to them; without any, all are tried.
+
+        Raises:
+            Unreachable: with what was tried.
+        """
+        existing = self.links_to(node, channel)
+        if existing:
+            return existing[0]
+        key = (node, channel)
+        task = self._reaching.get(key)
+        if task is None:
+            task = self.spawn(
+                self._reach(node, channel, tuple(urls), frozenset(relays)), name="reach"
+            )
+            self._reaching[key] = task
+            task.add_done_callback(lambda _: self._reaching.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _reach(
+        self, node: str, channel: bytes, urls: tuple[str, ...], relays: frozenset[str]
+    ) -> Link:
+        loop = asyncio.get_running_loop()
+        tried: list[str] = []
+        for url in urls:
+            if self._bad_urls.get(url, 0.0) > loop.time():
+                continue
+            try:
+                async with asyncio.timeout(_DIRECT_SECONDS):
+                    return await self.connect(url, node)
+            except (KacheryError, TimeoutError) as error:
+                self._bad_urls[url] = loop.time() + _DIRECT_RETRY_SECONDS
+                tried.append(f"directly at {url}: {error or 'no answer'}")
+        proxies = self.proxies_on(channel)
+        for proxy in sorted(proxies, key=lambda link: (link.peer not in relays, link.rtt or 1.0)):
+            try:
+                return await self._reach_through(proxy, node, channel)
+            except KacheryError as error:
+                tried.append(f"through {proxy.peer[:8]}: {error}")
+        raise Unreachable(
+            what=f"node {node[:8]}", reason="; ".join(tried) or "no proxy is connected"
+        )
+
+    async def connect(self, url: str, expected: str | None) -> Link:
+        """Dial an address and make a link."""
+        transport = await self.roads.dial(url)
+        return await self.attend(transport, initiator=True, expected=expected)
+
+    async def _reach_through(self, proxy: Link, node: str, channel: bytes) -> Link:
+        stream = proxy.open(
+            CIRCUIT, {"channel": channel, "node": bytes.fromhex(node)}, credit=CIRCUIT_CREDIT
+        )
+        transport = CircuitTransport(stream, f"{node[:8]} via {proxy.peer[:8]}")
+        return await self.attend(transport, initiator=True, expected=node, via=proxy.peer)
+
+    async def _on_circuit(self, link: Link, stream: Stream, params: CircuitTo) -> None:
+        """A proxy says that a member wants to talk to us."""
+        self.require_shared(link, params.channel)
+        self.book.require(params.channel, node_id=link.peer, role="proxy", side="provider")
+        source = params.node.hex()
+        if not self.is_member(params.channel, source):
+            raise NotAMember(node=source, peer=self.context.node_id[:8])
+        stream.grant(CIRCUIT_CREDIT)
+        transport = CircuitTransport(stream, f"{source[:8]} via {link.peer[:8]}")
+        inner = await self.attend(
+            transport, initiator=False, expected=source, via=link.peer
+        )
+        await inner.closed.wait()
+
+    def sweep(self) -> None:
+        """Close on-demand links that nobody has used for a while."""
+        for link in list(self.links):
+            if (
+                link.initiator
+                and link not in self.kept
+                and link.idle_seconds > IDLE_CIRCUIT_SECONDS
+            ):
+                link.close(Unreachable(what=link.peer[:8], reason="the link was idle"))
+
+    # --- tasks -------------------------------------------------------------------------------
+
+    def spawn(self, work: Any, *, name: str) -> asyncio.Task[Any]:
+        """A task that is cancelled and awaited when the network closes."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            if not isinstance(error, KacheryError):
+                log.error("%s failed", task.get_name(), exc_info=error)
+            else:
+                log.debug("%s: %s", task.get_name(), error)
+
+    async def close(self, error: KacheryError) -> None:
+        """Say goodbye on every link, then stop everything."""
+        for link in list(self.links):
+            link.close(error)
+        if self.links:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await asyncio.gather(*(link.closed.wait() for link in list(self.links)))
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+__all__ = ["AccessDenied", "Network", "Roads"]

@@ -1,0 +1,223 @@
+"""Serves files to members: what a provider does.
+
+Every request is checked: the requester's role, our own, that the file may go out on that channel at
+all, and, before a byte leaves, that the bytes on this disk still are what their hash says. A blob
+that is damaged is put aside (quarantined) and withdrawn; the requester is told so and asks another.
+
+A download in progress is served from too, as far as it has been verified.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from ..protocol.errors import BadInput, CorruptContent, NotFound
+from ..protocol.limits import BLOCK, INLINE_FILE, MANIFEST_CHUNK, MAX_BODY
+from ..protocol.methods import FILE_OPEN, FILE_READ, FileInfo, FileOpen, FileRead
+from ..storage.blobs import Blob
+from ..storage.partials import Partial
+from ..storage.trees import TreeFile, ensure_tree
+from .link import Link, Stream
+from .network import Network
+
+log = logging.getLogger(__name__)
+
+_MAX_CHECKED = 100_000
+"""Small blobs whose hash was checked since they last changed; each entry is about 200 bytes."""
+
+Reader = Callable[[int, int], tuple[bytes, list[bytes]]]
+
+
+class Provider:
+    def __init__(
+        self,
+        network: Network,
+        *,
+        partial: Callable[[str], Partial | None],
+        withdrawn: Callable[[str], None],
+    ) -> None:
+        self._network = network
+        self._context = network.context
+        self._store = network.context.store
+        self._partial = partial
+        self._withdrawn = withdrawn
+        self._checked: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self.served_bytes = 0
+        network.on_request_of(FILE_OPEN, FileOpen, self._open)
+        network.on_stream_of(FILE_READ, FileRead, self._read)
+
+    def _require(self, link: Link, channel: bytes, sha1: bytes) -> str:
+        self._network.require_role(
+            link, channel, theirs="request-files", ours="provide-files"
+        )
+        if len(sha1) != 20:
+            raise BadInput(what="file hash", reason="not 20 bytes")
+        return sha1.hex()
+
+    def _may_leave(self, sha1: str, channel: bytes) -> bool:
+        """A blob that was fetched on one channel is not served on another."""
+        origins = self._context.state.origins(sha1)
+        return not origins or channel.hex() in origins
+
+    async def _find(self, sha1: str, channel: bytes) -> Blob | None:
+        if not await self._context.workers.disk(self._may_leave, sha1, channel):
+            return None
+        return await self._context.workers.disk(self._store.find, sha1)
+
+    async def _open(self, link: Link, params: FileOpen) -> Any:
+        sha1 = self._require(link, params.channel, params.sha1)
+        info = await self._context.workers.disk(self._info, sha1, params.channel)
+        if info is None:
+            partial = self._partial(sha1)
+            if partial is None:
+                raise NotFound(what=f"sha1://{sha1}", detail="the provider no longer has it")
+            info = FileInfo(partial.size, None, True)
+        if info.inline is not None:
+            self.served_bytes += len(info.inline)
+        return {"size": info.size, "inline": info.inline, "partial": info.partial}
+
+    def _info(self, sha1: str, channel: bytes) -> FileInfo | None:
+        # One trip to a worker thread: small files are many.
+        if not self._may_leave(sha1, channel):
+            return None
+        blob = self._store.find(sha1)
+        if blob is None:
+            return None
+        if blob.size > INLINE_FILE:
+            return FileInfo(blob.size, None, False)
+        data = self._store.read(blob, 0, blob.size)
+        if hashlib.sha1(data).hexdigest() != sha1:
+            self._damaged(sha1)
+        return FileInfo(blob.size, data, False)
+
+    async def _read(self, link: Link, stream: Stream, params: FileRead) -> None:
+        sha1 = self._require(link, params.channel, params.sha1)
+        blob = await self._find(sha1, params.channel)
+        partial = None if blob is not None else self._partial(sha1)
+        size = blob.size if blob is not None else partial.size if partial is not None else 0
+        if blob is None and partial is None:
+            raise NotFound(what=f"sha1://{sha1}", detail="the provider no longer has it")
+        if not 0 <= params.start <= params.stop <= size:
+            raise BadInput(what="range", reason=f"{params.start}-{params.stop} of {size} bytes")
+        if params.proofs and (params.start % BLOCK or (params.stop % BLOCK and params.stop < size)):
+            raise BadInput(what="range", reason=f"not on {BLOCK}-byte blocks")
+        stream.set_group(link.peer)
+        tree: TreeFile | None = None
+        try:
+            if blob is None:
+                assert partial is not None
+                reader = _PartialReader(partial, params.proofs).read
+            elif params.proofs or blob.size > MANIFEST_CHUNK:
+                tree = await self._context.workers.disk(ensure_tree, self._store, blob)
+                reader = _TreeReader(self, blob, tree, params.proofs).read
+            else:
+                await self._context.workers.disk(self._check_small, blob)
+                reader = _PlainReader(self, blob).read
+            await self._send(link, stream, params, reader)
+        except CorruptContent:
+            self._withdrawn(sha1)
+            raise
+        finally:
+            if tree is not None:
+                await asyncio.shield(self._context.workers.disk(tree.close))
+
+    async def _send(self, link: Link, stream: Stream, params: FileRead, reader: Reader) -> None:
+        """Read one piece ahead of the link."""
+        position = params.start
+        ahead: asyncio.Task[tuple[bytes, list[bytes]]] | None = None
+        ahead_range = (0, 0)
+        try:
+            while position < params.stop or ahead is not None:
+                current, current_range = ahead, ahead_range
+                ahead = None
+                if position < params.stop:
+                    stop = _piece_end(position, params.stop, link.bulk_bytes)
+                    ahead = asyncio.ensure_future(
+                        self._context.workers.disk(reader, position, stop)
+                    )
+                    ahead_range = (position, stop)
+                    position = stop
+                if current is not None:
+                    data, proof = await current
+                    self.served_bytes += len(data)
+                    await stream.send([current_range[0], proof], data)
+        finally:
+            if ahead is not None:
+                # The thread may still be reading: the tree it reads from is closed after this.
+                await asyncio.wait([ahead])
+                if not ahead.cancelled():
+                    ahead.exception()
+
+    def _check_small(self, blob: Blob) -> None:
+        """Hash a blob without a tree, unless that was done since it last changed."""
+        status = blob.path.stat()
+        stamp = (status.st_mtime_ns, status.st_size)
+        if self._checked.get(blob.sha1) == stamp:
+            return
+        digest = hashlib.sha1()
+        for offset in range(0, blob.size, MAX_BODY):
+            digest.update(self._store.read(blob, offset, min(MAX_BODY, blob.size - offset)))
+        if digest.hexdigest() != blob.sha1:
+            self._damaged(blob.sha1)
+        self._checked[blob.sha1] = stamp
+        if len(self._checked) > _MAX_CHECKED:
+            self._checked.popitem(last=False)
+
+    def _damaged(self, sha1: str) -> None:
+        self._store.quarantine(sha1)
+        text = f"sha1://{sha1} was damaged on this disk; it was put aside. Store the file anew."
+        log.error(text)
+        self._context.warn(text)
+        raise CorruptContent(what=f"sha1://{sha1}", source=f"node {self._context.node_id[:8]}")
+
+
+def _piece_end(start: int, stop: int, size: int) -> int:
+    """Pieces end at multiples of their size, so that their proofs fit anybody else's pieces."""
+    return min(stop, (start // size + 1) * size)
+
+
+class _TreeReader:
+    def __init__(self, provider: Provider, blob: Blob, tree: TreeFile, proofs: bool) -> None:
+        self._provider = provider
+        self._blob = blob
+        self._tree = tree
+        self._proofs = proofs
+
+    def read(self, start: int, stop: int) -> tuple[bytes, list[bytes]]:
+        first = start // BLOCK * BLOCK
+        last = min(-(-stop // BLOCK) * BLOCK, self._blob.size)
+        data = self._provider._store.read(self._blob, first, last - first)
+        if not self._tree.check_blocks(first // BLOCK, data):
+            self._provider._damaged(self._blob.sha1)
+        if not self._proofs:
+            return data[start - first : stop - first], []
+        return data, self._tree.proof(start // BLOCK, -(-stop // BLOCK))
+
+
+class _PlainReader:
+    def __init__(self, provider: Provider, blob: Blob) -> None:
+        self._store = provider._store
+        self._blob = blob
+
+    def read(self, start: int, stop: int) -> tuple[bytes, list[bytes]]:
+        return self._store.read(self._blob, start, stop - start), []
+
+
+class _PartialReader:
+    def __init__(self, partial: Partial, proofs: bool) -> None:
+        self._partial = partial
+        self._proofs = proofs
+
+    def read(self, start: int, stop: int) -> tuple[bytes, list[bytes]]:
+        data = self._partial.read_verified(start, stop) if self._proofs else None
+        proof = self._partial.proof(start // BLOCK, -(-stop // BLOCK)) if data is not None else None
+        if data is None or proof is None:
+            raise NotFound(what="that range", detail="the provider is still fetching it itself")
+        return data, proof
+
+

@@ -1,0 +1,155 @@
+"""The few file system calls that the storage is made of, with typed errors.
+
+Invariants: a call either did all it was asked or raised; whatever the operating system answers
+arrives as :class:`StorageFull` (no space, quota) or :class:`StorageDamaged` (everything else), with
+the path in it. Folders are made durable together with the entry that names them.
+
+Non-goals: anything that knows what a blob is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from kachery_p2p.protocol.errors import KacheryError, StorageDamaged, StorageFull
+
+Buffer = bytes | bytearray | memoryview
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_serial = itertools.count()
+
+
+def disk_error(error: OSError, what: str, path: Path) -> KacheryError:
+    """What ``error``, met while ``what`` was written to or read from ``path``, is called here."""
+    if error.errno in _FULL:
+        return StorageFull(what=what, path=str(path))
+    return StorageDamaged(path=str(path), reason=f"{what}: {error.strerror or error}")
+
+
+@contextlib.contextmanager
+def disk_errors(what: str, path: Path) -> Iterator[None]:
+    """Turn every OSError inside into :class:`StorageFull` or :class:`StorageDamaged`."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, what, path) from error
+
+
+def write_all(fd: int, data: Buffer) -> None:
+    """Write all of ``data`` at the file's position."""
+    view = memoryview(data).cast("B")
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def pwrite_all(fd: int, data: Buffer, offset: int) -> None:
+    """Write all of ``data`` at ``offset``."""
+    view = memoryview(data).cast("B")
+    while view:
+        done = os.pwrite(fd, view, offset)
+        view = view[done:]
+        offset += done
+
+
+def pread_up_to(fd: int, length: int, offset: int) -> bytes:
+    """``length`` bytes at ``offset``, fewer only where the file ends."""
+    data = os.pread(fd, length, offset)
+    if len(data) == length or not data:
+        return data
+    pieces = [data]
+    have = len(data)
+    while have < length and (data := os.pread(fd, length - have, offset + have)):
+        pieces.append(data)
+        have += len(data)
+    return b"".join(pieces)
+
+
+def temporary_path(folder: Path) -> Path:
+    """A name in ``folder`` that no other process or thread uses; see :func:`is_stray`."""
+    return folder / f"{os.getpid()}-{next(_serial)}-{os.urandom(4).hex()}"
+
+
+def is_stray(name: str) -> bool:
+    """Whether the temporary file of that name was left by a process that is gone."""
+    owner, _, _ = name.partition("-")
+    if not owner.isdecimal() or int(owner) == os.getpid():
+        return True
+    try:
+        os.kill(int(owner), 0)
+    except PermissionError:
+        return False
+    except (ProcessLookupError, OverflowError):
+        return True
+    return False
+
+
+def create(path: Path) -> int:
+    """A new file, open for reading and writing; FileExistsError if the name is taken."""
+    return os.open(path, _NEW_FILE, 0o666)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the entries of a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_folders(folder: Path, durable: bool) -> None:
+    """Create ``folder`` and what is missing above it; each new entry durable if asked."""
+    try:
+        os.mkdir(folder)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        make_folders(folder.parent, durable)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder)
+    if durable:
+        sync_folder(folder.parent)
+
+
+def move(source: Path, target: Path, durable: bool) -> None:
+    """Rename within the file system, over whatever is there, making the folder if need be."""
+    try:
+        os.replace(source, target)
+    except FileNotFoundError:
+        make_folders(target.parent, durable)
+        os.replace(source, target)
+    if durable:
+        sync_folder(target.parent)
+
+
+def remove(path: Path) -> bool:
+    """Unlink; False if there was nothing."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def write_file(path: Path, data: Buffer, temporary_folder: Path, durable: bool) -> None:
+    """Put a whole file in place at once: it is there as given, or as it was before."""
+    temporary = temporary_path(temporary_folder)
+    fd = create(temporary)
+    try:
+        try:
+            write_all(fd, data)
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        move(temporary, path, durable)
+    except BaseException:
+        remove(temporary)
+        raise

@@ -1,0 +1,78 @@
+"""Link files: the content is in a file of the user's, and the storage only points there.
+
+kachery's format: ``<hash>.link`` holds JSON ``{"path","size","mtime"}`` with an absolute path, bytes
+and seconds. The hash was true when the link was made; a size or a modification time that no longer
+fits makes the link *stale*, and a stale link is no content at all.
+
+Invariant: nothing here follows a path that is not absolute or a target that is not a regular file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from kachery_p2p.protocol.limits import KIB, MAX_FILE
+
+MTIME_TOLERANCE: Final = 1e-6
+"""Seconds. What is lost when a time in nanoseconds passes through a float."""
+
+_MAX_LINK: Final = 16 * KIB
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where the content lies, its size in bytes, and the modification time in seconds."""
+
+    path: Path
+    size: int
+    mtime: float
+
+    @classmethod
+    def read(cls, path: Path) -> Link | None:
+        """The link file at ``path``; None if there is none or it is not one. OSError if unreadable."""
+        try:
+            with open(path, "rb") as file:
+                data = file.read(_MAX_LINK + 1)
+        except FileNotFoundError:
+            return None
+        try:
+            fields = json.loads(str(data, "utf-8"))
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(fields, dict):
+            return None
+        target, size, mtime = (fields.get(name) for name in ("path", "size", "mtime"))
+        if not isinstance(target, str) or not os.path.isabs(target) or "\0" in target:
+            return None
+        if type(size) is not int or not 0 <= size <= MAX_FILE or type(mtime) not in (int, float):
+            return None
+        return cls(Path(target), size, float(mtime))
+
+    def to_json(self) -> bytes:
+        """The bytes of the link file. Raises UnicodeEncodeError for a path that is not UTF-8."""
+        str(self.path).encode()
+        return json.dumps(
+            {"path": str(self.path), "size": self.size, "mtime": self.mtime}
+        ).encode()
+
+    def problem(self) -> str | None:
+        """Why the link is stale, or None if it is good."""
+        try:
+            return self.mismatch(os.stat(self.path))
+        except OSError as error:
+            return f"the linked file {str(self.path)!r} cannot be used: {error.strerror or error}"
+
+    def mismatch(self, status: os.stat_result) -> str | None:
+        """The same for a file that is already open."""
+        if not stat.S_ISREG(status.st_mode):
+            return f"the linked {str(self.path)!r} is not a regular file"
+        if status.st_size != self.size:
+            return f"the linked file {str(self.path)!r} has another size than it was linked with"
+        if abs(status.st_mtime - self.mtime) > MTIME_TOLERANCE:
+            return f"the linked file {str(self.path)!r} was modified since it was linked"
+        return None

@@ -1,0 +1,102 @@
+"""Where things lie in a storage folder.
+
+``sha1/aa/bb/cc/<40 hex>`` is a blob, as kachery has it; beside it may lie, under the same name with
+a suffix, a ``.link`` (the bytes are in a file elsewhere), a ``.tree`` (Merkle hashes) and a
+``.partial`` with its helpers (a download in progress). ``tmp/`` holds files being written.
+
+Invariant: a path is only ever built from a hash that passed :func:`check_sha1`, so nothing that came
+from outside can name a path.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+from kachery_p2p.protocol.errors import BadInput
+
+LINK: Final = ".link"
+TREE: Final = ".tree"
+PARTIAL: Final = ".partial"
+PARTIAL_MAP: Final = ".partial.map"
+PARTIAL_TREE: Final = ".partial.tree"
+CORRUPT: Final = ".corrupt-"
+TEMPORARY_FOLDER: Final = "tmp"
+LOCK_FILE: Final = ".kachery-p2p.lock"
+
+Kind = Literal["blob", "link", "partial"]
+
+_SHA1: Final = re.compile(r"[0-9a-f]{40}")
+_PAIR: Final = re.compile(r"[0-9a-f]{2}")
+_KINDS: Final[dict[str, Kind]] = {"": "blob", LINK: "link", PARTIAL: "partial"}
+
+
+class Entry(NamedTuple):
+    """One thing that :func:`scan` found. ``size`` is that of the file itself, in bytes."""
+
+    sha1: str
+    size: int
+    kind: Kind
+
+
+def check_sha1(sha1: str) -> str:
+    """``sha1`` if it is 40 lower-case hex digits. Raises :class:`BadInput` otherwise."""
+    if not isinstance(sha1, str) or not _SHA1.fullmatch(sha1):
+        raise BadInput(what="sha1", reason=f"{sha1!r} is not 40 lower-case hex digits")
+    return sha1
+
+
+def path_of(root: Path, sha1: str, suffix: str = "") -> Path:
+    """The path of a blob, or with a suffix of what lies beside it."""
+    check_sha1(sha1)
+    return root / "sha1" / sha1[0:2] / sha1[2:4] / sha1[4:6] / f"{sha1}{suffix}"
+
+
+def parse_name(name: str) -> tuple[str, str] | None:
+    """(sha1, suffix) of a file name, or None if it is not one of ours."""
+    sha1, suffix = name[:40], name[40:]
+    return (sha1, suffix) if _SHA1.fullmatch(sha1) else None
+
+
+def scan(root: Path) -> Iterator[Entry]:
+    """Every blob, link and partial under ``root``, in the order of the folders.
+
+    A folder is listed when it is reached, so memory does not grow with the storage. What vanishes
+    meanwhile is left out, and so are files that lie in the wrong folder. The size of a link is that
+    of the link file; whether the link is good is for the store to say.
+    """
+    for aa in _folders(root / "sha1"):
+        for bb in _folders(Path(aa.path)):
+            for cc in _folders(Path(bb.path)):
+                yield from _entries(Path(cc.path), aa.name + bb.name + cc.name)
+
+
+def _folders(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as listing:
+            return sorted(
+                (item for item in listing if _PAIR.fullmatch(item.name) and item.is_dir()),
+                key=lambda item: item.name,
+            )
+    except FileNotFoundError:
+        return []
+
+
+def _entries(folder: Path, prefix: str) -> Iterator[Entry]:
+    try:
+        with os.scandir(folder) as listing:
+            items = sorted(listing, key=lambda item: item.name)
+    except FileNotFoundError:
+        return
+    for item in items:
+        named = parse_name(item.name)
+        if named is None or not named[0].startswith(prefix) or named[1] not in _KINDS:
+            continue
+        try:
+            if item.is_file():
+                yield Entry(named[0], item.stat().st_size, _KINDS[named[1]])
+        except FileNotFoundError:
+            continue
