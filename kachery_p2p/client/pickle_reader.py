@@ -18,12 +18,12 @@ Not here: the check of what came out (pickles.py), Python 2's byte strings, titl
 
 from __future__ import annotations
 
-import math
 import pickle
 import struct
 from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
+from kachery_p2p.client.pickle_arrays import PickledArray, PickledDType, damaged, new_array
 from kachery_p2p.protocol import limits
 from kachery_p2p.protocol.errors import BadInput, UnsafePickle
 
@@ -40,37 +40,16 @@ _KNOWN: Final[dict[tuple[str, str], str]] = {
     **{(f"numpy.{core}.multiarray", "scalar"): "scalar" for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): "_frombuffer" for core in ("core", "_core")},
 }
-_DTYPE_KINDS: Final = frozenset("biufcmMSUV")
-_ALIGNED_STRUCT: Final = 0x80
-_MAX_DIMENSIONS: Final = 64
 
 
 class _Global:
     """A name that the pickle mentions: one of the values of _KNOWN."""
 
+    stands_for = "name of a function or type"
     __slots__ = ("name",)
 
     def __init__(self, name: str) -> None:
         self.name = name
-
-
-class _DType:
-    """A dtype; BUILD replaces the plain one with one that has byte order, unit or fields."""
-
-    __slots__ = ("code", "dtype")
-
-    def __init__(self, code: str, dtype: Any) -> None:
-        self.code = code
-        self.dtype = dtype
-
-
-class _Array:
-    """An array that has no content yet, and the memo keys that must get it."""
-
-    __slots__ = ("keys",)
-
-    def __init__(self) -> None:
-        self.keys: list[int] = []
 
 
 class PickleReader:
@@ -108,16 +87,16 @@ class PickleReader:
             # A short stack, an unknown memo key, text that is not UTF-8, an unhashable key, a shape
             # that numpy refuses: each of them means that these bytes are no whole pickle.
             name = type(error).__name__
-            raise _damaged(f"{name} at byte {self._at}: {error}") from error
+            raise damaged(f"{name} at byte {self._at}: {error}") from error
         except (RecursionError, MemoryError) as error:
-            raise _damaged("it needs more memory than there is") from error
+            raise damaged("it needs more memory than there is") from error
 
     # --- bytes -----------------------------------------------------------------------------------
 
     def _take(self, size: int) -> bytes:
         end = self._at + size
         if end > len(self._data):
-            raise _damaged("it is cut off")
+            raise damaged("it is cut off")
         part = bytes(self._data[self._at : end])
         self._at = end
         return part
@@ -125,13 +104,16 @@ class PickleReader:
     def _number(self, form: struct.Struct) -> Any:
         return form.unpack(self._take(form.size))[0]
 
-    def _line(self) -> str:
-        rest = self._data[self._at : self._at + limits.MIB]
-        line, newline, _ = bytes(rest).partition(b"\n")
-        if not newline:
-            raise _damaged("it has a line without an end")
-        self._at += len(line) + 1
-        return line.decode("utf-8")
+    def _line(self) -> bytes:
+        size = 256
+        while True:
+            line, newline, _ = bytes(self._data[self._at : self._at + size]).partition(b"\n")
+            if newline:
+                self._at += len(line) + 1
+                return line
+            if self._at + size >= len(self._data):
+                raise damaged("it has a line without an end")
+            size *= 16
 
     # --- stack and memo --------------------------------------------------------------------------
 
@@ -152,7 +134,7 @@ class PickleReader:
 
     def _put(self, key: int) -> None:
         value = self._stack[-1]
-        if type(value) is _Array:
+        if type(value) is PickledArray:
             value.keys.append(key)
         self._memo[key] = value
 
@@ -163,7 +145,7 @@ class PickleReader:
         """The value on top, which must be of exactly this type."""
         value = self._stack[-1]
         if type(value) is not kind:
-            raise _damaged(f"it adds to a {type(value).__name__} as if to a {kind.__name__}")
+            raise damaged(f"it adds to a {type(value).__name__} as if to a {kind.__name__}")
         return value
 
     # --- containers ------------------------------------------------------------------------------
@@ -179,7 +161,7 @@ class PickleReader:
                 depth = max(depth, inner[0])
                 size += inner[1]
         if depth + 1 > limits.MAX_PICKLE_DEPTH:
-            raise _damaged(f"it is nested more than {limits.MAX_PICKLE_DEPTH} deep")
+            raise damaged(f"it is nested more than {limits.MAX_PICKLE_DEPTH} deep")
         # Set even where it is trivial: the id may have been that of something now gone.
         self._nesting[id(value)] = (depth + 1, size)
         self._stack.append(value)
@@ -189,15 +171,18 @@ class PickleReader:
 
     def _last(self, count: int) -> None:
         if len(self._stack) < count:
-            raise _damaged("its stack is too short")
+            raise damaged("its stack is too short")
         items = self._stack[-count:]
         del self._stack[-count:]
         self._tuple(items)
 
     def _key(self, value: Any) -> Any:
         """``value``, if it may be hashed."""
-        if type(value) in _FIXED and self._nesting[id(value)][1] > limits.MAX_PICKLE_KEY:
-            raise _damaged(f"a dict key or set member has over {limits.MAX_PICKLE_KEY} items")
+        if (
+            type(value) in _FIXED
+            and self._nesting.get(id(value), _EMPTY)[1] > limits.MAX_PICKLE_KEY
+        ):
+            raise damaged(f"a dict key or set member has over {limits.MAX_PICKLE_KEY} items")
         return value
 
     def _keys(self, items: Any) -> list[Any]:
@@ -205,7 +190,7 @@ class PickleReader:
 
     def _set_items(self, target: dict[Any, Any], items: list[Any]) -> None:
         if len(items) % 2:
-            raise _damaged("it has a dict key without a value")
+            raise damaged("it has a dict key without a value")
         for position in range(0, len(items), 2):
             target[self._key(items[position])] = items[position + 1]
 
@@ -259,9 +244,9 @@ class PickleReader:
         if type(function) is not _Global or type(args) is not tuple:
             raise UnsafePickle(what=f"a call of a {type(function).__name__}")
         match function.name, args:
-            case "frozenset", ([*items],):
+            case "frozenset", (list(items),):
                 self._new_frozenset(items)
-            case "set", ([*items],):
+            case "set", (list(items),):
                 self._stack.append(set(self._keys(items)))
             case ("set" | "bytes") as name, ():
                 self._stack.append(set() if name == "set" else b"")
@@ -274,25 +259,30 @@ class PickleReader:
             case "encode", (str(text), "latin1" | "latin-1"):
                 self._stack.append(text.encode("latin-1"))
             case "dtype", (str(code), *_):
-                self._stack.append(_DType(code, _plain_dtype(code)))
+                self._stack.append(PickledDType(code))
             case "_reconstruct", (_Global(), *_):
-                self._stack.append(_Array())
-            case "scalar", (_DType() as kind, bytes(data)):
-                self._stack.append(_new_array(kind.dtype, (), data, "C")[()])
-            case "_frombuffer", (bytes() | bytearray() as data, _DType() as kind, shape, order):
-                self._stack.append(_new_array(kind.dtype, shape, data, order))
+                self._stack.append(PickledArray())
+            case "scalar", (PickledDType() as kind, bytes(data)):
+                self._stack.append(new_array(kind.dtype, (), data, "C")[()])
+            case "_frombuffer", (
+                bytes() | bytearray() as data,
+                PickledDType() as kind,
+                shape,
+                order,
+            ):
+                self._stack.append(new_array(kind.dtype, shape, data, order))
             case _:
                 raise UnsafePickle(what=f"a call of {function.name} with these arguments")
 
     def _build(self) -> None:
         state = self._stack.pop()
         target = self._stack[-1]
-        if type(target) is _DType:
-            target.dtype = _dtype_of_state(target.code, state)
-        elif type(target) is _Array:
+        if type(target) is PickledDType:
+            target.build(state)
+        elif type(target) is PickledArray:
             match state:
-                case (int(), shape, _DType() as kind, bool() | 0 | 1 as fortran, bytes(data)):
-                    array = _new_array(kind.dtype, shape, data, "F" if fortran else "C")
+                case (int(), shape, PickledDType() as kind, bool() | 0 | 1 as fortran, bytes(data)):
+                    array = new_array(kind.dtype, shape, data, "F" if fortran else "C")
                 case _:
                     raise UnsafePickle(what="an array of Python objects")
             self._stack[-1] = array
@@ -302,94 +292,115 @@ class PickleReader:
         else:
             raise UnsafePickle(what=f"a state for a {type(target).__name__}")
 
-    def push(self, value: Any) -> None:
-        """Push a value that is no container."""
-        self._stack.append(value)
-
 
 _FIXED: Final = frozenset({tuple, frozenset, slice})
+_EMPTY: Final = (1, 1)
 
 
-def _damaged(reason: str) -> BadInput:
-    return BadInput(what="pickle", reason=f"it is damaged or not plain: {reason}")
-
-
-# --- numpy -----------------------------------------------------------------------------------------
-
-
-def _plain_dtype(code: str) -> Any:
-    import numpy as np
-
-    if code[:1] not in _DTYPE_KINDS or not (code[1:].isdecimal() or code in ("M8", "m8")):
-        raise UnsafePickle(what=f"the dtype {code[:40]!r}")
-    return np.dtype(code)
-
-
-def _dtype_of_state(code: str, state: Any) -> Any:
-    """The dtype that numpy's __setstate__ would make, from its public constructors."""
-    import numpy as np
-
-    plain = _plain_dtype(code)
-    match state:
-        case (3, str(order), None, None, None, int(), int(), int()):
-            return _ordered(plain, order)
-        case (4, str(order), None, None, None, int(), int(), int(), metadata):
-            if plain.kind not in "mM":
-                return _ordered(plain, order)
-            match metadata:
-                case (_, (bytes(unit), int(count), int(), int())):
-                    name = f"[{count}{unit.decode('ascii')}]" if unit != b"generic" else ""
-                    return _ordered(np.dtype(f"{plain.kind}8{name}"), order)
-        case (3 | 4, "|", (_DType() as base, shape), None, None, int(), int(), int(), *_):
-            return np.dtype((base.dtype, _checked_shape(shape)))
-        case (3 | 4, "|", None, tuple(names), dict(fields), int(size), int(), int(flags), *_):
-            chosen = [fields[name] for name in names]
-            if not all(type(field) is tuple and len(field) == 2 for field in chosen):
-                raise UnsafePickle(what="a dtype with titles")
-            if not all(type(field[0]) is _DType for field in chosen):
-                raise _damaged("a dtype has a field without a dtype")
-            parts = {
-                "names": list(names),
-                "formats": [field[0].dtype for field in chosen],
-                "offsets": [field[1] for field in chosen],
-                "itemsize": size,
-            }
-            return np.dtype(parts, align=bool(flags & _ALIGNED_STRUCT))  # type: ignore[call-overload]
-    raise _damaged("a dtype has a state that numpy does not write")
-
-
-def _ordered(dtype: Any, order: str) -> Any:
-    if order not in ("<", ">", "|", "="):
-        raise _damaged("a dtype has an unknown byte order")
-    return dtype if order == "|" else dtype.newbyteorder(order)
-
-
-def _checked_shape(shape: Any) -> tuple[int, ...]:
-    if (
-        type(shape) is not tuple
-        or len(shape) > _MAX_DIMENSIONS
-        or not all(type(length) is int and length >= 0 for length in shape)
-    ):
-        raise _damaged("an array has an impossible shape")
-    return shape
-
-
-def _new_array(dtype: Any, shape: Any, data: bytes | bytearray, order: Any) -> Any:
-    """A writable array of its own memory that holds exactly ``data``."""
-    import numpy as np
-
-    shape = _checked_shape(shape)
-    if order not in ("C", "F"):
-        raise _damaged("an array has an unknown order")
-    if math.prod(shape) * dtype.itemsize != len(data):
-        raise _damaged("an array has a shape that does not fit its bytes")
-    return np.ndarray(shape, dtype, buffer=data, order=order).copy(order)
-
-
-# --- opcodes ---------------------------------------------------------------------------------------
+# --- opcodes ------------------------------------------------------------------------------------
 
 _U1, _U2, _U4, _U8 = (struct.Struct(form) for form in ("<B", "<H", "<I", "<Q"))
 _I4, _F8 = struct.Struct("<i"), struct.Struct(">d")
 
-_R = PickleReader
-_Operation = Callable[[PickleReader], Any]
+
+def _push(value: Any) -> Callable[[PickleReader], None]:
+    return lambda reader: reader._stack.append(value)
+
+
+def _read(form: struct.Struct) -> Callable[[PickleReader], None]:
+    return lambda reader: reader._stack.append(reader._number(form))
+
+
+def _sized(form: struct.Struct, make: Callable[[bytes], Any]) -> Callable[[PickleReader], None]:
+    """Read a length, then so many bytes, and push what ``make`` makes of them."""
+    return lambda reader: reader._stack.append(make(reader._take(reader._number(form))))
+
+
+def _text_line(make: Callable[[bytes], Any]) -> Callable[[PickleReader], None]:
+    return lambda reader: reader._stack.append(make(reader._line()))
+
+
+def _utf8(data: bytes) -> str:
+    # Python pickles lone surrogates (file names that are not UTF-8) this way.
+    return data.decode("utf-8", "surrogatepass")
+
+
+def _integer(data: bytes) -> int:
+    return int.from_bytes(data, "little", signed=True)
+
+
+def _integer_line(line: bytes) -> int | bool:
+    if line in (b"00", b"01"):
+        return line == b"01"
+    return int(line.removesuffix(b"L"))
+
+
+def _protocol(reader: PickleReader) -> None:
+    protocol = reader._number(_U1)
+    if protocol > pickle.HIGHEST_PROTOCOL:
+        raise damaged(f"pickle protocol {protocol} is unknown")
+
+
+def _global(reader: PickleReader) -> None:
+    module, name = reader._line().decode(), reader._line().decode()
+    reader._push_global(module, name)
+
+
+_OPERATIONS: Final[dict[int, Callable[[PickleReader], Any]]] = {
+    code[0]: operation
+    for code, operation in {
+        pickle.PROTO: _protocol,
+        pickle.FRAME: lambda r: r._take(8),
+        pickle.MARK: PickleReader._mark,
+        pickle.POP: PickleReader._pop,
+        pickle.POP_MARK: PickleReader._pop_mark,
+        pickle.DUP: lambda r: r._stack.append(r._stack[-1]),
+        pickle.NONE: _push(None),
+        pickle.NEWTRUE: _push(True),
+        pickle.NEWFALSE: _push(False),
+        pickle.INT: _text_line(_integer_line),
+        pickle.LONG: _text_line(_integer_line),
+        pickle.FLOAT: _text_line(float),
+        pickle.UNICODE: _text_line(lambda line: line.decode("raw-unicode-escape")),
+        pickle.BININT: _read(_I4),
+        pickle.BININT1: _read(_U1),
+        pickle.BININT2: _read(_U2),
+        pickle.BINFLOAT: _read(_F8),
+        pickle.LONG1: _sized(_U1, _integer),
+        pickle.LONG4: _sized(_U4, _integer),
+        pickle.SHORT_BINUNICODE: _sized(_U1, _utf8),
+        pickle.BINUNICODE: _sized(_U4, _utf8),
+        pickle.BINUNICODE8: _sized(_U8, _utf8),
+        pickle.SHORT_BINBYTES: _sized(_U1, bytes),
+        pickle.BINBYTES: _sized(_U4, bytes),
+        pickle.BINBYTES8: _sized(_U8, bytes),
+        pickle.BYTEARRAY8: _sized(_U8, bytearray),
+        pickle.EMPTY_TUPLE: _push(()),
+        pickle.TUPLE: lambda r: r._tuple(r._pop_mark()),
+        pickle.TUPLE1: lambda r: r._last(1),
+        pickle.TUPLE2: lambda r: r._last(2),
+        pickle.TUPLE3: lambda r: r._last(3),
+        pickle.EMPTY_LIST: lambda r: r._stack.append([]),
+        pickle.LIST: lambda r: r._stack.append(r._pop_mark()),
+        pickle.APPEND: PickleReader._append,
+        pickle.APPENDS: PickleReader._appends,
+        pickle.EMPTY_DICT: lambda r: r._stack.append({}),
+        pickle.DICT: PickleReader._new_dict,
+        pickle.SETITEM: PickleReader._setitem,
+        pickle.SETITEMS: PickleReader._setitems,
+        pickle.EMPTY_SET: lambda r: r._stack.append(set()),
+        pickle.ADDITEMS: PickleReader._additems,
+        pickle.FROZENSET: lambda r: r._new_frozenset(r._pop_mark()),
+        pickle.GLOBAL: _global,
+        pickle.STACK_GLOBAL: PickleReader._stack_global,
+        pickle.REDUCE: PickleReader._reduce,
+        pickle.BUILD: PickleReader._build,
+        pickle.PUT: lambda r: r._put(int(r._line())),
+        pickle.BINPUT: lambda r: r._put(r._number(_U1)),
+        pickle.LONG_BINPUT: lambda r: r._put(r._number(_U4)),
+        pickle.MEMOIZE: lambda r: r._put(len(r._memo)),
+        pickle.GET: lambda r: r._get(int(r._line())),
+        pickle.BINGET: lambda r: r._get(r._number(_U1)),
+        pickle.LONG_BINGET: lambda r: r._get(r._number(_U4)),
+    }.items()
+}

@@ -6,8 +6,8 @@ them lets through the other does too.
 
 What is let through, by exact type (a subclass could carry code): None, bool, int, float, complex,
 str, bytes, range, slice, set, frozenset, list, tuple, dict, and numpy scalars and arrays whose
-dtype holds no Python objects. Shared and cyclic references are fine, within three limits (limits.py):
-depth, items of one key, and items that it all unfolds to.
+dtype holds no Python objects. Shared and cyclic references are fine, within the limits
+in limits.py: depth, items of one key, and items that it all unfolds to.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, Final
 
-from kachery_p2p.client.pickle_reader import Buffer, PickleReader
+from kachery_p2p.client import pickle_arrays, pickle_reader
 from kachery_p2p.protocol import limits
 from kachery_p2p.protocol.errors import BadInput, UnsafePickle
 
@@ -50,14 +50,14 @@ def dumps(obj: Any) -> bytes:
         raise BadInput(what="x", reason="it is nested too deeply to be pickled") from error
 
 
-def loads(data: Buffer) -> Any:
+def loads(data: pickle_reader.Buffer) -> Any:
     """The inverse of :func:`dumps`; also reads other protocols and what numpy 1 pickled.
 
     Raises:
         UnsafePickle: it would need something that is not allowed; says what.
         BadInput: it is damaged, nested too deeply or unfolds to too much.
     """
-    value = PickleReader(data).load()
+    value = pickle_reader.PickleReader(data).load()
     check(value)
     return value
 
@@ -157,6 +157,8 @@ def _is_scalar_type(np: Any, kind: type) -> bool:
 
 def _type_name(np: Any, value: Any) -> str:
     kind = type(value)
+    if kind.__module__ in (pickle_reader.__name__, pickle_arrays.__name__):
+        return str(kind.stands_for)  # half-made parts that a pickle left lying about
     name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
     if np is not None and isinstance(value, np.ndarray | np.generic):
         return f"{name} of dtype {str(value.dtype)[:_KEY_CHARS]}"

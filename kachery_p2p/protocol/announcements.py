@@ -215,9 +215,9 @@ class AnnouncementLog:
     def is_behind(self, known: tuple[int, int]) -> bool:
         """Whether a peer claims to know more of this log than there is.
 
-        If the claim is true, this node lost entries (a restored backup, say) and must :meth:`compact`
-        into an epoch above ``known[0]``, or nobody will listen. A claim is not signed: do not follow
-        one that leads to an epoch in the future.
+        If the claim is true, this node lost entries (a restored backup, say) and must
+        :meth:`compact` into an epoch above ``known[0]``, or nobody will listen. A claim is not
+        signed: do not follow one that leads to an epoch in the future.
         """
         return known > (self.epoch, self.head)
 

@@ -65,6 +65,11 @@ def decode(kind: type[T], data: Buffer) -> T:
     return convert(kind, unpack(data))
 
 
+def plain(value: Any) -> Any:
+    """A typed value (msgspec Struct or plain) as what :func:`pack` takes."""
+    return msgspec.to_builtins(value, builtin_types=(bytes,))
+
+
 def encode(value: Any) -> bytes:
-    """A typed value (msgspec Struct or plain) to bytes; the inverse of :func:`decode`."""
-    return pack(msgspec.to_builtins(value, builtin_types=(bytes,)))
+    """A typed value to bytes; the inverse of :func:`decode`."""
+    return pack(plain(value))

@@ -33,6 +33,7 @@ from typing import Final
 from .announcements import (
     ENTRY_BYTES,
     PROVIDE,
+    WITHDRAW,
     AnnouncementLog,
     Batch,
     check_batch,
@@ -218,12 +219,13 @@ class Index:
     def _extend(self, log: _Log, batch: Batch) -> list[bytes]:
         known = self._channels[batch.channel]
         new = batch.entries[(log.head + 1 - batch.start) * ENTRY_BYTES :]
-        provided = new[::ENTRY_BYTES].count(PROVIDE)
+        operations = new[::ENTRY_BYTES]
+        growth = operations.count(PROVIDE) - operations.count(WITHDRAW)
         contained = _contained(log, batch)
         held = log.held + batch.count - sum(log.batches[at].count for at in contained)
         count = len(log.batches) + 1 - len(contained)
         if (
-            log.live + provided > MAX_KEYS_PER_ORIGIN
+            log.live + growth > MAX_KEYS_PER_ORIGIN
             or held > MAX_LOG_ENTRIES
             or count > MAX_LOG_BATCHES
         ):

@@ -104,10 +104,16 @@ MAX_ANNOUNCE_ENTRIES: Final = 1_000
 """Entries of one signed announcement batch (about 17 kB)."""
 MAX_KEYS_PER_ORIGIN: Final = 4_000_000
 """Live keys that an index holds for one node of one channel."""
-MAX_LOG_ENTRIES: Final = 2 * MAX_KEYS_PER_ORIGIN
-"""Entries that an index keeps of one announcement log: its owner compacts it at half of them dead."""
+MAX_LOG_ENTRIES: Final = 2 * (MAX_KEYS_PER_ORIGIN + MAX_ANNOUNCE_ENTRIES)
+"""Entries that an index keeps of one announcement log: its owner compacts it before that."""
 MAX_LOG_BATCHES: Final = 16_384
 """Batches in which it keeps them: MAX_LOG_ENTRIES in full ones, and as many smaller ones."""
+MAX_DIGEST_ORIGINS: Final = 1_000
+"""Origins in one digest note, so that it fits a header; more are sent in several."""
+ANNOUNCE_DELAY: Final = 0.005
+"""Seconds for which announcements are gathered before they are signed and sent together."""
+MAX_ANSWER_NODES: Final = 128
+"""Nodes described in one answer to 'who has'."""
 MAX_QUERY_KEYS: Final = 512
 """Keys in one 'who has'."""
 MAX_HOLDERS: Final = 64
@@ -160,3 +166,7 @@ MAX_PICKLE_KEY: Final = 100_000
 """Items of a dict key or set member with all that is inside it, since hashing visits each."""
 MAX_PICKLE_ITEMS: Final = 1_000_000_000
 """Items that a pickle unfolds to if what is shared is counted as often as it is met."""
+MAX_DTYPE_FIELDS: Final = 10_000
+"""Fields of a pickled numpy dtype, those of its fields included."""
+MAX_DTYPE_DEPTH: Final = 32
+"""Dtypes inside one another; numpy walks them on the C stack."""

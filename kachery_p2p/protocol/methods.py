@@ -129,9 +129,11 @@ class OriginState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Digest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far the sender knows the announcement logs of a channel. A node that is no proxy names
-    only its own log, and is sent nothing back."""
+    """How far a proxy knows the announcement logs of a channel, for the origins whose ids lie in
+    [low, high]. To a node that is no proxy it names that node alone. The receiver answers with the
+    ``gossip.batch`` notes that are missing."""
 
     channel: bytes
-    proxy: bool
+    low: bytes
+    high: bytes
     origins: list[OriginState]

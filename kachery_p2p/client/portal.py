@@ -1,0 +1,215 @@
+"""Where scripts and notebooks meet the async API: one event loop in one background thread.
+
+A sync call hands its coroutine to that loop and waits. So it works in a plain script, from any
+thread, and inside a running loop (a notebook), and a connection made by one call serves the next.
+
+Invariants: at most one portal per process, made at first use and made anew after a fork; a call
+either returns what the coroutine returned or raises what it raised; when waiting is interrupted
+(Ctrl-C), the coroutine is cancelled and has had time to clean up before the interrupt goes on; the
+interpreter's exit never hangs on it.
+
+Non-goals: async generators; calls from the portal's own thread, which could only deadlock and are
+refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import contextvars
+import functools
+import inspect
+import os
+import re
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Generic, ParamSpec, TypeVar
+
+from kachery_p2p.protocol import limits
+from kachery_p2p.protocol.errors import Cancelled
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+THREAD_NAME: Final = "kachery-p2p-portal"
+
+
+class _Call(Generic[R]):
+    """One coroutine on the portal's loop, and the thread that waits for it."""
+
+    def __init__(self, factory: Callable[[], Coroutine[Any, Any, R]], name: str) -> None:
+        self.outcome: concurrent.futures.Future[R] = concurrent.futures.Future()
+        self._factory = factory
+        self._name = name
+        self._context = contextvars.copy_context()
+        self._task: asyncio.Task[R] | None = None
+        self._cancelled = False
+
+    def start(self) -> None:
+        """On the loop."""
+        if self._cancelled:
+            self.outcome.set_exception(Cancelled(what=self._name))
+            return
+        loop = asyncio.get_running_loop()
+        self._task = loop.create_task(self._guarded(), context=self._context)
+        self._task.add_done_callback(self._finish)
+
+    def cancel(self) -> None:
+        """On the loop."""
+        self._cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _guarded(self) -> R:
+        try:
+            return await self._factory()
+        except (KeyboardInterrupt, SystemExit) as error:
+            # asyncio would let these end the loop, and with it everybody else's calls.
+            self.outcome.set_exception(error)
+            raise asyncio.CancelledError from error
+
+    def _finish(self, task: asyncio.Task[R]) -> None:
+        if self.outcome.done():
+            return
+        if task.cancelled():
+            self.outcome.set_exception(Cancelled(what=self._name))
+            return
+        error = task.exception()
+        if error is not None:
+            self.outcome.set_exception(error)
+        else:
+            self.outcome.set_result(task.result())
+
+
+class _Portal:
+    """The thread and its loop."""
+
+    def __init__(self) -> None:
+        self._ready = threading.Event()
+        self._loop: asyncio.AbstractEventLoop
+        self._stopping: asyncio.Event
+        self._thread = threading.Thread(target=self._main, name=THREAD_NAME, daemon=True)
+        self._thread.start()
+        self._ready.wait()
+
+    def _main(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        self._ready.set()
+        await self._stopping.wait()
+
+    def is_here(self) -> bool:
+        """Whether the caller is the portal's own thread."""
+        return threading.current_thread() is self._thread
+
+    def run(self, factory: Callable[[], Coroutine[Any, Any, R]], name: str) -> R:
+        call = _Call(factory, name)
+        try:
+            self._loop.call_soon_threadsafe(call.start)
+            concurrent.futures.wait([call.outcome])
+        except BaseException:
+            # Ctrl-C, or whatever a signal handler raises: the coroutine's own errors are in
+            # `outcome`, never here.
+            self._loop.call_soon_threadsafe(call.cancel)
+            concurrent.futures.wait([call.outcome], timeout=limits.SHUTDOWN_SECONDS)
+            raise
+        return call.outcome.result()
+
+    def stop(self) -> None:
+        """Cancel what runs, let it clean up, end the thread; bounded by SHUTDOWN_SECONDS."""
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(limits.SHUTDOWN_SECONDS)
+
+
+class _Holder:
+    """The process's portal, if there is one."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.portal: _Portal | None = None
+        self.lost: list[_Portal | None] = []
+
+    def get(self) -> _Portal:
+        with self.lock:
+            if self.portal is None:
+                self.portal = _Portal()
+            return self.portal
+
+    def stop(self) -> None:
+        with self.lock:
+            portal, self.portal = self.portal, None
+        if portal is not None:
+            portal.stop()
+
+    def forget(self) -> None:
+        """In a forked child: the thread is gone, and the lock may be held by one that is gone too.
+
+        The loop is kept without being closed: it shares its epoll and sockets with the parent, and
+        closing would take the parent's sockets out of the parent's epoll.
+        """
+        self.lock = threading.Lock()
+        self.lost.append(self.portal)
+        self.portal = None
+
+
+_holder = _Holder()
+os.register_at_fork(after_in_child=_holder.forget)
+atexit.register(_holder.stop)
+
+
+def run(factory: Callable[[], Coroutine[Any, Any, R]], *, name: str = "call") -> R:
+    """Run ``factory()`` on the portal's loop and wait for its result.
+
+    Args:
+        factory: called on the loop, with the caller's context variables.
+        name: what to call it in errors.
+
+    Raises:
+        RuntimeError: called from the portal's own thread, where waiting would never end.
+        Cancelled: the coroutine was cancelled, by itself or because the process ends.
+        KeyboardInterrupt: after the coroutine was cancelled and cleaned up.
+        Exception: whatever the coroutine raised, with its traceback.
+    """
+    portal = _holder.get()
+    if portal.is_here():
+        raise RuntimeError(
+            f"{name}() waits for kachery_p2p's event loop, and this code runs on that loop: "
+            f"use 'await a{name}()' here"
+        )
+    return portal.run(factory, name)
+
+
+def shutdown() -> None:
+    """Stop the portal now; the next call makes a new one. At exit this happens by itself."""
+    _holder.stop()
+
+
+def twin(async_function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
+    """The sync twin of an async function: the same, called without ``await``.
+
+    Its name is the async one's without the leading 'a'; signature and annotations are the same, and
+    so is the docstring, with that name and without ``await`` in its examples.
+    """
+    async_name = async_function.__name__
+    if not async_name.startswith("a") or not inspect.iscoroutinefunction(async_function):
+        raise TypeError(f"{async_name} is not an async function whose name begins with 'a'")
+    name = async_name[1:]
+
+    @functools.wraps(async_function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return run(lambda: async_function(*args, **kwargs), name=name)
+
+    call.__name__ = name
+    call.__qualname__ = async_function.__qualname__.removesuffix(async_name) + name
+    call.__doc__ = _sync_doc(inspect.getdoc(async_function) or "", async_name)
+    return call
+
+
+def _sync_doc(doc: str, async_name: str) -> str:
+    pattern = rf"(?:\bawait\s+)?((?:\b\w+\.)*)\b{re.escape(async_name)}\b"
+    doc = re.sub(pattern, rf"\g<1>{async_name[1:]}", doc)
+    return f"{doc}\n\nThis waits for the result; in async code use :func:`{async_name}`.".lstrip()

@@ -1,0 +1,385 @@
+"""What this node announces, and what a proxy knows of everybody's announcements.
+
+The rules are in :mod:`kachery_p2p.protocol.announcements` and :mod:`~kachery_p2p.protocol.gossip`;
+this is the shell that keeps our own log on disk, sends digests and batches, and answers ``who-has``.
+
+Invariants. An announcement is on disk before anybody hears it (else a crash could make us sign two
+different ones under one number). Nothing is announced on a channel where we may not, or do not want
+to, provide files, nor a blob that came from another channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from ..protocol import codec
+from ..protocol.announcements import AnnouncementLog, Batch
+from ..protocol.blinding import blind
+from ..protocol.errors import AccessDenied, ProtocolViolation
+from ..protocol.gossip import Gap, Index
+from ..protocol.limits import (
+    ANNOUNCE_DELAY,
+    MAX_ANSWER_NODES,
+    MAX_DIGEST_ORIGINS,
+    MAX_HOLDERS,
+)
+from ..protocol.membership import Update
+from ..protocol.methods import (
+    GOSSIP_BATCH,
+    GOSSIP_DIGEST,
+    WHO_HAS,
+    Digest,
+    NodeInfo,
+    OriginState,
+    WhoHas,
+)
+from ..storage.paths import scan
+from .link import Link
+from .network import Network
+
+log = logging.getLogger(__name__)
+
+_LOWEST, _HIGHEST = bytes(32), b"\xff" * 32
+_MAX_EPOCH_JUMP = 1_000_000
+"""A peer's claim about our own log that is further ahead than this is a lie."""
+_SLICE = 1_000
+"""Blobs dealt with in one visit to a worker thread while the storage is compared with the log."""
+
+
+class Availability:
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._context = network.context
+        self._book = network.book
+        self._state = network.context.state
+        self.index = Index()
+        self._logs: dict[bytes, AnnouncementLog] = {}
+        self._secret_versions: dict[bytes, int] = {}
+        self._pending: dict[str, bool] = {}
+        self._flush_soon: asyncio.TimerHandle | None = None
+        self._lock = asyncio.Lock()
+        self.scanned = asyncio.Event()
+        network.on_shared.append(self._on_shared)
+        network.on_note_of(GOSSIP_DIGEST, Digest, self._on_digest)
+        network.on_note_of(GOSSIP_BATCH, Batch, self._on_batch)
+        network.on_request_of(WHO_HAS, WhoHas, self._who_has)
+
+    # --- our own log -------------------------------------------------------------------------
+
+    def provide(self, sha1: str) -> None:
+        """A blob is here now. Heard of by the proxies a few milliseconds later."""
+        self._later(sha1, True)
+
+    def withdraw(self, sha1: str) -> None:
+        """A blob is gone, or must not be served any more."""
+        self._later(sha1, False)
+
+    def _later(self, sha1: str, here: bool) -> None:
+        self._pending[sha1] = here
+        if self._flush_soon is None:
+            loop = asyncio.get_running_loop()
+            self._flush_soon = loop.call_later(
+                ANNOUNCE_DELAY, lambda: self._network.spawn(self._flush(), name="announce")
+            )
+
+    async def _flush(self) -> None:
+        async with self._lock:
+            self._flush_soon = None
+            pending, self._pending = self._pending, {}
+            for channel in list(self._logs):
+                await self._announce(channel, pending.items())
+
+    async def _announce(self, channel: bytes, changes: Iterable[tuple[str, bool]]) -> None:
+        own = self._logs.get(channel)
+        secret = self._book.secret(channel) if channel in self._book else None
+        if own is None or secret is None or not self._provides(channel):
+            return
+        head = own.head
+        await self._context.workers.disk(self._extend, channel, own, secret[1], list(changes))
+        if own.head > head:
+            self._send_own(channel, own, head)
+
+    def _extend(
+        self,
+        channel: bytes,
+        own: AnnouncementLog,
+        secret: bytes,
+        changes: list[tuple[str, bool]],
+    ) -> None:
+        """In a worker thread; the lock is held. Disk first, see the module."""
+        entries = []
+        head = own.head
+        for sha1, here in changes:
+            if here and not self._may_announce(sha1, channel):
+                continue
+            key = blind(secret, sha1)
+            if own.provide(key) if here else own.withdraw(key):
+                ((seq, operation, _),) = own.since(own.head - 1)
+                entries.append((seq, operation, key, bytes.fromhex(sha1)))
+        if own.head > head:
+            self._state.append_announcements(channel.hex(), entries)
+
+    def _may_announce(self, sha1: str, channel: bytes) -> bool:
+        origins = self._state.origins(sha1)
+        return not origins or channel.hex() in origins
+
+    def _provides(self, channel: bytes) -> bool:
+        return "provide-files" in self._network.own_roles(channel)
+
+    def _is_proxy(self, channel: bytes) -> bool:
+        return "proxy" in self._network.own_roles(channel)
+
+    async def refresh(self, channels: Iterable[bytes] | None = None) -> None:
+        """Bring our logs in line with roles, secrets and the storage. Slow on big storages, and
+        run in the background; look-ups and loads do not wait for it."""
+        async with self._lock:
+            for channel in list(self._book) if channels is None else list(channels):
+                if channel in self._book:
+                    await self._refresh(channel)
+                else:
+                    self._logs.pop(channel, None)
+                    self.index.forget_channel(channel)
+        self.scanned.set()
+
+    async def _refresh(self, channel: bytes) -> None:
+        own = self._logs.get(channel)
+        if own is None:
+            own = self._logs[channel] = await self._context.workers.disk(self._load, channel)
+        secret = self._book.secret(channel)
+        may = self._provides(channel) and secret is not None
+        version = secret[0] if secret is not None else -1
+        known = self._secret_versions.get(channel, -1)
+        if (not may and own.live) or (may and known != version and own.head):
+            # Silence, or a new secret: a fresh epoch that begins with nothing.
+            own = self._logs[channel] = AnnouncementLog(own.epoch + 1)
+            await self._context.workers.disk(self._restart, channel, own.epoch)
+            self._send_own(channel, own, 0)
+        if may and secret is not None:
+            if known != version:
+                self._secret_versions[channel] = version
+                await self._context.workers.disk(
+                    self._state.set_meta, f"secret:{channel.hex()}", str(version)
+                )
+            await self._compare_with_storage(channel, own, secret[1])
+
+    def _load(self, channel: bytes) -> AnnouncementLog:
+        name = channel.hex()
+        epoch = int(self._state.get_meta(f"epoch:{name}") or 0)
+        self._secret_versions[channel] = int(self._state.get_meta(f"secret:{name}") or -1)
+        rows = self._state.announcements(name)
+        return AnnouncementLog(epoch, [(row.seq, row.op, row.key) for row in rows])
+
+    def _restart(self, channel: bytes, epoch: int) -> None:
+        self._state.set_meta(f"epoch:{channel.hex()}", str(epoch))
+        self._state.clear_announcements(channel.hex())
+
+    async def _compare_with_storage(
+        self, channel: bytes, own: AnnouncementLog, secret: bytes
+    ) -> None:
+        """Announce what lies here and was not announced, withdraw what has gone."""
+        gone = set(own)
+        found = iter(scan(self._context.store.root))
+
+        def some() -> list[str]:
+            batch = []
+            for entry in found:
+                batch.append(entry.sha1)
+                if len(batch) == _SLICE:
+                    break
+            return batch
+
+        while batch := await self._context.workers.disk(some):
+            head = own.head
+            fresh = []
+            for sha1 in batch:
+                key = blind(secret, sha1)
+                gone.discard(key)
+                if key not in own:
+                    fresh.append((sha1, True))
+            if fresh:
+                await self._context.workers.disk(self._extend, channel, own, secret, fresh)
+                self._send_own(channel, own, head)
+        if gone:
+            rows = await self._context.workers.disk(self._state.announcements, channel.hex())
+            names = {row.key: row.sha1.hex() for row in rows if row.key in gone}
+            head = own.head
+            stale = [(sha1, False) for sha1 in names.values()]
+            await self._context.workers.disk(self._extend, channel, own, secret, stale)
+            self._send_own(channel, own, head)
+
+    def _send_own(self, channel: bytes, own: AnnouncementLog, since: int) -> None:
+        if since >= own.head > 0:
+            return
+        batches = own.batches(channel, self._context.key, since)
+        if self._is_proxy(channel):
+            for batch in batches:
+                self._take(batch, None)
+            return
+        for proxy in self._network.proxies_on(channel):
+            self._send(proxy, batches)
+
+    def _send(self, link: Link, batches: Iterable[Batch]) -> None:
+        for batch in batches:
+            link.note(GOSSIP_BATCH, codec.plain(batch))
+
+    # --- gossip ------------------------------------------------------------------------------
+
+    def _on_shared(self, link: Link, channel: bytes) -> None:
+        if link.via is None and self._is_proxy(channel):
+            self._send_digest(link, channel)
+
+    def _send_digest(self, link: Link, channel: bytes) -> None:
+        known = sorted(self.index.digest(channel).items())
+        peer = bytes.fromhex(link.peer)
+        if "proxy" not in self._book.effective(channel, link.peer):
+            own = [item for item in known if item[0] == peer]
+            self._send_digest_part(link, channel, peer, peer, own)
+            return
+        low = _LOWEST
+        for start in range(0, max(1, len(known)), MAX_DIGEST_ORIGINS):
+            part = known[start : start + MAX_DIGEST_ORIGINS]
+            last = start + MAX_DIGEST_ORIGINS >= len(known)
+            high = _HIGHEST if last else part[-1][0]
+            self._send_digest_part(link, channel, low, high, part)
+            low = (int.from_bytes(high, "big") + 1).to_bytes(33, "big")[1:]
+
+    def _send_digest_part(
+        self,
+        link: Link,
+        channel: bytes,
+        low: bytes,
+        high: bytes,
+        part: list[tuple[bytes, tuple[int, int]]],
+    ) -> None:
+        origins = [OriginState(origin, epoch, seq) for origin, (epoch, seq) in part]
+        link.note(GOSSIP_DIGEST, codec.plain(Digest(channel, low, high, origins)))
+
+    def _on_digest(self, link: Link, digest: Digest) -> None:
+        """A proxy says what it knows; send it what it lacks."""
+        channel = digest.channel
+        if channel not in self._network.shared(link):
+            return
+        if "proxy" not in self._book.effective(channel, link.peer):
+            return
+        theirs = {state.origin: (state.epoch, state.seq) for state in digest.origins}
+        me = self._context.key.public
+        own = self._logs.get(channel)
+        if own is not None and digest.low <= me <= digest.high:
+            known = theirs.get(me)
+            if known is not None and own.is_behind(known):
+                self._overtake(channel, known)
+            elif own.head or known is not None:
+                since = own.lacks(known)
+                if since is not None:
+                    self._send(link, own.batches(channel, self._context.key, since))
+        if self._is_proxy(channel):
+            for origin, epoch, seq in self.index.missing(channel, theirs):
+                if digest.low <= origin <= digest.high and origin != me:
+                    self._send(link, self.index.batches(channel, origin, epoch, seq))
+
+    def _overtake(self, channel: bytes, known: tuple[int, int]) -> None:
+        """The peer knows more of our log than we do: a restored backup. Start a higher epoch."""
+        own = self._logs[channel]
+        if known[0] - own.epoch > _MAX_EPOCH_JUMP:
+            self._context.warn("a proxy claims an absurd epoch of this node's announcements")
+            return
+        self._context.warn("this node's announcement log was behind its peers'; it starts anew")
+        self._network.spawn(self._renew(channel, known[0] + 1), name="renew announcements")
+
+    async def _renew(self, channel: bytes, epoch: int) -> None:
+        async with self._lock:
+            own = self._logs.get(channel)
+            if own is None or own.epoch >= epoch:
+                return
+            self._logs[channel] = AnnouncementLog(epoch)
+            await self._context.workers.disk(self._restart, channel, epoch)
+            await self._refresh(channel)
+
+    def _on_batch(self, link: Link, batch: Batch) -> None:
+        if self._is_proxy(batch.channel) and batch.channel in self._network.shared(link):
+            self._take(batch, link)
+
+    def _take(self, batch: Batch, link: Link | None) -> None:
+        """A proxy takes in a batch and passes on what was news."""
+        channel = batch.channel
+        if "provide-files" not in self._book.effective(channel, batch.origin.hex()):
+            return
+        try:
+            result = self.index.apply(batch)
+        except ProtocolViolation as error:
+            # The culprit is the origin, which need not be who passed it on: drop it, keep the link.
+            self._context.warn(str(error))
+            return
+        if isinstance(result, Gap):
+            if link is not None:
+                self._send_digest(link, channel)
+        elif result.extended:
+            for proxy in self._network.proxies_on(channel):
+                if link is None or proxy.peer != link.peer:
+                    self._send(proxy, [batch])
+
+    def on_change(self, channel: bytes, update: Update | None) -> None:
+        """The channel's document, or what we want on it, changed."""
+        for origin in self.index.digest(channel):
+            if "provide-files" not in self._book.effective(channel, origin.hex()):
+                self.index.forget_origin(channel, origin)
+        self._network.spawn(self.refresh([channel]), name="refresh announcements")
+        for link in self._network.links_on(channel):
+            self._on_shared(link, channel)
+
+    # --- answering ---------------------------------------------------------------------------
+
+    async def _who_has(self, link: Link, query: WhoHas) -> Any:
+        self._network.require_role(link, query.channel, theirs="request-files", ours=None)
+        if not self._is_proxy(query.channel):
+            raise AccessDenied(
+                channel=self._network.name_of(query.channel),
+                who=f"node {self._context.node_id[:8]}",
+                role="proxy",
+                cause="it does not answer look-ups on this channel",
+            )
+        return self.holders(query.channel, query.keys, asker=link.peer)
+
+    def holders(self, channel: bytes, keys: list[bytes], *, asker: str) -> dict[str, Any]:
+        """The answer to ``who-has`` from our own index, as plain values."""
+        places: dict[bytes, int] = {}
+        nodes: list[NodeInfo] = []
+        answers: list[list[int]] = []
+        for key in keys:
+            answer = []
+            for origin in self.index.holders(channel, key):
+                if origin.hex() == asker:
+                    continue
+                if origin not in places:
+                    if len(nodes) >= MAX_ANSWER_NODES:
+                        continue
+                    places[origin] = len(nodes)
+                    nodes.append(self._describe(channel, origin))
+                answer.append(places[origin])
+            answer.sort(key=lambda place: not nodes[place].online)
+            answers.append(answer[:MAX_HOLDERS])
+        unwilling = [
+            bytes.fromhex(link.peer)
+            for link in self._network.links_on(channel)
+            if link.via is None
+            and link.peer != asker
+            and self._network.switched_off(link, channel, "provide-files")
+        ][:MAX_HOLDERS]
+        return {
+            "nodes": [codec.plain(node) for node in nodes],
+            "holders": answers,
+            "unwilling": unwilling,
+        }
+
+    def _describe(self, channel: bytes, origin: bytes) -> NodeInfo:
+        node = origin.hex()
+        if node == self._context.node_id:
+            return NodeInfo(origin, self._context.label, list(self._context.urls), True)
+        for link in self._network.links_to(node, channel):
+            if link.via is None and link.hello is not None:
+                return NodeInfo(origin, link.hello.label, link.hello.urls[:8], True)
+        member = self._book.signed(channel).document.member(node)
+        return NodeInfo(origin, member.label if member else "", [], False)
