@@ -215,6 +215,10 @@ class PickleReader:
         items = self._keys(self._pop_mark())
         self._top(set).update(items)
 
+    def _new_list(self) -> None:
+        items = self._pop_mark()
+        self._stack.append(items)
+
     def _new_dict(self) -> None:
         items = self._pop_mark()
         self._stack.append({})
@@ -381,7 +385,7 @@ _OPERATIONS: Final[dict[int, Callable[[PickleReader], Any]]] = {
         pickle.TUPLE2: lambda r: r._last(2),
         pickle.TUPLE3: lambda r: r._last(3),
         pickle.EMPTY_LIST: lambda r: r._stack.append([]),
-        pickle.LIST: lambda r: r._stack.append(r._pop_mark()),
+        pickle.LIST: PickleReader._new_list,
         pickle.APPEND: PickleReader._append,
         pickle.APPENDS: PickleReader._appends,
         pickle.EMPTY_DICT: lambda r: r._stack.append({}),

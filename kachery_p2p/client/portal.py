@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import contextvars
 import functools
 import inspect
@@ -44,22 +45,24 @@ class _Call(Generic[R]):
         self._name = name
         self._context = contextvars.copy_context()
         self._task: asyncio.Task[R] | None = None
-        self._cancelled = False
 
     def start(self) -> None:
         """On the loop."""
-        if self._cancelled:
-            self.outcome.set_exception(Cancelled(what=self._name))
-            return
         loop = asyncio.get_running_loop()
         self._task = loop.create_task(self._guarded(), context=self._context)
         self._task.add_done_callback(self._finish)
 
     def cancel(self) -> None:
         """On the loop."""
-        self._cancelled = True
-        if self._task is not None:
+        if self._task is None:
+            self.abandon()  # interrupted before start() was even scheduled
+        else:
             self._task.cancel()
+
+    def abandon(self) -> None:
+        """Once it is certain that the coroutine does not run."""
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            self.outcome.set_exception(Cancelled(what=self._name))
 
     async def _guarded(self) -> R:
         try:
@@ -73,7 +76,7 @@ class _Call(Generic[R]):
         if self.outcome.done():
             return
         if task.cancelled():
-            self.outcome.set_exception(Cancelled(what=self._name))
+            self.abandon()
             return
         error = task.exception()
         if error is not None:
@@ -87,6 +90,9 @@ class _Portal:
 
     def __init__(self) -> None:
         self._ready = threading.Event()
+        self._lock = threading.Lock()
+        self._calls: set[_Call[Any]] = set()
+        self._ended = False
         self._loop: asyncio.AbstractEventLoop
         self._stopping: asyncio.Event
         self._thread = threading.Thread(target=self._main, name=THREAD_NAME, daemon=True)
@@ -94,13 +100,24 @@ class _Portal:
         self._ready.wait()
 
     def _main(self) -> None:
-        asyncio.run(self._serve())
+        try:
+            asyncio.run(self._serve())
+        finally:
+            # Whatever ended the loop, nobody waits for ever.
+            with self._lock:
+                self._ended = True
+            for call in list(self._calls):
+                call.abandon()
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self._ready.set()
         await self._stopping.wait()
+        # From here on no call is taken in. What was taken in before starts in the loop's next
+        # round, which is before asyncio.run() looks for the tasks that it must cancel.
+        with self._lock:
+            self._ended = True
 
     def is_here(self) -> bool:
         """Whether the caller is the portal's own thread."""
@@ -109,19 +126,35 @@ class _Portal:
     def run(self, factory: Callable[[], Coroutine[Any, Any, R]], name: str) -> R:
         call = _Call(factory, name)
         try:
-            self._loop.call_soon_threadsafe(call.start)
+            self._submit(call)
             concurrent.futures.wait([call.outcome])
+            return call.outcome.result()
         except BaseException:
-            # Ctrl-C, or whatever a signal handler raises: the coroutine's own errors are in
-            # `outcome`, never here.
-            self._loop.call_soon_threadsafe(call.cancel)
-            concurrent.futures.wait([call.outcome], timeout=limits.SHUTDOWN_SECONDS)
+            # If there is no outcome, this is Ctrl-C or whatever else a signal handler raised.
+            if not call.outcome.done():
+                self._notify(call.cancel)
+                concurrent.futures.wait([call.outcome], timeout=limits.SHUTDOWN_SECONDS)
             raise
-        return call.outcome.result()
+        finally:
+            self._calls.discard(call)
+            del call  # else: error -> traceback -> this frame -> call -> error
+
+    def _submit(self, call: _Call[Any]) -> None:
+        with self._lock:
+            if not self._ended:
+                self._calls.add(call)
+                self._notify(call.start)
+                return
+        call.abandon()
+
+    def _notify(self, callback: Callable[[], None]) -> None:
+        # A closed loop refuses: then the thread is about to abandon all calls, or has done so.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback)
 
     def stop(self) -> None:
         """Cancel what runs, let it clean up, end the thread; bounded by SHUTDOWN_SECONDS."""
-        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._notify(self._stopping.set)
         self._thread.join(limits.SHUTDOWN_SECONDS)
 
 

@@ -15,19 +15,19 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from ..protocol import codec
-from ..protocol.announcements import AnnouncementLog, Batch
-from ..protocol.blinding import blind
-from ..protocol.errors import AccessDenied, ProtocolViolation
-from ..protocol.gossip import Gap, Index
-from ..protocol.limits import (
+from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.announcements import AnnouncementLog, Batch
+from kachery_p2p.protocol.blinding import blind
+from kachery_p2p.protocol.errors import AccessDenied, ProtocolViolation
+from kachery_p2p.protocol.gossip import Gap, Index
+from kachery_p2p.protocol.limits import (
     ANNOUNCE_DELAY,
     MAX_ANSWER_NODES,
     MAX_DIGEST_ORIGINS,
     MAX_HOLDERS,
 )
-from ..protocol.membership import Update
-from ..protocol.methods import (
+from kachery_p2p.protocol.membership import Update
+from kachery_p2p.protocol.methods import (
     GOSSIP_BATCH,
     GOSSIP_DIGEST,
     WHO_HAS,
@@ -36,7 +36,8 @@ from ..protocol.methods import (
     OriginState,
     WhoHas,
 )
-from ..storage.paths import scan
+from kachery_p2p.storage.paths import scan
+
 from .link import Link
 from .network import Network
 
@@ -224,6 +225,10 @@ class Availability:
     def _send(self, link: Link, batches: Iterable[Batch]) -> None:
         for batch in batches:
             link.note(GOSSIP_BATCH, codec.plain(batch))
+
+    def announced(self) -> dict[str, int]:
+        """How many blobs we announce, per channel name."""
+        return {self._network.name_of(c): own.live for c, own in self._logs.items()}
 
     # --- gossip ------------------------------------------------------------------------------
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from ..protocol.backoff import Backoff
-from ..protocol.errors import KacheryError
-from ..protocol.limits import RECONNECT_FIRST, RECONNECT_MOST
+from kachery_p2p.protocol.backoff import Backoff
+from kachery_p2p.protocol.errors import KacheryError
+from kachery_p2p.protocol.limits import RECONNECT_FIRST, RECONNECT_MOST
+
 from .network import Network
 
 _STEADY_SECONDS = 10.0

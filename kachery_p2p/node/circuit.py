@@ -17,8 +17,8 @@ import contextlib
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ..protocol.codec import Buffer
-from ..protocol.errors import (
+from kachery_p2p.protocol.codec import Buffer
+from kachery_p2p.protocol.errors import (
     AccessDenied,
     Busy,
     KacheryError,
@@ -27,8 +27,9 @@ from ..protocol.errors import (
     ProtocolViolation,
     Unreachable,
 )
-from ..protocol.limits import CIRCUIT_CREDIT, MAX_CIRCUITS_PER_NODE
-from ..protocol.methods import CIRCUIT, CIRCUIT_IN, CircuitTo
+from kachery_p2p.protocol.limits import CIRCUIT_CREDIT, MAX_CIRCUITS_PER_NODE
+from kachery_p2p.protocol.methods import CIRCUIT, CIRCUIT_IN, CircuitTo
+
 from .link import Link, Stream
 
 if TYPE_CHECKING:

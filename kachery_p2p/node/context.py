@@ -9,11 +9,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .._version import __version__
-from ..protocol.identity import NodeKey
-from ..protocol.membership import ChannelBook
-from ..storage.blobs import BlobStore
-from ..storage.state import StateDB
+from kachery_p2p._version import __version__
+from kachery_p2p.protocol.identity import NodeKey
+from kachery_p2p.protocol.membership import ChannelBook
+from kachery_p2p.storage.blobs import BlobStore
+from kachery_p2p.storage.state import StateDB
+
 from .workers import Workers
 
 SOFTWARE = f"kachery_p2p/{__version__}"

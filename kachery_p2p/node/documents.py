@@ -14,12 +14,18 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from ..protocol.channel import SignedDocument, parse
-from ..protocol.errors import BadChannelDocument, KacheryError, NotAMember, ProtocolViolation
-from ..protocol.identity import NodeKey
-from ..protocol.limits import MAX_BODY, MAX_CHANNEL_DOCUMENT, REQUEST_SECONDS
-from ..protocol.membership import Update
-from ..protocol.methods import CHANNEL_DOCUMENT, ChannelQuery
+from kachery_p2p.protocol.channel import SignedDocument, parse
+from kachery_p2p.protocol.errors import (
+    BadChannelDocument,
+    KacheryError,
+    NotAMember,
+    ProtocolViolation,
+)
+from kachery_p2p.protocol.identity import NodeKey
+from kachery_p2p.protocol.limits import MAX_BODY, MAX_CHANNEL_DOCUMENT, REQUEST_SECONDS
+from kachery_p2p.protocol.membership import Update
+from kachery_p2p.protocol.methods import CHANNEL_DOCUMENT, ChannelQuery
+
 from .link import Link, Stream
 from .network import Network
 

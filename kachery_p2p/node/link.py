@@ -18,18 +18,18 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
-from ..protocol import mux
-from ..protocol.codec import Buffer
-from ..protocol.errors import (
+from kachery_p2p.protocol import mux
+from kachery_p2p.protocol.codec import Buffer
+from kachery_p2p.protocol.errors import (
     DeadlineExceeded,
     InternalError,
     KacheryError,
     LinkClosed,
     ProtocolViolation,
 )
-from ..protocol.frames import SEALED_TAIL, Bye, Data, Hello
-from ..protocol.identity import NodeKey
-from ..protocol.limits import (
+from kachery_p2p.protocol.frames import SEALED_TAIL, Bye, Data, Hello
+from kachery_p2p.protocol.identity import NodeKey
+from kachery_p2p.protocol.limits import (
     BULK_FRAME_SECONDS,
     HANDSHAKE_SECONDS,
     MAX_BODY,
@@ -37,14 +37,17 @@ from ..protocol.limits import (
     REQUEST_SECONDS,
     STREAM_CREDIT,
 )
-from ..protocol.noise import Handshake
-from ..protocol.session import Body, Seal, SealedBody, Session, prologue, unwrap_handshake
+from kachery_p2p.protocol.noise import Handshake
+from kachery_p2p.protocol.session import Body, Seal, SealedBody, Session, prologue, unwrap_handshake
+
 from .transport import Transport
 from .workers import Workers
 
 log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 2.5
+_GOODBYE_SECONDS = 1.0
+"""How long a closing link may take to send its goodbye."""
 _INLINE_BYTES = 16 * 1024
 """Smaller bodies are sealed on the loop: a hop to a thread costs more than the cipher."""
 _AHEAD = 2
@@ -55,6 +58,9 @@ _OUTBOX = 2
 
 class Handler(Protocol):
     """What a node does when its peers speak. Methods run on the loop."""
+
+    def on_hello(self, link: Link) -> None:
+        """The peer greeted. Runs before anything that it says afterwards is looked at."""
 
     async def on_request(self, link: Link, method: str, params: Any) -> Any: ...
 
@@ -141,6 +147,7 @@ class Link:
         self.closed_by: KacheryError | None = None
         self.greeted = asyncio.Event()
         self.closed = asyncio.Event()
+        self._closing = asyncio.Event()
         self._handler = handler
         self._workers = workers
         self._mux = mux.Mux(initiator=initiator, now=self.opened_at)
@@ -183,6 +190,7 @@ class Link:
             self.closed_by = error
             self._mux.bye(error)
             self._wake.set()
+            self._closing.set()
 
     def _fail_with(self, error: KacheryError) -> None:
         if self.closed_by is None:
@@ -228,7 +236,7 @@ class Link:
                     await self._send(record if isinstance(record, Buffer) else await record)
                     continue
                 if self.closed_by is not None:
-                    return await self._finish()
+                    await self._finish()
                 self._wake.clear()
                 await self._wake.wait()
                 continue
@@ -246,11 +254,8 @@ class Link:
                     ahead.append((self._seal_later(seal, frame, body), frame.size))
                     continue
             ahead.append((seal(frame, body), 0))
-        return None
 
-    def _seal_later(
-        self, seal: Seal, frame: Data, body: Buffer | None
-    ) -> asyncio.Future[Buffer]:
+    def _seal_later(self, seal: Seal, frame: Data, body: Buffer | None) -> asyncio.Future[Buffer]:
         return asyncio.ensure_future(self._workers.cipher(seal, frame, body))
 
     async def _send(self, record: Buffer) -> None:
@@ -296,7 +301,12 @@ class Link:
         self._mux.ping(loop.time())
         self._wake.set()
         while True:
-            await asyncio.sleep(_TICK_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_SECONDS):
+                    await self._closing.wait()
+            if self.closed_by is not None:
+                await asyncio.sleep(_GOODBYE_SECONDS)
+                raise self.closed_by  # the writer is stuck: the peer does not read
             if not self._mux.tick(loop.time()):
                 raise LinkClosed(peer=self.peer[:8], reason="it has been silent for too long")
             self._wake.set()
@@ -337,6 +347,7 @@ class Link:
                 self._handler.on_note(self, event.topic, event.params)
             case mux.Greeted():
                 self.hello = event.hello
+                self._handler.on_hello(self)
                 self.greeted.set()
             case mux.RoundTrip():
                 self.rtt = event.seconds

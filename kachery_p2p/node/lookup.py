@@ -13,12 +13,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..protocol import codec
-from ..protocol.blinding import blind
-from ..protocol.errors import AccessDenied, KacheryError, NotFound, Unreachable
-from ..protocol.limits import LINK_GRACE_SECONDS, LOOKUP_SECONDS, MAX_QUERY_KEYS
-from ..protocol.methods import WHO_HAS, Holders, NodeInfo
-from ..protocol.plan import Holder, rank
+from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.blinding import blind
+from kachery_p2p.protocol.errors import AccessDenied, KacheryError, NotFound, Unreachable
+from kachery_p2p.protocol.limits import LINK_GRACE_SECONDS, LOOKUP_SECONDS, MAX_QUERY_KEYS
+from kachery_p2p.protocol.methods import WHO_HAS, Holders, NodeInfo
+from kachery_p2p.protocol.plan import Holder, rank
+
 from .availability import Availability
 from .bootstraps import Bootstraps
 from .link import Link
@@ -169,7 +170,10 @@ class Lookup:
         if document.open or willing or not any(m for m in members if "proxy" not in m.roles):
             return
         if able:
-            who, cause = able[0].label or able[0].node_id[:8], "granted, but switched off by its user"
+            who, cause = (
+                able[0].label or able[0].node_id[:8],
+                "granted, but switched off by its user",
+            )
         else:
             who, cause = "every other member", "not granted by the channel's owner"
         raise AccessDenied(
@@ -223,9 +227,7 @@ class Lookup:
             raise Unreachable(
                 what=f"channel {self._network.name_of(channel)!r}", reason=self._why(channel)
             )
-        replies = await asyncio.gather(
-            *(self._ask_one(proxy, channel, keys) for proxy in proxies)
-        )
+        replies = await asyncio.gather(*(self._ask_one(proxy, channel, keys) for proxy in proxies))
         for proxy, reply in zip(proxies, replies, strict=True):
             label = (proxy.hello.label if proxy.hello else "") or proxy.peer[:8]
             if isinstance(reply, KacheryError):

@@ -16,8 +16,8 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
-from ..protocol import codec
-from ..protocol.errors import (
+from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.errors import (
     AccessDenied,
     ClockSkew,
     KacheryError,
@@ -25,15 +25,16 @@ from ..protocol.errors import (
     ProtocolViolation,
     Unreachable,
 )
-from ..protocol.frames import Hello
-from ..protocol.limits import (
+from kachery_p2p.protocol.frames import Hello
+from kachery_p2p.protocol.limits import (
     CIRCUIT_CREDIT,
     HANDSHAKE_SECONDS,
     IDLE_CIRCUIT_SECONDS,
     MAX_CHANNELS,
     MAX_CLOCK_SKEW,
 )
-from ..protocol.methods import CHANNELS, CIRCUIT, CIRCUIT_IN, CircuitTo
+from kachery_p2p.protocol.methods import CHANNELS, CIRCUIT, CIRCUIT_IN, CircuitTo
+
 from .circuit import CircuitTransport
 from .context import Context
 from .link import Link, Stream, handshake
@@ -94,9 +95,7 @@ class Network:
     ) -> None:
         self._streams[method] = (kind, handler)
 
-    def on_note_of(
-        self, topic: str, kind: type[T], handler: Callable[[Link, T], None]
-    ) -> None:
+    def on_note_of(self, topic: str, kind: type[T], handler: Callable[[Link, T], None]) -> None:
         self._notes[topic] = (kind, handler)
 
     # --- Handler of each link ----------------------------------------------------------------
@@ -249,8 +248,6 @@ class Network:
         self.spawn(self._life(link, hello), name=f"link {link.peer[:8]}")
         await link.greeted.wait()
         proved()
-        if link.closed_by is None:
-            self._admit(link)
         await self._settled(link)
         if link.closed_by is not None:
             raise link.closed_by
@@ -267,7 +264,7 @@ class Network:
             for callback in self.on_lost:
                 callback(link)
 
-    def _admit(self, link: Link) -> None:
+    def on_hello(self, link: Link) -> None:
         assert link.hello is not None
         if link.peer == self.context.node_id:
             link.close(ProtocolViolation(reason="this node reached itself"))
@@ -407,9 +404,7 @@ class Network:
             raise NotAMember(node=source, peer=self.context.node_id[:8])
         stream.grant(CIRCUIT_CREDIT)
         transport = CircuitTransport(stream, f"{source[:8]} via {link.peer[:8]}")
-        inner = await self.attend(
-            transport, initiator=False, expected=source, via=link.peer
-        )
+        inner = await self.attend(transport, initiator=False, expected=source, via=link.peer)
         await inner.closed.wait()
 
     def sweep(self) -> None:

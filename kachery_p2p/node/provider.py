@@ -16,12 +16,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from ..protocol.errors import BadInput, CorruptContent, NotFound
-from ..protocol.limits import BLOCK, INLINE_FILE, MANIFEST_CHUNK, MAX_BODY
-from ..protocol.methods import FILE_OPEN, FILE_READ, FileInfo, FileOpen, FileRead
-from ..storage.blobs import Blob
-from ..storage.partials import Partial
-from ..storage.trees import TreeFile, ensure_tree
+from kachery_p2p.protocol.errors import BadInput, CorruptContent, NotFound
+from kachery_p2p.protocol.limits import BLOCK, INLINE_FILE, MANIFEST_CHUNK, MAX_BODY
+from kachery_p2p.protocol.methods import FILE_OPEN, FILE_READ, FileInfo, FileOpen, FileRead
+from kachery_p2p.storage.blobs import Blob
+from kachery_p2p.storage.partials import Partial
+from kachery_p2p.storage.treefile import TreeFile
+from kachery_p2p.storage.trees import ensure_tree
+
 from .link import Link, Stream
 from .network import Network
 
@@ -52,9 +54,7 @@ class Provider:
         network.on_stream_of(FILE_READ, FileRead, self._read)
 
     def _require(self, link: Link, channel: bytes, sha1: bytes) -> str:
-        self._network.require_role(
-            link, channel, theirs="request-files", ours="provide-files"
-        )
+        self._network.require_role(link, channel, theirs="request-files", ours="provide-files")
         if len(sha1) != 20:
             raise BadInput(what="file hash", reason="not 20 bytes")
         return sha1.hex()
@@ -219,5 +219,3 @@ class _PartialReader:
         if data is None or proof is None:
             raise NotFound(what="that range", detail="the provider is still fetching it itself")
         return data, proof
-
-

@@ -25,9 +25,9 @@ from websockets.exceptions import (
     WebSocketException,
 )
 
-from ..protocol.codec import Buffer
-from ..protocol.errors import BadInput, LinkClosed, Unreachable
-from ..protocol.limits import (
+from kachery_p2p.protocol.codec import Buffer
+from kachery_p2p.protocol.errors import BadInput, LinkClosed, Unreachable
+from kachery_p2p.protocol.limits import (
     DIAL_SECONDS,
     HANDSHAKE_SECONDS,
     KIB,

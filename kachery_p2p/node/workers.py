@@ -38,9 +38,7 @@ class Workers:
         self._disk.shutdown(wait=True, cancel_futures=True)
 
 
-async def _run(
-    pool: Executor, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
-) -> R:
+async def _run(pool: Executor, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     loop = asyncio.get_running_loop()
     if kwargs:
         return await loop.run_in_executor(pool, lambda: function(*args, **kwargs))

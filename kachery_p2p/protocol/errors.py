@@ -186,7 +186,9 @@ class StorageInUse(LocalError):
 class StorageFull(LocalError):
     code = "storage-full"
     exit_status = 4
-    text = "No space left for {what} in {path!r}: free some, then repeat the call; nothing was lost."
+    text = (
+        "No space left for {what} in {path!r}: free some, then repeat the call; nothing was lost."
+    )
 
 
 class StorageDamaged(LocalError):

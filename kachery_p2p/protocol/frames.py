@@ -112,20 +112,7 @@ class Bye(msgspec.Struct, frozen=True, array_like=True, tag=11):
     fields: dict[str, Any]
 
 
-Frame = (
-    Hello
-    | Request
-    | Response
-    | Failure
-    | Open
-    | Data
-    | Credit
-    | End
-    | Note
-    | Ping
-    | Pong
-    | Bye
-)
+Frame = Hello | Request | Response | Failure | Open | Data | Credit | End | Note | Ping | Pong | Bye
 
 _KINDS = (Hello, Request, Response, Failure, Open, Data, Credit, End, Note, Ping, Pong, Bye)
 

@@ -96,7 +96,9 @@ MAX_CHANNEL_NAME: Final = 100
 MAX_URL: Final = 2_000
 """Characters."""
 MAX_LABEL: Final = 200
-"""Characters of a node's or a file's label."""
+"""Characters of a node's label."""
+MAX_FILE_LABEL: Final = 1_000
+"""Characters of the label in a URI: a file name (255), or a whole path in URIs of old."""
 
 # --- gossip ------------------------------------------------------------------------------------
 BLINDED_KEY_BYTES: Final = 16
@@ -149,6 +151,12 @@ LOCAL_PIECE: Final = 1 * MIB
 MAX_LOCAL_CLIENTS: Final = 1_024
 MAX_LOCAL_REQUESTS: Final = 2_048
 """Calls of one client that run at once; more wait in the socket."""
+LOCAL_QUEUE: Final = 8 * MIB
+"""Bytes that wait for one end of a local socket to read; the other end's calls wait then."""
+MAX_LOCAL_DESCRIPTORS: Final = 16
+"""File descriptors of one client that came and are not yet claimed by a call."""
+LOCAL_UPLOAD_PIECES: Final = 8
+"""Pieces of one streamed store that wait for the disk; then the client's socket is not read."""
 DEFAULT_API_PORT: Final = 20_421
 MAX_MUTABLE: Final = 1 * MIB
 """Bytes of one mutable's key or value as JSON."""

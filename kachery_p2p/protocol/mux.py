@@ -457,9 +457,7 @@ class Mux:
             )
         self._control.append(frame)
 
-    def _enqueue(
-        self, number: int, stream: _Stream, frame: Frame, body: Buffer | None
-    ) -> None:
+    def _enqueue(self, number: int, stream: _Stream, frame: Frame, body: Buffer | None) -> None:
         if not stream.outbox:
             ready = self._groups.get(stream.group)
             if ready is None:

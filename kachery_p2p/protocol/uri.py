@@ -59,7 +59,7 @@ class KacheryUri:
         kind: 'sha1', 'sha1dir' or 'feed'.
         algorithm: 'sha1', or 'ed25519' for feeds, whose id is a public key.
         hash: lower-case hex digits, 40 of them (64 for feeds).
-        label: the name for people, '' if there is none; at most ``limits.MAX_LABEL`` characters.
+        label: the name for people, '' if there is none; at most ``limits.MAX_FILE_LABEL`` characters.
         manifest: sha1 of the file's manifest.
         chunk_of: what this file is a part of.
         path: the path inside a 'sha1dir', the subfeed of a 'feed', else ''.
@@ -101,7 +101,7 @@ class KacheryUri:
             raise _bad(shown, "only sha1dir:// and feed:// have a path")
         if self.kind == "sha1dir" and "/" in self.label:
             raise _bad(shown, "the label of a sha1dir:// has no slash")
-        _check_text(shown, "label", self.label, limits.MAX_LABEL)
+        _check_text(shown, "label", self.label, limits.MAX_FILE_LABEL)
         _check_text(shown, "path", self.path, limits.MAX_URI)
 
     def __str__(self) -> str:

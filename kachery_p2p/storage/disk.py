@@ -104,29 +104,32 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def make_folders(folder: Path, durable: bool) -> None:
-    """Create ``folder`` and what is missing above it; each new entry durable if asked."""
+def make_folders(folder: Path) -> list[Path]:
+    """Create ``folder`` and what is missing above it; the folders that got new entries."""
     try:
         os.mkdir(folder)
     except FileExistsError:
-        return
+        return []
     except FileNotFoundError:
-        make_folders(folder.parent, durable)
+        changed = make_folders(folder.parent)
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder)
-    if durable:
-        sync_folder(folder.parent)
+        return [folder.parent, *changed]
+    return [folder.parent]
 
 
 def move(source: Path, target: Path, durable: bool) -> None:
     """Rename within the file system, over whatever is there, making the folder if need be."""
+    changed = [target.parent]
     try:
         os.replace(source, target)
     except FileNotFoundError:
-        make_folders(target.parent, durable)
+        changed += make_folders(target.parent)
         os.replace(source, target)
     if durable:
-        sync_folder(target.parent)
+        # All at the end: a journal writes them out together with the first.
+        for folder in changed:
+            sync_folder(folder)
 
 
 def remove(path: Path) -> bool:

@@ -1,9 +1,9 @@
 """One pass over a file's bytes that yields every hash the system knows it by.
 
-Together with the whole SHA-1, a file over MANIFEST_CHUNK bytes needs the SHA-1 of each chunk and the
-BLAKE3 leaves of its 64 KiB blocks. Two of these lanes run in worker threads beside the caller, who
-copies the same bytes meanwhile: SHA-1 is the slowest of the three and cannot be cut in pieces, so
-one core hashes the whole and another does the rest.
+Together with the whole SHA-1, a file over MANIFEST_CHUNK bytes needs the SHA-1 of each chunk and
+the BLAKE3 leaves of its 64 KiB blocks. Two of these lanes run in worker threads beside
+the caller, who copies the same bytes meanwhile: SHA-1 is the slowest of the three and cannot be cut
+in pieces, so one core hashes the whole and another does the rest.
 
 Invariant: a buffer given to :meth:`ContentHasher.feed` is read until the next ``feed``, ``settle``
 or ``finish`` returns, and must not change until then.

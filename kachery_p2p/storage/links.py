@@ -1,7 +1,7 @@
 """Link files: the content is in a file of the user's, and the storage only points there.
 
-kachery's format: ``<hash>.link`` holds JSON ``{"path","size","mtime"}`` with an absolute path, bytes
-and seconds. The hash was true when the link was made; a size or a modification time that no longer
+kachery's format: ``<hash>.link`` holds JSON ``{"path","size","mtime"}``: an absolute path, bytes,
+seconds. The hash was true when the link was made; a size or a modification time that no longer
 fits makes the link *stale*, and a stale link is no content at all.
 
 Invariant: nothing here follows a path that is not absolute or a target that is not a regular file.
@@ -34,7 +34,7 @@ class Link:
 
     @classmethod
     def read(cls, path: Path) -> Link | None:
-        """The link file at ``path``; None if there is none or it is not one. OSError if unreadable."""
+        """The link file at ``path``; None if it is not there or not a link."""
         try:
             with open(path, "rb") as file:
                 data = file.read(_MAX_LINK + 1)
@@ -46,19 +46,19 @@ class Link:
             return None
         if not isinstance(fields, dict):
             return None
-        target, size, mtime = (fields.get(name) for name in ("path", "size", "mtime"))
+        target, size, mtime = fields.get("path"), fields.get("size"), fields.get("mtime")
         if not isinstance(target, str) or not os.path.isabs(target) or "\0" in target:
             return None
-        if type(size) is not int or not 0 <= size <= MAX_FILE or type(mtime) not in (int, float):
+        if type(size) is not int or not 0 <= size <= MAX_FILE:
+            return None
+        if isinstance(mtime, bool) or not isinstance(mtime, int | float) or abs(mtime) > 1e12:
             return None
         return cls(Path(target), size, float(mtime))
 
     def to_json(self) -> bytes:
         """The bytes of the link file. Raises UnicodeEncodeError for a path that is not UTF-8."""
         str(self.path).encode()
-        return json.dumps(
-            {"path": str(self.path), "size": self.size, "mtime": self.mtime}
-        ).encode()
+        return json.dumps({"path": str(self.path), "size": self.size, "mtime": self.mtime}).encode()
 
     def problem(self) -> str | None:
         """Why the link is stale, or None if it is good."""

@@ -4,8 +4,8 @@
 a suffix, a ``.link`` (the bytes are in a file elsewhere), a ``.tree`` (Merkle hashes) and a
 ``.partial`` with its helpers (a download in progress). ``tmp/`` holds files being written.
 
-Invariant: a path is only ever built from a hash that passed :func:`check_sha1`, so nothing that came
-from outside can name a path.
+Invariant: a path is only ever built from a hash that passed :func:`check_sha1`, so nothing that
+came from outside can name a path.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ CORRUPT: Final = ".corrupt-"
 TEMPORARY_FOLDER: Final = "tmp"
 LOCK_FILE: Final = ".kachery-p2p.lock"
 
-Kind = Literal["blob", "link", "partial"]
+Kind = Literal["blob", "link"]
 
 _SHA1: Final = re.compile(r"[0-9a-f]{40}")
 _PAIR: Final = re.compile(r"[0-9a-f]{2}")
-_KINDS: Final[dict[str, Kind]] = {"": "blob", LINK: "link", PARTIAL: "partial"}
+_KINDS: Final[dict[str, Kind]] = {"": "blob", LINK: "link"}
 
 
 class Entry(NamedTuple):
@@ -62,11 +62,11 @@ def parse_name(name: str) -> tuple[str, str] | None:
 
 
 def scan(root: Path) -> Iterator[Entry]:
-    """Every blob, link and partial under ``root``, in the order of the folders.
+    """Every blob and link under ``root``, in the order of the folders.
 
     A folder is listed when it is reached, so memory does not grow with the storage. What vanishes
     meanwhile is left out, and so are files that lie in the wrong folder. The size of a link is that
-    of the link file; whether the link is good is for the store to say.
+    of the link file; whether the link is good is for the store to say. A hash may come twice.
     """
     for aa in _folders(root / "sha1"):
         for bb in _folders(Path(aa.path)):

@@ -1,8 +1,8 @@
 """A file's Merkle tree on disk: all levels concatenated, leaves first, 32 bytes a hash.
 
-Invariants: a tree file was either written whole or is not there under its final name; its size says
-how many leaves it has. Memory does not grow with the file: leaves go to disk as they come, and upper
-levels are made from there.
+Invariants: a tree file was either written whole or is not there under its final name; its size
+says how many leaves it has. Memory does not grow with the file: leaves go to disk as they come, and
+upper levels are made from there.
 
 The hashes read from disk are not believed: a proof is checked against the root before it is given
 out, and whoever knows the root from a manifest compares it.

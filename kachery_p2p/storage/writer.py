@@ -2,29 +2,26 @@
 
 What is hashed is what was written: both come from the same buffer (or, for a cloned file, from the
 clone), so a source that changes meanwhile gives an odd snapshot but never a wrong hash. A writer
-ends in :meth:`ContentWriter.finish` or :meth:`ContentWriter.abort`, and leaves nothing behind unless
-the store placed it.
+ends in :meth:`ContentWriter.finish` or :meth:`ContentWriter.abort`, and leaves nothing behind
+unless the store placed it.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from kachery_p2p.protocol.errors import BadInput
-from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK, MAX_FILE, MIB
+from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK, MAX_FILE
 from kachery_p2p.protocol.manifest import TREE_ALGORITHM, Manifest, Tree
 
 from .disk import Buffer, create, disk_errors, remove, temporary_path, write_all
 from .hashing import ContentHasher
 from .treefile import TreeBuilder
-
-WRITEBACK: Final = 64 * MIB
-"""Bytes after which the disk is told to begin: the last sync has less left to wait for."""
 
 _WHAT: Final = "content being stored"
 
@@ -51,17 +48,12 @@ class ContentWriter:
         place: Callable[[ContentWriter, str, int, Manifest | None], Stored],
         *,
         keep: bool,
-        durable: bool,
     ) -> None:
         self.path = temporary_path(folder)
         self.tree = TreeBuilder(folder)
         self.fd = -1
         self._hasher = ContentHasher(pool)
-        self._pool = pool
         self._place = place
-        self._durable = durable
-        self._dirty = 0
-        self._writeback: Future[None] | None = None
         if keep:
             with disk_errors(_WHAT, self.path):
                 self.fd = create(self.path)
@@ -91,9 +83,6 @@ class ContentWriter:
         if self.fd >= 0 and not written:
             with disk_errors(_WHAT, self.path):
                 write_all(self.fd, data)
-            self._dirty += len(data)
-            if self._durable and self._dirty >= WRITEBACK:
-                self._begin_writeback()
 
     def finish(self) -> Stored:
         """Make it durable content of the store; the writer is used up."""
@@ -104,7 +93,6 @@ class ContentWriter:
             if hashed.size > MANIFEST_CHUNK:
                 root = Tree(TREE_ALGORITHM, BLOCK, self.tree.finish())
                 manifest = Manifest(hashed.size, hashed.sha1, hashed.chunks, root)
-            self._end_writeback()
             return self._place(self, hashed.sha1, hashed.size, manifest)
         finally:
             self.abort()
@@ -114,23 +102,6 @@ class ContentWriter:
         self._hasher.settle()
         self.tree.abort()
         if self.fd >= 0:
-            writeback, self._writeback = self._writeback, None
-            if writeback is not None:
-                # Only waited for: how it ended is of no interest for bytes that are thrown away.
-                writeback.exception()
             os.close(self.fd)
             self.fd = -1
             remove(self.path)
-
-    def _begin_writeback(self) -> None:
-        if self._writeback is None or self._writeback.done():
-            self._end_writeback()
-            self._dirty = 0
-            self._writeback = self._pool.submit(os.fdatasync, self.fd)
-
-    def _end_writeback(self) -> None:
-        # An error of a sync is told once per open file: it must not get lost.
-        writeback, self._writeback = self._writeback, None
-        if writeback is not None:
-            with disk_errors(_WHAT, self.path):
-                writeback.result()

@@ -1,0 +1,297 @@
+"""The async client's connection to the local node.
+
+Look-up order: offline mode is somebody else's (:mod:`.offline`); ``KACHERY_P2P_API_PORT`` ->
+``$XDG_RUNTIME_DIR/kachery-p2p/node.sock`` -> ``/run/kachery-p2p/node.sock`` -> loopback TCP 20421 ->
+:class:`~kachery_p2p.protocol.errors.DaemonNotRunning`, which names everything that was tried.
+
+One connection per event loop, made at first use and again after the node restarted. Every call ends:
+with its answer, with the node's error, or with LinkClosed when the node goes away. Cancelling a call
+cancels it in the node too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import weakref
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from kachery_p2p.local import places
+from kachery_p2p.local.framed import FramedSocket
+from kachery_p2p.protocol import local
+from kachery_p2p.protocol.errors import (
+    DaemonNotPermitted,
+    DaemonNotRunning,
+    KacheryError,
+    LinkClosed,
+    ProtocolViolation,
+    StorageMismatch,
+    from_wire,
+)
+from kachery_p2p.protocol.limits import (
+    CONNECT_LOCAL_SECONDS,
+    DEFAULT_API_PORT,
+    LOCAL_PIECE,
+    PROTOCOL_VERSION,
+)
+
+_connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Connection] = (
+    weakref.WeakKeyDictionary()
+)
+_connecting: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+class _Call:
+    def __init__(self, on_progress: Callable[[dict[str, Any]], None] | None) -> None:
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.on_progress = on_progress
+        self.chunks: list[bytes] = []
+
+
+class Connection:
+    """See the module. Made by :func:`connect`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.welcome: local.Welcome | None = None
+        self.pid = os.getpid()
+        self._calls: dict[int, _Call] = {}
+        self._last = 0
+        self._greeted: asyncio.Future[local.Welcome] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self._socket = FramedSocket(sock, self._on_message, self._on_close)
+
+    @property
+    def storage_dir(self) -> Path:
+        assert self.welcome is not None
+        return Path(self.welcome.storage_dir)
+
+    @property
+    def alive(self) -> bool:
+        return not self._socket.closed and self.pid == os.getpid()
+
+    @property
+    def passes_descriptors(self) -> bool:
+        return self._socket.unix
+
+    async def greet(self, token: str | None) -> None:
+        self._socket.send(local.Greeting(PROTOCOL_VERSION, token, os.getpid()))
+        async with asyncio.timeout(CONNECT_LOCAL_SECONDS):
+            self.welcome = await self._greeted
+
+    async def call(
+        self,
+        method: str,
+        params: dict[str, Any],
+        *,
+        descriptor: int | None = None,
+        pieces: memoryview | None = None,
+        on_progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Any:
+        """Do one call and return its result. Raises what the node answered.
+
+        Args:
+            descriptor: an open file that the node shall read; it stays the caller's.
+            pieces: bytes that are streamed after the call.
+        """
+        async with self._open(method, params, descriptor, on_progress) as (number, call):
+            if pieces is not None:
+                await self._upload(number, call, pieces)
+            return await call.future
+
+    async def call_for_bytes(self, method: str, params: dict[str, Any]) -> tuple[Any, bytes]:
+        """Do one call whose result comes with a stream of bytes."""
+        async with self._open(method, params, None, None) as (_, call):
+            result = await call.future
+            return result, b"".join(call.chunks)
+
+    @contextlib.asynccontextmanager
+    async def _open(
+        self,
+        method: str,
+        params: dict[str, Any],
+        descriptor: int | None,
+        on_progress: Callable[[dict[str, Any]], None] | None,
+    ) -> AsyncIterator[tuple[int, _Call]]:
+        await self._socket.drained()
+        self._last += 1
+        number = self._last
+        call = self._calls[number] = _Call(on_progress)
+        try:
+            sent = local.Call(number, method, params, 0 if descriptor is None else 1)
+            self._socket.send(sent, descriptor)
+            yield number, call
+        except asyncio.CancelledError:
+            # Wait for the node to have let go: what it keeps must be settled when we return.
+            if self.alive and not call.future.done():
+                self._socket.send(local.CancelCall(number))
+                with contextlib.suppress(KacheryError, TimeoutError):
+                    async with asyncio.timeout(CONNECT_LOCAL_SECONDS):
+                        await call.future
+            raise
+        finally:
+            self._calls.pop(number, None)
+            if call.future.done() and not call.future.cancelled():
+                call.future.exception()
+
+    async def _upload(self, number: int, call: _Call, data: memoryview) -> None:
+        for start in range(0, len(data), LOCAL_PIECE):
+            if call.future.done():  # the node has refused it already
+                return
+            await self._socket.drained()
+            self._socket.send(local.Piece(number, bytes(data[start : start + LOCAL_PIECE])))
+        self._socket.send(local.Finish(number))
+
+    def _on_message(self, message: local.Message) -> None:
+        match message:
+            case local.Welcome():
+                if not self._greeted.done():
+                    self._greeted.set_result(message)
+            case local.Failure(id=0):
+                raise from_wire(message.code, message.fields)
+            case local.Answer():
+                self._end(message.id, message.result, None)
+            case local.Failure():
+                self._end(message.id, None, from_wire(message.code, message.fields))
+            case local.Progress():
+                call = self._calls.get(message.id)
+                if call is not None and call.on_progress is not None:
+                    call.on_progress(message.info)
+            case local.Chunk():
+                call = self._calls.get(message.id)
+                if call is not None:
+                    call.chunks.append(message.data)
+            case _:
+                raise ProtocolViolation(reason="a message that only a client sends")
+
+    def _end(self, number: int, result: Any, error: KacheryError | None) -> None:
+        call = self._calls.get(number)
+        if call is None or call.future.done():
+            return
+        if error is not None:
+            call.future.set_exception(error)
+        else:
+            call.future.set_result(result)
+
+    def _on_close(self, error: KacheryError | None) -> None:
+        reason: KacheryError = error or LinkClosed(
+            peer="the local node", reason="it stopped, or was killed"
+        )
+        for call in self._calls.values():
+            if not call.future.done():
+                call.future.set_exception(reason)
+        if not self._greeted.done():
+            self._greeted.set_exception(reason)
+            self._greeted.exception()
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _attempts() -> list[tuple[str, Callable[[], tuple[socket.socket, str | None]]]]:
+    """What to try, in order: (description, how to connect)."""
+    port = places.api_port()
+    if port is not None:
+        return [_tcp(port)]
+    attempts = [_unix(path) for path in places.socket_candidates()]
+    if any(path.exists() for path in places.token_candidates(DEFAULT_API_PORT)):
+        attempts.append(_tcp(DEFAULT_API_PORT))
+    return attempts
+
+
+def _unix(path: Path) -> tuple[str, Callable[[], tuple[socket.socket, str | None]]]:
+    def make() -> tuple[socket.socket, str | None]:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(str(path))
+        except BaseException:
+            sock.close()
+            raise
+        return sock, None
+
+    return str(path), make
+
+
+def _tcp(port: int) -> tuple[str, Callable[[], tuple[socket.socket, str | None]]]:
+    def make() -> tuple[socket.socket, str | None]:
+        token = None
+        for path in places.token_candidates(port):
+            if path.exists():
+                token = path.read_text(encoding="ascii")
+                break
+        sock = socket.create_connection(("127.0.0.1", port), timeout=CONNECT_LOCAL_SECONDS)
+        return sock, token
+
+    return f"127.0.0.1:{port}", make
+
+
+async def connect() -> Connection:
+    """A new connection.
+
+    Raises:
+        DaemonNotRunning, DaemonNotPermitted, VersionMismatch, StorageMismatch
+    """
+    tried: list[str] = []
+    for name, make in _attempts():
+        try:
+            sock, token = make()
+        except PermissionError as error:
+            raise DaemonNotPermitted(reason=f"{name}: {error.strerror}") from error
+        except OSError as error:
+            tried.append(f"{name}: {error.strerror or error}")
+            continue
+        connection = Connection(sock)
+        try:
+            await connection.greet(token)
+        except TimeoutError as error:
+            connection.close()
+            raise DaemonNotRunning(
+                reason=f"{name}: connected, but no greeting within {CONNECT_LOCAL_SECONDS:g} s; "
+                "the node may be stopped (see its log)"
+            ) from error
+        except LinkClosed as error:
+            tried.append(f"{name}: {error}")
+            continue
+        except BaseException:
+            connection.close()
+            raise
+        _check_storage(connection)
+        return connection
+    raise DaemonNotRunning(reason="tried " + "; ".join(tried))
+
+
+def _check_storage(connection: Connection) -> None:
+    wanted = os.environ.get(places.STORAGE_VARIABLE)
+    actual = connection.storage_dir
+    if wanted and Path(wanted).absolute() != actual and not _same(Path(wanted), actual):
+        connection.close()
+        raise StorageMismatch(wanted=wanted, actual=str(actual))
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+async def connection() -> Connection:
+    """This event loop's connection, made if need be."""
+    loop = asyncio.get_running_loop()
+    current = _connections.get(loop)
+    if current is not None and current.alive:
+        return current
+    lock = _connecting.get(loop)
+    if lock is None:
+        lock = _connecting[loop] = asyncio.Lock()
+    async with lock:
+        current = _connections.get(loop)
+        if current is None or not current.alive:
+            current = _connections[loop] = await connect()
+        return current

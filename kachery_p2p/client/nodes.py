@@ -1,0 +1,194 @@
+"""The local node itself: who it is, its channels, its mutables. The async API."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from kachery_p2p.protocol.errors import BadInput
+from kachery_p2p.protocol.limits import MAX_MUTABLE
+
+from . import offline
+from .connection import connection
+
+
+async def _call(what: str, method: str, params: dict[str, Any]) -> Any:
+    offline.require_node(what)
+    return await (await connection()).call(method, params)
+
+
+async def aget_node_id() -> str:
+    """The id of the local node: 64 hex digits, its Ed25519 public key.
+
+    Raises:
+        DaemonNotRunning, NeedsNode
+    """
+    offline.require_node("get_node_id")
+    welcome = (await connection()).welcome
+    assert welcome is not None
+    return welcome.node_id
+
+
+async def anode_info() -> dict[str, Any]:
+    """Everything the node says of itself: ids, folders, channels, links, last warnings.
+
+    Raises as :func:`aget_node_id`.
+    """
+    info: dict[str, Any] = await _call("node_info", "info", {})
+    return info
+
+
+async def aget_channels() -> list[dict[str, Any]]:
+    """The channels that the node is on, each a dict with name, id, version, owner (whether it is
+    ours), open, granted, wanted and effective roles, and bootstraps. Raises as
+    :func:`aget_node_id`."""
+    channels: list[dict[str, Any]] = (await _call("get_channels", "channel.list", {}))["channels"]
+    return channels
+
+
+async def astop_node() -> int:
+    """Order the node to stop; its process id. Raises as :func:`aget_node_id`, and ReadOnlyUser."""
+    pid: int = (await _call("stop", "stop", {}))["pid"]
+    return pid
+
+
+# --- mutables ------------------------------------------------------------------------------------
+
+
+def _json(what: str, value: Any) -> str:
+    """Canonical JSON. Raises BadInput."""
+    try:
+        text = json.dumps(
+            value, separators=(",", ":"), sort_keys=True, allow_nan=False, ensure_ascii=False
+        )
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadInput(what=what, reason=f"it is no JSON value: {error}") from error
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_MUTABLE:
+        raise BadInput(
+            what=what, reason=f"longer than {MAX_MUTABLE} bytes; store it and set its URI"
+        )
+    return text
+
+
+async def aset(key: Any, value: Any, update: bool = True) -> bool:
+    """Set a value that is local to this node. Key and value may be any JSON.
+
+    Args:
+        update: False leaves a value alone that is there already.
+
+    Returns:
+        Whether the value was written.
+
+    Raises:
+        BadInput, DaemonNotRunning, ReadOnlyUser, NeedsNode
+    """
+    params = {"key": _json("key", key), "value": _json("value", value), "update": update}
+    written: bool = (await _call("set", "set", params))["written"]
+    return written
+
+
+async def aget(key: Any) -> Any:
+    """The value that was set, or None. Raises as :func:`aset`."""
+    answer = await _call("get", "get", {"key": _json("key", key)})
+    return json.loads(answer["value"]) if answer["found"] else None
+
+
+async def aget_string(key: Any) -> str | None:
+    """The value as text, or None. Raises as :func:`aset`."""
+    value = await aget(key)
+    return None if value is None else str(value)
+
+
+async def adelete(key: Any, value: Any = None) -> bool:
+    """Forget a value; whether there was one. ``value`` is ignored, as it always was. Raises as
+    :func:`aset`."""
+    deleted: bool = (await _call("delete", "delete", {"key": _json("key", key)}))["deleted"]
+    return deleted
+
+
+# --- channels ------------------------------------------------------------------------------------
+
+
+async def achannel_create(
+    name: str,
+    bootstraps: list[str],
+    *,
+    open: bool = False,
+    default_roles: str = "none",
+    expires_in: float | None = None,
+    roles: str = "all",
+) -> dict[str, Any]:
+    """Make a channel that this node owns.
+
+    Args:
+        name: for people.
+        bootstraps: ``ws://`` or ``wss://`` URLs of its proxies, each with ``#NODE_ID`` or reachable
+            now.
+        open: anyone who holds the document is a member, with ``default_roles``.
+        expires_in: seconds from now, or None.
+        roles: what this node itself may and wants to do.
+
+    Raises:
+        BadInput, DaemonNotRunning
+    """
+    return await _channel(
+        "create",
+        name=name,
+        bootstraps=bootstraps,
+        open=open,
+        default_roles=default_roles,
+        expires_in=expires_in,
+        roles=roles,
+    )
+
+
+async def achannel_join(document: str, *, roles: str = "all") -> dict[str, Any]:
+    """Join a channel, or change what this node wants on it.
+
+    Args:
+        document: the exported text.
+        roles: what this node's user switches on, such as ``"request-files"``.
+
+    Raises:
+        BadChannelDocument, BadInput
+    """
+    return await _channel("join", document=document, roles=roles)
+
+
+async def achannel_leave(channel: str, *, force: bool = False) -> dict[str, Any]:
+    """Leave a channel. ``force``: although this node owns it. Raises UnknownChannel, BadInput."""
+    return await _channel("leave", channel=channel, secret=not force)
+
+
+async def achannel_show(channel: str) -> dict[str, Any]:
+    """A channel with its members. Raises UnknownChannel."""
+    return await _channel("show", channel=channel)
+
+
+async def achannel_export(channel: str, *, secret: bool = True) -> str:
+    """The signed document as text. For an open channel it carries the secret that its members need;
+    ``secret=False`` leaves it out, for a proxy. Raises UnknownChannel."""
+    text: str = (await _channel("export", channel=channel, secret=secret))["text"]
+    return text
+
+
+async def achannel_add_node(
+    channel: str, node: str, *, label: str = "", roles: str = "all"
+) -> dict[str, Any]:
+    """Make a node a member; owner only. Raises AccessDenied, BadInput, UnknownChannel."""
+    return await _channel("add-node", channel=channel, node=node, label=label, roles=roles)
+
+
+async def achannel_remove_node(channel: str, node: str) -> dict[str, Any]:
+    """Remove a member, by id or label; owner only. Raises as :func:`achannel_add_node`."""
+    return await _channel("remove-node", channel=channel, node=node)
+
+
+async def achannel_set_roles(channel: str, node: str, roles: str) -> dict[str, Any]:
+    """Grant a member exactly these roles; owner only. Raises as :func:`achannel_add_node`."""
+    return await _channel("set-roles", channel=channel, node=node, roles=roles)
+
+
+async def _channel(verb: str, **params: Any) -> dict[str, Any]:
+    result: dict[str, Any] = await _call(f"channel {verb}", f"channel.{verb}", params)
+    return result

@@ -1,0 +1,40 @@
+"""The sync twins: each is the async function of the same name with an ``a`` in front, run on the
+portal's loop (:mod:`.portal`). Nothing else is here, so the two cannot differ."""
+
+from __future__ import annotations
+
+from . import files, nodes
+from .portal import twin
+
+store_bytes = twin(files.astore_bytes)
+store_text = twin(files.astore_text)
+store_json = twin(files.astore_json)
+store_npy = twin(files.astore_npy)
+store_pkl = twin(files.astore_pkl)
+store_file = twin(files.astore_file)
+link_file = twin(files.alink_file)
+load_file = twin(files.aload_file)
+load_bytes = twin(files.aload_bytes)
+load_text = twin(files.aload_text)
+load_json = twin(files.aload_json)
+load_npy = twin(files.aload_npy)
+load_pkl = twin(files.aload_pkl)
+find_file = twin(files.afind_file)
+
+get_node_id = twin(nodes.aget_node_id)
+node_info = twin(nodes.anode_info)
+get_channels = twin(nodes.aget_channels)
+stop_node = twin(nodes.astop_node)
+set = twin(nodes.aset)
+get = twin(nodes.aget)
+get_string = twin(nodes.aget_string)
+delete = twin(nodes.adelete)
+
+channel_create = twin(nodes.achannel_create)
+channel_join = twin(nodes.achannel_join)
+channel_leave = twin(nodes.achannel_leave)
+channel_show = twin(nodes.achannel_show)
+channel_export = twin(nodes.achannel_export)
+channel_add_node = twin(nodes.achannel_add_node)
+channel_remove_node = twin(nodes.achannel_remove_node)
+channel_set_roles = twin(nodes.achannel_set_roles)

@@ -1,0 +1,177 @@
+"""A socket that carries the messages of :mod:`kachery_p2p.protocol.local`, with descriptors.
+
+Used at both ends. Reading and writing happen in callbacks of the event loop, so that a small call
+costs no task switch. Invariants: messages arrive in order and whole; a descriptor rides on the first
+byte of its message; what is queued for a peer that does not read is bounded by whoever awaits
+:meth:`FramedSocket.drained` before it sends more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+
+from kachery_p2p.protocol import local
+from kachery_p2p.protocol.errors import KacheryError, LinkClosed, ProtocolViolation
+from kachery_p2p.protocol.limits import LOCAL_QUEUE, MAX_LOCAL_DESCRIPTORS
+
+_READ_BYTES = 256 * 1024
+
+
+class FramedSocket:
+    """Takes over ``sock``. ``on_message`` is called for each message, ``on_close`` once.
+
+    An exception of the error tree from ``on_message``, or bytes that are no message, close the
+    socket; ``on_close`` gets the error, or None if the peer just went.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        on_message: Callable[[local.Message], None],
+        on_close: Callable[[KacheryError | None], None],
+    ) -> None:
+        sock.setblocking(False)
+        self.unix = sock.family == socket.AF_UNIX
+        if not self.unix:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sock = sock
+        self._on_message = on_message
+        self._on_close = on_close
+        self._loop = asyncio.get_running_loop()
+        self._reader = local.FrameReader()
+        self._descriptors: deque[int] = deque()
+        self._out: deque[tuple[memoryview, int | None]] = deque()
+        self._queued = 0
+        self._room = asyncio.Event()
+        self._room.set()
+        self._writing = False
+        self._reading = False
+        self.closed = False
+        self.resume()
+
+    # --- reading -----------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Read (again)."""
+        if not self.closed and not self._reading:
+            self._reading = True
+            self._loop.add_reader(self._sock.fileno(), self._on_readable)
+
+    def pause(self) -> None:
+        """Let the peer wait; what has been read already still comes."""
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._sock.fileno())
+
+    def take_descriptor(self) -> int:
+        """The next descriptor that came; the caller closes it.
+
+        Raises:
+            ProtocolViolation: none did.
+        """
+        if not self._descriptors:
+            raise ProtocolViolation(reason="a file descriptor is missing")
+        return self._descriptors.popleft()
+
+    def _on_readable(self) -> None:
+        try:
+            if self.unix:
+                data, descriptors, _, _ = socket.recv_fds(
+                    self._sock, _READ_BYTES, MAX_LOCAL_DESCRIPTORS
+                )
+                self._descriptors.extend(descriptors)
+            else:
+                data = self._sock.recv(_READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+            return
+        try:
+            if len(self._descriptors) > MAX_LOCAL_DESCRIPTORS:
+                raise ProtocolViolation(reason="too many file descriptors")
+            for value in self._reader.feed(data):
+                if self.closed:
+                    return
+                self._on_message(local.decode_message(value))
+        except KacheryError as error:
+            self.close(error)
+
+    # --- writing -----------------------------------------------------------------------------
+
+    @property
+    def backed_up(self) -> bool:
+        """The peer has more to read than it should."""
+        return self._queued > LOCAL_QUEUE
+
+    def send(self, message: local.Message, descriptor: int | None = None) -> None:
+        """Queue a message; a descriptor is duplicated by the kernel when it leaves.
+
+        Raises:
+            BadInput: it is too large for a frame, or cannot be packed.
+            LinkClosed: the socket is closed.
+        """
+        frame = local.encode_message(message)
+        if self.closed:
+            raise LinkClosed(peer="the local node", reason="it closed the connection")
+        self._out.append((memoryview(frame), descriptor))
+        self._queued += len(frame)
+        if not self._writing:
+            self._flush()
+
+    async def drained(self) -> None:
+        """Wait while the peer has too much to read. Raises LinkClosed."""
+        while self.backed_up and not self.closed:
+            self._room.clear()
+            await self._room.wait()
+        if self.closed:
+            raise LinkClosed(peer="the local node", reason="it closed the connection")
+
+    def _flush(self) -> None:
+        try:
+            while self._out:
+                view, descriptor = self._out[0]
+                if descriptor is not None:
+                    sent = socket.send_fds(self._sock, [view], [descriptor])
+                else:
+                    sent = self._sock.send(view)
+                self._queued -= sent
+                if sent < len(view):
+                    self._out[0] = (view[sent:], None)
+                else:
+                    self._out.popleft()
+        except (BlockingIOError, InterruptedError):
+            if not self._writing:
+                self._writing = True
+                self._loop.add_writer(self._sock.fileno(), self._flush)
+        except OSError:
+            self.close()
+            return
+        else:
+            if self._writing:
+                self._writing = False
+                self._loop.remove_writer(self._sock.fileno())
+        if self._queued <= LOCAL_QUEUE // 2:
+            self._room.set()
+
+    def close(self, error: KacheryError | None = None) -> None:
+        """Close at once; idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        self.pause()
+        if self._writing:
+            self._loop.remove_writer(self._sock.fileno())
+        self._sock.close()
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors.clear()
+        self._out.clear()
+        self._room.set()
+        self._on_close(error)

@@ -1,0 +1,90 @@
+"""The daemon's process: ``python -m kachery_p2p.node``, started by ``kachery-p2p daemon start``.
+
+Configuration comes as one JSON object on the command line; readiness is told by the socket answering
+(:mod:`.api`), failure by one line of JSON on standard error and an exit status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import logging.handlers
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from kachery_p2p.protocol.errors import KacheryError, to_wire
+
+from .config import Config
+from .node import Node
+
+_LOG_BYTES = 5_000_000
+_LOG_FILES = 3
+
+
+def config_from_json(text: str) -> Config:
+    fields: dict[str, Any] = json.loads(text)
+    for name in ("state_dir", "storage_dir", "runtime_dir", "tls_cert", "tls_key"):
+        if fields.get(name) is not None:
+            fields[name] = Path(fields[name])
+    return Config(**fields)
+
+
+def set_up_log(config: Config, *, foreground: bool) -> None:
+    """To ``<state>/node.log``, rotated; in the foreground to standard error too."""
+    config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handlers: list[logging.Handler] = [
+        logging.handlers.RotatingFileHandler(
+            config.state_dir / "node.log", maxBytes=_LOG_BYTES, backupCount=_LOG_FILES
+        )
+    ]
+    if foreground:
+        handlers.append(logging.StreamHandler())
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        handlers=handlers,
+    )
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)
+
+
+async def serve(config: Config) -> None:
+    """Run a node until a signal or the local API stops it."""
+    node = Node(config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, node.stopping.set)
+    await node.start()
+    try:
+        await node.stopping.wait()
+    finally:
+        await node.stop()
+
+
+def main(arguments: list[str]) -> int:
+    text, *rest = arguments
+    try:
+        config = config_from_json(text)
+        set_up_log(config, foreground="--foreground" in rest)
+        _run(config)
+    except KacheryError as error:
+        code, fields = to_wire(error)
+        logging.getLogger(__name__).error("%s", error)
+        print(json.dumps({"code": code, "fields": fields}), file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+def _run(config: Config) -> None:
+    try:
+        import uvloop
+    except ImportError:  # Windows
+        asyncio.run(serve(config))
+    else:
+        uvloop.run(serve(config))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,376 @@
+"""The calls of the local API: what each does, with its parameters.
+
+========================  ====================================================  =====================
+method                    parameters                                            result
+========================  ====================================================  =====================
+``store``                 data (bytes) | a descriptor | pieces; channel?        sha1, size, manifest
+``link``                  a descriptor, path                                    sha1, size, manifest
+``load``                  sha1, manifest?, channel?; sends progress             size, seconds, sources
+``load_bytes``            sha1, manifest?, start, stop?, channel?; sends chunks  size
+``find``                  sha1, channel?                                        holders, asked, ...
+``damaged``               sha1: the client found it wrong on disk               quarantined
+``info``                                                                        everything about it
+``get`` ``set`` ``delete``  key, value?, update?                                found, value | written
+``channel.*``             see :mod:`.administration`
+``stop``                                                                        (the node stops)
+========================  ====================================================  =====================
+
+A call that changes anything asks :meth:`Caller.require_write` first. No parameter is a path that the
+node would open on the caller's behalf: files come as descriptors, and ``link`` checks that its
+descriptor is the file at its path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.errors import (
+    BadInput,
+    CorruptContent,
+    DeadlineExceeded,
+    KacheryError,
+    NotFound,
+)
+from kachery_p2p.protocol.limits import BLOCK, LOCAL_PIECE, MAX_CALL_SECONDS, MAX_FILE
+from kachery_p2p.storage.blobs import Blob
+from kachery_p2p.storage.writer import Stored
+
+from .api import LiveCall
+
+if TYPE_CHECKING:
+    from .node import Node
+
+Call = Callable[[Any, LiveCall], Awaitable[Any]]
+
+
+class _Nothing(msgspec.Struct, frozen=True):
+    pass
+
+
+class _Store(msgspec.Struct, frozen=True):
+    data: bytes | None = None
+    channel: str | None = None
+
+
+class _Link(msgspec.Struct, frozen=True):
+    path: str
+
+
+class _Content(msgspec.Struct, frozen=True):
+    sha1: str
+    manifest: str | None = None
+    channel: str | None = None
+    start: int = 0
+    stop: int | None = None
+
+    def __post_init__(self) -> None:
+        for text in (self.sha1, self.manifest):
+            if text is not None and (len(text) != 40 or set(text) - set("0123456789abcdef")):
+                raise ValueError("not 40 lower-case hex digits")
+
+
+class _Key(msgspec.Struct, frozen=True):
+    key: str
+    value: str = ""
+    update: bool = True
+
+
+class Calls:
+    """One instance per node; a method per call."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._calls: dict[str, tuple[type[Any], Call]] = {
+            "store": (_Store, self._store),
+            "link": (_Link, self._link),
+            "load": (_Content, self._load),
+            "load_bytes": (_Content, self._load_bytes),
+            "find": (_Content, self._find),
+            "damaged": (_Content, self._damaged),
+            "info": (_Nothing, self._info),
+            "get": (_Key, self._get),
+            "set": (_Key, self._set),
+            "delete": (_Key, self._delete),
+            "stop": (_Nothing, self._stop),
+        }
+        self._calls.update(node.administration.calls())
+
+    async def run(self, method: str, params: dict[str, Any], live: LiveCall) -> Any:
+        """Run one call. Raises KacheryError; cancelling is safe."""
+        entry = self._calls.get(method)
+        if entry is None:
+            raise BadInput(
+                what=f"call {method[:40]!r}",
+                reason="this node does not know it; is the node older than the client?",
+            )
+        try:
+            typed = codec.convert(entry[0], params)
+        except KacheryError as error:
+            raise BadInput(what=method, reason=str(error.fields.get("reason"))) from error
+        try:
+            async with asyncio.timeout(MAX_CALL_SECONDS):
+                return await entry[1](typed, live)
+        except TimeoutError as error:
+            raise DeadlineExceeded(what=method, seconds=MAX_CALL_SECONDS) from error
+
+    def _channel(self, name: str | None) -> bytes | None:
+        return None if name is None else self._node.context.book.resolve(name)
+
+    # --- storing -----------------------------------------------------------------------------
+
+    async def _store(self, params: _Store, live: LiveCall) -> Any:
+        live.caller.require_write()
+        channel = self._channel(params.channel)
+        disk = self._node.context.workers.disk
+        if params.data is not None:
+            stored = await disk(self._keep, params.data, channel)
+        elif live.descriptor is not None:
+            stored = await self._in_thread(self._store_fd, live, channel)
+        else:
+            stored = await self._store_pieces(live, channel)
+        return self._stored(stored)
+
+    def _stored(self, stored: Stored) -> dict[str, Any]:
+        self._node.availability.provide(stored.sha1)
+        if stored.manifest_sha1 is not None:
+            self._node.availability.provide(stored.manifest_sha1)
+        return {"sha1": stored.sha1, "size": stored.size, "manifest": stored.manifest_sha1}
+
+    def _keep(self, data: bytes, channel: bytes | None) -> Stored:
+        if channel is not None:
+            self._restrict(hashlib.sha1(data).hexdigest(), channel)
+        stored = self._node.store.store_bytes(data)
+        self._release(stored, channel)
+        return stored
+
+    def _restrict(self, sha1: str, channel: bytes) -> None:
+        """Stored for one channel: it must not look free even for a moment."""
+        if self._node.store.find(sha1) is None:
+            self._node.state.add_origin(sha1, channel.hex())
+
+    def _release(self, stored: Stored, channel: bytes | None) -> None:
+        """What is stored here by the user is the user's to give, wherever else it came from."""
+        for sha1 in (stored.sha1, stored.manifest_sha1):
+            if sha1 is None:
+                continue
+            if channel is None:
+                self._node.state.clear_origins(sha1)
+            elif self._node.state.origins(sha1) or sha1 == stored.sha1:
+                self._node.state.add_origin(sha1, channel.hex())
+
+    async def _in_thread(
+        self,
+        work: Callable[[LiveCall, bytes | None, Callable[[], bool]], Stored],
+        live: LiveCall,
+        channel: bytes | None,
+    ) -> Stored:
+        """Run long blocking work that watches for the caller's going away."""
+        gone = threading.Event()
+        task = asyncio.ensure_future(
+            self._node.context.workers.disk(work, live, channel, gone.is_set)
+        )
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            gone.set()
+            await asyncio.wait([task])  # it still uses the caller's descriptor
+            if not task.cancelled():
+                task.exception()
+            raise
+
+    def _store_fd(self, live: LiveCall, channel: bytes | None, gone: Callable[[], bool]) -> Stored:
+        assert live.descriptor is not None
+        stored = self._node.store.store_fd(live.descriptor, gone)
+        self._release(stored, channel)
+        return stored
+
+    async def _store_pieces(self, live: LiveCall, channel: bytes | None) -> Stored:
+        disk = self._node.context.workers.disk
+        writer = await disk(self._node.store.begin)
+        try:
+            while (piece := await live.upload.next()) is not None:
+                await disk(writer.write, piece)
+            stored = await disk(writer.finish)
+        except BaseException:
+            await asyncio.shield(disk(writer.abort))
+            raise
+        await disk(self._release, stored, channel)
+        return stored
+
+    async def _link(self, params: _Link, live: LiveCall) -> Any:
+        live.caller.require_write()
+        if live.descriptor is None:
+            raise BadInput(what="link", reason="no file descriptor came; is this a TCP connection?")
+
+        def work(live: LiveCall, channel: bytes | None, gone: Callable[[], bool]) -> Stored:
+            assert live.descriptor is not None
+            stored = self._node.store.link_fd(live.descriptor, Path(params.path), gone)
+            self._release(stored, channel)
+            return stored
+
+        return self._stored(await self._in_thread(work, live, None))
+
+    # --- loading -----------------------------------------------------------------------------
+
+    async def _load(self, params: _Content, live: LiveCall) -> Any:
+        blob = await self._node.context.workers.disk(self._node.store.find, params.sha1)
+        if blob is not None:
+            return {"size": blob.size, "fetched": 0, "seconds": 0.0, "sources": []}
+        return await self._node.downloader.load(
+            params.sha1,
+            params.manifest,
+            channel=self._channel(params.channel),
+            on_progress=live.progress,
+        )
+
+    async def _load_bytes(self, params: _Content, live: LiveCall) -> Any:
+        """Send [start, stop) verified, fetching no more of the file than that takes."""
+        if params.start < 0 or (params.stop is not None and params.stop < params.start):
+            raise BadInput(what="range", reason=f"{params.start} to {params.stop}")
+        disk = self._node.context.workers.disk
+        store = self._node.store
+        blob = await disk(store.find, params.sha1)
+        if blob is not None:
+            return await self._send_range(params, live, _blob_reader(store.read, blob), blob.size)
+        position = params.start
+        size = MAX_FILE
+        while position < min(size, params.stop if params.stop is not None else size):
+            # Piece by piece: what is wanted may be larger than what should be ready at once.
+            stop = min(
+                params.stop if params.stop is not None else MAX_FILE, position + 16 * BLOCK * 16
+            )
+            result, data = await self._fetch_range(params, position, stop)
+            size = int(result["size"])
+            if not data:
+                break
+            for at in range(0, len(data), LOCAL_PIECE):
+                await live.send(data[at : at + LOCAL_PIECE])
+            position += len(data)
+        return {"size": size}
+
+    async def _fetch_range(
+        self, params: _Content, start: int, stop: int
+    ) -> tuple[dict[str, Any], bytes]:
+        downloader = self._node.downloader
+        async with downloader.hold(
+            params.sha1, params.manifest, self._channel(params.channel), (start, stop)
+        ) as (result, partial):
+            disk = self._node.context.workers.disk
+            stop = min(stop, int(result["size"]))
+            if start >= stop:
+                return result, b""
+            blob = await disk(self._node.store.find, params.sha1)
+            if blob is not None:
+                return result, await disk(self._node.store.read, blob, start, stop - start)
+            if partial is not None:
+                first = start // BLOCK * BLOCK
+                last = min(int(result["size"]), -(-stop // BLOCK) * BLOCK)
+                data = await disk(partial.read_verified, first, last)
+                if data is not None:
+                    return result, data[start - first : stop - first]
+        raise NotFound(what=f"sha1://{params.sha1}", detail="it went away while it was read")
+
+    async def _send_range(
+        self, params: _Content, live: LiveCall, read: Callable[[int, int], bytes], size: int
+    ) -> Any:
+        stop = size if params.stop is None else min(params.stop, size)
+        for position in range(params.start, stop, LOCAL_PIECE):
+            length = min(LOCAL_PIECE, stop - position)
+            await live.send(await self._node.context.workers.disk(read, position, length))
+        return {"size": size}
+
+    async def _find(self, params: _Content, live: LiveCall) -> Any:
+        node = self._node
+        blob = await node.context.workers.disk(node.store.find, params.sha1)
+        error = ""
+        try:
+            found = await node.lookup.find(params.sha1, self._channel(params.channel))
+        except KacheryError as failure:
+            return {
+                "local": str(blob.path) if blob else None,
+                "holders": [],
+                "detail": "",
+                "error": str(failure),
+            }
+        if not found.holders and found.errors:
+            error = str(found.errors[0])
+        holders = [
+            {
+                "node": holder.node,
+                "label": holder.label,
+                "channel": node.network.name_of(holder.channel),
+                "direct": holder.direct or bool(holder.urls),
+            }
+            for holder in found.holders
+        ]
+        return {
+            "local": str(blob.path) if blob else None,
+            "holders": holders,
+            "detail": found.detail(),
+            "error": error,
+        }
+
+    async def _damaged(self, params: _Content, live: LiveCall) -> Any:
+        """A client's hash did not fit. Believe only what we see ourselves."""
+
+        def check() -> bool:
+            store = self._node.store
+            blob = store.find(params.sha1)
+            if blob is None:
+                return False
+            digest = hashlib.sha1()
+            for offset in range(0, blob.size, LOCAL_PIECE):
+                digest.update(store.read(blob, offset, min(LOCAL_PIECE, blob.size - offset)))
+            if digest.hexdigest() == params.sha1:
+                return False
+            store.quarantine(params.sha1)
+            return True
+
+        damaged = await self._node.context.workers.disk(check)
+        if damaged:
+            self._node.availability.withdraw(params.sha1)
+            error = CorruptContent(what=f"sha1://{params.sha1}", source="this node's disk")
+            self._node.context.warn(str(error))
+        return {"quarantined": damaged}
+
+    # --- the node ----------------------------------------------------------------------------
+
+    async def _info(self, params: _Nothing, live: LiveCall) -> Any:
+        return self._node.administration.info()
+
+    async def _stop(self, params: _Nothing, live: LiveCall) -> Any:
+        live.caller.require_write()
+        asyncio.get_running_loop().call_later(0.05, self._node.stopping.set)
+        return {"pid": os.getpid()}
+
+    async def _get(self, params: _Key, live: LiveCall) -> Any:
+        value = await self._node.context.workers.disk(self._node.state.get, params.key)
+        return {"found": value is not None, "value": value}
+
+    async def _set(self, params: _Key, live: LiveCall) -> Any:
+        live.caller.require_write()
+        written = await self._node.context.workers.disk(
+            lambda: self._node.state.set(params.key, params.value, update=params.update)
+        )
+        return {"written": written}
+
+    async def _delete(self, params: _Key, live: LiveCall) -> Any:
+        live.caller.require_write()
+        return {
+            "deleted": await self._node.context.workers.disk(self._node.state.delete, params.key)
+        }
+
+
+def _blob_reader(
+    read: Callable[[Blob, int, int], bytes], blob: Blob
+) -> Callable[[int, int], bytes]:
+    return lambda offset, length: read(blob, offset, length)

@@ -1,0 +1,78 @@
+"""What a node is started with."""
+
+from __future__ import annotations
+
+import grp
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from kachery_p2p.protocol.errors import BadInput
+from kachery_p2p.local.places import SOCKET_NAME
+
+
+@dataclass(frozen=True)
+class Config:
+    """All of it is known before anything is opened; :meth:`check` says what cannot work."""
+
+    state_dir: Path
+    storage_dir: Path
+    runtime_dir: Path
+    label: str = ""
+    listen: str | None = None
+    """``HOST:PORT`` on which other nodes may connect; None: no port at all."""
+    public_url: str | None = None
+    """What other nodes can dial to reach this one (through a reverse proxy, say)."""
+    proxy: bool = False
+    """Willing to relay and index for the channels that make this node a proxy."""
+    api_port: int | None = None
+    auth_group: str | None = None
+    socket_mode: int = 0o600
+    others_read_only: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    durable: bool = True
+    """False gives up safety against power cuts (not against crashes). For tests and scratch."""
+
+    def address(self) -> tuple[str, int] | None:
+        """``listen``, split. Raises BadInput."""
+        if self.listen is None:
+            return None
+        host, colon, port = self.listen.rpartition(":")
+        if not colon or not host or not port.isdigit() or int(port) > 65_535:
+            raise BadInput(
+                what=f"--listen {self.listen}", reason="it must be HOST:PORT, such as 0.0.0.0:8080"
+            )
+        return host.strip("[]"), int(port)
+
+    @property
+    def socket_path(self) -> Path:
+        return self.runtime_dir / SOCKET_NAME
+
+    def group_id(self) -> int | None:
+        """The id of ``auth_group``. Raises BadInput if there is no such group."""
+        if self.auth_group is None:
+            return None
+        try:
+            return grp.getgrnam(self.auth_group).gr_gid
+        except KeyError:
+            raise BadInput(
+                what=f"--auth-group {self.auth_group}", reason="there is no such group"
+            ) from None
+
+    def check(self) -> None:
+        """Raises BadInput for what can never work."""
+        self.address()
+        self.group_id()
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise BadInput(what="--tls-cert", reason="--tls-cert and --tls-key go together")
+        if self.public_url is not None and not self.public_url.startswith(("ws://", "wss://")):
+            raise BadInput(
+                what=f"--public-url {self.public_url}", reason="it must start with ws:// or wss://"
+            )
+        if len(os.fsencode(self.socket_path)) > 107:
+            raise BadInput(
+                what=f"socket path {self.socket_path}",
+                reason="longer than the 107 bytes that the system allows; set XDG_RUNTIME_DIR to "
+                "a shorter folder",
+            )

@@ -1,0 +1,226 @@
+"""The composition root: makes the parts of a node, starts and stops them in order.
+
+``start`` returns when everything listens; ``stop`` leaves nothing open, and nothing half-written
+that was acknowledged. Order: storage (with its lock), state, channels, links, announcements, local
+API; and back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import ssl
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from websockets.asyncio.server import Server
+
+from kachery_p2p.protocol.errors import BadInput, KacheryError, LinkClosed, StorageDamaged
+from kachery_p2p.protocol.identity import NodeKey
+from kachery_p2p.protocol.limits import SHUTDOWN_SECONDS
+from kachery_p2p.protocol.membership import ChannelBook
+from kachery_p2p.storage.blobs import BlobStore
+from kachery_p2p.storage.state import StateDB
+
+from . import transport
+from .administration import Administration
+from .api import LocalServer
+from .availability import Availability
+from .bootstraps import Bootstraps
+from .calls import Calls
+from .circuit import Relay
+from .config import Config
+from .context import Context
+from .documents import Documents
+from .downloader import Downloader
+from .lookup import Lookup
+from .network import Network
+from .provider import Provider
+from .workers import Workers
+
+log = logging.getLogger(__name__)
+
+_HOUSEKEEPING_SECONDS = 5.0
+
+
+class SocketRoads:
+    """The real roads: WebSockets."""
+
+    async def dial(self, url: str) -> transport.Transport:
+        return await transport.dial(url)
+
+
+def load_key(path: Path, random_bytes: Callable[[int], bytes]) -> NodeKey:
+    """The node's key, made at the first start. Mode 0600, and refused if others can read it."""
+    try:
+        seed = path.read_bytes()
+    except FileNotFoundError:
+        key = NodeKey.generate(random_bytes)
+        temporary = path.with_suffix(".new")
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(fd, key.seed.hex().encode() + b"\n")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        temporary.rename(path)
+        return key
+    if path.stat().st_mode & 0o077:
+        raise StorageDamaged(
+            path=str(path), reason="others can read the node's key; run 'chmod 600' on it"
+        )
+    try:
+        return NodeKey(bytes.fromhex(seed.decode("ascii").strip()))
+    except ValueError as error:
+        raise StorageDamaged(path=str(path), reason=f"it is not a node key: {error}") from error
+
+
+class Node:
+    """One node. ``roads`` and ``context`` are replaced by the simulator, nobody else."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        roads: Any = None,
+        workers: Workers | None = None,
+        adjust: Callable[[Context], Context] = lambda context: context,
+    ) -> None:
+        config.check()
+        self.config = config
+        self._roads = roads or SocketRoads()
+        self._workers = workers
+        self._adjust = adjust
+        self._servers: list[Server] = []
+        self.stopping = asyncio.Event()
+        """Set by whoever wants the node to stop: a signal, or the local API."""
+
+    async def start(self) -> None:
+        """Open everything, or undo it and raise the KacheryError that says why not."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        config = self.config
+        try:
+            config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise StorageDamaged(path=str(config.state_dir), reason=error.strerror) from error
+        self.state = StateDB(config.state_dir / "state.sqlite", durable=config.durable)
+        self.store = BlobStore(
+            config.storage_dir, durable=config.durable, on_manifest=self.state.set_manifest
+        )
+        self.store.open()
+        context = Context(
+            key=None,  # type: ignore[arg-type]  # set below, with the adjusted randomness
+            book=None,  # type: ignore[arg-type]
+            state=self.state,
+            store=self.store,
+            workers=self._workers or Workers(),
+            label=config.label,
+        )
+        context = self._adjust(context)
+        key = load_key(config.state_dir / "node.key", context.random_bytes)
+        self.context = replace(context, key=key, book=ChannelBook(key))
+        self.network = Network(self.context, self._roads)
+        self.relay = Relay(self.network)
+        self.documents = Documents(self.network)
+        self.bootstraps = Bootstraps(self.network)
+        self.availability = Availability(self.network)
+        self.lookup = Lookup(self.network, self.availability, self.bootstraps)
+        self.downloader = Downloader(self.network, self.lookup, self.availability)
+        self.provider = Provider(
+            self.network,
+            partial=self.downloader.partial,
+            withdrawn=self.availability.withdraw,
+        )
+        self.administration = Administration(self)
+        self.documents.load()
+        self.documents.on_change.append(self._on_channel_change)
+        await self._listen()
+        self.network.spawn(self.availability.refresh(), name="compare storage")
+        self.network.spawn(self._housekeeping(), name="housekeeping")
+        self.bootstraps.refresh()
+        self.api = LocalServer(self, Calls(self))
+        await self.api.start()
+        log.info("node %s is up", self.context.node_id)
+
+    async def _listen(self) -> None:
+        address = self.config.address()
+        if address is None:
+            return
+        host, port = address
+        self.gate = transport.Gate()
+        server = await transport.listen(host, port, self._accept, self.gate, tls=self._tls())
+        self._servers.append(server)
+        bound = server.sockets[0].getsockname()
+        self.listening = f"{bound[0]}:{bound[1]}"
+        scheme = "wss" if self.config.tls_cert else "ws"
+        if self.config.public_url:
+            self.context.urls.append(self.config.public_url)
+        elif host not in ("0.0.0.0", "::", ""):  # compared with, not bound to
+            self.context.urls.append(f"{scheme}://{host}:{bound[1]}")
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if self.config.tls_cert is None:
+            return None
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            tls.load_cert_chain(self.config.tls_cert, self.config.tls_key)
+        except (OSError, ssl.SSLError) as error:
+            raise BadInput(what=f"--tls-cert {self.config.tls_cert}", reason=str(error)) from error
+        return tls
+
+    async def accept(self, road: transport.Transport, proved: Callable[[], None]) -> None:
+        """Somebody connected: serve the link until it ends."""
+        try:
+            link = await self.network.attend(road, initiator=False, proved=proved)
+        except KacheryError as error:
+            log.info("refused %s: %s", road.name, error)
+            return
+        await link.closed.wait()
+
+    async def _accept(self, road: transport.WebSocketTransport, proved: Callable[[], None]) -> None:
+        await self.accept(road, proved)
+
+    def _on_channel_change(self, channel: bytes, update: Any) -> None:
+        self.bootstraps.refresh()
+        self.relay.cut()
+        self.availability.on_change(channel, update)
+
+    async def _housekeeping(self) -> None:
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+            self.documents.check_expiry()
+            self.network.sweep()
+
+    async def stop(self) -> None:
+        """Close everything that :meth:`start` opened, however far it came. Bounded in time."""
+        try:
+            async with asyncio.timeout(SHUTDOWN_SECONDS):
+                if hasattr(self, "api"):
+                    await self.api.close()
+                if hasattr(self, "downloader"):
+                    await self.downloader.close()
+                for server in self._servers:
+                    server.close(close_connections=False)
+                if hasattr(self, "network"):
+                    await self.network.close(LinkClosed(peer="the node", reason="it is stopping"))
+        except TimeoutError:
+            log.warning("some links did not close in time")
+        finally:
+            if hasattr(self, "context"):
+                self.context.workers.close()
+            if hasattr(self, "store"):
+                self.store.close()
+            if hasattr(self, "state"):
+                self.state.close()

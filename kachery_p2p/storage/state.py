@@ -1,0 +1,333 @@
+"""What a node remembers besides content: one SQLite file.
+
+Mutables, the origins of fetched blobs, manifests of blobs, channels, announcement logs, and a few
+single values. A method that changes something returns when the change is on disk.
+
+Invariants: one connection behind one lock, so any thread may call; a schema of an older version is
+migrated in one transaction, one of a newer version is refused and left as it is.
+
+Non-goals: content, feeds' entries, task journals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+from kachery_p2p.protocol.errors import StorageDamaged, StorageFull
+
+from .disk import disk_error
+from .paths import check_sha1
+
+MIGRATIONS: Final[tuple[str, ...]] = (
+    """
+    CREATE TABLE mutables (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE origins (
+        sha1 BLOB NOT NULL, channel TEXT NOT NULL, PRIMARY KEY (sha1, channel)
+    ) WITHOUT ROWID;
+    CREATE TABLE manifests (sha1 BLOB PRIMARY KEY, manifest BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE channels (
+        channel_id TEXT PRIMARY KEY,
+        document BLOB NOT NULL,
+        wanted_roles TEXT NOT NULL,
+        owner_seed BLOB,
+        secret BLOB,
+        joined_at REAL NOT NULL
+    );
+    CREATE TABLE announcements (
+        channel_id TEXT NOT NULL,
+        seq INTEGER NOT NULL,
+        op INTEGER NOT NULL,
+        key BLOB NOT NULL,
+        sha1 BLOB NOT NULL,
+        PRIMARY KEY (channel_id, seq)
+    ) WITHOUT ROWID;
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    """,
+)
+"""Step ``i`` takes a database from version ``i`` to ``i + 1``. Never edited, only appended to."""
+
+_WAIT_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelRow:
+    """A channel this node is on. ``owner_seed`` is there only if the owner's key lies here."""
+
+    channel_id: str
+    document: bytes
+    wanted_roles: frozenset[str]
+    owner_seed: bytes | None
+    secret: bytes | None
+    joined_at: float
+
+
+class Announcement(NamedTuple):
+    """One entry of this node's own announcement log on a channel. ``sha1`` is 20 bytes."""
+
+    seq: int
+    op: int
+    key: bytes
+    sha1: bytes
+
+
+class StateDB:
+    """The database at ``path``. ``durable=False`` skips the syncs, for tests.
+
+    Every method raises StorageFull or StorageDamaged if the database cannot do it.
+    """
+
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        self._db: sqlite3.Connection | None = None
+        try:
+            with self._errors():
+                # Owners' keys lie in it. SQLite gives its other files the same mode.
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                # No isolation level: transactions begin and end in transaction() and nowhere else.
+                db = self._db = sqlite3.connect(
+                    path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
+                )
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+            self._migrate()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; a second time does nothing."""
+        with self._lock:
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All changes made inside reach the disk together, or none. They nest."""
+        with self._lock, self._errors():
+            db = self._open_db()
+            nested = bool(db.in_transaction)
+            if nested:
+                yield db
+                return
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                # A full disk may have rolled it back already.
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+
+    # --- mutables: canonical JSON to JSON --------------------------------------------------------
+
+    def get(self, key: str) -> str | None:
+        """The value, or None."""
+        row = self._row("SELECT value FROM mutables WHERE key = ?", key)
+        return None if row is None else str(row[0])
+
+    def set(self, key: str, value: str, *, update: bool = True) -> bool:
+        """Set a value; without ``update`` only if there is none. Whether it was written."""
+        verb = "REPLACE" if update else "IGNORE"
+        return self._change(f"INSERT OR {verb} INTO mutables VALUES (?, ?)", key, value) > 0
+
+    def delete(self, key: str) -> bool:
+        """Forget a value; whether there was one."""
+        return self._change("DELETE FROM mutables WHERE key = ?", key) > 0
+
+    # --- origins of blobs that are not free ------------------------------------------------------
+
+    def add_origin(self, sha1: str, channel: str) -> None:
+        """Bind a blob to a channel. Call it *before* the blob appears: none means free for all."""
+        self._change("INSERT OR IGNORE INTO origins VALUES (?, ?)", _pack(sha1), channel)
+
+    def origins(self, sha1: str) -> frozenset[str]:
+        """The channels that a blob is bound to; empty if it was stored here for any channel."""
+        rows = self._rows("SELECT channel FROM origins WHERE sha1 = ?", _pack(sha1))
+        return frozenset(row[0] for row in rows)
+
+    def clear_origins(self, sha1: str) -> None:
+        """The blob was stored here by the node's own user: it is free."""
+        self._change("DELETE FROM origins WHERE sha1 = ?", _pack(sha1))
+
+    # --- manifests -------------------------------------------------------------------------------
+
+    def set_manifest(self, sha1: str, manifest_sha1: str) -> None:
+        """Remember which manifest describes a blob; fits BlobStore's ``on_manifest``."""
+        self._change(
+            "INSERT OR REPLACE INTO manifests VALUES (?, ?)", _pack(sha1), _pack(manifest_sha1)
+        )
+
+    def manifest(self, sha1: str) -> str | None:
+        """The hash of the blob's manifest, or None."""
+        row = self._row("SELECT manifest FROM manifests WHERE sha1 = ?", _pack(sha1))
+        return None if row is None else row[0].hex()
+
+    # --- channels --------------------------------------------------------------------------------
+
+    def put_channel(
+        self,
+        channel_id: str,
+        *,
+        document: bytes,
+        wanted_roles: Iterable[str],
+        owner_seed: bytes | None,
+        secret: bytes | None,
+        joined_at: float,
+    ) -> None:
+        """Add a channel, or change it; then ``joined_at`` (seconds) stays as it was."""
+        self._change(
+            "INSERT INTO channels VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (channel_id) DO UPDATE SET "
+            "document = excluded.document, wanted_roles = excluded.wanted_roles, "
+            "owner_seed = excluded.owner_seed, secret = excluded.secret",
+            channel_id,
+            document,
+            json.dumps(sorted(wanted_roles)),
+            owner_seed,
+            secret,
+            joined_at,
+        )
+
+    def channel(self, channel_id: str) -> ChannelRow | None:
+        """One channel, or None."""
+        row = self._row("SELECT * FROM channels WHERE channel_id = ?", channel_id)
+        return None if row is None else _channel(row)
+
+    def channels(self) -> list[ChannelRow]:
+        """All channels, in the order they were joined."""
+        return [_channel(r) for r in self._rows("SELECT * FROM channels ORDER BY joined_at, rowid")]
+
+    def delete_channel(self, channel_id: str) -> bool:
+        """Forget a channel and its announcements; whether it was there."""
+        with self.transaction():
+            self.clear_announcements(channel_id)
+            return self._change("DELETE FROM channels WHERE channel_id = ?", channel_id) > 0
+
+    # --- announcements ---------------------------------------------------------------------------
+
+    def append_announcements(
+        self, channel_id: str, entries: Iterable[tuple[int, int, bytes, bytes]]
+    ) -> None:
+        """Append (seq, op, key, 20-byte sha1) entries in one transaction.
+
+        Raises:
+            StorageDamaged: a number is taken, so two writers are at work; nothing was appended.
+        """
+        rows = [(channel_id, *entry) for entry in entries]
+        with self.transaction() as db:
+            db.executemany("INSERT INTO announcements VALUES (?, ?, ?, ?, ?)", rows)
+
+    def announcements(
+        self, channel_id: str, from_seq: int = 0, limit: int | None = None
+    ) -> list[Announcement]:
+        """Entries from ``from_seq`` on, in order, at most ``limit``."""
+        rows = self._rows(
+            "SELECT seq, op, key, sha1 FROM announcements WHERE channel_id = ? AND seq >= ? "
+            "ORDER BY seq LIMIT ?",
+            channel_id,
+            from_seq,
+            -1 if limit is None else limit,
+        )
+        return [Announcement(*row) for row in rows]
+
+    def last_seq(self, channel_id: str) -> int:
+        """The highest sequence number of a channel's log; 0 if it is empty."""
+        row = self._row("SELECT max(seq) FROM announcements WHERE channel_id = ?", channel_id)
+        return 0 if row is None or row[0] is None else int(row[0])
+
+    def clear_announcements(self, channel_id: str) -> None:
+        """Empty a channel's log. The numbers begin at 1 again: the caller begins a new epoch."""
+        self._change("DELETE FROM announcements WHERE channel_id = ?", channel_id)
+
+    # --- single values ---------------------------------------------------------------------------
+
+    def get_meta(self, key: str) -> str | None:
+        """A value of the node itself, or None."""
+        row = self._row("SELECT value FROM meta WHERE key = ?", key)
+        return None if row is None else str(row[0])
+
+    def set_meta(self, key: str, value: str | None) -> None:
+        """Set such a value; None forgets it."""
+        if value is None:
+            self._change("DELETE FROM meta WHERE key = ?", key)
+        else:
+            self._change("INSERT OR REPLACE INTO meta VALUES (?, ?)", key, value)
+
+    # --- parts -----------------------------------------------------------------------------------
+
+    def _change(self, sql: str, *values: Any) -> int:
+        with self.transaction() as db:
+            return db.execute(sql, values).rowcount
+
+    def _rows(self, sql: str, *values: Any) -> list[Any]:
+        with self._lock, self._errors():
+            return self._open_db().execute(sql, values).fetchall()
+
+    def _open_db(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise StorageDamaged(path=str(self.path), reason="the database was closed")
+        return self._db
+
+    def _row(self, sql: str, *values: Any) -> Any:
+        rows = self._rows(sql, *values)
+        return rows[0] if rows else None
+
+    def _migrate(self) -> None:
+        with self.transaction() as db:
+            version = int(db.execute("PRAGMA user_version").fetchone()[0])
+            if version > len(MIGRATIONS):
+                reason = "it was written by a newer version of kachery_p2p; upgrade this one"
+                raise StorageDamaged(path=str(self.path), reason=reason)
+            for step in MIGRATIONS[version:]:
+                for statement in _statements(step):
+                    db.execute(statement)
+            db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise disk_error(error, "the node's state", self.path) from error
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise StorageFull(what="the node's state", path=str(self.path)) from error
+            raise StorageDamaged(path=str(self.path), reason=str(error)) from error
+
+
+def _statements(script: str) -> Sequence[str]:
+    # executescript() would commit the transaction that is open.
+    return [part for part in script.split(";") if part.strip()]
+
+
+def _channel(row: Any) -> ChannelRow:
+    channel_id, document, roles, owner_seed, secret, joined_at = row
+    return ChannelRow(
+        channel_id, document, frozenset(json.loads(roles)), owner_seed, secret, joined_at
+    )
+
+
+def _pack(sha1: str) -> bytes:
+    return bytes.fromhex(check_sha1(sha1))
