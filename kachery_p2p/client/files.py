@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kachery_p2p.local import places
-from kachery_p2p.protocol.errors import BadInput, BadPath, CorruptContent, NotFound
+from kachery_p2p.protocol.errors import BadInput, BadPath, BadUri, CorruptContent, NotFound
 from kachery_p2p.protocol.limits import LOCAL_PIECE, VERIFY_ON_READ
 from kachery_p2p.protocol.uri import KacheryUri, build_uri, parse_uri
 from kachery_p2p.storage.blobs import Blob
@@ -366,9 +366,10 @@ async def afind_file(uri: str, *, channel: str | None = None) -> dict[str, Any]:
 
 def _is_uri(text: PathLike) -> bool:
     """Whether it is a URI; else it must be an existing file, which loads as it is."""
-    if not isinstance(text, str | os.PathLike):
-        parse_uri(text)  # raises BadUri, in the usual words
-    path = os.fspath(text)
+    try:
+        path = os.fspath(text)
+    except TypeError:
+        raise BadUri(uri=text, reason="it is not even text") from None
     if "://" in path:
         return True
     if not os.path.isfile(path):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from kachery_p2p.protocol.errors import BadInput
+from kachery_p2p.protocol.errors import BadInput, StorageDamaged
 from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK, MAX_FILE
 from kachery_p2p.protocol.manifest import TREE_ALGORITHM, Manifest, Tree
 
@@ -54,6 +54,7 @@ class ContentWriter:
         self.fd = -1
         self._hasher = ContentHasher(pool)
         self._place = place
+        self._open = True
         if keep:
             with disk_errors(_WHAT, self.path):
                 self.fd = create(self.path)
@@ -67,25 +68,31 @@ class ContentWriter:
         """Take the next bytes; ``data`` may be reused when this returns.
 
         Raises:
-            StorageFull: no space is left. The caller aborts the writer.
-            StorageDamaged: the disk refused for another reason.
+            StorageFull: no space is left. The writer is aborted.
+            StorageDamaged: the disk refused for another reason, or the writer was used up.
         """
         self.feed(data)
         self._hasher.settle()
 
     def feed(self, data: Buffer, *, written: bool = False) -> None:
         """Like :meth:`write`, but ``data`` is read until the next call. ``written``: only hash."""
-        self._hasher.settle()
-        self.tree.add(self._hasher.take_leaves())
-        if self._hasher.size + len(data) > MAX_FILE:
-            raise BadInput(what=_WHAT, reason=f"it has more than {MAX_FILE} bytes")
-        self._hasher.feed(data)
-        if self.fd >= 0 and not written:
-            with disk_errors(_WHAT, self.path):
-                write_all(self.fd, data)
+        self._check_open()
+        try:
+            self._hasher.settle()
+            self.tree.add(self._hasher.take_leaves())
+            if self._hasher.size + len(data) > MAX_FILE:
+                raise BadInput(what=_WHAT, reason=f"it has more than {MAX_FILE} bytes")
+            self._hasher.feed(data)
+            if self.fd >= 0 and not written:
+                with disk_errors(_WHAT, self.path):
+                    write_all(self.fd, data)
+        except BaseException:
+            self.abort()
+            raise
 
     def finish(self) -> Stored:
         """Make it durable content of the store; the writer is used up."""
+        self._check_open()
         try:
             hashed = self._hasher.finish()
             self.tree.add(self._hasher.take_leaves())
@@ -99,9 +106,14 @@ class ContentWriter:
 
     def abort(self) -> None:
         """Leave nothing behind; harmless after :meth:`finish`."""
+        self._open = False
         self._hasher.settle()
         self.tree.abort()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
             remove(self.path)
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise StorageDamaged(path=str(self.path), reason="this writer was used up")

@@ -204,6 +204,10 @@ def test_an_aborted_stream_leaves_nothing(store):
     writer.write(content(MANIFEST_CHUNK + 1))
     writer.abort()
     writer.abort()
+    with pytest.raises(StorageDamaged):
+        writer.write(b"more")
+    with pytest.raises(StorageDamaged):
+        writer.finish()
     assert leftovers(store) == list(store.scan()) == []
 
 
