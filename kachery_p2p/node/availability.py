@@ -80,11 +80,17 @@ class Availability:
 
     def _later(self, sha1: str, here: bool) -> None:
         self._pending[sha1] = here
-        if self._flush_soon is None:
+        if self._flush_soon is None and self._logs:
             loop = asyncio.get_running_loop()
             self._flush_soon = loop.call_later(
                 ANNOUNCE_DELAY, lambda: self._network.spawn(self._flush(), name="announce")
             )
+
+    def close(self) -> None:
+        """Announce nothing more; what is pending is found by the next start's comparison."""
+        self._logs.clear()
+        if self._flush_soon is not None:
+            self._flush_soon.cancel()
 
     async def _flush(self) -> None:
         async with self._lock:

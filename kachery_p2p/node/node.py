@@ -211,6 +211,8 @@ class Node:
                     await self.api.close()
                 if hasattr(self, "downloader"):
                     await self.downloader.close()
+                if hasattr(self, "availability"):
+                    self.availability.close()
                 for server in self._servers:
                     server.close(close_connections=False)
                 if hasattr(self, "network"):

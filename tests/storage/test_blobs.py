@@ -24,7 +24,7 @@ from kachery_p2p.protocol.errors import (
 )
 from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK
 from kachery_p2p.protocol.manifest import Manifest
-from kachery_p2p.storage import paths
+from kachery_p2p.storage import paths, sources
 from kachery_p2p.storage.blobs import BlobStore
 from kachery_p2p.storage.writer import Stored
 
@@ -179,6 +179,24 @@ def test_a_file_without_a_size_is_read_to_its_end(store):
         stored = store.store_fd(file.fileno())
         file.seek(0)
         assert stored.sha1 == sha1_of(file.read())
+
+
+def test_where_the_file_system_clones_the_clone_is_hashed(store, tmp_path, monkeypatch):
+    data = content(MANIFEST_CHUNK + 9)
+
+    def clone(source: int, target: int) -> bool:
+        os.copy_file_range(source, target, len(data), 0, 0)
+        # From here on the source may say what it likes.
+        os.pwrite(source, bytes(1000), 0)
+        return True
+
+    monkeypatch.setattr(sources, "_clone", clone)
+    path = tmp_path / "source"
+    path.write_bytes(data)
+    with open(path, "r+b") as file:
+        stored = store.store_fd(file.fileno())
+    assert stored.sha1 == sha1_of(data)
+    assert store.find(stored.sha1).path.read_bytes() == data
 
 
 def test_a_cancelled_store_leaves_nothing(store, tmp_path):

@@ -283,7 +283,7 @@ def test_discarding_leaves_nothing(store):
         assert files(store) == []
 
 
-# --- what is refused -------------------------------------------------------------------------------
+# --- what is refused ---------------------------------------------------------------------------
 
 
 def test_nothing_unproved_touches_the_disk(store):
@@ -340,6 +340,10 @@ def test_a_chunk_counts_when_its_hash_matched(store):
         partial.append(2 * CHUNK - 1, b"%c" % (data[2 * CHUNK - 1] ^ 1), source="a liar")
     assert partial.received_bytes == CHUNK
     assert partial.missing()[0] == (CHUNK, 2 * CHUNK)
+    # The next one gets half of it right; another begins once more, and what came before is forgotten.
+    partial.append(CHUNK, data[CHUNK : CHUNK + 100])
+    partial.append(CHUNK, data[CHUNK : 2 * CHUNK])
+    assert partial.verified_bytes == 2 * CHUNK
     SOURCE.give_rest(partial)
     assert partial.finish().read_bytes() == data
 
@@ -414,7 +418,7 @@ def test_missing_is_in_whole_blocks_and_about_the_limit(store):
     assert chunks.missing(CHUNK + 1) == [(0, CHUNK), (CHUNK, 2 * CHUNK)]
 
 
-# --- serving from it -------------------------------------------------------------------------------
+# --- serving from it ---------------------------------------------------------------------------
 
 
 def test_what_is_here_can_be_proved_to_others(store):
@@ -474,7 +478,7 @@ def test_a_partial_that_rotted_while_nobody_looked_does_not_become_a_blob(store)
 
 
 def test_syncs_and_reads_run_beside_the_writer(store):
-    source = Source(content(200 * BLOCK))
+    source = Source(content(60 * BLOCK))
     partial = source.open(store, "tree")
     done = threading.Event()
     problems: list[BaseException] = []
@@ -490,12 +494,18 @@ def test_syncs_and_reads_run_beside_the_writer(store):
 
     thread = threading.Thread(target=beside)
     thread.start()
-    for block in range(199, -1, -1):
+    for block in range(59, -1, -1):
         source.give(partial, block * BLOCK, block * BLOCK + BLOCK)
     done.set()
     thread.join()
     assert problems == []
     assert partial.finish().read_bytes() == source.data
+
+
+def give_in_steps(source: Source, partial: Partial) -> None:
+    while missing := partial.missing(4 * BLOCK):
+        start, stop = missing[0]
+        source.give(partial, start, min(stop, start + 4 * BLOCK))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -504,9 +514,7 @@ def test_a_full_disk_keeps_what_was_verified(small_disk, kind):
     with BlobStore(small_disk / "storage").open() as store:
         partial = source.open(store, kind)
         with pytest.raises(StorageFull):
-            while missing := partial.missing(4 * BLOCK):
-                start, stop = missing[0]
-                source.give(partial, start, min(stop, start + 4 * BLOCK))
+            give_in_steps(source, partial)
         kept = partial.received_bytes if kind != "chunks" else partial.verified_bytes
         assert kept > 0
         partial.close()
@@ -515,7 +523,7 @@ def test_a_full_disk_keeps_what_was_verified(small_disk, kind):
         again.close()
 
 
-# --- any order, any accident -------------------------------------------------------------------------
+# --- any order, any accident -------------------------------------------------------------------
 
 
 class Downloads(RuleBasedStateMachine):
