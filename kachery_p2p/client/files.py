@@ -7,7 +7,7 @@ raises an error that says what else was the matter otherwise.
 
 Everywhere: ``basename`` is the label in the URI and no part of the content; ``channel`` (a name or
 id) limits a store or a load to one channel; ``on_progress`` gets a dict with size, verified (bytes),
-seconds and sources a few times a second.
+seconds and sources a few times a second while something is fetched, and once at its end.
 """
 
 from __future__ import annotations
@@ -431,9 +431,11 @@ async def _fetch(
 ) -> bool:
     params = _params(sha1=uri.hash, manifest=uri.manifest, channel=channel)
     try:
-        await node.call("load", params, on_progress=on_progress)
+        result = await node.call("load", params, on_progress=on_progress)
     except NotFound:
         return False
+    if on_progress is not None:
+        on_progress(result)
     return True
 
 

@@ -13,6 +13,7 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     │   ├── DaemonNotRunning
     │   ├── DaemonNotPermitted
     │   ├── DaemonAlreadyRunning
+    │   ├── DaemonNotStarted        it was started and ended, or never answered
     │   ├── NeedsNode               offline mode cannot do this
     │   ├── StorageMismatch
     │   ├── StorageInUse
@@ -154,6 +155,12 @@ class DaemonAlreadyRunning(LocalError):
         "A kachery-p2p node already runs here: {reason}. Stop it with 'kachery-p2p daemon stop', or "
         "give this one another --state-dir."
     )
+
+
+class DaemonNotStarted(LocalError):
+    code = "daemon-not-started"
+    exit_status = 3
+    text = "The kachery-p2p node did not start: {reason}. What it said is in {log}."
 
 
 class NeedsNode(LocalError):

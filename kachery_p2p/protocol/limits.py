@@ -162,6 +162,16 @@ MAX_MUTABLE: Final = 1 * MIB
 """Bytes of one mutable's key or value as JSON."""
 CONNECT_LOCAL_SECONDS: Final = 5.0
 """A daemon that does not greet within this is called not running."""
+START_SECONDS: Final = 15.0
+"""A daemon that was just started and does not answer within this is given up and ended."""
+STOP_SECONDS: Final = 10.0
+"""From the order to stop until the daemon's process is gone: SHUTDOWN_SECONDS, and as much again."""
+
+# --- command line ------------------------------------------------------------------------------
+CAT_PIECE: Final = 8 * MIB
+"""Bytes that 'cat' loads at a time, so what it holds whatever the size of the file."""
+MAX_CHANNEL_TEXT: Final = 2 * MAX_CHANNEL_DOCUMENT
+"""Bytes of text in which a channel document comes: base64 adds a third, mail programs the rest."""
 
 # --- what users hand in ------------------------------------------------------------------------
 MAX_URI: Final = 4_000

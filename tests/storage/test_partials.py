@@ -340,7 +340,7 @@ def test_a_chunk_counts_when_its_hash_matched(store):
         partial.append(2 * CHUNK - 1, b"%c" % (data[2 * CHUNK - 1] ^ 1), source="a liar")
     assert partial.received_bytes == CHUNK
     assert partial.missing()[0] == (CHUNK, 2 * CHUNK)
-    # The next one gets half of it right; another begins once more, and what came before is forgotten.
+    # One gets a part of it right; another begins once more, and that part is forgotten.
     partial.append(CHUNK, data[CHUNK : CHUNK + 100])
     partial.append(CHUNK, data[CHUNK : 2 * CHUNK])
     assert partial.verified_bytes == 2 * CHUNK
