@@ -10,7 +10,7 @@ Non-goal: doing anything. The commands are in the modules beside this one, and t
 
 from __future__ import annotations
 
-import json
+import io
 import os
 import platform
 import sys
@@ -19,11 +19,11 @@ import traceback
 import click
 
 from kachery_p2p._version import __version__
-from kachery_p2p.protocol.errors import BadInput, Cancelled, KacheryError, to_wire
+from kachery_p2p.protocol.errors import BadInput, Cancelled, KacheryError, from_wire, to_wire
 from kachery_p2p.protocol.limits import PROTOCOL_VERSION
 
 from . import channels, daemon, files, info
-from .output import Output, clean, pass_output, with_output
+from .output import Output, pass_output, show_error, show_error_json, with_output
 
 PROGRAM = "kachery-p2p"
 _PIPE_CLOSED = 141
@@ -74,29 +74,44 @@ for command in (daemon.daemon, info.info, *files.COMMANDS, channels.channel):
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line (``sys.argv`` by default) and return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    as_json = "--json" in arguments
-    for stream in (sys.stdout, sys.stderr):
-        # Labels come from other computers: the terminal's encoding may not have their letters.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
     try:
-        status = group.main(arguments, prog_name=PROGRAM, standalone_mode=False)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return status if isinstance(status, int) else 0
+        return _run(arguments)
     except click.UsageError as error:
         error.show()
-        if as_json:
-            _show_json(BadInput(what=_command_path(error), reason=error.format_message()))
-        return error.exit_code
+        path = error.ctx.command_path if error.ctx else PROGRAM
+        failure: KacheryError = BadInput(what=path, reason=error.format_message())
+        if "--json" in arguments:
+            show_error_json(failure)
+        return failure.exit_status
     except (click.Abort, KeyboardInterrupt):
-        return _fail(Cancelled(what="The command"), as_json)
+        failure = Cancelled(what="The command")
     except BrokenPipeError:
         _give_up_stdout()
         return _PIPE_CLOSED
     except KacheryError as error:
-        return _fail(error, as_json)
+        failure = error
     except Exception as error:  # a bug: whoever gets the report needs the traceback
         traceback.print_exc()
-        code, fields = to_wire(error)
-        return _fail(KacheryError.__subclasses__ and _internal(code, fields), as_json)
+        failure = from_wire(*to_wire(error))
+    show_error(failure)
+    if "--json" in arguments:
+        show_error_json(failure)
+    return failure.exit_status
+
+
+def _run(arguments: list[str]) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        # Labels come from other computers: the terminal's encoding may not have their letters.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    status = group.main(arguments, prog_name=PROGRAM, standalone_mode=False)
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    return status if isinstance(status, int) else 0
+
+
+def _give_up_stdout() -> None:
+    """Python flushes standard output when it exits, and would complain there."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)

@@ -31,6 +31,7 @@ from kachery_p2p.protocol.errors import (
     DaemonAlreadyRunning,
     DaemonNotPermitted,
     KacheryError,
+    LinkClosed,
     ProtocolViolation,
     ReadOnlyUser,
     StorageDamaged,
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from .node import Node
 
 log = logging.getLogger(__name__)
-
 
 
 class Caller:
@@ -165,7 +165,7 @@ class Connection:
                 if number in self._live:
                     self._live[number].upload.put(None)
             case local.CancelCall(number):
-                if number in self._calls:
+                if number in self._live:
                     self._calls[number].cancel()
             case _:
                 raise ProtocolViolation(reason="a message that only a node sends")
@@ -221,8 +221,13 @@ class Connection:
         finally:
             live.close()
             self._live.pop(call.id, None)
-            self._calls.pop(call.id, None)
-            self.resume()
+            try:
+                # A call counts until its answer can leave: failures do not pile up either.
+                with contextlib.suppress(LinkClosed):
+                    await self.socket.drained()
+            finally:
+                self._calls.pop(call.id, None)
+                self.resume()
 
     def _answer(self, message: local.Message) -> None:
         if self.socket.closed:

@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 _LOWEST, _HIGHEST = bytes(32), b"\xff" * 32
 _MAX_EPOCH_JUMP = 1_000_000
 """A peer's claim about our own log that is further ahead than this is a lie."""
+_ANSWER_TEXT = 16 * 1024
+"""Bytes of labels and addresses in one answer, so that it fits a header whatever the nodes said."""
 _SLICE = 1_000
 """Blobs dealt with in one visit to a worker thread while the storage is compared with the log."""
 
@@ -357,6 +359,7 @@ class Availability:
     def holders(self, channel: bytes, keys: list[bytes], *, asker: str) -> dict[str, Any]:
         """The answer to ``who-has`` from our own index, as plain values."""
         places: dict[bytes, int] = {}
+        room = _ANSWER_TEXT
         nodes: list[NodeInfo] = []
         answers: list[list[int]] = []
         for key in keys:
@@ -368,7 +371,11 @@ class Availability:
                     if len(nodes) >= MAX_ANSWER_NODES:
                         continue
                     places[origin] = len(nodes)
-                    nodes.append(self._describe(channel, origin))
+                    node = self._describe(channel, origin)
+                    room -= len(node.label.encode()) + sum(len(url.encode()) for url in node.urls)
+                    if room < 0:  # it can still be reached, through us
+                        node = NodeInfo(origin, "", [], node.online)
+                    nodes.append(node)
                 answer.append(places[origin])
             answer.sort(key=lambda place: not nodes[place].online)
             answers.append(answer[:MAX_HOLDERS])

@@ -40,7 +40,7 @@ from kachery_p2p.protocol.errors import (
     KacheryError,
     NotFound,
 )
-from kachery_p2p.protocol.limits import BLOCK, LOCAL_PIECE, MAX_CALL_SECONDS, MAX_FILE
+from kachery_p2p.protocol.limits import LOCAL_PIECE, MAX_CALL_SECONDS, MAX_FILE, SEGMENT
 from kachery_p2p.storage.blobs import Blob
 from kachery_p2p.storage.writer import Stored
 
@@ -242,42 +242,19 @@ class Calls:
         if blob is not None:
             return await self._send_range(params, live, _blob_reader(store.read, blob), blob.size)
         position = params.start
-        size = MAX_FILE
-        while position < min(size, params.stop if params.stop is not None else size):
-            # Piece by piece: what is wanted may be larger than what should be ready at once.
-            stop = min(
-                params.stop if params.stop is not None else MAX_FILE, position + 16 * BLOCK * 16
-            )
-            result, data = await self._fetch_range(params, position, stop)
-            size = int(result["size"])
-            if not data:
-                break
-            for at in range(0, len(data), LOCAL_PIECE):
-                await live.send(data[at : at + LOCAL_PIECE])
-            position += len(data)
-        return {"size": size}
-
-    async def _fetch_range(
-        self, params: _Content, start: int, stop: int
-    ) -> tuple[dict[str, Any], bytes]:
-        downloader = self._node.downloader
-        async with downloader.hold(
-            params.sha1, params.manifest, self._channel(params.channel), (start, stop)
-        ) as (result, partial):
-            disk = self._node.context.workers.disk
-            stop = min(stop, int(result["size"]))
-            if start >= stop:
-                return result, b""
-            blob = await disk(self._node.store.find, params.sha1)
-            if blob is not None:
-                return result, await disk(self._node.store.read, blob, start, stop - start)
-            if partial is not None:
-                first = start // BLOCK * BLOCK
-                last = min(int(result["size"]), -(-stop // BLOCK) * BLOCK)
-                data = await disk(partial.read_verified, first, last)
-                if data is not None:
-                    return result, data[start - first : stop - first]
-        raise NotFound(what=f"sha1://{params.sha1}", detail="it went away while it was read")
+        end = MAX_FILE if params.stop is None else params.stop
+        while position < end:
+            # Part by part: what is wanted may be larger than what should be ready at once.
+            part = (position, min(end, position + SEGMENT))
+            async with self._node.downloader.hold(
+                params.sha1, params.manifest, self._channel(params.channel), part
+            ) as download:
+                end = min(end, download.progress.size)
+                while position < min(part[1], end):
+                    stop = min(part[1], end, position + LOCAL_PIECE)
+                    await live.send(await download.read(position, stop))
+                    position = stop
+        return {"size": end}
 
     async def _send_range(
         self, params: _Content, live: LiveCall, read: Callable[[int, int], bytes], size: int

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kachery_p2p.protocol.errors import BadInput
+from kachery_p2p.protocol.limits import MAX_LABEL, MAX_URL
 from kachery_p2p.local.places import SOCKET_NAME
 
 
@@ -64,11 +65,15 @@ class Config:
         """Raises BadInput for what can never work."""
         self.address()
         self.group_id()
+        if len(self.label) > MAX_LABEL:
+            raise BadInput(what="--label", reason=f"longer than {MAX_LABEL} characters")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise BadInput(what="--tls-cert", reason="--tls-cert and --tls-key go together")
-        if self.public_url is not None and not self.public_url.startswith(("ws://", "wss://")):
+        if self.public_url is not None and (
+            len(self.public_url) > MAX_URL or not self.public_url.startswith(("ws://", "wss://"))
+        ):
             raise BadInput(
-                what=f"--public-url {self.public_url}", reason="it must start with ws:// or wss://"
+                what=f"--public-url {self.public_url}", reason="it must be a ws:// or wss:// URL"
             )
         if len(os.fsencode(self.socket_path)) > 107:
             raise BadInput(

@@ -94,10 +94,10 @@ class Downloader:
         self.downloads: dict[str, Download] = {}
         self._slots = asyncio.Semaphore(MAX_DOWNLOADS)
 
-    def partial(self, sha1: str) -> Partial | None:
-        """The partial of a download in progress, to serve from."""
+    def partial(self, sha1: str, channel: bytes) -> Partial | None:
+        """The partial of a download in progress on a channel, to serve from on that channel."""
         download = self.downloads.get(sha1)
-        return download.partial if download is not None else None
+        return download.partial if download is not None and download.is_on(channel) else None
 
     async def load(
         self,
@@ -126,15 +126,16 @@ class Downloader:
         manifest: str | None,
         channel: bytes | None,
         part: tuple[int, int | None],
-    ) -> AsyncIterator[tuple[dict[str, Any], Partial | None]]:
+    ) -> AsyncIterator[Download]:
         """Make a byte range available, by fetching only what it takes, and keep it so meanwhile.
 
-        Yields the result as of :meth:`load`, and the partial to read from if there is no blob yet.
-        Without a manifest's tree no range can be verified by itself: the whole file is fetched.
+        Yields the download, to :meth:`Download.read` from. Without a manifest's tree no range can
+        be verified by itself: the whole file is fetched.
         """
         download = await self._get(sha1, manifest, channel)
         async with download.waiting(part):
-            yield await download.wait(part, None), download.partial
+            await download.wait(part, None)
+            yield download
 
     async def _get(self, sha1: str, manifest: str | None, channel: bytes | None) -> Download:
         download = self.downloads.get(sha1)
@@ -186,6 +187,7 @@ class Download:
         self._write_lock = asyncio.Lock()
         self._syncing: asyncio.Task[None] | None = None
         self._advanced = asyncio.Event()
+        self._wanted = asyncio.Event()
         self._last_progress = self.progress.started
         self._banned: dict[str, KacheryError] = {}
         self._failures: dict[str, int] = {}
@@ -242,6 +244,36 @@ class Download:
                 self.task.cancel()
                 await asyncio.shield(asyncio.wait([self.task]))
 
+    def is_on(self, channel: bytes) -> bool:
+        """Whether its bytes come from this channel alone."""
+        return self._used_channels == {channel}
+
+    async def read(self, start: int, stop: int) -> bytes:
+        """Verified bytes of a part that was waited for; call it inside :meth:`waiting`.
+
+        Raises:
+            NotFound: they went away again (the whole turned out to be wrong, say).
+        """
+        stop = min(stop, self.progress.size)
+        if start >= stop:
+            return b""
+        async with self._write_lock:  # not while the partial becomes the blob
+            data = await self._context.workers.disk(self._read, start, stop)
+        if data is None:
+            raise NotFound(what=f"sha1://{self.sha1}", detail="it went away while it was read")
+        return data
+
+    def _read(self, start: int, stop: int) -> bytes | None:
+        blob = self._context.store.find(self.sha1)
+        if blob is not None:
+            return self._context.store.read(blob, start, stop - start)
+        if self.partial is None:
+            return None
+        first = start // BLOCK * BLOCK
+        last = min(self.partial.size, -(-stop // BLOCK) * BLOCK)
+        data = self.partial.read_verified(first, last)
+        return None if data is None else data[start - first : stop - first]
+
     def _has(self, part: tuple[int, int | None]) -> bool:
         if self.partial is None or self._plan is None:
             return False
@@ -261,6 +293,10 @@ class Download:
                 wanted += intersect(missing, first, last)
             missing = wanted
         self._plan.set_missing(missing)
+        if self._plan.free:
+            self._wanted.set()
+        else:
+            self._wanted.clear()
 
     # --- the work ----------------------------------------------------------------------------
 
@@ -323,8 +359,24 @@ class Download:
         if self.partial is None:  # it was small and came with the answer
             return True
         assert self._plan is not None
-        self._replan()
-        sources = rank(self._scored(holders))[:MAX_SOURCES]
+        while True:
+            self._replan()
+            if not self.partial.missing(1):
+                await self._finish()
+                return True
+            if self._plan.free:
+                await self._drain_all(rank(self._scored(holders))[:MAX_SOURCES])
+                self._replan()
+                if self._plan.free:
+                    return False
+            else:
+                # The parts that were asked for are there. Whoever waited reads them now; the last
+                # to leave ends the download, and somebody may yet want more.
+                self._tell()
+                await self._wanted.wait()
+                self._last_progress = asyncio.get_running_loop().time()
+
+    async def _drain_all(self, sources: list[Holder]) -> None:
         tasks = [asyncio.create_task(self._drain(source, len(sources))) for source in sources]
         try:
             await asyncio.gather(*tasks)
@@ -332,15 +384,6 @@ class Download:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        self._replan()
-        if not self._plan.done:
-            return False
-        if self.partial.missing():
-            # The parts that were asked for are there; end unless somebody wants more meanwhile.
-            self._tell()
-            return not self._whole
-        await self._finish()
-        return True
 
     def _scored(self, holders: list[Holder]) -> list[Holder]:
         return [
@@ -565,9 +608,7 @@ class Download:
                     partial.write_blocks, piece.offset, data, piece.proof, _name(holder)
                 )
             else:
-                await self._context.workers.disk(
-                    partial.append, piece.offset, data, _name(holder)
-                )
+                await self._context.workers.disk(partial.append, piece.offset, data, _name(holder))
         self._plan.advance(ticket, piece.offset + len(data))
         stream.done(cost)
         self._source(link, holder, len(data))

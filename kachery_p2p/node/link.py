@@ -26,8 +26,9 @@ from kachery_p2p.protocol.errors import (
     KacheryError,
     LinkClosed,
     ProtocolViolation,
+    to_wire,
 )
-from kachery_p2p.protocol.frames import SEALED_TAIL, Bye, Data, Hello
+from kachery_p2p.protocol.frames import SEALED_TAIL, Bye, Data, Failure, Hello, Response
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.limits import (
     BULK_FRAME_SECONDS,
@@ -245,6 +246,9 @@ class Link:
             if isinstance(frame, Bye):
                 ahead.append((seal(frame), 0))
                 continue
+            if isinstance(frame, Response):
+                ahead.append((_seal_answer(seal, frame), 0))
+                continue
             if isinstance(frame, Data):
                 stream = self._streams.get(frame.id)
                 if stream is not None:
@@ -287,7 +291,7 @@ class Link:
         """Tell the peer why, if it can still be told."""
         with contextlib.suppress(KacheryError, OSError, TimeoutError):
             async with asyncio.timeout(1.0):
-                await self.transport.send(self.session.seal()(Bye(error.code, {})))
+                await self.transport.send(self.session.seal()(Bye(*to_wire(error))))
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()
@@ -548,6 +552,15 @@ class Stream:
             self.error = error
         self._ready.set()
         self._room.set()
+
+
+def _seal_answer(seal: Seal, frame: Response) -> Buffer:
+    """A handler's answer that fits no frame is that request's failure, not the link's."""
+    try:
+        return seal(frame)
+    except ValueError as error:
+        failure = InternalError(reason=f"an answer that cannot be sent: {error}")
+        return seal(Failure(frame.id, *to_wire(failure)))
 
 
 def _first(group: BaseExceptionGroup[KacheryError]) -> KacheryError:

@@ -16,7 +16,12 @@ from typing import Any
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.blinding import blind
 from kachery_p2p.protocol.errors import AccessDenied, KacheryError, NotFound, Unreachable
-from kachery_p2p.protocol.limits import LINK_GRACE_SECONDS, LOOKUP_SECONDS, MAX_QUERY_KEYS
+from kachery_p2p.protocol.limits import (
+    LINK_GRACE_SECONDS,
+    LOOKUP_SECONDS,
+    MAX_HELLO_URLS,
+    MAX_QUERY_KEYS,
+)
 from kachery_p2p.protocol.methods import WHO_HAS, Holders, NodeInfo
 from kachery_p2p.protocol.plan import Holder, rank
 
@@ -151,7 +156,7 @@ class Lookup:
                 linked=bool(links),
                 direct=bool(links) and links[0].via is None,
                 label=node.label,
-                urls=tuple(node.urls),
+                urls=tuple(node.urls[:MAX_HELLO_URLS]),
                 rtt=links[0].rtt if links else None,
             )
         )

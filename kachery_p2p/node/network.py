@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
@@ -32,6 +33,9 @@ from kachery_p2p.protocol.limits import (
     IDLE_CIRCUIT_SECONDS,
     MAX_CHANNELS,
     MAX_CLOCK_SKEW,
+    MAX_HELLO_URLS,
+    MAX_LABEL,
+    MAX_URL,
 )
 from kachery_p2p.protocol.methods import CHANNELS, CIRCUIT, CIRCUIT_IN, CircuitTo
 
@@ -269,6 +273,9 @@ class Network:
         if link.peer == self.context.node_id:
             link.close(ProtocolViolation(reason="this node reached itself"))
             return
+        if not math.isfinite(link.hello.now) or not _fits(link.hello):
+            link.close(ProtocolViolation(reason="a hello with absurd values"))
+            return
         skew = link.hello.now - self.context.clock()
         if not abs(skew) <= MAX_CLOCK_SKEW:
             error = ClockSkew(
@@ -446,6 +453,15 @@ class Network:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _fits(hello: Hello) -> bool:
+    """What a node says of itself is passed on to others, who must be able to take it."""
+    return (
+        max(len(hello.label), len(hello.software)) <= MAX_LABEL
+        and len(hello.urls) <= MAX_HELLO_URLS
+        and all(len(url) <= MAX_URL for url in hello.urls)
+    )
 
 
 __all__ = ["AccessDenied", "Network", "Roads"]

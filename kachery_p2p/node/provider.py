@@ -40,7 +40,7 @@ class Provider:
         self,
         network: Network,
         *,
-        partial: Callable[[str], Partial | None],
+        partial: Callable[[str, bytes], Partial | None],
         withdrawn: Callable[[str], None],
     ) -> None:
         self._network = network
@@ -73,7 +73,7 @@ class Provider:
         sha1 = self._require(link, params.channel, params.sha1)
         info = await self._context.workers.disk(self._info, sha1, params.channel)
         if info is None:
-            partial = self._partial(sha1)
+            partial = self._partial(sha1, params.channel)
             if partial is None:
                 raise NotFound(what=f"sha1://{sha1}", detail="the provider no longer has it")
             info = FileInfo(partial.size, None, True)
@@ -98,7 +98,7 @@ class Provider:
     async def _read(self, link: Link, stream: Stream, params: FileRead) -> None:
         sha1 = self._require(link, params.channel, params.sha1)
         blob = await self._find(sha1, params.channel)
-        partial = None if blob is not None else self._partial(sha1)
+        partial = None if blob is not None else self._partial(sha1, params.channel)
         size = blob.size if blob is not None else partial.size if partial is not None else 0
         if blob is None and partial is None:
             raise NotFound(what=f"sha1://{sha1}", detail="the provider no longer has it")

@@ -3,9 +3,11 @@
 Everything on a wire or in a signed document is packed and unpacked here, so that the options, the
 limits and the errors are the same everywhere:
 
-* text is msgpack ``str`` (UTF-8), bytes are ``bin``; no ext types, no timestamps;
-* an unpacked value is at most as large as the buffer it came from (checked by msgpack before it
-  allocates), nested at most :data:`~.limits.MAX_NESTING` deep by msgpack's own stack limit;
+* text is msgpack ``str`` (UTF-8), bytes are ``bin``; no ext types (a msgpack timestamp is
+  unpacked, for msgpack has no way to refuse it, but no message has a field that takes one);
+* no text, bytes or map claims more than the buffer holds, and no list more than
+  :data:`~.limits.MAX_LIST_ITEMS` either (msgpack checks it before it allocates);
+* nothing is nested more than 1,024 deep: that is msgpack's own parsing stack, and no option of ours;
 * whatever is wrong with the bytes, the error is :class:`~.errors.ProtocolViolation`.
 
 :func:`decode` is the door through which untrusted bytes become typed values.
@@ -19,6 +21,7 @@ import msgpack
 import msgspec
 
 from .errors import ProtocolViolation
+from .limits import MAX_LIST_ITEMS
 
 T = TypeVar("T")
 Buffer = bytes | bytearray | memoryview
@@ -37,7 +40,13 @@ def unpack(data: Buffer) -> Any:
         ProtocolViolation: the bytes are not one msgpack value.
     """
     try:
-        return msgpack.unpackb(data, raw=False, strict_map_key=False, ext_hook=_no_ext)
+        return msgpack.unpackb(
+            data,
+            raw=False,
+            strict_map_key=False,
+            ext_hook=_no_ext,
+            max_array_len=min(len(data), MAX_LIST_ITEMS),
+        )
     except (ValueError, TypeError, RecursionError, MemoryError) as error:
         # msgpack's own exceptions (StackError, ExtraData, FormatError, ...) are ValueErrors;
         # an unhashable map key is a TypeError.
@@ -57,7 +66,9 @@ def convert(kind: type[T], value: Any) -> T:
     try:
         return msgspec.convert(value, kind, strict=True, builtin_types=(bytes,))
     except (msgspec.ValidationError, RecursionError, OverflowError) as error:
-        raise ProtocolViolation(reason=f"not a valid {kind.__name__}: {error}") from error
+        # A union has no name.
+        name = getattr(kind, "__name__", None) or "frame"
+        raise ProtocolViolation(reason=f"not a valid {name}: {error}") from error
 
 
 def decode(kind: type[T], data: Buffer) -> T:

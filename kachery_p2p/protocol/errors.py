@@ -51,7 +51,11 @@ import string
 from typing import Any, ClassVar
 
 MAX_FIELD_CHARS = 2_000
-"""A text field of an error that came from outside is cut to this many characters."""
+"""A text field of an error that crosses a wire is cut to this many characters."""
+MAX_FIELDS_CHARS = 8_000
+"""All fields of an error together, so that it always fits a frame header (64 KiB)."""
+MAX_FIELD_DEPTH = 4
+"""Containers inside one another in a field; what lies deeper is left out."""
 
 
 class KacheryError(Exception):
@@ -61,7 +65,7 @@ class KacheryError(Exception):
     exit_status: ClassVar[int] = 1
     text: ClassVar[str] = "{reason}"
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, /, **fields: Any) -> None:  # so that a field may be called anything
         self.fields: dict[str, Any] = fields
         super().__init__(self.text.format_map(_Missing(fields)))
 
@@ -344,26 +348,52 @@ def to_wire(error: BaseException) -> tuple[str, dict[str, Any]]:
     """What of ``error`` another process is told: its code and its plain fields."""
     if not isinstance(error, KacheryError):
         error = InternalError(reason=f"{type(error).__name__}: {error}")
-    return error.code, {name: _plain(value) for name, value in error.fields.items()}
+    return error.code, _plain_fields(error.fields)
 
 
 def from_wire(code: str, fields: dict[str, Any]) -> KacheryError:
     """The error that another process named; an unknown code becomes a :class:`RemoteError`."""
     kind = BY_CODE.get(code)
     if kind is None:
-        reason = f"{_plain(code)}: {_plain(fields)}"
-        return RemoteError(reason=reason)
-    return kind(**{str(name): _plain(value) for name, value in fields.items()})
+        return RemoteError(reason=f"{code[:100]}: {_plain_fields(fields)}")
+    return kind(**_plain_fields(fields))
 
 
-def _plain(value: Any) -> Any:
-    """Text, numbers and containers of them pass; anything else becomes text. Lengths are cut."""
-    if isinstance(value, str):
-        return value[:MAX_FIELD_CHARS]
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value[:100]]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in list(value.items())[:100]}
-    return str(value)[:MAX_FIELD_CHARS]
+def _plain_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    return _Plainer().mapping(fields, MAX_FIELD_DEPTH)
+
+
+class _Plainer:
+    """Text, numbers and containers of them pass; anything else becomes text. Each text, all of them
+    together, and the depth are cut, because the fields may be what a hostile peer sent."""
+
+    def __init__(self) -> None:
+        self._left = MAX_FIELDS_CHARS
+
+    def value(self, value: Any, depth: int) -> Any:
+        self._left -= 8
+        if value is None or isinstance(value, bool | float):
+            return value
+        if isinstance(value, int) and abs(value) < 1 << 63:
+            return value
+        if isinstance(value, list | tuple | dict) and (depth <= 0 or self._left <= 0):
+            return "..."
+        if isinstance(value, list | tuple):
+            return [self.value(item, depth - 1) for item in value[:100]]
+        if isinstance(value, dict):
+            return self.mapping(value, depth - 1)
+        if isinstance(value, bytes | bytearray | memoryview):
+            return self.text(bytes(value[:100]).hex())
+        return self.text(value if isinstance(value, str) else str(value))
+
+    def mapping(self, fields: dict[Any, Any], depth: int) -> dict[str, Any]:
+        return {
+            self.text(key if isinstance(key, str) else repr(key)[:100]): self.value(item, depth)
+            for key, item in list(fields.items())[:100]
+        }
+
+    def text(self, text: str) -> str:
+        text = text[: max(0, min(MAX_FIELD_CHARS, self._left))]
+        self._left -= len(text)
+        # A file name that is no text, say, must not make the error itself unsendable.
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -18,6 +18,9 @@ PROTOCOL_VERSION: Final = 1
 # --- records and frames ------------------------------------------------------------------------
 MAX_HEADER: Final = 64 * KIB
 """Bytes of one packed frame header, so of one control message. Larger answers are streams."""
+MAX_LIST_ITEMS: Final = 8_192
+"""Items of one list in a message. Lists are allocated by what they claim to hold, before it is
+there, and a small message can nest a thousand of them: this keeps such a lie below 64 MiB."""
 MAX_BODY: Final = 1 * MIB
 """Bytes of bulk in one frame. Large enough to amortise a record, small enough to interleave."""
 MIN_BODY: Final = 64 * KIB
@@ -97,6 +100,8 @@ MAX_URL: Final = 2_000
 """Characters."""
 MAX_LABEL: Final = 200
 """Characters of a node's label."""
+MAX_HELLO_URLS: Final = 8
+"""Addresses at which a node says that it can be reached."""
 MAX_FILE_LABEL: Final = 1_000
 """Characters of the label in a URI: a file name (255), or a whole path in URIs of old."""
 
@@ -168,7 +173,7 @@ STOP_SECONDS: Final = 10.0
 """From the order to stop until the daemon's process is gone: SHUTDOWN_SECONDS, and as much again."""
 
 # --- command line ------------------------------------------------------------------------------
-CAT_PIECE: Final = 8 * MIB
+CAT_PIECE: Final = 16 * MIB
 """Bytes that 'cat' loads at a time, so what it holds whatever the size of the file."""
 MAX_CHANNEL_TEXT: Final = 2 * MAX_CHANNEL_DOCUMENT
 """Bytes of text in which a channel document comes: base64 adds a third, mail programs the rest."""

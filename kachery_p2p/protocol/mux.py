@@ -386,7 +386,7 @@ class Mux:
             self._check_known(frame.id)
             return []
         most = MAX_RELAY_TAIL if frame.tail == OPAQUE_TAIL else MAX_BODY + TAG_BYTES
-        if frame.size > most:
+        if not 0 <= frame.size <= most:
             raise ProtocolViolation(reason=f"a data frame of {frame.size} bytes")
         cost = cost_of(frame.size)
         stream.granted -= cost
