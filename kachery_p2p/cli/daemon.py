@@ -25,7 +25,7 @@ from typing import Any
 import click
 
 import kachery_p2p
-from kachery_p2p.client import nodes, portal
+from kachery_p2p.client import nodes, portal, sync
 from kachery_p2p.client.connection import Connection
 from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import (
@@ -47,21 +47,16 @@ _LOG_TAIL = 20_000
 """Bytes of the log's end in which its last lines are looked for."""
 
 
-class _Octal(click.ParamType[int]):
-    name = "octal"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        if isinstance(value, int):
-            return value
-        try:
-            mode = int(value, 8)
-        except ValueError:
-            mode = -1
-        if not 0 <= mode <= 0o777:
-            self.fail(f"{value!r} is no file mode; write it like 660", param, ctx)
-        return mode
+def _octal(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise click.BadParameter(f"{text!r} is no file mode; write it like 660")
+    return mode
 
 
 @click.group()
@@ -79,7 +74,9 @@ def daemon() -> None:
 @click.option("--label", help="Name that members of your channels see; default: the host's name.")
 @click.option("--listen", metavar="HOST:PORT", help="Let other nodes connect; default: no port.")
 @click.option("--public-url", metavar="URL", help="ws:// or wss:// URL that reaches this node.")
-@click.option("--proxy", is_flag=True, help="Relay and index for channels that ask it of this node.")
+@click.option(
+    "--proxy", is_flag=True, help="Relay and index for channels that ask it of this node."
+)
 @click.option("--storage-dir", type=click.Path(path_type=Path), help="Default: ~/kachery-storage.")
 @click.option("--state-dir", type=click.Path(path_type=Path), help="Key, database, log.")
 @click.option(
@@ -91,14 +88,16 @@ def daemon() -> None:
     help=f"Local API on loopback TCP too (port {DEFAULT_API_PORT} if none is given).",
 )
 @click.option("--auth-group", metavar="GROUP", help="Let the members of this group use the node.")
-@click.option("--socket-mode", metavar="OCTAL", type=_Octal(), help="Of the socket; default: 600.")
+@click.option(
+    "--socket-mode", metavar="OCTAL", callback=_octal, help="Of the socket; default: 600."
+)
 @click.option("--others-read-only", is_flag=True, help="Other users may load, but change nothing.")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain for --listen.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Its private key.")
 @click.option("--foreground", is_flag=True, help="Stay in this terminal (or under systemd).")
 @with_output
 @pass_output
-def start(output: Output, *, foreground: bool, **options: Any) -> None:
+def start(output: Output, /, *, foreground: bool, **options: Any) -> None:
     """Start the node and wait until it answers.
 
     The socket is in $XDG_RUNTIME_DIR/kachery-p2p, and only you can use it. With --auth-group,
@@ -216,20 +215,21 @@ async def _start(command: list[str], config: dict[str, Any], output: Output) -> 
     child = _spawn(command, log)
     try:
         async with asyncio.timeout(START_SECONDS):
-            return await _until_ready(child, Path(config["runtime_dir"]) / places.SOCKET_NAME, log)
-    except TimeoutError as error:
-        for line in _last_lines(Path(config["state_dir"]) / "node.log"):
+            info = await _until_ready(child, Path(config["runtime_dir"]) / places.SOCKET_NAME, log)
+    except BaseException as error:
+        child.kill()
+        child.wait()
+        if not isinstance(error, TimeoutError):
+            raise
+        told = log.with_name("node.log")
+        for line in _last_lines(told):
             output.note(line)
         raise DaemonNotStarted(
             reason=f"it did not answer within {START_SECONDS:g} s, so it was ended again",
-            log=str(log.with_name("node.log")),
+            log=str(told),
         ) from error
-    except BaseException:
-        if child.poll() is None:
-            child.kill()
-        raise
-    finally:
-        child.returncode = child.returncode or 0  # it shall live on; Popen need not complain
+    child.returncode = 0  # it lives on; without this, Popen would warn that it does
+    return info
 
 
 def _spawn(command: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -326,7 +326,7 @@ def _describe(info: dict[str, Any]) -> list[str]:
 def _check_environment(output: Output, info: dict[str, Any]) -> None:
     """Whether the other commands, with the environment as it is, will find this node."""
     try:
-        found = portal.run(nodes.aget_node_id, name="get_node_id")
+        found = sync.get_node_id()
     except KacheryError as error:
         output.note(f"Note: other commands will not use this node here: {error}")
         return
@@ -381,7 +381,7 @@ class _Watch:
 
     async def wait(self) -> None:
         if self._descriptor is None:
-            while _exists(self._pid):
+            while _exists(self._pid):  # noqa: ASYNC110  # nothing tells us of a stranger's end
                 await asyncio.sleep(_POLL_SECONDS)
             return
         loop = asyncio.get_running_loop()

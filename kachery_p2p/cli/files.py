@@ -27,7 +27,9 @@ _CHANNEL_HELP = "Only over this channel (name or id); default: all."
 @click.option("--channel", help="Provide it on this channel only; default: on all.")
 @with_output
 @pass_output
-def store(output: Output, paths: tuple[str, ...], basename: str | None, channel: str | None) -> None:
+def store(
+    output: Output, paths: tuple[str, ...], basename: str | None, channel: str | None
+) -> None:
     """Copy files into the storage and print their URIs.
 
     \b
@@ -167,10 +169,7 @@ def find(output: Output, uri: str) -> None:
         ]
     )
     output.result(found, lines)
-    if lines:
-        if found["detail"]:
-            output.note(f"({found['detail']})")
-    else:
+    if not lines:
         raise _nobody(uri, found)
 
 

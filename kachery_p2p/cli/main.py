@@ -11,7 +11,6 @@ Non-goal: doing anything. The commands are in the modules beside this one, and t
 from __future__ import annotations
 
 import io
-import os
 import platform
 import sys
 import traceback
@@ -23,7 +22,7 @@ from kachery_p2p.protocol.errors import BadInput, Cancelled, KacheryError, from_
 from kachery_p2p.protocol.limits import PROTOCOL_VERSION
 
 from . import channels, daemon, files, info
-from .output import Output, pass_output, show_error, show_error_json, with_output
+from .output import Output, ReaderGone, pass_output, show_error, show_error_json, with_output
 
 PROGRAM = "kachery-p2p"
 _PIPE_CLOSED = 141
@@ -85,8 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
         return failure.exit_status
     except (click.Abort, KeyboardInterrupt):
         failure = Cancelled(what="The command")
-    except BrokenPipeError:
-        _give_up_stdout()
+    except ReaderGone:
         return _PIPE_CLOSED
     except KacheryError as error:
         failure = error
@@ -108,10 +106,3 @@ def _run(arguments: list[str]) -> int:
     if sys.stdout is not None:
         sys.stdout.flush()
     return status if isinstance(status, int) else 0
-
-
-def _give_up_stdout() -> None:
-    """Python flushes standard output when it exits, and would complain there."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)

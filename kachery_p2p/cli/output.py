@@ -40,11 +40,15 @@ def clean(text: object) -> str:
     )
 
 
+class ReaderGone(Exception):
+    """Nobody reads standard output any more. Not an OSError, since click has ideas about those."""
+
+
 def write(data: bytes | memoryview) -> None:
     """Bytes to standard output.
 
     Raises:
-        BrokenPipeError: nobody reads any more.
+        ReaderGone: as with ``| head``.
         StorageFull, BadPath: the file or device behind it does not take them.
     """
     if sys.stdout is None:
@@ -53,10 +57,10 @@ def write(data: bytes | memoryview) -> None:
         sys.stdout.flush()
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        raise
     except OSError as error:
         _forget_unwritten()
+        if error.errno == errno.EPIPE:
+            raise ReaderGone from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull(what="the output", path="standard output") from error
         raise BadPath(path="standard output", reason=(error.strerror or "?").lower()) from error
@@ -227,13 +231,11 @@ def with_output(command: Command) -> Command:
 
 def size_text(size: float) -> str:
     """A number of bytes for people: ``1.5 MiB``."""
-    if size < 1024:
-        return f"{size:.0f} B"
-    for unit in ("KiB", "MiB", "GiB", "TiB"):
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
         size /= 1024
-        if size < 1024:
-            break
-    return f"{size:.1f} {unit}"
+        units.pop(0)
+    return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
 
 
 def columns(rows: Sequence[Sequence[object]]) -> list[str]:

@@ -50,10 +50,10 @@ class Bootstraps:
                 self._network.context.clock()
             )
         }
-        for key in set(self._tasks) - wanted:
+        for key in sorted(set(self._tasks) - wanted):
             self._tasks.pop(key).cancel()
             self.status.pop(key, None)
-        for key in wanted - set(self._tasks):
+        for key in sorted(wanted - set(self._tasks)):
             self.status[key] = Bootstrap(*key)
             self._tasks[key] = self._network.spawn(self._keep(*key), name=f"keep {key[0]}")
         self.hurry()

@@ -32,6 +32,8 @@ class Config:
     others_read_only: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    local_api: bool = True
+    """False: nobody on this machine can talk to the node. For nodes inside another program."""
     durable: bool = True
     """False gives up safety against power cuts (not against crashes). For tests and scratch."""
 
@@ -75,7 +77,7 @@ class Config:
             raise BadInput(
                 what=f"--public-url {self.public_url}", reason="it must be a ws:// or wss:// URL"
             )
-        if len(os.fsencode(self.socket_path)) > 107:
+        if self.local_api and len(os.fsencode(self.socket_path)) > 107:
             raise BadInput(
                 what=f"socket path {self.socket_path}",
                 reason="longer than the 107 bytes that the system allows; set XDG_RUNTIME_DIR to "

@@ -44,6 +44,8 @@ class Found:
 
     def detail(self) -> str:
         """For people: who was asked, and what they said."""
+        if not (self.asked or self.silent or self.errors):
+            return "this node is on no channel"
         parts = [f"asked {', '.join(self.asked)}" if self.asked else "nobody to ask"]
         if self.offline:
             parts.append(f"offline: {', '.join(sorted(set(self.offline)))} has it")
@@ -116,8 +118,7 @@ class Lookup:
             return denied[0]
         if denied and not found.offline:
             return denied[0]
-        detail = found.detail() if found.asked else "this node is on no channel"
-        return NotFound(what=f"sha1://{sha1}", detail=detail)
+        return NotFound(what=f"sha1://{sha1}", detail=found.detail())
 
     async def _on_channel(self, channel: bytes, sha1: str, found: Found) -> None:
         secret = self._book.secret(channel)

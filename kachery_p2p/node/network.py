@@ -68,7 +68,8 @@ class Network:
         self.context = context
         self.roads = roads
         self.book = context.book
-        self.links: set[Link] = set()
+        self.links: dict[Link, None] = {}
+        """An ordered set: what a node does must not depend on where its objects lie in memory."""
         self.kept: set[Link] = set()
         """Links that stay although nobody uses them: those to bootstrap nodes."""
         self.on_shared: list[Callable[[Link, bytes], None]] = []
@@ -261,7 +262,7 @@ class Network:
         try:
             await link.run(hello)
         finally:
-            self.links.discard(link)
+            self.links.pop(link, None)
             self.kept.discard(link)
             self._shared.pop(link, None)
             self._peer_channels.pop(link, None)
@@ -286,7 +287,7 @@ class Network:
             self.context.warn(str(error))
             link.close(error)
             return
-        self.links.add(link)
+        self.links[link] = None
         self._shared[link] = set()
         self.set_peer_channels(link, link.hello.channels)
 

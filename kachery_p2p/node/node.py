@@ -150,8 +150,10 @@ class Node:
         self.network.spawn(self.availability.refresh(), name="compare storage")
         self.network.spawn(self._housekeeping(), name="housekeeping")
         self.bootstraps.refresh()
-        self.api = LocalServer(self, Calls(self))
-        await self.api.start()
+        self.calls = Calls(self)
+        if config.local_api:
+            self.api = LocalServer(self, self.calls)
+            await self.api.start()
         log.info("node %s is up", self.context.node_id)
 
     async def _listen(self) -> None:

@@ -157,7 +157,7 @@ class DaemonAlreadyRunning(LocalError):
     exit_status = 3
     text = (
         "A kachery-p2p node already runs here: {reason}. Stop it with 'kachery-p2p daemon stop', or "
-        "give this one another --state-dir."
+        "give this one folders of its own (XDG_RUNTIME_DIR, --state-dir, --storage-dir)."
     )
 
 

@@ -137,8 +137,11 @@ SEGMENT: Final = 16 * MIB
 """Bytes asked of one source at a time."""
 MAX_SOURCES: Final = 8
 """Nodes that one download reads from at once."""
-DURABLE_WINDOW: Final = 32 * MIB
-"""Bytes of verified blocks between two syncs of a partial: what a power cut costs at most."""
+DURABLE_WINDOW: Final = 64 * MIB
+"""Bytes of verified blocks that a crash may cost a download, at most."""
+SYNC_AFTER: Final = DURABLE_WINDOW // 4
+"""Bytes of newly verified blocks after which a partial is to be synced. While that runs, at most
+``DURABLE_WINDOW - SYNC_AFTER`` more may come: then the writer waits."""
 MAX_DOWNLOADS: Final = 64
 """Downloads that run at once; more wait their turn."""
 INLINE_FILE: Final = 32 * KIB

@@ -13,7 +13,7 @@ A partial is of one of three kinds, by what the manifest offers:
 
 Invariants
     * Marks never claim what is not on disk: data and hashes are synced first, then the marks are
-      written, once every DURABLE_WINDOW bytes. A crash costs at most one window.
+      written, every SYNC_AFTER bytes. A crash costs at most DURABLE_WINDOW bytes.
     * The blob appears by rename after the whole SHA-1 matched, whatever the manifest said.
     * There is one copy of the bytes, and memory does not grow with the file (one byte per block).
 
@@ -40,7 +40,7 @@ from kachery_p2p.protocol.errors import (
     KacheryError,
     StorageDamaged,
 )
-from kachery_p2p.protocol.limits import BLOCK, DURABLE_WINDOW, MAX_FILE, MIB
+from kachery_p2p.protocol.limits import BLOCK, DURABLE_WINDOW, MAX_FILE, MIB, SYNC_AFTER
 from kachery_p2p.protocol.manifest import TREE_ALGORITHM, Manifest
 
 from . import paths
@@ -283,8 +283,8 @@ class Partial:
     # --- durability ----------------------------------------------------------------------------
 
     def sync_due(self) -> bool:
-        """Whether a window's worth of bytes would be lost in a crash."""
-        return self._unsynced >= DURABLE_WINDOW
+        """Whether enough is new for :meth:`sync` to be worth its while."""
+        return self._unsynced >= SYNC_AFTER
 
     def sync(self) -> None:
         """Make durable what is marked now. May run beside the thread that writes.
@@ -398,7 +398,7 @@ class Partial:
 
     def _hold_back(self) -> None:
         # Whoever should have synced is late, or absent: what a crash may cost stays bounded.
-        if self._unsynced >= 2 * DURABLE_WINDOW:
+        if self._unsynced >= DURABLE_WINDOW - SYNC_AFTER:
             self.sync()
 
     def _hash_along(self, offset: int, view: memoryview, verified: bool = True) -> None:

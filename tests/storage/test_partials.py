@@ -23,7 +23,7 @@ from kachery_p2p.protocol.errors import (
     StorageDamaged,
     StorageFull,
 )
-from kachery_p2p.protocol.limits import BLOCK, DURABLE_WINDOW
+from kachery_p2p.protocol.limits import BLOCK, DURABLE_WINDOW, SYNC_AFTER
 from kachery_p2p.protocol.manifest import Chunk, Manifest, Tree
 from kachery_p2p.storage import paths
 from kachery_p2p.storage.blobs import BlobStore
@@ -208,18 +208,19 @@ def test_a_failed_sync_ends_the_use_of_the_partial_but_not_the_partial(store, mo
     assert again.missing() == [(BLOCK, SIZE)]
 
 
-def test_a_window_is_due_and_a_late_sync_is_made_up_for(store):
-    source = Source(content(2 * DURABLE_WINDOW + BLOCK))
+def test_a_sync_is_due_and_a_late_one_is_made_up_for(store):
+    source = Source(content(2 * DURABLE_WINDOW))
     partial = Partial.open(store, source.sha1, len(source.data))
-    partial.append(0, memoryview(source.data)[: DURABLE_WINDOW - 1])
+    partial.append(0, memoryview(source.data)[: SYNC_AFTER - 1])
     assert not partial.sync_due()
-    partial.append(DURABLE_WINDOW - 1, b"%c" % source.data[DURABLE_WINDOW - 1])
+    partial.append(SYNC_AFTER - 1, b"%c" % source.data[SYNC_AFTER - 1])
     assert partial.sync_due()
-    partial.append(DURABLE_WINDOW, memoryview(source.data)[DURABLE_WINDOW : 2 * DURABLE_WINDOW])
+    late = DURABLE_WINDOW - SYNC_AFTER
+    partial.append(SYNC_AFTER, memoryview(source.data)[SYNC_AFTER:late])
     assert not partial.sync_due()
     crash(partial)
     again = Partial.open(store, source.sha1, len(source.data))
-    assert again.received_bytes == 2 * DURABLE_WINDOW
+    assert again.received_bytes == late
     source.give_rest(again)
     assert again.finish().stat().st_size == len(source.data)
 

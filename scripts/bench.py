@@ -1,0 +1,320 @@
+"""``scripts/bench transfer``: how fast files move, beside the plain-web way, in one run.
+
+Starts its own daemons (a proxy, a provider, a requester) and its own nginx on loopback, takes turns
+between ours and theirs, and prints median, min and max. What counts are the ratios: absolute figures
+drift with the machine. nginx and curl come from the system (``apt-get install nginx-light curl``);
+without them their rows are left out, and said to be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.daemons import Daemon, Lab, free_port
+
+MIB = 1 << 20
+
+LOAD = """
+import json, sys, time
+import kachery_p2p as kc
+kc.get_node_id()
+last = {}
+start = time.perf_counter()
+path = kc.load_file(sys.argv[1], on_progress=last.update)
+print(json.dumps({"seconds": time.perf_counter() - start, "path": path, **{"route": last["sources"]}}))
+"""
+
+STORE = """
+import json, sys, time
+import kachery_p2p as kc
+kc.get_node_id()
+start = time.perf_counter()
+uri = kc.store_file(sys.argv[1])
+print(json.dumps({"seconds": time.perf_counter() - start, "uri": uri}))
+"""
+
+STORE_TEXTS = """
+import json, sys, time
+import kachery_p2p as kc
+kc.get_node_id()
+start = time.perf_counter()
+for number in range(1000):
+    kc.store_text(f"{sys.argv[1]} {number}")
+print(json.dumps({"per_second": 1000 / (time.perf_counter() - start)}))
+"""
+
+STORE_SMALL = """
+import json, os, sys
+import kachery_p2p as kc
+print(json.dumps([kc.store_bytes(os.urandom(10_000)) for _ in range(int(sys.argv[1]))]))
+"""
+
+LOAD_SMALL = """
+import asyncio, json, statistics, sys, time
+import kachery_p2p as kc
+uris = json.load(sys.stdin)
+async def main():
+    first, *single = uris[:51]
+    await kc.aload_bytes(first)
+    together = uris[51:]
+    start = time.perf_counter()
+    loaded = await asyncio.gather(*(kc.aload_bytes(uri) for uri in together))
+    rate = len(together) / (time.perf_counter() - start)
+    assert all(len(data) == 10_000 for data in loaded)
+    async def timed(uri):
+        start = time.perf_counter()
+        data = await kc.aload_bytes(uri)
+        return time.perf_counter() - start, data
+    one = [await timed(uri) for uri in single]
+    none = [await timed(f"sha1://{number:040x}") for number in range(50)]
+    assert all(data is not None for _, data in one) and all(data is None for _, data in none)
+    ms = lambda many: [1000 * seconds for seconds, _ in many]
+    print(json.dumps({"per_second": rate, "one_ms": ms(one), "none_ms": ms(none)}))
+asyncio.run(main())
+"""
+
+
+class Row:
+    """One line of the report: what, its figures, the unit, and what is asked of it."""
+
+    def __init__(self, name: str, values: list[float], unit: str, asked: str = "") -> None:
+        self.name, self.values, self.unit, self.asked = name, values, unit, asked
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    def __str__(self) -> str:
+        low, high = min(self.values), max(self.values)
+        figures = f"{self.median:9.2f}  ({low:.2f} .. {high:.2f}) {self.unit}"
+        return f"{self.name:58} {figures:40} {self.asked}"
+
+
+def run(daemon: Daemon, program: str, *arguments: str, stdin: str | None = None) -> Any:
+    return json.loads(daemon.python(program, *arguments, stdin=stdin))
+
+
+def settle() -> None:
+    """Let the disk finish what the last run left to do."""
+    os.sync()
+    time.sleep(0.3)
+
+
+def forget(daemon: Daemon, path: str) -> None:
+    """Remove a loaded blob and what lies beside it, so that it is fetched again."""
+    for file in Path(path).parent.glob(Path(path).name + "*"):
+        file.unlink()
+
+
+def peak_mb(pid: int, field: str) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) / 1024
+    raise ValueError(field)
+
+
+class Nginx:
+    """nginx serving one folder on a free port of loopback."""
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        self.port = free_port()
+        config = folder / "nginx.conf"
+        config.write_text(
+            f"daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr crit;\n"
+            f"user root; events {{}}\n"
+            f"http {{ access_log off; sendfile on; server {{ listen 127.0.0.1:{self.port};"
+            f" root {root}; }} }}\n"
+        )
+        self.process = subprocess.Popen(
+            ["nginx", "-p", str(folder), "-c", str(config)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(0.5)
+
+    def fetch(self, name: str, target: Path) -> float:
+        """The plain-web way: curl | tee FILE | sha1sum, then sync FILE. Seconds."""
+        command = (
+            f"set -o pipefail; curl -sf http://127.0.0.1:{self.port}/{name}"
+            f" | tee {target} | sha1sum > /dev/null && sync {target}"
+        )
+        start = time.perf_counter()
+        subprocess.run(["bash", "-c", command], check=True)
+        seconds = time.perf_counter() - start
+        target.unlink()
+        return seconds
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+def random_file(path: Path, mib: int) -> Path:
+    with path.open("wb") as file:
+        for _ in range(mib):
+            file.write(os.urandom(MIB))
+    return path
+
+
+class Bench:
+    def __init__(self, folder: Path, runs: int, mib: int, large_mib: int) -> None:
+        self.folder, self.runs, self.mib, self.large_mib = folder, runs, mib, large_mib
+        self.bytes = mib * MIB
+        self.rows: list[Row] = []
+        self.source = folder / "source"
+        self.source.mkdir()
+
+    def add(self, row: Row) -> Row:
+        self.rows.append(row)
+        print(row, flush=True)
+        return row
+
+    def rate(self, seconds: float) -> float:
+        return self.bytes / seconds / 1e6
+
+    def take_turns(self, *works: Callable[[], float]) -> list[list[float]]:
+        """Run each in turn, ``runs`` times after one warm-up; the figures of each."""
+        figures: list[list[float]] = [[] for _ in works]
+        for turn in range(self.runs + 1):
+            for index, work in enumerate(works):
+                settle()
+                value = work()
+                if turn:
+                    figures[index].append(value)
+        return figures
+
+    def load_once(self, daemon: Daemon, uri: str, relayed: bool) -> float:
+        result = run(daemon, LOAD, uri)
+        vias = {source["via"] is not None for source in result["route"]}
+        assert vias == {relayed}, result["route"]
+        forget(daemon, result["path"])
+        return self.rate(result["seconds"])
+
+    def storing(self, lab: Lab) -> None:
+        original = random_file(self.source / "store.dat", self.mib)
+        copy = self.folder / "copy.dat"
+
+        def ours() -> float:
+            result = run(lab.a, STORE, str(original))
+            sha1 = result["uri"].split("/")[2]
+            blob = lab.a.storage / "sha1" / sha1[:2] / sha1[2:4] / sha1[4:6] / sha1
+            forget(lab.a, str(blob))
+            return float(result["seconds"])
+
+        def theirs() -> float:
+            start = time.perf_counter()
+            command = f"cp {original} {copy} && sha1sum {copy} > /dev/null"
+            subprocess.run(["bash", "-c", command], check=True)
+            seconds = time.perf_counter() - start
+            copy.unlink()
+            return seconds
+
+        mine, other = self.take_turns(ours, theirs)
+        original.unlink()
+        self.add(Row("store_file, durable", mine, "s"))
+        self.add(Row("cp, then sha1sum (not synced)", other, "s"))
+        ratios = [a / b for a, b in zip(mine, other, strict=True)]
+        self.add(Row("store_file / (cp; sha1sum)", ratios, "x", "<= 1.0 asked"))
+        texts = [run(lab.a, STORE_TEXTS, f"{time.time()}")["per_second"] for _ in range(self.runs)]
+        self.add(Row("store_text, sync client, durable", texts, "/s", ">= 1000 asked"))
+
+    def moving(self, lab: Lab, relayed_lab: Lab) -> None:
+        file = random_file(self.source / "big.dat", self.mib)
+        uri = run(lab.a, STORE, str(file))["uri"]
+        assert run(relayed_lab.a, STORE, str(file))["uri"] == uri
+        settle()
+        works = [
+            lambda: self.load_once(lab.b, uri, relayed=False),
+            lambda: self.load_once(relayed_lab.b, uri, relayed=True),
+        ]
+        nginx = None
+        if shutil.which("nginx") and shutil.which("curl"):
+            nginx = Nginx(self.folder, self.source)
+            target = self.folder / "fetched.dat"
+            web = nginx
+            works.append(lambda: self.rate(web.fetch("big.dat", target)))
+        try:
+            direct, relayed, *others = self.take_turns(*works)
+        finally:
+            if nginx is not None:
+                nginx.stop()
+        file.unlink()
+        self.add(Row("load_file, direct: encrypted, verified, synced", direct, "MB/s", ">= 350 asked"))
+        self.add(Row("load_file, through the proxy", relayed, "MB/s"))
+        ratios = [a / b for a, b in zip(relayed, direct, strict=True)]
+        self.add(Row("proxy / direct", ratios, "x", ">= 0.4 asked"))
+        if others:
+            self.add(Row("nginx -> curl | tee | sha1sum, sync", others[0], "MB/s"))
+            ratios = [a / b for a, b in zip(direct, others[0], strict=True)]
+            self.add(Row("direct / nginx", ratios, "x", ">= 1.0 asked"))
+        else:
+            print("nginx or curl is not installed: no comparison with the plain web")
+
+    def small(self, lab: Lab) -> None:
+        rates, one, none = [], [], []
+        for _ in range(self.runs):
+            uris = lab.a.python(STORE_SMALL, "1051")
+            settle()
+            result = run(lab.b, LOAD_SMALL, stdin=uris)
+            rates.append(result["per_second"])
+            one.append(statistics.median(result["one_ms"]))
+            none.append(max(result["none_ms"]))
+        self.add(Row("1,000 files of 10 kB, asyncio.gather", rates, "/s", ">= 600 asked"))
+        self.add(Row("one small remote file, p50", one, "ms", "<= 5 asked"))
+        self.add(Row("a look-up that finds nothing, slowest of 50", none, "ms", "<= 100 asked"))
+
+    def memory(self, folder: Path) -> None:
+        with Lab(folder, direct=True) as lab:
+            for daemon in (lab.proxy, lab.a, lab.b):
+                idle = peak_mb(daemon.pid, "VmRSS")
+                self.add(Row(f"idle RSS of {daemon.label}", [idle], "MB", "<= 60 asked"))
+            peaks: dict[int, list[float]] = {}
+            for mib in (self.mib, self.large_mib):
+                file = random_file(self.source / f"{mib}.dat", mib)
+                uri = run(lab.a, STORE, str(file))["uri"]
+                file.unlink()
+                run(lab.b, LOAD, uri)
+                peaks[mib] = [peak_mb(daemon.pid, "VmHWM") for daemon in (lab.a, lab.b)]
+            for mib, figures in peaks.items():
+                name = f"peak RSS of provider, requester up to {mib} MiB"
+                self.add(Row(name, figures, "MB", "<= 150 asked"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/bench")
+    parser.add_argument("what", choices=["transfer"])
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--mib", type=int, default=1024, help="size of the file that moves")
+    parser.add_argument("--large-mib", type=int, default=4096, help="size for the memory figures")
+    parser.add_argument("--quick", action="store_true", help="2 runs of 256 MiB: only a look")
+    options = parser.parse_args()
+    if options.quick:
+        options.runs, options.mib, options.large_mib = 2, 256, 1024
+    folder = Path(tempfile.mkdtemp(prefix="kp", dir="/tmp"))
+    print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, {options.mib} MiB, ", end="")
+    print(f"median (min .. max) of {options.runs}")
+    try:
+        bench = Bench(folder, options.runs, options.mib, options.large_mib)
+        with Lab(folder / "d", direct=True) as direct, Lab(folder / "r") as relayed:
+            bench.moving(direct, relayed)
+            bench.storing(relayed)
+            bench.small(relayed)
+        bench.memory(folder / "m")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

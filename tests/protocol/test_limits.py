@@ -1,0 +1,73 @@
+"""The limits are numbers, each says why, and those that depend on one another agree."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+
+import pytest
+
+from kachery_p2p.protocol import limits
+
+BODY = ast.parse(inspect.getsource(limits)).body
+NAMES = [node.target.id for node in BODY if isinstance(node, ast.AnnAssign)]  # type: ignore[union-attr]
+SELF_EXPLAINING = {
+    # Units, and bounds whose name and section say it all.
+    "KIB", "MIB", "RECONNECT_FIRST", "MAX_MEMBERS", "MAX_BOOTSTRAPS", "BLINDED_KEY_BYTES",
+    "MAX_LOCAL_CLIENTS", "DEFAULT_API_PORT",
+}  # fmt: skip
+
+
+def documented() -> set[str]:
+    found = set()
+    for node, after in zip(BODY, BODY[1:], strict=False):
+        if (
+            isinstance(node, ast.AnnAssign)
+            and isinstance(node.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+            and isinstance(after.value.value, str)
+        ):
+            found.add(node.target.id)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_limit_is_a_positive_number(name: str) -> None:
+    value = getattr(limits, name)
+    assert isinstance(value, int | float)
+    assert value > 0
+
+
+def test_every_limit_says_why() -> None:
+    assert set(NAMES) - documented() == SELF_EXPLAINING
+
+
+def test_a_relayed_frame_carries_the_largest_frame_of_the_session_inside() -> None:
+    overhead = 4 + 16 + 16  # the length of the header, and the tags of header and body
+    assert limits.MAX_RELAY_TAIL >= limits.MAX_BODY + limits.MAX_HEADER + overhead
+    assert limits.MAX_RECORD >= limits.MAX_RELAY_TAIL + limits.MAX_HEADER + 4 + 16
+
+
+def test_the_credit_lets_at_least_a_few_of_the_largest_frames_travel() -> None:
+    assert limits.STREAM_CREDIT >= 4 * (limits.MAX_BODY + limits.FRAME_OVERHEAD)
+    assert limits.CIRCUIT_CREDIT >= 2 * (limits.MAX_RELAY_TAIL + limits.FRAME_OVERHEAD)
+
+
+def test_blocks_divide_pieces_and_pieces_divide_segments() -> None:
+    assert limits.MAX_BODY % limits.BLOCK == 0
+    assert limits.MIN_BODY % limits.BLOCK == 0
+    assert limits.SEGMENT % limits.MAX_BODY == 0
+
+
+def test_a_silent_link_is_pinged_before_it_is_dead() -> None:
+    assert 2 * limits.PING_SECONDS < limits.DEAD_SECONDS
+    assert limits.LOOKUP_SECONDS < limits.REQUEST_SECONDS < limits.STALL_SECONDS
+
+
+def test_lists_may_hold_what_the_messages_need() -> None:
+    needed = (
+        limits.MAX_MEMBERS, limits.MAX_DIGEST_ORIGINS, limits.MAX_QUERY_KEYS,
+        limits.MAX_ANSWER_NODES, limits.MAX_HOLDERS, limits.MAX_LINKS,
+    )  # fmt: skip
+    assert max(needed) <= limits.MAX_LIST_ITEMS
