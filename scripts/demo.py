@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 BIG = 20_000_000
 
@@ -137,7 +137,8 @@ def route_of(result: dict[str, Any]) -> str:
 
 def show(console: Console, uris: dict[str, str], results: dict[str, dict[str, Any]]) -> bool:
     """The table; whether every hash fits."""
-    table = Table("what", "URI", "size", "seconds", "MB/s", "from", "hash", expand=False)
+    uri_column = Column("URI", overflow="fold")
+    table = Table("what", uri_column, "size", "seconds", "MB/s", "from", "hash", expand=False)
     good = True
     for kind, uri in uris.items():
         result = results[kind]

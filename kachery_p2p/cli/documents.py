@@ -49,10 +49,11 @@ def read_document(source: str) -> str:
         return _text(_fetch(source))
     try:
         with Path(source).open("rb") as file:
-            return _text(file.read(MAX_CHANNEL_TEXT + 1))
+            data = file.read(MAX_CHANNEL_TEXT + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise BadPath(path=source[:MAX_URL], reason=reason.lower()) from error
+    return _text(data)
 
 
 def _text(data: bytes) -> str:

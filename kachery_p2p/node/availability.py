@@ -157,6 +157,9 @@ class Availability:
         own = self._logs.get(channel)
         if own is None:
             own = self._logs[channel] = await self._context.workers.disk(self._load, channel)
+        if own.head and self._is_proxy(channel):
+            # The index lives in memory: after a restart, or when we become a proxy, it lacks us.
+            self._send_own(channel, own, 0)
         secret = self._book.secret(channel)
         may = self._provides(channel) and secret is not None
         version = secret[0] if secret is not None else -1

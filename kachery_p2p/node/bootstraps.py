@@ -60,9 +60,10 @@ class Bootstraps:
         self._settle()
 
     def hurry(self) -> None:
-        """Something changed: do not wait out the backoff."""
-        self._hurry.set()
-        self._hurry = asyncio.Event()
+        """Somebody needs the network now: do not wait out the backoff."""
+        if any(status.state != "connected" for status in self.status.values()):
+            self._hurry.set()
+            self._hurry = asyncio.Event()
 
     def _settle(self) -> None:
         if any(status.state == "connecting" for status in self.status.values()):

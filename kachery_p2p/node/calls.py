@@ -140,6 +140,7 @@ class Calls:
         return self._stored(stored)
 
     def _stored(self, stored: Stored) -> dict[str, Any]:
+        self._node.bootstraps.hurry()  # what is stored is about to be asked for
         self._node.availability.provide(stored.sha1)
         if stored.manifest_sha1 is not None:
             self._node.availability.provide(stored.manifest_sha1)

@@ -246,9 +246,9 @@ class Mux:
             data = Data(number, meta, OPAQUE_TAIL, len(body))
         else:
             data = Data(number, meta, SEALED_TAIL, len(body) + TAG_BYTES)
-        stream.send_credit -= cost_of(data.size)
-        if stream.send_credit < 0:
+        if stream.send_credit < cost_of(data.size):
             raise ValueError("sent beyond the credit of the stream")
+        stream.send_credit -= cost_of(data.size)
         self._enqueue(number, stream, data, body)
 
     def queued(self, number: int) -> int:
@@ -409,7 +409,7 @@ class Mux:
 
     def _on_answer(self, frame: Response | Failure) -> list[Event]:
         if frame.id not in self._waiting:
-            if not self._is_ours(frame.id) or frame.id >= self._next_id:
+            if not self._is_ours(frame.id) or not 0 < frame.id < self._next_id:
                 raise ProtocolViolation(reason="an answer to no request")
             return []
         self._waiting.discard(frame.id)

@@ -79,6 +79,7 @@ class Peer:
         self.node: Node | None = None
         self.node_id = ""
         self.life: Incarnation | None = None
+        self.calls: dict[asyncio.Task[Any], None] = {}
         self._disk: SlowDisk | None = None
         self._lives = 0
 
@@ -151,6 +152,10 @@ class Peer:
         assert life is not None
         self.node = None
         self.host.accept = None
+        for call in list(self.calls):  # as the local API does
+            call.cancel()
+        if self.calls:
+            await asyncio.wait(list(self.calls))
         await self._inside(node.stop(), name=f"stop {self.name}")
         await asyncio.sleep(5.0)
         left = [task.get_name() for task in life.alive()]
@@ -165,6 +170,7 @@ class Peer:
         assert life is not None
         assert disk is not None
         self.node = None
+        self.calls.clear()
         disk.dead = True
         self.world.loop.freeze(life)
         self.world.dead.append(life)
@@ -188,7 +194,10 @@ class Peer:
             result = await node.calls.run(method, params, live)  # type: ignore[arg-type]
             return result, bytes(live.received)
 
-        return self._inside(run(), name=f"{method} on {self.name}")
+        task = self._inside(run(), name=f"{method} on {self.name}")
+        self.calls[task] = None
+        task.add_done_callback(lambda task: self.calls.pop(task, None))
+        return task
 
     # --- watching ------------------------------------------------------------------------------
 

@@ -1,0 +1,289 @@
+"""Nodes that are started, refused, stopped and killed through the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kachery_p2p.cli import daemon as module
+from kachery_p2p.cli.output import Output
+from kachery_p2p.protocol.errors import DaemonNotStarted, StorageFull
+from tests.daemons import Daemon, free_port
+
+pytestmark = pytest.mark.processes
+
+
+def exists(pid: int) -> bool:
+    """Whether it runs; a zombie that nobody has reaped does not."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] != b"Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_start_returns_when_the_node_answers_and_stop_when_it_is_gone(short_folder: Path) -> None:
+    with Daemon(short_folder, "n") as node:
+        assert exists(node.pid)
+        assert node.info()["pid"] == node.pid
+        done = node.cli("daemon", "stop", "--json")
+        assert not exists(node.pid)
+        assert json.loads(done.stdout) == {"stopped": True, "pid": node.pid}
+
+
+def test_the_text_names_node_storage_socket_and_what_to_do_next(short_folder: Path) -> None:
+    with Daemon(short_folder, "n") as node:
+        node.stop()
+        shown = node.cli("daemon", "start")
+        node.start_watching()
+        assert shown.stderr == ""
+        for part in (node.node_id, str(node.storage), "node.sock", "channel join", "info"):
+            assert part in shown.stdout
+
+
+def test_a_second_start_is_refused_and_names_the_first(node: Daemon) -> None:
+    for extra in ([], ["--foreground"]):
+        done = node.cli("daemon", "start", *extra, check=False)
+        assert done.returncode == 3
+        assert f"pid {node.pid}" in done.stderr
+    assert node.info()["pid"] == node.pid
+
+
+def test_a_node_that_hangs_is_not_started_over(node: Daemon) -> None:
+    os.kill(node.pid, signal.SIGSTOP)
+    try:
+        done = node.cli("daemon", "start", check=False)
+    finally:
+        os.kill(node.pid, signal.SIGCONT)
+    assert done.returncode == 3
+    assert f"pid {node.pid}" in done.stderr
+
+
+def test_two_nodes_do_not_share_a_storage(node: Daemon, short_folder: Path) -> None:
+    other = Daemon(short_folder, "other", storage_dir=node.storage)
+    done = other.cli("daemon", "start", "--json", "--storage-dir", str(node.storage), check=False)
+    assert done.returncode == 3
+    error = json.loads(done.stderr.splitlines()[-1])["error"]
+    assert error["code"] == "storage-in-use"
+    assert error["fields"]["pid"] == str(node.pid)
+
+
+def test_after_a_kill_it_starts_again_as_the_same_node(node: Daemon) -> None:
+    before, pid = node.node_id, node.pid
+    node.kill()
+    assert not exists(pid)
+    assert node.cli("info", check=False).returncode == 3
+    node.start()
+    assert node.node_id == before
+    assert node.pid != pid
+
+
+def test_stopping_what_does_not_run_is_3(short_folder: Path) -> None:
+    done = Daemon(short_folder, "n").cli("daemon", "stop", check=False)
+    assert done.returncode == 3
+    assert "daemon start" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--listen", "nonsense"], "HOST:PORT"),
+        (["--auth-group", "no-such-group-here"], "no-such-group-here"),
+        (["--public-url", "http://x"], "ws://"),
+        (["--tls-cert", "x"], "--tls-key"),
+    ],
+)
+def test_what_cannot_work_is_said_at_once(
+    short_folder: Path, arguments: list[str], part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "--auth-group" in arguments and os.getuid() != 0:
+        pytest.skip("only root gets as far as looking for the group")
+    done = Daemon(short_folder, "n").cli("daemon", "start", *arguments, check=False)
+    assert done.returncode == 2
+    assert part in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_port_in_use_is_an_error_and_leaves_no_process(short_folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        node = Daemon(short_folder, "n")
+        done = node.cli("daemon", "start", "--listen", address, check=False)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    node.start()  # which it could not if the first still had the storage
+    node.close()
+
+
+def test_files_in_the_users_folder_do_not_get_in_the_way(short_folder: Path) -> None:
+    node = Daemon(short_folder, "n")
+    (node.home / "random.py").write_text("raise SystemExit('the wrong random')")
+    (node.home / "state" / "kachery-p2p").mkdir(parents=True)
+    code = f"""
+import json, subprocess, sys
+from kachery_p2p.cli.main import main
+sys.exit(main(["daemon", "start", "--json"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env=node.env,
+        cwd=node.home,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    node.start_watching()
+    node.close()
+
+
+def test_with_an_api_port_it_answers_on_tcp_too(short_folder: Path) -> None:
+    port = free_port()
+    with Daemon(short_folder, "n", api_port=port) as node:
+        done = node.cli("info", "--json", KACHERY_P2P_API_PORT=str(port))
+        assert json.loads(done.stdout)["node_id"] == node.node_id
+
+
+def test_the_environments_port_opens_none_and_is_pointed_out(short_folder: Path) -> None:
+    node = Daemon(short_folder, "n")
+    port = str(free_port())
+    done = node.cli("daemon", "start", "--json", KACHERY_P2P_API_PORT=port)
+    node.start_watching()
+    assert json.loads(done.stdout)["pid"] == node.pid
+    assert port in done.stderr
+    node.close()
+
+
+def test_in_the_foreground_it_is_this_very_process(short_folder: Path) -> None:
+    node = Daemon(short_folder, "n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kachery_p2p.cli", "daemon", "start", "--foreground"],
+        env=node.env,
+        cwd=node.home,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "is up" in line:
+            break
+    assert node.info()["pid"] == process.pid
+    process.send_signal(signal.SIGINT)
+    process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 0
+
+
+# --- a process that does not do as it should ---------------------------------------------------
+
+
+class Children:
+    """Sees what :func:`module._spawn` made."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.made: list[subprocess.Popen[bytes]] = []
+        spawn = module._spawn
+
+        def spy(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+            self.made.append(spawn(command, log))
+            return self.made[-1]
+
+        monkeypatch.setattr(module, "_spawn", spy)
+
+
+async def start(folder: Path, code: str) -> dict[str, Any]:
+    config = {"state_dir": str(folder), "runtime_dir": str(folder)}
+    output = Output()
+    output.quiet = True
+    return await module._start([sys.executable, "-c", code], config, output)
+
+
+async def test_one_that_never_answers_is_ended(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children = Children(monkeypatch)
+    monkeypatch.setattr(module, "START_SECONDS", 0.1)
+    with pytest.raises(DaemonNotStarted, match="did not answer within"):
+        await start(short_folder, "import signal; signal.pause()")
+    assert children.made[0].returncode == -signal.SIGKILL
+
+
+async def test_one_that_dies_is_quoted(short_folder: Path) -> None:
+    with pytest.raises(DaemonNotStarted, match=r"status 9: the last words\. .*daemon\.out"):
+        await start(short_folder, "import sys; print('the last words'); sys.exit(9)")
+
+
+async def test_one_that_says_nothing_is_told_so(short_folder: Path) -> None:
+    with pytest.raises(DaemonNotStarted, match="said nothing"):
+        await start(short_folder, "raise SystemExit(1)")
+
+
+async def test_the_error_it_names_is_the_error_raised(short_folder: Path) -> None:
+    words = json.dumps({"code": "storage-full", "fields": {"what": "x", "path": "y"}})
+    with pytest.raises(StorageFull, match="'y'"):
+        await start(short_folder, f"print('noise'); print({words!r}); raise SystemExit(4)")
+
+
+async def test_an_answer_of_another_process_is_not_taken_for_its_own(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def other(path: Path) -> dict[str, Any]:
+        return {"pid": os.getpid()}
+
+    monkeypatch.setattr(module, "_ask", other)
+    monkeypatch.setattr(module, "START_SECONDS", 0.1)
+    with pytest.raises(DaemonNotStarted):
+        await start(short_folder, "import signal; signal.pause()")
+
+
+# --- what it is given --------------------------------------------------------------------------
+
+
+def config(**given: Any) -> dict[str, Any]:
+    options = {
+        "label": None,
+        "storage_dir": None,
+        "state_dir": None,
+        "auth_group": None,
+        "socket_mode": None,
+        "others_read_only": False,
+        "tls_cert": None,
+        "tls_key": None,
+    }
+    return module._config(**{**options, **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "shared", "mode"),
+    [
+        ({}, False, 0o600),
+        ({"auth_group": "lab"}, True, 0o600),
+        ({"socket_mode": 0o660}, True, 0o660),
+        ({"others_read_only": True}, True, 0o666),
+        ({"others_read_only": True, "auth_group": "lab"}, True, 0o600),
+    ],
+)
+def test_a_shared_node_has_its_socket_where_all_look(
+    given: dict[str, Any], shared: bool, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/somewhere")
+    made = config(**given)
+    assert made["runtime_dir"] == ("/run/kachery-p2p" if shared else "/somewhere/kachery-p2p")
+    assert made["socket_mode"] == mode
+
+
+def test_paths_are_absolute_and_the_label_is_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = config(storage_dir=Path("s"), state_dir=Path("t"), tls_cert=Path("c"))
+    assert [made["storage_dir"], made["state_dir"], made["tls_cert"]] == [
+        os.path.abspath(name) for name in "stc"
+    ]
+    assert made["label"] == socket.gethostname()

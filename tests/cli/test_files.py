@@ -1,0 +1,159 @@
+"""Files from the shell: offline, on one node, and from node to node."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kachery_p2p.protocol.limits import MANIFEST_CHUNK
+from tests.daemons import Daemon, Lab
+
+ABSENT = "sha1://" + "0" * 40 + "/x"
+
+
+@pytest.fixture
+def offline(short_folder: Path) -> Daemon:
+    """The environment of a node that does not run, in offline mode."""
+    daemon = Daemon(short_folder, "n")
+    daemon.env["KACHERY_P2P_OFFLINE_STORAGE_DIR"] = str(daemon.storage)
+    return daemon
+
+
+def write(daemon: Daemon, name: str, content: bytes) -> str:
+    (daemon.home / name).write_bytes(content)
+    return hashlib.sha1(content).hexdigest()
+
+
+def cat(daemon: Daemon, *arguments: str) -> bytes:
+    return subprocess.run(
+        [sys.executable, "-m", "kachery_p2p.cli", "cat", *arguments],
+        env=daemon.env,
+        capture_output=True,
+        check=True,
+    ).stdout
+
+
+def test_store_prints_a_uri_per_file_and_load_its_path(offline: Daemon) -> None:
+    first, second = write(offline, "a.txt", b"one"), write(offline, "b.txt", b"two")
+    done = offline.cli("store", "a.txt", "b.txt")
+    assert done.stdout == f"sha1://{first}/a.txt\nsha1://{second}/b.txt\n"
+    assert done.stderr == ""
+    path = offline.cli("load", f"sha1://{first}/a.txt").stdout.rstrip("\n")
+    assert Path(path).read_bytes() == b"one"
+    assert offline.storage in Path(path).parents
+
+
+def test_what_was_printed_is_stored_though_a_later_file_fails(offline: Daemon) -> None:
+    sha1 = write(offline, "a.txt", b"one")
+    done = offline.cli("store", "--json", "a.txt", "absent", "a.txt", check=False)
+    assert done.returncode == 2
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        {"path": "a.txt", "uri": f"sha1://{sha1}/a.txt"}
+    ]
+    assert json.loads(done.stderr.splitlines()[-1])["error"]["code"] == "bad-path"
+    assert cat(offline, f"sha1://{sha1}") == b"one"
+
+
+def test_basename_is_for_one_file(offline: Daemon) -> None:
+    sha1 = write(offline, "a.txt", b"one")
+    assert offline.cli("store", "a.txt", "--basename", "new name").stdout.startswith(
+        f"sha1://{sha1}/new"
+    )
+    assert offline.cli("store", "a.txt", "a.txt", "--basename", "x", check=False).returncode == 2
+
+
+def test_link_does_not_copy(offline: Daemon) -> None:
+    write(offline, "a.txt", b"linked content")
+    uri = offline.cli("link", "a.txt").stdout.strip()
+    assert cat(offline, uri) == b"linked content"
+    (offline.home / "a.txt").write_bytes(b"changed")
+    assert offline.cli("load", uri, check=False).returncode == 8
+
+
+def test_load_copies_to_dest(offline: Daemon) -> None:
+    write(offline, "a.txt", b"one")
+    uri = offline.cli("store", "a.txt").stdout.strip()
+    done = offline.cli("load", uri, "--dest", "copy.txt", "--json")
+    assert json.loads(done.stdout) == {"path": "copy.txt", "uri": uri}
+    assert (offline.home / "copy.txt").read_bytes() == b"one"
+
+
+@pytest.mark.parametrize("verb", ["load", "cat"])
+def test_what_nobody_has_is_8(offline: Daemon, verb: str) -> None:
+    done = offline.cli(verb, ABSENT, check=False)
+    assert (done.returncode, done.stdout) == (8, "")
+    assert "offline" in done.stderr
+
+
+@pytest.mark.parametrize("size", [0, 1, MANIFEST_CHUNK + 1, 2 * (16 << 20)])
+def test_cat_gives_the_very_bytes_and_any_range_of_them(offline: Daemon, size: int) -> None:
+    content = hashlib.shake_128(b"content").digest(size)
+    write(offline, "a.dat", content)
+    uri = offline.cli("store", "a.dat").stdout.strip()
+    assert cat(offline, uri) == content
+    for start, end in ((0, 0), (0, 1), (size // 2, size + 5), (size, size), (size // 3, size // 2)):
+        got = cat(offline, uri, "--start", str(start), "--end", str(end))
+        assert got == content[start:end]
+    assert cat(offline, uri, "--start", str(size // 2)) == content[size // 2 :]
+
+
+def test_a_range_the_wrong_way_round_is_refused(offline: Daemon) -> None:
+    assert offline.cli("cat", ABSENT, "--start", "2", "--end", "1", check=False).returncode == 2
+
+
+def test_a_file_name_of_any_bytes_comes_out_as_it_is(offline: Daemon) -> None:
+    write(offline, "a.txt", b"one")
+    uri = offline.cli("store", "a.txt").stdout.strip()
+    done = subprocess.run(
+        [sys.executable, "-m", "kachery_p2p.cli", "load", uri, "--dest", b"caf\xe9"],
+        env={**offline.env, "LC_ALL": "C"},
+        cwd=offline.home,
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b"caf\xe9\n"
+
+
+@pytest.mark.processes
+def test_a_node_that_is_alone_says_who_was_asked(node: Daemon) -> None:
+    for verb in ("load", "cat", "find"):
+        done = node.cli(verb, ABSENT, check=False)
+        assert done.returncode == 8, done.stderr
+        assert ABSENT in done.stderr
+
+
+@pytest.mark.processes
+def test_find_prints_the_path_of_what_is_here(node: Daemon) -> None:
+    sha1 = write(node, "a.txt", b"here it is")
+    uri = node.cli("store", "a.txt").stdout.strip()
+    shown = node.cli("find", uri)
+    assert shown.stdout.startswith(f"here  {node.storage}")
+    assert sha1 in shown.stdout
+    assert json.loads(node.cli("find", uri, "--json").stdout)["holders"] == []
+
+
+@pytest.mark.processes
+def test_what_one_node_stores_another_finds_loads_and_reads(lab: Lab) -> None:
+    content = hashlib.shake_128(b"shared").digest(MANIFEST_CHUNK + 100_000)
+    write(lab.a, "big.dat", content)
+    uri = lab.a.cli("store", "big.dat").stdout.strip()
+    found = lab.b.cli("find", uri)
+    assert lab.a.node_id in found.stdout
+    assert "relayed" in found.stdout
+    assert cat(lab.b, uri, "--start", "20000000", "--end", "20000100") == content[20000000:20000100]
+    path = Path(lab.b.cli("load", uri).stdout.strip())
+    assert path.read_bytes() == content
+    assert cat(lab.b, uri) == content
+
+
+@pytest.mark.processes
+def test_cat_of_what_is_not_here_streams_all_of_it(lab: Lab) -> None:
+    content = hashlib.shake_128(b"streamed").digest(2 * MANIFEST_CHUNK)
+    write(lab.a, "big.dat", content)
+    uri = lab.a.cli("store", "big.dat").stdout.strip()
+    assert cat(lab.b, uri) == content

@@ -1,0 +1,188 @@
+"""The boundary: exit statuses, streams and what is imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from kachery_p2p._version import __version__
+from kachery_p2p.cli.main import PROGRAM, group, main
+from kachery_p2p.protocol.errors import BY_CODE
+from tests.daemons import Daemon
+
+
+def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        for name, child in command.commands.items():
+            yield from commands(child, f"{path} {name}")
+
+
+COMMANDS = list(commands(group, PROGRAM))
+
+
+@pytest.fixture
+def offline(short_folder: Path) -> Daemon:
+    """The environment of a node that does not run, in offline mode."""
+    daemon = Daemon(short_folder, "n")
+    daemon.env["KACHERY_P2P_OFFLINE_STORAGE_DIR"] = str(short_folder / "s")
+    return daemon
+
+
+@pytest.mark.parametrize(("path", "command"), COMMANDS, ids=[path for path, _ in COMMANDS])
+def test_every_command_has_a_help_with_an_example_of_itself(
+    path: str, command: click.Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*path.split()[1:], "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "Example:" in shown
+    assert f"{path} " in f"{shown[shown.index('Example:') :]} ".replace("\n", " \n")
+
+
+@pytest.mark.parametrize(("path", "command"), COMMANDS, ids=[path for path, _ in COMMANDS])
+def test_every_command_that_prints_has_json_and_quiet(path: str, command: click.Command) -> None:
+    if not isinstance(command, click.Group):
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {"--json", "--quiet"} <= options
+
+
+def test_help_imports_neither_numpy_nor_rich_nor_the_node() -> None:
+    code = (
+        "import sys; from kachery_p2p.cli.main import main; main(['--help']);"
+        "bad = [m for m in sys.modules if m.split('.')[0] in ('numpy', 'rich', 'websockets')"
+        " or m.startswith('kachery_p2p.node')]; sys.exit(repr(bad) if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Usage: kachery-p2p")
+
+
+def test_version_is_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["version"]) == 0
+    assert capsys.readouterr() == (f"{__version__}\n", "")
+    assert main(["version", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["version"] == __version__
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["load"],
+        ["nonsense"],
+        ["info", "--nonsense"],
+        ["daemon", "start", "--socket-mode", "888"],
+        ["daemon", "start", "--api-port", "0"],
+        ["channel", "create", "lab"],
+        ["channel", "create", "lab", "--bootstrap", "ws://x", "--expires-in", "tomorrow"],
+        ["cat", "sha1://" + "0" * 40, "--start", "-1"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Usage: kachery-p2p" in err
+    assert json.loads(err.splitlines()[-1])["error"]["code"] == "bad-input"
+
+
+def test_an_error_is_one_line_and_with_json_one_of_json(offline: Daemon) -> None:
+    plain = offline.cli("info", check=False)
+    assert plain.returncode == BY_CODE["needs-node"].exit_status
+    assert plain.stdout == ""
+    assert len(plain.stderr.splitlines()) == 1
+    assert plain.stderr.startswith("kachery-p2p: ")
+    told = offline.cli("info", "--json", check=False)
+    sentence, described = told.stderr.splitlines()
+    error = json.loads(described)["error"]
+    assert error["code"] == "needs-node"
+    assert error["fields"] == {"what": "node_info"}
+    assert sentence == f"kachery-p2p: {error['message']}"
+
+
+def test_without_a_node_the_exit_status_is_3_and_says_how_to_start_one(short_folder: Path) -> None:
+    done = Daemon(short_folder, "n").cli("info", check=False)
+    assert done.returncode == 3
+    assert "kachery-p2p daemon start" in done.stderr
+
+
+def test_a_label_from_elsewhere_cannot_fake_a_line_or_steer_the_terminal(offline: Daemon) -> None:
+    done = offline.cli("load", "sha1://\x1b[2J\nkachery-p2p: all is well", check=False)
+    assert done.returncode == 2
+    assert "\x1b" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_bug_is_70_and_shows_where(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("surprise")
+
+    monkeypatch.setattr("kachery_p2p.client.sync.node_info", broken)
+    assert main(["info"]) == 70
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("kachery-p2p: Internal error")
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(offline: Daemon) -> None:
+    path = offline.home / "big"
+    path.write_bytes(bytes(1_000_000))
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "kachery_p2p.cli", "cat", str(path)],
+            env=offline.env,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_behind_stdout_is_an_error(offline: Daemon) -> None:
+    path = offline.home / "small"
+    path.write_bytes(b"content")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "kachery_p2p.cli", "store", str(path)],
+            env=offline.env,
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
+    assert done.returncode == BY_CODE["storage-full"].exit_status
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_ctrl_c_is_130(offline: Daemon) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kachery_p2p.cli", "channel", "join", "-"],
+        env=offline.env,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    # More than a pipe holds: once it is written, the command is in the middle of reading.
+    process.stdin.write(bytes(1_000_000))
+    process.stdin.flush()
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    complaint = process.stderr.read()
+    process.stdin.close()
+    process.stderr.close()
+    assert process.wait() == 130
+    assert b"Traceback" not in complaint

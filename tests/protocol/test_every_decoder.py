@@ -1,0 +1,230 @@
+"""Every door through which foreign bytes come, with arbitrary bytes at it.
+
+``DECODERS`` names each with the errors that its docstring promises. A new one is noticed: any public
+function of the package that reads like a decoder, and any message type, must be in it.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kachery_p2p.protocol as package
+from kachery_p2p.protocol import (
+    announcements,
+    armour,
+    channel,
+    codec,
+    errors,
+    frames,
+    gossip,
+    identity,
+    local,
+    manifest,
+    methods,
+    roles,
+    session,
+    uri,
+)
+from kachery_p2p.protocol.errors import KacheryError
+from kachery_p2p.protocol.identity import NodeKey
+from kachery_p2p.protocol.membership import ChannelBook
+from kachery_p2p.protocol.noise import Handshake
+
+KEY = NodeKey(b"\x07" * 32)
+
+
+def _handshake(*, initiator: bool, steps: int) -> Handshake:
+    ends = [
+        Handshake(
+            initiator=role, key=KEY, static=bytes([role + 1]) * 32,
+            ephemeral=bytes([role + 3]) * 32, prologue=b"",
+        )
+        for role in (True, False)
+    ]  # fmt: skip
+    for step in range(steps):
+        ends[1 - step % 2].read(ends[step % 2].write())
+    return ends[0 if initiator else 1]
+
+
+def _record(data: bytes) -> object:
+    one = session.Session(
+        send_key=b"\x01" * 32, receive_key=b"\x02" * 32, peer=KEY.public, handshake_hash=b"h" * 32
+    )
+    return one.open(data)
+
+
+def _sealed_body(data: bytes) -> object:
+    seal = session.Session(
+        send_key=b"\x01" * 32, receive_key=b"\x02" * 32, peer=KEY.public, handshake_hash=b"h" * 32
+    ).seal()
+    return session.SealedBody(seal.aead, seal.number, memoryview(data)).open()
+
+
+def _local_stream(data: bytes) -> object:
+    return [local.decode_message(value) for value in local.FrameReader().feed(data)]
+
+
+def _batch(data: bytes) -> object:
+    batch = codec.decode(announcements.Batch, data)
+    announcements.check_batch(batch)
+    return gossip.Index().apply(batch)
+
+
+def _error(data: bytes) -> object:
+    bye = codec.decode(frames.Bye, data)
+    return str(errors.from_wire(bye.code, bye.fields))
+
+
+def _text(decode: Callable[[str], object]) -> Callable[[bytes], object]:
+    return lambda data: decode(data.decode("utf-8", "replace"))
+
+
+def _typed(kind: Any) -> Callable[[bytes], object]:
+    return lambda data: codec.decode(kind, data)
+
+
+V, B = errors.ProtocolViolation, errors.BadInput
+DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[type[KacheryError], ...]]] = {
+    "announcements.check_batch": (_batch, (V,)),
+    "announcements.unpack_entries": (_batch, (V,)),
+    "armour.from_text": (_text(armour.from_text), (errors.BadChannelDocument,)),
+    "channel.parse": (
+        lambda data: channel.parse(data, now=0.0),
+        (errors.BadChannelDocument,),
+    ),
+    "channel.peek": (channel.peek, (errors.BadChannelDocument,)),
+    "codec.decode": (_typed(dict[bytes, list[int]]), (V,)),
+    "codec.unpack": (codec.unpack, (V,)),
+    "errors.from_wire": (_error, (V,)),
+    "frames.decode_header": (frames.decode_header, (V,)),
+    "identity.check_node_id": (_text(identity.check_node_id), (B,)),
+    "identity.NodeKey.unseal": (KEY.unseal, (V,)),
+    "local.decode_message": (_local_stream, (V,)),
+    "local.FrameReader.feed": (_local_stream, (V,)),
+    "manifest.Manifest.parse": (manifest.Manifest.parse, (B,)),
+    "membership.ChannelBook.offer": (
+        lambda data: ChannelBook(KEY).offer(data, 0.0),
+        (errors.BadChannelDocument,),
+    ),
+    "noise.Handshake.read 1": (lambda d: _handshake(initiator=False, steps=0).read(d), (V,)),
+    "noise.Handshake.read 2": (lambda d: _handshake(initiator=True, steps=1).read(d), (V,)),
+    "noise.Handshake.read 3": (lambda d: _handshake(initiator=False, steps=2).read(d), (V,)),
+    "roles.parse_roles": (_text(roles.parse_roles), (B,)),
+    "session.Session.open": (_record, (V,)),
+    "session.SealedBody.open": (_sealed_body, (V,)),
+    "session.unwrap_handshake": (session.unwrap_handshake, (V, errors.VersionMismatch)),
+    "uri.parse_uri": (_text(uri.parse_uri), (errors.BadUri,)),
+}
+for _module in (frames, methods, local, announcements):
+    for _name, _kind in vars(_module).items():
+        if isinstance(_kind, type) and issubclass(_kind, msgspec.Struct):
+            if _kind.__module__ == _module.__name__:
+                DECODERS[f"{_module.__name__.rsplit('.')[-1]}.{_name}"] = (_typed(_kind), (V,))
+
+VERBS = ("parse", "decode", "unpack", "unwrap", "peek", "open", "unseal", "feed", "from_", "check_")
+NOT_DECODERS = {
+    "announcements.check_shape", "announcements.check_signature",  # parts of check_batch
+    "document.check", "document.check_name",  # of values; channel.parse calls them
+    "roles.from_bits",  # an int
+    "noise.HandshakeState.read_message",  # Handshake.read is its only caller
+}  # fmt: skip
+
+
+def _functions() -> list[str]:
+    found = []
+    for info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        for node in ast.parse(inspect.getsource(module)).body:
+            inner = [node] if isinstance(node, ast.FunctionDef) else []
+            prefix = info.name
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                prefix = f"{info.name}.{node.name}"
+                inner = [part for part in node.body if isinstance(part, ast.FunctionDef)]
+            found += [
+                f"{prefix}.{part.name}"
+                for part in inner
+                if part.name.startswith(VERBS) and len(part.args.args) + len(part.args.kwonlyargs)
+            ]
+    return found
+
+
+def test_every_decoder_of_the_package_is_listed_here() -> None:
+    listed = {name.split(" ")[0] for name in DECODERS} | NOT_DECODERS
+    listed |= {"mux.Mux.open", "roles.to_bits"}  # opens a stream; packs
+    assert {name for name in _functions() if name not in listed} == set()
+    assert NOT_DECODERS <= {*_functions(), "document.check", "noise.HandshakeState.read_message"}
+
+
+shaped = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 1 << 40) | st.text(max_size=8)
+    | st.floats() | st.binary(max_size=40),
+    lambda inner: st.lists(inner, max_size=6)
+    | st.dictionaries(
+        st.sampled_from(["channel", "keys", "node", "sha1", "size", "id", "sig", "chunks", "start"])
+        | st.text(max_size=4),
+        inner,
+        max_size=6,
+    ),
+    max_leaves=12,
+).map(codec.pack)  # fmt: skip
+tagged = st.builds(
+    lambda tag, rest: codec.pack([tag, *rest]),
+    st.integers(0, 16),
+    st.lists(st.integers(0, 9) | st.text(max_size=3) | st.binary(max_size=3), max_size=6),
+)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@settings(max_examples=40, deadline=None)
+@given(data=st.binary(max_size=120) | shaped | tagged)
+def test_only_the_documented_errors_come_out(name: str, data: bytes) -> None:
+    decode, allowed = DECODERS[name]
+    try:
+        decode(data)
+    except allowed as error:
+        assert str(error)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x00" * 64, b"\xff" * 64, b"\x91" * 1_024 + b"\xc0", b"\x91" * 5_000, b"[" * 5_000,
+     b'{"a":' * 3_000, b"\xdd\xff\xff\xff\xff" * 100, b"sha1://" + b"0" * 40, b"9" * 5_000,
+     b'{"size":1e999}', b'{"size":NaN,"sha1":"","chunks":[]}', b'{"size":' + b"9" * 5_000 + b"}"],
+    ids=lambda data: f"{data[:5].hex()}-{len(data)}",
+)  # fmt: skip
+def test_known_nasty_bytes_are_refused_in_the_documented_way(name: str, data: bytes) -> None:
+    decode, allowed = DECODERS[name]
+    try:
+        decode(data)
+    except allowed as error:
+        assert str(error)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=60) | st.lists(tagged, max_size=3).map(
+    lambda bodies: b"".join(len(body).to_bytes(4, "big") + body for body in bodies)))  # fmt: skip
+def test_a_stream_cut_into_single_bytes_means_the_same(data: bytes) -> None:
+    def outcome(pieces: list[bytes]) -> list[Any]:
+        reader, found = local.FrameReader(), []
+        try:
+            for piece in pieces:
+                for value in reader.feed(piece):
+                    found.append(repr(value))
+        except errors.ProtocolViolation:
+            found.append("violation")
+        return found
+
+    whole, bytewise = outcome([data]), outcome([data[i : i + 1] for i in range(len(data))])
+    # Fed whole, a broken frame hides the good ones before it: the connection is lost either way.
+    assert whole == bytewise or (whole == ["violation"] and bytewise[-1] == "violation")

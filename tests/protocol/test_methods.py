@@ -1,0 +1,103 @@
+"""What nodes ask of one another: types that say no to everything else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from kachery_p2p.protocol import codec, methods
+from kachery_p2p.protocol.errors import ProtocolViolation
+from kachery_p2p.protocol.limits import MAX_HOLDERS, MAX_QUERY_KEYS
+
+CHANNEL, NODE, SHA1 = b"c" * 32, b"n" * 32, b"s" * 20
+
+SAMPLES: list[Any] = [
+    methods.ChannelQuery(CHANNEL),
+    methods.CircuitTo(CHANNEL, NODE),
+    methods.WhoHas(CHANNEL, [b"k" * 16]),
+    methods.NodeInfo(NODE, "lab", ["ws://h:1"], True),
+    methods.Holders([methods.NodeInfo(NODE, "lab", [], False)], [[0], []], [NODE]),
+    methods.FileOpen(CHANNEL, SHA1),
+    methods.FileInfo(5, b"hello", False),
+    methods.FileInfo(1 << 40, None, True),
+    methods.FileRead(CHANNEL, SHA1, 0, 1 << 40, True),
+    methods.Piece(65_536, [b"p" * 32]),
+    methods.OriginState(NODE, 1, 2),
+    methods.Digest(CHANNEL, bytes(32), b"\xff" * 32, [methods.OriginState(NODE, 1, 2)]),
+]
+QUESTIONS = {"ChannelQuery", "CircuitTo", "WhoHas", "FileOpen", "FileRead", "Digest"}
+"""What is asked is refused with an unknown field; what is answered may grow."""
+
+
+def structs() -> set[type]:
+    return {
+        kind
+        for kind in vars(methods).values()
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+    }
+
+
+def test_the_samples_hold_every_message() -> None:
+    assert {type(sample) for sample in SAMPLES} == structs()
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: type(sample).__name__)
+def test_every_message_comes_back_as_it_went(sample: Any) -> None:
+    again = codec.decode(type(sample), codec.encode(sample))
+    assert again == sample
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: type(sample).__name__)
+def test_a_field_of_another_type_or_a_missing_one_is_a_violation(sample: Any) -> None:
+    plain = codec.plain(sample)
+    keys = list(plain) if isinstance(plain, dict) else range(len(plain))
+    for key in keys:
+        for wrong in ({"a": [1]}, 1.5, "text" if not isinstance(plain[key], str) else 5):
+            changed = plain.copy()
+            changed[key] = wrong
+            with pytest.raises(ProtocolViolation):
+                codec.convert(type(sample), changed)
+    if isinstance(plain, dict):
+        for key in keys:
+            with pytest.raises(ProtocolViolation):
+                codec.convert(type(sample), {k: v for k, v in plain.items() if k != key})
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: type(sample).__name__)
+def test_questions_refuse_what_they_do_not_know_and_answers_ignore_it(sample: Any) -> None:
+    plain = codec.plain(sample)
+    if not isinstance(plain, dict):
+        assert codec.convert(type(sample), [*plain, "new"]) == sample
+    elif type(sample).__name__ in QUESTIONS:
+        with pytest.raises(ProtocolViolation):
+            codec.convert(type(sample), {**plain, "new": 1})
+    else:
+        assert codec.convert(type(sample), {**plain, "new": 1}) == sample
+
+
+def test_a_question_has_a_bounded_number_of_keys() -> None:
+    plain = {"channel": CHANNEL, "keys": [b"k"] * MAX_QUERY_KEYS}
+    assert len(codec.convert(methods.WhoHas, plain).keys) == MAX_QUERY_KEYS
+    plain["keys"] = [b"k"] * (MAX_QUERY_KEYS + 1)
+    with pytest.raises(ProtocolViolation, match="keys"):
+        codec.convert(methods.WhoHas, plain)
+
+
+def test_places_that_point_nowhere_are_left_out() -> None:
+    info = methods.NodeInfo(NODE, "", [], True)
+    answer = methods.Holders([info], [[0, 1, -1, 1 << 40, 0]], [])
+    assert answer.of(0) == [info, info]
+    assert answer.of(1) == []
+    assert len(methods.Holders([info], [[0] * 10_000], []).of(0)) == MAX_HOLDERS
+
+
+def test_every_method_has_a_name_of_its_own_and_stands_in_the_table() -> None:
+    names = [
+        value for name, value in vars(methods).items() if name.isupper() and isinstance(value, str)
+    ]
+    assert len(names) == len(set(names)) > 5
+    assert methods.__doc__ is not None
+    for name in names:
+        assert f"``{name}``" in methods.__doc__

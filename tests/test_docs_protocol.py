@@ -1,0 +1,401 @@
+"""docs/protocol.md says what the code does: its examples are recomputed, its tables compared.
+
+An example is a fenced block whose info string is ``example NAME``; its lines are ``name = hex``,
+continued by indented lines. A table follows a comment ``<!-- table: NAME -->``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import blake3
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from kachery_p2p.node.administration import Administration
+from kachery_p2p.node.calls import Calls
+from kachery_p2p.protocol import (
+    announcements,
+    blinding,
+    channel,
+    codec,
+    errors,
+    frames,
+    identity,
+    limits,
+    local,
+    methods,
+    noise,
+    tree,
+)
+from kachery_p2p.protocol.document import Bootstrap, ChannelDocument, Member
+from kachery_p2p.protocol.identity import NodeKey
+from kachery_p2p.protocol.manifest import Chunk, Manifest, Tree
+from kachery_p2p.protocol.membership import ChannelBook
+from kachery_p2p.protocol.mux import cost_of
+from kachery_p2p.protocol.noise import Handshake
+from kachery_p2p.protocol.roles import ROLES
+from kachery_p2p.protocol.session import MAGIC, Session, prologue
+
+TEXT = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
+
+OWNER, ALICE, PROXY = (NodeKey(bytes([n]) * 32) for n in (1, 2, 3))
+SECRET = bytes([8]) * 32
+BLOCKS = [bytes(65_536), b"\x01" * 65_536, b"end"]
+
+
+def example(name: str) -> dict[str, bytes]:
+    """The values of one example block."""
+    found = re.findall(rf"^```example {re.escape(name)}\n(.*?)^```$", TEXT, re.M | re.S)
+    assert len(found) == 1, f"{len(found)} examples called {name}"
+    values: dict[str, bytes] = {}
+    for match in re.finditer(r"^(\S[^=\n]*?) +=((?: .*| *)(?:\n +.*)*)", found[0], re.M):
+        assert match[1] not in values
+        values[match[1]] = bytes.fromhex(match[2])
+    assert values
+    return values
+
+
+def table(name: str) -> list[list[str]]:
+    """The body of one table, cells as plain text without backquotes."""
+    found = re.findall(rf"^<!-- table: {re.escape(name)} -->\n\n((?:\|.*\n)+)", TEXT, re.M)
+    assert len(found) == 1, f"{len(found)} tables called {name}"
+    rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in found[0].split("\n")]
+    return [[cell.replace("`", "") for cell in row] for row in rows[2:] if row != [""]]
+
+
+def names(cell: str) -> list[str]:
+    """The names in a cell that lists fields: ``id, method, params``; a dash for none."""
+    return [] if cell in ("", "-") else [name.strip().rstrip("?") for name in cell.split(",")]
+
+
+# --- examples ----------------------------------------------------------------------------------
+
+
+def shaken_hands() -> tuple[list[bytes], Handshake, Handshake]:
+    initiator, responder = (
+        Handshake(
+            initiator=first,
+            key=key,
+            static=bytes([static]) * 32,
+            ephemeral=bytes([ephemeral]) * 32,
+            prologue=prologue(),
+        )
+        for first, key, static, ephemeral in ((True, ALICE, 4, 6), (False, PROXY, 5, 7))
+    )
+    messages = []
+    for writer, reader in ((initiator, responder), (responder, initiator), (initiator, responder)):
+        messages.append(writer.write())
+        reader.read(messages[-1])
+    return messages, initiator, responder
+
+
+def test_the_handshake_of_the_document_is_real() -> None:
+    messages, initiator, responder = shaken_hands()
+    forward, backward = initiator.split()
+    assert responder.split() == (backward, forward)
+    assert example("handshake") == {
+        "prefix": b"kachery-p2p\x00\x01",
+        **{f"message {n}": prologue() + m for n, m in enumerate(messages, 1)},
+        "h": initiator.handshake_hash,
+        "key i->r": forward,
+        "key r->i": backward,
+    }
+    assert prologue() == MAGIC + limits.PROTOCOL_VERSION.to_bytes(2, "big")
+
+
+def test_the_credentials_of_the_document_are_real() -> None:
+    values = example("credentials")
+    _, initiator, _ = shaken_hands()
+    static = initiator._state.static_public
+    assert values["static key"] == static
+    assert values["signed"] == b"kachery-p2p:noise-static\0" + static
+    assert values["signature"] == ALICE.sign(b"noise-static", static)
+    payload = codec.unpack(values["payload"])
+    assert payload == {"id": ALICE.public, "sig": values["signature"]}
+    assert list(payload) == ["id", "sig"]
+
+
+def test_the_records_of_the_document_are_real() -> None:
+    _, initiator, responder = shaken_hands()
+    keys = initiator.split()
+    session = Session(
+        send_key=keys[0],
+        receive_key=keys[1],
+        peer=initiator.peer,
+        handshake_hash=initiator.handshake_hash,
+    )
+    ping = frames.Ping(1)
+    data = frames.Data(3, [0, []], frames.SEALED_TAIL, len(b"hello") + 16)
+    relayed = frames.Data(5, None, frames.OPAQUE_TAIL, len(b"opaque"))
+    records = [session.seal()(ping), session.seal()(data, b"hello")]
+    records.append(session.seal()(relayed, b"opaque"))
+    for _ in range(len(records), limits.REKEY_RECORDS):
+        session.seal()
+    late = session.seal()
+    assert late.number == 65_536
+    assert example("records") == {
+        "key": keys[0],
+        "header 0": frames.encode_header(ping),
+        "record 0": records[0],
+        "header 1": frames.encode_header(data),
+        "record 1": bytes(records[1]),
+        "header 2": frames.encode_header(relayed),
+        "record 2": bytes(records[2]),
+        "next key": noise.rekey(keys[0]),
+        "record 65536": late(ping),
+    }
+
+
+def test_the_records_of_the_document_follow_from_its_words() -> None:
+    values = example("records")
+
+    def sealed(key: str, nonce: int, plain: bytes) -> bytes:
+        return AESGCM(values[key]).encrypt(bytes(4) + nonce.to_bytes(8, "big"), plain, b"")
+
+    header = sealed("key", 2, values["header 1"])
+    assert values["record 1"] == len(header).to_bytes(4, "big") + header + sealed(
+        "key", 3, b"hello"
+    )
+    assert values["next key"] == sealed("key", 2**64 - 1, bytes(32))[:32]
+    header = sealed("next key", 131_072, values["header 0"])
+    assert values["record 65536"] == len(header).to_bytes(4, "big") + header
+
+
+def test_the_channel_document_of_the_document_is_real() -> None:
+    values = example("channel-document")
+    signed = channel.parse(values["signed document"], now=1_700_000_001)
+    sealed = values["sealed for alice"]
+    assert ALICE.unseal(sealed) == SECRET == values["secret"]
+    members = (
+        Member(ALICE.public, "alice", 3, sealed),
+        Member(PROXY.public, "proxy", 64, b""),
+    )
+    body = ChannelDocument(
+        format="kachery-channel",
+        version_of_format=1,
+        channel_id=OWNER.public,
+        name="lab",
+        version=1,
+        issued_at=1_700_000_000,
+        expires_at=None,
+        open=False,
+        default_bits=0,
+        bootstraps=(Bootstrap("wss://proxy.example.org", PROXY.public),),
+        members=tuple(sorted(members, key=lambda member: member.public)),
+        secret_version=1,
+    )
+    assert signed.document == body
+    assert channel.sign(body, OWNER).to_bytes() == values["signed document"]
+    assert values["body"] == signed.body
+    assert values["signature"] == OWNER.sign(b"channel", signed.body) == signed.signature
+    assert values["digest"] == hashlib.blake2b(signed.body, digest_size=32).digest()
+
+
+def test_the_tag_of_the_document_is_real() -> None:
+    _, initiator, _ = shaken_hands()
+    book = ChannelBook(ALICE)
+    document = channel.parse(example("channel-document")["signed document"], now=0)
+    book.join(document, "all")
+    values = example("tag")
+    assert book.tags(initiator.handshake_hash) == {values["tag"]: OWNER.public}
+    assert values["message"] == OWNER.public + ALICE.public
+    assert (
+        values["tag"]
+        == hashlib.blake2b(
+            values["message"],
+            digest_size=16,
+            key=initiator.handshake_hash,
+            person=b"kachery-channel",
+        ).digest()
+    )
+
+
+def test_the_blinded_key_of_the_document_is_real() -> None:
+    values = example("blinded-key")
+    sha1 = hashlib.sha1(b"abc").digest()
+    assert values["sha1"] == sha1
+    assert values["blinded key"] == blinding.blind(SECRET, sha1.hex())
+    assert (
+        values["blinded key"]
+        == hashlib.blake2b(sha1, digest_size=16, key=SECRET, person=b"kachery-file").digest()
+    )
+
+
+def test_the_batch_of_the_document_is_real() -> None:
+    values = example("batch")
+    key = blinding.blind(SECRET, hashlib.sha1(b"abc").hexdigest())
+    entries = announcements.pack_entries([(announcements.PROVIDE, key)])
+    batch = announcements.make_batch(ALICE, OWNER.public, 0, 1, entries)
+    message = codec.pack([OWNER.public, ALICE.public, 0, 1, entries])
+    note = frames.Note(methods.GOSSIP_BATCH, codec.plain(batch))
+    assert values == {
+        "entries": entries,
+        "signed": b"kachery-p2p:announcements\0" + message,
+        "signature": batch.sig,
+        "header": frames.encode_header(note),
+    }
+
+
+def test_the_tree_of_the_document_is_real() -> None:
+    def leaf(data: bytes) -> bytes:
+        return blake3.blake3(b"\0" + data).digest()
+
+    def node(left: bytes, right: bytes) -> bytes:
+        return blake3.blake3(b"\1" + left + right).digest()
+
+    leaves = [leaf(block) for block in BLOCKS]
+    low = node(leaves[0], leaves[1])
+    values = example("merkle-tree")
+    assert values == {
+        **{f"leaf {at}": each for at, each in enumerate(leaves)},
+        "node (1, 0)": low,
+        "root": node(low, leaves[2]),
+        "proof of [1, 2)": leaves[0] + leaves[2],
+        "proof of [0, 2)": leaves[2],
+    }
+    levels = tree.levels("blake3", b"".join(leaves))
+    assert levels[-1] == values["root"]
+    for start, stop in ((1, 2), (0, 2)):
+        proof = tree.range_proof(
+            lambda level, at: levels[level][32 * at : 32 * at + 32], 3, start, stop
+        )
+        assert b"".join(proof) == values[f"proof of [{start}, {stop})"]
+        tree.verify_range("blake3", values["root"], 3, start, leaves[start:stop], proof)
+
+
+def test_the_manifest_of_the_document_is_real() -> None:
+    content = b"".join(BLOCKS)
+    sha1 = hashlib.sha1(content).hexdigest()
+    root = example("merkle-tree")["root"]
+    manifest = Manifest(
+        len(content), sha1, (Chunk(0, len(content), sha1),), Tree("blake3", 65_536, root)
+    )
+    (found,) = re.findall(r"^```json manifest\n(.*?)^```$", TEXT, re.M | re.S)
+    assert manifest.to_json().decode() == "".join(found.split())
+    assert f"sha1://{sha1}/blocks.dat?manifest={manifest.name}" in TEXT
+
+
+def test_the_local_frames_of_the_document_are_real() -> None:
+    sha1 = hashlib.sha1(b"abc").hexdigest()
+    assert example("local") == {
+        "greeting": local.encode_message(local.Greeting(1, None, 4242)),
+        "call": local.encode_message(local.Call(1, "find", {"sha1": sha1})),
+        "finish": local.encode_message(local.Finish(1)),
+    }
+
+
+# --- tables ------------------------------------------------------------------------------------
+
+
+def test_every_frame_is_in_the_table_with_its_tag_and_fields() -> None:
+    told = {(int(row[0]), row[1], tuple(names(row[2]))) for row in table("frames")}
+    assert told == {
+        (kind.__struct_config__.tag, kind.__name__, kind.__struct_fields__)
+        for kind in frames.Frame.__args__
+    }
+
+
+PARAMS: dict[str, Any] = {
+    methods.WHO_HAS: methods.WhoHas,
+    methods.FILE_OPEN: methods.FileOpen,
+    methods.FILE_READ: methods.FileRead,
+    methods.CHANNEL_DOCUMENT: methods.ChannelQuery,
+    methods.CIRCUIT: methods.CircuitTo,
+    methods.CIRCUIT_IN: methods.CircuitTo,
+    methods.CHANNELS: None,
+    methods.GOSSIP_DIGEST: methods.Digest,
+    methods.GOSSIP_BATCH: announcements.Batch,
+}
+
+
+def test_every_method_is_in_the_table_with_its_parameters() -> None:
+    known = {value for name, value in vars(methods).items() if name.isupper() and type(value) is str}
+    assert known == set(PARAMS), "a new method: add its parameters here and to the document"
+    rows = {row[0]: row for row in table("methods")}
+    assert set(rows) == known
+    for name, kind in PARAMS.items():
+        if kind is not None:
+            assert tuple(names(rows[name][2])) == kind.__struct_fields__, name
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [methods.Holders, methods.NodeInfo, methods.FileInfo, methods.Piece, methods.OriginState],
+    ids=lambda kind: kind.__name__,
+)
+def test_every_result_is_in_the_table_with_its_fields(kind: type[msgspec.Struct]) -> None:
+    rows = {row[0]: row for row in table("results")}
+    assert tuple(names(rows[kind.__name__][2])) == kind.__struct_fields__
+    assert rows[kind.__name__][1] == ("array" if kind.__struct_config__.array_like else "map")
+
+
+def test_every_error_is_in_the_table_with_its_fields() -> None:
+    rows = {row[0]: set(names(row[1])) for row in table("errors")}
+    assert rows == {
+        code: set(kind.field_names()) for code, kind in errors.BY_CODE.items()
+    }
+
+
+def test_every_limit_in_the_table_has_the_value_of_the_code() -> None:
+    rows = table("limits") + table("local limits")
+    assert len(rows) > 40
+    assert len({row[0] for row in rows}) == len(rows)
+    for name, value, *_ in rows:
+        assert float(value.replace(",", "")) == getattr(limits, name), name
+
+
+def test_every_role_is_in_the_table_with_its_bit() -> None:
+    assert [(int(row[0]), row[1]) for row in table("roles")] == list(enumerate(ROLES))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("document", ChannelDocument), ("bootstrap", Bootstrap), ("member", Member)],
+)
+def test_the_fields_of_channel_documents_are_in_order(name: str, kind: Any) -> None:
+    assert tuple(row[0] for row in table(name)) == kind.__struct_encode_fields__
+
+
+def test_every_signing_context_is_in_the_table() -> None:
+    told = {row[0].encode() for row in table("contexts")}
+    assert told == {noise.STATIC_CONTEXT, channel.CONTEXT, announcements.CONTEXT}
+    assert identity._signed_bytes(b"c", b"m") == b"kachery-p2p:c\0m"
+
+
+def test_every_local_message_is_in_the_table_with_its_tag_and_fields() -> None:
+    told = {(int(row[0]), row[1], row[2], tuple(names(row[3]))) for row in table("local messages")}
+    assert told == {
+        (
+            kind.__struct_config__.tag,
+            kind.__name__,
+            "client" if kind in local.ClientMessage.__args__ else "daemon",
+            kind.__struct_fields__,
+        )
+        for kind in local.Message.__args__
+    }
+
+
+async def test_every_local_call_is_in_the_table_with_parameters_that_it_takes() -> None:
+    calls = Calls(SimpleNamespace(administration=Administration(SimpleNamespace())))._calls
+    rows = {row[0]: names(row[1]) for row in table("calls")}
+    assert set(rows) == set(calls)
+    for name, fields in rows.items():
+        assert set(fields) <= set(calls[name][0].__struct_fields__), name
+
+
+def test_the_sums_of_the_document_are_right() -> None:
+    assert cost_of(0) == limits.FRAME_OVERHEAD == 64
+    assert (noise.PROTOCOL_NAME, noise.TAG_BYTES) == (b"Noise_XX_25519_AESGCM_SHA256", 16)
+    assert identity.SEAL_OVERHEAD + blinding.SECRET_BYTES == 80
+    assert announcements.ENTRY_BYTES == 17
+    assert (announcements.PROVIDE, announcements.WITHDRAW) == (1, 2)
+    assert (frames.NO_TAIL, frames.SEALED_TAIL, frames.OPAQUE_TAIL) == (0, 1, 2)
+    assert errors.MAX_FIELD_CHARS == 2_000
+    assert errors.MAX_FIELDS_CHARS == 8_000
+    assert errors.MAX_FIELD_DEPTH == 4
