@@ -27,7 +27,6 @@ IMPURE = {
     "subprocess", "sys", "tempfile", "threading", "time", "urllib.request", "uuid", "uvloop",
     "websockets",
 }  # fmt: skip
-DAEMON_ENTRY = {"kachery_p2p.node.__main__"}
 
 
 def modules() -> dict[str, Path]:
@@ -145,6 +144,6 @@ def test_the_daemon_never_imports_numpy() -> None:
     assert not loaded & {"numpy", "rich"}
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"kachery_p2p._version"}))
 def test_every_module_says_what_it_is_for(name: str) -> None:
     assert ast.get_docstring(ast.parse(MODULES[name].read_text()))

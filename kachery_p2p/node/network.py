@@ -85,6 +85,11 @@ class Network:
         self._reaching: dict[tuple[str, bytes], asyncio.Task[Link]] = {}
         self._bad_urls: dict[str, float] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._greeting: dict[Transport, None] = {}
+        """Transports that are not links yet."""
+        self._said: dict[Link, dict[bytes, tuple[int, list[str]]]] = {}
+        """What our hello said, until the peer's has come."""
+        self._closed_by: KacheryError | None = None
         self.on_stream_of(CIRCUIT_IN, CircuitTo, self._on_circuit)
         self.on_note_of(CHANNELS, dict[bytes, tuple[int, list[str]]], self.set_peer_channels)
 
@@ -223,6 +228,7 @@ class Network:
         Raises:
             KacheryError: why there is no link; the transport is closed then.
         """
+        self._greeting[transport] = None
         try:
             session = await handshake(
                 transport,
@@ -231,10 +237,14 @@ class Network:
                 random_bytes=self.context.random_bytes,
                 expected_peer=bytes.fromhex(expected) if expected else None,
             )
+            if self._closed_by is not None:
+                raise self._closed_by
         except BaseException:
             with contextlib.suppress(KacheryError):
                 await transport.close()
             raise
+        finally:
+            del self._greeting[transport]
         link = Link(
             transport,
             session,
@@ -250,6 +260,7 @@ class Network:
             urls=list(self.context.urls),
             channels=self._my_channels(session.handshake_hash),
         )
+        self._said[link] = hello.channels
         self.spawn(self._life(link, hello), name=f"link {link.peer[:8]}")
         await link.greeted.wait()
         proved()
@@ -263,6 +274,7 @@ class Network:
             await link.run(hello)
         finally:
             self.links.pop(link, None)
+            self._said.pop(link, None)
             self.kept.discard(link)
             self._shared.pop(link, None)
             self._peer_channels.pop(link, None)
@@ -289,6 +301,10 @@ class Network:
             return
         self.links[link] = None
         self._shared[link] = set()
+        current = self._my_channels(link.session.handshake_hash)
+        if current != self._said.pop(link, current):
+            # A document changed while the hellos were under way, and this link was not told.
+            link.note(CHANNELS, current)
         self.set_peer_channels(link, link.hello.channels)
 
     async def _settled(self, link: Link) -> None:
@@ -444,6 +460,10 @@ class Network:
 
     async def close(self, error: KacheryError) -> None:
         """Say goodbye on every link, then stop everything."""
+        self._closed_by = error
+        for transport in list(self._greeting):
+            with contextlib.suppress(KacheryError):
+                await transport.close()
         for link in list(self.links):
             link.close(error)
         if self.links:

@@ -359,6 +359,18 @@ def from_wire(code: str, fields: dict[str, Any]) -> KacheryError:
     return kind(**_plain_fields(fields))
 
 
+def from_peer(code: str, fields: dict[str, Any]) -> KacheryError:
+    """As :func:`from_wire`, for what another *node* says, which is not to be believed.
+
+    Its disk, its user and its bugs are not ours: what would say that this call, this machine or
+    this program is at fault becomes a :class:`RemoteError`.
+    """
+    error = from_wire(code, fields)
+    if isinstance(error, LocalError | InternalError | Cancelled):
+        return RemoteError(reason=f"The other node says: {error}")
+    return error
+
+
 def _plain_fields(fields: dict[str, Any]) -> dict[str, Any]:
     return _Plainer().mapping(fields, MAX_FIELD_DEPTH)
 

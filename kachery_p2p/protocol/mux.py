@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .codec import Buffer
-from .errors import Busy, KacheryError, LinkClosed, ProtocolViolation, from_wire, to_wire
+from .errors import Busy, KacheryError, LinkClosed, ProtocolViolation, from_peer, to_wire
 from .frames import (
     NO_TAIL,
     OPAQUE_TAIL,
@@ -334,7 +334,7 @@ class Mux:
         self._heard = now
         if not self._greeted:
             if isinstance(frame, Bye):
-                return [SaidBye(from_wire(frame.code, frame.fields))]
+                return [SaidBye(from_peer(frame.code, frame.fields))]
             if not isinstance(frame, Hello):
                 raise ProtocolViolation(reason="the first frame is not a hello")
             self._greeted = True
@@ -376,7 +376,7 @@ class Mux:
                 self._ping = None
                 return [RoundTrip(now - sent)]
             case Bye():
-                return [SaidBye(from_wire(frame.code, frame.fields))]
+                return [SaidBye(from_peer(frame.code, frame.fields))]
             case Hello():
                 raise ProtocolViolation(reason="a second hello")
 
@@ -415,10 +415,10 @@ class Mux:
         self._waiting.discard(frame.id)
         if isinstance(frame, Response):
             return [Responded(frame.id, frame.result)]
-        return [Failed(frame.id, from_wire(frame.code, frame.fields))]
+        return [Failed(frame.id, from_peer(frame.code, frame.fields))]
 
     def _on_end(self, frame: End) -> list[Event]:
-        error = from_wire(frame.code, frame.fields) if frame.code else None
+        error = from_peer(frame.code, frame.fields) if frame.code else None
         if frame.id in self._serving:  # the requester has gone
             self._serving.discard(frame.id)
             return [Ended(frame.id, error)]

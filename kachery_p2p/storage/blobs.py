@@ -147,7 +147,7 @@ class BlobStore:
                 return 0
             for name in names:
                 path = self.temporary / name
-                if is_stray(name) and not path.is_dir():
+                if not path.is_dir() and is_stray(path):
                     removed += remove(path)
         return removed
 

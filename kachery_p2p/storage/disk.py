@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import os
 from collections.abc import Iterator
@@ -76,23 +77,29 @@ def temporary_path(folder: Path) -> Path:
     return folder / f"{os.getpid()}-{next(_serial)}-{os.urandom(4).hex()}"
 
 
-def is_stray(name: str) -> bool:
-    """Whether the temporary file of that name was left by a process that is gone."""
-    owner, _, _ = name.partition("-")
-    if not owner.isdecimal() or int(owner) == os.getpid():
-        return True
+def is_stray(path: Path) -> bool:
+    """Whether a temporary file was left by a process that is gone: nobody holds its lock."""
     try:
-        os.kill(int(owner), 0)
-    except PermissionError:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
         return False
-    except (ProcessLookupError, OverflowError):
-        return True
-    return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 def create(path: Path) -> int:
-    """A new file, open for reading and writing; FileExistsError if the name is taken."""
-    return os.open(path, _NEW_FILE, 0o666)
+    """A new file, open for reading and writing; FileExistsError if the name is taken.
+
+    It is locked while it is open, however its process ends: that is how strays are told.
+    """
+    fd = os.open(path, _NEW_FILE, 0o666)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return fd
 
 
 def sync_folder(folder: Path) -> None:
@@ -150,9 +157,9 @@ def write_file(path: Path, data: Buffer, temporary_folder: Path, durable: bool) 
             write_all(fd, data)
             if durable:
                 os.fsync(fd)
+            move(temporary, path, durable)
         finally:
             os.close(fd)
-        move(temporary, path, durable)
     except BaseException:
         remove(temporary)
         raise

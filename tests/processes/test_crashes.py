@@ -74,7 +74,7 @@ class Loading:
 
     def result(self) -> dict[str, object]:
         last = self.lines()[-1]
-        self._process.wait()
+        self._process.communicate()
         return last
 
 
@@ -138,7 +138,7 @@ def test_no_acknowledged_store_is_lost(lab: Lab) -> None:
             wanted -= 1
             if wanted == 0:
                 lab.a.kill()
-        storing.wait()
+        storing.communicate()
         lab.a.start()
         assert no_strays(lab.a.storage)
     for number, uri in acknowledged.items():
@@ -156,7 +156,7 @@ def test_a_store_that_was_cut_off_leaves_nothing(lab: Lab, big_file: Path) -> No
         stderr=subprocess.PIPE,
     )
     temporary = lab.a.storage / "tmp"
-    while storing.poll() is None and not any(os.scandir(temporary)):
+    while storing.poll() is None and not os.listdir(temporary):
         pass
     lab.a.kill()
     _, complaint = storing.communicate()

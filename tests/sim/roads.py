@@ -94,6 +94,12 @@ class End:
             self.fail("closed by this side")
         await asyncio.sleep(0)
 
+    @property
+    def whole(self) -> bool:
+        """Whether what is sent now will arrive."""
+        cut = self._roads.cut(self.host.name, self.other.host.name)
+        return self.error is None and self.other.error is None and not cut
+
     def fail(self, reason: str) -> None:
         """This end is over; what has arrived can still be read."""
         if self.error is None:

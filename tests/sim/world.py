@@ -338,12 +338,18 @@ class World:
 
     # --- the end -------------------------------------------------------------------------------
 
+    async def stop(self) -> None:
+        """Every honest node closes what it opened."""
+        for peer in self.honest():
+            await peer.stop()
+
     async def close(self) -> None:
+        """Leave nothing behind, whatever has happened."""
         for peer in self.peers.values():
-            if peer.up and not peer.hostile:
-                await peer.stop()
-            elif peer.up:
+            if peer.up:
                 peer.crash(silent=False)
+            elif peer.life is not None:
+                self.dead.append(peer.life)
         for life in self.dead:
             self.loop.thaw(life)
         for life in self.dead:
@@ -357,9 +363,9 @@ class World:
 class Watch(logging.Handler):
     """Collects what the product logs as an error: in a simulation, a bug."""
 
-    def __init__(self) -> None:
+    def __init__(self, complaints: list[str]) -> None:
         super().__init__(logging.ERROR)
-        self.errors: list[str] = []
+        self._complaints = complaints
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.errors.append(self.format(record))
+        self._complaints.append(self.format(record))

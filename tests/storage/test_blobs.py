@@ -24,7 +24,7 @@ from kachery_p2p.protocol.errors import (
 )
 from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK
 from kachery_p2p.protocol.manifest import Manifest
-from kachery_p2p.storage import paths, sources
+from kachery_p2p.storage import disk, paths, sources
 from kachery_p2p.storage.blobs import BlobStore
 from kachery_p2p.storage.writer import Stored
 
