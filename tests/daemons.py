@@ -14,6 +14,7 @@ import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -88,16 +89,20 @@ class Daemon:
         self, *arguments: str, check: bool = True, stdin: str | None = None, **env: str
     ) -> subprocess.CompletedProcess[str]:
         """Run ``kachery-p2p ARGUMENTS`` with its environment; ``env`` is added to that."""
-        done = subprocess.run(
-            [sys.executable, "-m", "kachery_p2p.cli", *arguments],
-            env={**self.env, **env},
-            cwd=self.home,
-            text=True,
-            capture_output=True,
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            timeout=_CALL_SECONDS,
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "kachery_p2p.cli", *arguments],
+                env={**self.env, **env},
+                cwd=self.home,
+                text=True,
+                capture_output=True,
+                input=stdin,
+                stdin=subprocess.DEVNULL if stdin is None else None,
+                timeout=_CALL_SECONDS,
+            )
+        finally:
+            if arguments[:2] == ("daemon", "start"):
+                self._watch()
         if check:
             assert done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stderr}"
         return done
@@ -129,15 +134,23 @@ class Daemon:
                 arguments.append(f"--{name.replace('_', '-')}")
                 if value is not True:
                     arguments.append(str(value))
-        self.cli("daemon", "start", *arguments)
-        self.start_watching()
+        info = json.loads(self.cli("daemon", "start", "--json", *arguments).stdout)
+        self.pid, self.node_id = info["pid"], info["node_id"]
         return self
 
-    def start_watching(self) -> None:
-        """Take charge of the process that runs in its folders, however it was started."""
-        info = self.info()
-        self.pid, self.node_id = info["pid"], info["node_id"]
-        self._descriptor = os.pidfd_open(self.pid)
+    def _watch(self) -> None:
+        """Take charge of the process at its socket, if there is one, however it came there."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            try:
+                sock.connect(str(self.home / "run" / "kachery-p2p" / "node.sock"))
+            except OSError:
+                return
+            raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        pid: int = struct.unpack("3i", raw)[0]
+        if pid != self.pid or self._descriptor is None:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+            self.pid, self._descriptor = pid, os.pidfd_open(pid)
 
     def stop(self) -> None:
         """Stop it in order; returns when its process is gone."""

@@ -65,7 +65,9 @@ def table(name: str) -> list[list[str]]:
     """The body of one table, cells as plain text without backquotes."""
     found = re.findall(rf"^<!-- table: {re.escape(name)} -->\n\n((?:\|.*\n)+)", TEXT, re.M)
     assert len(found) == 1, f"{len(found)} tables called {name}"
-    rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in found[0].split("\n")]
+    rows = [
+        [cell.strip() for cell in line.strip("|\n").split("|")] for line in found[0].split("\n")
+    ]
     return [[cell.replace("`", "") for cell in row] for row in rows[2:] if row != [""]]
 
 
@@ -122,7 +124,7 @@ def test_the_credentials_of_the_document_are_real() -> None:
 
 
 def test_the_records_of_the_document_are_real() -> None:
-    _, initiator, responder = shaken_hands()
+    _, initiator, _ = shaken_hands()
     keys = initiator.split()
     session = Session(
         send_key=keys[0],
@@ -278,7 +280,7 @@ def test_the_manifest_of_the_document_is_real() -> None:
     )
     (found,) = re.findall(r"^```json manifest\n(.*?)^```$", TEXT, re.M | re.S)
     assert manifest.to_json().decode() == "".join(found.split())
-    assert f"sha1://{sha1}/blocks.dat?manifest={manifest.name}" in TEXT
+    assert f"sha1://{sha1}/b?manifest={manifest.name}" in TEXT
 
 
 def test_the_local_frames_of_the_document_are_real() -> None:
@@ -315,7 +317,9 @@ PARAMS: dict[str, Any] = {
 
 
 def test_every_method_is_in_the_table_with_its_parameters() -> None:
-    known = {value for name, value in vars(methods).items() if name.isupper() and type(value) is str}
+    known = {
+        value for name, value in vars(methods).items() if name.isupper() and type(value) is str
+    }
     assert known == set(PARAMS), "a new method: add its parameters here and to the document"
     rows = {row[0]: row for row in table("methods")}
     assert set(rows) == known
@@ -337,9 +341,7 @@ def test_every_result_is_in_the_table_with_its_fields(kind: type[msgspec.Struct]
 
 def test_every_error_is_in_the_table_with_its_fields() -> None:
     rows = {row[0]: set(names(row[1])) for row in table("errors")}
-    assert rows == {
-        code: set(kind.field_names()) for code, kind in errors.BY_CODE.items()
-    }
+    assert rows == {code: set(kind.field_names()) for code, kind in errors.BY_CODE.items()}
 
 
 def test_every_limit_in_the_table_has_the_value_of_the_code() -> None:
@@ -348,6 +350,19 @@ def test_every_limit_in_the_table_has_the_value_of_the_code() -> None:
     assert len({row[0] for row in rows}) == len(rows)
     for name, value, *_ in rows:
         assert float(value.replace(",", "")) == getattr(limits, name), name
+
+
+def test_every_limit_that_the_text_names_is_in_a_table() -> None:
+    told = {row[0] for row in table("limits") + table("local limits")}
+    named = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+)`", TEXT))
+    named -= {"KACHERY_P2P_API_PORT", "SCM_RIGHTS", "SO_PEERCRED"}
+    assert named - told == set()
+
+
+def test_every_reference_leads_to_a_heading() -> None:
+    headings = re.findall(r"^#+ (.*)$", TEXT, re.M)
+    anchors = {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+    assert set(re.findall(r"\]\(#([^)]*)\)", TEXT)) - anchors == set()
 
 
 def test_every_role_is_in_the_table_with_its_bit() -> None:

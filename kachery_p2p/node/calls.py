@@ -38,7 +38,6 @@ from kachery_p2p.protocol.errors import (
     CorruptContent,
     DeadlineExceeded,
     KacheryError,
-    NotFound,
 )
 from kachery_p2p.protocol.limits import LOCAL_PIECE, MAX_CALL_SECONDS, MAX_FILE, SEGMENT
 from kachery_p2p.storage.blobs import Blob
@@ -244,18 +243,20 @@ class Calls:
             return await self._send_range(params, live, _blob_reader(store.read, blob), blob.size)
         position = params.start
         end = MAX_FILE if params.stop is None else params.stop
+        size: int | None = None
         while position < end:
             # Part by part: what is wanted may be larger than what should be ready at once.
             part = (position, min(end, position + SEGMENT))
             async with self._node.downloader.hold(
                 params.sha1, params.manifest, self._channel(params.channel), part
             ) as download:
-                end = min(end, download.progress.size)
+                size = download.progress.size
+                end = min(end, size)
                 while position < min(part[1], end):
                     stop = min(part[1], end, position + LOCAL_PIECE)
                     await live.send(await download.read(position, stop))
                     position = stop
-        return {"size": end}
+        return {"size": size}
 
     async def _send_range(
         self, params: _Content, live: LiveCall, read: Callable[[int, int], bytes], size: int

@@ -39,7 +39,7 @@ class Documents:
         self._network = network
         self._book = network.book
         self._state = network.context.state
-        self._pulling: set[tuple[str, bytes]] = set()
+        self._pulling: set[tuple[Link, bytes]] = set()
         self.on_change: list[Callable[[bytes, Update | None], None]] = []
         """Called with the channel id after the book changed (None: joined, left or expired)."""
         network.on_peer_version.append(self._on_peer_version)
@@ -126,13 +126,25 @@ class Documents:
     def _on_peer_version(self, link: Link, channel: bytes, version: int) -> None:
         if channel not in self._book or version <= self._network.version_of(channel):
             return
-        key = (link.peer, channel)
+        key = (link, channel)
         if key not in self._pulling:
             self._pulling.add(key)
-            task = self._network.spawn(self._pull(link, channel), name="pull document")
-            task.add_done_callback(lambda _: self._pulling.discard(key))
+            self._network.spawn(self._pull(link, channel), name="pull document")
 
     async def _pull(self, link: Link, channel: bytes) -> None:
+        """Pull until the peer has nothing newer: it may say so while the pull is under way."""
+        try:
+            while channel in self._book and link.closed_by is None:
+                before = self._network.version_of(channel)
+                if self._network.peer_version(link, channel) <= before:
+                    return
+                await self._pull_once(link, channel)
+                if channel not in self._book or self._network.version_of(channel) == before:
+                    return  # it does not give what it claims to have
+        finally:
+            self._pulling.discard((link, channel))
+
+    async def _pull_once(self, link: Link, channel: bytes) -> None:
         stream = link.open(CHANNEL_DOCUMENT, {"channel": channel})
         data = bytearray()
         try:

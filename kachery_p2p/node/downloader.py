@@ -32,6 +32,7 @@ from kachery_p2p.protocol.errors import (
     LocalError,
     NotFound,
     ProtocolViolation,
+    RemoteError,
     Stalled,
     TransportError,
 )
@@ -191,6 +192,9 @@ class Download:
         self._last_progress = self.progress.started
         self._banned: dict[str, KacheryError] = {}
         self._failures: dict[str, int] = {}
+        self._prepared_by = ""
+        self._doubtful = False
+        self._one_source = False
         self._used_channels: set[bytes] = set()
         self._active: set[str] = set()
         self.task = asyncio.create_task(self._run(), name=f"download {sha1[:8]}")
@@ -275,8 +279,8 @@ class Download:
         return None if data is None else data[start - first : stop - first]
 
     def _has(self, part: tuple[int, int | None]) -> bool:
-        if self.partial is None or self._plan is None:
-            return False
+        if self.partial is None or self._plan is None or self.partial.kind == "whole":
+            return False  # without a manifest even the size is only somebody's word
         start, stop = part[0], self.partial.size if part[1] is None else part[1]
         return start >= self.partial.size or self.partial.have(start, min(stop, self.partial.size))
 
@@ -365,9 +369,10 @@ class Download:
                 await self._finish()
                 return True
             if self._plan.free:
-                await self._drain_all(rank(self._scored(holders))[:MAX_SOURCES])
+                await self._drain_all(self._sources(holders))
                 self._replan()
                 if self._plan.free:
+                    await self._doubt()
                     return False
             else:
                 # The parts that were asked for are there. Whoever waited reads them now; the last
@@ -375,6 +380,23 @@ class Download:
                 self._tell()
                 await self._wanted.wait()
                 self._last_progress = asyncio.get_running_loop().time()
+
+    def _sources(self, holders: list[Holder]) -> list[Holder]:
+        ranked = rank(self._scored(holders))
+        if self._one_source:
+            return [h for h in ranked if h.node == self._prepared_by] or ranked[:1]
+        return ranked[:MAX_SOURCES]
+
+    async def _doubt(self) -> None:
+        """Begin anew if the size, which one source alone has told, may be what the others refuse."""
+        if not self._doubtful or self.partial is None:
+            return
+        self._doubtful = False
+        self._failures[self._prepared_by] = self._failures.get(self._prepared_by, 0) + 1
+        async with self._write_lock:
+            await self._context.workers.disk(self.partial.discard)
+            self.partial = None
+        self.progress.sources.clear()
 
     async def _drain_all(self, sources: list[Holder]) -> None:
         tasks = [asyncio.create_task(self._drain(source, len(sources))) for source in sources]
@@ -442,6 +464,7 @@ class Download:
         if info.size != size:
             raise CorruptContent(what=f"The size of sha1://{self.sha1}", source=_name(holder))
         self._used_channels.add(holder.channel)
+        self._prepared_by = holder.node
         self.partial = await self._context.workers.disk(
             Partial.open, self._context.store, self.sha1, size, manifest
         )
@@ -543,6 +566,10 @@ class Download:
             self._failures[holder.node] = self._failures.get(holder.node, 0) + 1
         except KacheryError as error:
             self._blame(holder, error)
+            if self.partial is not None and self.partial.kind == "whole":
+                self._doubtful |= (
+                    isinstance(error, RemoteError) and holder.node != self._prepared_by
+                )
             log.info("source %s of %s failed: %s", _name(holder), self.sha1[:8], error)
             if not isinstance(error, TransportError):
                 self._context.warn(f"{_name(holder)}: {error}")
@@ -655,12 +682,17 @@ class Download:
             try:
                 await self._context.workers.disk(self._complete, self.partial)
             except CorruptContent as error:
-                # Every part fitted what was asked for, and yet the whole is wrong: without a tree
-                # nobody in particular can be blamed, so all who gave something are.
-                self.partial = None
-                for node in self.progress.sources:
-                    self._banned[node] = error
+                # Every part fitted what was asked for, and yet the whole is wrong. Without a tree
+                # nobody can be blamed but one who gave all of it: so the next try has one source.
+                size, self.partial = self.partial.size, None
+                self._one_source = True
+                for node, source in self.progress.sources.items():
+                    self._failures[node] = self._failures.get(node, 0) + 1
+                    if source["bytes"] >= size:
+                        self._banned[node] = error
+                self.progress.sources.clear()
                 raise
+        self.progress.verified = self.progress.size
         self._owner.availability.provide(self.sha1)
 
     def _complete(self, partial: Partial) -> None:

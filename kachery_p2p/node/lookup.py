@@ -15,7 +15,13 @@ from typing import Any
 
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.blinding import blind
-from kachery_p2p.protocol.errors import AccessDenied, KacheryError, NotFound, Unreachable
+from kachery_p2p.protocol.errors import (
+    AccessDenied,
+    KacheryError,
+    NotFound,
+    ProtocolViolation,
+    Unreachable,
+)
 from kachery_p2p.protocol.limits import (
     LINK_GRACE_SECONDS,
     LOOKUP_SECONDS,
@@ -239,8 +245,13 @@ class Lookup:
             if isinstance(reply, KacheryError):
                 for answer in answers:
                     answer.silent.append((label, reply))
-            else:
+                continue
+            try:
                 self._merge(answers, proxy.peer, reply, label)
+            except ProtocolViolation as error:
+                # What one proxy talks must not hide what another says.
+                for answer in answers:
+                    answer.silent.append((label, error))
         return answers
 
     async def _ask_one(self, proxy: Link, channel: bytes, keys: list[bytes]) -> Any:

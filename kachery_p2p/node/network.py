@@ -168,6 +168,10 @@ class Network:
                 return role not in wanted
         return False
 
+    def peer_version(self, link: Link, channel: bytes) -> int:
+        """Which version of a channel's document the peer says it has; 0 if it has said none."""
+        return max((v for known, v, _ in self._peer_says(link) if known == channel), default=0)
+
     def _peer_says(self, link: Link) -> list[tuple[bytes, int, list[str]]]:
         """(channel, document version, wanted roles) of the peer's channels that we know too."""
         tags = self.book.tags(link.session.handshake_hash, link.peer)
@@ -320,9 +324,11 @@ class Network:
             await asyncio.sleep(0.02)
 
     def _may_come_to_share(self, link: Link) -> bool:
-        """One side has a newer document than the other, which may make the peer a member."""
+        """One side will have a newer document soon, which may make both members."""
         return any(
-            version != self.version_of(channel) for channel, version, _ in self._peer_says(link)
+            version > self.version_of(channel)
+            or (version < self.version_of(channel) and self.is_member(channel, link.peer))
+            for channel, version, _ in self._peer_says(link)
         )
 
     def set_peer_channels(self, link: Link, channels: dict[bytes, tuple[int, list[str]]]) -> None:

@@ -129,9 +129,9 @@ async def dial(url: str, *, tls: ssl.SSLContext | None = None) -> WebSocketTrans
             user_agent_header=None,
             **options,
         )
-    except InvalidURI as error:
+    except (InvalidURI, ValueError) as error:  # a host that is no name, a port that is none
         raise BadInput(what=f"URL {url!r}", reason=str(error)) from error
-    except InvalidProxy as error:
+    except (InvalidProxy, ImportError) as error:  # SOCKS takes another package
         raise Unreachable(what=url, reason=f"the HTTP proxy setting is wrong: {error}") from error
     except TimeoutError as error:
         raise Unreachable(what=url, reason=f"no answer within {DIAL_SECONDS:g} s") from error

@@ -151,6 +151,19 @@ MAX_FILE: Final = 1 << 50
 VERIFY_ON_READ: Final = MANIFEST_CHUNK
 """Local blobs of at most this size are hashed whenever their content is decoded (0.1 s at most)."""
 
+# --- journal of small stores -------------------------------------------------------------------
+JOURNAL_BYTES: Final = 16 * MIB
+"""Bytes of the journal's file. One half, good for 2,047 stores of up to 4,064 bytes, fills while the
+blobs of the other are synced, which takes a tenth of that time."""
+JOURNAL_LARGEST: Final = 64 * KIB
+"""Bytes of the largest content that goes through the journal, so is written twice: above this,
+writing costs more than the syncs that are saved."""
+JOURNAL_IDLE_SECONDS: Final = 2.0
+"""A journal that nothing was added to for so long is emptied, so that the next start is quick."""
+JOURNAL_SYNC_EACH: Final = 64
+"""Blobs that are synced one by one; of more, the file system is synced as a whole, which is ten
+times faster but waits for what other programs wrote, too."""
+
 # --- local API ---------------------------------------------------------------------------------
 MAX_LOCAL_FRAME: Final = 4 * MIB
 """Bytes of one frame between client and daemon; stores are streamed in smaller pieces."""

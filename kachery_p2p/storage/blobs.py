@@ -1,25 +1,29 @@
 """The blob store: content under its SHA-1, in kachery's folder layout.
 
 Invariants
-    * A blob is under its final name only when it is whole, hashed and (if ``durable``) on disk.
-    * What a store call returned survives a crash of the process and of the machine.
-    * One daemon writes to a folder: the lock says who. Readers need no lock, since files appear and
-      change by rename alone.
+    * A blob is under its final name only when it is whole, hashed and (if ``durable``) on disk: under
+      that name or, small content that the lock's holder stored, in the journal.
+    * What a store call returned survives a crash of the process and of the machine. After a power
+      cut, blobs that were in the journal alone may be short or wrong until the folder is opened with
+      the lock, which restores them; who reads without it hashes small content, as the client does.
+    * One daemon writes to a folder: the lock says who. Others that store there (offline clients) sync
+      every file themselves. Readers need no lock (see :mod:`.reader`).
     * A link whose target changed is absent. :meth:`BlobStore.link_problem` says why.
+
+Ways in: small content in memory goes through the journal (see :mod:`.journal`), the rest through a
+:class:`~.writer.ContentWriter`.
 
 Non-goals: quota, origins and roles (see :mod:`.state`), partial downloads (see :mod:`.partials`).
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -27,17 +31,14 @@ from typing import Final, Self
 from kachery_p2p.protocol.errors import (
     BadInput,
     BadPath,
-    CorruptContent,
-    NotFound,
     StorageDamaged,
 )
-from kachery_p2p.protocol.limits import MANIFEST_CHUNK, MIB
+from kachery_p2p.protocol.limits import JOURNAL_BYTES, MANIFEST_CHUNK, MIB
 from kachery_p2p.protocol.manifest import Manifest
 
 from . import paths
 from .disk import (
     Buffer,
-    disk_error,
     disk_errors,
     is_stray,
     make_folders,
@@ -47,37 +48,23 @@ from .disk import (
     sync_folder,
     write_file,
 )
+from .journal import Journal, open_journal
 from .links import Link
 from .lock import lock_folder
+from .reader import Blob, BlobReader
 from .sources import PIECE, check_source, copy_from, never
-from .treefile import OWN_STORAGE
 from .writer import ContentWriter, Stored
+
+__all__ = ["Blob", "BlobStore"]
 
 _log = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 1 * MIB
 """A file of at most so many bytes is read whole: no pipeline pays for itself."""
 _HASH_THREADS: Final = 8
-_OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-"""O_NONBLOCK: a link whose target was swapped for a pipe must not hang the thread."""
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
-    """Content that is here. ``path`` is that of the bytes: for a link, of the user's file."""
-
-    sha1: str
-    path: Path
-    size: int
-    link: Link | None = None
-
-    @property
-    def linked(self) -> bool:
-        """Whether the bytes are in a file that the store does not own."""
-        return self.link is not None
-
-
-class BlobStore:
+class BlobStore(BlobReader):
     """One storage folder. All methods block; all may be called from several threads at once."""
 
     def __init__(
@@ -86,39 +73,57 @@ class BlobStore:
         *,
         durable: bool = True,
         on_manifest: Callable[[str, str], None] | None = None,
+        journal_bytes: int = JOURNAL_BYTES,
     ) -> None:
-        """``on_manifest(sha1, manifest_sha1)`` is called when content with one was stored."""
-        self.root = root.absolute()
+        """``durable=False`` skips all syncs, for tests and scratch.
+
+        ``on_manifest(sha1, manifest_sha1)`` is called when content with one was stored.
+        ``journal_bytes`` is a multiple of two pages.
+        """
+        super().__init__(root)
         self.durable = durable
         self.temporary = self.root / paths.TEMPORARY_FOLDER
         self._on_manifest = on_manifest
         self._lock_fd = -1
+        self._journal: Journal | None = None
+        self._journal_bytes = journal_bytes
         self._pool: ThreadPoolExecutor | None = None
 
     # --- life ----------------------------------------------------------------------------------
 
     def open(self, *, create: bool = True, lock: bool = True) -> Self:
-        """Make the folder ready; with ``lock``, for this process alone and cleaned of strays.
+        """Make the folder ready; with ``lock``, for this process alone, cleaned of strays, and with
+        all that the last process left in its journal.
 
         Raises:
             StorageInUse: another process holds the lock.
             StorageDamaged: the folder is missing (and ``create`` is off) or cannot be used.
         """
         with disk_errors("the folder", self.root):
-            if create:
+            if not create and not self.root.is_dir():
+                raise StorageDamaged(path=str(self.root), reason="there is no such folder")
+            if create or lock:
                 for folder in (self.root / "sha1", self.temporary):
                     for changed in make_folders(folder):
                         sync_folder(changed)
-            elif not self.root.is_dir():
-                raise StorageDamaged(path=str(self.root), reason="there is no such folder")
             if lock and self._lock_fd < 0:
                 self._lock_fd = lock_folder(self.root)
-                self.clean()
+                try:
+                    self.clean()
+                    self._journal = open_journal(
+                        self.root, self.temporary, durable=self.durable, size=self._journal_bytes
+                    )
+                except BaseException:
+                    self.close()
+                    raise
         self._pool = ThreadPoolExecutor(_HASH_THREADS, "kachery-hash")
         return self
 
     def close(self) -> None:
-        """Give up the lock and the threads; a second time does nothing."""
+        """Empty the journal, give up the lock and the threads; a second time does nothing."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
@@ -151,84 +156,6 @@ class BlobStore:
                     removed += remove(path)
         return removed
 
-    # --- reading -------------------------------------------------------------------------------
-
-    def path(self, sha1: str, suffix: str = "") -> Path:
-        """Where a blob, or what belongs to it, lies in this store (see :mod:`.paths`)."""
-        return paths.path_of(self.root, sha1, suffix)
-
-    def find(self, sha1: str) -> Blob | None:
-        """The blob, or the good link, of that hash; None if it is not here."""
-        path = self.path(sha1)
-        with disk_errors("a blob", path):
-            try:
-                status = os.stat(path)
-            except (FileNotFoundError, NotADirectoryError):
-                pass
-            else:
-                if stat.S_ISREG(status.st_mode):
-                    return Blob(sha1, path, status.st_size)
-            link = Link.read(self.path(sha1, paths.LINK))
-        if link is None:
-            return None
-        problem = link.problem()
-        if problem is not None:
-            _log.warning("sha1://%s is not here: %s", sha1, problem)
-            return None
-        return Blob(sha1, link.path, link.size, link)
-
-    def link_problem(self, sha1: str) -> str | None:
-        """Why the link of that hash is stale; None if it is good or there is none."""
-        path = self.path(sha1, paths.LINK)
-        with disk_errors("a link", path):
-            link = Link.read(path)
-            if link is None:
-                return "the link file is damaged" if path.exists() else None
-        return link.problem()
-
-    def open_fd(self, blob: Blob) -> int:
-        """A descriptor for reading; the caller closes it.
-
-        Raises:
-            NotFound: the blob was removed, or the linked file changed, since it was found.
-        """
-        try:
-            fd = os.open(blob.path, _OPEN)
-        except OSError as error:
-            if blob.linked or error.errno in (errno.ENOENT, errno.ENOTDIR):
-                raise _gone(blob, error.strerror or str(error)) from error
-            raise disk_error(error, "a blob", blob.path) from error
-        if blob.link is not None:
-            problem = blob.link.mismatch(os.fstat(fd))
-            if problem is not None:
-                os.close(fd)
-                raise _gone(blob, problem)
-        return fd
-
-    def read(self, blob: Blob, offset: int, length: int) -> bytes:
-        """Bytes [offset, offset + length), fewer only where the blob ends. They are not verified.
-
-        Raises:
-            NotFound: as :meth:`open_fd`.
-            CorruptContent: the file is shorter than the blob.
-        """
-        if offset < 0 or length < 0:
-            raise BadInput(what="range", reason=f"offset {offset}, length {length}")
-        length = max(0, min(length, blob.size - offset))
-        fd = self.open_fd(blob)
-        try:
-            with disk_errors("a blob", blob.path):
-                data = pread_up_to(fd, length, offset)
-        finally:
-            os.close(fd)
-        if len(data) < length:
-            raise CorruptContent(what=f"sha1://{blob.sha1}", source=OWN_STORAGE)
-        return data
-
-    def scan(self) -> Iterator[paths.Entry]:
-        """Every blob and link; see :func:`.paths.scan`."""
-        return paths.scan(self.root)
-
     # --- storing -------------------------------------------------------------------------------
 
     def store_bytes(self, data: Buffer) -> Stored:
@@ -249,10 +176,21 @@ class BlobStore:
         sha1 = hashlib.sha1(view).hexdigest()
         target = self.path(sha1)
         with disk_errors("content being stored", target):
-            if not self._is_here(target, len(view)):
-                write_file(target, view, self.temporary, self.durable)
+            if not self._is_here(sha1, target, len(view)):
+                self._write(sha1, target, view)
             remove(self.path(sha1, paths.LINK))
         return Stored(sha1, len(view))
+
+    def _write(self, sha1: str, target: Path, data: memoryview) -> None:
+        journal = self._journal
+        half = journal.append(sha1, data) if journal is not None else None
+        if journal is None or half is None:
+            write_file(target, data, self.temporary, self.durable)
+            return
+        try:
+            write_file(target, data, self.temporary, durable=False)
+        finally:
+            journal.placed(half)
 
     def store_fd(self, fd: int, cancelled: Callable[[], bool] = never) -> Stored:
         """Store what a descriptor of a regular file (from its beginning) or a pipe has to give.
@@ -350,7 +288,7 @@ class BlobStore:
         with disk_errors("content being stored", target):
             if manifest is not None:
                 writer.tree.place(self.path(sha1, paths.TREE), self.durable)
-            if not self._is_here(target, size):
+            if not self._is_here(sha1, target, size):
                 if self.durable:
                     os.fsync(writer.fd)
                 move(writer.path, target, self.durable)
@@ -375,7 +313,7 @@ class BlobStore:
             self._on_manifest(sha1, name)
         return Stored(sha1, size, name)
 
-    def _is_here(self, target: Path, size: int) -> bool:
+    def _is_here(self, sha1: str, target: Path, size: int) -> bool:
         """Whether the blob exists. One of another size is damaged: it is about to be replaced."""
         try:
             status = os.stat(target)
@@ -383,7 +321,7 @@ class BlobStore:
             return False
         if not stat.S_ISREG(status.st_mode) or status.st_size != size:
             return False
-        if self.durable:
+        if self.durable and (self._journal is None or sha1 not in self._journal):
             # Whoever put it there a moment ago may not have come to this yet.
             sync_folder(target.parent)
         return True
@@ -400,7 +338,3 @@ class BlobStore:
             raise BadPath(path=str(path), reason=str(error)) from error
         if not os.path.samestat(status, there):
             raise BadPath(path=str(path), reason="it is not the file that was opened")
-
-
-def _gone(blob: Blob, detail: str) -> NotFound:
-    return NotFound(what=f"sha1://{blob.sha1}", detail=detail)

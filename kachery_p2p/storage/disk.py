@@ -12,9 +12,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import itertools
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -22,14 +24,14 @@ from kachery_p2p.protocol.errors import KacheryError, StorageDamaged, StorageFul
 
 Buffer = bytes | bytearray | memoryview
 
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _serial = itertools.count()
 
 
 def disk_error(error: OSError, what: str, path: Path) -> KacheryError:
     """What ``error``, met while ``what`` was written to or read from ``path``, is called here."""
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return StorageFull(what=what, path=str(path))
     return StorageDamaged(path=str(path), reason=f"{what}: {error.strerror or error}")
 
@@ -109,6 +111,52 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_data(fd: int) -> None:
+    """Make the bytes of an open file durable, and its size, but not its times."""
+    getattr(os, "fdatasync", os.fsync)(fd)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file durable that was written through another descriptor."""
+    # O_NONBLOCK: whatever was put in the file's place must not hang the thread.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_file_system(fd: int) -> bool:
+    """Make the whole file system of an open file durable; False if that cannot be done here.
+
+    Raises:
+        OSError: something that was written since ``fd`` was opened is lost.
+    """
+    syncfs = _syncfs()
+    if syncfs is None:
+        return False
+    number = syncfs(fd)
+    if number:
+        raise OSError(number, os.strerror(number))
+    return True
+
+
+@functools.cache
+def _syncfs() -> Callable[[int], int] | None:
+    """syncfs(2) as a function that returns the error's number."""
+    system = os.uname()
+    version = tuple(int(part) for part in re.findall(r"\d+", system.release)[:2])
+    if system.sysname != "Linux" or version < (5, 8):
+        # Older kernels keep to themselves that a write failed.
+        return None
+    import ctypes  # costs milliseconds, and few processes come here
+
+    function = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if function is None:
+        return None
+    return lambda fd: ctypes.get_errno() if function(fd) else 0
 
 
 def make_folders(folder: Path) -> list[Path]:

@@ -47,6 +47,7 @@ from . import paths
 from .blobs import BlobStore
 from .disk import Buffer, disk_error, disk_errors, pread_up_to, pwrite_all
 from .partial_files import PartialFiles
+from .running_hash import RunningHash
 from .sources import never
 from .treefile import block_count
 
@@ -92,7 +93,7 @@ class Partial:
         self._verified = sum(self._start(unit + 1) - self._start(unit) for unit in marked)
         # Chunks that are under way: unit -> (bytes of it so far, hash of these).
         self._running: dict[int, tuple[int, hashlib._Hash]] = {}
-        self._sha1 = hashlib.sha1()
+        self._sha1 = RunningHash()
         self._hashed = 0
 
     @classmethod
@@ -325,6 +326,7 @@ class Partial:
         if self._sha1.hexdigest() != self.sha1:
             self.discard()
             raise self._corrupt(0, self.size, source)
+        self._sha1.close()
         with self._sync_lock:
             try:
                 return self._files.place()
@@ -338,10 +340,12 @@ class Partial:
             # What cannot be synced now is fetched again later; nobody is here to be told.
             with contextlib.suppress(KacheryError):
                 self.sync()
+        self._sha1.close()
         self._files.close()
 
     def discard(self) -> None:
         """Throw everything away. Raises StorageDamaged if that is impossible."""
+        self._sha1.close()
         with disk_errors(_WHAT, self._files.data_path):
             self._files.remove()
 

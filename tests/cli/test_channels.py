@@ -7,6 +7,7 @@ import json
 import pytest
 
 from kachery_p2p.cli.channels import describe, roles_text
+from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.roles import ROLES, parse_roles
 from tests.daemons import Daemon, Lab
 
@@ -51,7 +52,7 @@ def test_a_channel_from_its_making_to_its_leaving(node: Daemon) -> None:
     listed = json.loads(node.cli("channel", "list", "--json").stdout)
     assert [channel["name"] for channel in listed] == ["lab"]
     assert listed[0]["id"] in node.cli("channel", "list").stdout
-    member = "31" * 32
+    member = NodeKey(bytes(32)).node_id
     node.cli("channel", "add-node", "lab", member, "--label", "alice", "--roles", "request-files")
     assert f"{member}  alice  request-files" in node.cli("channel", "show", "lab").stdout
     node.cli("channel", "set-roles", "lab", "alice", "files")

@@ -43,7 +43,6 @@ def test_the_text_names_node_storage_socket_and_what_to_do_next(short_folder: Pa
     with Daemon(short_folder, "n") as node:
         node.stop()
         shown = node.cli("daemon", "start")
-        node.start_watching()
         assert shown.stderr == ""
         for part in (node.node_id, str(node.storage), "node.sock", "channel join", "info"):
             assert part in shown.stdout
@@ -127,23 +126,14 @@ def test_a_port_in_use_is_an_error_and_leaves_no_process(short_folder: Path) -> 
 
 def test_files_in_the_users_folder_do_not_get_in_the_way(short_folder: Path) -> None:
     node = Daemon(short_folder, "n")
-    (node.home / "random.py").write_text("raise SystemExit('the wrong random')")
-    (node.home / "state" / "kachery-p2p").mkdir(parents=True)
-    code = f"""
-import json, subprocess, sys
-from kachery_p2p.cli.main import main
-sys.exit(main(["daemon", "start", "--json"]))
-"""
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        env=node.env,
-        cwd=node.home,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    node.start_watching()
-    node.close()
+    trap = "raise SystemExit('the wrong module')"
+    for folder in (node.home, node.home / "state" / "kachery-p2p"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "logging.py").write_text(trap)
+    # The command itself must not look here either; as an installed script it does not.
+    node.env["PYTHONSAFEPATH"] = "1"
+    with node:
+        assert node.info()["pid"] == node.pid
 
 
 def test_with_an_api_port_it_answers_on_tcp_too(short_folder: Path) -> None:
@@ -154,13 +144,12 @@ def test_with_an_api_port_it_answers_on_tcp_too(short_folder: Path) -> None:
 
 
 def test_the_environments_port_opens_none_and_is_pointed_out(short_folder: Path) -> None:
-    node = Daemon(short_folder, "n")
     port = str(free_port())
-    done = node.cli("daemon", "start", "--json", KACHERY_P2P_API_PORT=port)
-    node.start_watching()
-    assert json.loads(done.stdout)["pid"] == node.pid
-    assert port in done.stderr
-    node.close()
+    with Daemon(short_folder, "n") as node:
+        node.stop()
+        done = node.cli("daemon", "start", "--json", KACHERY_P2P_API_PORT=port)
+        assert json.loads(done.stdout)["pid"] == node.pid
+        assert port in done.stderr
 
 
 def test_in_the_foreground_it_is_this_very_process(short_folder: Path) -> None:

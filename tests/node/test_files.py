@@ -9,7 +9,7 @@ import random
 from typing import Any
 
 import pytest
-from harness import Lab, Live, laboratory, until
+from tests.node.harness import Lab, Live, laboratory, until
 
 from kachery_p2p.node import downloader, provider
 from kachery_p2p.protocol.errors import (

@@ -134,3 +134,12 @@ def test_whatever_comes_becomes_an_error_that_can_be_passed_on(
     again = frames.decode_header(frames.encode_header(frames.Bye(*to_wire(error))))
     assert isinstance(again, frames.Bye)
     assert type(from_wire(again.code, again.fields)) is type(error)
+
+
+def test_what_another_node_says_is_never_our_own_fault():
+    for code, kind in errors.BY_CODE.items():
+        error = errors.from_peer(code, {"reason": "because"})
+        ours = errors.LocalError | errors.InternalError | errors.Cancelled
+        assert not isinstance(error, ours)
+        if not issubclass(kind, ours):
+            assert type(error) is kind

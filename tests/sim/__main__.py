@@ -24,9 +24,7 @@ def main() -> int:
     began = time.monotonic()
     for seed in range(options.start, options.start + options.seeds):
         try:
-            outcome = run(
-                seed, nodes=options.nodes, steps=options.steps, verbose=options.verbose
-            )
+            outcome = run(seed, nodes=options.nodes, steps=options.steps, verbose=options.verbose)
         except Exception as error:  # whatever a seed ends in is what this program is to report
             failed.append(seed)
             if options.verbose:

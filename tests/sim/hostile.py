@@ -48,8 +48,13 @@ class Villain:
     """Turns a started node into a hostile one; ``known`` gives the contents that exist."""
 
     def __init__(
-        self, node: Node, rng: random.Random, known: Callable[[], dict[str, bytes]]
+        self,
+        node: Node,
+        rng: random.Random,
+        known: Callable[[], dict[str, bytes]],
+        log: Callable[..., None],
     ) -> None:
+        self._log = log
         self._node = node
         self._rng = rng
         self._known = known
@@ -75,7 +80,9 @@ class Villain:
     async def _open(self, link: Link, params: FileOpen) -> Any:
         data = self._known().get(params.sha1.hex(), b"whatever")
         size, inline = len(data), data if len(data) <= 32_768 else None
-        match self._pick(self._open_trick, OPEN_TRICKS):
+        trick = self._pick(self._open_trick, OPEN_TRICKS)
+        self._log("trick open", trick, link.peer[:8])
+        match trick:
             case "wrong bytes":
                 inline = self._spoil(data[:1000])
             case "wrong size":
@@ -97,6 +104,7 @@ class Villain:
 
     async def _read(self, link: Link, stream: Stream, params: FileRead) -> None:
         trick = self._pick(self._read_trick, READ_TRICKS)
+        self._log("trick read", trick, link.peer[:8])
         if trick == "silent":
             await asyncio.sleep(1000)
         if trick == "error":
@@ -131,7 +139,9 @@ class Villain:
     # --- as a proxy ----------------------------------------------------------------------------
 
     async def _who_has(self, link: Link, query: WhoHas) -> Any:
-        match self._pick(self._who_has_trick, WHO_HAS_TRICKS):
+        trick = self._pick(self._who_has_trick, WHO_HAS_TRICKS)
+        self._log("trick who-has", trick, link.peer[:8])
+        match trick:
             case "silent":
                 await asyncio.sleep(1000)
             case "nonsense":

@@ -126,7 +126,7 @@ class SimLoop(asyncio.SelectorEventLoop):
             task.add_done_callback(lambda _: whose.tasks.pop(task.serial, None))
         return task
 
-    def call_soon(
+    def call_soon(  # type: ignore[override]
         self,
         callback: Callable[..., Any],
         *args: Any,
@@ -136,7 +136,7 @@ class SimLoop(asyncio.SelectorEventLoop):
         self._bury(handle)
         return handle
 
-    def call_at(
+    def call_at(  # type: ignore[override]
         self,
         when: float,
         callback: Callable[..., Any],
@@ -192,9 +192,7 @@ class SlowDisk:
     async def disk(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return await self._run(0.004, function, args, kwargs)
 
-    async def _run(
-        self, most: float, function: Callable[..., Any], args: Any, kwargs: Any
-    ) -> Any:
+    async def _run(self, most: float, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self.dead and getattr(function, "__name__", "") != "close":
             raise asyncio.CancelledError
         future = self._loop.create_future()

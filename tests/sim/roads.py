@@ -112,9 +112,7 @@ class End:
 class Roads:
     """All roads of one simulated network."""
 
-    def __init__(
-        self, loop: SimLoop, rng: random.Random, log: Callable[..., None]
-    ) -> None:
+    def __init__(self, loop: SimLoop, rng: random.Random, log: Callable[..., None]) -> None:
         self.loop = loop
         self.rng = rng
         self.log = log
@@ -200,9 +198,10 @@ class Roads:
     def carry(self, end: End, data: bytes) -> None:
         other = end.other
         rate = min(end.host.rate, other.host.rate)
-        arrival = max(
-            self.loop.time() + self._latency(end.host, other.host), end._last
-        ) + len(data) / rate
+        arrival = (
+            max(self.loop.time() + self._latency(end.host, other.host), end._last)
+            + len(data) / rate
+        )
         end._last = arrival
         other._bytes += len(data)
         other._under_way.append(data)

@@ -9,6 +9,7 @@ who may have it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import hashlib
 import logging
@@ -26,6 +27,7 @@ from .loop import SimLoop
 from .roads import End
 from .world import Peer, Violation, Watch, World
 
+PREFIX = "kachery-sim-"
 CALL_SECONDS = 400.0
 """Virtual time within which every call must have ended: a stall, after asking everybody in turn."""
 SETTLE_SECONDS = 150.0
@@ -81,6 +83,7 @@ class Story:
         self.channels: list[Channel] = []
         self.calls: dict[asyncio.Task[Any], str] = {}
         self.loads = self.loaded = 0
+        self._last_call: asyncio.Task[Any] | None = None
 
     # --- the beginning -------------------------------------------------------------------------
 
@@ -96,7 +99,7 @@ class Story:
             world.add(name, proxy=False, url=f"ws://{name}" if public else None)
         leaves = [peer for peer in world.peers.values() if not peer.proxy]
         owner = rng.choice(leaves)
-        if rng.random() < 0.6 and count > 3:
+        if rng.random() < 0.8:
             candidates = [peer for peer in leaves if peer is not owner]
             if proxies > 1:
                 candidates.append(world.peers["proxy-1"])
@@ -144,6 +147,7 @@ class Story:
             self.remove: 2,
             self.add_again: 2,
             self.set_roles: 2,
+            self.revoke_midway: 2,
             self.crash: 2,
             self.stop: 1,
             self.start: 4,
@@ -168,7 +172,9 @@ class Story:
         return self.rng.randbytes(size)
 
     async def store(self) -> None:
-        peer = self._some([p for p in self.world.honest() if not p.proxy or self.rng.random() < 0.1])
+        peer = self._some(
+            [p for p in self.world.honest() if not p.proxy or self.rng.random() < 0.1]
+        )
         if peer is None or peer.node is None:
             return
         data = self._content()
@@ -261,7 +267,9 @@ class Story:
             raise Violation(f"{name} returned wrong bytes")
 
     async def load(self) -> None:
-        peer = self._some(self.world.honest())
+        peer = self._some(
+            [p for p in self.world.honest() if not p.proxy or self.rng.random() < 0.2]
+        )
         if peer is not None and self.contents:
             for _ in range(self.rng.choice((1, 1, 1, 3))):
                 self._start(peer, self.rng.choice(self.contents), None)
@@ -298,8 +306,8 @@ class Story:
 
     async def cancel(self) -> None:
         await self.load()
-        if self.contents and self.world.honest():
-            await asyncio.sleep(self.rng.random() * 0.3)
+        await asyncio.sleep(self.rng.random() * 0.3)
+        if self._last_call is not None:
             self._last_call.cancel()
 
     # --- membership ----------------------------------------------------------------------------
@@ -308,7 +316,7 @@ class Story:
         channels = [channel for channel in self.channels if channel.owner.up]
         return self.rng.choice(channels) if channels else None
 
-    async def remove(self) -> None:
+    async def remove(self, who: Peer | None = None) -> None:
         channel = self._channel_of_owner()
         if channel is None or channel.owner.node is None:
             return
@@ -319,6 +327,7 @@ class Story:
                 p
                 for p in self.world.peers.values()
                 if p is not channel.owner and not p.proxy and p.node_id in listed
+                if who in (None, p)
             ]
         )
         if peer is None:
@@ -370,7 +379,7 @@ class Story:
             await self._add(channel, peer)
             self.world.log("added", peer.name, channel.name)
 
-    async def set_roles(self) -> None:
+    async def set_roles(self, who: Peer | None = None, roles: str = "") -> None:
         channel = self._channel_of_owner()
         if channel is None or channel.owner.node is None:
             return
@@ -379,16 +388,38 @@ class Story:
             self.world.label(member.node_id)
             for member in document.members
             if member.node_id != channel.owner.node_id
+            and (who is None or member.node_id == who.node_id)
         ]
+        if not names:
+            return
         name = self.rng.choice(sorted(names))
         peer = self.world.peers[name]
-        roles = self.rng.choice(("all", "all", "request", "provide", "none"))
+        roles = roles or self.rng.choice(("all", "all", "request", "provide", "none"))
         if peer.proxy:
             roles += ",proxy"
         await channel.owner.call(
             "channel.set-roles", channel=channel.name, node=peer.node_id, roles=roles
         )
         self.world.log("roles", name, roles)
+
+    async def revoke_midway(self) -> None:
+        """A role is taken away, or a node removed, while it loads over a slow road."""
+        peers = [p for p in self.world.honest() if not p.proxy]
+        large = [content for content in self.contents if len(content.data) >= 100_000]
+        peer = self._some(peers)
+        if peer is None or not large:
+            return
+        host = peer.host
+        rate, host.rate = host.rate, 1e5
+        self._start(peer, self.rng.choice(large), None)
+        await asyncio.sleep(0.2 + self.rng.random())
+        if self.rng.random() < 0.5:
+            await self.remove(peer)
+        else:
+            await self.set_roles(peer, "none")
+        self.world.check()
+        await asyncio.sleep(1.0)
+        host.rate = rate
 
     # --- trouble -------------------------------------------------------------------------------
 
@@ -520,6 +551,7 @@ class Story:
             self._start(peer, content, None)
             call, name = self._last_call, f"{content.sha1[:8]} of {content.holder.name}"
             await self._finish_calls()
+            assert call is not None
             if call.exception() is not None:
                 raise Violation(
                     f"{peer.name} cannot load {name} although all is well: {call.exception()}"
@@ -552,6 +584,17 @@ class Story:
                 raise Violation(f"{peer.name} was removed and still got a file")
 
 
+def _open_files() -> dict[str, str]:
+    """What this process has open in any folder of a simulation."""
+    found = {}
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            name = os.readlink(f"/proc/self/fd/{fd}")
+            if PREFIX in name:
+                found[fd] = name
+    return found
+
+
 async def _tell(world: World, nodes: int | None, steps: int, complaints: list[str]) -> Story:
     story = Story(world, nodes, steps)
     try:
@@ -573,16 +616,18 @@ def run(seed: int, *, nodes: int | None = None, steps: int = 25, verbose: bool =
         Violation, or another AssertionError: an invariant does not hold.
     """
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="kachery-sim-", dir=base))
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
     complaints: list[str] = []
     watch = Watch(complaints)
     logger = logging.getLogger("kachery_p2p")
     logger.addHandler(watch)
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = _open_files()
     gc.disable()  # objects must not die at another moment in a second run
     loop = SimLoop()
     loop.set_exception_handler(
-        lambda _, context: complaints.append(f"{context.get('message')} {context.get('exception')!r}")
+        lambda _, context: complaints.append(
+            f"{context.get('message')} {context.get('exception')!r}"
+        )
     )
     try:
         asyncio.set_event_loop(loop)
@@ -599,9 +644,9 @@ def run(seed: int, *, nodes: int | None = None, steps: int = 25, verbose: bool =
         raise Violation(f"tasks left: {left[:5]}")
     del world.dead[:]
     gc.collect(0)
-    open_now = len(os.listdir("/proc/self/fd"))
-    if open_now > descriptors:
-        raise Violation(f"{open_now - descriptors} file descriptors were not closed")
+    unclosed = [name for fd, name in _open_files().items() if fd not in descriptors]
+    if unclosed:
+        raise Violation(f"files were not closed: {unclosed[:3]}")
     return Outcome(
         seed,
         len(world.peers),

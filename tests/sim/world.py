@@ -9,7 +9,6 @@ in anything but a result or an error of the tree.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import hashlib
 import logging
@@ -123,7 +122,7 @@ class Peer:
         async def begin() -> None:
             await node.start()
             if self.hostile:
-                Villain(node, rng, lambda: world.contents)
+                Villain(node, rng, lambda: world.contents, world.log)
             else:
                 self._watch(node)
 
@@ -353,10 +352,9 @@ class World:
         for life in self.dead:
             self.loop.thaw(life)
         for life in self.dead:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(60.0):
-                    while life.alive():
-                        await asyncio.sleep(0.1)
+            for _ in range(10):  # unwinding may start tasks of its own
+                if tasks := life.alive():
+                    await asyncio.wait(tasks, timeout=20.0)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

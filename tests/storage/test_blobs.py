@@ -420,11 +420,12 @@ def test_strays_of_a_crash_are_removed_and_nothing_else(tmp_path):
     dead = root / "tmp" / "99999999-0-bb"
     dead.write_bytes(b"torn")
     alive = root / "tmp" / "1-0-cc"
-    alive.write_bytes(b"of a process that runs")
+    holder = disk.create(alive)
     BlobStore(root).open(lock=False).close()
     assert stray.exists()
     with BlobStore(root, durable=False).open() as store:
         assert leftovers(store) == [alive.name]
+        os.close(holder)
         assert partial.exists()
         assert store.find(stored.sha1) is not None
 
