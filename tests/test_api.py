@@ -9,7 +9,9 @@ import pytest
 import kachery_client
 import kachery_p2p as kc
 
-FUNCTIONS = {name: getattr(kc, name) for name in kc.__all__ if inspect.isfunction(getattr(kc, name))}
+FUNCTIONS = {
+    name: getattr(kc, name) for name in kc.__all__ if inspect.isfunction(getattr(kc, name))
+}
 ASYNC = {name for name, function in FUNCTIONS.items() if inspect.iscoroutinefunction(function)}
 PLAIN = {"build_uri", "parse_uri"}
 """Functions that ask no node, so that there is nothing to wait for."""

@@ -198,36 +198,42 @@ class Connection:
             live.close()
             raise ProtocolViolation(reason=f"call {call.id} is not new")
         self._live[call.id] = live
-        self._calls[call.id] = self._loop.create_task(
-            self._run(call, live), name=f"call {call.method[:40]}"
-        )
+        task = self._loop.create_task(self._run(call, live), name=f"call {call.method[:40]}")
+        self._calls[call.id] = task
+        task.add_done_callback(lambda _: self._ended(call, live))
         if len(self._calls) >= MAX_LOCAL_REQUESTS:
             self.socket.pause()
 
     async def _run(self, call: local.Call, live: LiveCall) -> None:
         try:
-            result = await self._server.calls.run(call.method, call.params, live)
-            await self.socket.drained()
-            self._answer(local.Answer(call.id, result))
-        except asyncio.CancelledError:
-            self._answer(local.Failure(call.id, *to_wire(Cancelled(what=call.method))))
-            if self._server.closing:
-                raise
-        except KacheryError as error:
-            self._answer(local.Failure(call.id, *to_wire(error)))
-        except Exception as error:  # a bug in one call must not cost the client its connection
-            log.exception("call %s failed", call.method)
-            self._answer(local.Failure(call.id, *to_wire(error)))
-        finally:
-            live.close()
-            self._live.pop(call.id, None)
             try:
-                # A call counts until its answer can leave: failures do not pile up either.
-                with contextlib.suppress(LinkClosed):
-                    await self.socket.drained()
-            finally:
-                self._calls.pop(call.id, None)
-                self.resume()
+                result = await self._server.calls.run(call.method, call.params, live)
+                await self.socket.drained()
+                self._finish(live, local.Answer(call.id, result))
+            except KacheryError as error:
+                self._finish(live, local.Failure(call.id, *to_wire(error)))
+            except Exception as error:  # a bug in one call must not cost the client its connection
+                log.exception("call %s failed", call.method)
+                self._finish(live, local.Failure(call.id, *to_wire(error)))
+        except asyncio.CancelledError:
+            self._cancelled(call, live)
+        # A call counts until its answer can leave: failures do not pile up either.
+        with contextlib.suppress(LinkClosed):
+            await self.socket.drained()
+
+    def _finish(self, live: LiveCall, message: local.Answer | local.Failure) -> None:
+        live.close()
+        if self._live.pop(message.id, None) is not None:
+            self._answer(message)
+
+    def _cancelled(self, call: local.Call, live: LiveCall) -> None:
+        error = Cancelled(what=call.method[:40])
+        self._finish(live, local.Failure(call.id, *to_wire(error)))
+
+    def _ended(self, call: local.Call, live: LiveCall) -> None:
+        self._cancelled(call, live)  # if it was before the call began; else this does nothing
+        self._calls.pop(call.id, None)
+        self.resume()
 
     def _answer(self, message: local.Message) -> None:
         if self.socket.closed:

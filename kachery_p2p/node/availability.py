@@ -11,6 +11,7 @@ to, provide files, nor a blob that came from another channel.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Iterable
 from typing import Any
@@ -48,6 +49,8 @@ _MAX_EPOCH_JUMP = 1_000_000
 """A peer's claim about our own log that is further ahead than this is a lie."""
 _ANSWER_TEXT = 16 * 1024
 """Bytes of labels and addresses in one answer, so that it fits a header whatever the nodes said."""
+_Row = tuple[int, int, bytes, bytes]
+"""(seq, operation, blinded key, hash) of one announcement, as the state keeps it."""
 _SLICE = 1_000
 """Blobs dealt with in one visit to a worker thread while the storage is compared with the log."""
 
@@ -110,6 +113,8 @@ class Availability:
         await self._context.workers.disk(self._extend, channel, own, secret[1], list(changes))
         if own.head > head:
             self._send_own(channel, own, head)
+        if own.needs_compaction():
+            self._network.spawn(self._compact(channel, own), name="compact announcements")
 
     def _extend(
         self,
@@ -142,18 +147,25 @@ class Availability:
         return "proxy" in self._network.own_roles(channel)
 
     async def refresh(self, channels: Iterable[bytes] | None = None) -> None:
-        """Bring our logs in line with roles, secrets and the storage. Slow on big storages, and
-        run in the background; look-ups and loads do not wait for it."""
-        async with self._lock:
-            for channel in list(self._book) if channels is None else list(channels):
+        """Bring our logs in line with roles, secrets and the storage.
+
+        Slow on big storages, and run in the background: look-ups, loads and the announcing of what
+        is stored meanwhile do not wait for it.
+        """
+        for channel in list(self._book) if channels is None else list(channels):
+            async with self._lock:
                 if channel in self._book:
-                    await self._refresh(channel)
+                    own, secret = await self._prepare(channel)
                 else:
                     self._logs.pop(channel, None)
                     self.index.forget_channel(channel)
+                    continue
+            if secret is not None:
+                await self._compare_with_storage(channel, own, secret)
         self.scanned.set()
 
-    async def _refresh(self, channel: bytes) -> None:
+    async def _prepare(self, channel: bytes) -> tuple[AnnouncementLog, bytes | None]:
+        """Our log, in the right epoch, and the secret if we may announce. The lock is held."""
         own = self._logs.get(channel)
         if own is None:
             own = self._logs[channel] = await self._context.workers.disk(self._load, channel)
@@ -166,16 +178,21 @@ class Availability:
         known = self._secret_versions.get(channel, -1)
         if (not may and own.live) or (may and known != version and own.head):
             # Silence, or a new secret: a fresh epoch that begins with nothing.
-            own = self._logs[channel] = AnnouncementLog(own.epoch + 1)
-            await self._context.workers.disk(self._restart, channel, own.epoch)
+            own = await self._start_epoch(channel, own.epoch + 1)
             self._send_own(channel, own, 0)
-        if may and secret is not None:
-            if known != version:
-                self._secret_versions[channel] = version
-                await self._context.workers.disk(
-                    self._state.set_meta, f"secret:{channel.hex()}", str(version)
-                )
-            await self._compare_with_storage(channel, own, secret[1])
+        if secret is None or not may:
+            return own, None
+        if known != version:
+            self._secret_versions[channel] = version
+            await self._context.workers.disk(
+                self._state.set_meta, f"secret:{channel.hex()}", str(version)
+            )
+        return own, secret[1]
+
+    async def _start_epoch(self, channel: bytes, epoch: int) -> AnnouncementLog:
+        own = self._logs[channel] = AnnouncementLog(epoch)
+        await self._context.workers.disk(self._restart, channel, epoch, [])
+        return own
 
     def _load(self, channel: bytes) -> AnnouncementLog:
         name = channel.hex()
@@ -184,9 +201,11 @@ class Availability:
         rows = self._state.announcements(name)
         return AnnouncementLog(epoch, [(row.seq, row.op, row.key) for row in rows])
 
-    def _restart(self, channel: bytes, epoch: int) -> None:
-        self._state.set_meta(f"epoch:{channel.hex()}", str(epoch))
-        self._state.clear_announcements(channel.hex())
+    def _restart(self, channel: bytes, epoch: int, entries: list[_Row]) -> None:
+        with self._state.transaction():
+            self._state.set_meta(f"epoch:{channel.hex()}", str(epoch))
+            self._state.clear_announcements(channel.hex())
+            self._state.append_announcements(channel.hex(), entries)
 
     async def _compare_with_storage(
         self, channel: bytes, own: AnnouncementLog, secret: bytes
@@ -195,32 +214,63 @@ class Availability:
         gone = set(own)
         found = iter(scan(self._context.store.root))
 
-        def some() -> list[str]:
-            batch = []
-            for entry in found:
-                batch.append(entry.sha1)
-                if len(batch) == _SLICE:
-                    break
-            return batch
+        def some() -> list[str] | None:
+            entries = list(itertools.islice(found, _SLICE))
+            if not entries:
+                return None
+            return [
+                entry.sha1
+                for entry in entries
+                if entry.kind != "link" or self._context.store.find(entry.sha1) is not None
+            ]
 
-        while batch := await self._context.workers.disk(some):
-            head = own.head
+        while (here := await self._context.workers.disk(some)) is not None:
             fresh = []
-            for sha1 in batch:
+            for sha1 in here:
                 key = blind(secret, sha1)
                 gone.discard(key)
                 if key not in own:
                     fresh.append((sha1, True))
-            if fresh:
-                await self._context.workers.disk(self._extend, channel, own, secret, fresh)
-                self._send_own(channel, own, head)
+            if not await self._change(channel, own, secret, fresh):
+                return
         if gone:
-            rows = await self._context.workers.disk(self._state.announcements, channel.hex())
-            names = {row.key: row.sha1.hex() for row in rows if row.key in gone}
+            names = await self._context.workers.disk(self._names, channel)
+            stale = [(names[key], False) for key in gone if key in names]
+            await self._change(channel, own, secret, stale)
+        if own.needs_compaction():
+            await self._compact(channel, own)
+
+    async def _change(
+        self,
+        channel: bytes,
+        own: AnnouncementLog,
+        secret: bytes,
+        changes: list[tuple[str, bool]],
+    ) -> bool:
+        """Log and announce; False if the log has been replaced meanwhile."""
+        async with self._lock:
+            if self._logs.get(channel) is not own:
+                return False
             head = own.head
-            stale = [(sha1, False) for sha1 in names.values()]
-            await self._context.workers.disk(self._extend, channel, own, secret, stale)
-            self._send_own(channel, own, head)
+            if changes:
+                await self._context.workers.disk(self._extend, channel, own, secret, changes)
+                self._send_own(channel, own, head)
+            return True
+
+    def _names(self, channel: bytes) -> dict[bytes, str]:
+        rows = self._state.announcements(channel.hex())
+        return {row.key: row.sha1.hex() for row in rows}
+
+    async def _compact(self, channel: bytes, own: AnnouncementLog) -> None:
+        """Most of the log says what no longer counts: say the rest anew, in a new epoch."""
+        async with self._lock:
+            if self._logs.get(channel) is not own:
+                return
+            names = await self._context.workers.disk(self._names, channel)
+            entries = own.compact(own.epoch + 1)
+            rows = [(seq, op, key, bytes.fromhex(names[key])) for seq, op, key in entries]
+            await self._context.workers.disk(self._restart, channel, own.epoch, rows)
+            self._send_own(channel, own, 0)
 
     def _send_own(self, channel: bytes, own: AnnouncementLog, since: int) -> None:
         if since >= own.head > 0:
@@ -310,9 +360,8 @@ class Availability:
             own = self._logs.get(channel)
             if own is None or own.epoch >= epoch:
                 return
-            self._logs[channel] = AnnouncementLog(epoch)
-            await self._context.workers.disk(self._restart, channel, epoch)
-            await self._refresh(channel)
+            await self._start_epoch(channel, epoch)
+        await self.refresh([channel])
 
     def _on_batch(self, link: Link, batch: Batch) -> None:
         if self._is_proxy(batch.channel) and batch.channel in self._network.shared(link):

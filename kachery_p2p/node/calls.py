@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import stat
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -133,6 +134,9 @@ class Calls:
         if params.data is not None:
             stored = await disk(self._keep, params.data, channel)
         elif live.descriptor is not None:
+            if not stat.S_ISREG(os.fstat(live.descriptor).st_mode):
+                # Whoever holds the other end of a pipe would hold a disk thread for as long.
+                raise BadInput(what="store", reason="not a regular file; send its bytes in pieces")
             stored = await self._in_thread(self._store_fd, live, channel)
         else:
             stored = await self._store_pieces(live, channel)

@@ -7,9 +7,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from kachery_p2p.local.places import SOCKET_NAME
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import MAX_LABEL, MAX_URL
-from kachery_p2p.local.places import SOCKET_NAME
 
 
 @dataclass(frozen=True)

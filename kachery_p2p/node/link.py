@@ -506,7 +506,7 @@ class Stream:
         return self._inbox.popleft()
 
     def done(self, cost: int) -> None:
-        """Give credit back. Batched: a quarter of the window at a time."""
+        """Give credit back. Batched, so that credit does not cost a frame for each frame."""
         self._owed += cost
         if self._owed >= STREAM_CREDIT // 8 and not self.ended:
             self.link._mux.grant(self.number, self._owed)

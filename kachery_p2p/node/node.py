@@ -197,6 +197,7 @@ class Node:
     def _on_channel_change(self, channel: bytes, update: Any) -> None:
         self.bootstraps.refresh()
         self.relay.cut()
+        self.provider.cut()
         self.availability.on_change(channel, update)
 
     async def _housekeeping(self) -> None:

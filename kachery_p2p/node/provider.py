@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from kachery_p2p.protocol.errors import BadInput, CorruptContent, NotFound
+from kachery_p2p.protocol.errors import BadInput, CorruptContent, KacheryError, NotFound
 from kachery_p2p.protocol.limits import BLOCK, INLINE_FILE, MANIFEST_CHUNK, MAX_BODY
 from kachery_p2p.protocol.methods import FILE_OPEN, FILE_READ, FileInfo, FileOpen, FileRead
 from kachery_p2p.storage.blobs import Blob
@@ -49,6 +49,7 @@ class Provider:
         self._partial = partial
         self._withdrawn = withdrawn
         self._checked: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._reading: dict[Stream, tuple[Link, FileRead]] = {}
         self.served_bytes = 0
         network.on_request_of(FILE_OPEN, FileOpen, self._open)
         network.on_stream_of(FILE_READ, FileRead, self._read)
@@ -58,6 +59,17 @@ class Provider:
         if len(sha1) != 20:
             raise BadInput(what="file hash", reason="not 20 bytes")
         return sha1.hex()
+
+    def cut(self) -> None:
+        """A channel changed: end what is being sent to those who may no longer have it.
+
+        The links need not end with it: they may share another channel, or have lost only a role.
+        """
+        for stream, (link, params) in list(self._reading.items()):
+            try:
+                self._require(link, params.channel, params.sha1)
+            except KacheryError as error:
+                stream.end(error)
 
     def _may_leave(self, sha1: str, channel: bytes) -> bool:
         """A blob that was fetched on one channel is not served on another."""
@@ -97,6 +109,13 @@ class Provider:
 
     async def _read(self, link: Link, stream: Stream, params: FileRead) -> None:
         sha1 = self._require(link, params.channel, params.sha1)
+        self._reading[stream] = (link, params)
+        try:
+            await self._serve(link, stream, params, sha1)
+        finally:
+            del self._reading[stream]
+
+    async def _serve(self, link: Link, stream: Stream, params: FileRead, sha1: str) -> None:
         blob = await self._find(sha1, params.channel)
         partial = None if blob is not None else self._partial(sha1, params.channel)
         size = blob.size if blob is not None else partial.size if partial is not None else 0

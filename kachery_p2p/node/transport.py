@@ -129,7 +129,7 @@ async def dial(url: str, *, tls: ssl.SSLContext | None = None) -> WebSocketTrans
             user_agent_header=None,
             **options,
         )
-    except (InvalidURI, ValueError) as error:  # a host that is no name, a port that is none
+    except InvalidURI as error:
         raise BadInput(what=f"URL {url!r}", reason=str(error)) from error
     except (InvalidProxy, ImportError) as error:  # SOCKS takes another package
         raise Unreachable(what=url, reason=f"the HTTP proxy setting is wrong: {error}") from error
@@ -139,6 +139,8 @@ async def dial(url: str, *, tls: ssl.SSLContext | None = None) -> WebSocketTrans
         raise Unreachable(what=url, reason=f"TLS failed: {error}") from error
     except OSError as error:
         raise Unreachable(what=url, reason=error.strerror or str(error)) from error
+    except ValueError as error:  # a host that is no name, a port that is none
+        raise BadInput(what=f"URL {url!r}", reason=str(error)) from error
     except (InvalidHandshake, WebSocketException) as error:
         raise Unreachable(what=url, reason=f"no kachery-p2p node there: {error}") from error
     _tune(connection)

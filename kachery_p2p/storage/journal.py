@@ -156,12 +156,15 @@ class Journal:
     def close(self) -> None:
         """Checkpoint everything and stop the thread; a second time does nothing.
 
-        Every ``append`` must have been followed by ``placed``.
+        Calls that are between ``append`` and ``placed`` are waited for.
         """
         with self._lock:
             self._closing = True
             self._work.notify()
         self._thread.join()
+        with self._lock:
+            while any(half.pins for half in self._halves):
+                self._work.wait()
         self._file.close()
 
     # --- appending: the lock is held -------------------------------------------------------------
@@ -220,7 +223,7 @@ class Journal:
         while True:
             with self._lock:
                 while (half := self._due()) is None:
-                    if self._closing and all(h.used == PAGE for h in self._halves):
+                    if self._closing and not any(h.pins or h.sealed for h in self._halves):
                         return
                     self._work.wait(self._patience())
             if not self._checkpoint(half):

@@ -9,7 +9,6 @@ import random
 from typing import Any
 
 import pytest
-from tests.node.harness import Lab, Live, laboratory, until
 
 from kachery_p2p.node import downloader, provider
 from kachery_p2p.protocol.errors import (
@@ -24,6 +23,7 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.limits import BLOCK, INLINE_FILE, MANIFEST_CHUNK
 from kachery_p2p.protocol.manifest import Manifest
 from kachery_p2p.storage.partials import Partial
+from tests.node.harness import Lab, Live, laboratory, until
 
 BIG = 30_000_000
 

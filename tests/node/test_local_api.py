@@ -103,8 +103,8 @@ def leftovers(node: Node) -> list[Path]:
     return [
         path
         for path in node.store.root.rglob("*")
-        if path.is_file() and ("tmp" in path.parts or path.name.startswith((".", "tmp")))
-        and "lock" not in path.name
+        if path.is_file() and not path.name.endswith("lock")
+        and "sha1" not in path.relative_to(node.store.root).parts
     ]  # fmt: skip
 
 
@@ -275,7 +275,7 @@ async def test_a_descriptor_that_is_no_file_is_refused() -> None:
             socket.send_fds(some.sock, [frame], [read_end])
             failure = await some.read()
             assert isinstance(failure, local.Failure)
-            assert failure.code in ("bad-path", "bad-input")
+            assert failure.code == "bad-input"
         finally:
             os.close(read_end)
             os.close(write_end)
@@ -327,7 +327,7 @@ async def test_a_client_that_does_not_read_what_it_loads_holds_up_only_itself() 
         async with client(node) as lazy, client(node) as brisk:
             for number in (1, 2, 3):
                 await lazy.send(local.Call(number, "load_bytes", {"sha1": sha1}))
-            [held] = [c for c in node.api.connections if c._calls]
+            [held] = await until(lambda: [c for c in node.api.connections if c._calls])
             await until(lambda: held.socket.backed_up)
             assert isinstance(await brisk.call(1, "info"), local.Answer)
             assert held.socket._queued <= LOCAL_QUEUE + 4 * LOCAL_PIECE
