@@ -25,6 +25,7 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.limits import MAX_CHANNEL_TEXT, MAX_URL, REQUEST_SECONDS
 
 _ARMOUR = "-----BEGIN "
+_READ_BYTES = 65_536
 
 
 def read_document(source: str) -> str:
@@ -42,9 +43,7 @@ def read_document(source: str) -> str:
     if _ARMOUR in source:
         return source
     if source == "-":
-        if sys.stdin is None:
-            raise BadPath(path="standard input", reason="it is closed")
-        return _text(sys.stdin.buffer.read(MAX_CHANNEL_TEXT + 1))
+        return _text(_standard_input())
     if "://" in source[:20]:
         return _text(_fetch(source))
     try:
@@ -54,6 +53,16 @@ def read_document(source: str) -> str:
         reason = getattr(error, "strerror", None) or str(error)
         raise BadPath(path=source[:MAX_URL], reason=reason.lower()) from error
     return _text(data)
+
+
+def _standard_input() -> bytes:
+    if sys.stdin is None:
+        raise BadPath(path="standard input", reason="it is closed")
+    data = bytearray()
+    # One system call at a time: within a larger read, Ctrl-C may go unnoticed until the end.
+    while len(data) <= MAX_CHANNEL_TEXT and (piece := sys.stdin.buffer.read1(_READ_BYTES)):
+        data += piece
+    return bytes(data)
 
 
 def _text(data: bytes) -> str:
@@ -109,6 +118,7 @@ def _fetch(url: str) -> bytes:
 
 def _get(url: str) -> bytes:
     import http.client
+    import urllib.error
     import urllib.request
 
     class Redirects(urllib.request.HTTPRedirectHandler):
@@ -121,13 +131,20 @@ def _get(url: str) -> bytes:
             headers: http.client.HTTPMessage,
             newurl: str,
         ) -> Any:
-            check_url(newurl)
+            try:
+                check_url(newurl)
+            except BadInput:
+                fp.close()
+                raise
             return super().redirect_request(req, fp, code, msg, headers, newurl)
 
     opener = urllib.request.build_opener(Redirects)
     try:
         with opener.open(url, timeout=REQUEST_SECONDS) as response:
             data: bytes = response.read(MAX_CHANNEL_TEXT + 1)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise
     except http.client.HTTPException as error:
         raise OSError(f"not an HTTP answer: {error!r}") from error
     return data

@@ -24,14 +24,20 @@ class _Table(NamedTuple):
 @click.command()
 @with_output
 @pass_output
-def info(output: Output) -> None:
+@click.option("--id", "only_id", is_flag=True, help="Print the node id and nothing else.")
+def info(output: Output, only_id: bool) -> None:
     """Print who this node is, its channels, its links, and what is the matter with them.
 
     \b
     Example:
       kachery-p2p info
-      kachery-p2p info --json | jq -r .node_id
+      kachery-p2p info --id      # to send to a channel's owner
+      kachery-p2p info --json
     """
+    if only_id:
+        node_id = sync.get_node_id()
+        output.result({"node_id": node_id}, [node_id])
+        return
     described = sync.node_info()
     tables = _tables(described)
     if not output.json and sys.stdout is not None and sys.stdout.isatty():

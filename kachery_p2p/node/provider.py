@@ -12,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from kachery_p2p.protocol.errors import BadInput, CorruptContent, KacheryError, NotFound
 from kachery_p2p.protocol.limits import BLOCK, INLINE_FILE, MANIFEST_CHUNK, MAX_BODY
@@ -22,7 +23,7 @@ from kachery_p2p.protocol.methods import FILE_OPEN, FILE_READ, FileInfo, FileOpe
 from kachery_p2p.storage.blobs import Blob
 from kachery_p2p.storage.partials import Partial
 from kachery_p2p.storage.treefile import TreeFile
-from kachery_p2p.storage.trees import ensure_tree
+from kachery_p2p.storage.trees import ensure_tree, rebuild_tree
 
 from .link import Link, Stream
 from .network import Network
@@ -126,14 +127,15 @@ class Provider:
         if params.proofs and (params.start % BLOCK or (params.stop % BLOCK and params.stop < size)):
             raise BadInput(what="range", reason=f"not on {BLOCK}-byte blocks")
         stream.set_group(link.peer)
-        tree: TreeFile | None = None
+        blocks: _TreeReader | None = None
         try:
             if blob is None:
                 assert partial is not None
                 reader = _PartialReader(partial, params.proofs).read
             elif params.proofs or blob.size > MANIFEST_CHUNK:
                 tree = await self._context.workers.disk(ensure_tree, self._store, blob)
-                reader = _TreeReader(self, blob, tree, params.proofs).read
+                blocks = _TreeReader(self, blob, tree, params.proofs)
+                reader = blocks.read
             else:
                 await self._context.workers.disk(self._check_small, blob)
                 reader = _PlainReader(self, blob).read
@@ -142,8 +144,8 @@ class Provider:
             self._withdrawn(sha1)
             raise
         finally:
-            if tree is not None:
-                await asyncio.shield(self._context.workers.disk(tree.close))
+            if blocks is not None:
+                await asyncio.shield(self._context.workers.disk(blocks.close))
 
     async def _send(self, link: Link, stream: Stream, params: FileRead, reader: Reader) -> None:
         """Read one piece ahead of the link."""
@@ -187,12 +189,15 @@ class Provider:
         if len(self._checked) > _MAX_CHECKED:
             self._checked.popitem(last=False)
 
-    def _damaged(self, sha1: str) -> None:
+    def _damaged(self, sha1: str) -> NoReturn:
         self._store.quarantine(sha1)
         text = f"sha1://{sha1} was damaged on this disk; it was put aside. Store the file anew."
         log.error(text)
         self._context.warn(text)
-        raise CorruptContent(what=f"sha1://{sha1}", source=f"node {self._context.node_id[:8]}")
+        raise self._corrupt(sha1)
+
+    def _corrupt(self, sha1: str) -> CorruptContent:
+        return CorruptContent(what=f"sha1://{sha1}", source=f"node {self._context.node_id[:8]}")
 
 
 def _piece_end(start: int, stop: int, size: int) -> int:
@@ -201,21 +206,56 @@ def _piece_end(start: int, stop: int, size: int) -> int:
 
 
 class _TreeReader:
+    """Reads and checks blocks of a blob. Two threads at a time use it: one reads ahead."""
+
     def __init__(self, provider: Provider, blob: Blob, tree: TreeFile, proofs: bool) -> None:
         self._provider = provider
         self._blob = blob
-        self._tree = tree
+        # The last one counts. Those before it were damaged, and may still be in use.
+        self._trees = [tree]
         self._proofs = proofs
+        self._repairing = threading.Lock()
+        self._lost = False
+
+    def close(self) -> None:
+        for tree in self._trees:
+            tree.close()
 
     def read(self, start: int, stop: int) -> tuple[bytes, list[bytes]]:
+        tree = self._trees[-1]
+        found = self._read(tree, start, stop)
+        if found is None:
+            found = self._read(self._repaired(tree), start, stop)
+        if found is None:
+            self._provider._damaged(self._blob.sha1)
+        return found
+
+    def _read(self, tree: TreeFile, start: int, stop: int) -> tuple[bytes, list[bytes]] | None:
+        """None if the content and the tree contradict each other, or the tree itself."""
         first = start // BLOCK * BLOCK
         last = min(-(-stop // BLOCK) * BLOCK, self._blob.size)
         data = self._provider._store.read(self._blob, first, last - first)
-        if not self._tree.check_blocks(first // BLOCK, data):
-            self._provider._damaged(self._blob.sha1)
+        if not tree.check_blocks(first // BLOCK, data):
+            return None
         if not self._proofs:
             return data[start - first : stop - first], []
-        return data, self._tree.proof(start // BLOCK, -(-stop // BLOCK))
+        try:
+            return data, tree.proof(start // BLOCK, -(-stop // BLOCK))
+        except CorruptContent:
+            return None
+
+    def _repaired(self, damaged: TreeFile) -> TreeFile:
+        """A tree that fits the content, unless it is the content that is damaged."""
+        with self._repairing:
+            if not self._lost and self._trees[-1] is damaged:
+                try:
+                    self._trees.append(rebuild_tree(self._provider._store, self._blob))
+                except CorruptContent:
+                    self._lost = True
+                    self._provider._damaged(self._blob.sha1)
+            if self._lost:
+                raise self._provider._corrupt(self._blob.sha1)
+            return self._trees[-1]
 
 
 class _PlainReader:

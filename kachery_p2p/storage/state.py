@@ -170,7 +170,10 @@ class StateDB:
 
     def clear_origins(self, sha1: str) -> None:
         """The blob was stored here by the node's own user: it is free."""
-        self._change("DELETE FROM origins WHERE sha1 = ?", _pack(sha1))
+        with self._lock:
+            # Most blobs have none, and a transaction costs a sync.
+            if self.origins(sha1):
+                self._change("DELETE FROM origins WHERE sha1 = ?", _pack(sha1))
 
     # --- manifests -------------------------------------------------------------------------------
 

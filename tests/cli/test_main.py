@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -179,10 +180,14 @@ def test_ctrl_c_is_130(offline: Daemon) -> None:
     # More than a pipe holds: once it is written, the command is in the middle of reading.
     process.stdin.write(bytes(1_000_000))
     process.stdin.flush()
-    process.send_signal(signal.SIGINT)
+    while process.poll() is None:
+        # Between Python's look at its signals and the system call, one may be noticed too late.
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=5)
+    process.stdin.close()
     assert process.stderr is not None
     complaint = process.stderr.read()
-    process.stdin.close()
     process.stderr.close()
-    assert process.wait() == 130
+    assert process.returncode == 130
     assert b"Traceback" not in complaint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tracemalloc
 from typing import Any
 
@@ -52,10 +53,8 @@ def test_arbitrary_bytes_are_a_value_or_a_violation(data: bytes) -> None:
         lambda data: codec.decode(Pair, data),
         lambda data: codec.decode(dict[bytes, tuple[int, list[str]]], data),
     ):
-        try:
+        with contextlib.suppress(ProtocolViolation):
             decode(data)
-        except ProtocolViolation as error:
-            assert str(error)
 
 
 @settings(max_examples=100, deadline=None)

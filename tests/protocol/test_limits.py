@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 
 import pytest
 
@@ -20,7 +21,7 @@ SELF_EXPLAINING = {
 
 def documented() -> set[str]:
     found = set()
-    for node, after in zip(BODY, BODY[1:], strict=False):
+    for node, after in itertools.pairwise(BODY):
         if (
             isinstance(node, ast.AnnAssign)
             and isinstance(node.target, ast.Name)

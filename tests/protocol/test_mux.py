@@ -123,8 +123,7 @@ def test_an_abandoned_request_is_cancelled_there_and_its_late_answer_ignored_her
     move(a, b)
     b.respond(number, "too late")
     a.abandon(number)
-    [ended] = move(a, b) or [None]
-    assert ended is None, "it had answered already: nothing is left to cancel"
+    assert move(a, b) == [], "it had answered already: nothing is left to cancel"
     assert move(b, a) == []
 
     number = a.request("m", None)
@@ -421,9 +420,9 @@ def test_what_cannot_be_right_is_a_violation(frame: Frame) -> None:
 
 def test_credit_cannot_be_piled_up_without_end() -> None:
     receiver = stretched(one())
+    receiver.receive(Credit(1, 1 << 40), None, 0.0)
     with pytest.raises(ProtocolViolation):
-        for _ in range(10):
-            receiver.receive(Credit(1, 1 << 40), None, 0.0)
+        receiver.receive(Credit(1, 1), None, 0.0)
 
 
 def test_empty_frames_cost_credit_too() -> None:

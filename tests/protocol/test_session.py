@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kachery_p2p.protocol import session as module
-from kachery_p2p.protocol.errors import KacheryError, ProtocolViolation, VersionMismatch
+from kachery_p2p.protocol.errors import ProtocolViolation, VersionMismatch
 from kachery_p2p.protocol.frames import (
     NO_TAIL,
     OPAQUE_TAIL,
@@ -154,9 +154,12 @@ def test_a_replayed_record_is_a_violation(kind: str) -> None:
 def test_records_out_of_order_are_a_violation(order: tuple[int, ...]) -> None:
     a, b = pair()
     records = [a.seal()(Ping(number)) for number in range(3)]
+    right = 0
+    while order[right] == right:
+        b.open(records[right])
+        right += 1
     with pytest.raises(ProtocolViolation):
-        for place in order:
-            b.open(records[place])
+        b.open(records[order[right]])
 
 
 def test_a_lost_record_is_noticed() -> None:
@@ -315,7 +318,6 @@ def test_arbitrary_first_messages_are_noise_or_a_documented_error(
 ) -> None:
     try:
         noise = unwrap_handshake(prefix + message)
-    except (ProtocolViolation, VersionMismatch) as error:
-        assert isinstance(error, KacheryError)
+    except (ProtocolViolation, VersionMismatch):
         return
     assert (prefix + message) == prologue() + noise

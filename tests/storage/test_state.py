@@ -49,6 +49,17 @@ def test_a_blob_without_origins_is_free(state):
         state.add_origin("../..", "a")
 
 
+def test_freeing_a_blob_that_is_free_writes_nothing(state):
+    statements = []
+    state._db.set_trace_callback(statements.append)
+    state.clear_origins(SHA1)
+    assert not any("DELETE" in text or "BEGIN" in text for text in statements)
+    state.add_origin(SHA1, "a")
+    state.clear_origins(SHA1)
+    assert any("DELETE" in text for text in statements)
+    assert state.origins(SHA1) == frozenset()
+
+
 def test_a_blob_has_the_manifest_that_was_set_last(state):
     assert state.manifest(SHA1) is None
     state.set_manifest(SHA1, "11" * 20)
