@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import ipaddress
+import os
 import sys
 import threading
 from pathlib import Path
@@ -60,7 +61,7 @@ def _standard_input() -> bytes:
         raise BadPath(path="standard input", reason="it is closed")
     data = bytearray()
     # One system call at a time: within a larger read, Ctrl-C may go unnoticed until the end.
-    while len(data) <= MAX_CHANNEL_TEXT and (piece := sys.stdin.buffer.read1(_READ_BYTES)):
+    while len(data) <= MAX_CHANNEL_TEXT and (piece := os.read(sys.stdin.fileno(), _READ_BYTES)):
         data += piece
     return bytes(data)
 

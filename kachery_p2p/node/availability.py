@@ -180,6 +180,10 @@ class Availability:
             # Silence, or a new secret: a fresh epoch that begins with nothing.
             own = await self._start_epoch(channel, own.epoch + 1)
             self._send_own(channel, own, 0)
+        elif may and known != version:
+            # Nothing to take back, but a comparison with the old secret may be under way: it ends
+            # when it finds that its log is no longer ours.
+            own = self._logs[channel] = AnnouncementLog(own.epoch)
         if secret is None or not may:
             return own, None
         if known != version:

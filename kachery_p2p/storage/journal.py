@@ -325,15 +325,14 @@ def restore_blobs(
     """Make the blobs of ``records`` durable, writing those that are not as they should be; how many
     these were. Raises OSError."""
     restored = 0
-    good = set()
+    sha1s = set()
     for sha1, data in records:
         path = paths.path_of(root, sha1)
-        if _holds(path, data):
-            good.add(sha1)
-        else:
-            write_file(path, data, temporary_folder, durable=True)
+        if not _holds(path, data):
+            write_file(path, data, temporary_folder, durable=False)
             restored += 1
-    sync_blobs(root, good, file)
+        sha1s.add(sha1)
+    sync_blobs(root, sha1s, file)
     return restored
 
 

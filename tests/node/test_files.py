@@ -292,7 +292,7 @@ async def test_a_flipped_bit_on_the_providers_disk_is_seen_by_nobody(size: int) 
         assert isinstance(await lab.error("B", sha1, manifest), NotFound)
 
 
-@pytest.mark.parametrize("place", [0, 1_000, -1], ids=["leaf", "inner", "root"])
+@pytest.mark.parametrize("place", [0, -64, -32], ids=["first leaf", "child of root", "root"])
 @pytest.mark.parametrize("ranged", [False, True])
 async def test_a_flipped_bit_in_the_providers_tree_is_repaired(place: int, ranged: bool) -> None:
     async with laboratory() as lab:
@@ -300,12 +300,11 @@ async def test_a_flipped_bit_in_the_providers_tree_is_repaired(place: int, range
         sha1, manifest = await lab.store("A", data)
         path = lab["A"].store.path(sha1, ".tree")
         right = path.read_bytes()
-        # The leaves come first, then the levels above them; the root is last.
-        at = 32 * (-(-BIG // BLOCK)) if place == 1_000 else place % len(right)
+        at = place % len(right)
         path.write_bytes(right[:at] + bytes([right[at] ^ 1]) + right[at + 1 :])
         if ranged:
             live = Live()
-            await lab.live("B", live, "load-bytes", sha1=sha1, manifest=manifest,
+            await lab.live("B", live, "load_bytes", sha1=sha1, manifest=manifest,
                            start=5, stop=BLOCK)  # fmt: skip
             assert bytes(live.sent) == data[5:BLOCK]
         else:
@@ -313,7 +312,7 @@ async def test_a_flipped_bit_in_the_providers_tree_is_repaired(place: int, range
             assert lab.bytes_of("B", sha1) == data
         assert path.read_bytes() == right
         assert lab.bytes_of("A", sha1) == data
-        assert lab["A"].context.warnings == []
+        assert not lab["A"].context.warnings
 
 
 async def test_a_provider_that_lies_gives_the_requester_nothing(

@@ -332,17 +332,20 @@ async def test_a_strangers_hello_ends_the_link_in_a_typed_way(
 async def test_a_bad_request_is_answered_with_an_error_and_costs_no_link(
     method: str, params: Any, codes: set[str]
 ) -> None:
-    async with unharmed("A", "B", "C") as lab:
-        async with rogue(lab["P"].listening, lab["C"].context.key) as peer:
-            await peer.hello(lab["C"].context.book)
-            await until(lambda: len(lab["P"].network.links) == 4)
-            await peer.send(Request(1, method, params))
-            answer = await peer.hear(Failure)
-            assert (answer.id, answer.code in codes) == (1, True)
-            await peer.send(Open(3, method, params, 1_000))
-            assert (await peer.hear(End)).id == 3
-            await peer.send(Ping(5))
-            await peer.hear(Pong)
+    async with (
+        unharmed("A", "B", "C") as lab,
+        rogue(lab["P"].listening, lab["C"].context.key) as peer,
+    ):
+        await peer.hello(lab["C"].context.book)
+        await until(lambda: len(lab["P"].network.links) == 4)
+        await peer.send(Request(1, method, params))
+        answer = await peer.hear(Failure)
+        assert answer.id == 1
+        assert answer.code in codes
+        await peer.send(Open(3, method, params, 1_000))
+        assert (await peer.hear(End)).id == 3
+        await peer.send(Ping(5))
+        await peer.hear(Pong)
 
 
 async def test_member_whose_ranges_make_no_sense_gets_errors_and_no_bytes() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.typing import Subprotocol
 
-from kachery_p2p.node import link as link_module
-from kachery_p2p.node import transport
 from kachery_p2p.node.context import Context
+from kachery_p2p.node.transport import SUBPROTOCOL
 from kachery_p2p.protocol import session
 from kachery_p2p.protocol.armour import from_text
 from kachery_p2p.protocol.errors import (
@@ -19,16 +21,27 @@ from kachery_p2p.protocol.errors import (
     KacheryError,
     NotAMember,
     NotFound,
-    ProtocolViolation,
     Unreachable,
     VersionMismatch,
 )
 from kachery_p2p.protocol.limits import PROTOCOL_VERSION
 from tests.node.harness import Lab, laboratory, until
 
+WIRE = Subprotocol(SUBPROTOCOL)
 
-async def statuses(lab: Lab, name: str) -> list[tuple[str, str]]:
-    return [(each.state, each.code) for each in lab[name].bootstraps.status.values()]
+
+def peers(lab: Lab, name: str) -> set[str]:
+    return {link.peer for link in lab[name].network.links}
+
+
+def cut_off(lab: Lab, name: str, node_id: str) -> bool:
+    network = lab[name].network
+    return not network.is_member(lab.channels["lab"], node_id) and node_id not in peers(lab, name)
+
+
+def refusals(lab: Lab, name: str) -> list[str]:
+    """The codes of what keeps a node from its bootstrap nodes."""
+    return [status.code for status in lab[name].bootstraps.status.values()]
 
 
 async def test_a_node_that_is_no_member_is_told_so_and_gets_nothing() -> None:
@@ -36,14 +49,13 @@ async def test_a_node_that_is_no_member_is_told_so_and_gets_nothing() -> None:
         key = await lab.channel("lab", {"A": "all", "B": "all"})
         sha1, _ = await lab.store("A", b"for members")
         await lab.call("C", "channel.join", document=await lab.export("A", "lab"))
-        await until(lambda: [s.code for s in lab["C"].bootstraps.status.values()] == [
-            "not-a-member"])  # fmt: skip
+        await until(lambda: refusals(lab, "C") == ["not-a-member"])
         assert not lab["C"].network.links_on(key)
         error = await lab.error("C", sha1)
         assert isinstance(error, AccessDenied)
         assert error.fields["cause"] == "not a member"
-        assert not any(node.context.node_id == lab.id("C") for node in (lab["A"], lab["B"]))
-        assert lab.id("C") not in {each.peer for each in lab["P"].network.links}
+        for name in ("A", "B", "P"):
+            assert lab.id("C") not in peers(lab, name)
 
 
 async def test_a_stranger_cannot_even_ask_for_the_channels_document() -> None:
@@ -54,8 +66,7 @@ async def test_a_stranger_cannot_even_ask_for_the_channels_document() -> None:
         # C has the first version, the others the second: C may ask, and is refused.
         await until(lambda: lab["P"].network.version_of(key) > 1)
         await lab.call("C", "channel.join", document=text)
-        await until(lambda: [s.code for s in lab["C"].bootstraps.status.values()] == [
-            "not-a-member"])  # fmt: skip
+        await until(lambda: refusals(lab, "C") == ["not-a-member"])
         assert lab["C"].network.version_of(key) == 1
 
 
@@ -63,8 +74,7 @@ async def test_whoever_joins_before_being_added_is_in_as_soon_as_they_are() -> N
     async with laboratory("A", "B", channel=False) as lab:
         await lab.channel("lab", {"A": "all"})
         await lab.call("B", "channel.join", document=await lab.export("A", "lab"))
-        await until(lambda: [s.code for s in lab["B"].bootstraps.status.values()] == [
-            "not-a-member"])  # fmt: skip
+        await until(lambda: refusals(lab, "B") == ["not-a-member"])
         await lab.call("A", "channel.add-node", channel="lab", node=lab.id("B"), label="B")
         await until(lambda: lab["P"].network.is_member(lab.channels["lab"], lab.id("B")))
         lab["B"].bootstraps.hurry()
@@ -86,9 +96,7 @@ async def test_a_removed_member_is_cut_off_at_once_and_gets_nothing(
         await lab.call("A", "channel.remove-node", channel="lab", node=lab.id("B"))
         # Told by the proxy's note, not by a timer: within the time of a round trip.
         for name in ("A", "P", "C"):
-            await until(lambda name=name: not lab[name].network.is_member(key, lab.id("B")))
-            await until(lambda name=name: lab.id("B") not in {
-                each.peer for each in lab[name].network.links})  # fmt: skip
+            await until(partial(cut_off, lab, name, lab.id("B")))
         after, _ = await lab.store("A", b"second")
         error = await lab.error("B", after)
         assert isinstance(error, AccessDenied | NotAMember | Unreachable)
@@ -180,9 +188,9 @@ async def test_clocks_an_hour_apart_are_named_on_both_sides(
         await lab.channel("lab", {"A": "all", "B": "all"})
         await lab.stop("B")
         await lab.start("B", adjust=lambda c: replace(c, clock=lambda: c.clock() + 3_600))
-        await until(lambda: [s.code for s in lab["B"].bootstraps.status.values()] == ["clock-skew"])
+        await until(lambda: refusals(lab, "B") == ["clock-skew"])
         for name in ("B", "P"):
-            await until(lambda name=name: lab[name].context.warnings)
+            await until(partial(bool, lab[name].context.warnings))
             assert any("clocks" in text for _, text in lab[name].context.warnings)
         error = await lab.error("B", "0" * 40)
         assert isinstance(error, ClockSkew | Unreachable)
@@ -195,9 +203,7 @@ async def test_another_protocol_version_is_named_by_both_sides(
     caplog.set_level("INFO", "kachery_p2p")
     newer = PROTOCOL_VERSION + 1
     async with laboratory() as lab:
-        async with connect(
-            f"ws://{lab['P'].listening}", subprotocols=[transport.SUBPROTOCOL], proxy=None
-        ) as wire:
+        async with connect(f"ws://{lab['P'].listening}", subprotocols=[WIRE], proxy=None) as wire:
             await wire.send(session.prologue(newer) + b"a handshake we cannot know")
             answer = await wire.recv()
         assert isinstance(answer, bytes)
@@ -207,31 +213,18 @@ async def test_another_protocol_version_is_named_by_both_sides(
         await until(lambda: f"{PROTOCOL_VERSION}, the peer speaks {newer}" in caplog.text)
 
 
-async def test_a_dialler_of_another_version_hears_the_version_of_the_other_side(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_dialler_hears_the_version_of_a_node_that_speaks_another() -> None:
     newer = PROTOCOL_VERSION + 1
-    async with laboratory() as lab:
-        road = await transport.dial(f"ws://{lab['P'].listening}")
-        monkeypatch.setattr(link_module, "prologue", lambda: session.prologue(newer))
-        monkeypatch.setattr(
-            link_module, "unwrap_handshake", lambda data: session.unwrap_handshake(data, newer)
-        )
-        dialling = link_module.handshake(
-            road, initiator=True, key=lab["A"].context.key, random_bytes=bytes
-        )
-        # The listener answers within this loop too: it must speak the old version again by then.
-        send = road.send
 
-        async def send_and_restore(message: object) -> None:
-            monkeypatch.setattr(link_module, "prologue", session.prologue)
-            await send(message)  # type: ignore[arg-type]
+    async def answer(connection: ServerConnection) -> None:
+        await connection.recv()
+        await connection.send(session.prologue(newer))
 
-        road.send = send_and_restore  # type: ignore[method-assign]
-        with pytest.raises(KacheryError) as caught:
-            await dialling
-        await road.close()
-        assert isinstance(caught.value, VersionMismatch | ProtocolViolation)
+    async with laboratory() as lab, serve(answer, "127.0.0.1", 0, subprotocols=[WIRE]) as server:
+        host, port = next(iter(server.sockets)).getsockname()
+        with pytest.raises(VersionMismatch) as caught:
+            await lab["A"].network.connect(f"ws://{host}:{port}", None)
+        assert caught.value.fields == {"ours": PROTOCOL_VERSION, "theirs": newer}
 
 
 async def test_a_document_that_was_tampered_with_is_not_taken() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import ipaddress
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from kachery_p2p.node import transport
+from kachery_p2p.node.bootstraps import Bootstrap
 from kachery_p2p.protocol.errors import BadInput, Unreachable
 from tests.node.harness import Lab, laboratory, until
 
@@ -106,6 +108,10 @@ class HttpProxy:
             await server.wait_closed()
 
 
+def is_waiting(status: Bootstrap) -> bool:
+    return status.state == "waiting"
+
+
 async def exchange(lab: Lab) -> None:
     data = bytes(range(256)) * 400
     sha1, _ = await lab.store("A", data)
@@ -135,7 +141,7 @@ async def test_wss_with_a_certificate_that_nobody_trusts_says_so(tmp_path: Path)
         await lab.channel("lab", {"A": "all", "B": "all"}, wait=False)
         for name in ("A", "B"):
             [status] = lab[name].bootstraps.status.values()
-            await until(lambda status=status: status.state == "waiting")
+            await until(partial(is_waiting, status))
             assert status.code == "unreachable"
             assert "TLS failed" in status.error
             assert "certificate" in status.error

@@ -133,7 +133,7 @@ async def test_neither_the_wire_nor_the_proxy_sees_content_names_or_secrets(
                 form(name)
                 for name in (sha1, small, manifest)
                 for form in (str.encode, bytes.fromhex)
-            ],  # fmt: skip
+            ],
             "manifest": [manifest_text[at : at + WINDOW] for at in range(0, 400, 50)],
             "channel secret": [secret[1], secret[1].hex().encode()],
         }

@@ -62,7 +62,7 @@ def test_arbitrary_bytes_are_a_value_or_a_violation(data: bytes) -> None:
 def test_a_value_of_another_type_is_a_violation(value: Any) -> None:
     for kind in (Point, Pair, Point | None):
         try:
-            found = codec.decode(kind, codec.pack(value))  # type: ignore[arg-type,var-annotated]
+            found = codec.decode(kind, codec.pack(value))  # type: ignore[arg-type]
         except ProtocolViolation:
             continue
         assert found is None or isinstance(found, Pair)

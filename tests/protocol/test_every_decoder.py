@@ -130,9 +130,9 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[type[KacheryError], .
 }
 for _module in (frames, methods, local, announcements):
     for _name, _kind in vars(_module).items():
-        if isinstance(_kind, type) and issubclass(_kind, msgspec.Struct):
-            if _kind.__module__ == _module.__name__:
-                DECODERS[f"{_module.__name__.rsplit('.')[-1]}.{_name}"] = (_typed(_kind), (V,))
+        is_message = isinstance(_kind, type) and issubclass(_kind, msgspec.Struct)
+        if is_message and _kind.__module__ == _module.__name__:
+            DECODERS[f"{_module.__name__.rsplit('.')[-1]}.{_name}"] = (_typed(_kind), (V,))
 
 VERBS = ("parse", "decode", "unpack", "unwrap", "peek", "open", "unseal", "feed", "from_", "check_")
 NOT_DECODERS = {
