@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import click
 
 from kachery_p2p.client import sync
 from kachery_p2p.local import places
-from kachery_p2p.protocol.errors import BadInput, KacheryError, NotFound, RemoteError
+from kachery_p2p.protocol.errors import BadInput, KacheryError, NotFound, from_wire
 from kachery_p2p.protocol.limits import CAT_PIECE
 
 from .output import Output, columns, pass_output, with_output, write
@@ -181,10 +182,10 @@ def _not_found(uri: str) -> KacheryError:
     return _nobody(uri, sync.find_file(uri))
 
 
-def _nobody(uri: str, found: dict[str, object]) -> KacheryError:
-    if found["error"]:
+def _nobody(uri: str, found: dict[str, Any]) -> KacheryError:
+    if found["code"]:
         # "Not found" would be wrong: somebody could not be asked, or refused.
-        return RemoteError(reason=f"{found['error']}")
+        return from_wire(found["code"], found["fields"])
     return NotFound(what=uri, detail=found["detail"] or "nobody to ask")
 
 

@@ -62,9 +62,7 @@ class Connection:
         self.pid = os.getpid()
         self._calls: dict[int, _Call] = {}
         self._last = 0
-        self._greeted: asyncio.Future[local.Welcome] = (
-            asyncio.get_running_loop().create_future()
-        )
+        self._greeted: asyncio.Future[local.Welcome] = asyncio.get_running_loop().create_future()
         self._socket = FramedSocket(sock, self._on_message, self._on_close)
 
     @property
@@ -200,7 +198,8 @@ def _attempts() -> list[tuple[str, Callable[[], tuple[socket.socket, str | None]
     if port is not None:
         return [_tcp(port)]
     attempts = [_unix(path) for path in places.socket_candidates()]
-    if any(path.exists() for path in places.token_candidates(DEFAULT_API_PORT)):
+    # os.path.exists: a folder that this user may not look into holds nothing for this user.
+    if any(os.path.exists(path) for path in places.token_candidates(DEFAULT_API_PORT)):
         attempts.append(_tcp(DEFAULT_API_PORT))
     return attempts
 
@@ -222,8 +221,8 @@ def _tcp(port: int) -> tuple[str, Callable[[], tuple[socket.socket, str | None]]
     def make() -> tuple[socket.socket, str | None]:
         token = None
         for path in places.token_candidates(port):
-            if path.exists():
-                token = path.read_text(encoding="ascii")
+            if os.path.exists(path):
+                token = path.read_text(encoding="ascii", errors="replace")
                 break
         sock = socket.create_connection(("127.0.0.1", port), timeout=CONNECT_LOCAL_SECONDS)
         return sock, token
@@ -238,11 +237,14 @@ async def connect() -> Connection:
         DaemonNotRunning, DaemonNotPermitted, VersionMismatch, StorageMismatch
     """
     tried: list[str] = []
+    refused: list[str] = []
     for name, make in _attempts():
         try:
             sock, token = make()
         except PermissionError as error:
-            raise DaemonNotPermitted(reason=f"{name}: {error.strerror}") from error
+            # Somebody else's, such as that of the user whose environment this is: go on.
+            refused.append(f"{name}: {error.strerror}")
+            continue
         except OSError as error:
             tried.append(f"{name}: {error.strerror or error}")
             continue
@@ -263,6 +265,8 @@ async def connect() -> Connection:
             raise
         _check_storage(connection)
         return connection
+    if refused:
+        raise DaemonNotPermitted(reason="; ".join(refused + tried))
     raise DaemonNotRunning(reason="tried " + "; ".join(tried))
 
 

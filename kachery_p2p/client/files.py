@@ -15,8 +15,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from kachery_p2p.protocol.limits import LOCAL_PIECE, VERIFY_ON_READ
 from kachery_p2p.protocol.uri import KacheryUri, build_uri, parse_uri
 from kachery_p2p.storage.blobs import Blob
 
-from . import codecs, offline, pickles, storage
+from . import blocking, codecs, offline, pickles, storage
 from .connection import Connection, connection
 
 if TYPE_CHECKING:
@@ -116,7 +116,10 @@ async def astore_file(
     with _opened(path) as descriptor:
         folder = places.offline_dir()
         if folder is not None:
-            return _uri(await asyncio.to_thread(offline.store_fd, folder, descriptor), label)
+            root = folder
+            return _uri(
+                await blocking.run(lambda gone: offline.store_fd(root, descriptor, gone)), label
+            )
         node = await connection()
         if node.passes_descriptors:
             return _uri(
@@ -140,7 +143,10 @@ async def alink_file(path: PathLike, basename: str | None = None) -> str:
         absolute = os.path.realpath(path)
         folder = places.offline_dir()
         if folder is not None:
-            stored = await asyncio.to_thread(offline.link_fd, folder, descriptor, absolute)
+            root = folder
+            stored = await blocking.run(
+                lambda gone: offline.link_fd(root, descriptor, absolute, gone)
+            )
             return _uri(stored, label)
         node = await connection()
         if not node.passes_descriptors:
@@ -156,7 +162,8 @@ async def _store(data: memoryview, label: str, channel: str | None) -> str:
     if len(data) <= LOCAL_PIECE:
         stored = await node.call("store", _params(data=bytes(data), channel=channel))
     elif node.passes_descriptors and hasattr(os, "memfd_create"):
-        with _in_memory_file(data) as descriptor:
+        with _in_memory_file() as descriptor:
+            await blocking.run(lambda gone: blocking.fill(descriptor, data, gone))
             stored = await node.call("store", _params(channel=channel), descriptor=descriptor)
     else:
         stored = await node.call("store", _params(channel=channel), pieces=data)
@@ -203,12 +210,9 @@ def _mapped(descriptor: int) -> Iterator[memoryview]:
 
 
 @contextlib.contextmanager
-def _in_memory_file(data: memoryview) -> Iterator[int]:
+def _in_memory_file() -> Iterator[int]:
     descriptor = os.memfd_create("kachery")
     try:
-        while data:
-            data = data[os.write(descriptor, data) :]
-        os.lseek(descriptor, 0, os.SEEK_SET)
         yield descriptor
     finally:
         os.close(descriptor)
@@ -229,7 +233,8 @@ async def aload_file(
 
     Args:
         uri: a sha1:// URI; a path of an existing file is passed through, as it always was.
-        dest: copy it there (shared bytes where the file system can).
+        dest: copy it to this file (shared bytes where the file system can), or into this folder
+            under the name in the URI.
         local_only: do not ask the network.
 
     Returns:
@@ -239,11 +244,13 @@ async def aload_file(
         BadUri, AccessDenied, CorruptContent, Stalled, Unreachable, DaemonNotRunning, StorageFull
     """
     if not _is_uri(uri):
-        return _copy(os.fspath(uri), dest)
-    found = await _locate(await _file_uri(uri, channel), local_only, channel, on_progress)
-    if found is None:
+        path = os.fspath(uri)
+        return await _copied(path, dest, os.path.basename(path))
+    parsed = await _file_uri(uri, local_only, channel)
+    found = None if parsed is None else await _locate(parsed, local_only, channel, on_progress)
+    if parsed is None or found is None:
         return None
-    return _copy(str(found[1].path), dest)
+    return await _copied(str(found[1].path), dest, _file_name(parsed))
 
 
 async def aload_bytes(
@@ -352,7 +359,9 @@ async def afind_file(uri: str, *, channel: str | None = None) -> dict[str, Any]:
 
     Returns:
         ``local`` (path or None), ``holders`` (dicts with node, label, channel, direct), ``detail``
-        (who was asked, silent or offline, in words), ``error`` (what kept us from asking).
+        (who was asked, silent or offline, in words), ``error`` (what kept us from asking, in
+        words; else empty), ``code`` and ``fields`` (the same for programs: the ``code`` of an error
+        class and what its sentence was built from).
 
     Raises:
         BadUri, DaemonNotRunning, NeedsNode
@@ -384,22 +393,35 @@ def _parse_file_uri(uri: str) -> KacheryUri:
     return parsed
 
 
-async def _file_uri(uri: str, channel: str | None) -> KacheryUri:
-    """The URI of a file; an old directory URI is followed to it."""
+async def _file_uri(uri: str, local_only: bool, channel: str | None) -> KacheryUri | None:
+    """The URI of a file; an old directory URI is followed to it. None: nobody has the directory."""
     parsed = _parse_file_uri(uri)
     if parsed.kind != "sha1dir":
         return parsed
-    listing = await aload_json(f"sha1://{parsed.hash}", channel=channel)
+    listing = await aload_json(f"sha1://{parsed.hash}", local_only, channel=channel)
     if listing is None:
-        raise NotFound(what=f"the directory {uri}", detail="its listing was not found")
-    for part in filter(None, parsed.path.split("/")):
-        entry = listing.get("dirs", {}).get(part) or listing.get("files", {}).get(part)
-        if entry is None:
-            raise BadInput(what=uri, reason=f"there is no {part!r} in that directory")
-        listing = entry
-    if "sha1" not in listing:
+        return None
+    name = ""
+    for name in filter(None, parsed.path.split("/")):
+        inside = [_entries(listing, kind).get(name) for kind in ("dirs", "files")]
+        listing = inside[0] or inside[1]
+        if listing is None:
+            raise BadInput(what=uri, reason=f"there is no {name!r} in that directory")
+    sha1 = listing.get("sha1") if isinstance(listing, dict) else None
+    if not isinstance(sha1, str):
         raise BadInput(what=uri, reason="this is a directory; name a file in it")
-    return parse_uri(f"sha1://{listing['sha1']}")
+    return replace(parse_uri(f"sha1://{sha1}"), label=name)
+
+
+def _entries(listing: Any, kind: str) -> dict[str, Any]:
+    entries = listing.get(kind, {}) if isinstance(listing, dict) else {}
+    return entries if isinstance(entries, dict) else {}
+
+
+def _file_name(uri: KacheryUri) -> str:
+    """What to call a file in the user's folder: its label, which must not lead out of there."""
+    name = uri.label.rpartition("/")[2]
+    return uri.hash if name in ("", ".", "..") or "\0" in name else name
 
 
 async def _locate(
@@ -445,7 +467,9 @@ async def _small_or_path(
     """Verified content if it is small, else the path of the blob."""
     if not _is_uri(uri):
         return Path(uri)
-    parsed = await _file_uri(uri, channel)
+    parsed = await _file_uri(uri, local_only, channel)
+    if parsed is None:
+        return None
     for _ in range(2):
         found = await _locate(parsed, local_only, channel, on_progress)
         if found is None:
@@ -453,7 +477,10 @@ async def _small_or_path(
         root, blob = found
         if blob.size > VERIFY_ON_READ:
             return blob.path
-        data = storage.read_checked(root, blob)
+        if blob.size > LOCAL_PIECE:
+            data = await asyncio.to_thread(storage.read_checked, root, blob)
+        else:
+            data = storage.read_checked(root, blob)
         if data is not None:
             return data
         # Damaged on this disk. The node puts it aside; then it may be had from somewhere else.
@@ -468,7 +495,7 @@ async def _load_content(
 ) -> bytes | None:
     found = await _small_or_path(uri, local_only, channel, on_progress)
     if isinstance(found, Path):
-        return await asyncio.to_thread(found.read_bytes)
+        return await asyncio.to_thread(blocking.read_range, str(found), 0, None)
     return found
 
 
@@ -476,10 +503,10 @@ async def _load_range(
     uri: str, start: int, end: int | None, local_only: bool, channel: str | None
 ) -> bytes | None:
     if not _is_uri(uri):
-        with open(uri, "rb") as file:
-            file.seek(start)
-            return file.read(-1 if end is None else end - start)
-    parsed = await _file_uri(uri, channel)
+        return await asyncio.to_thread(blocking.read_range, os.fspath(uri), start, end)
+    parsed = await _file_uri(uri, local_only, channel)
+    if parsed is None:
+        return None
     folder = places.offline_dir()
     root = folder if folder is not None else (await connection()).storage_dir
     blob = storage.find(root, parsed.hash)
@@ -488,7 +515,7 @@ async def _load_range(
         return None if data is None else data[start:end]
     if blob is not None:
         stop = blob.size if end is None else min(end, blob.size)
-        return storage.read_range(root, blob, min(start, stop), stop)
+        return await asyncio.to_thread(storage.read_range, root, blob, min(start, stop), stop)
     if folder is not None or local_only:
         return None
     node = await connection()
@@ -502,21 +529,9 @@ async def _load_range(
     return received
 
 
-def _copy(path: str, dest: PathLike | None) -> str:
-    """Copy a stored file to ``dest``, by rename, so that nobody sees half of it."""
+async def _copied(path: str, dest: PathLike | None, name: str) -> str:
+    """Where a file is: at ``dest``, as a copy, if that is given."""
     if dest is None:
         return path
     target = os.fspath(dest)
-    if os.path.isdir(target):
-        target = os.path.join(target, os.path.basename(path))
-    temporary = f"{target}.part-{os.getpid()}"
-    try:
-        try:
-            shutil.copyfile(path, temporary)
-            os.replace(temporary, target)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-    except OSError as error:
-        raise BadPath(path=target, reason=(error.strerror or "?").lower()) from error
-    return target
+    return await blocking.run(lambda gone: blocking.copy(path, target, name, gone))

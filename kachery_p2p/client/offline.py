@@ -6,6 +6,7 @@ node can be started on it later.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,17 @@ def require_node(what: str) -> None:
 
 def store_bytes(folder: Path, data: memoryview) -> dict[str, Any]:
     with BlobStore(folder).open(lock=False) as store:
-        if len(data) == 0:
-            return _plain(store.store_bytes(b""))
         return _plain(store.store_bytes(data))
 
 
-def store_fd(folder: Path, descriptor: int) -> dict[str, Any]:
+def store_fd(folder: Path, descriptor: int, gone: Callable[[], bool]) -> dict[str, Any]:
     with BlobStore(folder).open(lock=False) as store:
-        return _plain(store.store_fd(descriptor))
+        return _plain(store.store_fd(descriptor, gone))
 
 
-def link_fd(folder: Path, descriptor: int, path: str) -> dict[str, Any]:
+def link_fd(folder: Path, descriptor: int, path: str, gone: Callable[[], bool]) -> dict[str, Any]:
     with BlobStore(folder).open(lock=False) as store:
-        return _plain(store.link_fd(descriptor, Path(path)))
+        return _plain(store.link_fd(descriptor, Path(path), gone))
 
 
 def _plain(stored: Stored) -> dict[str, Any]:

@@ -7,7 +7,7 @@ method                    parameters                                            
 ``link``                  a descriptor, path                                    sha1, size, manifest
 ``load``                  sha1, manifest?, channel?; sends progress             size, seconds, sources
 ``load_bytes``            sha1, manifest?, start, stop?, channel?; sends chunks  size
-``find``                  sha1, channel?                                        holders, asked, ...
+``find``                  sha1, channel?                                        local, holders, ...
 ``damaged``               sha1: the client found it wrong on disk               quarantined
 ``info``                                                                        everything about it
 ``get`` ``set`` ``delete``  key, value?, update?                                found, value | written
@@ -39,12 +39,15 @@ from kachery_p2p.protocol.errors import (
     CorruptContent,
     DeadlineExceeded,
     KacheryError,
+    NotFound,
+    to_wire,
 )
 from kachery_p2p.protocol.limits import LOCAL_PIECE, MAX_CALL_SECONDS, MAX_FILE, SEGMENT
 from kachery_p2p.storage.blobs import Blob
 from kachery_p2p.storage.writer import Stored
 
 from .api import LiveCall
+from .lookup import Found
 
 if TYPE_CHECKING:
     from .node import Node
@@ -274,32 +277,30 @@ class Calls:
     async def _find(self, params: _Content, live: LiveCall) -> Any:
         node = self._node
         blob = await node.context.workers.disk(node.store.find, params.sha1)
-        error = ""
+        found, failure = Found(), None
         try:
             found = await node.lookup.find(params.sha1, self._channel(params.channel))
-        except KacheryError as failure:
-            return {
-                "local": str(blob.path) if blob else None,
-                "holders": [],
-                "detail": "",
-                "error": str(failure),
-            }
-        if not found.holders and found.errors:
-            error = str(found.errors[0])
-        holders = [
-            {
-                "node": holder.node,
-                "label": holder.label,
-                "channel": node.network.name_of(holder.channel),
-                "direct": holder.direct or bool(holder.urls),
-            }
-            for holder in found.holders
-        ]
+        except KacheryError as error:
+            failure = error
+        if failure is None and not found.holders and found.errors:
+            reason = node.lookup.not_found(params.sha1, found)
+            failure = None if isinstance(reason, NotFound) else reason
+        code, fields = ("", {}) if failure is None else to_wire(failure)
         return {
             "local": str(blob.path) if blob else None,
-            "holders": holders,
-            "detail": found.detail(),
-            "error": error,
+            "holders": [
+                {
+                    "node": holder.node,
+                    "label": holder.label,
+                    "channel": node.network.name_of(holder.channel),
+                    "direct": holder.direct or bool(holder.urls),
+                }
+                for holder in found.holders
+            ],
+            "detail": "" if failure is not None and not found.asked else found.detail(),
+            "error": "" if failure is None else str(failure),
+            "code": code,
+            "fields": fields,
         }
 
     async def _damaged(self, params: _Content, live: LiveCall) -> Any:

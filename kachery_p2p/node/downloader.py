@@ -49,6 +49,7 @@ from kachery_p2p.protocol.limits import (
 from kachery_p2p.protocol.manifest import Manifest
 from kachery_p2p.protocol.methods import FILE_OPEN, FILE_READ, FileInfo, Piece
 from kachery_p2p.protocol.plan import Holder, Plan, intersect, rank
+from kachery_p2p.protocol.session import SealedBody
 from kachery_p2p.storage.partials import Partial
 
 from .availability import Availability
@@ -593,16 +594,17 @@ class Download:
                     raise ProtocolViolation(reason="fewer bytes than asked for")
                 meta, body, cost = item
                 piece = codec.convert(Piece, meta)
-                if piece.offset != position or body is None or not 0 < len(body) <= stop - position:
+                if not isinstance(body, SealedBody):
+                    raise ProtocolViolation(reason="a piece without a body")
+                if piece.offset != position or not 0 < len(body) <= stop - position:
                     raise ProtocolViolation(reason="bytes that were not asked for")
                 position += len(body)
-                data = await stream.open_body(body)
                 while len(writes) >= _WRITES_AHEAD:
                     done, _ = await asyncio.wait(writes, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
                         task.result()
                     writes -= done
-                write = self._write(stream, link, holder, ticket, piece, data, cost)
+                write = self._write(stream, link, holder, ticket, piece, body, cost)
                 writes.add(asyncio.create_task(write))
             for task in writes:
                 await task
@@ -623,23 +625,32 @@ class Download:
         holder: Holder,
         ticket: int,
         piece: Piece,
-        data: bytes,
+        body: SealedBody,
         cost: int,
     ) -> None:
         assert self._plan is not None
         assert self.partial is not None
         partial = self.partial
-        async with self._write_lock:
+
+        def work() -> None:
+            # Decrypt, verify and write in one visit to a worker: each visit costs the loop time.
+            data = body.open()
             if partial.kind == "tree":
-                await self._context.workers.disk(
-                    partial.write_blocks, piece.offset, data, piece.proof, _name(holder)
-                )
+                partial.write_blocks(piece.offset, data, piece.proof, _name(holder))
             else:
-                await self._context.workers.disk(partial.append, piece.offset, data, _name(holder))
-        self._plan.advance(ticket, piece.offset + len(data))
+                partial.append(piece.offset, data, _name(holder))
+
+        try:
+            async with self._write_lock:
+                await self._context.workers.disk(work)
+        except ProtocolViolation as error:
+            link.close(error)
+            raise
+        size = len(body)
+        self._plan.advance(ticket, piece.offset + size)
         stream.done(cost)
-        self._source(link, holder, len(data))
-        self.progress.fetched += len(data)
+        self._source(link, holder, size)
+        self.progress.fetched += size
         self.progress.verified = partial.verified_bytes
         self._progressed()
         self._sync_if_due(partial)
@@ -651,11 +662,10 @@ class Download:
             )
 
     def _source(self, link: Link, holder: Holder, size: int) -> None:
-        entry = self.progress.sources.setdefault(
-            holder.node,
-            {"node": holder.node, "label": holder.label, "via": None, "bytes": 0},
-        )
-        entry["via"] = self._via(link)
+        entry = self.progress.sources.get(holder.node)
+        if entry is None:
+            entry = {"node": holder.node, "label": holder.label, "via": self._via(link), "bytes": 0}
+            self.progress.sources[holder.node] = entry
         entry["bytes"] += size
 
     def _via(self, link: Link) -> str | None:

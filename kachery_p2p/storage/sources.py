@@ -62,7 +62,7 @@ def copy_from(fd: int, writer: ContentWriter, cancelled: Callable[[], bool]) -> 
         return
     # Files such as those in /proc have bytes but no size.
     size = status.st_size or None
-    if size is not None and writer.fd >= 0 and size >= PIECE and _clone(fd, writer.fd):
+    if size is not None and writer.fd >= 0 and size >= PIECE and clone(fd, writer.fd):
         with disk_errors("content being stored", writer.path):
             size = os.fstat(writer.fd).st_size
             source = writer.fd
@@ -118,7 +118,8 @@ def _read_pipe(fd: int, view: memoryview, cancelled: Callable[[], bool]) -> int:
         raise _unreadable(error.strerror) from error
 
 
-def _clone(source: int, target: int) -> bool:
+def clone(source: int, target: int) -> bool:
+    """Let one open file share the bytes of another; False if that cannot be done here."""
     try:
         fcntl.ioctl(target, _FICLONE, source)
     except OSError:
