@@ -293,6 +293,8 @@ class Download:
         if not self._whole and self.partial.kind == "tree":
             wanted = []
             for start, stop in +self._parts:
+                if start >= size:
+                    continue  # nothing lies there, not even the end of the last block
                 first = start // BLOCK * BLOCK
                 last = min(size, -(-(size if stop is None else stop) // BLOCK) * BLOCK)
                 wanted += intersect(missing, first, last)
