@@ -4,7 +4,8 @@ Look-up order: offline mode is somebody else's (:mod:`.offline`); ``KACHERY_P2P_
 ``$XDG_RUNTIME_DIR/kachery-p2p/node.sock`` -> ``/run/kachery-p2p/node.sock`` -> loopback TCP 20421 ->
 :class:`~kachery_p2p.protocol.errors.DaemonNotRunning`, which names everything that was tried.
 
-One connection per event loop, made at first use and again after the node restarted. Every call ends:
+One connection per event loop, made at first use and again after the node restarted, and closed with
+the loop. Every call ends:
 with its answer, with the node's error, or with LinkClosed when the node goes away. Cancelling a call
 cancels it in the node too.
 """
@@ -16,7 +17,7 @@ import contextlib
 import os
 import socket
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ class Connection:
     def __init__(self, sock: socket.socket) -> None:
         self.welcome: local.Welcome | None = None
         self.pid = os.getpid()
+        self.keeper: AsyncGenerator[None, None] | None = None
         self._calls: dict[int, _Call] = {}
         self._last = 0
         self._greeted: asyncio.Future[local.Welcome] = asyncio.get_running_loop().create_future()
@@ -297,5 +299,27 @@ async def connection() -> Connection:
     async with lock:
         current = _connections.get(loop)
         if current is None or not current.alive:
-            current = _connections[loop] = await connect()
+            current = await connect()
+            _close_those_of_closed_loops()
+            _connections[loop] = current
+            # What asyncio.run() does to generators at its end is the only notice that we get.
+            current.keeper = _until_the_loop_ends(loop, current)
+            await anext(current.keeper)
         return current
+
+
+async def _until_the_loop_ends(
+    loop: asyncio.AbstractEventLoop, current: Connection
+) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        current.close()
+        if _connections.get(loop) is current:
+            del _connections[loop]
+
+
+def _close_those_of_closed_loops() -> None:
+    """Of loops that were closed without such notice: nobody will use them again."""
+    for loop in [loop for loop in _connections if loop.is_closed()]:
+        _connections.pop(loop).close()

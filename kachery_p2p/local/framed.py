@@ -165,9 +165,10 @@ class FramedSocket:
         if self.closed:
             return
         self.closed = True
-        self.pause()
-        if self._writing:
-            self._loop.remove_writer(self._sock.fileno())
+        if not self._loop.is_closed():
+            self.pause()
+            if self._writing:
+                self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
         for descriptor in self._descriptors:
             os.close(descriptor)

@@ -3,10 +3,10 @@
 The rules are in :mod:`kachery_p2p.protocol.mux` (exchanges, fairness, credit) and
 :mod:`kachery_p2p.protocol.session` (encryption); this is the asyncio shell that feeds and drains
 them. A link lives inside :meth:`Link.run`: when that returns, everything that waited on the link has
-been given an error, and its transport is closed.
+been given an error, and its transport is closed. Cancelling any method is safe.
 
-Backpressure: a sender waits in :meth:`Stream.send` for credit and for the writer; a receiver grants
-credit with :meth:`Stream.done` only for what it has dealt with. Cancelling any method is safe.
+What it carries is in :mod:`~kachery_p2p.node.stream`, how it sends in :mod:`~kachery_p2p.node.writer`,
+how the session came about in :mod:`~kachery_p2p.node.opening`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from kachery_p2p.protocol import mux
@@ -28,31 +27,20 @@ from kachery_p2p.protocol.errors import (
     ProtocolViolation,
     to_wire,
 )
-from kachery_p2p.protocol.frames import SEALED_TAIL, Bye, Data, Failure, Hello, Response
-from kachery_p2p.protocol.identity import NodeKey
-from kachery_p2p.protocol.limits import (
-    BULK_FRAME_SECONDS,
-    HANDSHAKE_SECONDS,
-    MAX_BODY,
-    MIN_BODY,
-    REQUEST_SECONDS,
-    STREAM_CREDIT,
-)
-from kachery_p2p.protocol.noise import Handshake
-from kachery_p2p.protocol.session import Body, Seal, SealedBody, Session, prologue, unwrap_handshake
+from kachery_p2p.protocol.frames import Bye, Hello
+from kachery_p2p.protocol.limits import HANDSHAKE_SECONDS, REQUEST_SECONDS, STREAM_CREDIT
+from kachery_p2p.protocol.session import TAG_BYTES, SealedBody, Session
 
+from .stream import Stream
 from .transport import Transport
 from .workers import Workers
+from .writer import INLINE_BYTES, Writer
 
 log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 2.5
 _GOODBYE_SECONDS = 1.0
 """How long a closing link may take to send its goodbye."""
-_INLINE_BYTES = 16 * 1024
-"""Smaller bodies are sealed on the loop: a hop to a thread costs more than the cipher."""
-_AHEAD = 2
-"""Records sealed ahead of the socket, so that cipher and socket work overlap."""
 _OUTBOX = 2
 """Frames of one stream that wait in the link; more would only add delay."""
 
@@ -68,57 +56,6 @@ class Handler(Protocol):
     async def on_stream(self, link: Link, stream: Stream, method: str, params: Any) -> None: ...
 
     def on_note(self, link: Link, topic: str, params: Any) -> None: ...
-
-
-async def handshake(
-    transport: Transport,
-    *,
-    initiator: bool,
-    key: NodeKey,
-    random_bytes: Callable[[int], bytes],
-    expected_peer: bytes | None = None,
-) -> Session:
-    """Run the Noise handshake over a fresh transport.
-
-    Raises:
-        VersionMismatch, ProtocolViolation, LinkClosed, DeadlineExceeded
-    """
-    noise = Handshake(
-        initiator=initiator,
-        key=key,
-        static=random_bytes(32),
-        ephemeral=random_bytes(32),
-        prologue=prologue(),
-        expected_peer=expected_peer,
-    )
-    try:
-        async with asyncio.timeout(HANDSHAKE_SECONDS):
-            turn = initiator
-            while not noise.finished:
-                if turn:
-                    await transport.send(prologue() + noise.write())
-                else:
-                    try:
-                        message = unwrap_handshake(await transport.receive())
-                    except KacheryError:
-                        if not initiator:
-                            # The initiator learns our version from this, if it is one of us.
-                            with contextlib.suppress(KacheryError):
-                                await transport.send(prologue())
-                        raise
-                    noise.read(message)
-                turn = not turn
-    except TimeoutError as error:
-        raise DeadlineExceeded(
-            what=f"The handshake with {transport.name}", seconds=HANDSHAKE_SECONDS
-        ) from error
-    send_key, receive_key = noise.split()
-    return Session(
-        send_key=send_key,
-        receive_key=receive_key,
-        peer=noise.peer,
-        handshake_hash=noise.handshake_hash,
-    )
 
 
 class Link:
@@ -141,7 +78,6 @@ class Link:
         self.via = via
         self.hello: Hello | None = None
         self.rtt: float | None = None
-        self.sent = 0
         self.received = 0
         self.opened_at = asyncio.get_running_loop().time()
         self.used_at = self.opened_at
@@ -152,16 +88,25 @@ class Link:
         self._handler = handler
         self._workers = workers
         self._mux = mux.Mux(initiator=initiator, now=self.opened_at)
-        self._wake = asyncio.Event()
+        self._writer = Writer(transport, session, self._mux, workers, self._on_data_sent)
         self._requests: dict[int, asyncio.Future[Any]] = {}
         self._streams: dict[int, Stream] = {}
         self._serving: dict[int, asyncio.Task[None]] = {}
         self._tasks: asyncio.TaskGroup | None = None
-        self._rate = 0.0
 
     def __repr__(self) -> str:
         road = f"via {self.via[:8]}" if self.via else "direct"
         return f"<Link {self.peer[:8]} {road}>"
+
+    @property
+    def sent(self) -> int:
+        """Bytes that the transport has taken, records whole."""
+        return self._writer.sent
+
+    @property
+    def bulk_bytes(self) -> int:
+        """How long a bulk frame should be for this link's speed."""
+        return self._writer.bulk_bytes
 
     # --- life --------------------------------------------------------------------------------
 
@@ -190,7 +135,7 @@ class Link:
         if self.closed_by is None:
             self.closed_by = error
             self._mux.bye(error)
-            self._wake.set()
+            self._writer.end()
             self._closing.set()
 
     def _fail_with(self, error: KacheryError) -> None:
@@ -208,7 +153,7 @@ class Link:
                 future.exception()  # nobody may be waiting any more; that is no news
         self._requests.clear()
         for stream in list(self._streams.values()):
-            stream._on_end(_as_closed(self.peer, error))
+            stream.on_end(_as_closed(self.peer, error))
         self._streams.clear()
 
     async def _read(self) -> None:
@@ -224,65 +169,11 @@ class Link:
             except ProtocolViolation as error:
                 await self._last_word(error)
                 raise
-            self._wake.set()
+            self._writer.wake()
 
     async def _write(self) -> None:
-        """Seal in the order of the mux, at most ``_AHEAD`` records before the socket."""
-        ahead: deque[tuple[asyncio.Future[Buffer] | Buffer, int]] = deque()
-        while True:
-            item = self._mux.next_frame() if len(ahead) < _AHEAD else None
-            if item is None:
-                if ahead:
-                    record, _ = ahead.popleft()
-                    await self._send(record if isinstance(record, Buffer) else await record)
-                    continue
-                if self.closed_by is not None:
-                    await self._finish()
-                self._wake.clear()
-                await self._wake.wait()
-                continue
-            frame, body = item
-            seal = self.session.seal()
-            if isinstance(frame, Bye):
-                ahead.append((seal(frame), 0))
-                continue
-            if isinstance(frame, Response):
-                ahead.append((_seal_answer(seal, frame), 0))
-                continue
-            if isinstance(frame, Data):
-                stream = self._streams.get(frame.id)
-                if stream is not None:
-                    stream._room.set()
-                self.used_at = asyncio.get_running_loop().time()
-                if frame.tail == SEALED_TAIL and frame.size > _INLINE_BYTES:
-                    ahead.append((self._seal_later(seal, frame, body), frame.size))
-                    continue
-            ahead.append((seal(frame, body), 0))
-
-    def _seal_later(self, seal: Seal, frame: Data, body: Buffer | None) -> asyncio.Future[Buffer]:
-        return asyncio.ensure_future(self._workers.cipher(seal, frame, body))
-
-    async def _send(self, record: Buffer) -> None:
-        size = len(record)
-        loop = asyncio.get_running_loop()
-        start = loop.time()
-        await self.transport.send(record)
-        self.sent += size
-        if size > MIN_BODY:
-            seconds = max(loop.time() - start, 1e-6)
-            self._rate = 0.8 * self._rate + 0.2 * (size / seconds) if self._rate else size / seconds
-
-    @property
-    def bulk_bytes(self) -> int:
-        """How long a bulk frame should be for this link's speed (a power of two)."""
-        size = MAX_BODY
-        wanted = self._rate * BULK_FRAME_SECONDS
-        while self._rate and size > wanted and size > MIN_BODY:
-            size //= 2
-        return size
-
-    async def _finish(self) -> None:
-        # Give the goodbye a moment to be read: closing at once may discard it on the way.
+        await self._writer.run()
+        # All is said, the goodbye too.
         await self.transport.close()
         assert self.closed_by is not None
         raise self.closed_by
@@ -303,7 +194,7 @@ class Link:
                     raise ProtocolViolation(reason="no hello came") from None
                 raise
         self._mux.ping(loop.time())
-        self._wake.set()
+        self._writer.wake()
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_TICK_SECONDS):
@@ -313,7 +204,7 @@ class Link:
                 raise self.closed_by  # the writer is stuck: the peer does not read
             if not self._mux.tick(loop.time()):
                 raise LinkClosed(peer=self.peer[:8], reason="it has been silent for too long")
-            self._wake.set()
+            self._writer.wake()
 
     # --- what the peer says ------------------------------------------------------------------
 
@@ -323,7 +214,7 @@ class Link:
                 self.used_at = asyncio.get_running_loop().time()
                 stream = self._streams.get(event.id)
                 if stream is not None:
-                    stream._on_data(event.meta, event.body, event.cost)
+                    stream.on_data(event.meta, event.body, event.cost)
             case mux.Responded():
                 self._answer(event.id, event.result)
             case mux.Failed():
@@ -339,14 +230,14 @@ class Link:
             case mux.Writable():
                 stream = self._streams.get(event.id)
                 if stream is not None:
-                    stream._room.set()
+                    stream.on_room()
             case mux.Ended():
                 task = self._serving.get(event.id)
                 if task is not None and event.id not in self._streams:
                     task.cancel()
                 stream = self._streams.pop(event.id, None)
                 if stream is not None:
-                    stream._on_end(event.error)
+                    stream.on_end(event.error)
             case mux.Noted():
                 self._handler.on_note(self, event.topic, event.params)
             case mux.Greeted():
@@ -376,9 +267,9 @@ class Link:
             try:
                 self._mux.respond(number, result)
             finally:
-                self._wake.set()
+                self._writer.wake()
             return
-        self._wake.set()
+        self._writer.wake()
 
     async def _serve_stream(self, stream: Stream, method: str, params: Any) -> None:
         try:
@@ -415,7 +306,7 @@ class Link:
         """
         self._check_open()
         number = self._mux.request(method, params)
-        self._wake.set()
+        self._writer.wake()
         self.used_at = asyncio.get_running_loop().time()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._requests[number] = future
@@ -429,7 +320,7 @@ class Link:
         finally:
             if self._requests.pop(number, None) is not None:
                 self._mux.abandon(number)
-                self._wake.set()
+                self._writer.wake()
 
     def open(self, method: str, params: Any, *, credit: int = STREAM_CREDIT) -> Stream:
         """Open a stream; the peer may send ``credit`` bytes before any is dealt with."""
@@ -437,14 +328,14 @@ class Link:
         number = self._mux.open(method, params, credit=credit)
         stream = Stream(self, number)
         self._streams[number] = stream
-        self._wake.set()
+        self._writer.wake()
         return stream
 
     def note(self, topic: str, params: Any) -> None:
         """Tell the peer something, unanswered. Does nothing on a closed link."""
         if self.closed_by is None:
             self._mux.note(topic, params)
-            self._wake.set()
+            self._writer.wake()
 
     def _check_open(self) -> None:
         if self.closed_by is not None:
@@ -457,110 +348,42 @@ class Link:
             return 0.0
         return asyncio.get_running_loop().time() - self.used_at
 
+    # --- for its streams ---------------------------------------------------------------------
 
-class Stream:
-    """One stream of a link, from either side."""
+    def send_on(self, number: int, meta: Any, body: Buffer | None, *, opaque: bool) -> bool:
+        size = 0 if body is None else len(body) + (0 if opaque else TAG_BYTES)
+        if self._mux.queued(number) >= _OUTBOX or not self._mux.can_send(number, size):
+            return False
+        self._mux.send(number, meta, body, opaque=opaque)
+        self._writer.wake()
+        return True
 
-    def __init__(self, link: Link, number: int) -> None:
-        self.link = link
-        self.number = number
-        self.ended = False
-        self.error: KacheryError | None = None
-        self._inbox: deque[tuple[Any, Body, int]] = deque()
-        self._ready = asyncio.Event()
-        self._room = asyncio.Event()
-        self._owed = 0
+    def grant(self, number: int, credit: int) -> None:
+        self._mux.grant(number, credit)
+        self._writer.wake()
 
-    async def send(self, meta: Any, body: Buffer | None = None, *, opaque: bool = False) -> None:
-        """Send one frame, waiting for credit and for the link.
+    def set_group(self, number: int, group: str) -> None:
+        self._mux.set_group(number, group)
 
-        Raises:
-            LinkClosed: the stream ended; or the error with which the peer ended it.
-        """
-        size = 0 if body is None else len(body) + (0 if opaque else 16)
-        link = self.link
-        while not self.ended:
-            if link._mux.queued(self.number) < _OUTBOX and link._mux.can_send(self.number, size):
-                link._mux.send(self.number, meta, body, opaque=opaque)
-                link._wake.set()
-                return
-            self._room.clear()
-            await self._room.wait()
-        raise self.error or LinkClosed(peer=link.peer[:8], reason="the stream has ended")
+    def end(self, number: int, error: BaseException | None) -> None:
+        self._mux.end(number, error)
+        self._streams.pop(number, None)
+        self._writer.wake()
 
-    async def receive(self) -> tuple[Any, Body, int] | None:
-        """The next (meta, body, cost), or None at a good end.
-
-        Call :meth:`done` with the cost once the body is dealt with.
-
-        Raises:
-            KacheryError: what the peer, or the loss of the link, ended the stream with.
-        """
-        while not self._inbox:
-            if self.ended:
-                if self.error is not None:
-                    raise self.error
-                return None
-            self._ready.clear()
-            await self._ready.wait()
-        return self._inbox.popleft()
-
-    def done(self, cost: int) -> None:
-        """Give credit back. Batched, so that credit does not cost a frame for each frame."""
-        self._owed += cost
-        if self._owed >= STREAM_CREDIT // 8 and not self.ended:
-            self.link._mux.grant(self.number, self._owed)
-            self._owed = 0
-            self.link._wake.set()
-
-    def grant(self, credit: int) -> None:
-        """Let the opener of this stream send (an acceptor starts with none granted)."""
-        self.link._mux.grant(self.number, credit)
-        self.link._wake.set()
-
-    def set_group(self, group: str) -> None:
-        """On whose behalf this stream flows; the link is shared fairly between groups."""
-        self.link._mux.set_group(self.number, group)
-
-    def end(self, error: BaseException | None = None) -> None:
-        """End both directions; idempotent."""
-        if not self.ended:
-            self.link._mux.end(self.number, error)
-            self.link._streams.pop(self.number, None)
-            self.link._wake.set()
-            self._on_end(None)
-
-    async def open_body(self, body: Body) -> bytes:
-        """Decrypt a received body, in a worker if it is big. A forged one ends the link."""
-        if not isinstance(body, SealedBody):
-            raise ProtocolViolation(reason="data without a body")
+    async def unseal(self, body: SealedBody) -> bytes:
         try:
-            if len(body) <= _INLINE_BYTES:
+            if len(body) <= INLINE_BYTES:
                 return body.open()
-            return await self.link._workers.cipher(body.open)
+            return await self._workers.cipher(body.open)
         except ProtocolViolation as error:
-            self.link.close(error)
+            self.close(error)
             raise
 
-    def _on_data(self, meta: Any, body: Body, cost: int) -> None:
-        self._inbox.append((meta, body, cost))
-        self._ready.set()
-
-    def _on_end(self, error: KacheryError | None) -> None:
-        if not self.ended:
-            self.ended = True
-            self.error = error
-        self._ready.set()
-        self._room.set()
-
-
-def _seal_answer(seal: Seal, frame: Response) -> Buffer:
-    """A handler's answer that fits no frame is that request's failure, not the link's."""
-    try:
-        return seal(frame)
-    except ValueError as error:
-        failure = InternalError(reason=f"an answer that cannot be sent: {error}")
-        return seal(Failure(frame.id, *to_wire(failure)))
+    def _on_data_sent(self, number: int) -> None:
+        self.used_at = asyncio.get_running_loop().time()
+        stream = self._streams.get(number)
+        if stream is not None:
+            stream.on_room()
 
 
 def _first(group: BaseExceptionGroup[KacheryError]) -> KacheryError:
@@ -577,6 +400,3 @@ def _as_closed(peer: str, error: KacheryError) -> KacheryError:
     closed = LinkClosed(peer=peer[:8], reason=str(error))
     closed.__cause__ = error
     return closed
-
-
-Accept = Callable[[Link], Awaitable[None]]

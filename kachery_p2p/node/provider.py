@@ -133,7 +133,7 @@ class Provider:
                 assert partial is not None
                 reader = _PartialReader(partial, params.proofs).read
             elif params.proofs or blob.size > MANIFEST_CHUNK:
-                tree = await self._context.workers.disk(ensure_tree, self._store, blob)
+                tree = await self._tree(blob)
                 blocks = _TreeReader(self, blob, tree, params.proofs)
                 reader = blocks.read
             else:
@@ -146,6 +146,21 @@ class Provider:
         finally:
             if blocks is not None:
                 await asyncio.shield(self._context.workers.disk(blocks.close))
+
+    async def _tree(self, blob: Blob) -> TreeFile:
+        """The blob's tree, open. Whoever is cancelled meanwhile leaves none open behind."""
+        gone = threading.Event()
+        opening = asyncio.ensure_future(
+            self._context.workers.disk(ensure_tree, self._store, blob, cancelled=gone.is_set)
+        )
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            gone.set()
+            await asyncio.wait([opening])
+            if not opening.cancelled() and opening.exception() is None:
+                opening.result().close()
+            raise
 
     async def _send(self, link: Link, stream: Stream, params: FileRead, reader: Reader) -> None:
         """Read one piece ahead of the link."""
