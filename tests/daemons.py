@@ -57,9 +57,12 @@ class Daemon:
         label: str,
         listen: str | None = None,
         proxy: bool = False,
+        netns: str | None = None,
         **options: Any,
     ) -> None:
+        """``netns``: the network namespace in which the node runs; its clients stay outside."""
         self.label = label
+        self._prefix = ["ip", "netns", "exec", netns] if netns else []
         self.home = folder / label
         self.home.mkdir(parents=True, exist_ok=True)
         self.options = {"label": label, "listen": listen, "proxy": proxy, **options}

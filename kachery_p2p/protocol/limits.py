@@ -57,6 +57,10 @@ STREAM_CREDIT: Final = 8 * MIB
 """Bytes that one stream's receiver lets its sender have under way."""
 CIRCUIT_CREDIT: Final = 4 * MIB
 """Bytes of one circuit, each way, that a proxy holds at most: its whole memory for that user."""
+CIRCUIT_WINDOW_LEAST: Final = 256 * KIB
+"""Bytes that an end of a circuit may always have under way, however slow the road."""
+QUEUE_SECONDS: Final = 0.2
+"""Seconds of bulk that an end of a circuit lets queue on the way: a control frame waits so long."""
 FRAME_OVERHEAD: Final = 64
 """Bytes that a data frame costs in credit beyond its tail, so that empty frames are bounded."""
 MAX_CONTROL_QUEUE: Final = 8_192
