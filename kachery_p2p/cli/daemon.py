@@ -34,10 +34,10 @@ from kachery_p2p.protocol.errors import (
     DaemonNotStarted,
     DeadlineExceeded,
     KacheryError,
-    StorageDamaged,
     from_wire,
 )
 from kachery_p2p.protocol.limits import DEFAULT_API_PORT, START_SECONDS, STOP_SECONDS
+from kachery_p2p.storage.disk import disk_errors
 
 from .output import Output, clean, pass_output, with_output
 
@@ -171,10 +171,8 @@ def _environment() -> dict[str, str]:
 
 
 def _make_folder(path: Path) -> None:
-    try:
+    with disk_errors("the node's state", path):
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise StorageDamaged(path=str(path), reason=error.strerror) from error
 
 
 def _refuse_second(runtime_dir: Path) -> None:
@@ -233,12 +231,10 @@ async def _start(command: list[str], config: dict[str, Any], output: Output) -> 
 
 
 def _spawn(command: list[str], log: Path) -> subprocess.Popen[bytes]:
-    try:
+    with disk_errors("the node's log", log):
         # Appending, so that nobody who still has the file open writes into the middle of it.
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
         descriptor = os.open(log, flags, 0o600)
-    except OSError as error:
-        raise StorageDamaged(path=str(log), reason=error.strerror) from error
     try:
         return subprocess.Popen(
             command,
@@ -292,6 +288,10 @@ def _failure(log: Path, status: int) -> KacheryError:
         told = json.loads(lines[-1])
         return from_wire(told["code"], told["fields"])
     except (IndexError, ValueError, TypeError, KeyError):
+        if not lines:
+            # It may have had no room to say anything.
+            with disk_errors("the node's log", log):
+                log.write_bytes(b"\n")
         said = lines[-1] if lines else "it said nothing"
         return DaemonNotStarted(reason=f"it ended with status {status}: {said}", log=str(log))
 

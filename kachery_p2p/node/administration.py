@@ -38,7 +38,8 @@ from kachery_p2p.protocol.roles import PROXY, parse_roles
 
 from .api import LiveCall
 from .context import SOFTWARE
-from .link import Link, handshake
+from .link import Link
+from .opening import handshake
 
 if TYPE_CHECKING:
     from .node import Node
@@ -136,7 +137,7 @@ class Administration:
         if url in self._node.context.urls:
             return url, self._node.context.node_id
         try:
-            road = await self._node.network.roads.dial(url)
+            road = await self._node.reach.roads.dial(url)
             try:
                 async with asyncio.timeout(DIAL_SECONDS):
                     session = await handshake(
@@ -325,7 +326,7 @@ class Administration:
             "circuits": len(node.relay),
             "relayed_bytes": node.relay.relayed_bytes,
             "served_bytes": node.provider.served_bytes,
-            "announced": node.availability.announced(),
+            "announced": node.announcer.announced(),
             "warnings": [{"at": at, "text": text} for at, text in node.context.warnings],
         }
 

@@ -129,16 +129,19 @@ class Connection:
         self._greeted = False
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._live: dict[int, LiveCall] = {}
+        self._full: set[int] = set()
+        """Uploads that wait for the disk."""
         self.caller = server.identify(sock, unix=unix)
         self.socket = FramedSocket(sock, self._on_message, self._on_close)
 
     def resume(self) -> None:
         """Read on, unless calls or uploads are at their limit."""
-        full = len(self._calls) >= MAX_LOCAL_REQUESTS or any(
-            live.upload.full for live in self._live.values()
-        )
-        if not full:
+        self._full -= {number for number in self._full if not self._uploads_too_much(number)}
+        if not self._full and len(self._calls) < MAX_LOCAL_REQUESTS:
             self.socket.resume()
+
+    def _uploads_too_much(self, number: int) -> bool:
+        return number in self._live and self._live[number].upload.full
 
     def _on_message(self, message: local.Message) -> None:
         try:
@@ -160,6 +163,7 @@ class Connection:
                     upload = self._live[number].upload
                     upload.put(data)
                     if upload.full:
+                        self._full.add(number)
                         self.socket.pause()
             case local.Finish(number):
                 if number in self._live:

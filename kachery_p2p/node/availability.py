@@ -1,33 +1,19 @@
-"""What this node announces, and what a proxy knows of everybody's announcements.
+"""What a proxy knows of everybody's announcements, and its answers to ``who-has``.
 
-The rules are in :mod:`kachery_p2p.protocol.announcements` and :mod:`~kachery_p2p.protocol.gossip`;
-this is the shell that keeps our own log on disk, sends digests and batches, and answers ``who-has``.
-
-Invariants. An announcement is on disk before anybody hears it (else a crash could make us sign two
-different ones under one number). Nothing is announced on a channel where we may not, or do not want
-to, provide files, nor a blob that came from another channel.
+The rules are in :mod:`kachery_p2p.protocol.gossip`; this is the shell that exchanges digests and
+batches with other nodes. Only a proxy of a channel keeps its index; the others send what they
+announce (:mod:`~kachery_p2p.node.announcer`) and ask.
 """
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import logging
-from collections.abc import Iterable
 from typing import Any
 
 from kachery_p2p.protocol import codec
-from kachery_p2p.protocol.announcements import AnnouncementLog, Batch
-from kachery_p2p.protocol.blinding import blind
+from kachery_p2p.protocol.announcements import Batch
 from kachery_p2p.protocol.errors import AccessDenied, ProtocolViolation
 from kachery_p2p.protocol.gossip import Gap, Index
-from kachery_p2p.protocol.limits import (
-    ANNOUNCE_DELAY,
-    MAX_ANSWER_NODES,
-    MAX_DIGEST_ORIGINS,
-    MAX_HOLDERS,
-)
-from kachery_p2p.protocol.membership import Update
+from kachery_p2p.protocol.limits import MAX_ANSWER_NODES, MAX_DIGEST_ORIGINS, MAX_HOLDERS
 from kachery_p2p.protocol.methods import (
     GOSSIP_BATCH,
     GOSSIP_DIGEST,
@@ -37,268 +23,33 @@ from kachery_p2p.protocol.methods import (
     OriginState,
     WhoHas,
 )
-from kachery_p2p.storage.paths import scan
 
+from .announcer import Announcer, send_batches
 from .link import Link
 from .network import Network
 
-log = logging.getLogger(__name__)
-
 _LOWEST, _HIGHEST = bytes(32), b"\xff" * 32
-_MAX_EPOCH_JUMP = 1_000_000
-"""A peer's claim about our own log that is further ahead than this is a lie."""
 _ANSWER_TEXT = 16 * 1024
 """Bytes of labels and addresses in one answer, so that it fits a header whatever the nodes said."""
-_Row = tuple[int, int, bytes, bytes]
-"""(seq, operation, blinded key, hash) of one announcement, as the state keeps it."""
-_SLICE = 1_000
-"""Blobs dealt with in one visit to a worker thread while the storage is compared with the log."""
 
 
 class Availability:
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, announcer: Announcer) -> None:
+        self.index = Index()
         self._network = network
         self._context = network.context
         self._book = network.book
-        self._state = network.context.state
-        self.index = Index()
-        self._logs: dict[bytes, AnnouncementLog] = {}
-        self._secret_versions: dict[bytes, int] = {}
-        self._pending: dict[str, bool] = {}
-        self._flush_soon: asyncio.TimerHandle | None = None
-        self._lock = asyncio.Lock()
-        self.scanned = asyncio.Event()
+        self._announcer = announcer
+        announcer.on_batch.append(lambda batch: self._take(batch, None))
         network.on_shared.append(self._on_shared)
         network.on_note_of(GOSSIP_DIGEST, Digest, self._on_digest)
         network.on_note_of(GOSSIP_BATCH, Batch, self._on_batch)
         network.on_request_of(WHO_HAS, WhoHas, self._who_has)
 
-    # --- our own log -------------------------------------------------------------------------
-
-    def provide(self, sha1: str) -> None:
-        """A blob is here now. Heard of by the proxies a few milliseconds later."""
-        self._later(sha1, True)
-
-    def withdraw(self, sha1: str) -> None:
-        """A blob is gone, or must not be served any more."""
-        self._later(sha1, False)
-
-    def _later(self, sha1: str, here: bool) -> None:
-        self._pending[sha1] = here
-        if self._flush_soon is None and self._logs:
-            loop = asyncio.get_running_loop()
-            self._flush_soon = loop.call_later(
-                ANNOUNCE_DELAY, lambda: self._network.spawn(self._flush(), name="announce")
-            )
-
-    def close(self) -> None:
-        """Announce nothing more; what is pending is found by the next start's comparison."""
-        self._logs.clear()
-        if self._flush_soon is not None:
-            self._flush_soon.cancel()
-
-    async def _flush(self) -> None:
-        async with self._lock:
-            self._flush_soon = None
-            pending, self._pending = self._pending, {}
-            for channel in list(self._logs):
-                await self._announce(channel, pending.items())
-
-    async def _announce(self, channel: bytes, changes: Iterable[tuple[str, bool]]) -> None:
-        own = self._logs.get(channel)
-        secret = self._book.secret(channel) if channel in self._book else None
-        if own is None or secret is None or not self._provides(channel):
-            return
-        head = own.head
-        await self._context.workers.disk(self._extend, channel, own, secret[1], list(changes))
-        if own.head > head:
-            self._send_own(channel, own, head)
-        if own.needs_compaction():
-            self._network.spawn(self._compact(channel, own), name="compact announcements")
-
-    def _extend(
-        self,
-        channel: bytes,
-        own: AnnouncementLog,
-        secret: bytes,
-        changes: list[tuple[str, bool]],
-    ) -> None:
-        """In a worker thread; the lock is held. Disk first, see the module."""
-        entries = []
-        head = own.head
-        for sha1, here in changes:
-            if here and not self._may_announce(sha1, channel):
-                continue
-            key = blind(secret, sha1)
-            if own.provide(key) if here else own.withdraw(key):
-                ((seq, operation, _),) = own.since(own.head - 1)
-                entries.append((seq, operation, key, bytes.fromhex(sha1)))
-        if own.head > head:
-            self._state.append_announcements(channel.hex(), entries)
-
-    def _may_announce(self, sha1: str, channel: bytes) -> bool:
-        origins = self._state.origins(sha1)
-        return not origins or channel.hex() in origins
-
-    def _provides(self, channel: bytes) -> bool:
-        return "provide-files" in self._network.own_roles(channel)
-
-    def _is_proxy(self, channel: bytes) -> bool:
-        return "proxy" in self._network.own_roles(channel)
-
-    async def refresh(self, channels: Iterable[bytes] | None = None) -> None:
-        """Bring our logs in line with roles, secrets and the storage.
-
-        Slow on big storages, and run in the background: look-ups, loads and the announcing of what
-        is stored meanwhile do not wait for it.
-        """
-        for channel in list(self._book) if channels is None else list(channels):
-            async with self._lock:
-                if channel in self._book:
-                    own, secret = await self._prepare(channel)
-                else:
-                    self._logs.pop(channel, None)
-                    self.index.forget_channel(channel)
-                    continue
-            if secret is not None:
-                await self._compare_with_storage(channel, own, secret)
-        self.scanned.set()
-
-    async def _prepare(self, channel: bytes) -> tuple[AnnouncementLog, bytes | None]:
-        """Our log, in the right epoch, and the secret if we may announce. The lock is held."""
-        own = self._logs.get(channel)
-        if own is None:
-            own = self._logs[channel] = await self._context.workers.disk(self._load, channel)
-        if own.head and self._is_proxy(channel):
-            # The index lives in memory: after a restart, or when we become a proxy, it lacks us.
-            self._send_own(channel, own, 0)
-        secret = self._book.secret(channel)
-        may = self._provides(channel) and secret is not None
-        version = secret[0] if secret is not None else -1
-        known = self._secret_versions.get(channel, -1)
-        if (not may and own.live) or (may and known != version and own.head):
-            # Silence, or a new secret: a fresh epoch that begins with nothing.
-            own = await self._start_epoch(channel, own.epoch + 1)
-            self._send_own(channel, own, 0)
-        elif may and known != version:
-            # Nothing to take back, but a comparison with the old secret may be under way: it ends
-            # when it finds that its log is no longer ours.
-            own = self._logs[channel] = AnnouncementLog(own.epoch)
-        if secret is None or not may:
-            return own, None
-        if known != version:
-            self._secret_versions[channel] = version
-            await self._context.workers.disk(
-                self._state.set_meta, f"secret:{channel.hex()}", str(version)
-            )
-        return own, secret[1]
-
-    async def _start_epoch(self, channel: bytes, epoch: int) -> AnnouncementLog:
-        own = self._logs[channel] = AnnouncementLog(epoch)
-        await self._context.workers.disk(self._restart, channel, epoch, [])
-        return own
-
-    def _load(self, channel: bytes) -> AnnouncementLog:
-        name = channel.hex()
-        epoch = int(self._state.get_meta(f"epoch:{name}") or 0)
-        self._secret_versions[channel] = int(self._state.get_meta(f"secret:{name}") or -1)
-        rows = self._state.announcements(name)
-        return AnnouncementLog(epoch, [(row.seq, row.op, row.key) for row in rows])
-
-    def _restart(self, channel: bytes, epoch: int, entries: list[_Row]) -> None:
-        with self._state.transaction():
-            self._state.set_meta(f"epoch:{channel.hex()}", str(epoch))
-            self._state.clear_announcements(channel.hex())
-            self._state.append_announcements(channel.hex(), entries)
-
-    async def _compare_with_storage(
-        self, channel: bytes, own: AnnouncementLog, secret: bytes
-    ) -> None:
-        """Announce what lies here and was not announced, withdraw what has gone."""
-        gone = set(own)
-        found = iter(scan(self._context.store.root))
-
-        def some() -> list[str] | None:
-            entries = list(itertools.islice(found, _SLICE))
-            if not entries:
-                return None
-            return [
-                entry.sha1
-                for entry in entries
-                if entry.kind != "link" or self._context.store.find(entry.sha1) is not None
-            ]
-
-        while (here := await self._context.workers.disk(some)) is not None:
-            fresh = []
-            for sha1 in here:
-                key = blind(secret, sha1)
-                gone.discard(key)
-                if key not in own:
-                    fresh.append((sha1, True))
-            if not await self._change(channel, own, secret, fresh):
-                return
-        if gone:
-            names = await self._context.workers.disk(self._names, channel)
-            stale = [(names[key], False) for key in gone if key in names]
-            await self._change(channel, own, secret, stale)
-        if own.needs_compaction():
-            await self._compact(channel, own)
-
-    async def _change(
-        self,
-        channel: bytes,
-        own: AnnouncementLog,
-        secret: bytes,
-        changes: list[tuple[str, bool]],
-    ) -> bool:
-        """Log and announce; False if the log has been replaced meanwhile."""
-        async with self._lock:
-            if self._logs.get(channel) is not own:
-                return False
-            head = own.head
-            if changes:
-                await self._context.workers.disk(self._extend, channel, own, secret, changes)
-                self._send_own(channel, own, head)
-            return True
-
-    def _names(self, channel: bytes) -> dict[bytes, str]:
-        rows = self._state.announcements(channel.hex())
-        return {row.key: row.sha1.hex() for row in rows}
-
-    async def _compact(self, channel: bytes, own: AnnouncementLog) -> None:
-        """Most of the log says what no longer counts: say the rest anew, in a new epoch."""
-        async with self._lock:
-            if self._logs.get(channel) is not own:
-                return
-            names = await self._context.workers.disk(self._names, channel)
-            entries = own.compact(own.epoch + 1)
-            rows = [(seq, op, key, bytes.fromhex(names[key])) for seq, op, key in entries]
-            await self._context.workers.disk(self._restart, channel, own.epoch, rows)
-            self._send_own(channel, own, 0)
-
-    def _send_own(self, channel: bytes, own: AnnouncementLog, since: int) -> None:
-        if since >= own.head > 0:
-            return
-        batches = own.batches(channel, self._context.key, since)
-        if self._is_proxy(channel):
-            for batch in batches:
-                self._take(batch, None)
-            return
-        for proxy in self._network.proxies_on(channel):
-            self._send(proxy, batches)
-
-    def _send(self, link: Link, batches: Iterable[Batch]) -> None:
-        for batch in batches:
-            link.note(GOSSIP_BATCH, codec.plain(batch))
-
-    def announced(self) -> dict[str, int]:
-        """How many blobs we announce, per channel name."""
-        return {self._network.name_of(c): own.live for c, own in self._logs.items()}
-
     # --- gossip ------------------------------------------------------------------------------
 
     def _on_shared(self, link: Link, channel: bytes) -> None:
-        if link.via is None and self._is_proxy(channel):
+        if link.via is None and self._network.is_proxy(channel):
             self._send_digest(link, channel)
 
     def _send_digest(self, link: Link, channel: bytes) -> None:
@@ -336,39 +87,15 @@ class Availability:
             return
         theirs = {state.origin: (state.epoch, state.seq) for state in digest.origins}
         me = self._context.key.public
-        own = self._logs.get(channel)
-        if own is not None and digest.low <= me <= digest.high:
-            known = theirs.get(me)
-            if known is not None and own.is_behind(known):
-                self._overtake(channel, known)
-            elif own.head or known is not None:
-                since = own.lacks(known)
-                if since is not None:
-                    self._send(link, own.batches(channel, self._context.key, since))
-        if self._is_proxy(channel):
+        if digest.low <= me <= digest.high:
+            self._announcer.catch_up(link, channel, theirs.get(me))
+        if self._network.is_proxy(channel):
             for origin, epoch, seq in self.index.missing(channel, theirs):
                 if digest.low <= origin <= digest.high and origin != me:
-                    self._send(link, self.index.batches(channel, origin, epoch, seq))
-
-    def _overtake(self, channel: bytes, known: tuple[int, int]) -> None:
-        """The peer knows more of our log than we do: a restored backup. Start a higher epoch."""
-        own = self._logs[channel]
-        if known[0] - own.epoch > _MAX_EPOCH_JUMP:
-            self._context.warn("a proxy claims an absurd epoch of this node's announcements")
-            return
-        self._context.warn("this node's announcement log was behind its peers'; it starts anew")
-        self._network.spawn(self._renew(channel, known[0] + 1), name="renew announcements")
-
-    async def _renew(self, channel: bytes, epoch: int) -> None:
-        async with self._lock:
-            own = self._logs.get(channel)
-            if own is None or own.epoch >= epoch:
-                return
-            await self._start_epoch(channel, epoch)
-        await self.refresh([channel])
+                    send_batches(link, self.index.batches(channel, origin, epoch, seq))
 
     def _on_batch(self, link: Link, batch: Batch) -> None:
-        if self._is_proxy(batch.channel) and batch.channel in self._network.shared(link):
+        if self._network.is_proxy(batch.channel) and batch.channel in self._network.shared(link):
             self._take(batch, link)
 
     def _take(self, batch: Batch, link: Link | None) -> None:
@@ -388,14 +115,15 @@ class Availability:
         elif result.extended:
             for proxy in self._network.proxies_on(channel):
                 if link is None or proxy.peer != link.peer:
-                    self._send(proxy, [batch])
+                    send_batches(proxy, [batch])
 
-    def on_change(self, channel: bytes, update: Update | None) -> None:
+    def on_change(self, channel: bytes) -> None:
         """The channel's document, or what we want on it, changed."""
+        if channel not in self._book:
+            self.index.forget_channel(channel)
         for origin in self.index.digest(channel):
             if "provide-files" not in self._book.effective(channel, origin.hex()):
                 self.index.forget_origin(channel, origin)
-        self._network.spawn(self.refresh([channel]), name="refresh announcements")
         for link in self._network.links_on(channel):
             self._on_shared(link, channel)
 
@@ -403,7 +131,7 @@ class Availability:
 
     async def _who_has(self, link: Link, query: WhoHas) -> Any:
         self._network.require_role(link, query.channel, theirs="request-files", ours=None)
-        if not self._is_proxy(query.channel):
+        if not self._network.is_proxy(query.channel):
             raise AccessDenied(
                 channel=self._network.name_of(query.channel),
                 who=f"node {self._context.node_id[:8]}",

@@ -14,6 +14,7 @@ from kachery_p2p.protocol.errors import KacheryError
 from kachery_p2p.protocol.limits import RECONNECT_FIRST, RECONNECT_MOST
 
 from .network import Network
+from .reach import Reach
 
 _STEADY_SECONDS = 10.0
 """A link that lasted this long was a good one: the backoff starts anew."""
@@ -31,8 +32,9 @@ class Bootstrap:
 
 
 class Bootstraps:
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, reach: Reach) -> None:
         self._network = network
+        self._reach = reach
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._hurry = asyncio.Event()
         self.status: dict[tuple[str, str], Bootstrap] = {}
@@ -77,8 +79,8 @@ class Bootstraps:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                link = await self._network.connect(url, node)
-                self._network.kept.add(link)
+                link = await self._reach.connect(url, node)
+                self._reach.keep(link)
                 status.state, status.error, status.code = "connected", "", ""
                 self._settle()
                 since = loop.time()

@@ -147,9 +147,9 @@ class Calls:
 
     def _stored(self, stored: Stored) -> dict[str, Any]:
         self._node.bootstraps.hurry()  # what is stored is about to be asked for
-        self._node.availability.provide(stored.sha1)
+        self._node.announcer.provide(stored.sha1)
         if stored.manifest_sha1 is not None:
-            self._node.availability.provide(stored.manifest_sha1)
+            self._node.announcer.provide(stored.manifest_sha1)
         return {"sha1": stored.sha1, "size": stored.size, "manifest": stored.manifest_sha1}
 
     def _keep(self, data: bytes, channel: bytes | None) -> Stored:
@@ -321,7 +321,7 @@ class Calls:
 
         damaged = await self._node.context.workers.disk(check)
         if damaged:
-            self._node.availability.withdraw(params.sha1)
+            self._node.announcer.withdraw(params.sha1)
             error = CorruptContent(what=f"sha1://{params.sha1}", source="this node's disk")
             self._node.context.warn(str(error))
         return {"quarantined": damaged}

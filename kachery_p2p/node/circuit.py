@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from typing import TYPE_CHECKING
 
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import (
@@ -30,10 +29,9 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.limits import CIRCUIT_CREDIT, MAX_CIRCUITS_PER_NODE
 from kachery_p2p.protocol.methods import CIRCUIT, CIRCUIT_IN, CircuitTo
 
-from .link import Link, Stream
-
-if TYPE_CHECKING:
-    from .network import Network
+from .link import Link
+from .network import Network
+from .stream import Stream
 
 
 class CircuitTransport:
@@ -80,7 +78,7 @@ class Relay:
         network = self._network
         source, target = link.peer, wanted.node.hex()
         network.require_shared(link, wanted.channel)
-        if "proxy" not in network.own_roles(wanted.channel):
+        if not network.is_proxy(wanted.channel):
             raise AccessDenied(
                 channel=network.name_of(wanted.channel),
                 who=f"proxy {network.context.node_id[:8]}",

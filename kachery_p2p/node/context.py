@@ -43,6 +43,14 @@ class Context:
     def node_id(self) -> str:
         return self.key.node_id
 
+    def may_leave(self, sha1: str, channel: bytes) -> bool:
+        """Whether a blob may go out on a channel: one that was fetched on another may not.
+
+        Reads the disk: for a worker thread.
+        """
+        origins = self.state.origins(sha1)
+        return not origins or channel.hex() in origins
+
     def warn(self, text: str) -> None:
         """Remember something the user should know; the newest are shown by ``info``."""
         if not self.warnings or self.warnings[-1][1] != text:

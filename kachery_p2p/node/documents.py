@@ -26,8 +26,9 @@ from kachery_p2p.protocol.limits import MAX_BODY, MAX_CHANNEL_DOCUMENT, REQUEST_
 from kachery_p2p.protocol.membership import Update
 from kachery_p2p.protocol.methods import CHANNEL_DOCUMENT, ChannelQuery
 
-from .link import Link, Stream
+from .link import Link
 from .network import Network
+from .stream import Stream
 
 log = logging.getLogger(__name__)
 

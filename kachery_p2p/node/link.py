@@ -264,12 +264,9 @@ class Link:
             log.exception("request %s from %s failed", method, self)
             self._mux.fail(number, error)
         else:
-            try:
-                self._mux.respond(number, result)
-            finally:
-                self._writer.wake()
-            return
-        self._writer.wake()
+            self._mux.respond(number, result)
+        finally:
+            self._writer.wake()
 
     async def _serve_stream(self, stream: Stream, method: str, params: Any) -> None:
         try:

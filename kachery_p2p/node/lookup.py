@@ -233,7 +233,7 @@ class Lookup:
         proxies = await self._proxies(channel)
         answers = [_Answer() for _ in keys]
         me = self._network.context.node_id
-        if "proxy" in self._network.own_roles(channel):
+        if self._network.is_proxy(channel):
             self._merge(answers, me, self._availability.holders(channel, keys, asker=me))
         elif not proxies:
             raise Unreachable(
@@ -277,7 +277,7 @@ class Lookup:
     async def _proxies(self, channel: bytes) -> list[Link]:
         """The proxies that are connected; waits a little for those that are just being dialled."""
         proxies = self._network.proxies_on(channel)
-        if proxies or "proxy" in self._network.own_roles(channel):
+        if proxies or self._network.is_proxy(channel):
             return proxies
         deadline = asyncio.get_running_loop().time() + LINK_GRACE_SECONDS
         self._bootstraps.hurry()

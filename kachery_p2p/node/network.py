@@ -1,10 +1,11 @@
-"""The node's links: who is linked, on which channels, and how to reach somebody.
+"""The node's links: who is linked, on which channels, and what they may.
 
 :class:`Network` owns every link. It greets, finds the channels two nodes share, closes links that
-share none, answers requests through the handlers that other parts of the node register, and reaches
-a member on demand: over an existing link, directly if the member has an address, else through a
-proxy. Invariant: what a handler is called with has been decoded and type-checked, and its link
-shares at least one channel; *which* channel and role a call needs is the handler's to check, with
+share none, and answers requests through the handlers that other parts of the node register. How a
+link to somebody comes about is the business of :mod:`~kachery_p2p.node.reach`.
+
+Invariant: what a handler is called with has been decoded and type-checked, and its link shares at
+least one channel; *which* channel and role a call needs is the handler's to check, with
 :meth:`Network.require_shared` and :meth:`Network.require_role`.
 """
 
@@ -14,64 +15,47 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import (
-    AccessDenied,
     ClockSkew,
     KacheryError,
     NotAMember,
     ProtocolViolation,
-    Unreachable,
 )
 from kachery_p2p.protocol.frames import Hello
 from kachery_p2p.protocol.limits import (
-    CIRCUIT_CREDIT,
     HANDSHAKE_SECONDS,
-    IDLE_CIRCUIT_SECONDS,
     MAX_CHANNELS,
     MAX_CLOCK_SKEW,
     MAX_HELLO_URLS,
     MAX_LABEL,
     MAX_URL,
 )
-from kachery_p2p.protocol.methods import CHANNELS, CIRCUIT, CIRCUIT_IN, CircuitTo
+from kachery_p2p.protocol.methods import CHANNELS
 
-from .circuit import CircuitTransport
 from .context import Context
-from .link import Link, Stream, handshake
+from .link import Link
+from .opening import handshake
+from .stream import Stream
 from .transport import Transport
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-_DIRECT_RETRY_SECONDS = 60.0
-"""An advertised address that did not answer is not tried again for this long."""
-_DIRECT_SECONDS = 3.0
-"""How long a direct attempt may take before the proxy is used instead."""
 
 OnRequest = Callable[[Link, Any], Awaitable[Any]]
 OnStream = Callable[[Link, Stream, Any], Awaitable[None]]
 OnNote = Callable[[Link, Any], None]
 
 
-class Roads(Protocol):
-    """How transports are made: real sockets, or the simulator's."""
-
-    async def dial(self, url: str) -> Transport: ...
-
-
 class Network:
-    def __init__(self, context: Context, roads: Roads) -> None:
+    def __init__(self, context: Context) -> None:
         self.context = context
-        self.roads = roads
         self.book = context.book
         self.links: dict[Link, None] = {}
         """An ordered set: what a node does must not depend on where its objects lie in memory."""
-        self.kept: set[Link] = set()
-        """Links that stay although nobody uses them: those to bootstrap nodes."""
         self.on_shared: list[Callable[[Link, bytes], None]] = []
         """Called when a link comes to share a channel."""
         self.on_lost: list[Callable[[Link], None]] = []
@@ -82,15 +66,12 @@ class Network:
         self._requests: dict[str, tuple[type[Any], OnRequest]] = {}
         self._streams: dict[str, tuple[type[Any], OnStream]] = {}
         self._notes: dict[str, tuple[type[Any], OnNote]] = {}
-        self._reaching: dict[tuple[str, bytes], asyncio.Task[Link]] = {}
-        self._bad_urls: dict[str, float] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._greeting: dict[Transport, None] = {}
         """Transports that are not links yet."""
         self._said: dict[Link, dict[bytes, tuple[int, list[str]]]] = {}
         """What our hello said, until the peer's has come."""
         self._closed_by: KacheryError | None = None
-        self.on_stream_of(CIRCUIT_IN, CircuitTo, self._on_circuit)
         self.on_note_of(CHANNELS, dict[bytes, tuple[int, list[str]]], self.set_peer_channels)
 
     # --- registering -------------------------------------------------------------------------
@@ -145,6 +126,10 @@ class Network:
 
     def own_roles(self, channel: bytes) -> frozenset[str]:
         return self.book.effective(channel, self.context.node_id)
+
+    def is_proxy(self, channel: bytes) -> bool:
+        """Whether this node relays and answers look-ups on a channel."""
+        return "proxy" in self.own_roles(channel)
 
     def is_member(self, channel: bytes, node: str) -> bool:
         return self.book.is_member(channel, node)
@@ -279,7 +264,6 @@ class Network:
         finally:
             self.links.pop(link, None)
             self._said.pop(link, None)
-            self.kept.discard(link)
             self._shared.pop(link, None)
             self._peer_channels.pop(link, None)
             for callback in self.on_lost:
@@ -364,89 +348,6 @@ class Network:
             link.note(CHANNELS, self._my_channels(link.session.handshake_hash))
             self.reconsider(link)
 
-    # --- reaching somebody -------------------------------------------------------------------
-
-    async def reach(
-        self, node: str, channel: bytes, *, urls: Iterable[str] = (), relays: Iterable[str] = ()
-    ) -> Link:
-        """A live link to a member: an existing one, a direct one, or one through a proxy.
-
-        ``relays`` are the proxies that say it is connected to them; without any, all are tried.
-
-        Raises:
-            Unreachable: with what was tried.
-        """
-        existing = self.links_to(node, channel)
-        if existing:
-            return existing[0]
-        key = (node, channel)
-        task = self._reaching.get(key)
-        if task is None:
-            task = self.spawn(
-                self._reach(node, channel, tuple(urls), frozenset(relays)), name="reach"
-            )
-            self._reaching[key] = task
-            task.add_done_callback(lambda _: self._reaching.pop(key, None))
-        return await asyncio.shield(task)
-
-    async def _reach(
-        self, node: str, channel: bytes, urls: tuple[str, ...], relays: frozenset[str]
-    ) -> Link:
-        loop = asyncio.get_running_loop()
-        tried: list[str] = []
-        for url in urls:
-            if self._bad_urls.get(url, 0.0) > loop.time():
-                continue
-            try:
-                async with asyncio.timeout(_DIRECT_SECONDS):
-                    return await self.connect(url, node)
-            except (KacheryError, TimeoutError) as error:
-                self._bad_urls[url] = loop.time() + _DIRECT_RETRY_SECONDS
-                tried.append(f"directly at {url}: {error or 'no answer'}")
-        proxies = self.proxies_on(channel)
-        for proxy in sorted(proxies, key=lambda link: (link.peer not in relays, link.rtt or 1.0)):
-            try:
-                return await self._reach_through(proxy, node, channel)
-            except KacheryError as error:
-                tried.append(f"through {proxy.peer[:8]}: {error}")
-        raise Unreachable(
-            what=f"node {node[:8]}", reason="; ".join(tried) or "no proxy is connected"
-        )
-
-    async def connect(self, url: str, expected: str | None) -> Link:
-        """Dial an address and make a link."""
-        transport = await self.roads.dial(url)
-        return await self.attend(transport, initiator=True, expected=expected)
-
-    async def _reach_through(self, proxy: Link, node: str, channel: bytes) -> Link:
-        stream = proxy.open(
-            CIRCUIT, {"channel": channel, "node": bytes.fromhex(node)}, credit=CIRCUIT_CREDIT
-        )
-        transport = CircuitTransport(stream, f"{node[:8]} via {proxy.peer[:8]}")
-        return await self.attend(transport, initiator=True, expected=node, via=proxy.peer)
-
-    async def _on_circuit(self, link: Link, stream: Stream, params: CircuitTo) -> None:
-        """A proxy says that a member wants to talk to us."""
-        self.require_shared(link, params.channel)
-        self.book.require(params.channel, node_id=link.peer, role="proxy", side="provider")
-        source = params.node.hex()
-        if not self.is_member(params.channel, source):
-            raise NotAMember(node=source, peer=self.context.node_id[:8])
-        stream.grant(CIRCUIT_CREDIT)
-        transport = CircuitTransport(stream, f"{source[:8]} via {link.peer[:8]}")
-        inner = await self.attend(transport, initiator=False, expected=source, via=link.peer)
-        await inner.closed.wait()
-
-    def sweep(self) -> None:
-        """Close on-demand links that nobody has used for a while."""
-        for link in list(self.links):
-            if (
-                link.initiator
-                and link not in self.kept
-                and link.idle_seconds > IDLE_CIRCUIT_SECONDS
-            ):
-                link.close(Unreachable(what=link.peer[:8], reason="the link was idle"))
-
     # --- tasks -------------------------------------------------------------------------------
 
     def spawn(self, work: Any, *, name: str) -> asyncio.Task[Any]:
@@ -489,6 +390,3 @@ def _fits(hello: Hello) -> bool:
         and len(hello.urls) <= MAX_HELLO_URLS
         and all(len(url) <= MAX_URL for url in hello.urls)
     )
-
-
-__all__ = ["AccessDenied", "Network", "Roads"]

@@ -24,10 +24,12 @@ from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.limits import SHUTDOWN_SECONDS
 from kachery_p2p.protocol.membership import ChannelBook
 from kachery_p2p.storage.blobs import BlobStore
+from kachery_p2p.storage.disk import disk_errors, write_all
 from kachery_p2p.storage.state import StateDB
 
 from . import transport
 from .administration import Administration
+from .announcer import Announcer
 from .api import LocalServer
 from .availability import Availability
 from .bootstraps import Bootstraps
@@ -40,6 +42,7 @@ from .downloader import Downloader
 from .lookup import Lookup
 from .network import Network
 from .provider import Provider
+from .reach import Reach
 from .workers import Workers
 
 log = logging.getLogger(__name__)
@@ -56,22 +59,13 @@ class SocketRoads:
 
 def load_key(path: Path, random_bytes: Callable[[int], bytes]) -> NodeKey:
     """The node's key, made at the first start. Mode 0600, and refused if others can read it."""
-    try:
-        seed = path.read_bytes()
-    except FileNotFoundError:
-        key = NodeKey.generate(random_bytes)
-        temporary = path.with_suffix(".new")
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with disk_errors("the node's key", path):
         try:
-            os.write(fd, key.seed.hex().encode() + b"\n")
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        temporary.rename(path)
-        return key
-    if path.stat().st_mode & 0o077:
+            seed = path.read_bytes()
+        except FileNotFoundError:
+            return _make_key(path, random_bytes)
+        mode = path.stat().st_mode
+    if mode & 0o077:
         raise StorageDamaged(
             path=str(path), reason="others can read the node's key; run 'chmod 600' on it"
         )
@@ -79,6 +73,22 @@ def load_key(path: Path, random_bytes: Callable[[int], bytes]) -> NodeKey:
         return NodeKey(bytes.fromhex(seed.decode("ascii").strip()))
     except ValueError as error:
         raise StorageDamaged(path=str(path), reason=f"it is not a node key: {error}") from error
+
+
+def _make_key(path: Path, random_bytes: Callable[[int], bytes]) -> NodeKey:
+    key = NodeKey.generate(random_bytes)
+    temporary = path.with_suffix(".new")
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        write_all(fd, key.seed.hex().encode() + b"\n")
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    # By rename, so that a crash or a full disk never leaves half a key.
+    temporary.rename(path)
+    return key
 
 
 class Node:
@@ -111,10 +121,8 @@ class Node:
 
     async def _start(self) -> None:
         config = self.config
-        try:
+        with disk_errors("the node's state", config.state_dir):
             config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise StorageDamaged(path=str(config.state_dir), reason=error.strerror) from error
         self.state = StateDB(config.state_dir / "state.sqlite", durable=config.durable)
         self.store = BlobStore(
             config.storage_dir, durable=config.durable, on_manifest=self.state.set_manifest
@@ -131,23 +139,27 @@ class Node:
         context = self._adjust(context)
         key = load_key(config.state_dir / "node.key", context.random_bytes)
         self.context = replace(context, key=key, book=ChannelBook(key))
-        self.network = Network(self.context, self._roads)
+        self.network = Network(self.context)
+        self.reach = Reach(self.network, self._roads)
         self.relay = Relay(self.network)
         self.documents = Documents(self.network)
-        self.bootstraps = Bootstraps(self.network)
-        self.availability = Availability(self.network)
+        self.bootstraps = Bootstraps(self.network, self.reach)
+        self.announcer = Announcer(self.network)
+        self.availability = Availability(self.network, self.announcer)
         self.lookup = Lookup(self.network, self.availability, self.bootstraps)
-        self.downloader = Downloader(self.network, self.lookup, self.availability)
+        self.downloader = Downloader(
+            self.network, self.reach, self.lookup, provide=self.announcer.provide
+        )
         self.provider = Provider(
             self.network,
             partial=self.downloader.partial,
-            withdrawn=self.availability.withdraw,
+            withdrawn=self.announcer.withdraw,
         )
         self.administration = Administration(self)
         self.documents.load()
         self.documents.on_change.append(self._on_channel_change)
         await self._listen()
-        self.network.spawn(self.availability.refresh(), name="compare storage")
+        self.network.spawn(self.announcer.refresh(), name="compare storage")
         self.network.spawn(self._housekeeping(), name="housekeeping")
         self.bootstraps.refresh()
         self.calls = Calls(self)
@@ -198,13 +210,14 @@ class Node:
         self.bootstraps.refresh()
         self.relay.cut()
         self.provider.cut()
-        self.availability.on_change(channel, update)
+        self.announcer.on_change(channel)
+        self.availability.on_change(channel)
 
     async def _housekeeping(self) -> None:
         while True:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
             self.documents.check_expiry()
-            self.network.sweep()
+            self.reach.sweep()
 
     async def stop(self) -> None:
         """Close everything that :meth:`start` opened, however far it came. Bounded in time."""
@@ -214,8 +227,8 @@ class Node:
                     await self.api.close()
                 if hasattr(self, "downloader"):
                     await self.downloader.close()
-                if hasattr(self, "availability"):
-                    self.availability.close()
+                if hasattr(self, "announcer"):
+                    self.announcer.close()
                 for server in self._servers:
                     server.close(close_connections=False)
                 if hasattr(self, "network"):

@@ -15,18 +15,20 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from kachery_p2p.protocol.errors import BadInput, CorruptContent, KacheryError, NotFound
 from kachery_p2p.protocol.limits import BLOCK, INLINE_FILE, MANIFEST_CHUNK, MAX_BODY
 from kachery_p2p.protocol.methods import FILE_OPEN, FILE_READ, FileInfo, FileOpen, FileRead
-from kachery_p2p.storage.blobs import Blob
+from kachery_p2p.storage.blobs import Blob, BlobStore
 from kachery_p2p.storage.partials import Partial
 from kachery_p2p.storage.treefile import TreeFile
 from kachery_p2p.storage.trees import ensure_tree, rebuild_tree
 
-from .link import Link, Stream
+from .link import Link
 from .network import Network
+from .stream import Stream
+from .workers import open_on_disk
 
 log = logging.getLogger(__name__)
 
@@ -72,13 +74,8 @@ class Provider:
             except KacheryError as error:
                 stream.end(error)
 
-    def _may_leave(self, sha1: str, channel: bytes) -> bool:
-        """A blob that was fetched on one channel is not served on another."""
-        origins = self._context.state.origins(sha1)
-        return not origins or channel.hex() in origins
-
     async def _find(self, sha1: str, channel: bytes) -> Blob | None:
-        if not await self._context.workers.disk(self._may_leave, sha1, channel):
+        if not await self._context.workers.disk(self._context.may_leave, sha1, channel):
             return None
         return await self._context.workers.disk(self._store.find, sha1)
 
@@ -96,7 +93,7 @@ class Provider:
 
     def _info(self, sha1: str, channel: bytes) -> FileInfo | None:
         # One trip to a worker thread: small files are many.
-        if not self._may_leave(sha1, channel):
+        if not self._context.may_leave(sha1, channel):
             return None
         blob = self._store.find(sha1)
         if blob is None:
@@ -105,7 +102,7 @@ class Provider:
             return FileInfo(blob.size, None, False)
         data = self._store.read(blob, 0, blob.size)
         if hashlib.sha1(data).hexdigest() != sha1:
-            self._damaged(sha1)
+            raise self._damaged(sha1)
         return FileInfo(blob.size, data, False)
 
     async def _read(self, link: Link, stream: Stream, params: FileRead) -> None:
@@ -133,12 +130,15 @@ class Provider:
                 assert partial is not None
                 reader = _PartialReader(partial, params.proofs).read
             elif params.proofs or blob.size > MANIFEST_CHUNK:
-                tree = await self._tree(blob)
-                blocks = _TreeReader(self, blob, tree, params.proofs)
+                tree = await open_on_disk(
+                    self._context.workers,
+                    lambda gone: ensure_tree(self._store, blob, cancelled=gone),
+                )
+                blocks = _TreeReader(self._store, blob, tree, params.proofs, self._damaged)
                 reader = blocks.read
             else:
                 await self._context.workers.disk(self._check_small, blob)
-                reader = _PlainReader(self, blob).read
+                reader = _PlainReader(self._store, blob).read
             await self._send(link, stream, params, reader)
         except CorruptContent:
             self._withdrawn(sha1)
@@ -146,21 +146,6 @@ class Provider:
         finally:
             if blocks is not None:
                 await asyncio.shield(self._context.workers.disk(blocks.close))
-
-    async def _tree(self, blob: Blob) -> TreeFile:
-        """The blob's tree, open. Whoever is cancelled meanwhile leaves none open behind."""
-        gone = threading.Event()
-        opening = asyncio.ensure_future(
-            self._context.workers.disk(ensure_tree, self._store, blob, cancelled=gone.is_set)
-        )
-        try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            gone.set()
-            await asyncio.wait([opening])
-            if not opening.cancelled() and opening.exception() is None:
-                opening.result().close()
-            raise
 
     async def _send(self, link: Link, stream: Stream, params: FileRead, reader: Reader) -> None:
         """Read one piece ahead of the link."""
@@ -199,19 +184,17 @@ class Provider:
         for offset in range(0, blob.size, MAX_BODY):
             digest.update(self._store.read(blob, offset, min(MAX_BODY, blob.size - offset)))
         if digest.hexdigest() != blob.sha1:
-            self._damaged(blob.sha1)
+            raise self._damaged(blob.sha1)
         self._checked[blob.sha1] = stamp
         if len(self._checked) > _MAX_CHECKED:
             self._checked.popitem(last=False)
 
-    def _damaged(self, sha1: str) -> NoReturn:
+    def _damaged(self, sha1: str) -> CorruptContent:
+        """Put a blob aside. Returns the error that says so."""
         self._store.quarantine(sha1)
         text = f"sha1://{sha1} was damaged on this disk; it was put aside. Store the file anew."
         log.error(text)
         self._context.warn(text)
-        raise self._corrupt(sha1)
-
-    def _corrupt(self, sha1: str) -> CorruptContent:
         return CorruptContent(what=f"sha1://{sha1}", source=f"node {self._context.node_id[:8]}")
 
 
@@ -223,14 +206,22 @@ def _piece_end(start: int, stop: int, size: int) -> int:
 class _TreeReader:
     """Reads and checks blocks of a blob. Two threads at a time use it: one reads ahead."""
 
-    def __init__(self, provider: Provider, blob: Blob, tree: TreeFile, proofs: bool) -> None:
-        self._provider = provider
+    def __init__(
+        self,
+        store: BlobStore,
+        blob: Blob,
+        tree: TreeFile,
+        proofs: bool,
+        damaged: Callable[[str], CorruptContent],
+    ) -> None:
+        self._store = store
         self._blob = blob
         # The last one counts. Those before it were damaged, and may still be in use.
         self._trees = [tree]
         self._proofs = proofs
+        self._damaged = damaged
         self._repairing = threading.Lock()
-        self._lost = False
+        self._lost: CorruptContent | None = None
 
     def close(self) -> None:
         for tree in self._trees:
@@ -242,14 +233,14 @@ class _TreeReader:
         if found is None:
             found = self._read(self._repaired(tree), start, stop)
         if found is None:
-            self._provider._damaged(self._blob.sha1)
+            raise self._damaged(self._blob.sha1)
         return found
 
     def _read(self, tree: TreeFile, start: int, stop: int) -> tuple[bytes, list[bytes]] | None:
         """None if the content and the tree contradict each other, or the tree itself."""
         first = start // BLOCK * BLOCK
         last = min(-(-stop // BLOCK) * BLOCK, self._blob.size)
-        data = self._provider._store.read(self._blob, first, last - first)
+        data = self._store.read(self._blob, first, last - first)
         if not tree.check_blocks(first // BLOCK, data):
             return None
         if not self._proofs:
@@ -262,20 +253,19 @@ class _TreeReader:
     def _repaired(self, damaged: TreeFile) -> TreeFile:
         """A tree that fits the content, unless it is the content that is damaged."""
         with self._repairing:
-            if not self._lost and self._trees[-1] is damaged:
+            if self._lost is None and self._trees[-1] is damaged:
                 try:
-                    self._trees.append(rebuild_tree(self._provider._store, self._blob))
+                    self._trees.append(rebuild_tree(self._store, self._blob))
                 except CorruptContent:
-                    self._lost = True
-                    self._provider._damaged(self._blob.sha1)
-            if self._lost:
-                raise self._provider._corrupt(self._blob.sha1)
+                    self._lost = self._damaged(self._blob.sha1)
+            if self._lost is not None:
+                raise CorruptContent(**self._lost.fields)
             return self._trees[-1]
 
 
 class _PlainReader:
-    def __init__(self, provider: Provider, blob: Blob) -> None:
-        self._store = provider._store
+    def __init__(self, store: BlobStore, blob: Blob) -> None:
+        self._store = store
         self._blob = blob
 
     def read(self, start: int, stop: int) -> tuple[bytes, list[bytes]]:

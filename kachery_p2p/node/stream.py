@@ -71,6 +71,7 @@ class Stream:
             await self._room.wait()
         raise self.error or LinkClosed(peer=self.peer[:8], reason="the stream has ended")
 
+    async def receive(self) -> tuple[Any, Body, int] | None:
         """The next (meta, body, cost), or None at a good end.
 
         Call :meth:`done` with the cost once the body is dealt with.

@@ -102,6 +102,9 @@ class Writer:
             seconds = max(loop.time() - start, 1e-6)
             self._rate = 0.8 * self._rate + 0.2 * (size / seconds) if self._rate else size / seconds
 
+
+def _seal_answer(seal: Seal, frame: Response) -> Buffer:
+    """A handler's answer that fits no frame is that request's failure, not the link's."""
     try:
         return seal(frame)
     except ValueError as error:

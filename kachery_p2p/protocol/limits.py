@@ -67,6 +67,8 @@ MAX_CONTROL_QUEUE: Final = 8_192
 """Control frames waiting for a slow link; a peer that lets so many pile up is dropped."""
 MAX_CIRCUITS_PER_NODE: Final = 512
 """Circuits that one node may have open through one proxy."""
+MAX_BAD_ROADS: Final = 1_024
+"""Addresses, and proxies, that a node remembers as not working; the oldest are forgotten first."""
 
 # --- time --------------------------------------------------------------------------------------
 MAX_CLOCK_SKEW: Final = 600.0

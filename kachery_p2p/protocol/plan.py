@@ -1,6 +1,6 @@
 """Which bytes of a download to ask of whom: pure decisions, no I/O.
 
-Participants: a download (:mod:`kachery_p2p.node.downloader`) owns one :class:`Plan`; a *source* is
+Participants: a download (:mod:`kachery_p2p.node.content`) owns one :class:`Plan`; a *source* is
 a node id. ``wanted`` ranges are what callers wait for; ``missing`` is what the partial lacks.
 
 Rules. Bytes are asked in file order, so that the whole-file hash follows closely behind. A segment

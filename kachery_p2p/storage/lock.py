@@ -1,4 +1,4 @@
-"""The lock that keeps two daemons off one storage folder.
+"""The lock that keeps two daemons off one storage folder, or one state folder.
 
 It is held by an open file, so the kernel gives it up with the process, however that ends. The file
 itself stays and holds the process id, for the message only.
@@ -15,14 +15,14 @@ from kachery_p2p.protocol.errors import StorageInUse
 from .paths import LOCK_FILE
 
 
-def lock_folder(root: Path) -> int:
-    """The descriptor that holds the lock of ``root`` until it is closed.
+def lock_folder(root: Path, name: str = LOCK_FILE) -> int:
+    """The descriptor that holds the lock of ``root``, a file in it, until it is closed.
 
     Raises:
         StorageInUse: another one holds it.
         OSError: the lock file cannot be made.
     """
-    fd = os.open(root / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = os.open(root / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(fd, 0)

@@ -26,6 +26,7 @@ PARTIAL_TREE: Final = ".partial.tree"
 CORRUPT: Final = ".corrupt-"
 TEMPORARY_FOLDER: Final = "tmp"
 LOCK_FILE: Final = ".kachery-p2p.lock"
+STATE_LOCK_FILE: Final = ".kachery-p2p-state.lock"
 JOURNAL_FILE: Final = ".kachery-p2p.journal"
 
 Kind = Literal["blob", "link"]

@@ -3,8 +3,9 @@
 Mutables, the origins of fetched blobs, manifests of blobs, channels, announcement logs, and a few
 single values. A method that changes something returns when the change is on disk.
 
-Invariants: one connection behind one lock, so any thread may call; a schema of an older version is
-migrated in one transaction, one of a newer version is refused and left as it is.
+Invariants: one process has it open, since two nodes with one key and one announcement log would undo
+one another's work; one connection behind one lock, so any thread may call; a schema of an older
+version is migrated in one transaction, one of a newer version is refused and left as it is.
 
 Non-goals: content, feeds' entries, task journals.
 """
@@ -25,7 +26,9 @@ from typing import Any, Final, NamedTuple, Self
 from kachery_p2p.protocol.errors import StorageDamaged, StorageFull
 
 from .disk import disk_error
-from .paths import check_sha1
+from .group_commit import GroupCommit
+from .lock import lock_folder
+from .paths import STATE_LOCK_FILE, check_sha1
 
 MIGRATIONS: Final[tuple[str, ...]] = (
     """
@@ -82,15 +85,19 @@ class Announcement(NamedTuple):
 class StateDB:
     """The database at ``path``. ``durable=False`` skips the syncs, for tests.
 
-    Every method raises StorageFull or StorageDamaged if the database cannot do it.
+    Every method raises StorageFull or StorageDamaged if the database cannot do it, and making one
+    StorageInUse if another process has it open.
     """
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
         self.path = path
         self._lock = threading.RLock()
+        self._new_origins = GroupCommit(self._add_origins)
         self._db: sqlite3.Connection | None = None
+        self._lock_fd = -1
         try:
             with self._errors():
+                self._lock_fd = lock_folder(path.parent, STATE_LOCK_FILE)
                 # Owners' keys lie in it. SQLite gives its other files the same mode.
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
                 # No isolation level: transactions begin and end in transaction() and nowhere else.
@@ -110,6 +117,9 @@ class StateDB:
             if self._db is not None:
                 self._db.close()
                 self._db = None
+            if self._lock_fd >= 0:
+                os.close(self._lock_fd)
+                self._lock_fd = -1
 
     def __enter__(self) -> Self:
         return self
@@ -161,7 +171,11 @@ class StateDB:
 
     def add_origin(self, sha1: str, channel: str) -> None:
         """Bind a blob to a channel. Call it *before* the blob appears: none means free for all."""
-        self._change("INSERT OR IGNORE INTO origins VALUES (?, ?)", _pack(sha1), channel)
+        self._new_origins.submit((_pack(sha1), channel))
+
+    def _add_origins(self, origins: list[tuple[bytes, str]]) -> None:
+        with self.transaction() as db:
+            db.executemany("INSERT OR IGNORE INTO origins VALUES (?, ?)", origins)
 
     def origins(self, sha1: str) -> frozenset[str]:
         """The channels that a blob is bound to; empty if it was stored here for any channel."""

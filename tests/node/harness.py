@@ -174,7 +174,7 @@ class Lab:
     async def announced(self, name: str, channel: str = "lab", proxy: str = "P") -> None:
         """Wait until the proxy knows all that a node announces."""
         key, me = self.channels[channel], self[name].context.key.public
-        mine, index = self[name].availability, self[proxy].availability.index
+        mine, index = self[name].announcer, self[proxy].availability.index
 
         def known() -> bool:
             own = mine._logs.get(key)

@@ -12,7 +12,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from kachery_p2p.node.link import handshake
+from kachery_p2p.node.opening import handshake
 from kachery_p2p.node.transport import SUBPROTOCOL, WebSocketTransport
 from kachery_p2p.protocol.frames import Bye, Data, Frame, Hello
 from kachery_p2p.protocol.identity import NodeKey

@@ -6,11 +6,13 @@ import asyncio
 import hashlib
 import json
 import random
+import threading
 from typing import Any
 
 import pytest
 
-from kachery_p2p.node import downloader, provider
+from kachery_p2p.node import download, provider
+from kachery_p2p.node.link import Link
 from kachery_p2p.protocol.errors import (
     AccessDenied,
     Cancelled,
@@ -23,7 +25,8 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.limits import BLOCK, INLINE_FILE, MANIFEST_CHUNK
 from kachery_p2p.protocol.manifest import Manifest
 from kachery_p2p.storage.partials import Partial
-from tests.node.harness import Lab, Live, laboratory, until
+from kachery_p2p.storage.treefile import TreeFile
+from tests.node.harness import PATIENCE, Lab, Live, laboratory, until
 
 BIG = 30_000_000
 
@@ -176,7 +179,7 @@ async def test_what_was_fetched_on_one_channel_is_not_served_on_another() -> Non
         error = await lab.error("C", sha1)
         assert isinstance(error, NotFound)
         # Nor when asked outright, past the index.
-        link = await lab["C"].network.reach(lab.id("B"), two)
+        link = await lab["C"].reach.to(lab.id("B"), two)
         with pytest.raises(NotFound):
             await link.request("file.open", {"channel": two, "sha1": bytes.fromhex(sha1)})
         stream = link.open("file.read", {"channel": two, "sha1": bytes.fromhex(sha1),
@@ -232,7 +235,7 @@ async def test_a_provider_checks_the_requesters_role_itself() -> None:
         key = await lab.channel("lab", {"A": "all", "B": "provide-files"})
         data = content(100)
         sha1, _ = await lab.store("A", data)
-        link = await lab["B"].network.reach(lab.id("A"), key)
+        link = await lab["B"].reach.to(lab.id("A"), key)
         with pytest.raises(AccessDenied) as caught:
             await link.request("file.open", {"channel": key, "sha1": bytes.fromhex(sha1)})
         assert caught.value.fields["who"] == "requester B"
@@ -358,14 +361,14 @@ class Tap:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
         self.reached = asyncio.Event()
         self.go_on = asyncio.Event()
-        write = downloader.Download._progressed
+        write = download.Download._progressed
 
-        def progressed(download: downloader.Download) -> None:
-            write(download)
-            if download.progress.fetched >= at:
+        def progressed(mine: download.Download) -> None:
+            write(mine)
+            if mine.progress.fetched >= at:
                 self.reached.set()
 
-        monkeypatch.setattr(downloader.Download, "_progressed", progressed)
+        monkeypatch.setattr(download.Download, "_progressed", progressed)
 
 
 async def test_cancelling_keeps_what_was_verified_and_the_next_load_goes_on_from_there(
@@ -391,6 +394,63 @@ async def test_cancelling_keeps_what_was_verified_and_the_next_load_goes_on_from
         assert lab.bytes_of("B", sha1) == data
         assert result["fetched"] == len(data) - kept
         assert lab["A"].provider.served_bytes - served < len(data)
+
+
+async def test_a_link_that_ends_while_the_provider_opens_a_tree_leaves_none_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+    opened: list[Any] = []
+    closed: list[Any] = []
+    ensure_tree, close = provider.ensure_tree, TreeFile.close
+
+    def slow(*args: Any, **options: Any) -> TreeFile:
+        started.set()
+        assert go_on.wait(PATIENCE)
+        opened.append(ensure_tree(*args))
+        return opened[-1]
+
+    def closing(tree: TreeFile) -> None:
+        closed.append(tree)
+        close(tree)
+
+    async with laboratory() as lab:
+        sha1, manifest = await lab.store("A", content(BIG))
+        monkeypatch.setattr(provider, "ensure_tree", slow)
+        load = asyncio.create_task(lab.load("B", sha1, manifest))
+        await until(started.is_set)
+        monkeypatch.setattr(TreeFile, "close", closing)
+        [link] = lab["A"].network.links_to(lab.id("B"), lab.channels["lab"])
+        link.close(LinkClosed(peer="B", reason="the test wants it"))
+        await until(lambda: not lab["B"].network.links_to(lab.id("A"), lab.channels["lab"]))
+        load.cancel()
+        with pytest.raises((asyncio.CancelledError, Cancelled)):
+            await load
+        go_on.set()
+        await until(lambda: opened and closed == opened, "the tree is closed")
+
+
+async def test_a_link_that_goes_between_two_segments_costs_no_part_of_the_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What nobody fetches must be known to be fetched by nobody."""
+    open_stream = Link.open
+    failed: list[str] = []
+
+    def fail_once(link: Link, method: str, params: Any, **options: Any) -> Any:
+        if method == "file.read" and not failed:
+            failed.append(method)
+            raise LinkClosed(peer="it", reason="just before")
+        return open_stream(link, method, params, **options)
+
+    async with laboratory() as lab:
+        data = content(BIG)
+        sha1, manifest = await lab.store("A", data)
+        monkeypatch.setattr(Link, "open", fail_once)
+        async with asyncio.timeout(PATIENCE):
+            await lab.load("B", sha1, manifest)
+        assert failed
+        assert lab.bytes_of("B", sha1) == data
 
 
 async def test_one_of_two_callers_may_leave() -> None:

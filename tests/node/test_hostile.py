@@ -13,6 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from kachery_p2p.node import link as link_module
+from kachery_p2p.node import opening as opening_module
 from kachery_p2p.node import transport as transport_module
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import KacheryError
@@ -128,6 +129,7 @@ async def test_a_handshake_that_is_never_finished(
 ) -> None:
     async with unharmed() as lab:
         monkeypatch.setattr(link_module, "HANDSHAKE_SECONDS", 0.2)
+        monkeypatch.setattr(opening_module, "HANDSHAKE_SECONDS", 0.2)
         if stage == "no hello":
             async with rogue(lab["P"].listening) as peer:
                 await gone(peer.connection)
@@ -431,7 +433,7 @@ async def test_an_error_that_a_peer_makes_up_passes_a_proxy_without_harm() -> No
         async with rogue(lab["P"].listening, c_key) as peer:
             await peer.hello(book)
             await until(lambda: lab["P"].network.links_to(c_key.node_id, key))
-            reaching = asyncio.create_task(lab["B"].network.reach(c_key.node_id, key))
+            reaching = asyncio.create_task(lab["B"].reach.to(c_key.node_id, key))
             opened = await peer.hear(Open)
             nested: Any = "bottom"
             for _ in range(500):

@@ -105,7 +105,7 @@ async def test_a_removed_member_is_cut_off_at_once_and_gets_nothing(
             url = f"ws://{lab[name].listening}"
             # B does not know yet that it was removed: to it, the link is good until it is told.
             try:
-                link = await lab["B"].network.connect(url, lab.id(name))
+                link = await lab["B"].reach.connect(url, lab.id(name))
                 await link.closed.wait()
                 error = link.closed_by
             except KacheryError as refused:
@@ -223,7 +223,7 @@ async def test_a_dialler_hears_the_version_of_a_node_that_speaks_another() -> No
     async with laboratory() as lab, serve(answer, "127.0.0.1", 0, subprotocols=[WIRE]) as server:
         host, port = next(iter(server.sockets)).getsockname()
         with pytest.raises(VersionMismatch) as caught:
-            await lab["A"].network.connect(f"ws://{host}:{port}", None)
+            await lab["A"].reach.connect(f"ws://{host}:{port}", None)
         assert caught.value.fields == {"ours": PROTOCOL_VERSION, "theirs": newer}
 
 

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from kachery_p2p.node.circuit import Relay
-from kachery_p2p.node.link import Link, Stream
+from kachery_p2p.node.link import Link
 from kachery_p2p.node.node import Node
+from kachery_p2p.node.stream import Stream
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.announcements import PROVIDE, make_batch, pack_entries
 from kachery_p2p.protocol.errors import BY_CODE, KacheryError, LinkClosed
@@ -130,7 +131,7 @@ class Villain:
                 size = len(data) + 16
                 link._mux._streams[stream.number].send_credit = 1 << 30
                 link._mux.send(stream.number, [offset, proof], bytes(max(1, size)))
-                link._wake.set()
+                link._writer.wake()
                 await asyncio.sleep(0.001)
             else:
                 await stream.send([offset, proof], data)
@@ -192,7 +193,7 @@ class Villain:
             await asyncio.sleep(rng.random() * 4)
             links = [link for link in node.network.links if link.closed_by is None]
             for sha1 in self._known():
-                node.availability.provide(sha1)
+                node.announcer.provide(sha1)
             if not links:
                 continue
             link = rng.choice(links)

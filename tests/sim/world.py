@@ -22,8 +22,9 @@ from typing import Any
 from kachery_p2p.node.circuit import CircuitTransport
 from kachery_p2p.node.config import Config
 from kachery_p2p.node.context import Context
-from kachery_p2p.node.link import Link, Stream
+from kachery_p2p.node.link import Link
 from kachery_p2p.node.node import Node
+from kachery_p2p.node.stream import Stream
 from kachery_p2p.protocol.errors import InternalError, KacheryError
 from kachery_p2p.protocol.limits import CIRCUIT_CREDIT
 from kachery_p2p.protocol.methods import FILE_OPEN, FILE_READ, FileOpen, FileRead

@@ -1,0 +1,175 @@
+"""How a link to somebody comes about: the roads to a member, tried from the best to the last.
+
+Over an existing link; directly, if the member has an address; else through a proxy, as a circuit. And
+the other end of that: a circuit that a proxy brings is accepted here. Links that were made on demand
+are closed again when nobody has used them for a while.
+
+A road that failed is remembered for a minute: a bad address is not tried again, a bad proxy is tried
+last. That is only an order of trying, so a lie about a road costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable
+from typing import Protocol
+
+from kachery_p2p.protocol.errors import KacheryError, NotAMember, Unreachable
+from kachery_p2p.protocol.limits import CIRCUIT_CREDIT, IDLE_CIRCUIT_SECONDS, MAX_BAD_ROADS
+from kachery_p2p.protocol.methods import CIRCUIT, CIRCUIT_IN, CircuitTo
+
+from .circuit import CircuitTransport
+from .link import Link
+from .network import Network
+from .stream import Stream
+from .transport import Transport
+
+_RETRY_SECONDS = 60.0
+"""How long a road that failed is remembered as bad."""
+_DIRECT_SECONDS = 3.0
+"""How long a direct attempt may take before the proxy is used instead."""
+
+
+class Roads(Protocol):
+    """How transports are made: real sockets, or the simulator's."""
+
+    async def dial(self, url: str) -> Transport: ...
+
+
+class BadRoads:
+    """What failed lately. ``now`` is in seconds of any clock that never goes back."""
+
+    def __init__(self) -> None:
+        self._until: OrderedDict[Hashable, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._until)
+
+    def add(self, road: Hashable, now: float) -> None:
+        """Remember it; of more than ``MAX_BAD_ROADS``, the oldest are forgotten."""
+        self._until[road] = now + _RETRY_SECONDS
+        self._until.move_to_end(road)
+        while len(self._until) > MAX_BAD_ROADS:
+            self._until.popitem(last=False)
+
+    def forgive(self, road: Hashable) -> None:
+        """It has been seen to work."""
+        self._until.pop(road, None)
+
+    def is_bad(self, road: Hashable, now: float) -> bool:
+        return self._until.get(road, now) > now
+
+
+class Reach:
+    def __init__(self, network: Network, roads: Roads) -> None:
+        self.roads = roads
+        self._network = network
+        self._kept: set[Link] = set()
+        self._reaching: dict[tuple[str, bytes], asyncio.Task[Link]] = {}
+        self._bad_urls = BadRoads()
+        self._bad_proxies = BadRoads()
+        network.on_lost.append(self._kept.discard)
+        network.on_stream_of(CIRCUIT_IN, CircuitTo, self._on_circuit)
+
+    async def connect(self, url: str, expected: str | None) -> Link:
+        """Dial an address and make a link; with ``expected``, to that node or nobody."""
+        transport = await self.roads.dial(url)
+        return await self._network.attend(transport, initiator=True, expected=expected)
+
+    def keep(self, link: Link) -> None:
+        """A link to a bootstrap node stays although nobody uses it."""
+        if link.closed_by is None:
+            self._kept.add(link)
+
+    async def to(
+        self, node: str, channel: bytes, *, urls: Iterable[str] = (), relays: Iterable[str] = ()
+    ) -> Link:
+        """A live link to a member: an existing one, a direct one, or one through a proxy.
+
+        ``relays`` are the proxies that say it is connected to them; without any, all are tried.
+
+        Raises:
+            Unreachable: with what was tried.
+        """
+        existing = self._network.links_to(node, channel)
+        if existing:
+            return existing[0]
+        key = (node, channel)
+        task = self._reaching.get(key)
+        if task is None:
+            task = self._network.spawn(
+                self._make(node, channel, tuple(urls), frozenset(relays)), name="reach"
+            )
+            self._reaching[key] = task
+            task.add_done_callback(lambda _: self._reaching.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _make(
+        self, node: str, channel: bytes, urls: tuple[str, ...], relays: frozenset[str]
+    ) -> Link:
+        loop = asyncio.get_running_loop()
+        tried: list[str] = []
+        for url in urls:
+            if self._bad_urls.is_bad(url, loop.time()):
+                continue
+            try:
+                async with asyncio.timeout(_DIRECT_SECONDS):
+                    return await self.connect(url, node)
+            except (KacheryError, TimeoutError) as error:
+                self._bad_urls.add(url, loop.time())
+                tried.append(f"directly at {url}: {error or 'no answer'}")
+        for proxy in self._ordered(self._network.proxies_on(channel), relays):
+            try:
+                link = await self._through(proxy, node, channel)
+            except KacheryError as error:
+                tried.append(f"through {proxy.peer[:8]}: {error}")
+                if not isinstance(error, Unreachable):  # that one only says where the member is not
+                    self._bad_proxies.add(proxy.peer, loop.time())
+            else:
+                self._bad_proxies.forgive(proxy.peer)
+                return link
+        raise Unreachable(
+            what=f"node {node[:8]}", reason="; ".join(tried) or "no proxy is connected"
+        )
+
+    def _ordered(self, proxies: list[Link], relays: frozenset[str]) -> list[Link]:
+        now = asyncio.get_running_loop().time()
+        return sorted(
+            proxies,
+            key=lambda link: (
+                self._bad_proxies.is_bad(link.peer, now),
+                link.peer not in relays,
+                link.rtt or 1.0,
+            ),
+        )
+
+    async def _through(self, proxy: Link, node: str, channel: bytes) -> Link:
+        stream = proxy.open(
+            CIRCUIT, {"channel": channel, "node": bytes.fromhex(node)}, credit=CIRCUIT_CREDIT
+        )
+        transport = CircuitTransport(stream, f"{node[:8]} via {proxy.peer[:8]}")
+        return await self._network.attend(transport, initiator=True, expected=node, via=proxy.peer)
+
+    async def _on_circuit(self, link: Link, stream: Stream, params: CircuitTo) -> None:
+        """A proxy says that a member wants to talk to us."""
+        network = self._network
+        network.require_shared(link, params.channel)
+        network.book.require(params.channel, node_id=link.peer, role="proxy", side="provider")
+        source = params.node.hex()
+        if not network.is_member(params.channel, source):
+            raise NotAMember(node=source, peer=network.context.node_id[:8])
+        stream.grant(CIRCUIT_CREDIT)
+        transport = CircuitTransport(stream, f"{source[:8]} via {link.peer[:8]}")
+        inner = await network.attend(transport, initiator=False, expected=source, via=link.peer)
+        await inner.closed.wait()
+
+    def sweep(self) -> None:
+        """Close on-demand links that nobody has used for a while."""
+        for link in list(self._network.links):
+            if (
+                link.initiator
+                and link not in self._kept
+                and link.idle_seconds > IDLE_CIRCUIT_SECONDS
+            ):
+                link.close(Unreachable(what=link.peer[:8], reason="the link was idle"))
