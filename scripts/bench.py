@@ -250,7 +250,9 @@ class Bench:
             if nginx is not None:
                 nginx.stop()
         file.unlink()
-        self.add(Row("load_file, direct: encrypted, verified, synced", direct, "MB/s", ">= 350 asked"))
+        self.add(
+            Row("load_file, direct: encrypted, verified, synced", direct, "MB/s", ">= 350 asked")
+        )
         self.add(Row("load_file, through the proxy", relayed, "MB/s"))
         ratios = [a / b for a, b in zip(relayed, direct, strict=True)]
         self.add(Row("proxy / direct", ratios, "x", ">= 0.4 asked"))

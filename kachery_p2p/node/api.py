@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kachery_p2p.local.framed import FramedSocket
+from kachery_p2p.local.places import PORT_VARIABLE
 from kachery_p2p.protocol import local
 from kachery_p2p.protocol.errors import (
     BadInput,
@@ -329,7 +330,11 @@ class LocalServer:
             sock.bind(("127.0.0.1", port))
         except OSError as error:
             sock.close()
-            raise DaemonAlreadyRunning(reason=f"port {port}: {error.strerror}") from error
+            raise BadInput(
+                what=f"--api-port {port}",
+                reason=f"{(error.strerror or str(error)).lower()}; stop what uses it, or choose "
+                f"another port (clients find it by {PORT_VARIABLE})",
+            ) from error
         port = sock.getsockname()[1]
         self._token = self.node.context.random_bytes(32).hex()
         path = self.node.config.runtime_dir / f"api-{port}.token"

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 from collections import Counter
 
+from kachery_p2p.protocol import mux
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import (
     AccessDenied,
@@ -26,24 +27,54 @@ from kachery_p2p.protocol.errors import (
     ProtocolViolation,
     Unreachable,
 )
-from kachery_p2p.protocol.limits import CIRCUIT_CREDIT, MAX_CIRCUITS_PER_NODE
+from kachery_p2p.protocol.limits import CIRCUIT_CREDIT, CIRCUIT_CREDIT_BATCH, MAX_CIRCUITS_PER_NODE
 from kachery_p2p.protocol.methods import CIRCUIT, CIRCUIT_IN, CircuitTo
+from kachery_p2p.protocol.pace import Pace
 
 from .link import Link
 from .network import Network
 from .stream import Stream
 
+_FIRST_RTT = 0.1
+"""Seconds; until the road has been measured."""
+
 
 class CircuitTransport:
-    """One end of a circuit as a transport for a session."""
+    """One end of a circuit as a transport for a session.
+
+    A circuit is first in, first out, so what is under way in it is bounded by
+    :class:`~kachery_p2p.protocol.pace.Pace`: control frames must not wait behind seconds of bulk.
+    """
 
     def __init__(self, stream: Stream, name: str) -> None:
         self.name = name
         self._stream = stream
         self._owed = 0
+        self._pace = Pace(CIRCUIT_CREDIT, asyncio.get_running_loop().time())
+        self._rtt = _FIRST_RTT
+        self._probe: float | None = None
+        stream.credit_batch = CIRCUIT_CREDIT_BATCH
+
+    @property
+    def rate(self) -> float:
+        # Unknown at first: begin with short frames.
+        return max(self._pace.rate, 1.0)
 
     async def send(self, message: Buffer) -> None:
+        loop = asyncio.get_running_loop()
+        size = mux.cost_of(len(message))
+        while not self._stream.ended:
+            outstanding = CIRCUIT_CREDIT - self._stream.credit
+            if outstanding <= 0:
+                self._probe = loop.time()
+            if self._pace.allows(size, outstanding, self._rtt, loop.time()):
+                break
+            await self._stream.more_credit()
+            if self._probe is not None:
+                self._rtt = min(self._rtt, loop.time() - self._probe)
+                self._probe = None
         await self._stream.send(None, message, opaque=True)
+        self._pace.sent(size)
 
     async def receive(self) -> Buffer:
         if self._owed:
@@ -105,6 +136,7 @@ class Relay:
         other.set_group(source)
         stream.set_group(target)
         stream.grant(CIRCUIT_CREDIT)
+        stream.credit_batch = other.credit_batch = CIRCUIT_CREDIT_BATCH
         self._circuits[stream] = (wanted.channel, source, target)
         self._per_node[source] += 1
         try:

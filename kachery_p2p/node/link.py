@@ -355,6 +355,12 @@ class Link:
         self._writer.wake()
         return True
 
+    def credit(self, number: int) -> int:
+        return self._mux.credit(number)
+
+    def await_credit(self, number: int) -> None:
+        self._mux.await_credit(number)
+
     def grant(self, number: int, credit: int) -> None:
         self._mux.grant(number, credit)
         self._writer.wake()

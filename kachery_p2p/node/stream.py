@@ -28,6 +28,12 @@ class Carrier(Protocol):
     def send_on(self, number: int, meta: Any, body: Buffer | None, *, opaque: bool) -> bool:
         """Queue a frame, unless credit or room is lacking: False then; ``on_room`` follows."""
 
+    def credit(self, number: int) -> int:
+        """Bytes that may be sent now."""
+
+    def await_credit(self, number: int) -> None:
+        """Call ``on_room`` when more credit comes, although there is some."""
+
     def grant(self, number: int, credit: int) -> None:
         """Let the peer send ``credit`` bytes more."""
 
@@ -48,6 +54,8 @@ class Stream:
         self.number = number
         self.ended = False
         self.error: KacheryError | None = None
+        self.credit_batch = STREAM_CREDIT // 8
+        """Bytes dealt with for which credit goes back at once: not a frame for each frame."""
         self._link = link
         self._inbox: deque[tuple[Any, Body, int]] = deque()
         self._ready = asyncio.Event()
@@ -71,6 +79,18 @@ class Stream:
             await self._room.wait()
         raise self.error or LinkClosed(peer=self.peer[:8], reason="the stream has ended")
 
+    @property
+    def credit(self) -> int:
+        """Bytes that may be sent now."""
+        return self._link.credit(self.number)
+
+    async def more_credit(self) -> None:
+        """Wait until credit comes, or the stream ends."""
+        if not self.ended:
+            self._room.clear()
+            self._link.await_credit(self.number)
+            await self._room.wait()
+
     async def receive(self) -> tuple[Any, Body, int] | None:
         """The next (meta, body, cost), or None at a good end.
 
@@ -89,9 +109,9 @@ class Stream:
         return self._inbox.popleft()
 
     def done(self, cost: int) -> None:
-        """Give credit back. Batched, so that credit does not cost a frame for each frame."""
+        """Give credit back, in batches of ``credit_batch``."""
         self._owed += cost
-        if self._owed >= STREAM_CREDIT // 8 and not self.ended:
+        if self._owed >= self.credit_batch and not self.ended:
             self._link.grant(self.number, self._owed)
             self._owed = 0
 

@@ -51,6 +51,10 @@ class Transport(Protocol):
 
     name: str
 
+    @property
+    def rate(self) -> float | None:
+        """Bytes per second, if the transport knows better than who sends over it; else None."""
+
     async def send(self, message: Buffer) -> None: ...
 
     async def receive(self) -> Buffer: ...
@@ -60,6 +64,8 @@ class Transport(Protocol):
 
 class WebSocketTransport:
     """A WebSocket connection, dialled or accepted. Text messages are refused."""
+
+    rate = None
 
     def __init__(self, connection: ClientConnection | ServerConnection, name: str) -> None:
         self.name = name
@@ -250,5 +256,6 @@ async def listen(
         )
     except OSError as error:
         raise BadInput(
-            what=f"--listen {host}:{port}", reason=error.strerror or str(error)
+            what=f"--listen {host}:{port}",
+            reason=f"{error.strerror or error}; give an address of this computer and a free port",
         ) from error

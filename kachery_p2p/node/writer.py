@@ -11,10 +11,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from kachery_p2p.protocol import pace
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import InternalError, to_wire
 from kachery_p2p.protocol.frames import SEALED_TAIL, Data, Failure, Frame, Response
-from kachery_p2p.protocol.limits import BULK_FRAME_SECONDS, MAX_BODY, MIN_BODY
+from kachery_p2p.protocol.limits import MIN_BODY
 from kachery_p2p.protocol.mux import Mux
 from kachery_p2p.protocol.session import Seal, Session
 
@@ -60,11 +61,8 @@ class Writer:
     @property
     def bulk_bytes(self) -> int:
         """How long a bulk frame should be for this link's speed (a power of two)."""
-        size = MAX_BODY
-        wanted = self._rate * BULK_FRAME_SECONDS
-        while self._rate and size > wanted and size > MIN_BODY:
-            size //= 2
-        return size
+        rate = self._transport.rate
+        return pace.bulk_bytes(self._rate if rate is None else rate)
 
     async def run(self) -> None:
         """Send until :meth:`end`, or until the transport fails."""

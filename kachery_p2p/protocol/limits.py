@@ -59,6 +59,8 @@ CIRCUIT_CREDIT: Final = 4 * MIB
 """Bytes of one circuit, each way, that a proxy holds at most: its whole memory for that user."""
 CIRCUIT_WINDOW_LEAST: Final = 256 * KIB
 """Bytes that an end of a circuit may always have under way, however slow the road."""
+CIRCUIT_CREDIT_BATCH: Final = 32 * KIB
+"""Bytes of a circuit that are forwarded before their credit goes back: finer than the window."""
 QUEUE_SECONDS: Final = 0.2
 """Seconds of bulk that an end of a circuit lets queue on the way: a control frame waits so long."""
 FRAME_OVERHEAD: Final = 64

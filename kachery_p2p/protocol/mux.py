@@ -229,6 +229,17 @@ class Mux:
         stream.starved = True
         return False
 
+    def credit(self, number: int) -> int:
+        """Bytes of cost that may be sent on a stream now; 0 if it has ended."""
+        stream = self._streams.get(number)
+        return stream.send_credit if stream is not None else 0
+
+    def await_credit(self, number: int) -> None:
+        """Whatever credit comes next for a stream is to be told, as ``Writable``."""
+        stream = self._streams.get(number)
+        if stream is not None:
+            stream.starved = True
+
     def send(
         self, number: int, meta: Any, body: Buffer | None = None, *, opaque: bool = False
     ) -> None:

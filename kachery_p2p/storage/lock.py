@@ -15,14 +15,14 @@ from kachery_p2p.protocol.errors import StorageInUse
 from .paths import LOCK_FILE
 
 
-def lock_folder(root: Path, name: str = LOCK_FILE) -> int:
+def lock_folder(root: Path, name: str = LOCK_FILE, mode: int = 0o644) -> int:
     """The descriptor that holds the lock of ``root``, a file in it, until it is closed.
 
     Raises:
         StorageInUse: another one holds it.
         OSError: the lock file cannot be made.
     """
-    fd = os.open(root / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = os.open(root / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(fd, 0)

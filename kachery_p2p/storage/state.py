@@ -97,7 +97,7 @@ class StateDB:
         self._lock_fd = -1
         try:
             with self._errors():
-                self._lock_fd = lock_folder(path.parent, STATE_LOCK_FILE)
+                self._lock_fd = lock_folder(path.parent, STATE_LOCK_FILE, 0o600)
                 # Owners' keys lie in it. SQLite gives its other files the same mode.
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
                 # No isolation level: transactions begin and end in transaction() and nowhere else.

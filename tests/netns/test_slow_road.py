@@ -20,7 +20,7 @@ pytestmark = [
 STORE = """
 import json, os
 import kachery_p2p as kc
-print(json.dumps([kc.store_bytes(os.urandom(20_000_000))] +
+print(json.dumps([kc.store_bytes(os.urandom(21_000_000))] +
                  [kc.store_bytes(os.urandom(1000)) for _ in range(40)]))
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ class FakeProxy:
     closed_by: Any = None
 
     def open(self, *args: Any, **options: Any) -> Any:
-        return object()
+        return SimpleNamespace()
 
 
 @dataclass

@@ -99,10 +99,9 @@ def test_on_a_port_in_use(node: Daemon, other: Daemon, option: str) -> None:
         port = str(taken.getsockname()[1])
         value = f"127.0.0.1:{port}" if option == "--listen" else port
         code, _, sentence = refused(other, option, value)
-    assert code == {"--listen": "bad-input", "--api-port": "daemon-already-running"}[option]
-    assert port in sentence
-    assert "address already in use" in sentence.lower()
-    assert option in sentence or "another" in sentence or "daemon stop" in sentence
+    assert code == "bad-input"
+    for part in (f"{option} {value}", "already in use", "port"):
+        assert part in sentence.lower()
     undisturbed(node)
     startable(other)
 
@@ -115,6 +114,7 @@ def test_with_an_address_at_which_it_cannot_listen(other: Daemon, address: str) 
     assert code == "bad-input"
     assert address in sentence
     assert "--listen" in sentence
+    assert "HOST:PORT" in sentence or "free port" in sentence
 
 
 @pytest.mark.parametrize(

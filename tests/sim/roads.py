@@ -51,6 +51,7 @@ class End:
 
     def __init__(self, roads: Roads, host: Host, serial: int) -> None:
         self.name = ""
+        self.rate: float | None = None
         self.host = host
         self.serial = serial
         self.other: End
