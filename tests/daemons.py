@@ -92,9 +92,10 @@ class Daemon:
         self, *arguments: str, check: bool = True, stdin: str | None = None, **env: str
     ) -> subprocess.CompletedProcess[str]:
         """Run ``kachery-p2p ARGUMENTS`` with its environment; ``env`` is added to that."""
+        prefix = self._prefix if arguments[:2] == ("daemon", "start") else []
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "kachery_p2p.cli", *arguments],
+                [*prefix, sys.executable, "-m", "kachery_p2p.cli", *arguments],
                 env={**self.env, **env},
                 cwd=self.home,
                 text=True,
