@@ -26,7 +26,7 @@ from kachery_p2p.protocol.session import SealedBody
 from kachery_p2p.storage.partials import Partial
 
 from .context import Context
-from .workers import open_on_disk
+from .workers import InOrder, open_on_disk
 
 Part = tuple[int, int | None]
 """A byte range [start, stop) that a caller waits for; None is the file's end."""
@@ -47,6 +47,7 @@ class Content:
         self._plan = Plan(0, 1)
         self._channels: set[bytes] = set()
         self._lock = asyncio.Lock()
+        self._writes = InOrder(context.workers, self._lock)
         self._syncing: asyncio.Task[None] | None = None
 
     # --- what is here ------------------------------------------------------------------------
@@ -152,15 +153,13 @@ class Content:
         assert partial is not None
 
         def work() -> None:
-            # Decrypt, verify and write in one visit to a worker: each visit costs the loop time.
             data = body.open()
             if partial.kind == "tree":
                 partial.write_blocks(piece.offset, data, piece.proof, source)
             else:
                 partial.append(piece.offset, data, source)
 
-        async with self._lock:
-            await self._context.workers.disk(work)
+        await self._writes.run(work)
         self._plan.advance(ticket, piece.offset + len(body))
 
     def sync_if_due(self) -> None:
@@ -234,6 +233,7 @@ class Content:
 
     async def close(self) -> None:
         """Leave what was verified for the next download to go on with."""
+        await self._writes.wait()
         if self._syncing is not None:
             with contextlib.suppress(KacheryError, asyncio.CancelledError):
                 await asyncio.shield(self._syncing)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Generic, ParamSpec, Protocol, TypeVar
@@ -22,6 +23,8 @@ R = TypeVar("R")
 C = TypeVar("C", bound=Closable)
 
 CIPHER_THREADS = 2
+_PIECES_PER_VISIT = 64
+"""After so many pieces of one download others get the lock, such as a reader of a part."""
 DISK_THREADS = 8
 """Small stores each wait for a sync of their own; eight overlap."""
 
@@ -97,3 +100,57 @@ async def _run(pool: Executor, function: Callable[P, R], *args: P.args, **kwargs
     if kwargs:
         return await loop.run_in_executor(pool, lambda: function(*args, **kwargs))
     return await loop.run_in_executor(pool, function, *args)
+
+
+class InOrder:
+    """Blocking work done one piece after another, as many pieces as wait in one visit to a worker.
+
+    Each visit costs a hand-over between threads, which takes as long as the work when the cores are
+    busy. ``lock`` is held during a visit. Work whose caller is cancelled is done all the same.
+    """
+
+    def __init__(self, workers: Workers, lock: asyncio.Lock) -> None:
+        self._workers = workers
+        self._lock = lock
+        self._waiting: deque[tuple[Callable[[], None], asyncio.Future[None]]] = deque()
+        self._visits: asyncio.Task[None] | None = None
+
+    async def run(self, work: Callable[[], None]) -> None:
+        """Do ``work`` after what came before it. Raises what it raises."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((work, future))
+        if self._visits is None or self._visits.done():
+            self._visits = asyncio.create_task(self._visit())
+        await future
+
+    async def wait(self) -> None:
+        """Until nothing waits and nothing runs."""
+        if self._visits is not None:
+            await asyncio.wait([self._visits])
+
+    async def _visit(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            async with self._lock:
+                await self._workers.disk(self._work_off, loop)
+
+    def _work_off(self, loop: asyncio.AbstractEventLoop) -> None:
+        for _ in range(_PIECES_PER_VISIT):
+            if not self._waiting:
+                return
+            work, future = self._waiting.popleft()
+            outcome: BaseException | None = None
+            try:
+                work()
+            except BaseException as error:  # whatever it is, it is for who waits for this piece
+                outcome = error
+            loop.call_soon_threadsafe(_settle, future, outcome)
+
+
+def _settle(future: asyncio.Future[None], outcome: BaseException | None) -> None:
+    if future.done():
+        return
+    if outcome is None:
+        future.set_result(None)
+    else:
+        future.set_exception(outcome)

@@ -190,7 +190,7 @@ def test_where_the_file_system_clones_the_clone_is_hashed(store, tmp_path, monke
         os.pwrite(source, bytes(1000), 0)
         return True
 
-    monkeypatch.setattr(sources, "_clone", clone)
+    monkeypatch.setattr(sources, "clone", clone)
     path = tmp_path / "source"
     path.write_bytes(data)
     with open(path, "r+b") as file:
