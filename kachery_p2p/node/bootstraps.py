@@ -27,6 +27,8 @@ class Bootstrap:
     url: str
     node: str
     state: str = "connecting"
+    trying: bool = True
+    """An attempt is under way, or about to be."""
     error: str = ""
     code: str = ""
 
@@ -38,8 +40,6 @@ class Bootstraps:
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._hurry = asyncio.Event()
         self.status: dict[tuple[str, str], Bootstrap] = {}
-        self.settled = asyncio.Event()
-        """Set while no address is on its first attempt."""
 
     def refresh(self) -> None:
         """Follow the channel documents; also retries at once whatever is waiting."""
@@ -59,30 +59,27 @@ class Bootstraps:
             self.status[key] = Bootstrap(*key)
             self._tasks[key] = self._network.spawn(self._keep(*key), name=f"keep {key[0]}")
         self.hurry()
-        self._settle()
 
     def hurry(self) -> None:
         """Somebody needs the network now: do not wait out the backoff."""
-        if any(status.state != "connected" for status in self.status.values()):
+        waiting = [status for status in self.status.values() if status.state == "waiting"]
+        for status in waiting:
+            status.trying = True
+        if waiting:
             self._hurry.set()
             self._hurry = asyncio.Event()
-
-    def _settle(self) -> None:
-        if any(status.state == "connecting" for status in self.status.values()):
-            self.settled.clear()
-        else:
-            self.settled.set()
 
     async def _keep(self, url: str, node: str) -> None:
         status = self.status[url, node]
         backoff = Backoff(RECONNECT_FIRST, RECONNECT_MOST, self._network.context.random)
         loop = asyncio.get_running_loop()
         while True:
+            status.trying = True
             try:
                 link = await self._reach.connect(url, node)
                 self._reach.keep(link)
                 status.state, status.error, status.code = "connected", "", ""
-                self._settle()
+                status.trying = False
                 since = loop.time()
                 await link.closed.wait()
                 if loop.time() - since > _STEADY_SECONDS:
@@ -91,11 +88,10 @@ class Bootstraps:
                     raise link.closed_by
             except KacheryError as error:
                 status.state, status.error, status.code = "waiting", str(error), error.code
+                status.trying = False
                 self._network.context.warn(f"{url}: {error}")
-            self._settle()
             try:
                 async with asyncio.timeout(backoff.next()):
                     await self._hurry.wait()
             except TimeoutError:
                 pass
-            # Only the first attempt counts as connecting: later ones must not delay look-ups.

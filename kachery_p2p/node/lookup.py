@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +31,7 @@ from kachery_p2p.protocol.methods import WHO_HAS, Holders, NodeInfo
 from kachery_p2p.protocol.plan import Holder, rank
 
 from .availability import Availability
-from .bootstraps import Bootstraps
+from .bootstraps import Bootstrap, Bootstraps
 from .link import Link
 from .network import Network
 
@@ -282,13 +281,14 @@ class Lookup:
         deadline = asyncio.get_running_loop().time() + LINK_GRACE_SECONDS
         self._bootstraps.hurry()
         while not proxies and asyncio.get_running_loop().time() < deadline:
-            if not self._wants(channel):
+            # A proxy that has just refused, or that serves other channels only, is not waited for.
+            if not any(status.trying for status in self._wants(channel)):
                 break
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.02)
             proxies = self._network.proxies_on(channel)
         return proxies
 
-    def _wants(self, channel: bytes) -> Iterable[object]:
+    def _wants(self, channel: bytes) -> list[Bootstrap]:
         return [
             status
             for status in self._bootstraps.status.values()
@@ -299,8 +299,7 @@ class Lookup:
         ]
 
     def _why(self, channel: bytes) -> str:
-        status: Any
         for status in self._wants(channel):
             if status.error:
-                return str(status.error)
+                return status.error
         return "none of its bootstrap nodes is connected"
