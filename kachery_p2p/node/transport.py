@@ -44,6 +44,15 @@ _UNSENT_BYTES = 256 * KIB
 _CLOSE_SECONDS = 2.0
 _QUEUE = (16, 4)
 """Received WebSocket messages that wait for the reader: at most 16, read on again at 4."""
+_BOTH_ENDS: dict[str, Any] = {
+    "subprotocols": [SUBPROTOCOL],
+    "compression": None,  # records are encrypted: nothing in them can be compressed
+    "max_size": MAX_RECORD,
+    "max_queue": _QUEUE,
+    "ping_interval": None,  # links have pings of their own, in their sessions
+    "close_timeout": _CLOSE_SECONDS,
+}
+"""How we use a WebSocket, whichever end we are."""
 
 
 class Transport(Protocol):
@@ -125,13 +134,8 @@ async def dial(url: str, *, tls: ssl.SSLContext | None = None) -> WebSocketTrans
     try:
         connection = await connect(
             url,
-            subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]  # a NewType of str
-            compression=None,
-            max_size=MAX_RECORD,
-            max_queue=_QUEUE,
-            ping_interval=None,
+            **_BOTH_ENDS,
             open_timeout=DIAL_SECONDS,
-            close_timeout=_CLOSE_SECONDS,
             user_agent_header=None,
             **options,
         )
@@ -242,13 +246,8 @@ async def listen(
             handler,
             host,
             port,
-            subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]  # a NewType of str
-            compression=None,
-            max_size=MAX_RECORD,
-            max_queue=_QUEUE,
-            ping_interval=None,
+            **_BOTH_ENDS,
             open_timeout=HANDSHAKE_SECONDS,
-            close_timeout=_CLOSE_SECONDS,
             server_header=None,
             create_connection=Connection,
             ssl=tls,
