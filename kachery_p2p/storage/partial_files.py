@@ -15,7 +15,8 @@ from kachery_p2p.protocol import tree
 
 from . import paths
 from .blobs import BlobStore
-from .disk import create, disk_errors, make_folders, remove, sync_folder
+from .direct import DirectFile
+from .disk import Buffer, create, disk_errors, make_folders, remove, sync_folder
 from .partial_map import PartialMap
 
 _WHAT: Final = "a download"
@@ -36,6 +37,7 @@ class PartialFiles:
         self.durable = store.durable
         self.data = self.tree = -1
         self._map: PartialMap | None = None
+        self._writer: DirectFile | None = None
         tree_size = tree.flat_size(units) if what["kind"] == "tree" else 0
         try:
             with disk_errors(_WHAT, self.data_path):
@@ -79,6 +81,12 @@ class PartialFiles:
         assert self._map is not None
         return self._map
 
+    def write(self, data: Buffer, offset: int) -> None:
+        """Write data. Raises OSError."""
+        if self._writer is None:
+            self._writer = DirectFile(self.data_path, self.data)
+        self._writer.write(data, offset)
+
     def sync_data(self) -> None:
         """Make data and hashes durable; the marks are not touched."""
         if self.durable:
@@ -115,6 +123,9 @@ class PartialFiles:
 
     def close(self) -> None:
         """Close all descriptors; a second time does nothing."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
         for fd in (self.data, self.tree):
             if fd >= 0:
                 os.close(fd)

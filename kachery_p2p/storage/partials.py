@@ -218,7 +218,7 @@ class Partial:
             raise self._corrupt(offset, stop, source) from error
         with disk_errors(_WHAT, self._files.data_path):
             self._write_nodes(nodes)
-            pwrite_all(self._files.data, view, offset)
+            self._files.write(view, offset)
         new = self._mark(first, first + len(leaves))
         self._hash_along(offset, view)
         return new
@@ -256,7 +256,7 @@ class Partial:
         if offset != self._map.watermark:
             raise BadInput(what="bytes", reason=f"{offset} is not {self._map.watermark}")
         with disk_errors(_WHAT, self._files.data_path):
-            pwrite_all(self._files.data, view, offset)
+            self._files.write(view, offset)
         with self._lock:
             self._map.watermark += len(view)
             self._unsynced += len(view)
@@ -271,7 +271,7 @@ class Partial:
         elif offset != start + count:
             raise BadInput(what="bytes", reason=f"{offset} is not {start + count}")
         with disk_errors(_WHAT, self._files.data_path):
-            pwrite_all(self._files.data, part, offset)
+            self._files.write(part, offset)
         sha1.update(part)
         self._running[unit] = (count + len(part), sha1)
         if offset + len(part) == stop:

@@ -19,6 +19,7 @@ from typing import Final
 from kachery_p2p.protocol.errors import BadInput, Cancelled
 from kachery_p2p.protocol.limits import MIB
 
+from .direct import aligned_buffer
 from .disk import disk_errors
 from .writer import ContentWriter
 
@@ -79,7 +80,7 @@ def _feed(
     written: bool = False,
 ) -> None:
     length = PIECE if size is None else min(PIECE, size)
-    buffers = [memoryview(bytearray(length)), memoryview(bytearray(length))]
+    buffers = [aligned_buffer(length), aligned_buffer(length)]
     at = 0
     while size is None or at < size:
         if cancelled():
@@ -92,7 +93,7 @@ def _feed(
                 break
             filled += count
         if filled:
-            writer.feed(view[:filled], written=written)
+            writer.feed(view[:filled], written=written, aligned=True)
         at += filled
         if filled < len(view):
             break

@@ -19,7 +19,8 @@ from kachery_p2p.protocol.errors import BadInput, StorageDamaged
 from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK, MAX_FILE
 from kachery_p2p.protocol.manifest import TREE_ALGORITHM, Manifest, Tree
 
-from .disk import Buffer, create, disk_errors, remove, temporary_path, write_all
+from .direct import DirectFile
+from .disk import Buffer, create, disk_errors, remove, temporary_path
 from .hashing import ContentHasher
 from .treefile import TreeBuilder
 
@@ -58,6 +59,7 @@ class ContentWriter:
         if keep:
             with disk_errors(_WHAT, self.path):
                 self.fd = create(self.path)
+        self._file = DirectFile(self.path, self.fd)
 
     @property
     def size(self) -> int:
@@ -74,18 +76,22 @@ class ContentWriter:
         self.feed(data)
         self._hasher.settle()
 
-    def feed(self, data: Buffer, *, written: bool = False) -> None:
-        """Like :meth:`write`, but ``data`` is read until the next call. ``written``: only hash."""
+    def feed(self, data: Buffer, *, written: bool = False, aligned: bool = False) -> None:
+        """Like :meth:`write`, but ``data`` is read until the next call.
+
+        ``written``: only hash. ``aligned``: ``data`` begins where a page of memory begins.
+        """
         self._check_open()
         try:
             self._hasher.settle()
             self.tree.add(self._hasher.take_leaves())
             if self._hasher.size + len(data) > MAX_FILE:
                 raise BadInput(what=_WHAT, reason=f"it has more than {MAX_FILE} bytes")
+            start = self._hasher.size
             self._hasher.feed(data)
             if self.fd >= 0 and not written:
                 with disk_errors(_WHAT, self.path):
-                    write_all(self.fd, data)
+                    self._file.write(data, start, aligned=aligned)
         except BaseException:
             self.abort()
             raise
@@ -109,6 +115,7 @@ class ContentWriter:
         self._open = False
         self._hasher.settle()
         self.tree.abort()
+        self._file.close()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -94,8 +96,19 @@ def capture_proxy(monkeypatch: pytest.MonkeyPatch, node: Any) -> list[bytes]:
     return seen
 
 
+async def link(node: Any, path: Path) -> str:
+    """Link a file of the user's, as the local API does."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        stored = await node.context.workers.disk(node.store.link_fd, fd, path)
+    finally:
+        os.close(fd)
+    node.announcer.provide(stored.sha1)
+    return str(stored.sha1)
+
+
 async def test_neither_the_wire_nor_the_proxy_sees_content_names_or_secrets(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async with laboratory(channel=False) as lab:
         inside = capture_proxy(monkeypatch, lab["P"])
@@ -110,6 +123,13 @@ async def test_neither_the_wire_nor_the_proxy_sees_content_names_or_secrets(
             assert manifest is not None
             await lab.load("B", sha1, manifest)
             await lab.load("B", small)
+            # A file whose name the node itself knows, since it is linked where it lies.
+            named = tmp_path / "surgery-of-patient-42.dat"
+            named.write_bytes(b"named and confidential " * 5000)
+            linked = await link(lab["A"], named)
+            await lab.announced("A", "lab")
+            await lab.load("B", linked)
+            assert lab.bytes_of("B", linked) == named.read_bytes()
             assert lab.bytes_of("B", sha1) == data
             manifest_text = lab.bytes_of("B", manifest)
             secret = lab["A"].context.book.secret(key)
@@ -129,9 +149,10 @@ async def test_neither_the_wire_nor_the_proxy_sees_content_names_or_secrets(
         needles = {
             "content": [data[at : at + WINDOW] for at in samples] + [b"confidential"],
             "small content": [b"a small but very confidential file"],
+            "a file's label": [b"surgery-of-patient-42", b"surgery"],
             "file hashes": [
                 form(name)
-                for name in (sha1, small, manifest)
+                for name in (sha1, small, manifest, linked)
                 for form in (str.encode, bytes.fromhex)
             ],
             "manifest": [manifest_text[at : at + WINDOW] for at in range(0, 400, 50)],
