@@ -10,6 +10,15 @@ has an event loop, ``await kc.aload_npy(uri)``. Errors are in :mod:`kachery_p2p.
 """
 
 from kachery_p2p._version import __version__
+from kachery_p2p.client.feeds import (
+    Feed,
+    acreate_feed,
+    adelete_feed,
+    aget_feed_id,
+    alist_feeds,
+    aload_feed,
+    aload_subfeed,
+)
 from kachery_p2p.client.files import (
     afind_file,
     alink_file,
@@ -44,6 +53,7 @@ from kachery_p2p.client.nodes import (
     aset,
     astop_node,
 )
+from kachery_p2p.client.subfeeds import Subfeed
 from kachery_p2p.client.sync import (
     channel_add_node,
     channel_create,
@@ -53,18 +63,24 @@ from kachery_p2p.client.sync import (
     channel_remove_node,
     channel_set_roles,
     channel_show,
+    create_feed,
     delete,
+    delete_feed,
     find_file,
     get,
     get_channels,
+    get_feed_id,
     get_node_id,
     get_string,
     link_file,
+    list_feeds,
     load_bytes,
+    load_feed,
     load_file,
     load_json,
     load_npy,
     load_pkl,
+    load_subfeed,
     load_text,
     node_info,
     set,
@@ -75,10 +91,13 @@ from kachery_p2p.client.sync import (
     store_npy,
     store_pkl,
     store_text,
+    watch_for_new_messages,
 )
 from kachery_p2p.client.temporary import TemporaryDirectory
+from kachery_p2p.client.watches import awatch_for_new_messages
 from kachery_p2p.protocol import errors
 from kachery_p2p.protocol.errors import KacheryError
+from kachery_p2p.protocol.signed_message import check_signed_message
 from kachery_p2p.protocol.uri import KacheryUri, build_uri, parse_uri
 
 # The names of before, for the same functions.
@@ -86,8 +105,10 @@ store_object, astore_object = store_json, astore_json
 load_object, aload_object = load_json, aload_json
 
 __all__ = [
+    "Feed",
     "KacheryError",
     "KacheryUri",
+    "Subfeed",
     "TemporaryDirectory",
     "__version__",
     "achannel_add_node",
@@ -98,19 +119,25 @@ __all__ = [
     "achannel_remove_node",
     "achannel_set_roles",
     "achannel_show",
+    "acreate_feed",
     "adelete",
+    "adelete_feed",
     "afind_file",
     "aget",
     "aget_channels",
+    "aget_feed_id",
     "aget_node_id",
     "aget_string",
     "alink_file",
+    "alist_feeds",
     "aload_bytes",
+    "aload_feed",
     "aload_file",
     "aload_json",
     "aload_npy",
     "aload_object",
     "aload_pkl",
+    "aload_subfeed",
     "aload_text",
     "anode_info",
     "aset",
@@ -122,6 +149,7 @@ __all__ = [
     "astore_object",
     "astore_pkl",
     "astore_text",
+    "awatch_for_new_messages",
     "build_uri",
     "channel_add_node",
     "channel_create",
@@ -131,20 +159,27 @@ __all__ = [
     "channel_remove_node",
     "channel_set_roles",
     "channel_show",
+    "check_signed_message",
+    "create_feed",
     "delete",
+    "delete_feed",
     "errors",
     "find_file",
     "get",
     "get_channels",
+    "get_feed_id",
     "get_node_id",
     "get_string",
     "link_file",
+    "list_feeds",
     "load_bytes",
+    "load_feed",
     "load_file",
     "load_json",
     "load_npy",
     "load_object",
     "load_pkl",
+    "load_subfeed",
     "load_text",
     "node_info",
     "parse_uri",
@@ -157,4 +192,5 @@ __all__ = [
     "store_object",
     "store_pkl",
     "store_text",
+    "watch_for_new_messages",
 ]

@@ -13,7 +13,7 @@ FUNCTIONS = {
     name: getattr(kc, name) for name in kc.__all__ if inspect.isfunction(getattr(kc, name))
 }
 ASYNC = {name for name, function in FUNCTIONS.items() if inspect.iscoroutinefunction(function)}
-PLAIN = {"build_uri", "parse_uri"}
+PLAIN = {"build_uri", "check_signed_message", "parse_uri"}
 """Functions that ask no node, so that there is nothing to wait for."""
 
 

@@ -25,6 +25,8 @@ from kachery_p2p.protocol import (
     channel,
     codec,
     errors,
+    feed,
+    feed_fork,
     frames,
     identity,
     limits,
@@ -313,6 +315,11 @@ PARAMS: dict[str, Any] = {
     methods.CHANNELS: None,
     methods.GOSSIP_DIGEST: methods.Digest,
     methods.GOSSIP_BATCH: announcements.Batch,
+    methods.WATCH: methods.Watch,
+    methods.APPEARED: methods.Appeared,
+    methods.FEED_FOLLOW: methods.FeedFollow,
+    methods.FEED_SUBMIT: methods.FeedSubmit,
+    methods.FEED_EVIDENCE: methods.FeedEvidence,
 }
 
 
@@ -330,7 +337,20 @@ def test_every_method_is_in_the_table_with_its_parameters() -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    [methods.Holders, methods.NodeInfo, methods.FileInfo, methods.Piece, methods.OriginState],
+    [
+        methods.Holders,
+        methods.NodeInfo,
+        methods.FileInfo,
+        methods.Piece,
+        methods.OriginState,
+        methods.FeedPart,
+        methods.FeedTexts,
+        methods.FeedNumbers,
+        methods.FeedLeaf,
+        feed.Run,
+        feed.Head,
+        feed_fork.Fork,
+    ],
     ids=lambda kind: kind.__name__,
 )
 def test_every_result_is_in_the_table_with_its_fields(kind: type[msgspec.Struct]) -> None:
@@ -379,7 +399,7 @@ def test_the_fields_of_channel_documents_are_in_order(name: str, kind: Any) -> N
 
 def test_every_signing_context_is_in_the_table() -> None:
     told = {row[0].encode() for row in table("contexts")}
-    assert told == {noise.STATIC_CONTEXT, channel.CONTEXT, announcements.CONTEXT}
+    assert told == {noise.STATIC_CONTEXT, channel.CONTEXT, announcements.CONTEXT, feed.CONTEXT}
     assert identity._signed_bytes(b"c", b"m") == b"kachery-p2p:c\0m"
 
 
@@ -397,7 +417,12 @@ def test_every_local_message_is_in_the_table_with_its_tag_and_fields() -> None:
 
 
 async def test_every_local_call_is_in_the_table_with_parameters_that_it_takes() -> None:
-    calls = Calls(SimpleNamespace(administration=Administration(SimpleNamespace())))._calls
+    node = SimpleNamespace(
+        administration=Administration(SimpleNamespace()),
+        feeds=SimpleNamespace(store=None),
+        context=SimpleNamespace(workers=SimpleNamespace(disk=None)),
+    )
+    calls = Calls(node)._calls
     rows = {row[0]: names(row[1]) for row in table("calls")}
     assert set(rows) == set(calls)
     for name, fields in rows.items():

@@ -21,7 +21,7 @@ from kachery_p2p._version import __version__
 from kachery_p2p.protocol.errors import BadInput, Cancelled, KacheryError, from_wire, to_wire
 from kachery_p2p.protocol.limits import PROTOCOL_VERSION
 
-from . import channels, daemon, files, info
+from . import channels, daemon, feeds, files, info
 from .output import Output, ReaderGone, pass_output, show_error, show_error_json, with_output
 
 PROGRAM = "kachery-p2p"
@@ -66,7 +66,7 @@ def version(output: Output) -> None:
     output.result(value, [__version__])
 
 
-for command in (daemon.daemon, info.info, *files.COMMANDS, channels.channel):
+for command in (daemon.daemon, info.info, *files.COMMANDS, feeds.feed, channels.channel):
     group.add_command(command)
 
 

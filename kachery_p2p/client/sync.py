@@ -3,7 +3,7 @@ portal's loop (:mod:`.portal`). Nothing else is here, so the two cannot differ."
 
 from __future__ import annotations
 
-from . import files, nodes
+from . import feeds, files, nodes, watches
 from .portal import twin
 
 store_bytes = twin(files.astore_bytes)
@@ -38,3 +38,11 @@ channel_export = twin(nodes.achannel_export)
 channel_add_node = twin(nodes.achannel_add_node)
 channel_remove_node = twin(nodes.achannel_remove_node)
 channel_set_roles = twin(nodes.achannel_set_roles)
+
+create_feed = twin(feeds.acreate_feed)
+load_feed = twin(feeds.aload_feed)
+get_feed_id = twin(feeds.aget_feed_id)
+delete_feed = twin(feeds.adelete_feed)
+list_feeds = twin(feeds.alist_feeds)
+load_subfeed = twin(feeds.aload_subfeed)
+watch_for_new_messages = twin(watches.awatch_for_new_messages)

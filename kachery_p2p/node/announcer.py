@@ -3,9 +3,11 @@
 The rules are in :mod:`kachery_p2p.protocol.announcements`; this is the shell that keeps the logs on
 disk, in line with roles, secrets and the storage, and sends what is new to the proxies.
 
+What there is to announce, the rooms that keep it say (:class:`Offers`): blobs, and feeds.
+
 Invariants. An announcement is on disk before anybody hears it (else a crash could make us sign two
 different ones under one number). Nothing is announced on a channel where we may not, or do not want
-to, provide files, nor a blob that came from another channel.
+to, provide things of its kind, nor anything that came from another channel.
 
 Non-goals: what others announce, and answering look-ups; see :mod:`~kachery_p2p.node.availability`.
 """
@@ -14,14 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.announcements import AnnouncementLog, Batch
-from kachery_p2p.protocol.blinding import blind
 from kachery_p2p.protocol.limits import ANNOUNCE_DELAY
 from kachery_p2p.protocol.methods import GOSSIP_BATCH
-from kachery_p2p.storage.paths import scan
+from kachery_p2p.protocol.things import Thing, ThingKind, provide_role
 
 from .link import Link
 from .network import Network
@@ -29,13 +31,28 @@ from .network import Network
 _MAX_EPOCH_JUMP = 1_000_000
 """A peer's claim about our own log that is further ahead than this is a lie."""
 _Row = tuple[int, int, bytes, bytes]
-"""(seq, operation, blinded key, hash) of one announcement, as the state keeps it."""
+"""(seq, operation, blinded key, name) of one announcement, as the state keeps it."""
+_Change = tuple[bytes, bytes, bool]
+"""(blinded key, name, whether it is here now)."""
 _SLICE = 1_000
-"""Blobs dealt with in one visit to a worker thread while the storage is compared with the log."""
+"""Things dealt with in one visit to a worker thread while what is here is compared with the log."""
+
+
+class Offers(Protocol):
+    """What a node has of one kind. Both methods read the disk: they are called in worker threads."""
+
+    @property
+    def kind(self) -> ThingKind: ...
+
+    def scan(self) -> Iterator[Thing]:
+        """Everything that is here."""
+
+    def may_leave(self, thing: Thing, channel: bytes) -> bool:
+        """Whether it may go out on a channel at all: what was fetched on another may not."""
 
 
 class Announcer:
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, offers: Iterable[Offers]) -> None:
         self.scanned = asyncio.Event()
         """Set when the storage has been compared with the logs once."""
         self.on_batch: list[Callable[[Batch], None]] = []
@@ -46,20 +63,21 @@ class Announcer:
         self._state = network.context.state
         self._logs: dict[bytes, AnnouncementLog] = {}
         self._secret_versions: dict[bytes, int] = {}
-        self._pending: dict[str, bool] = {}
+        self._offers = {offer.kind: offer for offer in offers}
+        self._pending: dict[Thing, bool] = {}
         self._flush_soon: asyncio.TimerHandle | None = None
         self._lock = asyncio.Lock()
 
-    def provide(self, sha1: str) -> None:
-        """A blob is here now. Heard of by the proxies a few milliseconds later."""
-        self._later(sha1, True)
+    def provide(self, thing: Thing) -> None:
+        """It is here now. Heard of by the proxies a few milliseconds later."""
+        self._later(thing, True)
 
-    def withdraw(self, sha1: str) -> None:
-        """A blob is gone, or must not be served any more."""
-        self._later(sha1, False)
+    def withdraw(self, thing: Thing) -> None:
+        """It is gone, or must not be served any more."""
+        self._later(thing, False)
 
-    def _later(self, sha1: str, here: bool) -> None:
-        self._pending[sha1] = here
+    def _later(self, thing: Thing, here: bool) -> None:
+        self._pending[thing] = here
         if self._flush_soon is None and self._logs:
             loop = asyncio.get_running_loop()
             self._flush_soon = loop.call_later(
@@ -79,43 +97,49 @@ class Announcer:
             for channel in list(self._logs):
                 await self._announce(channel, pending.items())
 
-    async def _announce(self, channel: bytes, changes: Iterable[tuple[str, bool]]) -> None:
+    async def _announce(self, channel: bytes, changes: Iterable[tuple[Thing, bool]]) -> None:
         own = self._logs.get(channel)
         secret = self._book.secret(channel) if channel in self._book else None
-        if own is None or secret is None or not self._provides(channel):
+        kinds = self._kinds(channel)
+        if own is None or secret is None or not kinds:
             return
         head = own.head
-        await self._context.workers.disk(self._extend, channel, own, secret[1], list(changes))
+
+        def extend() -> None:
+            allowed = [
+                (thing.key(secret[1]), thing.name, here)
+                for thing, here in changes
+                if not here or (thing.kind in kinds and self._may_leave(thing, channel))
+            ]
+            self._extend(channel, own, allowed)
+
+        await self._context.workers.disk(extend)
         if own.head > head:
             self._send_own(channel, own, head)
         if own.needs_compaction():
             self._network.spawn(self._compact(channel, own), name="compact announcements")
 
-    def _extend(
-        self,
-        channel: bytes,
-        own: AnnouncementLog,
-        secret: bytes,
-        changes: list[tuple[str, bool]],
-    ) -> None:
+    def _may_leave(self, thing: Thing, channel: bytes) -> bool:
+        return self._offers[thing.kind].may_leave(thing, channel)
+
+    def _extend(self, channel: bytes, own: AnnouncementLog, changes: Iterable[_Change]) -> None:
         """In a worker thread; the lock is held. Disk first, see the module."""
         entries = []
         head = own.head
-        for sha1, here in changes:
-            if here and not self._context.may_leave(sha1, channel):
-                continue
-            key = blind(secret, sha1)
+        for key, name, here in changes:
             if own.provide(key) if here else own.withdraw(key):
                 ((seq, operation, _),) = own.since(own.head - 1)
-                entries.append((seq, operation, key, bytes.fromhex(sha1)))
+                entries.append((seq, operation, key, name))
         if own.head > head:
             self._state.append_announcements(channel.hex(), entries)
 
-    def _provides(self, channel: bytes) -> bool:
-        return "provide-files" in self._network.own_roles(channel)
+    def _kinds(self, channel: bytes) -> frozenset[ThingKind]:
+        """What we may, and want to, provide on a channel."""
+        roles = self._network.own_roles(channel)
+        return frozenset(kind for kind in self._offers if provide_role(kind) in roles)
 
     async def refresh(self, channels: Iterable[bytes] | None = None) -> None:
-        """Bring our logs in line with roles, secrets and the storage.
+        """Bring our logs in line with roles, secrets and what is here.
 
         Slow on big storages, and run in the background: look-ups, loads and the announcing of what
         is stored meanwhile do not wait for it.
@@ -140,7 +164,7 @@ class Announcer:
             # The index lives in memory: after a restart, or when we become a proxy, it lacks us.
             self._send_own(channel, own, 0)
         secret = self._book.secret(channel)
-        may = self._provides(channel) and secret is not None
+        may = bool(self._kinds(channel)) and secret is not None
         version = secret[0] if secret is not None else -1
         known = self._secret_versions.get(channel, -1)
         if (not may and own.live) or (may and known != version and own.head):
@@ -181,56 +205,44 @@ class Announcer:
     async def _compare_with_storage(
         self, channel: bytes, own: AnnouncementLog, secret: bytes
     ) -> None:
-        """Announce what lies here and was not announced, withdraw what has gone."""
+        """Announce what is here and was not announced, withdraw what has gone."""
         gone = set(own)
-        found = iter(scan(self._context.store.root))
+        kinds = sorted(self._kinds(channel))
+        found = itertools.chain.from_iterable(self._offers[kind].scan() for kind in kinds)
 
-        def some() -> list[str] | None:
-            entries = list(itertools.islice(found, _SLICE))
-            if not entries:
-                return None
-            return [
-                entry.sha1
-                for entry in entries
-                if entry.kind != "link" or self._context.store.find(entry.sha1) is not None
-            ]
+        def some() -> list[tuple[Thing, bytes]]:
+            things = itertools.islice(found, _SLICE)
+            return [(thing, thing.key(secret)) for thing in things]
 
-        while (here := await self._context.workers.disk(some)) is not None:
-            fresh = []
-            for sha1 in here:
-                key = blind(secret, sha1)
-                gone.discard(key)
-                if key not in own:
-                    fresh.append((sha1, True))
-            if not await self._change(channel, own, secret, fresh):
+        def allowed(fresh: list[tuple[Thing, bytes]]) -> list[_Change]:
+            return [(k, thing.name, True) for thing, k in fresh if self._may_leave(thing, channel)]
+
+        while here := await self._context.workers.disk(some):
+            gone.difference_update(key for _, key in here)
+            fresh = [(thing, key) for thing, key in here if key not in own]
+            changes = await self._context.workers.disk(allowed, fresh) if fresh else []
+            if not await self._change(channel, own, changes):
                 return
         if gone:
             names = await self._context.workers.disk(self._names, channel)
-            stale = [(names[key], False) for key in gone if key in names]
-            await self._change(channel, own, secret, stale)
+            stale = [(key, names[key], False) for key in sorted(gone) if key in names]
+            await self._change(channel, own, stale)
         if own.needs_compaction():
             await self._compact(channel, own)
 
-    async def _change(
-        self,
-        channel: bytes,
-        own: AnnouncementLog,
-        secret: bytes,
-        changes: list[tuple[str, bool]],
-    ) -> bool:
+    async def _change(self, channel: bytes, own: AnnouncementLog, changes: list[_Change]) -> bool:
         """Log and announce; False if the log has been replaced meanwhile."""
         async with self._lock:
             if self._logs.get(channel) is not own:
                 return False
             head = own.head
             if changes:
-                await self._context.workers.disk(self._extend, channel, own, secret, changes)
+                await self._context.workers.disk(self._extend, channel, own, changes)
                 self._send_own(channel, own, head)
             return True
 
-    def _names(self, channel: bytes) -> dict[bytes, str]:
-        rows = self._state.announcements(channel.hex())
-        return {row.key: row.sha1.hex() for row in rows}
+    def _names(self, channel: bytes) -> dict[bytes, bytes]:
+        return {row.key: row.name for row in self._state.announcements(channel.hex())}
 
     async def _compact(self, channel: bytes, own: AnnouncementLog) -> None:
         """Most of the log says what no longer counts: say the rest anew, in a new epoch."""
@@ -239,7 +251,7 @@ class Announcer:
                 return
             names = await self._context.workers.disk(self._names, channel)
             entries = own.compact(own.epoch + 1)
-            rows = [(seq, op, key, bytes.fromhex(names[key])) for seq, op, key in entries]
+            rows = [(seq, op, key, names[key]) for seq, op, key in entries]
             await self._context.workers.disk(self._restart, channel, own.epoch, rows)
             self._send_own(channel, own, 0)
 
@@ -256,7 +268,7 @@ class Announcer:
             send_batches(proxy, batches)
 
     def announced(self) -> dict[str, int]:
-        """How many blobs we announce, per channel name."""
+        """How many things we announce, per channel name."""
         return {self._network.name_of(c): own.live for c, own in self._logs.items()}
 
     # --- what others say of our log ----------------------------------------------------------

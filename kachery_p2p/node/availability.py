@@ -7,6 +7,7 @@ announce (:mod:`~kachery_p2p.node.announcer`) and ask.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from kachery_p2p.protocol import codec
@@ -23,10 +24,12 @@ from kachery_p2p.protocol.methods import (
     OriginState,
     WhoHas,
 )
+from kachery_p2p.protocol.things import KINDS, ThingKind, provide_role, request_role
 
 from .announcer import Announcer, send_batches
 from .link import Link
 from .network import Network
+from .watches import WatchList
 
 _LOWEST, _HIGHEST = bytes(32), b"\xff" * 32
 _ANSWER_TEXT = 16 * 1024
@@ -42,6 +45,9 @@ class Availability:
         self._announcer = announcer
         announcer.on_batch.append(lambda batch: self._take(batch, None))
         network.on_shared.append(self._on_shared)
+        self.watch_list = WatchList(network, self.index.holders)
+        self.on_fresh: list[Callable[[bytes, list[bytes]], None]] = []
+        """Called with (channel, keys) that some origin has come to provide."""
         network.on_note_of(GOSSIP_DIGEST, Digest, self._on_digest)
         network.on_note_of(GOSSIP_BATCH, Batch, self._on_batch)
         network.on_request_of(WHO_HAS, WhoHas, self._who_has)
@@ -101,7 +107,7 @@ class Availability:
     def _take(self, batch: Batch, link: Link | None) -> None:
         """A proxy takes in a batch and passes on what was news."""
         channel = batch.channel
-        if "provide-files" not in self._book.effective(channel, batch.origin.hex()):
+        if not self._provides(channel, batch.origin):
             return
         try:
             result = self.index.apply(batch)
@@ -113,16 +119,25 @@ class Availability:
             if link is not None:
                 self._send_digest(link, channel)
         elif result.extended:
+            if result.fresh:
+                self.watch_list.appeared(channel, result.fresh, batch.origin)
+                for callback in self.on_fresh:
+                    callback(channel, result.fresh)
             for proxy in self._network.proxies_on(channel):
                 if link is None or proxy.peer != link.peer:
                     send_batches(proxy, [batch])
+
+    def _provides(self, channel: bytes, origin: bytes) -> bool:
+        """Whether a member may provide anything: keys do not say of what kind they are."""
+        roles = self._book.effective(channel, origin.hex())
+        return any(provide_role(kind) in roles for kind in KINDS)
 
     def on_change(self, channel: bytes) -> None:
         """The channel's document, or what we want on it, changed."""
         if channel not in self._book:
             self.index.forget_channel(channel)
         for origin in self.index.digest(channel):
-            if "provide-files" not in self._book.effective(channel, origin.hex()):
+            if not self._provides(channel, origin):
                 self.index.forget_origin(channel, origin)
         for link in self._network.links_on(channel):
             self._on_shared(link, channel)
@@ -130,7 +145,8 @@ class Availability:
     # --- answering ---------------------------------------------------------------------------
 
     async def _who_has(self, link: Link, query: WhoHas) -> Any:
-        self._network.require_role(link, query.channel, theirs="request-files", ours=None)
+        role = request_role(query.kind)
+        self._network.require_role(link, query.channel, theirs=role, ours=None)
         if not self._network.is_proxy(query.channel):
             raise AccessDenied(
                 channel=self._network.name_of(query.channel),
@@ -138,9 +154,11 @@ class Availability:
                 role="proxy",
                 cause="it does not answer look-ups on this channel",
             )
-        return self.holders(query.channel, query.keys, asker=link.peer)
+        return self.holders(query.channel, query.keys, query.kind, asker=link.peer)
 
-    def holders(self, channel: bytes, keys: list[bytes], *, asker: str) -> dict[str, Any]:
+    def holders(
+        self, channel: bytes, keys: list[bytes], kind: ThingKind, *, asker: str
+    ) -> dict[str, Any]:
         """The answer to ``who-has`` from our own index, as plain values."""
         places: dict[bytes, int] = {}
         room = _ANSWER_TEXT
@@ -168,7 +186,7 @@ class Availability:
             for link in self._network.links_on(channel)
             if link.via is None
             and link.peer != asker
-            and self._network.switched_off(link, channel, "provide-files")
+            and self._network.switched_off(link, channel, provide_role(kind))
         ][:MAX_HOLDERS]
         return {
             "nodes": [codec.plain(node) for node in nodes],

@@ -12,6 +12,7 @@ method                    parameters                                            
 ``info``                                                                        everything about it
 ``get`` ``set`` ``delete``  key, value?, update?                                found, value | written
 ``channel.*``             see :mod:`.administration`
+``feed.*``                see :mod:`.feed_calls`
 ``stop``                                                                        (the node stops)
 ========================  ====================================================  =====================
 
@@ -33,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kachery_p2p.protocol import codec
+from kachery_p2p.protocol import codec, things
 from kachery_p2p.protocol.errors import (
     BadInput,
     CorruptContent,
@@ -47,6 +48,7 @@ from kachery_p2p.storage.blobs import Blob
 from kachery_p2p.storage.writer import Stored
 
 from .api import LiveCall
+from .feed_calls import FeedCalls
 from .lookup import Found
 
 if TYPE_CHECKING:
@@ -106,6 +108,7 @@ class Calls:
             "stop": (_Nothing, self._stop),
         }
         self._calls.update(node.administration.calls())
+        self._calls.update(FeedCalls(node).calls())
 
     async def run(self, method: str, params: dict[str, Any], live: LiveCall) -> Any:
         """Run one call. Raises KacheryError; cancelling is safe."""
@@ -147,9 +150,9 @@ class Calls:
 
     def _stored(self, stored: Stored) -> dict[str, Any]:
         self._node.bootstraps.hurry()  # what is stored is about to be asked for
-        self._node.announcer.provide(stored.sha1)
+        self._node.announcer.provide(things.file(stored.sha1))
         if stored.manifest_sha1 is not None:
-            self._node.announcer.provide(stored.manifest_sha1)
+            self._node.announcer.provide(things.file(stored.manifest_sha1))
         return {"sha1": stored.sha1, "size": stored.size, "manifest": stored.manifest_sha1}
 
     def _keep(self, data: bytes, channel: bytes | None) -> Stored:
@@ -277,13 +280,14 @@ class Calls:
     async def _find(self, params: _Content, live: LiveCall) -> Any:
         node = self._node
         blob = await node.context.workers.disk(node.store.find, params.sha1)
+        thing = things.file(params.sha1)
         found, failure = Found(), None
         try:
-            found = await node.lookup.find(params.sha1, self._channel(params.channel))
+            found = await node.lookup.find(thing, self._channel(params.channel))
         except KacheryError as error:
             failure = error
         if failure is None and not found.holders and found.errors:
-            reason = node.lookup.not_found(params.sha1, found)
+            reason = node.lookup.not_found(thing, found)
             failure = None if isinstance(reason, NotFound) else reason
         code, fields = ("", {}) if failure is None else to_wire(failure)
         return {
@@ -321,7 +325,7 @@ class Calls:
 
         damaged = await self._node.context.workers.disk(check)
         if damaged:
-            self._node.announcer.withdraw(params.sha1)
+            self._node.announcer.withdraw(things.file(params.sha1))
             error = CorruptContent(what=f"sha1://{params.sha1}", source="this node's disk")
             self._node.context.warn(str(error))
         return {"quarantined": damaged}

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from kachery_p2p.protocol import things
 from kachery_p2p.protocol.errors import (
     AccessDenied,
     BadInput,
@@ -68,6 +69,7 @@ class Download:
         slots: asyncio.Semaphore,
     ) -> None:
         self.sha1 = content.sha1
+        self._thing = things.file(content.sha1)
         self.progress = Progress(started=asyncio.get_running_loop().time())
         self._content = content
         self._sources = sources
@@ -190,9 +192,9 @@ class Download:
     async def _fetch(self) -> None:
         loop = asyncio.get_running_loop()
         self._last_progress = loop.time()
-        found = await self._lookup.find(self.sha1, self._channel)
+        found = await self._lookup.find(self._thing, self._channel)
         if not found.holders:
-            raise self._lookup.not_found(self.sha1, found)
+            raise self._lookup.not_found(self._thing, found)
         last_error: KacheryError | None = None
         while True:
             holders = self._sources.usable(found.holders)
@@ -223,7 +225,7 @@ class Download:
 
     async def _look_again(self, before: Found) -> Found:
         try:
-            found = await self._lookup.find(self.sha1, self._channel)
+            found = await self._lookup.find(self._thing, self._channel)
         except KacheryError:
             return before
         return found if found.holders else before

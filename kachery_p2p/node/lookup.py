@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kachery_p2p.protocol import codec
-from kachery_p2p.protocol.blinding import blind
 from kachery_p2p.protocol.errors import (
     AccessDenied,
     KacheryError,
@@ -29,11 +28,15 @@ from kachery_p2p.protocol.limits import (
 )
 from kachery_p2p.protocol.methods import WHO_HAS, Holders, NodeInfo
 from kachery_p2p.protocol.plan import Holder, rank
+from kachery_p2p.protocol.things import Thing, ThingKind, provide_role, request_role
 
 from .availability import Availability
 from .bootstraps import Bootstrap, Bootstraps
 from .link import Link
 from .network import Network
+
+_Where = tuple[bytes, ThingKind]
+"""A question goes to one channel and is about things of one kind."""
 
 
 @dataclass
@@ -78,15 +81,13 @@ class Lookup:
         self._book = network.book
         self._availability = availability
         self._bootstraps = bootstraps
-        self._waiting: dict[bytes, list[tuple[bytes, asyncio.Future[_Answer]]]] = {}
+        self._waiting: dict[_Where, list[tuple[bytes, asyncio.Future[_Answer]]]] = {}
         self.relays: dict[tuple[str, bytes], set[str]] = {}
 
-    async def find(self, sha1: str, channel: bytes | None = None) -> Found:
-        """Ask every channel (or one) where we may request files.
+    async def find(self, thing: Thing, channel: bytes | None = None) -> Found:
+        """Ask every channel (or one) where we may request such things.
 
-        Raises:
-            AccessDenied: we may request files on none of them, or nobody may provide any.
-            Unreachable: on no channel did anybody answer.
+        What went wrong on one of them is in the result's ``errors``, see :meth:`not_found`.
         """
         channels = [channel] if channel is not None else list(self._book)
         found = Found()
@@ -96,14 +97,14 @@ class Lookup:
                 self._book.require(
                     each,
                     node_id=self._network.context.node_id,
-                    role="request-files",
+                    role=request_role(thing.kind),
                     side="requester",
                 )
                 allowed.append(each)
             except AccessDenied as error:
                 found.errors.append(error)
         results = await asyncio.gather(
-            *(self._on_channel(each, sha1, found) for each in allowed), return_exceptions=True
+            *(self._on_channel(each, thing, found) for each in allowed), return_exceptions=True
         )
         for result in results:
             if isinstance(result, KacheryError):
@@ -113,7 +114,7 @@ class Lookup:
         found.holders = rank(found.holders)
         return found
 
-    def not_found(self, sha1: str, found: Found) -> KacheryError:
+    def not_found(self, thing: Thing, found: Found) -> KacheryError:
         """The right error for a look-up without holders."""
         denied = [error for error in found.errors if isinstance(error, AccessDenied)]
         others = [error for error in found.errors if not isinstance(error, AccessDenied)]
@@ -123,19 +124,19 @@ class Lookup:
             return denied[0]
         if denied and not found.offline:
             return denied[0]
-        return NotFound(what=f"sha1://{sha1}", detail=found.detail())
+        return NotFound(what=thing.title, detail=found.detail())
 
-    async def _on_channel(self, channel: bytes, sha1: str, found: Found) -> None:
+    async def _on_channel(self, channel: bytes, thing: Thing, found: Found) -> None:
         secret = self._book.secret(channel)
         name = self._network.name_of(channel)
         if secret is None:
             raise AccessDenied(
                 channel=name,
                 who=f"requester {self._network.context.node_id[:8]}",
-                role="request-files",
+                role=request_role(thing.kind),
                 cause="this node has not been given the channel's secret",
             )
-        answer = await self._ask(channel, blind(secret[1], sha1))
+        answer = await self._ask((channel, thing.kind), thing.key(secret[1]))
         found.asked += [f"{peer} on {name!r}" for peer in answer.asked]
         found.silent += [f"{peer} on {name!r}" for peer, _ in answer.silent]
         for origin, node in answer.nodes.items():
@@ -144,7 +145,7 @@ class Lookup:
             if answer.silent:
                 raise answer.silent[0][1]
             if not answer.nodes:
-                self._check_providers(channel, answer)
+                self._check_providers(channel, answer, provide_role(thing.kind))
 
     def _add(
         self, channel: bytes, origin: bytes, node: NodeInfo, answer: _Answer, found: Found
@@ -167,15 +168,13 @@ class Lookup:
             )
         )
 
-    def _check_providers(self, channel: bytes, answer: _Answer) -> None:
+    def _check_providers(self, channel: bytes, answer: _Answer, role: str) -> None:
         """Nobody has it: is that because nobody may give anything?"""
         document = self._book.signed(channel).document
         me = self._network.context.node_id
         members = [member for member in document.members if member.node_id != me]
         able = [
-            member
-            for member in members
-            if "provide-files" in self._book.effective(channel, member.node_id)
+            member for member in members if role in self._book.effective(channel, member.node_id)
         ]
         willing = [m for m in able if bytes.fromhex(m.node_id) not in answer.unwilling]
         if document.open or willing or not any(m for m in members if "proxy" not in m.roles):
@@ -190,32 +189,32 @@ class Lookup:
         raise AccessDenied(
             channel=self._network.name_of(channel),
             who=f"provider {who}",
-            role="provide-files",
+            role=role,
             cause=cause,
         )
 
     # --- the question ------------------------------------------------------------------------
 
-    async def _ask(self, channel: bytes, key: bytes) -> _Answer:
+    async def _ask(self, where: _Where, key: bytes) -> _Answer:
         future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.get(channel)
+        waiting = self._waiting.get(where)
         if waiting is None:
-            waiting = self._waiting[channel] = []
-            asyncio.get_running_loop().call_soon(self._ask_soon, channel)
+            waiting = self._waiting[where] = []
+            asyncio.get_running_loop().call_soon(self._ask_soon, where)
         waiting.append((key, future))
         return await future
 
-    def _ask_soon(self, channel: bytes) -> None:
-        waiting = self._waiting.pop(channel)
+    def _ask_soon(self, where: _Where) -> None:
+        waiting = self._waiting.pop(where)
         for start in range(0, len(waiting), MAX_QUERY_KEYS):
             part = waiting[start : start + MAX_QUERY_KEYS]
-            self._network.spawn(self._ask_all(channel, part), name="who has")
+            self._network.spawn(self._ask_all(where, part), name="who has")
 
     async def _ask_all(
-        self, channel: bytes, waiting: list[tuple[bytes, asyncio.Future[_Answer]]]
+        self, where: _Where, waiting: list[tuple[bytes, asyncio.Future[_Answer]]]
     ) -> None:
         try:
-            answers = await self._question(channel, [key for key, _ in waiting])
+            answers = await self._question(where, [key for key, _ in waiting])
         except BaseException as error:
             for _, future in waiting:
                 if not future.done():
@@ -228,17 +227,19 @@ class Lookup:
             if not future.done():
                 future.set_result(answer)
 
-    async def _question(self, channel: bytes, keys: list[bytes]) -> list[_Answer]:
+    async def _question(self, where: _Where, keys: list[bytes]) -> list[_Answer]:
+        channel, kind = where
         proxies = await self._proxies(channel)
         answers = [_Answer() for _ in keys]
         me = self._network.context.node_id
         if self._network.is_proxy(channel):
-            self._merge(answers, me, self._availability.holders(channel, keys, asker=me))
+            holders = self._availability.holders(channel, keys, kind, asker=me)
+            self._merge(answers, me, holders)
         elif not proxies:
             raise Unreachable(
                 what=f"channel {self._network.name_of(channel)!r}", reason=self._why(channel)
             )
-        replies = await asyncio.gather(*(self._ask_one(proxy, channel, keys) for proxy in proxies))
+        replies = await asyncio.gather(*(self._ask_one(proxy, where, keys) for proxy in proxies))
         for proxy, reply in zip(proxies, replies, strict=True):
             label = (proxy.hello.label if proxy.hello else "") or proxy.peer[:8]
             if isinstance(reply, KacheryError):
@@ -253,10 +254,11 @@ class Lookup:
                     answer.silent.append((label, error))
         return answers
 
-    async def _ask_one(self, proxy: Link, channel: bytes, keys: list[bytes]) -> Any:
+    async def _ask_one(self, proxy: Link, where: _Where, keys: list[bytes]) -> Any:
+        channel, kind = where
         try:
             return await proxy.request(
-                WHO_HAS, {"channel": channel, "keys": keys}, seconds=LOOKUP_SECONDS
+                WHO_HAS, {"channel": channel, "kind": kind, "keys": keys}, seconds=LOOKUP_SECONDS
             )
         except KacheryError as error:
             return error

@@ -19,12 +19,14 @@ from typing import Any
 
 from websockets.asyncio.server import Server
 
+from kachery_p2p.protocol import things
 from kachery_p2p.protocol.errors import BadInput, KacheryError, LinkClosed, StorageDamaged
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.limits import SHUTDOWN_SECONDS
 from kachery_p2p.protocol.membership import ChannelBook
 from kachery_p2p.storage.blobs import BlobStore
 from kachery_p2p.storage.disk import disk_errors, write_all
+from kachery_p2p.storage.feeds import FeedStore
 from kachery_p2p.storage.state import StateDB
 
 from . import transport
@@ -32,6 +34,7 @@ from .administration import Administration
 from .announcer import Announcer
 from .api import LocalServer
 from .availability import Availability
+from .blob_offers import BlobOffers
 from .bootstraps import Bootstraps
 from .calls import Calls
 from .circuit import Relay
@@ -39,10 +42,17 @@ from .config import Config
 from .context import Context
 from .documents import Documents
 from .downloader import Downloader
+from .feed_reader import FeedReader
+from .feed_server import FeedServer
+from .feed_submitter import FeedSubmitter
+from .feeds import FeedOffers, Feeds
+from .follower import Roads
 from .lookup import Lookup
 from .network import Network
+from .own_feeds import OwnFeeds
 from .provider import Provider
 from .reach import Reach
+from .watches import Watches
 from .workers import Workers
 
 log = logging.getLogger(__name__)
@@ -128,6 +138,7 @@ class Node:
             config.storage_dir, durable=config.durable, on_manifest=self.state.set_manifest
         )
         self.store.open()
+        self.feed_store = FeedStore(config.state_dir / "feeds.sqlite", durable=config.durable)
         context = Context(
             key=None,  # type: ignore[arg-type]  # set below, with the adjusted randomness
             book=None,  # type: ignore[arg-type]
@@ -144,17 +155,20 @@ class Node:
         self.relay = Relay(self.network)
         self.documents = Documents(self.network)
         self.bootstraps = Bootstraps(self.network, self.reach)
-        self.announcer = Announcer(self.network)
+        self.announcer = Announcer(
+            self.network, [BlobOffers(self.context), FeedOffers(self.feed_store)]
+        )
         self.availability = Availability(self.network, self.announcer)
         self.lookup = Lookup(self.network, self.availability, self.bootstraps)
         self.downloader = Downloader(
-            self.network, self.reach, self.lookup, provide=self.announcer.provide
+            self.network, self.reach, self.lookup, provide=self._provide_file
         )
         self.provider = Provider(
             self.network,
             partial=self.downloader.partial,
-            withdrawn=self.announcer.withdraw,
+            withdrawn=lambda sha1: self.announcer.withdraw(things.file(sha1)),
         )
+        self._make_feeds()
         self.administration = Administration(self)
         self.documents.load()
         self.documents.on_change.append(self._on_channel_change)
@@ -167,6 +181,21 @@ class Node:
             self.api = LocalServer(self, self.calls)
             await self.api.start()
         log.info("node %s is up", self.context.node_id)
+
+    def _make_feeds(self) -> None:
+        self.feeds = Feeds(
+            self.context,
+            self.feed_store,
+            provide=self.announcer.provide,
+            withdraw=self.announcer.withdraw,
+        )
+        self.watches = Watches(self.network)
+        self.availability.on_fresh.append(self.watches.appeared)
+        roads = Roads(self.network, self.reach, self.lookup, self.watches)
+        self.own_feeds = OwnFeeds(self.feeds, roads)
+        self.feed_server = FeedServer(self.network, self.feeds, self.own_feeds)
+        self.feed_reader = FeedReader(self.feeds, roads)
+        self.feed_submitter = FeedSubmitter(roads)
 
     async def _listen(self) -> None:
         address = self.config.address()
@@ -206,10 +235,15 @@ class Node:
     async def _accept(self, road: transport.WebSocketTransport, proved: Callable[[], None]) -> None:
         await self.accept(road, proved)
 
+    def _provide_file(self, sha1: str) -> None:
+        self.announcer.provide(things.file(sha1))
+
     def _on_channel_change(self, channel: bytes, update: Any) -> None:
         self.bootstraps.refresh()
         self.relay.cut()
         self.provider.cut()
+        self.feed_server.cut()
+        self.watches.on_change(channel)
         self.announcer.on_change(channel)
         self.availability.on_change(channel)
 
@@ -218,6 +252,7 @@ class Node:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
             self.documents.check_expiry()
             self.reach.sweep()
+            await self.feed_reader.sweep()
 
     async def stop(self) -> None:
         """Close everything that :meth:`start` opened, however far it came. Bounded in time."""
@@ -240,5 +275,7 @@ class Node:
                 self.context.workers.close()
             if hasattr(self, "store"):
                 self.store.close()
+            if hasattr(self, "feed_store"):
+                self.feed_store.close()
             if hasattr(self, "state"):
                 self.state.close()

@@ -21,9 +21,17 @@ from .limits import BLINDED_KEY_BYTES
 FILE_CONTEXT: Final = b"kachery-file"
 """Personalisation of file keys (at most 16 bytes); other kinds have contexts of their own."""
 
+FEED_CONTEXT: Final = b"kachery-feed"
+"""Personalisation of subfeed keys; the identifier is the feed id and the subfeed's hash, 52 bytes."""
+
+FEED_OWNER_CONTEXT: Final = b"kachery-owner"
+"""Personalisation of the keys under which a feed's owner is found; the identifier is the feed id."""
+
 SECRET_BYTES: Final = 32
 """Size of a channel's secret."""
 
+_FEED_BYTES: Final = 32
+_SUBFEED_BYTES: Final = 20
 _SHA1 = re.compile(r"[0-9a-f]{40}", re.ASCII)
 
 
@@ -45,6 +53,31 @@ def blind(secret: bytes, sha1: str) -> bytes:
     return blinded_key(secret, FILE_CONTEXT, bytes.fromhex(sha1))
 
 
+def feed_key(secret: bytes, feed: bytes, subfeed: bytes) -> bytes:
+    """The blinded key of a subfeed, under which its holders are found: 16 bytes.
+
+    Args:
+        secret: the channel's secret, 32 bytes.
+        feed: the feed id, 32 bytes.
+        subfeed: the subfeed's hash, 20 bytes.
+
+    Raises:
+        BadInput: one of them has another length.
+    """
+    if len(subfeed) != _SUBFEED_BYTES:
+        raise BadInput(what="subfeed hash", reason=f"it is {_SUBFEED_BYTES} bytes")
+    return blinded_key(secret, FEED_CONTEXT, _checked_feed(feed) + subfeed)
+
+
+def feed_owner_key(secret: bytes, feed: bytes) -> bytes:
+    """The blinded key of a feed (32-byte id), under which its owner is found: 16 bytes.
+
+    Raises:
+        BadInput: the secret or the id is not 32 bytes.
+    """
+    return blinded_key(secret, FEED_OWNER_CONTEXT, _checked_feed(feed))
+
+
 def blinded_key(secret: bytes, context: bytes, identifier: bytes) -> bytes:
     """The blinded key of anything: 16 bytes, different for every secret, context and identifier.
 
@@ -56,3 +89,9 @@ def blinded_key(secret: bytes, context: bytes, identifier: bytes) -> bytes:
     if not 0 < len(context) <= blake2b.PERSON_SIZE:
         raise BadInput(what="blinding context", reason=f"1 to {blake2b.PERSON_SIZE} bytes")
     return blake2b(identifier, digest_size=BLINDED_KEY_BYTES, key=secret, person=context).digest()
+
+
+def _checked_feed(feed: bytes) -> bytes:
+    if len(feed) != _FEED_BYTES:
+        raise BadInput(what="feed id", reason=f"it is {_FEED_BYTES} bytes")
+    return feed

@@ -19,11 +19,17 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     │   ├── StorageInUse
     │   ├── StorageFull
     │   ├── StorageDamaged
-    │   └── ReadOnlyUser
+    │   ├── ReadOnlyUser
+    │   ├── UnknownFeed
+    │   ├── FeedReadOnly            only the node with the feed's key appends
+    │   └── FeedBehind              this node once knew more of its own feed than it does now
     ├── RemoteError                 another node
     │   ├── AccessDenied            a role is missing; says which, and on which side
     │   ├── NotAMember
+    │   ├── NotAWriter
     │   ├── CorruptContent          bytes that do not match their hash
+    │   ├── ForgedFeed              a head, messages or evidence that its key did not sign
+    │   ├── FeedForked              its owner signed two histories
     │   ├── ProtocolViolation       the peer broke the wire protocol
     │   ├── VersionMismatch
     │   ├── ClockSkew
@@ -217,6 +223,34 @@ class ReadOnlyUser(LocalError):
     )
 
 
+class UnknownFeed(LocalError):
+    code = "unknown-feed"
+    exit_status = 8
+    text = (
+        "This node has no feed called {feed!r}. Create it with 'kachery-p2p feed create {feed}', or "
+        "with create=True in Python."
+    )
+
+
+class FeedReadOnly(LocalError):
+    code = "feed-read-only"
+    exit_status = 5
+    text = (
+        "Feed {feed} cannot be appended to here: only the node that has its key can. Hand it the "
+        "message with submit_message(), which needs the owner's leave ('kachery-p2p feed grant')."
+    )
+
+
+class FeedBehind(LocalError):
+    code = "feed-behind"
+    exit_status = 4
+    text = (
+        "This node's copy of its own feed {feed} is older than what it signed before ({reason}); "
+        "was a backup restored? Appending now would fork the feed. Connect to a node that holds the "
+        "rest; the node takes it back by itself, then repeat the call."
+    )
+
+
 class RemoteError(KacheryError):
     """Another node refused, failed or misbehaved."""
 
@@ -243,11 +277,37 @@ class NotAMember(RemoteError):
     )
 
 
+class NotAWriter(RemoteError):
+    code = "not-a-writer"
+    exit_status = 5
+    text = (
+        "Node {node} may not write to feed {feed}. Ask the feed's owner to run "
+        "'kachery-p2p feed grant {feed} {node}'."
+    )
+
+
 class CorruptContent(RemoteError):
     code = "corrupt-content"
     text = (
         "{what} from {source} does not match its hash; it was thrown away. Try again to fetch it "
         "from another node, or ask the provider to store the file anew."
+    )
+
+
+class ForgedFeed(RemoteError):
+    code = "forged-feed"
+    text = (
+        "{what} from {source} does not prove what it claims: {reason}. It was thrown away. Try again "
+        "to read from another node, or upgrade the one that sent it."
+    )
+
+
+class FeedForked(RemoteError):
+    code = "feed-forked"
+    text = (
+        "The owner of feed {feed} signed two histories of it that exclude one another, so nothing "
+        "more of it is accepted. See 'kachery-p2p feed show {feed}'; its owner decides with "
+        "'kachery-p2p feed resolve {feed}'."
     )
 
 

@@ -3,27 +3,47 @@
 ==================  =======  ==========================================================  ============
 name                kind     between                                                     who may
 ==================  =======  ==========================================================  ============
-``who-has``         request  any member -> proxy                                         request-files
+``who-has``         request  any member -> proxy                                         request-<kind>
 ``file.open``       request  any member -> provider (end to end)                         request-files
 ``file.read``       stream   any member -> provider (end to end)                         request-files
+``feed.follow``     stream   any member -> holder (end to end): a log as it grows          request-feeds
+``feed.submit``     stream   any member -> owner (end to end): messages to append        request-feeds
+``feed.evidence``   request  any member -> holder (end to end): one leaf and its proof   request-feeds
 ``channel.document``  stream  member -> member: the signed document, newest version      member
 ``circuit``         stream   member -> proxy: connect me with another member             member
 ``circuit.in``      stream   proxy -> member: somebody wants to talk to you              proxy
 ``channels``        note     both ways, when the sender's channels or versions change    linked
 ``gossip.digest``   note     both ways, on linking: how far I know each origin's log     member
 ``gossip.batch``    note     both ways: a signed piece of an origin's announcement log   member
+``watch``           note     any member -> proxy: tell me who comes to have these keys   request-<kind>
+``appeared``        note     proxy -> member: somebody has, or who has it is back        proxy
 ==================  =======  ==========================================================  ============
 
 A stream's data frames carry a small ``meta`` and a body: ``file.read`` sends
 :class:`Piece`, ``channel.document`` sends plain bodies until the end, a circuit sends opaque
-records of the end-to-end session.
+records of the end-to-end session. ``feed.follow`` sends :class:`FeedPart`, with the messages' texts
+as body where there are any; on ``feed.submit`` the submitter sends one :class:`FeedTexts` with the
+texts as body, and the owner answers with :class:`FeedNumbers`.
 """
 
 from __future__ import annotations
 
-import msgspec
+from typing import Annotated
 
-from .limits import MAX_HOLDERS, MAX_QUERY_KEYS
+import msgspec
+from msgspec import Meta
+
+from .feed import FeedId, Hash, Head, Place, Run, SubfeedHash
+from .feed_fork import Fork
+from .limits import (
+    MAX_FEED_MESSAGES,
+    MAX_HOLDERS,
+    MAX_PROOF_HASHES,
+    MAX_QUERY_KEYS,
+    MAX_SLICE_RUNS,
+    MAX_SUBFEED_NAME,
+)
+from .things import ThingKind
 
 WHO_HAS = "who-has"
 FILE_OPEN = "file.open"
@@ -34,6 +54,11 @@ CIRCUIT_IN = "circuit.in"
 CHANNELS = "channels"
 GOSSIP_DIGEST = "gossip.digest"
 GOSSIP_BATCH = "gossip.batch"
+WATCH = "watch"
+APPEARED = "appeared"
+FEED_FOLLOW = "feed.follow"
+FEED_SUBMIT = "feed.submit"
+FEED_EVIDENCE = "feed.evidence"
 
 
 class ChannelQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,9 +75,10 @@ class CircuitTo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WhoHas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who holds these blinded keys. At most ``MAX_QUERY_KEYS``."""
+    """Who holds these blinded keys, all of things of one kind. At most ``MAX_QUERY_KEYS``."""
 
     channel: bytes
+    kind: ThingKind
     keys: list[bytes]
 
     def __post_init__(self) -> None:
@@ -72,7 +98,7 @@ class NodeInfo(msgspec.Struct, frozen=True):
 class Holders(msgspec.Struct, frozen=True):
     """The answer to ``who-has``: per key, indexes into ``nodes``; at most ``MAX_HOLDERS`` each.
 
-    ``unwilling`` names members that are online and have switched off provide-files themselves, so
+    ``unwilling`` names members that are online and have switched off providing such things, so
     that "nobody has it" is never said when "nobody may give it" is meant.
     """
 
@@ -137,3 +163,98 @@ class Digest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     low: bytes
     high: bytes
     origins: list[OriginState]
+
+
+class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From now on (or, with ``on`` false, no longer) tell me when somebody who provides one of these
+    keys comes on line, or begins to provide it. At most ``MAX_QUERY_KEYS``."""
+
+    channel: bytes
+    kind: ThingKind
+    keys: list[bytes]
+    on: bool
+
+    def __post_init__(self) -> None:
+        if len(self.keys) > MAX_QUERY_KEYS:
+            raise ValueError(f"more than {MAX_QUERY_KEYS} keys")
+
+
+class Appeared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Somebody who provides these keys is there now: it is worth asking who."""
+
+    channel: bytes
+    keys: list[bytes]
+
+
+_Proof = Annotated[list[Hash], Meta(max_length=MAX_PROOF_HASHES)]
+
+
+class FeedFollow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Send the messages from ``position`` on, and go on as they come; up to ``stop`` if given.
+    ``quiet``: send heads only."""
+
+    channel: bytes
+    feed: FeedId
+    subfeed: SubfeedHash
+    position: Place
+    stop: Place | None = None
+    quiet: bool = False
+
+
+class FeedPart(msgspec.Struct, frozen=True, array_like=True):
+    """Meta of one frame of ``feed.follow``.
+
+    With messages: ``runs`` describes those that begin at ``start``; ``peaks`` is the frontier there,
+    in a stream's first part with messages; ``right`` leads from their end to ``head``. Without:
+    news of the log. ``head`` is left out while it is the one sent last, or there is none.
+    """
+
+    owner: bool
+    base: Place
+    start: Place
+    runs: Annotated[list[Run], Meta(max_length=MAX_SLICE_RUNS)]
+    peaks: _Proof
+    right: _Proof
+    head: Head | None = None
+    fork: Fork | None = None
+
+
+class FeedSubmit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Append messages to a subfeed. ``submission`` is 16 bytes that name this submission: repeating
+    it appends nothing and gives the same answer. ``name``: of the subfeed, as in its URI."""
+
+    channel: bytes
+    feed: FeedId
+    subfeed: SubfeedHash
+    name: Annotated[str, Meta(max_length=MAX_SUBFEED_NAME)]
+    submission: Annotated[bytes, Meta(min_length=16, max_length=16)]
+
+
+class FeedTexts(msgspec.Struct, frozen=True, array_like=True):
+    """How many messages the body holds."""
+
+    count: Annotated[int, Meta(ge=1, le=MAX_FEED_MESSAGES)]
+
+
+class FeedNumbers(msgspec.Struct, frozen=True, array_like=True):
+    """Where the messages stand now: ``count`` of them from number ``first``."""
+
+    first: Place
+    count: Annotated[int, Meta(ge=0, le=MAX_FEED_MESSAGES)]
+
+
+class FeedEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Prove which message stands at ``index`` of the log under your head."""
+
+    channel: bytes
+    feed: FeedId
+    subfeed: SubfeedHash
+    index: Place
+
+
+class FeedLeaf(msgspec.Struct, frozen=True):
+    """The leaf's hash and its inclusion proof in the tree of ``head``."""
+
+    head: Head
+    leaf: Hash
+    proof: _Proof

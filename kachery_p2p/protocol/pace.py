@@ -12,7 +12,14 @@ about the road. Pure: ``now`` is an argument, in seconds.
 
 from __future__ import annotations
 
-from .limits import BULK_FRAME_SECONDS, CIRCUIT_WINDOW_LEAST, MAX_BODY, MIN_BODY, QUEUE_SECONDS
+from .limits import (
+    BULK_FRAME_SECONDS,
+    CIRCUIT_CREDIT_BATCH,
+    CIRCUIT_WINDOW_LEAST,
+    MAX_BODY,
+    MIN_BODY,
+    QUEUE_SECONDS,
+)
 
 _SAMPLE_SECONDS = 0.05
 _SINK = 0.25
@@ -55,7 +62,9 @@ class Pace:
 
     def allows(self, size: int, outstanding: int, rtt: float, now: float) -> bool:
         """Whether a message of ``size`` bytes may follow. One alone always may."""
-        allowed = outstanding == 0 or outstanding + size <= self.window(outstanding, rtt, now)
+        # Credit comes back in batches: so much may seem to be under way when nothing is.
+        alone = outstanding < CIRCUIT_CREDIT_BATCH
+        allowed = alone or outstanding + size <= self.window(outstanding, rtt, now)
         self._limited = self._limited or not allowed
         return allowed
 

@@ -14,7 +14,8 @@ and ``parse_uri(str(u)) == u``. Only the hash says what the content is; the labe
 
 Labels stay readable: spaces, ``%20`` and everything else that older users have in theirs is left as
 it is. Only ``?``, ``#`` and control characters are percent-encoded, and a ``%`` where the decoder
-would otherwise take it for one of these. A raw ``#`` in an old label is accepted.
+would otherwise take it for one of these. A raw ``#`` in an old label is accepted. The name of a
+subfeed was always quoted as :func:`urllib.parse.quote` does it, and is so here.
 
 Unknown query keys are ignored, as they always were; a known key with a bad value is an error.
 """
@@ -24,6 +25,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, cast
+from urllib.parse import quote, unquote
 
 from . import limits
 from .errors import BadUri
@@ -105,7 +107,8 @@ class KacheryUri:
         _check_text(shown, "path", self.path, limits.MAX_URI)
 
     def __str__(self) -> str:
-        label, path = _encode(self.label), _encode(self.path)
+        label = _encode(self.label)
+        path = quote(self.path) if self.kind == "feed" else _encode(self.path)
         text = f"{self.kind}://{self.hash}"
         if self.kind == "sha1dir" and label:
             text += f".{label}"
@@ -152,7 +155,7 @@ def parse_uri(uri: str) -> KacheryUri:
             label=_decode(label),
             manifest=manifest,
             chunk_of=chunk_of,
-            path="" if kind == "sha1" else _decode(tail),
+            path=_decode_path(uri, kind, tail),
         )
     except BadUri as error:
         raise _bad(uri, error.fields["reason"]) from None
@@ -244,6 +247,15 @@ def _parse_chunk(uri: str, text: str) -> ChunkOf:
     if match is None:
         raise _bad(uri, "chunkOf is not <40 hex digits>~<start>~<end>")
     return ChunkOf(match[1], int(match[2]), int(match[3]))
+
+
+def _decode_path(uri: str, kind: str, tail: str) -> str:
+    if kind == "feed":
+        try:
+            return unquote(tail, errors="strict")
+        except UnicodeDecodeError:
+            raise _bad(uri, "what is percent-encoded in it is not UTF-8") from None
+    return "" if kind == "sha1" else _decode(tail)
 
 
 def _encode(text: str) -> str:

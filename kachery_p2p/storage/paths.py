@@ -27,6 +27,7 @@ CORRUPT: Final = ".corrupt-"
 TEMPORARY_FOLDER: Final = "tmp"
 LOCK_FILE: Final = ".kachery-p2p.lock"
 STATE_LOCK_FILE: Final = ".kachery-p2p-state.lock"
+FEEDS_LOCK_FILE: Final = ".kachery-p2p-feeds.lock"
 JOURNAL_FILE: Final = ".kachery-p2p.journal"
 
 Kind = Literal["blob", "link"]

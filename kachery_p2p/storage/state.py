@@ -3,31 +3,22 @@
 Mutables, the origins of fetched blobs, manifests of blobs, channels, announcement logs, and a few
 single values. A method that changes something returns when the change is on disk.
 
-Invariants: one process has it open, since two nodes with one key and one announcement log would undo
-one another's work; one connection behind one lock, so any thread may call; a schema of an older
-version is migrated in one transaction, one of a newer version is refused and left as it is.
+Invariants: those of :class:`.database.Database`. That one process has it open matters here, since
+two nodes with one key and one announcement log would undo one another's work.
 
 Non-goals: content, feeds' entries, task journals.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import sqlite3
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
-from kachery_p2p.protocol.errors import StorageDamaged, StorageFull
-
-from .disk import disk_error
+from .database import Database
 from .group_commit import GroupCommit
-from .lock import lock_folder
 from .paths import STATE_LOCK_FILE, check_sha1
 
 MIGRATIONS: Final[tuple[str, ...]] = (
@@ -58,8 +49,6 @@ MIGRATIONS: Final[tuple[str, ...]] = (
 )
 """Step ``i`` takes a database from version ``i`` to ``i + 1``. Never edited, only appended to."""
 
-_WAIT_SECONDS: Final = 10.0
-
 
 @dataclass(frozen=True, slots=True)
 class ChannelRow:
@@ -74,82 +63,29 @@ class ChannelRow:
 
 
 class Announcement(NamedTuple):
-    """One entry of this node's own announcement log on a channel. ``sha1`` is 20 bytes."""
+    """One entry of this node's own announcement log on a channel.
+
+    ``name``: 20 bytes that say what the blinded key stands for (the column is called ``sha1``).
+    """
 
     seq: int
     op: int
     key: bytes
-    sha1: bytes
+    name: bytes
 
 
-class StateDB:
-    """The database at ``path``. ``durable=False`` skips the syncs, for tests.
-
-    Every method raises StorageFull or StorageDamaged if the database cannot do it, and making one
-    StorageInUse if another process has it open.
-    """
+class StateDB(Database):
+    """The database at ``path``. ``durable=False`` skips the syncs, for tests."""
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
-        self.path = path
-        self._lock = threading.RLock()
         self._new_origins = GroupCommit(self._add_origins)
-        self._db: sqlite3.Connection | None = None
-        self._lock_fd = -1
-        try:
-            with self._errors():
-                self._lock_fd = lock_folder(path.parent, STATE_LOCK_FILE, 0o600)
-                # Owners' keys lie in it. SQLite gives its other files the same mode.
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-                # No isolation level: transactions begin and end in transaction() and nowhere else.
-                db = self._db = sqlite3.connect(
-                    path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
-                )
-                db.execute("PRAGMA journal_mode = WAL")
-                db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
-            self._migrate()
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Close the file; a second time does nothing."""
-        with self._lock:
-            if self._db is not None:
-                self._db.close()
-                self._db = None
-            if self._lock_fd >= 0:
-                os.close(self._lock_fd)
-                self._lock_fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All changes made inside reach the disk together, or none. They nest."""
-        with self._lock, self._errors():
-            db = self._open_db()
-            nested = bool(db.in_transaction)
-            if nested:
-                yield db
-                return
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                # A full disk may have rolled it back already.
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
+        super().__init__(
+            path,
+            what="the node's state",
+            migrations=MIGRATIONS,
+            lock_file=STATE_LOCK_FILE,
+            synchronous="FULL" if durable else "OFF",
+        )
 
     # --- mutables: canonical JSON to JSON --------------------------------------------------------
 
@@ -247,7 +183,7 @@ class StateDB:
     def append_announcements(
         self, channel_id: str, entries: Iterable[tuple[int, int, bytes, bytes]]
     ) -> None:
-        """Append (seq, op, key, 20-byte sha1) entries in one transaction.
+        """Append (seq, op, key, 20-byte name) entries in one transaction.
 
         Raises:
             StorageDamaged: a number is taken, so two writers are at work; nothing was appended.
@@ -291,52 +227,6 @@ class StateDB:
             self._change("DELETE FROM meta WHERE key = ?", key)
         else:
             self._change("INSERT OR REPLACE INTO meta VALUES (?, ?)", key, value)
-
-    # --- parts -----------------------------------------------------------------------------------
-
-    def _change(self, sql: str, *values: Any) -> int:
-        with self.transaction() as db:
-            return db.execute(sql, values).rowcount
-
-    def _rows(self, sql: str, *values: Any) -> list[Any]:
-        with self._lock, self._errors():
-            return self._open_db().execute(sql, values).fetchall()
-
-    def _open_db(self) -> sqlite3.Connection:
-        if self._db is None:
-            raise StorageDamaged(path=str(self.path), reason="the database was closed")
-        return self._db
-
-    def _row(self, sql: str, *values: Any) -> Any:
-        rows = self._rows(sql, *values)
-        return rows[0] if rows else None
-
-    def _migrate(self) -> None:
-        with self.transaction() as db:
-            version = int(db.execute("PRAGMA user_version").fetchone()[0])
-            if version > len(MIGRATIONS):
-                reason = "it was written by a newer version of kachery_p2p; upgrade this one"
-                raise StorageDamaged(path=str(self.path), reason=reason)
-            for step in MIGRATIONS[version:]:
-                for statement in _statements(step):
-                    db.execute(statement)
-            db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise disk_error(error, "the node's state", self.path) from error
-        except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-                raise StorageFull(what="the node's state", path=str(self.path)) from error
-            raise StorageDamaged(path=str(self.path), reason=str(error)) from error
-
-
-def _statements(script: str) -> Sequence[str]:
-    # executescript() would commit the transaction that is open.
-    return [part for part in script.split(";") if part.strip()]
 
 
 def _channel(row: Any) -> ChannelRow:

@@ -14,7 +14,7 @@ import pytest
 
 from kachery_p2p.node import circuit
 from kachery_p2p.node import link as link_module
-from kachery_p2p.protocol import codec
+from kachery_p2p.protocol import codec, things
 from kachery_p2p.protocol.session import SealedBody, Session
 from tests.node.harness import laboratory, until
 
@@ -103,7 +103,7 @@ async def link(node: Any, path: Path) -> str:
         stored = await node.context.workers.disk(node.store.link_fd, fd, path)
     finally:
         os.close(fd)
-    node.announcer.provide(stored.sha1)
+    node.announcer.provide(things.file(stored.sha1))
     return str(stored.sha1)
 
 

@@ -26,6 +26,9 @@ from kachery_p2p.protocol import (
     channel,
     codec,
     errors,
+    feed,
+    feed_access,
+    feed_fork,
     frames,
     gossip,
     identity,
@@ -34,6 +37,7 @@ from kachery_p2p.protocol import (
     methods,
     roles,
     session,
+    signed_message,
     uri,
 )
 from kachery_p2p.protocol.errors import KacheryError
@@ -87,6 +91,27 @@ def _error(data: bytes) -> object:
     return str(told)
 
 
+def _head(data: bytes) -> object:
+    return feed.check_head(codec.decode(feed.Head, data))
+
+
+def _fork(data: bytes) -> object:
+    return feed_fork.check_fork(codec.decode(feed_fork.Fork, data))
+
+
+def _messages(data: bytes) -> object:
+    count = data.count(b"\n") + 1
+    return feed.decode_messages(feed.unpack_texts(data, count))
+
+
+def _rules(data: bytes) -> object:
+    return feed_access.AccessRules.parse(codec.unpack(data))
+
+
+def _signed_message(data: bytes) -> object:
+    return signed_message.check_signed_message(codec.unpack(data))
+
+
 def _text(decode: Callable[[str], object]) -> Callable[[bytes], object]:
     return lambda data: decode(data.decode("utf-8", "replace"))
 
@@ -109,6 +134,12 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[type[KacheryError], .
     "codec.unpack": (codec.unpack, (V,)),
     "errors.from_wire": (_error, (V,)),
     "errors.from_peer": (_error, (V,)),
+    "feed.check_head": (_head, (V, errors.ForgedFeed)),
+    "feed.decode_messages": (_messages, (V,)),
+    "feed.parse_feed_uri": (_text(feed.parse_feed_uri), (errors.BadUri,)),
+    "feed.unpack_texts": (lambda data: feed.unpack_texts(data, 1), (V,)),
+    "feed_access.AccessRules.parse": (_rules, (V, B)),
+    "feed_fork.check_fork": (_fork, (V, errors.ForgedFeed)),
     "frames.decode_header": (frames.decode_header, (V,)),
     "identity.check_node_id": (_text(identity.check_node_id), (B,)),
     "identity.NodeKey.unseal": (KEY.unseal, (V,)),
@@ -126,9 +157,10 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[type[KacheryError], .
     "session.Session.open": (_record, (V,)),
     "session.SealedBody.open": (_sealed_body, (V,)),
     "session.unwrap_handshake": (session.unwrap_handshake, (V, errors.VersionMismatch)),
+    "signed_message.check_signed_message": (_signed_message, (V, B, errors.ForgedFeed)),
     "uri.parse_uri": (_text(uri.parse_uri), (errors.BadUri,)),
 }
-for _module in (frames, methods, local, announcements):
+for _module in (frames, methods, local, announcements, feed, feed_fork):
     for _name, _kind in vars(_module).items():
         is_message = isinstance(_kind, type) and issubclass(_kind, msgspec.Struct)
         if is_message and _kind.__module__ == _module.__name__:
@@ -164,6 +196,8 @@ def _functions() -> list[str]:
 def test_every_decoder_of_the_package_is_listed_here() -> None:
     listed = {name.split(" ")[0] for name in DECODERS} | NOT_DECODERS
     listed |= {"mux.Mux.open", "roles.to_bits"}  # opens a stream; packs
+    # Of feeds: there it is no verb.
+    listed |= {"feed.feed_uri", "blinding.feed_key", "blinding.feed_owner_key", "things.feed_owner"}
     assert {name for name in _functions() if name not in listed} == set()
     assert {*_functions(), "document.check", "noise.HandshakeState.read_message"} >= NOT_DECODERS
 

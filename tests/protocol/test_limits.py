@@ -8,7 +8,10 @@ import itertools
 
 import pytest
 
-from kachery_p2p.protocol import limits
+from kachery_p2p.protocol import codec, limits
+from kachery_p2p.protocol.feed import Run, sign_head
+from kachery_p2p.protocol.frontier import TILE_HEIGHT
+from kachery_p2p.protocol.identity import NodeKey
 
 BODY = ast.parse(inspect.getsource(limits)).body
 NAMES = [node.target.id for node in BODY if isinstance(node, ast.AnnAssign)]  # type: ignore[union-attr]
@@ -69,6 +72,22 @@ def test_a_silent_link_is_pinged_before_it_is_dead() -> None:
 def test_lists_may_hold_what_the_messages_need() -> None:
     needed = (
         limits.MAX_MEMBERS, limits.MAX_DIGEST_ORIGINS, limits.MAX_QUERY_KEYS,
-        limits.MAX_ANSWER_NODES, limits.MAX_HOLDERS, limits.MAX_LINKS,
+        limits.MAX_ANSWER_NODES, limits.MAX_HOLDERS, limits.MAX_LINKS, limits.MAX_SLICE_RUNS,
+        limits.MAX_FEED_WRITERS,
     )  # fmt: skip
     assert max(needed) <= limits.MAX_LIST_ITEMS
+
+
+def test_the_largest_message_of_a_feed_fits_a_frame_and_all_runs_of_one_its_header() -> None:
+    assert limits.MAX_FEED_MESSAGE <= limits.MAX_SLICE <= limits.MAX_BODY
+    assert limits.MAX_RUN_BYTES <= limits.MAX_SLICE
+    run = len(codec.encode(Run(limits.MAX_RUN, 2**63 - 1, bytes(32))))
+    signed = sign_head(NodeKey(bytes(32)), bytes(20), 1 << 40, bytes(32), 2**63 - 1)
+    head = len(codec.encode(signed))
+    proofs = 2 * 40 * (32 + 2)  # the peaks at its start, and the right-hand proof at its end
+    assert limits.MAX_SLICE_RUNS * run + head + proofs < limits.MAX_HEADER - 1_000
+
+
+def test_a_tile_is_a_power_of_two_and_the_tree_of_a_feed_is_whole_tiles_high() -> None:
+    assert 1 << TILE_HEIGHT == limits.TILE
+    assert limits.MAX_FEED_MESSAGES == 1 << 5 * TILE_HEIGHT

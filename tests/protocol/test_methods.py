@@ -16,7 +16,7 @@ CHANNEL, NODE, SHA1 = b"c" * 32, b"n" * 32, b"s" * 20
 SAMPLES: list[Any] = [
     methods.ChannelQuery(CHANNEL),
     methods.CircuitTo(CHANNEL, NODE),
-    methods.WhoHas(CHANNEL, [b"k" * 16]),
+    methods.WhoHas(CHANNEL, "files", [b"k" * 16]),
     methods.NodeInfo(NODE, "lab", ["ws://h:1"], True),
     methods.Holders([methods.NodeInfo(NODE, "lab", [], False)], [[0], []], [NODE]),
     methods.FileOpen(CHANNEL, SHA1),
@@ -78,7 +78,7 @@ def test_questions_refuse_what_they_do_not_know_and_answers_ignore_it(sample: An
 
 
 def test_a_question_has_a_bounded_number_of_keys() -> None:
-    plain = {"channel": CHANNEL, "keys": [b"k"] * MAX_QUERY_KEYS}
+    plain = {"channel": CHANNEL, "kind": "files", "keys": [b"k"] * MAX_QUERY_KEYS}
     assert len(codec.convert(methods.WhoHas, plain).keys) == MAX_QUERY_KEYS
     plain["keys"] = [b"k"] * (MAX_QUERY_KEYS + 1)
     with pytest.raises(ProtocolViolation, match="keys"):

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from kachery_p2p.protocol.limits import (
     CIRCUIT_CREDIT,
+    CIRCUIT_CREDIT_BATCH,
     CIRCUIT_WINDOW_LEAST,
     MAX_BODY,
     MIN_BODY,
@@ -107,3 +108,12 @@ def test_bulk_frames_fit_the_rate() -> None:
     assert bulk_bytes(1e9) == MAX_BODY
     assert bulk_bytes(1.0) == MIN_BODY
     assert bulk_bytes(4e6) == 128 * 1024
+
+
+def test_a_message_longer_than_the_window_passes_when_only_unreturned_credit_is_out() -> None:
+    """Credit comes back in batches, so what seems to be under way need never become nothing."""
+    pace = Pace(CIRCUIT_CREDIT, 0.0)
+    long = 2 * CIRCUIT_WINDOW_LEAST
+    pace.sent(1_000)
+    assert pace.allows(long, 1_000, 0.1, 1.0)
+    assert not pace.allows(long, CIRCUIT_CREDIT_BATCH, 0.1, 2.0)

@@ -79,6 +79,20 @@ def test_feed_uris_are_recognised_by_kind() -> None:
 
 
 @pytest.mark.parametrize(
+    ("tail", "path"),
+    [("a%20b/c", "a b/c"), ("a b", "a b"), ("100%", "100%"), ("a%2520b", "a%20b"), ("%c3%a9", "é")],
+)
+def test_the_name_of_a_subfeed_is_quoted_as_it_always_was(tail: str, path: str) -> None:
+    uri = parse_uri(f"feed://{FEED}/{tail}")
+    assert uri.path == path
+    assert parse_uri(str(uri)) == uri
+    # In a folder's paths, what looks like quoting is a part of the name.
+    assert parse_uri(f"sha1dir://{SHA1}/a%20b").path == "a%20b"
+    with pytest.raises(BadUri, match="not UTF-8"):
+        parse_uri(f"feed://{FEED}/%ff")
+
+
+@pytest.mark.parametrize(
     ("text", "reason"),
     [
         (f"sha1://{SHA1[:-1]}/x", "the hash has 39 digits, it needs 40"),
@@ -148,6 +162,7 @@ def test_folder_and_feed_paths_survive_too(label: str, path: str) -> None:
     assert parse_uri(str(folder)) == folder
     feed = KacheryUri("feed", "ed25519", FEED, path=path)
     assert parse_uri(str(feed)) == feed
+    assert str(feed).isascii()
 
 
 @settings(max_examples=150, deadline=None)

@@ -15,7 +15,7 @@ from kachery_p2p.node.circuit import Relay
 from kachery_p2p.node.link import Link
 from kachery_p2p.node.node import Node
 from kachery_p2p.node.stream import Stream
-from kachery_p2p.protocol import codec
+from kachery_p2p.protocol import codec, things
 from kachery_p2p.protocol.announcements import PROVIDE, make_batch, pack_entries
 from kachery_p2p.protocol.errors import BY_CODE, KacheryError, LinkClosed
 from kachery_p2p.protocol.methods import (
@@ -193,7 +193,7 @@ class Villain:
             await asyncio.sleep(rng.random() * 4)
             links = [link for link in node.network.links if link.closed_by is None]
             for sha1 in self._known():
-                node.announcer.provide(sha1)
+                node.announcer.provide(things.file(sha1))
             if not links:
                 continue
             link = rng.choice(links)

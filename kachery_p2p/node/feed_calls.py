@@ -1,0 +1,366 @@
+"""The calls of the local API about feeds.
+
+A feed is 32 bytes, a subfeed 20 (:func:`~kachery_p2p.protocol.feed.subfeed_hash`). Messages travel as
+``data``: their JSON texts with a newline between them, ``count`` of them.
+
+=====================  ==================================================  ===========================
+method                 parameters                                          result
+=====================  ==================================================  ===========================
+``feed.create``        name | None                                         feed
+``feed.named``         name                                                feed | None
+``feed.list``                                                              feeds
+``feed.info``          feed                                                what is held of it here
+``feed.delete``        feed                                                deleted
+``feed.append``        feed, subfeed, name, data, count                    first, count
+``feed.submit``        the same, submission (16 bytes), timeout, channel?  first, count
+``feed.read``          feed, subfeed, position, most, wait, timeout,       start, runs, data, size,
+                       channel?, proofs                                    head | None, proofs | None
+``feed.watch``         watches: [[feed, subfeed, position]], most, wait,   ready: [[place, start,
+                       timeout, channel?                                   runs, data]]
+``feed.get_rules``     feed, subfeed                                       rules
+``feed.set_rules``     feed, subfeed, rules
+``feed.show``          feed, subfeed?, timeout, channel?                   info, holders, fork, ...
+``feed.resolve``       feed, subfeed                                       resolved
+=====================  ==================================================  ===========================
+
+``most`` is 0 for as many as fit one answer; ``wait`` and ``timeout`` are seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.errors import BadInput, FeedReadOnly, ProtocolViolation, UnknownFeed
+from kachery_p2p.protocol.feed import (
+    FeedId,
+    Head,
+    Place,
+    Slice,
+    SubfeedHash,
+    pack_texts,
+    unpack_texts,
+)
+from kachery_p2p.protocol.feed_access import AccessRules
+from kachery_p2p.protocol.limits import (
+    MAX_CALL_SECONDS,
+    MAX_FEED_MESSAGES,
+    MAX_FEED_WATCHES,
+    MAX_SLICE,
+    MAX_SUBFEED_NAME,
+)
+from kachery_p2p.storage.feed_log import LogInfo
+
+from .api import LiveCall
+from .feed_reader import Wanted
+from .feeds import Log
+
+if TYPE_CHECKING:
+    from .node import Node
+
+Call = Callable[[Any, LiveCall], Awaitable[Any]]
+_Name = Annotated[str, Meta(max_length=MAX_SUBFEED_NAME)]
+_Seconds = Annotated[float, Meta(ge=0, le=MAX_CALL_SECONDS)]
+_Most = Annotated[int, Meta(ge=0, le=MAX_FEED_MESSAGES)]
+_Count = Annotated[int, Meta(ge=1, le=MAX_FEED_MESSAGES)]
+
+
+class _Nothing(msgspec.Struct, frozen=True):
+    pass
+
+
+class _Create(msgspec.Struct, frozen=True):
+    name: Annotated[str, Meta(min_length=1, max_length=MAX_SUBFEED_NAME)] | None = None
+
+
+class _Feed(msgspec.Struct, frozen=True):
+    feed: FeedId
+
+
+class _Log(msgspec.Struct, frozen=True):
+    feed: FeedId
+    subfeed: SubfeedHash
+
+
+class _Append(msgspec.Struct, frozen=True):
+    feed: FeedId
+    subfeed: SubfeedHash
+    name: _Name
+    data: bytes
+    count: _Count
+
+
+class _Submit(_Append, frozen=True, kw_only=True):
+    submission: Annotated[bytes, Meta(min_length=16, max_length=16)]
+    timeout: _Seconds
+    channel: str | None = None
+
+
+class _Read(msgspec.Struct, frozen=True):
+    feed: FeedId
+    subfeed: SubfeedHash
+    position: Place
+    timeout: _Seconds
+    most: _Most = 0
+    wait: _Seconds = 0.0
+    channel: str | None = None
+    proofs: bool = False
+
+
+class _Watch(msgspec.Struct, frozen=True):
+    watches: Annotated[
+        list[tuple[FeedId, SubfeedHash, Place]], Meta(min_length=1, max_length=MAX_FEED_WATCHES)
+    ]
+    timeout: _Seconds
+    most: _Most = 0
+    wait: _Seconds = 0.0
+    channel: str | None = None
+
+
+class _Rules(msgspec.Struct, frozen=True):
+    feed: FeedId
+    subfeed: SubfeedHash
+    rules: AccessRules
+
+
+class _Show(msgspec.Struct, frozen=True):
+    feed: FeedId
+    timeout: _Seconds
+    subfeed: SubfeedHash | None = None
+    channel: str | None = None
+
+
+class FeedCalls:
+    """A method per call, for :class:`~.calls.Calls`."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._feeds = node.feeds
+        self._store = node.feeds.store
+        self._disk = node.context.workers.disk
+
+    def calls(self) -> dict[str, tuple[type[Any], Call]]:
+        return {
+            "feed.create": (_Create, self._create),
+            "feed.named": (_Create, self._named),
+            "feed.list": (_Nothing, self._list),
+            "feed.info": (_Feed, self._info),
+            "feed.delete": (_Feed, self._delete),
+            "feed.append": (_Append, self._append),
+            "feed.submit": (_Submit, self._submit),
+            "feed.read": (_Read, self._read),
+            "feed.watch": (_Watch, self._watch),
+            "feed.get_rules": (_Log, self._get_rules),
+            "feed.set_rules": (_Rules, self._set_rules),
+            "feed.show": (_Show, self._show),
+            "feed.resolve": (_Log, self._resolve),
+        }
+
+    def _channel(self, name: str | None) -> bytes | None:
+        return None if name is None else self._node.context.book.resolve(name)
+
+    # --- feeds -------------------------------------------------------------------------------
+
+    async def _create(self, params: _Create, live: LiveCall) -> Any:
+        live.caller.require_write()
+        return {"feed": await self._node.own_feeds.create(params.name)}
+
+    async def _named(self, params: _Create, live: LiveCall) -> Any:
+        return {"feed": await self._disk(self._store.feed_named, params.name or "")}
+
+    async def _list(self, params: _Nothing, live: LiveCall) -> Any:
+        def work() -> list[dict[str, Any]]:
+            return [self._describe(row.feed) for row in self._store.feeds()]
+
+        return {"feeds": await self._disk(work)}
+
+    async def _info(self, params: _Feed, live: LiveCall) -> Any:
+        return await self._disk(self._describe, params.feed)
+
+    def _describe(self, feed: bytes) -> dict[str, Any]:
+        rows = [row for row in self._store.feeds() if row.feed == feed]
+        return {
+            "feed": feed,
+            "name": rows[0].name if rows else None,
+            "writable": bool(rows and rows[0].writable),
+            "created": rows[0].created if rows else None,
+            "subfeeds": [
+                self._describe_log(subfeed, info) for _, subfeed, info in self._store.logs(feed)
+            ],
+        }
+
+    def _describe_log(self, subfeed: bytes, info: LogInfo) -> dict[str, Any]:
+        network = self._node.network
+        return {
+            "subfeed": subfeed,
+            "name": info.name,
+            "base": info.base,
+            "size": info.size,
+            "timestamp": info.head.timestamp if info.head is not None else None,
+            "forked": info.fork is not None,
+            "channels": sorted(network.name_of(bytes.fromhex(c)) for c in info.channels),
+        }
+
+    async def _delete(self, params: _Feed, live: LiveCall) -> Any:
+        live.caller.require_write()
+        await self._node.feed_reader.forget(params.feed)
+        return {"deleted": await self._feeds.delete(params.feed)}
+
+    # --- writing -----------------------------------------------------------------------------
+
+    def _texts(self, params: _Append) -> list[bytes]:
+        try:
+            return unpack_texts(params.data, params.count)
+        except ProtocolViolation as error:
+            raise BadInput(what="feed messages", reason=error.fields["reason"]) from error
+
+    async def _append(self, params: _Append, live: LiveCall) -> Any:
+        live.caller.require_write()
+        large = len(params.data) > MAX_SLICE // 16
+        texts = await self._disk(self._texts, params) if large else self._texts(params)
+        where = (params.feed, params.subfeed)
+        appended = await self._node.own_feeds.append(where, params.name, texts)
+        return {"first": appended.first, "count": appended.count}
+
+    async def _submit(self, params: _Submit, live: LiveCall) -> Any:
+        live.caller.require_write()
+        if len(params.data) > MAX_SLICE:
+            raise BadInput(
+                what="submission", reason=f"more than {MAX_SLICE} bytes; send it in parts"
+            )
+        where = (params.feed, params.subfeed)
+        texts = await self._disk(self._texts, params)
+        channel = self._channel(params.channel)
+        if await self._feeds.is_own(params.feed):
+            appended = await self._node.own_feeds.append(
+                where, params.name, texts, submission=params.submission
+            )
+            return {"first": appended.first, "count": appended.count}
+        numbers = await self._node.feed_submitter.submit(
+            where,
+            params.name,
+            texts,
+            submission=params.submission,
+            channel=channel,
+            seconds=params.timeout,
+        )
+        return {"first": numbers.first, "count": numbers.count}
+
+    # --- reading -----------------------------------------------------------------------------
+
+    async def _read(self, params: _Read, live: LiveCall) -> Any:
+        where = (params.feed, params.subfeed)
+        found = await self._node.feed_reader.read(
+            [Wanted(where, params.position)],
+            most=params.most or MAX_FEED_MESSAGES,
+            wait=params.wait,
+            timeout=params.timeout,
+            channel=self._channel(params.channel),
+        )
+        slice = found.get(0) or Slice(params.position, [], [])
+        info = await self._feeds.info(where) if params.proofs or not slice.texts else None
+        answer = {
+            "start": slice.start,
+            "runs": codec.plain(slice.runs),
+            "data": pack_texts(slice.texts),
+            "size": max(
+                info.size if info is not None else 0,
+                slice.stop if slice.texts else 0,
+                self._node.feed_reader.size_elsewhere(where),
+            ),
+            "head": None,
+            "proofs": None,
+        }
+        if params.proofs and slice.texts:
+            head, proofs = await self._disk(self._prove, where, slice)
+            answer |= {"head": codec.plain(head), "proofs": proofs}
+        return answer
+
+    def _prove(self, where: Log, slice: Slice) -> tuple[Head, list[list[bytes]]]:
+        """Inclusion proofs of the messages, all under one head."""
+        for _ in range(10):
+            found = [
+                self._store.leaf_proof(*where, index) for index in range(slice.start, slice.stop)
+            ]
+            if len({proof.head.size for proof in found}) == 1:
+                return found[0].head, [proof.proof for proof in found]
+        raise BadInput(what="signed messages", reason="the subfeed grows too fast; ask for fewer")
+
+    async def _watch(self, params: _Watch, live: LiveCall) -> Any:
+        wanted = [Wanted((feed, subfeed), at) for feed, subfeed, at in params.watches]
+        found = await self._node.feed_reader.read(
+            wanted,
+            most=params.most or MAX_FEED_MESSAGES,
+            wait=params.wait,
+            timeout=params.timeout,
+            channel=self._channel(params.channel),
+        )
+        ready: list[list[Any]] = []
+        room = 2 * MAX_SLICE
+        for place, slice in found.items():
+            data = pack_texts(slice.texts)
+            room -= len(data)
+            if room < 0 and ready:
+                break  # the others are there still when the caller asks again
+            ready.append([place, slice.start, codec.plain(slice.runs), data])
+        return {"ready": ready}
+
+    # --- access ------------------------------------------------------------------------------
+
+    async def _get_rules(self, params: _Log, live: LiveCall) -> Any:
+        await self._require_own(params.feed)
+        text = await self._disk(self._store.get_rules, params.feed, params.subfeed)
+        return {"rules": {"rules": []} if text is None else json.loads(text)}
+
+    async def _set_rules(self, params: _Rules, live: LiveCall) -> Any:
+        live.caller.require_write()
+        await self._require_own(params.feed)
+        text = json.dumps(codec.plain(params.rules))
+        await self._disk(self._store.set_rules, params.feed, params.subfeed, text)
+        return {}
+
+    async def _require_own(self, feed: bytes) -> None:
+        if not await self._feeds.is_own(feed):
+            raise FeedReadOnly(feed=feed.hex())
+
+    # --- looking -----------------------------------------------------------------------------
+
+    async def _show(self, params: _Show, live: LiveCall) -> Any:
+        shown = await self._disk(self._describe, params.feed)
+        shown |= {"holders": [], "followers": 0, "fork": None, "detail": ""}
+        if params.subfeed is None:
+            return shown
+        where = (params.feed, params.subfeed)
+        shown["followers"] = self._node.feed_server.followers(where)
+        info = await self._feeds.info(where)
+        if info is not None and info.fork is not None:
+            shown["fork"] = {
+                "first": _plain_head(info.fork.first),
+                "second": _plain_head(info.fork.second),
+            }
+        await self._node.feed_reader.contact(
+            Wanted(where, info.size if info is not None else 0),
+            channel=self._channel(params.channel),
+            timeout=params.timeout,
+            shown=shown,
+        )
+        return shown
+
+    async def _resolve(self, params: _Log, live: LiveCall) -> Any:
+        live.caller.require_write()
+        known = await self._feeds.info((params.feed, params.subfeed))
+        if known is None:
+            raise UnknownFeed(feed=params.feed.hex())
+        await self._node.feed_reader.forget(params.feed)
+        resolved = await self._disk(self._store.forget_fork, params.feed, params.subfeed)
+        self._feeds.ring((params.feed, params.subfeed))
+        return {"resolved": resolved}
+
+
+def _plain_head(head: Head) -> dict[str, Any]:
+    return {"size": head.size, "root": head.root.hex(), "timestamp": head.timestamp}

@@ -1,0 +1,289 @@
+"""Reading feeds for local callers: from this node's copy, kept up with the others' while it is read.
+
+A subfeed that is read is followed (:mod:`.follower`) until nobody has read it for
+``FEED_IDLE_SECONDS``. The first read of it waits for the first contact with who holds it, and no read
+waits for longer than its caller said. What lies before the part that is held here is fetched for the
+caller alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, NamedTuple
+
+from kachery_p2p.protocol import codec, things
+from kachery_p2p.protocol.errors import (
+    FeedForked,
+    ForgedFeed,
+    KacheryError,
+    NotFound,
+    ProtocolViolation,
+    RemoteError,
+)
+from kachery_p2p.protocol.feed import (
+    ALGORITHM,
+    Head,
+    Slice,
+    check_head,
+    leaf_hashes,
+    unpack_texts,
+)
+from kachery_p2p.protocol.frontier import Frontier
+from kachery_p2p.protocol.limits import FEED_IDLE_SECONDS, MAX_FEED_MESSAGES, MAX_FOLLOWED
+from kachery_p2p.protocol.methods import FEED_FOLLOW, FeedFollow, FeedPart
+from kachery_p2p.protocol.plan import Holder
+from kachery_p2p.protocol.tree import ProofError
+from kachery_p2p.storage.feed_log import LogInfo
+
+from .feeds import Feeds, Log
+from .follower import Follower, Roads
+from .sources import name_of
+
+
+class Wanted(NamedTuple):
+    """What a caller wants to read: a log from ``position`` on."""
+
+    where: Log
+    position: int
+
+
+class _Entry:
+    def __init__(self, follower: Follower) -> None:
+        self.follower = follower
+        self.readers = 0
+        self.used_at = asyncio.get_running_loop().time()
+
+
+class FeedReader:
+    def __init__(self, feeds: Feeds, roads: Roads) -> None:
+        self._feeds = feeds
+        self._roads = roads
+        self._followers: OrderedDict[tuple[Log, bytes | None], _Entry] = OrderedDict()
+
+    # --- followers ---------------------------------------------------------------------------
+
+    def follower(self, where: Log) -> Follower | None:
+        """Who keeps a log up to date, if it is being read."""
+        for (log, _), entry in self._followers.items():
+            if log == where:
+                return entry.follower
+        return None
+
+    def size_elsewhere(self, where: Log) -> int:
+        """The longest head of a log that those who are followed have said."""
+        follower = self.follower(where)
+        return max((s.size or 0 for s in follower.sources.values()), default=0) if follower else 0
+
+    @contextlib.asynccontextmanager
+    async def _following(self, wanted: Wanted, channel: bytes | None) -> AsyncIterator[Follower]:
+        """Somebody who keeps the log up to date meanwhile, at least from the position wanted on."""
+        key = (wanted.where, channel)
+        entry = self._followers.get(key)
+        if entry is not None and entry.follower.position > wanted.position:
+            info = await self._feeds.info(wanted.where)
+            if info is None or info.head is None:
+                # It waits for messages that come later than what is wanted now.
+                self._followers.pop(key, None)
+                await entry.follower.close()
+                entry = None
+        if entry is None:
+            await self._make_room()
+            entry = self._followers.get(key)
+        if entry is None:
+            follower = Follower(
+                self._feeds,
+                self._roads,
+                wanted.where,
+                channel=channel,
+                position=wanted.position,
+            )
+            entry = self._followers[key] = _Entry(follower)
+        self._followers.move_to_end(key)
+        entry.readers += 1
+        try:
+            yield entry.follower
+        finally:
+            entry.readers -= 1
+            entry.used_at = asyncio.get_running_loop().time()
+
+    async def contact(
+        self, wanted: Wanted, *, channel: bytes | None, timeout: float, shown: dict[str, Any]
+    ) -> None:
+        """Add to ``shown`` who is followed for a log, and why nobody is."""
+        if await self._feeds.is_own(wanted.where[0]):
+            return
+        async with self._following(wanted, channel) as follower:
+            await follower.settle(timeout)
+            shown["holders"] = [
+                {
+                    "node": source.holder.node,
+                    "label": source.holder.label,
+                    "owner": source.owner,
+                    "size": source.size,
+                    "route": "direct" if source.via is None else f"relayed by {source.via[:8]}",
+                }
+                for source in follower.sources.values()
+            ]
+            shown["detail"] = "" if follower.failure is None else str(follower.failure)
+
+    async def _make_room(self) -> None:
+        while len(self._followers) >= MAX_FOLLOWED:
+            idle = [key for key, entry in self._followers.items() if not entry.readers]
+            key = next(iter(idle or self._followers))
+            await self._followers.pop(key).follower.close()
+
+    async def sweep(self) -> None:
+        """Follow no longer what nobody has read for a while."""
+        now = asyncio.get_running_loop().time()
+        for key, entry in list(self._followers.items()):
+            if not entry.readers and now - entry.used_at > FEED_IDLE_SECONDS:
+                self._followers.pop(key, None)
+                await entry.follower.close()
+
+    async def forget(self, feed: bytes) -> None:
+        """The feed was deleted here."""
+        for key in [key for key in self._followers if key[0][0] == feed]:
+            await self._followers.pop(key).follower.close()
+
+    # --- reading -----------------------------------------------------------------------------
+
+    async def read(
+        self,
+        wanted: Sequence[Wanted],
+        *,
+        most: int,
+        wait: float,
+        timeout: float,
+        channel: bytes | None,
+    ) -> dict[int, Slice]:
+        """The messages of the first of these logs that have any, by place in ``wanted``.
+
+        Args:
+            most: messages of each, at most.
+            wait: seconds to wait for a message if there is none.
+            timeout: seconds that the first contact with those who hold a log may take.
+            channel: on which to look for them; None for any.
+
+        Raises:
+            FeedForked: the log ends in a fork, and all before it was read.
+            NotFound, AccessDenied, Unreachable, ...: nothing is held of the only log wanted, and why.
+        """
+        loop = asyncio.get_running_loop()
+        deadline, contact = loop.time() + wait, loop.time() + timeout
+        async with contextlib.AsyncExitStack() as stack:
+            followers: dict[int, Follower] = {}
+            with self._feeds.listening(*(each.where for each in wanted)) as bell:
+                await self._follow_all(wanted, followers, stack, channel)
+                while True:
+                    bell.clear()
+                    unsettled = [f.settle(contact - loop.time()) for f in followers.values()]
+                    await asyncio.gather(*unsettled)
+                    found = {}
+                    for place, each in enumerate(wanted):
+                        slice = await self._read_one(each, most, followers.get(place))
+                        if slice is not None and slice.texts:
+                            found[place] = slice
+                    left = deadline - loop.time()
+                    if found:
+                        return found
+                    if len(wanted) == 1:
+                        await self._check(wanted[0], followers.get(0), last=left <= 0)
+                    if left <= 0:
+                        return {}
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(left):
+                            await bell.wait()
+
+    async def _follow_all(
+        self,
+        wanted: Sequence[Wanted],
+        followers: dict[int, Follower],
+        stack: contextlib.AsyncExitStack,
+        channel: bytes | None,
+    ) -> None:
+        async def follow(place: int, each: Wanted) -> None:
+            if not await self._feeds.is_own(each.where[0]):
+                following = self._following(each, channel)
+                followers[place] = await stack.enter_async_context(following)
+
+        await asyncio.gather(*(follow(place, each) for place, each in enumerate(wanted)))
+
+    async def _read_one(self, wanted: Wanted, most: int, follower: Follower | None) -> Slice | None:
+        slice = await self._feeds.read(wanted.where, wanted.position, most)
+        if slice is None and follower is not None:
+            info = await self._feeds.info(wanted.where)
+            if info is not None and wanted.position < info.base:
+                most = min(most, info.base - wanted.position)
+                return await self._fetch(wanted, most, follower)
+        return slice
+
+    async def _check(self, wanted: Wanted, follower: Follower | None, *, last: bool) -> None:
+        """There is nothing to read: is there a reason that the caller should hear?"""
+        info: LogInfo | None = await self._feeds.info(wanted.where)
+        if info is not None and info.fork is not None:
+            raise FeedForked(feed=wanted.where[0].hex())
+        failure = follower.failure if follower is not None else None
+        if failure is None:
+            if last and follower is not None and not follower.settled and info is None:
+                raise follower.silence()
+            return
+        # Who holds it may be back soon; who refuses must be asked, not waited for.
+        if isinstance(failure, RemoteError) or (last and info is None):
+            raise failure
+
+    async def _fetch(self, wanted: Wanted, most: int, follower: Follower) -> Slice | None:
+        """Messages that come before the part that is held here, for the caller alone."""
+        errors: list[KacheryError] = []
+        for source in list(follower.sources.values()):
+            try:
+                return await self._fetch_from(source.holder, wanted, most)
+            except KacheryError as error:
+                errors.append(error)
+        if errors:
+            raise errors[-1]
+        title = things.subfeed(*wanted.where).title
+        raise follower.failure or NotFound(what=title, detail="nobody connected has its beginning")
+
+    async def _fetch_from(self, holder: Holder, wanted: Wanted, most: int) -> Slice | None:
+        feed, subfeed = wanted.where
+        stop = min(wanted.position + most, MAX_FEED_MESSAGES)
+        params = FeedFollow(holder.channel, feed, subfeed, wanted.position, stop)
+        link = await self._roads.link_to(holder)
+        stream = link.open(FEED_FOLLOW, codec.plain(params))
+        head: Head | None = None
+        try:
+            while (item := await stream.receive()) is not None:
+                meta, body, _ = item
+                part = codec.convert(FeedPart, meta)
+                head = part.head or head
+                if not part.runs or head is None:
+                    continue
+                data = await stream.open_body(body)
+                return await self._feeds.context.workers.disk(
+                    _proven, wanted, part, head, data, name_of(holder)
+                )
+        finally:
+            stream.end()
+        return None
+
+
+def _proven(wanted: Wanted, part: FeedPart, head: Head, data: bytes, source: str) -> Slice:
+    """The messages, if they are what the owner signed, with nothing to compare them to here."""
+    texts = unpack_texts(data, sum(run.count for run in part.runs))
+    slice = Slice(part.start, part.runs, texts)
+    if (head.feed, head.subfeed) != wanted.where or slice.start != wanted.position:
+        raise ProtocolViolation(reason="messages that were not asked for")
+    check_head(head, source)
+    try:
+        frontier = Frontier(ALGORITHM, slice.start, part.peaks)
+        frontier.extend(leaf_hashes(slice))
+        fits = frontier.root_within(head.size, part.right) == head.root
+    except (ProofError, ValueError):
+        fits = False
+    if not fits:
+        what = f"Messages {slice.start}-{slice.stop} of feed {head.feed.hex()}"
+        raise ForgedFeed(what=what, source=source, reason="they do not lead to the signed root")
+    return slice

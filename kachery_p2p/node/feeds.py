@@ -1,0 +1,288 @@
+"""The feeds of a node: what is held of them, and who must hear when there is more.
+
+:class:`Feeds` stands between the store (:mod:`kachery_p2p.storage.feeds`) and everybody who waits for
+messages: local readers (:mod:`.feed_reader`), other nodes that follow (:mod:`.feed_server`) and our own
+followers of others (:mod:`.follower`).
+
+Invariants: a message is on disk before anybody hears of it; whoever listens before it looks hears of
+everything that comes after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from kachery_p2p.protocol import things
+from kachery_p2p.protocol.feed import Head, Run, Slice
+from kachery_p2p.protocol.feed_fork import Fork
+from kachery_p2p.protocol.limits import (
+    MAX_FEED_MESSAGES,
+    MAX_RECENT_BYTES,
+    MAX_RECENT_LOGS,
+    MAX_SLICE,
+)
+from kachery_p2p.protocol.things import Thing, ThingKind
+from kachery_p2p.storage.feed_append import Appended
+from kachery_p2p.storage.feed_log import LogInfo, cut_runs, drop_first
+from kachery_p2p.storage.feeds import FeedStore
+
+from .context import Context
+
+Log = tuple[bytes, bytes]
+"""(feed id, subfeed hash)."""
+
+
+class Served(NamedTuple):
+    """Some messages, with what proves them under ``head``."""
+
+    slice: Slice
+    peaks: list[bytes]
+    right: list[bytes]
+    head: Head
+
+
+class _Recent(NamedTuple):
+    """The newest messages of a log; they end where ``head`` does."""
+
+    slice: Slice
+    head: Head
+
+
+class FeedOffers:
+    """The feeds that a node can offer, as :class:`~kachery_p2p.node.announcer.Offers`."""
+
+    kind: ThingKind = "feeds"
+
+    def __init__(self, store: FeedStore) -> None:
+        self._store = store
+
+    def scan(self) -> Iterator[Thing]:
+        for row in self._store.feeds():
+            if row.writable:
+                yield things.feed_owner(row.feed)
+        for feed, subfeed, info in self._store.logs():
+            if info.head is not None:
+                yield things.subfeed(feed, subfeed)
+
+    def may_leave(self, thing: Thing, channel: bytes) -> bool:
+        feed, subfeed = thing.identifier[:32], thing.identifier[32:]
+        return may_leave(self._store, (feed, subfeed), channel)
+
+
+def may_leave(store: FeedStore, log: Log, channel: bytes) -> bool:
+    """Whether a log may go out on a channel: one's own, or one that was fetched there.
+
+    Reads the disk: for a worker thread.
+    """
+    if store.key(log[0]) is not None:
+        return True
+    info = store.info(*log)
+    return info is not None and channel.hex() in info.channels
+
+
+class Feeds:
+    def __init__(
+        self,
+        context: Context,
+        store: FeedStore,
+        *,
+        provide: Callable[[Thing], None],
+        withdraw: Callable[[Thing], None],
+    ) -> None:
+        self.context = context
+        self.store = store
+        self._disk = context.workers.disk
+        self._provide = provide
+        self._withdraw = withdraw
+        self._listeners: dict[Log, dict[asyncio.Event, None]] = {}
+        self._recent: OrderedDict[Log, _Recent] = OrderedDict()
+        self._told: set[tuple[Log, frozenset[str]]] = set()
+
+    # --- hearing -----------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def listening(self, *logs: Log) -> Iterator[asyncio.Event]:
+        """An event that is set whenever one of these logs changes; clear it before you look."""
+        bell = asyncio.Event()
+        for log in logs:
+            self._listeners.setdefault(log, {})[bell] = None
+        try:
+            yield bell
+        finally:
+            for log in logs:
+                listeners = self._listeners.get(log, {})
+                listeners.pop(bell, None)
+                if not listeners:
+                    self._listeners.pop(log, None)
+
+    def ring(self, log: Log) -> None:
+        """A log has changed."""
+        for bell in self._listeners.get(log, ()):
+            bell.set()
+
+    # --- what is here ------------------------------------------------------------------------
+
+    async def info(self, log: Log) -> LogInfo | None:
+        return await self._disk(self.store.info, *log)
+
+    async def is_own(self, feed: bytes) -> bool:
+        """Whether the feed's key lies here."""
+        return await self._disk(self.store.key, feed) is not None
+
+    async def read(self, log: Log, start: int, most: int) -> Slice | None:
+        """At most ``most`` messages from ``start`` on that fit one frame; None if none are held."""
+        recent = self._newest(log, start)
+        if recent is not None and len(recent.slice.texts) <= most:
+            return recent.slice
+
+        def work() -> Slice | None:
+            info = self.store.info(*log)
+            if info is None or not info.base <= start < info.size:
+                return None
+            return self.store.read(*log, start, max_messages=most, max_bytes=MAX_SLICE)
+
+        return await self._disk(work)
+
+    async def serve(
+        self, log: Log, start: int, stop: int | None, *, peaks: bool, most_bytes: int
+    ) -> Served | None:
+        """As :meth:`read`, for another node: with proofs, up to ``stop``, and at most ``most_bytes``
+        of texts, but one message.
+
+        ``peaks``: with the frontier at ``start``, which who has what comes before it does not need.
+        """
+        recent = None if peaks or stop is not None else self._newest(log, start)
+        if recent is not None:
+            return Served(recent.slice, [], [], recent.head)
+        most = MAX_FEED_MESSAGES if stop is None else stop - start
+
+        def work() -> Served | None:
+            info = self.store.info(*log)
+            if info is None or not info.base <= start < info.size or most <= 0:
+                return None
+            slice = self.store.read(*log, start, max_messages=most, max_bytes=most_bytes)
+            proof = self.store.proof(*log, start, slice.stop)
+            return Served(slice, proof.peaks if peaks else [], proof.right, proof.head)
+
+        return await self._disk(work)
+
+    def has_news(self, log: Log, position: int) -> bool:
+        """Whether the newest messages, in memory, begin at or before ``position`` and go beyond."""
+        return self._newest(log, position) is not None
+
+    def _newest(self, log: Log, start: int) -> _Recent | None:
+        recent = self._recent.get(log)
+        if recent is None or not recent.slice.start <= start < recent.slice.stop:
+            return None
+        if start > recent.slice.start:
+            recent = _Recent(drop_first(recent.slice, start - recent.slice.start), recent.head)
+        return recent
+
+    def _remember(self, log: Log, slice: Slice, head: Head) -> None:
+        self._recent.pop(log, None)
+        if slice.stop == head.size and sum(map(len, slice.texts)) <= MAX_RECENT_BYTES:
+            self._recent[log] = _Recent(slice, head)
+            while len(self._recent) > MAX_RECENT_LOGS:
+                self._recent.popitem(last=False)
+
+    # --- changes -----------------------------------------------------------------------------
+
+    async def create(self, name: str | None) -> bytes:
+        """A new feed of this node's; its id. Raises BadInput if the name is taken."""
+        seed, now = self.context.random_bytes(32), self.context.clock()
+        feed = await self._disk(self.store.create_feed, seed, name, now)
+        self._provide(things.feed_owner(feed))
+        return feed
+
+    async def delete(self, feed: bytes) -> bool:
+        """Forget a feed, and its key if it is ours; whether it was here."""
+        logs = [(feed, subfeed) for _, subfeed, _ in await self._disk(self.store.logs, feed)]
+        deleted = await self._disk(self.store.delete_feed, feed)
+        self._withdraw(things.feed_owner(feed))
+        for log in logs:
+            self._recent.pop(log, None)
+            self._withdraw(things.subfeed(*log))
+            self._told = {told for told in self._told if told[0] != log}
+            self.ring(log)
+        return deleted
+
+    async def append(
+        self,
+        log: Log,
+        name: str | None,
+        texts: list[bytes],
+        *,
+        author: bytes | None = None,
+        submission: bytes | None = None,
+    ) -> Appended:
+        """Sign and keep messages; they are on disk when this returns.
+
+        Raises:
+            FeedReadOnly, FeedForked, FeedBehind, BadInput, StorageFull, StorageDamaged
+        """
+        now = round(self.context.clock() * 1000)
+
+        def work() -> Appended:
+            return self.store.append(
+                *log, name, texts, author=author, now_ms=now, submission=submission
+            )
+
+        appended = await self._disk(work)
+        head = appended.head
+        self._recent.pop(log, None)
+        # What a submission brings when it is repeated need not be what stands there.
+        if submission is None and appended.first + len(texts) == head.size:
+            runs = [Run(count, head.timestamp, author) for count in cut_runs(texts)]
+            self._remember(log, Slice(appended.first, runs, texts), head)
+        self._tell(log, frozenset())
+        self.ring(log)
+        return appended
+
+    async def extend(
+        self,
+        log: Log,
+        slice: Slice,
+        right: Sequence[bytes],
+        head: Head,
+        *,
+        channel: bytes,
+        peaks: Sequence[bytes] | None,
+        source: str,
+    ) -> int:
+        """Take in what another node sent, if it is proven; the size of the log now.
+
+        Raises:
+            ForgedFeed, FeedForked, BadInput (a gap), StorageFull, StorageDamaged
+        """
+
+        def work() -> int:
+            return self.store.extend(
+                *log, slice, right, head, channel.hex(), base_peaks=peaks, source=source
+            )
+
+        try:
+            size = await self._disk(work)
+        finally:
+            self.ring(log)
+        if slice.texts and size == slice.stop:
+            self._remember(log, slice, head)
+        self._tell(log, frozenset([channel.hex()]))
+        return size
+
+    async def record_fork(self, fork: Fork, source: str) -> None:
+        """Keep the proof that a feed's owner signed two histories. Raises ForgedFeed."""
+        await self._disk(self.store.record_fork, fork, source)
+        self.context.warn(
+            f"feed {fork.first.feed.hex()[:8]} was signed with two histories; it takes nothing more"
+        )
+        self.ring((fork.first.feed, fork.first.subfeed))
+
+    def _tell(self, log: Log, channels: frozenset[str]) -> None:
+        """Announce a log once for each set of channels that it came on."""
+        if (log, channels) not in self._told:
+            self._told.add((log, channels))
+            self._provide(things.subfeed(*log))

@@ -1,0 +1,75 @@
+"""Appending to the feeds whose keys lie here.
+
+A node that was restored from a backup must not sign a second history. So before its first append to a
+log in this run it asks those who hold the log how far they know it, and takes back what it lacks; who
+is not connected cannot be asked, and is not waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from kachery_p2p.protocol.errors import FeedBehind, FeedForked
+from kachery_p2p.protocol.limits import LOOKUP_SECONDS
+from kachery_p2p.storage.feed_append import Appended
+
+from .feeds import Feeds, Log
+from .follower import Follower, Roads
+from .link import Link
+
+
+class OwnFeeds:
+    def __init__(self, feeds: Feeds, roads: Roads) -> None:
+        self._feeds = feeds
+        self._roads = roads
+        self._fresh: set[bytes] = set()
+        """Feeds that were made in this run: nobody can know more of them."""
+        self._asked: dict[Log, asyncio.Task[None]] = {}
+        roads.network.on_shared.append(self._on_shared)
+
+    def _on_shared(self, link: Link, channel: bytes) -> None:
+        """Somebody has come who may know more than those who were asked."""
+        for where, task in list(self._asked.items()):
+            if task.done():
+                del self._asked[where]
+
+    async def create(self, name: str | None) -> bytes:
+        """A new feed; its id. Raises BadInput if the name is taken."""
+        feed = await self._feeds.create(name)
+        self._fresh.add(feed)
+        return feed
+
+    async def append(
+        self,
+        where: Log,
+        name: str | None,
+        texts: list[bytes],
+        *,
+        author: bytes | None = None,
+        submission: bytes | None = None,
+    ) -> Appended:
+        """As :meth:`.feeds.Feeds.append`."""
+        if where[0] not in self._fresh:
+            task = self._asked.get(where)
+            if task is None:
+                asking = self._ask(where)
+                task = self._asked[where] = self._roads.network.spawn(asking, name="confirm feed")
+            await asyncio.shield(task)
+        try:
+            return await self._feeds.append(
+                where, name, texts, author=author, submission=submission
+            )
+        except FeedBehind:
+            self._asked.pop(where, None)  # the rest is not here yet: the next append asks again
+            raise
+
+    async def _ask(self, where: Log) -> None:
+        if not await self._feeds.is_own(where[0]):
+            return
+        follower = Follower(self._feeds, self._roads, where, channel=None, position=0)
+        try:
+            await follower.settle(LOOKUP_SECONDS)
+        finally:
+            await follower.close()
+        if isinstance(follower.failure, FeedForked):
+            raise follower.failure

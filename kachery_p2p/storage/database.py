@@ -1,0 +1,158 @@
+"""One SQLite file of one process: opening, migrations, transactions, typed errors.
+
+Invariants: one process has it open, for it takes a lock file beside the database; any thread may
+call, since one connection lies behind one lock; a schema of an older version is migrated in one
+transaction, one of a newer version is refused and left as it is; only the user can read the files,
+since keys lie in them.
+
+Non-goals: what is in the tables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+from kachery_p2p.protocol.errors import StorageDamaged, StorageFull
+
+from .disk import disk_error
+from .lock import lock_folder
+
+_WAIT_SECONDS: Final = 10.0
+
+Synchronous = Literal["OFF", "NORMAL", "FULL"]
+"""What a commit waits for. OFF: nothing. NORMAL: nothing, but after a crash of the machine the
+file is whole, as of some moment before. FULL: that the commit is on disk."""
+
+
+class Database:
+    """The database at ``path``. ``what`` is what errors call it.
+
+    Step ``i`` of ``migrations`` takes a database from version ``i`` to ``i + 1``.
+
+    Every method raises StorageFull or StorageDamaged if the database cannot do it, and making one
+    StorageInUse if another process has it open.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        what: str,
+        migrations: Sequence[str],
+        lock_file: str,
+        synchronous: Synchronous,
+    ) -> None:
+        self.path = path
+        self._what = what
+        self._lock = threading.RLock()
+        self._db: sqlite3.Connection | None = None
+        self._lock_fd = -1
+        try:
+            with self._errors():
+                self._lock_fd = lock_folder(path.parent, lock_file, 0o600)
+                # SQLite gives its other files the same mode.
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                db = self._db = self._connect()
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute(f"PRAGMA synchronous = {synchronous}")
+            self._migrate(migrations)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; a second time does nothing."""
+        with self._lock:
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+            if self._lock_fd >= 0:
+                os.close(self._lock_fd)
+                self._lock_fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All changes made inside reach the disk together, or none. They nest."""
+        with self._lock, self._errors():
+            db = self._open_db()
+            nested = bool(db.in_transaction)
+            if nested:
+                yield db
+                return
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                # A full disk may have rolled it back already.
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+
+    def _connect(self) -> sqlite3.Connection:
+        # No isolation level: transactions begin and end in transaction() and nowhere else.
+        return sqlite3.connect(
+            self.path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
+        )
+
+    def _change(self, sql: str, *values: Any) -> int:
+        with self.transaction() as db:
+            return db.execute(sql, values).rowcount
+
+    def _rows(self, sql: str, *values: Any) -> list[Any]:
+        with self._lock, self._errors():
+            return self._open_db().execute(sql, values).fetchall()
+
+    def _row(self, sql: str, *values: Any) -> Any:
+        rows = self._rows(sql, *values)
+        return rows[0] if rows else None
+
+    def _open_db(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise StorageDamaged(path=str(self.path), reason="the database was closed")
+        return self._db
+
+    def _migrate(self, migrations: Sequence[str]) -> None:
+        with self.transaction() as db:
+            version = int(db.execute("PRAGMA user_version").fetchone()[0])
+            if version > len(migrations):
+                reason = "it was written by a newer version of kachery_p2p; upgrade this one"
+                raise StorageDamaged(path=str(self.path), reason=reason)
+            for step in migrations[version:]:
+                for statement in _statements(step):
+                    db.execute(statement)
+            db.execute(f"PRAGMA user_version = {len(migrations)}")
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise disk_error(error, self._what, self.path) from error
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise StorageFull(what=self._what, path=str(self.path)) from error
+            raise StorageDamaged(path=str(self.path), reason=str(error)) from error
+
+
+def _statements(script: str) -> Sequence[str]:
+    # executescript() would commit the transaction that is open.
+    return [part for part in script.split(";") if part.strip()]

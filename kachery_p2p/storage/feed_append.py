@@ -1,0 +1,169 @@
+"""Appending to one's own logs: several calls in one transaction, one signature for each log.
+
+What is wrong with one call is its own affair: the others go on. What is wrong with the database ends
+them all.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from kachery_p2p.protocol.errors import (
+    BadInput,
+    FeedBehind,
+    FeedForked,
+    FeedReadOnly,
+    KacheryError,
+    UnknownFeed,
+)
+from kachery_p2p.protocol.feed import MAX_MILLIS, Head, Run, Slice, leaf_hashes, sign_head
+from kachery_p2p.protocol.identity import PUBLIC_BYTES
+from kachery_p2p.protocol.limits import MAX_FEED_MESSAGES, MAX_SUBMISSIONS, SUBMISSION_BYTES
+
+from .feed_log import OpenLog, cut_runs, grow, load_log, make_log, save_log, write_growth
+
+Load = Callable[[sqlite3.Connection, bytes, bytes], OpenLog | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Messages [first, first + count) are on disk, under ``head`` or an earlier one."""
+
+    first: int
+    count: int
+    head: Head
+
+
+@dataclass(slots=True)
+class Append:
+    """One call, and what became of it.
+
+    Raises:
+        BadInput: no texts, a text with a newline, a number or length that is not possible.
+    """
+
+    feed: bytes
+    subfeed: bytes
+    name: str | None
+    texts: Sequence[bytes]
+    author: bytes | None
+    now_ms: int
+    submission: bytes | None
+    result: Appended | None = None
+    error: KacheryError | None = None
+
+    def __post_init__(self) -> None:
+        reason = None
+        if not self.texts:
+            reason = "there are none"
+        elif any(b"\n" in text for text in self.texts):
+            reason = "one holds a newline"
+        elif self.author is not None and len(self.author) != PUBLIC_BYTES:
+            reason = f"an author has {PUBLIC_BYTES} bytes"
+        elif self.submission is not None and len(self.submission) != SUBMISSION_BYTES:
+            reason = f"the number of a submission has {SUBMISSION_BYTES} bytes"
+        elif not 0 <= self.now_ms <= MAX_MILLIS:
+            reason = f"the time is {self.now_ms} ms"
+        if reason is not None:
+            raise BadInput(what="messages to append", reason=reason)
+
+
+def append_all(db: sqlite3.Connection, calls: list[Append], load: Load) -> list[OpenLog]:
+    """Do the calls inside a transaction; each has its result or its error then.
+
+    Args:
+        load: gives a log as it is committed.
+
+    Returns:
+        The logs that are to be kept once it is committed.
+    """
+    grown: dict[tuple[bytes, bytes], OpenLog] = {}
+    done: list[tuple[Append, OpenLog, int, int]] = []
+    for call in calls:
+        place = call.feed, call.subfeed
+        try:
+            log = grown.get(place) or _own_log(db, call, load)
+            _check_appendable(log, len(call.texts))
+        except KacheryError as error:
+            call.error = error
+            continue
+        found = _find_submission(db, log, call)
+        if found is None:
+            first = log.info.size
+            log = grown[place] = _append(db, log, call)
+            found = first, len(call.texts)
+        done.append((call, log, *found))
+    signed = {place: _sign(log) for place, log in grown.items()}
+    for log in signed.values():
+        save_log(db, log)
+    for call, log, first, count in done:
+        head = signed.get((call.feed, call.subfeed), log).info.head
+        assert head is not None
+        call.result = Appended(first, count, head)
+    return list(signed.values())
+
+
+def _own_log(db: sqlite3.Connection, call: Append, load: Load) -> OpenLog:
+    log = load(db, call.feed, call.subfeed)
+    if log is None:
+        row = db.execute("SELECT seed FROM feeds WHERE feed = ?", (call.feed,)).fetchone()
+        if row is None:
+            raise UnknownFeed(feed=call.feed.hex())
+        if row[0] is not None:
+            make_log(db, call.feed, call.subfeed)
+            # Not through the caller's hands: it is not committed.
+            log = load_log(db, call.feed, call.subfeed)
+    if log is None or log.key is None:
+        raise FeedReadOnly(feed=call.feed.hex())
+    return log
+
+
+def _check_appendable(log: OpenLog, count: int) -> None:
+    info = log.info
+    if info.fork is not None:
+        raise FeedForked(feed=log.feed.hex())
+    if info.size < info.known:
+        reason = f"{info.size} messages of a subfeed are here, {info.known} were signed"
+        raise FeedBehind(feed=log.feed.hex(), reason=reason)
+    if info.size + count > MAX_FEED_MESSAGES:
+        raise BadInput(what="messages to append", reason="the subfeed cannot hold so many")
+
+
+def _append(db: sqlite3.Connection, log: OpenLog, call: Append) -> OpenLog:
+    # Times of a log go one way, whatever the clock did.
+    timestamp = max(call.now_ms, log.timestamp)
+    texts = list(call.texts)
+    runs = [Run(count, timestamp, call.author) for count in cut_runs(texts)]
+    first = log.info.size
+    slice = Slice(first, runs, texts)
+    growth = grow(log, slice, leaf_hashes(slice))
+    write_growth(db, growth)
+    grown = replace(growth.log, timestamp=timestamp)
+    if call.submission is not None:
+        slot = grown.submissions % MAX_SUBMISSIONS
+        values = (log.number, slot, call.author or b"", call.submission, first, len(texts))
+        db.execute("INSERT OR REPLACE INTO submissions VALUES (?, ?, ?, ?, ?, ?)", values)
+        grown = replace(grown, submissions=grown.submissions + 1)
+    if grown.info.name is None and call.name is not None:
+        grown = replace(grown, info=replace(grown.info, name=call.name))
+    return grown
+
+
+def _find_submission(db: sqlite3.Connection, log: OpenLog, call: Append) -> tuple[int, int] | None:
+    if call.submission is None:
+        return None
+    found = db.execute(
+        "SELECT first, count FROM submissions WHERE log = ? AND author = ? AND submission = ?",
+        (log.number, call.author or b"", call.submission),
+    ).fetchone()
+    return None if found is None else (found[0], found[1])
+
+
+def _sign(log: OpenLog) -> OpenLog:
+    assert log.key is not None
+    size = log.info.size
+    head = sign_head(log.key, log.subfeed, size, log.frontier.root(), log.timestamp)
+    # It was whole before, so there was nothing of the right-hand proof.
+    return replace(log, info=replace(log.info, head=head, known=size))

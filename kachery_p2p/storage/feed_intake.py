@@ -1,0 +1,160 @@
+"""Messages that came from others: what must be true before a log grows by them.
+
+A slice is taken in if the frontier that is held, extended by its leaves and by the right-hand proof,
+leads to the root of a head that the feed's key signed. Nothing else is believed.
+
+A head that excludes what is already held is no forgery but a fork, and is proven from the log itself.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from kachery_p2p.protocol.errors import BadInput, FeedForked, ForgedFeed
+from kachery_p2p.protocol.feed import ALGORITHM, Head, Slice, check_head, leaf_hashes
+from kachery_p2p.protocol.feed_fork import Fork, make_fork
+from kachery_p2p.protocol.frontier import Frontier, left_peaks
+from kachery_p2p.protocol.tree import ProofError, range_proof
+
+from .feed_log import Growth, OpenLog, drop_first, grow, save_log, tree_nodes, write_growth
+from .feed_tiles import unknown_edges
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """What somebody sent; see :meth:`.feeds.FeedStore.extend`. Its head is signed, no more is known.
+
+    Raises:
+        ForgedFeed: the head is of another log, or the feed's key did not sign it.
+    """
+
+    feed: bytes
+    subfeed: bytes
+    slice: Slice
+    right: Sequence[bytes]
+    head: Head
+    channel: str | None
+    base_peaks: Sequence[bytes] | None
+    name: str | None
+    source: str
+    leaves: list[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if (self.head.feed, self.head.subfeed) != (self.feed, self.subfeed):
+            raise self.forged("its head is of another log")
+        check_head(self.head, self.source)
+        object.__setattr__(self, "leaves", leaf_hashes(self.slice))
+
+    def forged(self, reason: str) -> ForgedFeed:
+        """The error that says so."""
+        what = f"A slice of feed {self.feed.hex()}"
+        return ForgedFeed(what=what, source=self.source, reason=reason)
+
+
+def take_in(db: sqlite3.Connection, log: OpenLog, incoming: Incoming) -> OpenLog | Fork:
+    """Verify what came and write it, inside a transaction.
+
+    Returns:
+        The log after, to be kept once it is committed; or the proof that the head and what is held
+        exclude one another, and then nothing was written.
+
+    Raises:
+        BadInput: messages are missing between what is held and the slice.
+        ForgedFeed: the slice does not belong under the head.
+        FeedForked: there is a fork already.
+    """
+    if log.info.fork is not None:
+        raise FeedForked(feed=log.feed.hex())
+    if log.info.head is None:
+        start = _begin(log, incoming)
+    else:
+        start = log
+        fork = find_fork(db, log, incoming.head)
+        if fork is not None:
+            return fork
+    growth = _verify(db, start, incoming)
+    write_growth(db, growth)
+    info = growth.log.info
+    info = replace(info, known=max(info.known, incoming.head.size), name=info.name or incoming.name)
+    channel = incoming.channel
+    if log.key is None and channel is not None and channel not in info.channels:
+        db.execute("INSERT INTO channels VALUES (?, ?)", (log.number, channel))
+        info = replace(info, channels=info.channels | {channel})
+    grown = replace(growth.log, info=info)
+    if info != log.info:
+        save_log(db, grown)
+    return grown
+
+
+def find_fork(db: sqlite3.Connection, log: OpenLog, head: Head) -> Fork | None:
+    """The proof that a head and what is held exclude one another, if that can be told from it.
+
+    It can if the log's head is of the same size, or if the log goes at least as far as ``head``.
+    The signature of ``head`` must have been checked.
+    """
+    info = log.info
+    ours = info.head
+    if ours is None:
+        return None
+    if head.size == ours.size:
+        return None if head.root == ours.root else make_fork(ours, head)
+    if not info.base < head.size <= info.size:
+        return None
+    nodes = tree_nodes(db, log)
+    if Frontier(ALGORITHM, head.size, left_peaks(nodes, head.size)).root() == head.root:
+        return None
+    last = head.size - 1
+    proof = range_proof(nodes, ours.size, last, last + 1)
+    return make_fork(ours, head, nodes(0, last), proof)
+
+
+def _begin(log: OpenLog, incoming: Incoming) -> OpenLog:
+    """An empty log as one that is held from where the slice begins."""
+    base = incoming.slice.start
+    if base and incoming.base_peaks is None:
+        reason = f"it begins at {base} without peaks, and nothing before is held"
+        raise BadInput(what="feed slice", reason=reason)
+    try:
+        frontier = Frontier(ALGORITHM, base, incoming.base_peaks or ())
+    except ValueError as error:
+        raise incoming.forged(str(error)) from None
+    return replace(
+        log,
+        info=replace(log.info, base=base, size=base),
+        peaks=frontier.peaks,
+        frontier=frontier,
+        edges=unknown_edges(base),
+    )
+
+
+def _verify(db: sqlite3.Connection, log: OpenLog, incoming: Incoming) -> Growth:
+    """The log after the slice, with the better of the two heads; nothing is written."""
+    info, slice, head = log.info, incoming.slice, incoming.head
+    if not info.base <= slice.start <= info.size:
+        held = f"messages {info.base} to {info.size} of the subfeed are held"
+        raise BadInput(what="feed slice", reason=f"it begins at {slice.start}, but {held}")
+    known = min(info.size, slice.stop) - slice.start
+    if known:
+        ours = tree_nodes(db, log).leaves(slice.start, slice.start + known)
+        if ours != incoming.leaves[:known]:
+            raise incoming.forged("it differs from messages that were verified before")
+    if slice.stop < info.size:
+        return Growth(log, [], [])
+    growth = grow(log, drop_first(slice, known), incoming.leaves[known:])
+    try:
+        root = growth.log.frontier.root_within(head.size, incoming.right)
+    except ProofError as error:
+        raise incoming.forged(str(error)) from None
+    if root != head.root:
+        raise incoming.forged("the proof does not lead to the head's root")
+    if not growth.runs and info.head is not None and info.head.size >= head.size:
+        return growth
+    grown = replace(
+        growth.log,
+        rest=tuple(incoming.right),
+        timestamp=head.timestamp,
+        info=replace(growth.log.info, head=head),
+    )
+    return replace(growth, log=grown)

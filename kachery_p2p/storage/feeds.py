@@ -1,0 +1,356 @@
+"""Feeds on disk: the keys of one's own, and the logs of these and of those that are followed.
+
+Invariants: those of :class:`.database.Database`. What is appended to one's own feed is on disk when
+the call returns, and so is what says who may write and what is forked. Messages of others can be
+fetched again, so their commits wait for no disk. A log is never shown but as it was committed, and a
+head leaves this module only when the commit that it belongs to is over.
+
+Non-goals: who may read what, where feeds come from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.errors import BadInput, FeedForked, FeedReadOnly, UnknownFeed
+from kachery_p2p.protocol.feed import Head, Slice, check_head
+from kachery_p2p.protocol.feed_fork import Fork, check_fork
+from kachery_p2p.protocol.identity import NodeKey
+
+from .feed_append import Append, Appended, append_all
+from .feed_intake import Incoming, find_fork, take_in
+from .feed_log import OpenLog, drop_log, load_log, make_log
+from .feed_logs import LogStore
+from .group_commit import GroupCommit
+
+
+class FeedRow(NamedTuple):
+    """A feed that is known here. ``feed`` is its id, ``name`` what the user of this node calls it.
+
+    ``created`` is in seconds; of a feed of others it is the time of the first head that was seen.
+    """
+
+    feed: bytes
+    name: str | None
+    writable: bool
+    created: float
+
+
+class FeedStore(LogStore):
+    """The feeds in the database at ``path``. A feed is its 32-byte id, a subfeed its 20-byte hash.
+
+    ``durable=False`` waits for no disk at all: a crash of the machine may lose the last moments, a
+    crash of the process loses nothing all the same.
+    """
+
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
+        self._appends = GroupCommit(self._append_all)
+        super().__init__(path, durable=durable)
+
+    # --- feeds -----------------------------------------------------------------------------------
+
+    def create_feed(self, seed: bytes, name: str | None, now: float) -> bytes:
+        """Keep a feed's key; its id. One that was followed so far becomes one's own.
+
+        Args:
+            seed: 32 bytes, the feed's key.
+            name: what the user calls it; None for no name, or the one that it has.
+            now: seconds.
+
+        Raises:
+            BadInput: another feed has the name, or the seed is none.
+        """
+        feed = NodeKey(seed).public
+        with self._changing(feed) as db:
+            if name is not None and self.feed_named(name) not in (None, feed):
+                raise BadInput(what=f"feed name {name!r}", reason="another feed has it")
+            db.execute(
+                "INSERT INTO feeds VALUES (?, ?, ?, ?) ON CONFLICT (feed) DO UPDATE SET"
+                " seed = excluded.seed, name = coalesce(excluded.name, name)",
+                (feed, seed, name, now),
+            )
+            logs = "(SELECT log FROM logs WHERE feed = ?)"
+            db.execute(f"DELETE FROM channels WHERE log IN {logs}", (feed,))
+        return feed
+
+    def feed_named(self, name: str) -> bytes | None:
+        """The id of the feed with that name, or None."""
+        row = self._row("SELECT feed FROM feeds WHERE name = ?", name)
+        return None if row is None else bytes(row[0])
+
+    def feeds(self) -> list[FeedRow]:
+        """All feeds that are known here, the oldest first."""
+        rows = self._rows(
+            "SELECT feed, name, seed IS NOT NULL, created FROM feeds ORDER BY created, rowid"
+        )
+        return [FeedRow(feed, name, bool(own), created) for feed, name, own, created in rows]
+
+    def key(self, feed: bytes) -> NodeKey | None:
+        """The key of one's own feed, or None."""
+        row = self._row("SELECT seed FROM feeds WHERE feed = ?", feed)
+        return None if row is None or row[0] is None else NodeKey(row[0])
+
+    def delete_feed(self, feed: bytes) -> bool:
+        """Forget a feed: its key, its logs, all. Whether it was there."""
+        with self._changing(feed) as db:
+            for (number,) in db.execute("SELECT log FROM logs WHERE feed = ?", (feed,)).fetchall():
+                drop_log(db, number)
+            return db.execute("DELETE FROM feeds WHERE feed = ?", (feed,)).rowcount > 0
+
+    def get_rules(self, feed: bytes, subfeed: bytes) -> str | None:
+        """The access rules that were set for a subfeed, as JSON, or None."""
+        row = self._row(
+            "SELECT rules FROM rules JOIN logs USING (log) WHERE feed = ? AND subfeed = ?",
+            feed,
+            subfeed,
+        )
+        return None if row is None else str(row[0])
+
+    def set_rules(self, feed: bytes, subfeed: bytes, rules: str | None) -> None:
+        """Set the access rules of a subfeed, which is made if need be, or forget them.
+
+        Raises:
+            UnknownFeed: there is no such feed here.
+        """
+        with self._changing(feed) as db:
+            if not db.execute("SELECT 1 FROM feeds WHERE feed = ?", (feed,)).fetchone():
+                raise UnknownFeed(feed=feed.hex())
+            number = make_log(db, feed, subfeed)
+            db.execute("DELETE FROM rules WHERE log = ?", (number,))
+            if rules is not None:
+                db.execute("INSERT INTO rules VALUES (?, ?)", (number, rules))
+
+    # --- one's own logs --------------------------------------------------------------------------
+
+    def append(
+        self,
+        feed: bytes,
+        subfeed: bytes,
+        name: str | None,
+        texts: Sequence[bytes],
+        *,
+        author: bytes | None = None,
+        now_ms: int,
+        submission: bytes | None = None,
+    ) -> Appended:
+        """Append messages to one's own feed: all or none, and on disk when it returns.
+
+        Args:
+            feed, subfeed: which; the subfeed is made if need be.
+            name: the subfeed's name for people, taken if it has none yet.
+            texts: at least one, as ``encode_message`` or ``unpack_texts`` gives them.
+            author: the id of the node that submitted them; None for the owner.
+            now_ms: the time; where the log is ahead of it, the log's is taken.
+            submission: ``SUBMISSION_BYTES`` bytes. If this author's submission of that number was
+                appended before (among the last ``MAX_SUBMISSIONS`` of the subfeed), nothing is, and
+                the result says where it went then.
+
+        Raises:
+            BadInput: no texts, a text with a newline, an author or a number of another length.
+            UnknownFeed, FeedReadOnly: the feed, or its key, is not here.
+            FeedForked: two histories of it were signed.
+            FeedBehind: more of it was signed than is here.
+        """
+        call = Append(feed, subfeed, name, texts, author, now_ms, submission)
+        self._appends.submit(call)
+        if call.error is not None:
+            raise call.error
+        assert call.result is not None
+        return call.result
+
+    def _append_all(self, calls: list[Append]) -> None:
+        with self._lock:
+            with self.transaction() as db:
+                grown = append_all(db, calls, self._load)
+            for log in grown:
+                self._keep(log)
+
+    def adopt(
+        self,
+        feed: bytes,
+        subfeed: bytes,
+        slice: Slice,
+        right: Sequence[bytes],
+        head: Head,
+        *,
+        name: str | None = None,
+        source: str = "another node",
+    ) -> int:
+        """:meth:`extend` for a feed of one's own: take back what a restored backup lacks.
+
+        Raises:
+            UnknownFeed, FeedReadOnly: the feed, or its key, is not here; or as :meth:`extend`.
+        """
+        self._check_own(feed)
+        return self._take_in(Incoming(feed, subfeed, slice, right, head, None, None, name, source))
+
+    def note_head(self, head: Head, source: str = "another node") -> None:
+        """Somebody showed a head of one's own feed: what it covers was signed, so nothing may be
+        appended before it is here.
+
+        Raises:
+            ForgedFeed: the feed's key did not sign it; names ``source``.
+            UnknownFeed, FeedReadOnly: the feed, or its key, is not here.
+        """
+        check_head(head, source)
+        self._check_own(head.feed)
+        info = self.info(head.feed, head.subfeed)
+        if info is None or info.known < head.size:
+            with self._changing(head.feed) as db:
+                number = make_log(db, head.feed, head.subfeed)
+                db.execute(
+                    "UPDATE logs SET known = max(known, ?) WHERE log = ?", (head.size, number)
+                )
+
+    # --- others' logs ----------------------------------------------------------------------------
+
+    def extend(
+        self,
+        feed: bytes,
+        subfeed: bytes,
+        slice: Slice,
+        right: Sequence[bytes],
+        head: Head,
+        channel: str,
+        *,
+        base_peaks: Sequence[bytes] | None = None,
+        name: str | None = None,
+        source: str = "another node",
+    ) -> int:
+        """Take in messages that somebody sent if they are proven; if not, nothing is kept.
+
+        Args:
+            feed, subfeed: which; the log is made if need be.
+            slice: messages. The beginning of it may be held already. One without messages is good
+                for a newer head, and for starting to hold a log at its end.
+            right: the right-hand proof from ``slice.stop`` to ``head.size``.
+            head: it becomes the log's if it brings messages, or if it is the newer one of two that
+                prove what is held.
+            channel: on which it was fetched. It is not noted for a feed of one's own.
+            base_peaks: the peaks at ``slice.start``; needed if the log is empty and that is not 0,
+                and looked at only if the log is empty.
+            name: the subfeed's name for people, taken if it has none yet.
+            source: who sent it, for errors.
+
+        Returns:
+            The size of the log now.
+
+        Raises:
+            BadInput: messages are missing between what is held and the slice.
+            ForgedFeed: this is not what the feed's key signed.
+            FeedForked: two histories were signed. If ``head`` shows it, the evidence is kept.
+        """
+        return self._take_in(
+            Incoming(feed, subfeed, slice, right, head, channel, base_peaks, name, source)
+        )
+
+    def _take_in(self, incoming: Incoming) -> int:
+        feed = incoming.feed
+        with self._lock:
+            with self._sync(self._owns(feed)), self.transaction() as db:
+                log = self._log_for(db, incoming.head)
+                found = take_in(db, log, incoming)
+                if isinstance(found, Fork):
+                    _add_fork(db, log.number, found)
+            if isinstance(found, OpenLog):
+                self._keep(found)
+                return found.info.size
+            self._let_go(feed)
+        raise FeedForked(feed=feed.hex())
+
+    # --- forks -----------------------------------------------------------------------------------
+
+    def fork_with(self, head: Head, source: str = "another node") -> Fork | None:
+        """The proof that a head and what is held of its log exclude one another, if there is one.
+
+        A head that is longer than what is held shows nothing by itself, but for one of the size of
+        the log's own head.
+
+        Raises:
+            ForgedFeed: the feed's key did not sign it; names ``source``.
+            UnknownFeed: there is no such log here.
+        """
+        check_head(head, source)
+        log = self._open(head.feed, head.subfeed)
+        with self._reading(log) as db:
+            return find_fork(db, log, head)
+
+    def record_fork(self, fork: Fork, source: str = "another node") -> None:
+        """Keep the proof of a fork: its log grows no more. A second one is not needed.
+
+        Raises:
+            ForgedFeed: it proves nothing; names ``source``.
+        """
+        check_fork(fork, source)
+        with self._changing(fork.first.feed) as db:
+            _add_fork(db, self._log_for(db, fork.first).number, fork)
+
+    def forget_fork(self, feed: bytes, subfeed: bytes) -> bool:
+        """The user goes on with the history that is held here; whether there was a fork.
+
+        What was seen of the other history no longer counts as missing.
+        """
+        with self._changing(feed) as db:
+            log = load_log(db, feed, subfeed)
+            if log is None or log.info.fork is None:
+                return False
+            head = log.info.head
+            known = 0 if head is None else head.size
+            db.execute("UPDATE logs SET known = ? WHERE log = ?", (known, log.number))
+            db.execute("DELETE FROM forks WHERE log = ?", (log.number,))
+            return True
+
+    # --- parts -----------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _changing(self, feed: bytes) -> Iterator[sqlite3.Connection]:
+        """A transaction that changes something of a feed without growing its logs."""
+        with self._lock:
+            try:
+                with self.transaction() as db:
+                    yield db
+            finally:
+                self._let_go(feed)
+
+    @contextlib.contextmanager
+    def _sync(self, durable: bool) -> Iterator[None]:
+        """What is committed inside waits for the disk only if it must. It costs 3 microseconds."""
+        if durable or not self._durable:
+            yield
+            return
+        with self._errors():
+            db = self._open_db()
+            db.execute("PRAGMA synchronous = NORMAL")
+        try:
+            yield
+        finally:
+            with self._errors():
+                db.execute("PRAGMA synchronous = FULL")
+
+    def _log_for(self, db: sqlite3.Connection, head: Head) -> OpenLog:
+        """The log that a head is of, made if need be."""
+        log = self._load(db, head.feed, head.subfeed)
+        if log is None:
+            values = (head.feed, head.timestamp / 1000)
+            db.execute("INSERT OR IGNORE INTO feeds VALUES (?, NULL, NULL, ?)", values)
+            make_log(db, head.feed, head.subfeed)
+            log = load_log(db, head.feed, head.subfeed)
+        assert log is not None
+        return log
+
+    def _owns(self, feed: bytes) -> bool:
+        return bool(self._rows("SELECT 1 FROM feeds WHERE feed = ? AND seed NOTNULL", feed))
+
+    def _check_own(self, feed: bytes) -> None:
+        if not self._owns(feed):
+            there = self._rows("SELECT 1 FROM feeds WHERE feed = ?", feed)
+            raise FeedReadOnly(feed=feed.hex()) if there else UnknownFeed(feed=feed.hex())
+
+
+def _add_fork(db: sqlite3.Connection, number: int, fork: Fork) -> None:
+    db.execute("INSERT OR IGNORE INTO forks VALUES (?, ?)", (number, codec.encode(fork)))

@@ -1,0 +1,284 @@
+"""Feeds between real nodes: what is appended on one is read on the others, once and in order."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kachery_p2p.protocol.errors import (
+    AccessDenied,
+    BadInput,
+    FeedForked,
+    FeedReadOnly,
+    NotAWriter,
+    NotFound,
+)
+
+from .feed_lab import Subfeed
+from .harness import laboratory, until
+
+
+async def test_what_is_appended_on_one_node_is_read_on_another_and_live() -> None:
+    async with laboratory() as lab:
+        feed = await Subfeed.create(lab)
+        for number in range(5):
+            assert await feed.append("A", {"n": number}) == number
+        assert await feed.read("B") == [{"n": number} for number in range(5)]
+        waiting = asyncio.create_task(feed.next("B", 5))
+        await asyncio.sleep(0)
+        await feed.append("A", {"n": 5}, {"n": 6})
+        assert await waiting == [{"n": 5}, {"n": 6}]
+        assert await feed.read("B", 5) == [{"n": 5}, {"n": 6}]
+
+
+async def test_large_and_many_messages_arrive_whole() -> None:
+    async with laboratory() as lab:
+        feed = await Subfeed.create(lab)
+        large = "x" * 900_000
+        await feed.append("A", *range(3000))
+        await feed.append("A", large)
+        await feed.append("A", *(str(number) * 50 for number in range(3000)))
+        found = await feed.read("B")
+        assert found == [*range(3000), large, *(str(number) * 50 for number in range(3000))]
+
+
+async def test_a_third_reads_from_the_second_while_the_owner_is_gone_and_hears_of_its_return() -> (
+    None
+):
+    async with laboratory("A", "B", "C") as lab:
+        feed = await Subfeed.create(lab)
+        await feed.append("A", *range(100))
+        assert await feed.read("B") == list(range(100))
+        await lab.announced("B")
+        await lab.stop("A")
+        assert await feed.read("C") == list(range(100))
+        waiting = asyncio.create_task(feed.next("C", 100, wait=30.0))
+        await lab.restart("A")
+        await feed.append("A", "back")
+        assert await waiting == ["back"]
+
+
+async def test_a_reader_begins_late_and_reads_what_came_before_afterwards() -> None:
+    async with laboratory() as lab:
+        feed = await Subfeed.create(lab)
+        await feed.append("A", *range(5000))
+        assert await feed.read("B", 4990) == list(range(4990, 5000))
+        info = await lab["B"].feeds.info(feed.where)
+        assert info is not None
+        assert info.base == 4990, "what came before was not fetched"
+        assert (await feed.read("B", 10))[:5] == [10, 11, 12, 13, 14]
+        assert await feed.read("B") == list(range(5000))
+
+
+async def test_waiting_at_a_position_that_is_not_reached_yet() -> None:
+    async with laboratory() as lab:
+        feed = await Subfeed.create(lab)
+        await feed.append("A", 0, 1, 2)
+        waiting = asyncio.create_task(feed.next("B", 5))
+        await until(lambda: lab["B"].feed_reader.follower(feed.where) is not None)
+        assert await feed.read("B", 1) == [1, 2], "a reader further back is not held up by it"
+        await feed.append("A", 3, 4, 5)
+        assert await waiting == [5]
+
+
+async def test_a_subfeed_without_messages_is_empty_and_not_missing() -> None:
+    async with laboratory() as lab:
+        feed = await Subfeed.create(lab)
+        await lab.announced("A")
+        assert await feed.read("B") == []
+        waiting = asyncio.create_task(feed.next("B", 0))
+        await feed.append("A", "first")
+        assert await waiting == ["first"]
+
+
+async def test_a_feed_that_nobody_has_is_not_found() -> None:
+    async with laboratory() as lab:
+        feed = Subfeed(lab, b"n" * 32)
+        error = await feed.error("B")
+        assert isinstance(error, NotFound)
+        assert "asked P" in str(error)
+
+
+async def test_only_the_owner_appends() -> None:
+    async with laboratory() as lab:
+        feed = await Subfeed.create(lab)
+        await feed.append("A", 1)
+        await feed.read("B")
+        with pytest.raises(FeedReadOnly):
+            await feed.append("B", 2)
+
+
+# --- roles -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("granted", "wanted", "side"),
+    [
+        ({"A": "all", "B": "files,provide-feeds"}, {}, "requester"),
+        ({"A": "all", "B": "all"}, {"B": "files,provide-feeds"}, "requester"),
+        ({"A": "files,request-feeds", "B": "all"}, {}, "provider"),
+        ({"A": "all", "B": "all"}, {"A": "files,request-feeds"}, "provider"),
+    ],
+)
+async def test_without_its_role_nothing_moves_and_the_error_says_whose(
+    granted: dict[str, str], wanted: dict[str, str], side: str
+) -> None:
+    async with laboratory(channel=False) as lab:
+        await lab.channel("lab", granted, wanted=wanted)
+        feed = await Subfeed.create(lab)
+        await feed.append("A", "secret")
+        error = await feed.error("B")
+        assert isinstance(error, AccessDenied), error
+        assert error.fields["role"] == ("request" if side == "requester" else "provide") + "-feeds"
+        assert side in error.fields["who"]
+        assert await lab["B"].feeds.info(feed.where) is None
+
+
+async def test_a_removed_member_gets_nothing_more() -> None:
+    async with laboratory() as lab:
+        feed = await Subfeed.create(lab)
+        await feed.append("A", 0)
+        assert await feed.read("B") == [0]
+        await lab.call("A", "channel.remove-node", channel="lab", node=lab.id("B"))
+        await until(lambda: not lab["A"].feed_server.following)
+        await feed.append("A", 1)
+        assert await feed.next("B", 1, wait=2.0) == []
+        info = await lab["B"].feeds.info(feed.where)
+        assert info is not None
+        assert info.size == 1
+
+
+async def test_what_came_on_one_channel_is_not_served_on_another() -> None:
+    async with laboratory("A", "B", "C") as lab:
+        await lab.channel("other", {"B": "all", "C": "all"}, owner="B")
+        await lab.call("A", "channel.remove-node", channel="lab", node=lab.id("C"))
+        feed = await Subfeed.create(lab)
+        await feed.append("A", "for lab only")
+        assert await feed.read("B") == ["for lab only"]
+        await lab.announced("B")
+        await feed.error("C", timeout=2.0)
+        assert await lab["C"].feeds.info(feed.where) is None
+
+
+# --- submitting --------------------------------------------------------------------------------
+
+
+async def test_a_member_with_the_right_submits_and_learns_the_number() -> None:
+    async with laboratory() as lab:
+        feed = await Subfeed.create(lab)
+        await feed.append("A", "mine")
+        await feed.grant("A", "B")
+        assert await feed.submit("B", "theirs", submission=b"1" * 16) == 1
+        answer = await feed.answer("A")
+        assert [author for _, _, author in answer["runs"]] == [None, bytes.fromhex(lab.id("B"))]
+        assert await feed.read("B") == ["mine", "theirs"]
+
+
+async def test_a_repeated_submission_is_appended_once() -> None:
+    async with laboratory() as lab:
+        feed = await Subfeed.create(lab)
+        await feed.grant("A", "B")
+        first = await feed.submit("B", "once", submission=b"1" * 16)
+        assert await feed.submit("B", "once", submission=b"1" * 16) == first
+        await lab.restart("A")
+        assert await feed.submit("B", "once", submission=b"1" * 16) == first
+        assert await feed.read("A") == ["once"]
+
+
+async def test_a_member_without_the_right_is_refused() -> None:
+    async with laboratory("A", "B", "C") as lab:
+        feed = await Subfeed.create(lab)
+        await feed.grant("A", "C")
+        with pytest.raises(NotAWriter):
+            await feed.submit("B", "no")
+        assert await feed.read("A") == []
+
+
+async def test_a_submission_waits_for_the_owner_to_come_back() -> None:
+    async with laboratory() as lab:
+        feed = await Subfeed.create(lab)
+        await feed.grant("A", "B")
+        await lab.announced("A")
+        await lab.stop("A")
+        submitting = asyncio.create_task(feed.submit("B", "late", timeout=30.0))
+        await lab.restart("A")
+        assert await submitting == 0
+        await lab.stop("A")
+        with pytest.raises(NotFound, match="offline"):
+            await feed.submit("B", "never", timeout=0.5)
+
+
+# --- forks and backups ---------------------------------------------------------------------------
+
+
+def copy_state(lab_root: Path, name: str, to: Path) -> None:
+    shutil.copytree(lab_root / name / "state", to)
+
+
+async def restore(lab: object, name: str, backup: Path) -> None:
+    root = lab.root / name / "state"  # type: ignore[attr-defined]
+    shutil.rmtree(root)
+    shutil.copytree(backup, root)
+
+
+async def test_an_old_backup_takes_back_what_it_lacks_before_it_signs(tmp_path: Path) -> None:
+    async with laboratory() as lab:
+        feed = await Subfeed.create(lab)
+        await feed.append("A", 0, 1)
+        await lab.stop("A")
+        copy_state(lab.root, "A", tmp_path / "backup")
+        await lab.restart("A")
+        await feed.append("A", 2, 3)
+        assert await feed.read("B") == [0, 1, 2, 3]
+        await lab.announced("B")
+        await lab.stop("A")
+        await restore(lab, "A", tmp_path / "backup")
+        await lab.restart("A")
+        await lab.linked("A", "lab")
+        assert await feed.append("A", 4) == 4
+        assert await feed.read("A") == [0, 1, 2, 3, 4]
+        assert await feed.next("B", 4) == [4]
+
+
+async def test_two_histories_are_proven_kept_and_said_to_readers(tmp_path: Path) -> None:
+    async with laboratory("A", "B", "C") as lab:
+        feed = await Subfeed.create(lab)
+        await feed.append("A", 0, 1)
+        await lab.announced("A")
+        await lab.stop("A")
+        copy_state(lab.root, "A", tmp_path / "backup")
+        await lab.restart("A")
+        await feed.append("A", "one history", "longer")
+        assert await feed.read("B") == [0, 1, "one history", "longer"]
+        # The backup signs while nobody is there who could say that it is one.
+        await lab.stop("A")
+        await lab.stop("B")
+        await restore(lab, "A", tmp_path / "backup")
+        await lab.restart("A")
+        await lab.linked("A", "lab")
+        await feed.append("A", "another history")
+        assert await feed.read("C") == [0, 1, "another history"]
+        await lab.restart("B")
+        await lab.linked("B", "lab")
+        error = await feed.error("B", 4, wait=5.0)
+        assert isinstance(error, FeedForked)
+        shown = await lab.call("B", "feed.show", feed=feed.feed, subfeed=feed.where[1], timeout=1.0)
+        assert {shown["fork"]["first"]["size"], shown["fork"]["second"]["size"]} == {3, 4}
+        # It reaches the others, the owner included, which signs nothing more.
+        await until(lambda: lab["C"].feeds.store.info(*feed.where).fork is not None)
+        info = await lab["C"].feeds.info(feed.where)
+        assert info is not None
+        assert info.size == 3
+
+
+async def test_bad_input_is_refused_and_changes_nothing() -> None:
+    async with laboratory() as lab:
+        feed = await Subfeed.create(lab)
+        for data, count in ((b"{", 1), (b"1\n2", 1), (b"NaN", 1), (b"", 1)):
+            with pytest.raises(BadInput):
+                await lab.call("A", "feed.append", feed=feed.feed, subfeed=feed.where[1],
+                               name="x", data=data, count=count)  # fmt: skip
+        assert await feed.read("A") == []
