@@ -250,7 +250,7 @@ class FeedReader:
     async def _fetch_from(self, holder: Holder, wanted: Wanted, most: int) -> Slice | None:
         feed, subfeed = wanted.where
         stop = min(wanted.position + most, MAX_FEED_MESSAGES)
-        params = FeedFollow(holder.channel, feed, subfeed, wanted.position, stop)
+        params = FeedFollow(holder.channel, feed, subfeed, wanted.position, stop, False)
         link = await self._roads.link_to(holder)
         stream = link.open(FEED_FOLLOW, codec.plain(params))
         head: Head | None = None

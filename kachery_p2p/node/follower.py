@@ -284,7 +284,7 @@ class Follower:
 
     async def _listen(self, holder: Holder, link: Link, quiet: bool) -> None:
         feed, subfeed = self.where
-        params = FeedFollow(holder.channel, feed, subfeed, self.position, quiet=quiet)
+        params = FeedFollow(holder.channel, feed, subfeed, self.position, None, quiet)
         stream = link.open(FEED_FOLLOW, codec.plain(params))
         head: Head | None = None
         try:

@@ -197,8 +197,8 @@ class FeedFollow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     feed: FeedId
     subfeed: SubfeedHash
     position: Place
-    stop: Place | None = None
-    quiet: bool = False
+    stop: Place | None
+    quiet: bool
 
 
 class FeedPart(msgspec.Struct, frozen=True, array_like=True):

@@ -141,18 +141,6 @@ def test_messages_are_numbered_and_read_from_a_position(lab: Lab) -> None:
         assert again.get_next_messages() == ["own"]
 
 
-def test_the_number_of_messages_is_known_before_any_is_read(lab: Lab) -> None:
-    with at(lab.a):
-        subfeed = made(list(range(2_000)))
-        assert subfeed.get_num_messages() == 2_000
-        assert kc.load_subfeed(f"{kc.create_feed().uri}/empty").get_num_messages() == 0
-    with at(lab.b):
-        reader = kc.load_subfeed(subfeed.uri)
-        assert reader.get_num_local_messages() == 0
-        reader.set_position(announced(reader.get_num_messages) - 3)
-        assert reader.get_next_messages() == [1997, 1998, 1999]
-
-
 def test_a_batch_of_many_megabytes_arrives_whole_and_in_order(lab: Lab) -> None:
     messages = [{"n": n, "x": "é" * (n % 7) * 10_000} for n in range(60)]
     messages += ["x" * (MAX_FEED_MESSAGE - 2)] * 3

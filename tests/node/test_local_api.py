@@ -380,6 +380,8 @@ def pretend_uid(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
     )
 
 
+LOG = {"feed": bytes(32), "subfeed": bytes(20)}
+TEXTS = LOG | {"name": "n", "data": b"1", "count": 1}
 WRITES: list[tuple[str, dict[str, Any]]] = [
     ("store", {"data": b"x"}),
     ("link", {"path": "/etc/hostname"}),
@@ -392,6 +394,12 @@ WRITES: list[tuple[str, dict[str, Any]]] = [
     ("channel.add-node", {"channel": "c", "node": "n"}),
     ("channel.remove-node", {"channel": "c", "node": "n"}),
     ("channel.set-roles", {"channel": "c", "node": "n"}),
+    ("feed.create", {}),
+    ("feed.delete", {"feed": bytes(32)}),
+    ("feed.append", TEXTS),
+    ("feed.submit", TEXTS | {"submission": bytes(16), "timeout": 1.0}),
+    ("feed.set_rules", LOG | {"rules": {"rules": []}}),
+    ("feed.resolve", LOG),
 ]
 
 
@@ -419,7 +427,8 @@ async def test_other_users_may_only_read_if_the_node_says_so(
 
 async def test_every_call_that_changes_something_is_in_the_list_of_writes() -> None:
     reads = {"load", "load_bytes", "find", "damaged", "info", "get", "channel.show",
-             "channel.list", "channel.export"}  # fmt: skip
+             "channel.list", "channel.export", "feed.named", "feed.list", "feed.info", "feed.read",
+             "feed.watch", "feed.get_rules", "feed.show"}  # fmt: skip
     async with one_node() as node:
         assert set(node.api.calls._calls) == reads | {method for method, _ in WRITES}
 

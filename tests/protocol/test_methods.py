@@ -9,9 +9,12 @@ import pytest
 
 from kachery_p2p.protocol import codec, methods
 from kachery_p2p.protocol.errors import ProtocolViolation
+from kachery_p2p.protocol.feed import Head, Run
+from kachery_p2p.protocol.feed_fork import Fork
 from kachery_p2p.protocol.limits import MAX_HOLDERS, MAX_QUERY_KEYS
 
 CHANNEL, NODE, SHA1 = b"c" * 32, b"n" * 32, b"s" * 20
+HEAD = Head(NODE, SHA1, 9, b"r" * 32, 1_000, b"g" * 64)
 
 SAMPLES: list[Any] = [
     methods.ChannelQuery(CHANNEL),
@@ -26,8 +29,30 @@ SAMPLES: list[Any] = [
     methods.Piece(65_536, [b"p" * 32]),
     methods.OriginState(NODE, 1, 2),
     methods.Digest(CHANNEL, bytes(32), b"\xff" * 32, [methods.OriginState(NODE, 1, 2)]),
+    methods.Watch(CHANNEL, "feeds", [b"k" * 16], True),
+    methods.Appeared(CHANNEL, [b"k" * 16]),
+    methods.FeedFollow(CHANNEL, NODE, SHA1, 7, None, False),
+    methods.FeedPart(True, 0, 7, [Run(2, 1_000, NODE)], [b"p" * 32], [], HEAD, None),
+    methods.FeedPart(False, 0, 7, [], [], [], None, Fork(HEAD, HEAD, b"", [])),
+    methods.FeedSubmit(CHANNEL, NODE, SHA1, "primes", b"x" * 16),
+    methods.FeedTexts(3),
+    methods.FeedNumbers(7, 3),
+    methods.FeedEvidence(CHANNEL, NODE, SHA1, 6),
+    methods.FeedLeaf(HEAD, b"l" * 32, [b"p" * 32]),
 ]
-QUESTIONS = {"ChannelQuery", "CircuitTo", "WhoHas", "FileOpen", "FileRead", "Digest"}
+QUESTIONS = {
+    "ChannelQuery",
+    "CircuitTo",
+    "WhoHas",
+    "FileOpen",
+    "FileRead",
+    "Digest",
+    "Watch",
+    "Appeared",
+    "FeedFollow",
+    "FeedSubmit",
+    "FeedEvidence",
+}
 """What is asked is refused with an unknown field; what is answered may grow."""
 
 
@@ -35,7 +60,9 @@ def structs() -> set[type]:
     return {
         kind
         for kind in vars(methods).values()
-        if isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+        if isinstance(kind, type)
+        and issubclass(kind, msgspec.Struct)
+        and kind.__module__ == methods.__name__
     }
 
 

@@ -180,6 +180,7 @@ class Peer:
             if download.partial is not None:
                 download.partial._files.close()
         node.state.close()
+        node.feed_store.close()
         node.store.close()
 
     # --- calls ---------------------------------------------------------------------------------
