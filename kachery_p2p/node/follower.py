@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 from kachery_p2p.protocol import codec, things
 from kachery_p2p.protocol.backoff import Backoff
@@ -34,6 +35,7 @@ from kachery_p2p.protocol.feed_fork import Fork, make_fork
 from kachery_p2p.protocol.limits import (
     FEED_APPEAR_SECONDS,
     FEED_LAG_SECONDS,
+    FEED_SILENCE_SECONDS,
     FEED_SOURCES,
     RECONNECT_FIRST,
     RECONNECT_MOST,
@@ -47,6 +49,7 @@ from kachery_p2p.protocol.methods import (
     FeedPart,
 )
 from kachery_p2p.protocol.plan import Holder, rank
+from kachery_p2p.protocol.session import Body
 
 from .feeds import Feeds, Log
 from .link import Link
@@ -54,6 +57,7 @@ from .lookup import Lookup
 from .network import Network
 from .reach import Reach
 from .sources import name_of
+from .stream import Stream
 from .watches import Watches
 
 log = logging.getLogger(__name__)
@@ -288,7 +292,7 @@ class Follower:
         stream = link.open(FEED_FOLLOW, codec.plain(params))
         head: Head | None = None
         try:
-            while (item := await stream.receive()) is not None:
+            while (item := await self._receive(stream, holder)) is not None:
                 meta, body, cost = item
                 part = codec.convert(FeedPart, meta)
                 head = part.head or head
@@ -306,6 +310,17 @@ class Follower:
                 self._heard(holder, part, head, link)
         finally:
             stream.end()
+
+    async def _receive(self, stream: Stream, holder: Holder) -> tuple[Any, Body, int] | None:
+        """What comes next. Who says nothing at all is as good as lost."""
+        if self.sources[holder.node].size is not None:
+            return await stream.receive()
+        try:
+            async with asyncio.timeout(FEED_SILENCE_SECONDS):
+                return await stream.receive()
+        except TimeoutError:
+            reason = f"silent for {FEED_SILENCE_SECONDS:g} s"
+            raise Unreachable(what=name_of(holder), reason=reason) from None
 
     def _heard(self, holder: Holder, part: FeedPart, head: Head | None, link: Link) -> None:
         source = self.sources[holder.node]

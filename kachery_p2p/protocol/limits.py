@@ -191,6 +191,8 @@ FEED_SOURCES: Final = 3
 """Holders that a node follows at once for one subfeed: one sends messages, the others heads only."""
 FEED_LAG_SECONDS: Final = 0.3
 """If who sends us messages is so far behind another's head, we change over to that one."""
+FEED_SILENCE_SECONDS: Final = 4.0
+"""A holder that has not said a first word about a subfeed for so long is given up for another."""
 FEED_APPEAR_SECONDS: Final = 0.25
 """Before it is said of a feed that nobody has it, one that was made a moment ago may appear."""
 FEED_IDLE_SECONDS: Final = 300.0

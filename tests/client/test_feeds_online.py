@@ -392,3 +392,13 @@ def test_who_was_granted_it_submits_and_others_do_not(lab: Lab) -> None:
         assert subfeed.get_access_rules() == {"rules": granted[1:]}
     with at(lab.b), pytest.raises(errors.NotAWriter):
         kc.load_subfeed(subfeed.uri).submit_message("no longer")
+
+
+def test_the_number_of_messages_is_known_before_any_is_read(lab: Lab) -> None:
+    with at(lab.a):
+        subfeed = made(list(range(2000)))
+    with at(lab.b):
+        there = kc.load_subfeed(subfeed.uri)
+        assert announced(there.get_num_messages) == 2000
+        there.set_position(1997)
+        assert there.get_next_messages(wait_msec=PATIENT) == [1997, 1998, 1999]
