@@ -100,8 +100,10 @@ class _Portal:
         self._ready.wait()
 
     def _main(self) -> None:
+        import uvloop  # only who calls something pays for it
+
         try:
-            asyncio.run(self._serve())
+            uvloop.run(self._serve())
         finally:
             # Whatever ended the loop, nobody waits for ever.
             with self._lock:
