@@ -70,48 +70,51 @@ class Terminals:
 def test_every_block_does_what_it_says(environment: dict[str, str]) -> None:
     terminals = Terminals(environment, free_port())
     started: set[str] = set()
-    python_blocks: list[tuple[str, str]] = []
+    printed: list[str] = []
     try:
         for terminal, language, text in blocks():
             if language == "python":
                 assert terminal is not None, f"on which terminal does this run?\n{text}"
-                python_blocks.append((terminal, text))
+                text = filled_in(text, "".join(printed))
+                printed.append(terminals.type(terminal, "python -", stdin=text))
             elif language == "console":
                 for line in text.splitlines():
                     name, _, command = line.partition("$ ")
-                    run_line(terminals, name or None, command, started, python_blocks, blocks())
+                    printed.append(run_line(terminals, name or None, command, started))
             else:
                 assert language == "text", f"a block of {language} is not run by anything"
     finally:
         for name in started:
             terminals.type(name, "kachery-p2p daemon stop")
+    assert "Prime 1: 2\n" in "".join(printed)
+    assert "Prime 25: 97\n" in "".join(printed)
+    assert not started, "README does not say how it ends"
 
 
-def run_line(
-    terminals: Terminals,
-    name: str | None,
-    command: str,
-    started: set[str],
-    python_blocks: list[tuple[str, str]],
-    everything: list[tuple[str | None, str, str]],
-) -> None:
+def filled_in(text: str, printed: str) -> str:
+    """What stands there as a placeholder is what was printed before."""
+    for uri in re.findall(r"feed://[0-9a-f]{64}(/\w+)", printed):
+        found = re.findall(r"feed://[0-9a-f]{64}" + uri, printed)
+        text = text.replace(f"feed://<64 hex digits>{uri}", found[-1])
+    assert "<64 hex" not in text.replace("# feed://<64 hex digits>", "")
+    return text
+
+
+def run_line(terminals: Terminals, name: str | None, command: str, started: set[str]) -> str:
     if command == "./scripts/test":
         # This very test runs inside it; that the script works at all is what can be tried here.
         command = "./scripts/test --collect-only -q tests/test_readme.py"
     if command.startswith("kachery-p2p daemon stop") and name is not None:
-        # The Python blocks stand further down, but want the nodes that stop here.
-        for terminal, language, text in everything:
-            if language == "python" and terminal == name:
-                terminals.type(name, "python -", stdin=text)
         started.discard(name)
-    if name is not None and command.startswith("kachery-p2p daemon start"):
+    if command.startswith("kachery-p2p daemon start") and name is not None:
         started.add(name)
     printed = terminals.type(name, command)
     if command.startswith("kachery-p2p store"):
         uri = printed.strip()
-        assert any(uri in text for _, _, text in everything), f"README shows another URI than {uri}"
+        assert any(uri in text for _, _, text in blocks()), f"README shows another URI than {uri}"
     if command.startswith("kachery-p2p cat"):
         assert printed == "some-random-text\n"
+    return printed
 
 
 def test_the_project_has_its_papers() -> None:
