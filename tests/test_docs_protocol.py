@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import blake3
@@ -17,8 +16,6 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from kachery_p2p.node.administration import Administration
-from kachery_p2p.node.calls import Calls
 from kachery_p2p.protocol import (
     announcements,
     blinding,
@@ -33,6 +30,10 @@ from kachery_p2p.protocol import (
     local,
     methods,
     noise,
+    task,
+    task_messages,
+    task_result,
+    things,
     tree,
 )
 from kachery_p2p.protocol.document import Bootstrap, ChannelDocument, Member
@@ -43,6 +44,7 @@ from kachery_p2p.protocol.mux import cost_of
 from kachery_p2p.protocol.noise import Handshake
 from kachery_p2p.protocol.roles import ROLES
 from kachery_p2p.protocol.session import MAGIC, Session, prologue
+from tests.node.harness import laboratory
 
 TEXT = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
 
@@ -285,6 +287,38 @@ def test_the_manifest_of_the_document_is_real() -> None:
     assert f"sha1://{sha1}/b?manifest={manifest.name}" in TEXT
 
 
+def test_the_task_of_the_document_is_real() -> None:
+    values = example("task")
+    kwargs = {"text": "é", "most": 1000.0, "share": 0.1}
+    text = '{"most":1000,"share":0.1,"text":"é"}'.encode()
+    key = hashlib.sha256(b"kachery-p2p:task\0count.1\0" + text).digest()
+    assert task.canonical_kwargs(kwargs) == text
+    assert task.task_key("count.1", text) == key
+    fields = [key, "count.1", "pure-calculation", ALICE.public, 1_700_000_000_000]
+    message = codec.pack([*fields, ["json", b"5", None]])
+    result = task_result.sign_result(
+        ALICE, key=key, function="count.1", type="pure-calculation", timestamp=1_700_000_000_000,
+        parcel=task.Parcel("json", b"5"),
+    )  # fmt: skip
+
+    def blinded(identifier: bytes, person: bytes) -> bytes:
+        return hashlib.blake2b(identifier, digest_size=16, key=SECRET, person=person).digest()
+
+    assert values == {
+        "arguments": text,
+        "key": key,
+        "backend's blinded key": blinded(b"count.1", b"kachery-task"),
+        "result's blinded key": blinded(key, b"kachery-result"),
+        "signed": b"kachery-p2p:task result\0" + message,
+        "signature": result.signature,
+        "result": codec.encode(result),
+    }
+    assert things.task_function("count.1").key(SECRET) == values["backend's blinded key"]
+    assert things.task_result(key).key(SECRET) == values["result's blinded key"]
+    assert things.task_backends().key(SECRET) == blinded(b"", b"kachery-backend")
+    task_result.check_result(codec.decode(task_result.TaskResult, values["result"]))
+
+
 def test_the_local_frames_of_the_document_are_real() -> None:
     sha1 = hashlib.sha1(b"abc").hexdigest()
     assert example("local") == {
@@ -320,6 +354,9 @@ PARAMS: dict[str, Any] = {
     methods.FEED_FOLLOW: methods.FeedFollow,
     methods.FEED_SUBMIT: methods.FeedSubmit,
     methods.FEED_EVIDENCE: methods.FeedEvidence,
+    methods.TASK_RUN: task_messages.TaskRun,
+    methods.TASK_OFFERS: task_messages.TaskOffers,
+    methods.TASK_RESULT: task_messages.TaskResultQuery,
 }
 
 
@@ -350,6 +387,14 @@ def test_every_method_is_in_the_table_with_its_parameters() -> None:
         feed.Run,
         feed.Head,
         feed_fork.Fork,
+        task.Parcel,
+        task_result.TaskResult,
+        task_messages.TaskKwargs,
+        task_messages.TaskWord,
+        task_messages.TaskNews,
+        task_messages.TaskOfferPage,
+        task_messages.TaskOffer,
+        task_messages.TaskResultReply,
     ],
     ids=lambda kind: kind.__name__,
 )
@@ -399,7 +444,8 @@ def test_the_fields_of_channel_documents_are_in_order(name: str, kind: Any) -> N
 
 def test_every_signing_context_is_in_the_table() -> None:
     told = {row[0].encode() for row in table("contexts")}
-    assert told == {noise.STATIC_CONTEXT, channel.CONTEXT, announcements.CONTEXT, feed.CONTEXT}
+    assert told == {noise.STATIC_CONTEXT, channel.CONTEXT, announcements.CONTEXT, feed.CONTEXT,
+                    task_result.CONTEXT}  # fmt: skip
     assert identity._signed_bytes(b"c", b"m") == b"kachery-p2p:c\0m"
 
 
@@ -417,12 +463,8 @@ def test_every_local_message_is_in_the_table_with_its_tag_and_fields() -> None:
 
 
 async def test_every_local_call_is_in_the_table_with_parameters_that_it_takes() -> None:
-    node = SimpleNamespace(
-        administration=Administration(SimpleNamespace()),
-        feeds=SimpleNamespace(store=None),
-        context=SimpleNamespace(workers=SimpleNamespace(disk=None)),
-    )
-    calls = Calls(node)._calls
+    async with laboratory(channel=False) as lab:
+        calls = lab["P"].calls._calls
     rows = {row[0]: names(row[1]) for row in table("calls")}
     assert set(rows) == set(calls)
     for name, fields in rows.items():

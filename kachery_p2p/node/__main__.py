@@ -39,6 +39,8 @@ def config_from_json(text: str) -> Config:
     for name in ("state_dir", "storage_dir", "runtime_dir", "tls_cert", "tls_key"):
         if fields.get(name) is not None:
             fields[name] = Path(fields[name])
+    if fields.get("allow_tasks") is not None:
+        fields["allow_tasks"] = tuple(fields["allow_tasks"])
     return Config(**fields)
 
 

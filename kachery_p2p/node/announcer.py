@@ -3,7 +3,7 @@
 The rules are in :mod:`kachery_p2p.protocol.announcements`; this is the shell that keeps the logs on
 disk, in line with roles, secrets and the storage, and sends what is new to the proxies.
 
-What there is to announce, the rooms that keep it say (:class:`Offers`): blobs, and feeds.
+What there is to announce, the rooms that keep it say (:class:`Offers`): blobs, feeds, tasks.
 
 Invariants. An announcement is on disk before anybody hears it (else a crash could make us sign two
 different ones under one number). Nothing is announced on a channel where we may not, or do not want
@@ -39,10 +39,14 @@ _SLICE = 1_000
 
 
 class Offers(Protocol):
-    """What a node has of one kind. Both methods read the disk: they are called in worker threads."""
+    """What a room of the node has. Both methods read the disk: they are called in worker threads."""
 
     @property
     def kind(self) -> ThingKind: ...
+
+    @property
+    def contexts(self) -> frozenset[bytes]:
+        """The contexts of these things (:mod:`kachery_p2p.protocol.blinding`)."""
 
     def scan(self) -> Iterator[Thing]:
         """Everything that is here."""
@@ -63,7 +67,8 @@ class Announcer:
         self._state = network.context.state
         self._logs: dict[bytes, AnnouncementLog] = {}
         self._secret_versions: dict[bytes, int] = {}
-        self._offers = {offer.kind: offer for offer in offers}
+        self._offers = list(offers)
+        self._by_context = {context: each for each in self._offers for context in each.contexts}
         self._pending: dict[Thing, bool] = {}
         self._flush_soon: asyncio.TimerHandle | None = None
         self._lock = asyncio.Lock()
@@ -120,7 +125,7 @@ class Announcer:
             self._network.spawn(self._compact(channel, own), name="compact announcements")
 
     def _may_leave(self, thing: Thing, channel: bytes) -> bool:
-        return self._offers[thing.kind].may_leave(thing, channel)
+        return self._by_context[thing.context].may_leave(thing, channel)
 
     def _extend(self, channel: bytes, own: AnnouncementLog, changes: Iterable[_Change]) -> None:
         """In a worker thread; the lock is held. Disk first, see the module."""
@@ -136,7 +141,8 @@ class Announcer:
     def _kinds(self, channel: bytes) -> frozenset[ThingKind]:
         """What we may, and want to, provide on a channel."""
         roles = self._network.own_roles(channel)
-        return frozenset(kind for kind in self._offers if provide_role(kind) in roles)
+        kinds = {offer.kind for offer in self._offers}
+        return frozenset(kind for kind in kinds if provide_role(kind) in roles)
 
     async def refresh(self, channels: Iterable[bytes] | None = None) -> None:
         """Bring our logs in line with roles, secrets and what is here.
@@ -207,8 +213,10 @@ class Announcer:
     ) -> None:
         """Announce what is here and was not announced, withdraw what has gone."""
         gone = set(own)
-        kinds = sorted(self._kinds(channel))
-        found = itertools.chain.from_iterable(self._offers[kind].scan() for kind in kinds)
+        kinds = self._kinds(channel)
+        found = itertools.chain.from_iterable(
+            offer.scan() for offer in self._offers if offer.kind in kinds
+        )
 
         def some() -> list[tuple[Thing, bytes]]:
             things = itertools.islice(found, _SLICE)

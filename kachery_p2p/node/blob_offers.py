@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kachery_p2p.protocol import things
+from kachery_p2p.protocol.blinding import FILE_CONTEXT
 from kachery_p2p.protocol.things import Thing, ThingKind
 from kachery_p2p.storage.paths import scan
 
@@ -15,6 +16,7 @@ class BlobOffers:
     """As :class:`~kachery_p2p.node.announcer.Offers`."""
 
     kind: ThingKind = "files"
+    contexts = frozenset({FILE_CONTEXT})
 
     def __init__(self, context: Context) -> None:
         self._context = context

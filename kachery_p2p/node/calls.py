@@ -13,6 +13,7 @@ method                    parameters                                            
 ``get`` ``set`` ``delete``  key, value?, update?                                found, value | written
 ``channel.*``             see :mod:`.administration`
 ``feed.*``                see :mod:`.feed_calls`
+``task.*``                see :mod:`.task_calls`
 ``stop``                                                                        (the node stops)
 ========================  ====================================================  =====================
 
@@ -50,6 +51,7 @@ from kachery_p2p.storage.writer import Stored
 from .api import LiveCall
 from .feed_calls import FeedCalls
 from .lookup import Found
+from .task_calls import TaskCalls
 
 if TYPE_CHECKING:
     from .node import Node
@@ -109,6 +111,7 @@ class Calls:
         }
         self._calls.update(node.administration.calls())
         self._calls.update(FeedCalls(node).calls())
+        self._calls.update(TaskCalls(node).calls())
 
     async def run(self, method: str, params: dict[str, Any], live: LiveCall) -> Any:
         """Run one call. Raises KacheryError; cancelling is safe."""

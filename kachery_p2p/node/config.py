@@ -34,6 +34,8 @@ class Config:
     tls_key: Path | None = None
     local_api: bool = True
     """False: nobody on this machine can talk to the node. For nodes inside another program."""
+    allow_tasks: tuple[str, ...] | None = None
+    """The task functions that backends of this node may run for others; None: all they offer."""
     durable: bool = True
     """False gives up safety against power cuts (not against crashes). For tests and scratch."""
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from kachery_p2p.protocol import things
+from kachery_p2p.protocol.blinding import FEED_CONTEXT, FEED_OWNER_CONTEXT
 from kachery_p2p.protocol.feed import Head, Run, Slice
 from kachery_p2p.protocol.feed_fork import Fork
 from kachery_p2p.protocol.limits import (
@@ -56,6 +57,7 @@ class FeedOffers:
     """The feeds that a node can offer, as :class:`~kachery_p2p.node.announcer.Offers`."""
 
     kind: ThingKind = "feeds"
+    contexts = frozenset({FEED_CONTEXT, FEED_OWNER_CONTEXT})
 
     def __init__(self, store: FeedStore) -> None:
         self._store = store

@@ -28,6 +28,7 @@ from kachery_p2p.storage.blobs import BlobStore
 from kachery_p2p.storage.disk import disk_errors, write_all
 from kachery_p2p.storage.feeds import FeedStore
 from kachery_p2p.storage.state import StateDB
+from kachery_p2p.storage.tasks import TaskStore
 
 from . import transport
 from .administration import Administration
@@ -52,6 +53,11 @@ from .network import Network
 from .own_feeds import OwnFeeds
 from .provider import Provider
 from .reach import Reach
+from .task_backends import TaskBackends, TaskFunctionOffers
+from .task_queue import TaskQueue
+from .task_requests import TaskRequests
+from .task_results import ResultOffers, TaskResults
+from .task_server import TaskServer
 from .watches import Watches
 from .workers import Workers
 
@@ -139,6 +145,11 @@ class Node:
         )
         self.store.open()
         self.feed_store = FeedStore(config.state_dir / "feeds.sqlite", durable=config.durable)
+        self.task_store = TaskStore(
+            config.state_dir / "tasks.sqlite",
+            durable=config.durable,
+            clock=lambda: self.context.clock(),
+        )
         context = Context(
             key=None,  # type: ignore[arg-type]  # set below, with the adjusted randomness
             book=None,  # type: ignore[arg-type]
@@ -155,8 +166,15 @@ class Node:
         self.relay = Relay(self.network)
         self.documents = Documents(self.network)
         self.bootstraps = Bootstraps(self.network, self.reach)
+        self.task_offers = TaskFunctionOffers()
         self.announcer = Announcer(
-            self.network, [BlobOffers(self.context), FeedOffers(self.feed_store)]
+            self.network,
+            [
+                BlobOffers(self.context),
+                FeedOffers(self.feed_store),
+                ResultOffers(self.task_store),
+                self.task_offers,
+            ],
         )
         self.availability = Availability(self.network, self.announcer)
         self.lookup = Lookup(self.network, self.availability, self.bootstraps)
@@ -168,7 +186,11 @@ class Node:
             partial=self.downloader.partial,
             withdrawn=lambda sha1: self.announcer.withdraw(things.file(sha1)),
         )
-        self._make_feeds()
+        self.watches = Watches(self.network)
+        self.availability.on_fresh.append(self.watches.appeared)
+        roads = Roads(self.network, self.reach, self.lookup, self.watches)
+        self._make_feeds(roads)
+        self._make_tasks(roads)
         self.administration = Administration(self)
         self.documents.load()
         self.documents.on_change.append(self._on_channel_change)
@@ -182,20 +204,46 @@ class Node:
             await self.api.start()
         log.info("node %s is up", self.context.node_id)
 
-    def _make_feeds(self) -> None:
+    def _make_feeds(self, roads: Roads) -> None:
         self.feeds = Feeds(
             self.context,
             self.feed_store,
             provide=self.announcer.provide,
             withdraw=self.announcer.withdraw,
         )
-        self.watches = Watches(self.network)
-        self.availability.on_fresh.append(self.watches.appeared)
-        roads = Roads(self.network, self.reach, self.lookup, self.watches)
         self.own_feeds = OwnFeeds(self.feeds, roads)
         self.feed_server = FeedServer(self.network, self.feeds, self.own_feeds)
         self.feed_reader = FeedReader(self.feeds, roads)
         self.feed_submitter = FeedSubmitter(roads)
+
+    def _make_tasks(self, roads: Roads) -> None:
+        allowed = self.config.allow_tasks
+        self.task_results = TaskResults(
+            self.context,
+            self.task_store,
+            provide=self.announcer.provide,
+            withdraw=self.announcer.withdraw,
+        )
+        self.task_queue = TaskQueue(
+            self.context,
+            self.task_store,
+            self.task_results,
+            allowed=lambda function: allowed is None or function in allowed,
+            changed=self._on_task_offers,
+            spawn=lambda work: self.network.spawn(work, name="end an action"),
+        )
+        self.task_server = TaskServer(self.network, self.task_queue, self.task_results)
+        self.task_backends = TaskBackends(roads, self.task_queue)
+        self.task_requests = TaskRequests(
+            roads, self.task_store, self.task_results, self.task_backends, self.task_queue
+        )
+
+    def _on_task_offers(self) -> None:
+        fresh, gone = self.task_offers.update(self.task_queue)
+        for thing in fresh:
+            self.announcer.provide(thing)
+        for thing in gone:
+            self.announcer.withdraw(thing)
 
     async def _listen(self) -> None:
         address = self.config.address()
@@ -243,6 +291,9 @@ class Node:
         self.relay.cut()
         self.provider.cut()
         self.feed_server.cut()
+        self.task_server.cut()
+        if channel not in self.context.book:
+            self.network.spawn(self.task_results.leave(channel), name="forget results")
         self.watches.on_change(channel)
         self.announcer.on_change(channel)
         self.availability.on_change(channel)
@@ -253,6 +304,7 @@ class Node:
             self.documents.check_expiry()
             self.reach.sweep()
             await self.feed_reader.sweep()
+            await self.task_queue.sweep()
 
     async def stop(self) -> None:
         """Close everything that :meth:`start` opened, however far it came. Bounded in time."""
@@ -277,5 +329,7 @@ class Node:
                 self.store.close()
             if hasattr(self, "feed_store"):
                 self.feed_store.close()
+            if hasattr(self, "task_store"):
+                self.task_store.close()
             if hasattr(self, "state"):
                 self.state.close()

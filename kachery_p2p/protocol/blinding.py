@@ -27,6 +27,16 @@ FEED_CONTEXT: Final = b"kachery-feed"
 FEED_OWNER_CONTEXT: Final = b"kachery-owner"
 """Personalisation of the keys under which a feed's owner is found; the identifier is the feed id."""
 
+TASK_CONTEXT: Final = b"kachery-task"
+"""Personalisation of the keys under which backends for a task function are found; the identifier is
+the function's id in UTF-8."""
+
+TASK_BACKEND_CONTEXT: Final = b"kachery-backend"
+"""Personalisation of the one key under which every node with a backend is found; no identifier."""
+
+TASK_RESULT_CONTEXT: Final = b"kachery-result"
+"""Personalisation of the keys of results of tasks; the identifier is the task's key, 32 bytes."""
+
 SECRET_BYTES: Final = 32
 """Size of a channel's secret."""
 

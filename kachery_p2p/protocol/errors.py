@@ -22,7 +22,8 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     │   ├── ReadOnlyUser
     │   ├── UnknownFeed
     │   ├── FeedReadOnly            only the node with the feed's key appends
-    │   └── FeedBehind              this node once knew more of its own feed than it does now
+    │   ├── FeedBehind              this node once knew more of its own feed than it does now
+    │   └── UnknownTask             no request of that id, or it ended long ago
     ├── RemoteError                 another node
     │   ├── AccessDenied            a role is missing; says which, and on which side
     │   ├── NotAMember
@@ -30,6 +31,10 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     │   ├── CorruptContent          bytes that do not match their hash
     │   ├── ForgedFeed              a head, messages or evidence that its key did not sign
     │   ├── FeedForked              its owner signed two histories
+    │   ├── ForgedResult            a result that the node named in it did not sign
+    │   ├── TaskFailed              the function raised, or could not be run
+    │   ├── TaskUnknown             an action that began, and nobody can say whether it ended
+    │   ├── TaskNotAllowed          the node does not run this function for others
     │   ├── ProtocolViolation       the peer broke the wire protocol
     │   ├── VersionMismatch
     │   ├── ClockSkew
@@ -40,6 +45,7 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     │   ├── Stalled                 no progress, whatever the total time
     │   └── DeadlineExceeded
     ├── NotFound                    everybody who could have it was asked
+    │   └── NoBackend               nobody offers the task function
     ├── Cancelled
     └── InternalError               a bug of ours
 
@@ -251,6 +257,15 @@ class FeedBehind(LocalError):
     )
 
 
+class UnknownTask(LocalError):
+    code = "unknown-task"
+    exit_status = 8
+    text = (
+        "This node knows of no task {task!r}; one that ended is forgotten after some minutes. See "
+        "'kachery-p2p task show'."
+    )
+
+
 class RemoteError(KacheryError):
     """Another node refused, failed or misbehaved."""
 
@@ -308,6 +323,47 @@ class FeedForked(RemoteError):
         "The owner of feed {feed} signed two histories of it that exclude one another, so nothing "
         "more of it is accepted. See 'kachery-p2p feed show {feed}'; its owner decides with "
         "'kachery-p2p feed resolve {feed}'."
+    )
+
+
+class ForgedResult(RemoteError):
+    code = "forged-result"
+    text = (
+        "{what} from {source} does not prove what it claims: {reason}. It was thrown away. Repeat "
+        "the request to ask another node, or upgrade the one that sent it."
+    )
+
+
+class TaskFailed(RemoteError):
+    """What may be given besides: ``traceback``, as the function's own machine printed it."""
+
+    code = "task-failed"
+    text = (
+        "Task function {function!r} failed on node {node}: {reason}. Correct the arguments or the "
+        "function, then request it again."
+    )
+
+    def __init__(self, /, **fields: Any) -> None:
+        super().__init__(**fields)
+        if fields.get("traceback"):
+            self.args = (f"{self}\n\nOn that node:\n{fields['traceback']}",)
+
+
+class TaskUnknown(RemoteError):
+    code = "task-unknown"
+    text = (
+        "Action {function!r} was begun on node {node}, and nobody can say whether it ended: "
+        "{reason}. It is not run again by itself: see what it did, then request it anew if it is "
+        "to run."
+    )
+
+
+class TaskNotAllowed(RemoteError):
+    code = "task-not-allowed"
+    exit_status = 5
+    text = (
+        "Node {node} does not run task function {function!r} for others: it is not on the node's "
+        "list of allowed functions. Ask whoever runs that node to add it."
     )
 
 
@@ -378,6 +434,14 @@ class NotFound(KacheryError):
     text = (
         "Nobody reachable has {what} ({detail}). Check the URI, and that the node that stored it is "
         "running and on the same channel."
+    )
+
+
+class NoBackend(NotFound):
+    code = "no-backend"
+    text = (
+        "Nobody reachable runs the task function {function!r} ({detail}). See 'kachery-p2p task "
+        "list' for what is on offer; start a backend for it, or allow the request more time."
     )
 
 

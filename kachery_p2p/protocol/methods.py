@@ -9,6 +9,9 @@ name                kind     between                                            
 ``feed.follow``     stream   any member -> holder (end to end): a log as it grows          request-feeds
 ``feed.submit``     stream   any member -> owner (end to end): messages to append        request-feeds
 ``feed.evidence``   request  any member -> holder (end to end): one leaf and its proof   request-feeds
+``task.run``        stream   any member -> provider (end to end): run a function         request-tasks
+``task.offers``     request  any member -> provider (end to end): which functions it runs  request-tasks
+``task.result``     request  any member -> holder (end to end): a signed result          request-files
 ``channel.document``  stream  member -> member: the signed document, newest version      member
 ``circuit``         stream   member -> proxy: connect me with another member             member
 ``circuit.in``      stream   proxy -> member: somebody wants to talk to you              proxy
@@ -23,7 +26,8 @@ A stream's data frames carry a small ``meta`` and a body: ``file.read`` sends
 :class:`Piece`, ``channel.document`` sends plain bodies until the end, a circuit sends opaque
 records of the end-to-end session. ``feed.follow`` sends :class:`FeedPart`, with the messages' texts
 as body where there are any; on ``feed.submit`` the submitter sends one :class:`FeedTexts` with the
-texts as body, and the owner answers with :class:`FeedNumbers`.
+texts as body, and the owner answers with :class:`FeedNumbers`. What goes over ``task.run`` and the
+other methods of tasks is in :mod:`.task_messages`.
 """
 
 from __future__ import annotations
@@ -59,6 +63,9 @@ APPEARED = "appeared"
 FEED_FOLLOW = "feed.follow"
 FEED_SUBMIT = "feed.submit"
 FEED_EVIDENCE = "feed.evidence"
+TASK_RUN = "task.run"
+TASK_OFFERS = "task.offers"
+TASK_RESULT = "task.result"
 
 
 class ChannelQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""What nodes announce and look for: files, feeds, and whatever comes later, in one form.
+"""What nodes announce and look for: files, feeds, and what has to do with tasks, in one form.
 
 A :class:`Thing` says which roles it takes (``kind``), what it is called for people, and under which
 blinded key it goes (:mod:`.blinding`) on a channel with a given secret.
@@ -9,11 +9,20 @@ from __future__ import annotations
 from hashlib import sha1 as _sha1
 from typing import Final, Literal, NamedTuple
 
-from .blinding import FEED_CONTEXT, FEED_OWNER_CONTEXT, FILE_CONTEXT, blinded_key
+from .blinding import (
+    FEED_CONTEXT,
+    FEED_OWNER_CONTEXT,
+    FILE_CONTEXT,
+    TASK_BACKEND_CONTEXT,
+    TASK_CONTEXT,
+    TASK_RESULT_CONTEXT,
+    blinded_key,
+)
 from .feed import feed_uri
+from .task import check_function_id, check_key
 
-ThingKind = Literal["files", "feeds"]
-KINDS: Final[tuple[ThingKind, ...]] = ("files", "feeds")
+ThingKind = Literal["files", "feeds", "tasks"]
+KINDS: Final[tuple[ThingKind, ...]] = ("files", "feeds", "tasks")
 
 NAME_BYTES: Final = 20
 
@@ -29,7 +38,7 @@ class Thing(NamedTuple):
     @property
     def name(self) -> bytes:
         """20 bytes by which a node's own notes tell it from its other things."""
-        if len(self.identifier) == NAME_BYTES:
+        if self.context == FILE_CONTEXT:
             return self.identifier
         return _sha1(self.context + self.identifier).digest()
 
@@ -52,6 +61,27 @@ def subfeed(feed: bytes, subfeed: bytes) -> Thing:
 def feed_owner(feed: bytes) -> Thing:
     """The node that has a feed's key, and so every subfeed there is."""
     return Thing("feeds", FEED_OWNER_CONTEXT, feed, feed_uri(feed))
+
+
+def task_function(function: str) -> Thing:
+    """A node with a backend for a task function, by the function's id. Raises BadInput."""
+    identifier = check_function_id(function).encode("utf-8")
+    return Thing("tasks", TASK_CONTEXT, identifier, f"task function {function!r}")
+
+
+def task_backends() -> Thing:
+    """A node with a backend for any task function."""
+    return Thing("tasks", TASK_BACKEND_CONTEXT, b"", "task backends")
+
+
+def task_result(key: bytes) -> Thing:
+    """A signed result, by the 32-byte key of the task: whoever may share files may share it.
+
+    Raises:
+        BadInput: the key has another length.
+    """
+    title = f"the result of task {check_key(key).hex()}"
+    return Thing("files", TASK_RESULT_CONTEXT, key, title)
 
 
 def request_role(kind: ThingKind) -> str:

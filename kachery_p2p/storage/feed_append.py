@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kachery_p2p.protocol.errors import (
     BadInput,
@@ -140,14 +140,14 @@ def _append(db: sqlite3.Connection, log: OpenLog, call: Append) -> OpenLog:
     slice = Slice(first, runs, texts)
     growth = grow(log, slice, leaf_hashes(slice))
     write_growth(db, growth)
-    grown = replace(growth.log, timestamp=timestamp)
+    grown = growth.log._replace(timestamp=timestamp)
     if call.submission is not None:
         slot = grown.submissions % MAX_SUBMISSIONS
         values = (log.number, slot, call.author or b"", call.submission, first, len(texts))
         db.execute("INSERT OR REPLACE INTO submissions VALUES (?, ?, ?, ?, ?, ?)", values)
-        grown = replace(grown, submissions=grown.submissions + 1)
+        grown = grown._replace(submissions=grown.submissions + 1)
     if grown.info.name is None and call.name is not None:
-        grown = replace(grown, info=replace(grown.info, name=call.name))
+        grown = grown._replace(info=grown.info._replace(name=call.name))
     return grown
 
 
@@ -166,4 +166,4 @@ def _sign(log: OpenLog) -> OpenLog:
     size = log.info.size
     head = sign_head(log.key, log.subfeed, size, log.frontier.root(), log.timestamp)
     # It was whole before, so there was nothing of the right-hand proof.
-    return replace(log, info=replace(log.info, head=head, known=size))
+    return log._replace(info=log.info._replace(head=head, known=size))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from kachery_p2p.protocol.errors import BadInput, FeedForked, ForgedFeed
 from kachery_p2p.protocol.feed import ALGORITHM, Head, Slice, check_head, leaf_hashes
@@ -77,12 +77,12 @@ def take_in(db: sqlite3.Connection, log: OpenLog, incoming: Incoming) -> OpenLog
     growth = _verify(db, start, incoming)
     write_growth(db, growth)
     info = growth.log.info
-    info = replace(info, known=max(info.known, incoming.head.size), name=info.name or incoming.name)
+    info = info._replace(known=max(info.known, incoming.head.size), name=info.name or incoming.name)
     channel = incoming.channel
     if log.key is None and channel is not None and channel not in info.channels:
         db.execute("INSERT INTO channels VALUES (?, ?)", (log.number, channel))
-        info = replace(info, channels=info.channels | {channel})
-    grown = replace(growth.log, info=info)
+        info = info._replace(channels=info.channels | {channel})
+    grown = growth.log._replace(info=info)
     if info != log.info:
         save_log(db, grown)
     return grown
@@ -120,9 +120,8 @@ def _begin(log: OpenLog, incoming: Incoming) -> OpenLog:
         frontier = Frontier(ALGORITHM, base, incoming.base_peaks or ())
     except ValueError as error:
         raise incoming.forged(str(error)) from None
-    return replace(
-        log,
-        info=replace(log.info, base=base, size=base),
+    return log._replace(
+        info=log.info._replace(base=base, size=base),
         peaks=frontier.peaks,
         frontier=frontier,
         edges=unknown_edges(base),
@@ -151,10 +150,9 @@ def _verify(db: sqlite3.Connection, log: OpenLog, incoming: Incoming) -> Growth:
         raise incoming.forged("the proof does not lead to the head's root")
     if not growth.runs and info.head is not None and info.head.size >= head.size:
         return growth
-    grown = replace(
-        growth.log,
+    grown = growth.log._replace(
         rest=tuple(incoming.right),
         timestamp=head.timestamp,
-        info=replace(growth.log.info, head=head),
+        info=growth.log.info._replace(head=head),
     )
-    return replace(growth, log=grown)
+    return growth._replace(log=grown)

@@ -12,8 +12,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput, StorageDamaged
@@ -40,8 +39,7 @@ _PLACE_BITS: Final = 40  # MAX_FEED_MESSAGES is 1 << 40
 _COLUMNS: Final = "log, feed, subfeed, name, base, size, head, known, peaks, rest, submissions"
 
 
-@dataclass(frozen=True, slots=True)
-class LogInfo:
+class LogInfo(NamedTuple):
     """What is held of a log.
 
     Attributes:
@@ -65,8 +63,7 @@ class LogInfo:
     channels: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class OpenLog:
+class OpenLog(NamedTuple):
     """A log, ready to grow.
 
     Attributes:
@@ -165,13 +162,13 @@ def load_log(db: sqlite3.Connection, feed: bytes, subfeed: bytes) -> OpenLog | N
         submissions,
     )
     if info.head is None:
-        return replace(log, edges=unknown_edges(0))
+        return log._replace(edges=unknown_edges(0))
     edges = [_read_leaves(db, log)]
     edges += [_read_roots(db, log, level) for level in edge_levels(info.size)[1:]]
-    log = replace(log, edges=tuple(edges))
+    log = log._replace(edges=tuple(edges))
     nodes = tree_nodes(db, log)
     frontier = Frontier(ALGORITHM, info.size, left_peaks(nodes, info.size))
-    return replace(log, frontier=frontier, timestamp=info.head.timestamp)
+    return log._replace(frontier=frontier, timestamp=info.head.timestamp)
 
 
 def _read_leaves(db: sqlite3.Connection, log: OpenLog) -> bytes:
@@ -248,8 +245,7 @@ def drop_first(slice: Slice, count: int) -> Slice:
     return Slice(slice.start + count, runs, slice.texts[count:])
 
 
-@dataclass(frozen=True, slots=True)
-class Growth:
+class Growth(NamedTuple):
     """A log with more messages, and the rows that are to be written for it.
 
     ``log`` has no head for them yet: the caller sets that.
@@ -280,9 +276,8 @@ def grow(log: OpenLog, slice: Slice, leaves: list[bytes]) -> Growth:
             at += count
     frontier = log.frontier.copy()
     edges, full = grow_edges(log.edges, frontier.size, leaves, frontier.extend(leaves))
-    grown = replace(
-        log,
-        info=replace(log.info, size=frontier.size),
+    grown = log._replace(
+        info=log.info._replace(size=frontier.size),
         frontier=frontier,
         edges=edges,
     )

@@ -143,3 +143,14 @@ def test_what_another_node_says_is_never_our_own_fault():
         assert not isinstance(error, ours)
         if not issubclass(kind, ours):
             assert type(error) is kind
+
+
+def test_the_error_of_a_failed_task_ends_with_the_traceback_if_there_is_one():
+    fields = {"function": "pump.1", "node": "lab", "reason": "ValueError: no water"}
+    bare = errors.TaskFailed(**fields)
+    error = errors.TaskFailed(**fields, traceback="Traceback: line 5")
+    assert str(error) == f"{bare}\n\nOn that node:\nTraceback: line 5"
+    assert str(errors.TaskFailed(**fields, traceback="")) == str(bare)
+    assert error.fields["traceback"] == "Traceback: line 5"
+    for copy in (from_wire(*to_wire(error)), pickle.loads(pickle.dumps(error))):
+        assert str(copy) == str(error)

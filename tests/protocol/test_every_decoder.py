@@ -38,6 +38,9 @@ from kachery_p2p.protocol import (
     roles,
     session,
     signed_message,
+    task,
+    task_messages,
+    task_result,
     uri,
 )
 from kachery_p2p.protocol.errors import KacheryError
@@ -112,6 +115,10 @@ def _signed_message(data: bytes) -> object:
     return signed_message.check_signed_message(codec.unpack(data))
 
 
+def _result(data: bytes) -> object:
+    return task_result.check_result(codec.decode(task_result.TaskResult, data))
+
+
 def _text(decode: Callable[[str], object]) -> Callable[[bytes], object]:
     return lambda data: decode(data.decode("utf-8", "replace"))
 
@@ -158,9 +165,17 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[type[KacheryError], .
     "session.SealedBody.open": (_sealed_body, (V,)),
     "session.unwrap_handshake": (session.unwrap_handshake, (V, errors.VersionMismatch)),
     "signed_message.check_signed_message": (_signed_message, (V, B, errors.ForgedFeed)),
+    "task.check_function_id": (_text(task.check_function_id), (B,)),
+    "task.check_task_type": (_text(task.check_task_type), (B,)),
+    "task.check_key": (task.check_key, (B,)),
+    "task.parse_kwargs": (task.parse_kwargs, (V,)),
+    "task_result.check_result": (_result, (V, errors.ForgedResult)),
     "uri.parse_uri": (_text(uri.parse_uri), (errors.BadUri,)),
 }
-for _module in (frames, methods, local, announcements, feed, feed_fork):
+_MODULES = (
+    frames, methods, local, announcements, feed, feed_fork, task, task_messages, task_result,
+)  # fmt: skip
+for _module in _MODULES:
     for _name, _kind in vars(_module).items():
         is_message = isinstance(_kind, type) and issubclass(_kind, msgspec.Struct)
         if is_message and _kind.__module__ == _module.__name__:

@@ -20,6 +20,7 @@ SAMPLES: list[Any] = [
     methods.ChannelQuery(CHANNEL),
     methods.CircuitTo(CHANNEL, NODE),
     methods.WhoHas(CHANNEL, "files", [b"k" * 16]),
+    methods.WhoHas(CHANNEL, "tasks", [b"k" * 16]),
     methods.NodeInfo(NODE, "lab", ["ws://h:1"], True),
     methods.Holders([methods.NodeInfo(NODE, "lab", [], False)], [[0], []], [NODE]),
     methods.FileOpen(CHANNEL, SHA1),
