@@ -94,6 +94,20 @@ def daemon() -> None:
 @click.option("--others-read-only", is_flag=True, help="Other users may load, but change nothing.")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain for --listen.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Its private key.")
+@click.option(
+    "--durability",
+    type=click.Choice(["full", "relaxed"]),
+    default="full",
+    help="relaxed: nothing waits for the disk; a power cut may cost the last moments of what was "
+    "acknowledged, a crash of the node costs nothing.",
+)
+@click.option(
+    "--allow-task",
+    "allow_tasks",
+    metavar="ID",
+    multiple=True,
+    help="Let others run this task function here; may be repeated. Default: all that are served.",
+)
 @click.option("--foreground", is_flag=True, help="Stay in this terminal (or under systemd).")
 @with_output
 @pass_output
@@ -134,6 +148,8 @@ def _config(
     others_read_only: bool,
     tls_cert: Path | None,
     tls_key: Path | None,
+    durability: str,
+    allow_tasks: tuple[str, ...],
     **options: Any,
 ) -> dict[str, Any]:
     """What the node's process is given, with every path absolute."""
@@ -155,6 +171,8 @@ def _config(
         "auth_group": auth_group,
         "socket_mode": socket_mode,
         "others_read_only": others_read_only,
+        "durable": durability == "full",
+        "allow_tasks": list(allow_tasks) or None,
         **options,
     }
 

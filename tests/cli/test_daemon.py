@@ -247,6 +247,8 @@ def config(**given: Any) -> dict[str, Any]:
         "others_read_only": False,
         "tls_cert": None,
         "tls_key": None,
+        "durability": "full",
+        "allow_tasks": (),
     }
     return module._config(**{**options, **given})
 
@@ -268,6 +270,13 @@ def test_a_shared_node_has_its_socket_where_all_look(
     made = config(**given)
     assert made["runtime_dir"] == ("/run/kachery-p2p" if shared else "/somewhere/kachery-p2p")
     assert made["socket_mode"] == mode
+
+
+def test_durability_and_allowed_tasks_are_passed_on() -> None:
+    made = config()
+    assert (made["durable"], made["allow_tasks"]) == (True, None)
+    made = config(durability="relaxed", allow_tasks=("a.1", "b.1"))
+    assert (made["durable"], made["allow_tasks"]) == (False, ["a.1", "b.1"])
 
 
 def test_paths_are_absolute_and_the_label_is_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
