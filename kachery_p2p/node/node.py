@@ -223,6 +223,7 @@ class Node:
             self.task_store,
             provide=self.announcer.provide,
             withdraw=self.announcer.withdraw,
+            spawn=lambda work: self.network.spawn(work, name="keep a result"),
         )
         self.task_queue = TaskQueue(
             self.context,

@@ -8,9 +8,10 @@ if none is free, to the least loaded.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from kachery_p2p.protocol import codec, things
 from kachery_p2p.protocol.blinding import TASK_BACKEND_CONTEXT, TASK_CONTEXT
@@ -25,6 +26,10 @@ from .follower import Roads
 from .lookup import Found
 from .sources import name_of
 from .task_queue import TaskQueue
+
+_RECENT_SECONDS: Final = 2.0
+"""For so long who was found to offer a function is not looked up again."""
+_MAX_RECENT: Final = 1_000
 
 
 class TaskFunctionOffers:
@@ -88,12 +93,13 @@ class TaskBackends:
         self._queue = queue
         self._network = roads.network
         self._book = roads.network.book
+        self._recent: OrderedDict[tuple[str, bytes | None], tuple[float, Found]] = OrderedDict()
 
     async def find(
         self, function: str, channel: bytes | None, avoid: Iterable[str] = ()
     ) -> tuple[list[Choice], Found]:
         """Who offers a function now, and what the look-up met."""
-        found = await self._roads.lookup.find(things.task_function(function), channel)
+        found = await self._look(function, channel, fresh=bool(avoid))
         holders = [holder for holder in found.holders if holder.node not in set(avoid)]
         choices = self._own(function, channel)
         if len(holders) == 1 and not choices:
@@ -104,6 +110,21 @@ class TaskBackends:
         for holder, answer in zip(holders, answers, strict=True):
             choices += [Choice(holder, holder.channel, offer) for offer in answer]
         return choices, found
+
+    async def _look(self, function: str, channel: bytes | None, *, fresh: bool) -> Found:
+        """Who has the function; what was found a moment ago will do, unless it failed."""
+        loop = asyncio.get_running_loop()
+        where = (function, channel)
+        known = self._recent.get(where)
+        if known is not None and not fresh and loop.time() - known[0] < _RECENT_SECONDS:
+            return known[1]
+        self._recent.pop(where, None)
+        found = await self._roads.lookup.find(things.task_function(function), channel)
+        if found.holders:
+            self._recent[where] = (loop.time(), found)
+            while len(self._recent) > _MAX_RECENT:
+                self._recent.popitem(last=False)
+        return found
 
     def _own(self, function: str, channel: bytes | None) -> list[Choice]:
         choices = []

@@ -392,8 +392,10 @@ class TaskQueue:
         self, job: Job, news: TaskNews, end: ActionEnd, parcel: Parcel | None
     ) -> None:
         result = None if parcel is None else self._sign(job, parcel)
-        if result is not None and job.type != "action":
+        if result is not None and job.type == "pure-calculation":
             await self._results.keep(result, job.channel)
+        elif result is not None and job.type == "query":
+            self._results.keep_soon(result, job.channel)
         self._finish(
             job,
             make_news(

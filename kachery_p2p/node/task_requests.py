@@ -352,7 +352,7 @@ class TaskRequests:
             self._results.check(news.result, request.key, choice.channel, source)
             ending = _ending(news.result, cached=False)
             if request.type != "action" and choice.holder is not None:
-                await self._results.keep(news.result, choice.channel)
+                self._results.keep_soon(news.result, choice.channel)
         if request.type == "action" and news.state in (
             "finished",
             "failed",

@@ -7,8 +7,10 @@ never had it, is no result (:class:`~kachery_p2p.protocol.errors.ForgedResult`).
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
 from kachery_p2p.protocol import codec, things
 from kachery_p2p.protocol.blinding import TASK_RESULT_CONTEXT
@@ -54,19 +56,29 @@ class TaskResults:
         *,
         provide: Callable[[Thing], None],
         withdraw: Callable[[Thing], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self._context = context
         self._store = store
         self._provide = provide
         self._withdraw = withdraw
+        self._spawn = spawn
+        self._keeping = asyncio.Lock()
         self._disk = context.workers.disk
 
     async def keep(self, result: TaskResult, channel: bytes) -> None:
         """Keep a result that was checked, and tell the channel."""
-        now = self._context.clock()
-        for key in await self._disk(self._store.keep_result, result, channel.hex(), now):
+        # In order: the last answer to a query is the one that is kept.
+        async with self._keeping:
+            now = self._context.clock()
+            forgotten = await self._disk(self._store.keep_result, result, channel.hex(), now)
+        for key in forgotten:
             self._withdraw(things.task_result(key))
         self._provide(things.task_result(result.key))
+
+    def keep_soon(self, result: TaskResult, channel: bytes) -> None:
+        """As :meth:`keep`, for one that nobody relies on being found at once: a query's."""
+        self._spawn(self.keep(result, channel))
 
     async def leave(self, channel: bytes) -> None:
         """The node is no longer on a channel: what came on it counts no longer."""
