@@ -9,7 +9,6 @@ without them their rows are left out, and said to be.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -17,9 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+import bench_feeds
+from bench_report import Row, run, settle, take_turns
 
 from tests.daemons import Daemon, Lab, free_port
 
@@ -31,7 +31,7 @@ import kachery_p2p as kc
 kc.get_node_id()
 last = {}
 start = time.perf_counter()
-path = kc.load_file(sys.argv[1], on_progress=last.update)
+path = kc.load_file(sys.argv[1], progress=last.update)
 print(json.dumps({"seconds": time.perf_counter() - start, "path": path, **{"route": last["sources"]}}))
 """
 
@@ -83,32 +83,6 @@ async def main():
     print(json.dumps({"per_second": rate, "one_ms": ms(one), "none_ms": ms(none)}))
 asyncio.run(main())
 """
-
-
-class Row:
-    """One line of the report: what, its figures, the unit, and what is asked of it."""
-
-    def __init__(self, name: str, values: list[float], unit: str, asked: str = "") -> None:
-        self.name, self.values, self.unit, self.asked = name, values, unit, asked
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.values)
-
-    def __str__(self) -> str:
-        low, high = min(self.values), max(self.values)
-        figures = f"{self.median:9.2f}  ({low:.2f} .. {high:.2f}) {self.unit}"
-        return f"{self.name:58} {figures:40} {self.asked}"
-
-
-def run(daemon: Daemon, program: str, *arguments: str, stdin: str | None = None) -> Any:
-    return json.loads(daemon.python(program, *arguments, stdin=stdin))
-
-
-def settle() -> None:
-    """Let the disk finish what the last run left to do."""
-    os.sync()
-    time.sleep(0.3)
 
 
 def forget(daemon: Daemon, path: str) -> None:
@@ -183,21 +157,6 @@ class Bench:
     def rate(self, seconds: float) -> float:
         return self.bytes / seconds / 1e6
 
-    def take_turns(self, *works: Callable[[], float]) -> list[list[float]]:
-        """Run each in turn, ``runs`` times after one warm-up; the figures of each.
-
-        Each turn begins with another one: what a work leaves behind is the next one's to bear.
-        """
-        figures: list[list[float]] = [[] for _ in works]
-        for turn in range(self.runs + 1):
-            for place in range(len(works)):
-                index = (turn + place) % len(works)
-                settle()
-                value = works[index]()
-                if turn:
-                    figures[index].append(value)
-        return figures
-
     def load_once(self, daemon: Daemon, uri: str, relayed: bool) -> float:
         result = run(daemon, LOAD, uri)
         vias = {source["via"] is not None for source in result["route"]}
@@ -224,7 +183,7 @@ class Bench:
             copy.unlink()
             return seconds
 
-        mine, other = self.take_turns(ours, theirs)
+        mine, other = take_turns(self.runs, ours, theirs)
         original.unlink()
         self.add(Row("store_file, durable", mine, "s"))
         self.add(Row("cp, then sha1sum (not synced)", other, "s"))
@@ -251,7 +210,7 @@ class Bench:
             web = nginx
             works.append(lambda: self.rate(web.fetch("big.dat", target)))
         try:
-            direct, relayed, *others = self.take_turns(*works)
+            direct, relayed, *others = take_turns(self.runs, *works)
         finally:
             if nginx is not None:
                 nginx.stop()
@@ -301,14 +260,16 @@ class Bench:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench")
-    parser.add_argument("what", choices=["transfer"])
+    parser.add_argument("what", choices=["transfer", "feeds"])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--mib", type=int, default=1024, help="size of the file that moves")
     parser.add_argument("--large-mib", type=int, default=4096, help="size for the memory figures")
-    parser.add_argument("--quick", action="store_true", help="2 runs of 256 MiB: only a look")
+    parser.add_argument("--quick", action="store_true", help="2 runs, of 256 MiB: only a look")
     options = parser.parse_args()
     if options.quick:
         options.runs, options.mib, options.large_mib = 2, 256, 1024
+    if options.what == "feeds":
+        return bench_feeds.main(options.runs)
     folder = Path(tempfile.mkdtemp(prefix="kp", dir="/tmp"))
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, {options.mib} MiB, ", end="")
     print(f"median (min .. max) of {options.runs}")

@@ -22,6 +22,7 @@ from kachery_p2p.protocol.errors import (
     NotFound,
     ProtocolViolation,
     RemoteError,
+    Unreachable,
 )
 from kachery_p2p.protocol.feed import (
     ALGORITHM,
@@ -32,7 +33,13 @@ from kachery_p2p.protocol.feed import (
     unpack_texts,
 )
 from kachery_p2p.protocol.frontier import Frontier
-from kachery_p2p.protocol.limits import FEED_IDLE_SECONDS, MAX_FEED_MESSAGES, MAX_FOLLOWED
+from kachery_p2p.protocol.limits import (
+    FEED_IDLE_SECONDS,
+    FEED_SILENCE_SECONDS,
+    MAX_FEED_MESSAGES,
+    MAX_FOLLOWED,
+    STALL_SECONDS,
+)
 from kachery_p2p.protocol.methods import FEED_FOLLOW, FeedFollow, FeedPart
 from kachery_p2p.protocol.plan import Holder
 from kachery_p2p.protocol.tree import ProofError
@@ -71,6 +78,14 @@ class FeedReader:
             if log == where:
                 return entry.follower
         return None
+
+    def followed(self) -> dict[Log, int]:
+        """The logs that are kept up to date, the one used last at the end, each with how many local
+        reads of it go on."""
+        found: dict[Log, int] = {}
+        for (log, _), entry in self._followers.items():
+            found[log] = found.pop(log, 0) + entry.readers
+        return found
 
     def size_elsewhere(self, where: Log) -> int:
         """The longest head of a log that those who are followed have said."""
@@ -222,40 +237,55 @@ class FeedReader:
 
     async def _check(self, wanted: Wanted, follower: Follower | None, *, last: bool) -> None:
         """There is nothing to read: is there a reason that the caller should hear?"""
-        info: LogInfo | None = await self._feeds.info(wanted.where)
-        if info is not None and info.fork is not None:
-            raise FeedForked(feed=wanted.where[0].hex())
+        held = self._feeds.ends_at(*wanted)
+        if not held:
+            info: LogInfo | None = await self._feeds.info(wanted.where)
+            held = info is not None
+            if info is not None and info.fork is not None:
+                raise FeedForked(feed=wanted.where[0].hex())
         failure = follower.failure if follower is not None else None
         if failure is None:
-            if last and follower is not None and not follower.settled and info is None:
+            if last and follower is not None and follower.owed and not held:
                 raise follower.silence()
             return
         # Who holds it may be back soon; who refuses must be asked, not waited for.
-        if isinstance(failure, RemoteError) or (last and info is None):
+        if isinstance(failure, RemoteError) or (last and not held):
             raise failure
 
     async def _fetch(self, wanted: Wanted, most: int, follower: Follower) -> Slice | None:
         """Messages that come before the part that is held here, for the caller alone."""
         errors: list[KacheryError] = []
-        for source in list(follower.sources.values()):
+        failures = follower.failures
+        holders = [source.holder for source in follower.sources.values()]
+        for holder in sorted(holders, key=lambda holder: failures[holder.node]):
             try:
-                return await self._fetch_from(source.holder, wanted, most)
+                return await self._fetch_from(holder, wanted, most)
             except KacheryError as error:
+                failures[holder.node] += 1
                 errors.append(error)
         if errors:
             raise errors[-1]
         title = things.subfeed(*wanted.where).title
         raise follower.failure or NotFound(what=title, detail="nobody connected has its beginning")
 
-    async def _fetch_from(self, holder: Holder, wanted: Wanted, most: int) -> Slice | None:
+    async def _fetch_from(self, holder: Holder, wanted: Wanted, most: int) -> Slice:
         feed, subfeed = wanted.where
         stop = min(wanted.position + most, MAX_FEED_MESSAGES)
         params = FeedFollow(holder.channel, feed, subfeed, wanted.position, stop, False)
         link = await self._roads.link_to(holder)
         stream = link.open(FEED_FOLLOW, codec.plain(params))
         head: Head | None = None
+        patience = FEED_SILENCE_SECONDS
         try:
-            while (item := await stream.receive()) is not None:
+            while True:
+                async with asyncio.timeout(patience):
+                    item = await stream.receive()
+                if item is None:
+                    raise NotFound(
+                        what=things.subfeed(*wanted.where).title,
+                        detail=f"{name_of(holder)} has not got message {wanted.position}",
+                    )
+                patience = STALL_SECONDS
                 meta, body, _ = item
                 part = codec.convert(FeedPart, meta)
                 head = part.head or head
@@ -263,18 +293,22 @@ class FeedReader:
                     continue
                 data = await stream.open_body(body)
                 return await self._feeds.context.workers.disk(
-                    _proven, wanted, part, head, data, name_of(holder)
+                    _proven, wanted, stop, part, head, data, name_of(holder)
                 )
+        except TimeoutError:
+            raise Unreachable(what=name_of(holder), reason=f"silent for {patience:g} s") from None
         finally:
             stream.end()
-        return None
 
 
-def _proven(wanted: Wanted, part: FeedPart, head: Head, data: bytes, source: str) -> Slice:
+def _proven(
+    wanted: Wanted, stop: int, part: FeedPart, head: Head, data: bytes, source: str
+) -> Slice:
     """The messages, if they are what the owner signed, with nothing to compare them to here."""
     texts = unpack_texts(data, sum(run.count for run in part.runs))
     slice = Slice(part.start, part.runs, texts)
-    if (head.feed, head.subfeed) != wanted.where or slice.start != wanted.position:
+    asked = (head.feed, head.subfeed) == wanted.where
+    if not asked or slice.start != wanted.position or slice.stop > stop:
         raise ProtocolViolation(reason="messages that were not asked for")
     check_head(head, source)
     try:

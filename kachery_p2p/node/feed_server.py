@@ -11,8 +11,14 @@ from __future__ import annotations
 import json
 
 from kachery_p2p.protocol import codec
-from kachery_p2p.protocol.errors import KacheryError, NotAWriter, NotFound, ProtocolViolation
-from kachery_p2p.protocol.feed import Head, feed_uri, pack_texts, unpack_texts
+from kachery_p2p.protocol.errors import (
+    BadInput,
+    KacheryError,
+    NotAWriter,
+    NotFound,
+    ProtocolViolation,
+)
+from kachery_p2p.protocol.feed import Head, feed_uri, pack_texts, subfeed_hash, unpack_texts
 from kachery_p2p.protocol.feed_access import AccessRules
 from kachery_p2p.protocol.limits import MAX_SLICE
 from kachery_p2p.protocol.methods import (
@@ -97,6 +103,8 @@ class FeedServer:
         where = (params.feed, params.subfeed)
         if not await self._feeds.is_own(params.feed):
             raise NotFound(what=feed_uri(params.feed), detail="its key does not lie on this node")
+        if subfeed_hash(params.name) != params.subfeed:
+            raise BadInput(what="submission", reason="that name is another subfeed's")
         await self._check_writer(link.peer, where, params.name)
         stream.set_group(link.peer)
         stream.grant(2 * MAX_SLICE)

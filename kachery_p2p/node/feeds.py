@@ -18,10 +18,12 @@ from typing import NamedTuple
 
 from kachery_p2p.protocol import things
 from kachery_p2p.protocol.blinding import FEED_CONTEXT, FEED_OWNER_CONTEXT
+from kachery_p2p.protocol.errors import FeedForked
 from kachery_p2p.protocol.feed import Head, Run, Slice
 from kachery_p2p.protocol.feed_fork import Fork
 from kachery_p2p.protocol.limits import (
     MAX_FEED_MESSAGES,
+    MAX_FOLLOWED,
     MAX_RECENT_BYTES,
     MAX_RECENT_LOGS,
     MAX_SLICE,
@@ -103,6 +105,8 @@ class Feeds:
         self._listeners: dict[Log, dict[asyncio.Event, None]] = {}
         self._recent: OrderedDict[Log, _Recent] = OrderedDict()
         self._told: set[tuple[Log, frozenset[str]]] = set()
+        self._own: dict[bytes, bool] = {}
+        """Whether a feed's key lies here, as far as anybody asked."""
 
     # --- hearing -----------------------------------------------------------------------------
 
@@ -133,10 +137,18 @@ class Feeds:
 
     async def is_own(self, feed: bytes) -> bool:
         """Whether the feed's key lies here."""
-        return await self._disk(self.store.key, feed) is not None
+        own = self._own.get(feed)
+        if own is None:
+            own = await self._disk(self.store.key, feed) is not None
+            self._own[feed] = own
+            if len(self._own) > MAX_FOLLOWED:
+                del self._own[next(iter(self._own))]
+        return own
 
     async def read(self, log: Log, start: int, most: int) -> Slice | None:
         """At most ``most`` messages from ``start`` on that fit one frame; None if none are held."""
+        if self.ends_at(log, start):
+            return Slice(start, [], [])
         recent = self._newest(log, start)
         if recent is not None and len(recent.slice.texts) <= most:
             return recent.slice
@@ -176,6 +188,12 @@ class Feeds:
         """Whether the newest messages, in memory, begin at or before ``position`` and go beyond."""
         return self._newest(log, position) is not None
 
+    def ends_at(self, log: Log, position: int) -> bool:
+        """Whether it is clear without a look at the disk that a log, on which there is no fork, ends
+        here. It may have grown: then its bell has not rung yet."""
+        recent = self._recent.get(log)
+        return recent is not None and recent.slice.stop == position
+
     def _newest(self, log: Log, start: int) -> _Recent | None:
         recent = self._recent.get(log)
         if recent is None or not recent.slice.start <= start < recent.slice.stop:
@@ -197,6 +215,7 @@ class Feeds:
         """A new feed of this node's; its id. Raises BadInput if the name is taken."""
         seed, now = self.context.random_bytes(32), self.context.clock()
         feed = await self._disk(self.store.create_feed, seed, name, now)
+        self._own[feed] = True
         self._provide(things.feed_owner(feed))
         return feed
 
@@ -204,6 +223,7 @@ class Feeds:
         """Forget a feed, and its key if it is ours; whether it was here."""
         logs = [(feed, subfeed) for _, subfeed, _ in await self._disk(self.store.logs, feed)]
         deleted = await self._disk(self.store.delete_feed, feed)
+        self._own.pop(feed, None)
         self._withdraw(things.feed_owner(feed))
         for log in logs:
             self._recent.pop(log, None)
@@ -268,6 +288,9 @@ class Feeds:
 
         try:
             size = await self._disk(work)
+        except FeedForked:
+            self._recent.pop(log, None)
+            raise
         finally:
             self.ring(log)
         if slice.texts and size == slice.stop:
@@ -281,7 +304,9 @@ class Feeds:
         self.context.warn(
             f"feed {fork.first.feed.hex()[:8]} was signed with two histories; it takes nothing more"
         )
-        self.ring((fork.first.feed, fork.first.subfeed))
+        log = (fork.first.feed, fork.first.subfeed)
+        self._recent.pop(log, None)
+        self.ring(log)
 
     def _tell(self, log: Log, channels: frozenset[str]) -> None:
         """Announce a log once for each set of channels that it came on."""

@@ -2,8 +2,9 @@
 
 It finds who holds the log, or has the feed's key, and follows up to ``FEED_SOURCES`` of them: one sends
 messages, the others say only how far they are. If one of these is ahead for a moment, it becomes the
-one that sends. What comes is proven before it counts; who sends what cannot be proven is dropped, and
-two histories that the owner signed are kept as a fork (:mod:`kachery_p2p.protocol.feed_fork`).
+one that sends. What comes is proven before it counts; who sends what cannot be proven is dropped, who
+keeps back what it says that it has is passed over, and two histories that the owner signed are kept as
+a fork (:mod:`kachery_p2p.protocol.feed_fork`).
 
 When a holder is lost, or a new one appears (a proxy tells), holders are looked up again. The log's own
 size is where every new stream begins, so nothing is missed and nothing comes twice.
@@ -14,14 +15,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kachery_p2p.protocol import codec, things
 from kachery_p2p.protocol.backoff import Backoff
 from kachery_p2p.protocol.errors import (
     AccessDenied,
-    BadInput,
     FeedForked,
     ForgedFeed,
     KacheryError,
@@ -30,8 +31,7 @@ from kachery_p2p.protocol.errors import (
     ProtocolViolation,
     Unreachable,
 )
-from kachery_p2p.protocol.feed import Head, Slice, check_head, unpack_texts
-from kachery_p2p.protocol.feed_fork import Fork, make_fork
+from kachery_p2p.protocol.feed import Head, Slice, unpack_texts
 from kachery_p2p.protocol.limits import (
     FEED_APPEAR_SECONDS,
     FEED_LAG_SECONDS,
@@ -40,18 +40,12 @@ from kachery_p2p.protocol.limits import (
     RECONNECT_FIRST,
     RECONNECT_MOST,
 )
-from kachery_p2p.protocol.methods import (
-    FEED_EVIDENCE,
-    FEED_FOLLOW,
-    FeedEvidence,
-    FeedFollow,
-    FeedLeaf,
-    FeedPart,
-)
+from kachery_p2p.protocol.methods import FEED_FOLLOW, FeedFollow, FeedPart
 from kachery_p2p.protocol.plan import Holder, rank
 from kachery_p2p.protocol.session import Body
 
 from .feeds import Feeds, Log
+from .fork_evidence import compare_head, seek_fork
 from .link import Link
 from .lookup import Lookup
 from .network import Network
@@ -61,6 +55,12 @@ from .stream import Stream
 from .watches import Watches
 
 log = logging.getLogger(__name__)
+
+_INLINE_BYTES = 4_096
+"""So much is unpacked before a thread would have begun."""
+
+_DOUBLED = 3
+"""How often the patience with a late holder doubles: to half a minute."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ class Source:
     task: asyncio.Task[None]
     quiet: bool
     size: int | None = None
+    late: bool = False
+    """It said that it has messages, and did not send them."""
     owner: bool = False
     via: str | None = None
 
@@ -111,6 +113,10 @@ class Follower:
         """Somebody was lost: look soon."""
         self._backoff = Backoff(RECONNECT_FIRST, RECONNECT_MOST, feeds.context.random)
         self._errors: dict[str, KacheryError] = {}
+        self.failures: Counter[str] = Counter()
+        """How often each node was lost, or was late, since it last sent something."""
+        self._untried = False
+        """More hold it than are followed, and some of them never failed."""
         self._taking = asyncio.Lock()
         self.task = roads.network.spawn(self._run(), name=f"follow feed {where[0].hex()[:8]}")
 
@@ -126,14 +132,22 @@ class Follower:
                 async with asyncio.timeout(seconds):
                     await self._settled.wait()
 
+    @property
+    def owed(self) -> bool:
+        """Whether somebody has not said yet what it has, or keeps it back."""
+        return not self.settled or any(source.late for source in self.sources.values())
+
     def silence(self) -> KacheryError:
-        """The first contact took too long: with whom."""
-        names = ", ".join(name_of(s.holder) for s in self.sources.values() if s.size is None)
+        """What was said to be there has not come: from whom."""
+        missing = [s for s in self.sources.values() if s.size is None or s.size > self._size]
+        names = ", ".join(name_of(source.holder) for source in missing)
         what = f"Reading {things.subfeed(*self.where).title}"
         return Unreachable(what=what, reason=f"no answer yet from {names or 'the proxies'}")
 
     async def close(self) -> None:
+        """Follow nobody any more. Who waits for it goes on with what is here."""
         self.task.cancel()
+        self._settled.set()
         await asyncio.wait([self.task])
 
     # --- who is followed ---------------------------------------------------------------------
@@ -206,11 +220,15 @@ class Follower:
         self.failure = None
         if not self.sources:
             self._settled.clear()
-        for holder in rank(holders.values()):
+        self._untried = False
+        known = (replace(h, failures=self.failures[h.node]) for h in holders.values())
+        for holder in rank(known):
+            if holder.node in self.sources or self._is_banned(holder.node):
+                continue
             if len(self.sources) >= FEED_SOURCES:
+                self._untried = not holder.failures
                 break
-            if holder.node not in self.sources and not self._is_banned(holder.node):
-                self._start(holder, quiet=any(not s.quiet for s in self.sources.values()))
+            self._start(holder, quiet=any(not s.quiet for s in self.sources.values()))
         if not self.sources:
             raise self._worst()
         self._check_settled()
@@ -223,9 +241,9 @@ class Follower:
         self._settled.set()
         self._feeds.ring(self.where)
 
-    def _start(self, holder: Holder, *, quiet: bool) -> None:
+    def _start(self, holder: Holder, *, quiet: bool, late: bool = False) -> None:
         task = self._roads.network.spawn(self._follow(holder, quiet), name="follow a holder")
-        self.sources[holder.node] = Source(holder, task, quiet)
+        self.sources[holder.node] = Source(holder, task, quiet, late=late)
 
     def _promote(self, node: str) -> None:
         """From now on this one sends messages, and who did so before says heads only."""
@@ -233,7 +251,11 @@ class Follower:
             loud = source.holder.node == node
             if source.quiet == loud:
                 source.task.cancel()
-                self._start(source.holder, quiet=not loud)
+                self._start(source.holder, quiet=not loud, late=source.late)
+
+    def _best(self) -> Source:
+        """Who should send, of those that are followed."""
+        return max(self.sources.values(), key=lambda s: (not s.late, s.size or 0))
 
     async def _follow(self, holder: Holder, quiet: bool) -> None:
         mine = asyncio.current_task()
@@ -256,14 +278,18 @@ class Follower:
     def _lost(self, node: str, error: KacheryError) -> None:
         source = self.sources.pop(node)
         self._errors[node] = error
+        self.failures[node] += 1
         if isinstance(error, ForgedFeed | ProtocolViolation):
             self._feeds.context.warn(f"{name_of(source.holder)}: {error}")
         if isinstance(error, FeedForked | LocalError):
             self._fail(error)
         elif not self.sources:
-            self._fail(self._worst())
+            if self._untried:
+                self._again.set()
+            else:
+                self._fail(self._worst())
         elif not source.quiet:
-            self._promote(max(self.sources.values(), key=lambda s: s.size or 0).holder.node)
+            self._promote(self._best().holder.node)
         self._check_settled()
         self._retry.set()
 
@@ -278,7 +304,7 @@ class Follower:
     def _check_settled(self) -> None:
         if self._settled.is_set() or not self.sources:
             return
-        sizes = [source.size for source in self.sources.values()]
+        sizes = [source.size for source in self.sources.values() if not source.late]
         longest = max((size for size in sizes if size is not None), default=0)
         if None not in sizes and (self._size >= longest or self.position >= longest):
             self._settled.set()
@@ -291,6 +317,7 @@ class Follower:
         params = FeedFollow(holder.channel, feed, subfeed, self.position, None, quiet)
         stream = link.open(FEED_FOLLOW, codec.plain(params))
         head: Head | None = None
+        position = self.position
         try:
             while (item := await self._receive(stream, holder)) is not None:
                 meta, body, cost = item
@@ -298,29 +325,56 @@ class Follower:
                 head = part.head or head
                 if head is not None and (head.feed, head.subfeed) != self.where:
                     raise ProtocolViolation(reason="a head of another feed")
+                if part.runs and (head is None or part.start != position):
+                    raise ProtocolViolation(reason="messages that were not asked for")
                 if part.fork is not None:
                     await self._feeds.record_fork(part.fork, name_of(holder))
                     raise FeedForked(feed=feed.hex())
                 if part.runs and head is not None:
                     data = await stream.open_body(body)
                     await self._take(holder, link, part, head, data)
+                    position += sum(run.count for run in part.runs)
                 elif part.head is not None:
-                    await self._compare(holder, part.head)
+                    await compare_head(self._feeds, part.head, name_of(holder))
                 stream.done(cost)
                 self._heard(holder, part, head, link)
         finally:
             stream.end()
 
     async def _receive(self, stream: Stream, holder: Holder) -> tuple[Any, Body, int] | None:
-        """What comes next. Who says nothing at all is as good as lost."""
-        if self.sources[holder.node].size is not None:
-            return await stream.receive()
+        """What comes next. Who says nothing at all is as good as lost; who keeps messages back is
+        passed over, if another has them.
+
+        Raises:
+            Unreachable: it said nothing; others: why it ended the stream.
+        """
+        source = self.sources[holder.node]
+        patience: float | None = None
+        if source.size is None:
+            patience = FEED_SILENCE_SECONDS
+        elif source.size > self._size and not source.quiet:
+            # What is late for the second time may be much, on a slow road.
+            patience = FEED_SILENCE_SECONDS * 2 ** min(self.failures[holder.node], _DOUBLED)
         try:
-            async with asyncio.timeout(FEED_SILENCE_SECONDS):
-                return await stream.receive()
-        except TimeoutError:
-            reason = f"silent for {FEED_SILENCE_SECONDS:g} s"
-            raise Unreachable(what=name_of(holder), reason=reason) from None
+            try:
+                async with asyncio.timeout(patience):
+                    return await stream.receive()
+            except TimeoutError:
+                if source.size is None:
+                    reason = f"silent for {patience:g} s"
+                    raise Unreachable(what=name_of(holder), reason=reason) from None
+            self._be_late(source)
+            return await stream.receive()
+        except FeedForked as error:
+            raise ProtocolViolation(reason="it said that a feed is forked, unproven") from error
+
+    def _be_late(self, source: Source) -> None:
+        source.late = True
+        self.failures[source.holder.node] += 1
+        self._check_settled()
+        best = self._best()
+        if not best.late:
+            self._promote(best.holder.node)
 
     def _heard(self, holder: Holder, part: FeedPart, head: Head | None, link: Link) -> None:
         source = self.sources[holder.node]
@@ -329,8 +383,10 @@ class Follower:
         source.via = link.via
         self._check_settled()
         if source.quiet and source.size > self._size:
+            # Who has kept messages back before has its next chance later and later.
+            delay = FEED_LAG_SECONDS * 2 ** min(self.failures[holder.node], 3 * _DOUBLED)
             loop = asyncio.get_running_loop()
-            loop.call_later(FEED_LAG_SECONDS, self._check_lag, source, source.size)
+            loop.call_later(delay, self._check_lag, source, source.size)
 
     def _check_lag(self, source: Source, size: int) -> None:
         behind = self._size < size and self.sources.get(source.holder.node) is source
@@ -341,8 +397,10 @@ class Follower:
         self, holder: Holder, link: Link, part: FeedPart, head: Head, data: bytes
     ) -> None:
         count = sum(run.count for run in part.runs)
-        disk = self._feeds.context.workers.disk
-        texts = await disk(unpack_texts, data, count)
+        if len(data) <= _INLINE_BYTES:
+            texts = unpack_texts(data, count)
+        else:
+            texts = await self._feeds.context.workers.disk(unpack_texts, data, count)
         async with self._taking:
             try:
                 self._size = await self._feeds.extend(
@@ -356,42 +414,8 @@ class Follower:
                 )
                 self.position = self._size
                 self._backoff.reset()
+                self.sources[holder.node].late = False
+                del self.failures[holder.node]
             except ForgedFeed:
-                await self._seek_fork(holder, link, head)
+                await seek_fork(self._feeds, link, holder.channel, head, name_of(holder))
                 raise
-
-    async def _compare(self, holder: Holder, head: Head) -> None:
-        """A head without messages: does it fit what is here?"""
-        store, source = self._feeds.store, name_of(holder)
-
-        def work() -> Fork | None:
-            check_head(head, source)
-            if store.key(head.feed) is not None:
-                store.note_head(head, source)
-            held = store.info(*self.where)
-            return None if held is None else store.fork_with(head, source)
-
-        fork = await self._feeds.context.workers.disk(work)
-        if fork is not None:
-            await self._feeds.record_fork(fork, name_of(holder))
-            raise FeedForked(feed=head.feed.hex())
-
-    async def _seek_fork(self, holder: Holder, link: Link, head: Head) -> None:
-        """What came does not continue what is here. Is that its sender's doing, or the owner's?
-
-        Raises:
-            FeedForked: the owner signed two histories; the proof is kept.
-        """
-        feed, subfeed = self.where
-        info = await self._feeds.info(self.where)
-        if info is None or info.head is None or info.head.size > head.size:
-            return
-        ask = FeedEvidence(holder.channel, feed, subfeed, info.head.size - 1)
-        try:
-            answer = codec.convert(FeedLeaf, await link.request(FEED_EVIDENCE, codec.plain(ask)))
-            fork = make_fork(info.head, answer.head, answer.leaf, answer.proof)
-            await self._feeds.record_fork(fork, name_of(holder))
-        except (ForgedFeed, ProtocolViolation, BadInput) as error:
-            log.info("%s proves no fork: %s", name_of(holder), error)
-            return
-        raise FeedForked(feed=feed.hex())

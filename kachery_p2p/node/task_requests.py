@@ -352,7 +352,9 @@ class TaskRequests:
             self._results.check(news.result, request.key, choice.channel, source)
             ending = _ending(news.result, cached=False)
             if request.type != "action" and choice.holder is not None:
-                self._results.keep_soon(news.result, choice.channel)
+                # The answer to a query is told of by the node that gave it, and that is enough.
+                tell = request.type == "pure-calculation"
+                self._results.keep_soon(news.result, choice.channel, tell=tell)
         if request.type == "action" and news.state in (
             "finished",
             "failed",

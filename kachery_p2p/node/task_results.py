@@ -66,19 +66,20 @@ class TaskResults:
         self._keeping = asyncio.Lock()
         self._disk = context.workers.disk
 
-    async def keep(self, result: TaskResult, channel: bytes) -> None:
-        """Keep a result that was checked, and tell the channel."""
+    async def keep(self, result: TaskResult, channel: bytes, *, tell: bool = True) -> None:
+        """Keep a result that was checked, and tell the channel, unless that is not worth it."""
         # In order: the last answer to a query is the one that is kept.
         async with self._keeping:
             now = self._context.clock()
             forgotten = await self._disk(self._store.keep_result, result, channel.hex(), now)
         for key in forgotten:
             self._withdraw(things.task_result(key))
-        self._provide(things.task_result(result.key))
+        if tell:
+            self._provide(things.task_result(result.key))
 
-    def keep_soon(self, result: TaskResult, channel: bytes) -> None:
-        """As :meth:`keep`, for one that nobody relies on being found at once: a query's."""
-        self._spawn(self.keep(result, channel))
+    def keep_soon(self, result: TaskResult, channel: bytes, *, tell: bool = True) -> None:
+        """As :meth:`keep`, for one that nobody relies on being found at once."""
+        self._spawn(self.keep(result, channel, tell=tell))
 
     async def leave(self, channel: bytes) -> None:
         """The node is no longer on a channel: what came on it counts no longer."""

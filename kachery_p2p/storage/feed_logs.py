@@ -95,6 +95,13 @@ class LogStore(Database):
             found = read_infos(db, feed, subfeed)
         return found[0][2] if found else None
 
+    def newest(self, most: int) -> tuple[int, list[tuple[bytes, bytes]]]:
+        """How many logs there are, and the (feed, subfeed) of those that came to be here last."""
+        with self._reading() as db:
+            (count,) = db.execute("SELECT count(*) FROM logs").fetchone()
+            select = "SELECT feed, subfeed FROM logs ORDER BY log DESC LIMIT ?"
+            return count, db.execute(select, (most,)).fetchall()
+
     def logs(self, feed: bytes | None = None) -> list[tuple[bytes, bytes, LogInfo]]:
         """(feed, subfeed, info) of every log, or of every log of one feed."""
         with self._reading() as db:

@@ -18,7 +18,7 @@ from kachery_p2p.protocol.errors import (
 )
 
 from .feed_lab import Subfeed
-from .harness import laboratory, until
+from .harness import PATIENCE, laboratory, until
 
 
 async def test_what_is_appended_on_one_node_is_read_on_another_and_live() -> None:
@@ -82,6 +82,31 @@ async def test_waiting_at_a_position_that_is_not_reached_yet() -> None:
         assert await feed.read("B", 1) == [1, 2], "a reader further back is not held up by it"
         await feed.append("A", 3, 4, 5)
         assert await waiting == [5]
+
+
+async def test_who_waits_further_on_is_not_held_up_by_a_reader_further_back() -> None:
+    async with laboratory() as lab:
+        feed = await Subfeed.create(lab)
+        await feed.append("A", 0, 1, 2)
+        waiting = asyncio.create_task(feed.answer("B", 5, wait=60.0, timeout=60.0))
+        await until(lambda: lab["B"].feed_reader.follower(feed.where) is not None)
+        assert await feed.read("B", 1) == [1, 2]
+        await feed.append("A", 3, 4, 5)
+        async with asyncio.timeout(PATIENCE):
+            assert (await waiting)["data"] == b"5"
+
+
+async def test_the_owner_of_a_feed_that_it_has_deleted_reads_it_as_others_do() -> None:
+    async with laboratory() as lab:
+        feed = await Subfeed.create(lab)
+        await feed.append("A", 0, 1, 2)
+        assert await feed.read("B") == [0, 1, 2]
+        await lab.announced("B")
+        assert (await lab.call("A", "feed.delete", feed=feed.feed))["deleted"]
+        await lab.announced("A")
+        assert await feed.read("A") == [0, 1, 2]
+        with pytest.raises(FeedReadOnly):
+            await feed.append("A", 3)
 
 
 async def test_a_subfeed_without_messages_is_empty_and_not_missing() -> None:

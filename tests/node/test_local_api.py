@@ -427,7 +427,7 @@ async def test_other_users_may_only_read_if_the_node_says_so(
 
 async def test_every_call_that_changes_something_is_in_the_list_of_writes() -> None:
     reads = {"load", "load_bytes", "find", "damaged", "info", "get", "channel.show",
-             "channel.list", "channel.export", "feed.named", "feed.list", "feed.info", "feed.read",
+             "channel.list", "channel.announced", "channel.export", "feed.named", "feed.list", "feed.info", "feed.read",
              "feed.watch", "feed.get_rules", "feed.show"}  # fmt: skip
     async with one_node() as node:
         assert set(node.api.calls._calls) == reads | {method for method, _ in WRITES}

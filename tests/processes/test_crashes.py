@@ -31,7 +31,7 @@ def tell(info):
     last.update(info)
     print(json.dumps(info), flush=True)
 try:
-    path = kc.load_file(sys.argv[1], on_progress=tell)
+    path = kc.load_file(sys.argv[1], progress=tell)
 except kc.KacheryError as error:
     print(json.dumps({"failed": error.code}), flush=True)
 else:
@@ -67,9 +67,9 @@ class Loading:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             info = json.loads(line)
-            assert "verified" in info, info
-            if info["size"] and info["verified"] >= share * info["size"]:
-                return int(info["verified"])
+            assert "done" in info, info
+            if info["total"] and info["done"] >= share * info["total"]:
+                return int(info["done"])
         raise AssertionError("the load ended early")
 
     def result(self) -> dict[str, object]:

@@ -138,7 +138,7 @@ LOAD = """
 import json, sys
 import kachery_p2p as kc
 told = []
-path = kc.load_file(sys.argv[1], on_progress=told.append)
+path = kc.load_file(sys.argv[1], progress=told.append)
 print(json.dumps({"path": path, "fetched": told[-1]["fetched"]}))
 """
 

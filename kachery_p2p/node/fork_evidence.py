@@ -1,0 +1,67 @@
+"""What another node says of a log, beside what is held: does it fit, and if not, who is to blame?
+
+A head that does not fit is proof against the feed's owner only together with the evidence of
+:mod:`kachery_p2p.protocol.feed_fork`, which is kept. Without it, it is a lie of the node that said it.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.errors import BadInput, FeedForked, ForgedFeed, ProtocolViolation
+from kachery_p2p.protocol.feed import Head, check_head
+from kachery_p2p.protocol.feed_fork import Fork, make_fork
+from kachery_p2p.protocol.methods import FEED_EVIDENCE, FeedEvidence, FeedLeaf
+
+from .feeds import Feeds, Log
+from .link import Link
+
+log = logging.getLogger(__name__)
+
+
+async def compare_head(feeds: Feeds, head: Head, source: str) -> None:
+    """A head without messages: does it fit what is here?
+
+    Raises:
+        ForgedFeed: the feed's key did not sign it.
+        FeedForked: the owner signed two histories; the proof is kept.
+    """
+    store = feeds.store
+
+    def work() -> Fork | None:
+        check_head(head, source)
+        if store.key(head.feed) is not None:
+            store.note_head(head, source)
+        held = store.info(head.feed, head.subfeed)
+        return None if held is None else store.fork_with(head, source)
+
+    fork = await feeds.context.workers.disk(work)
+    if fork is not None:
+        await feeds.record_fork(fork, source)
+        raise FeedForked(feed=head.feed.hex())
+
+
+async def seek_fork(feeds: Feeds, link: Link, channel: bytes, head: Head, source: str) -> None:
+    """Messages under ``head`` do not continue what is here: ask their sender for the proof.
+
+    Returns if it gives none: then it is the sender's doing, and not the owner's.
+
+    Raises:
+        FeedForked: the owner signed two histories; the proof is kept.
+        TransportError: the link was lost before that was clear.
+    """
+    where: Log = (head.feed, head.subfeed)
+    info = await feeds.info(where)
+    if info is None or info.head is None or info.head.size > head.size:
+        return
+    ask = FeedEvidence(channel, *where, info.head.size - 1)
+    try:
+        answer = codec.convert(FeedLeaf, await link.request(FEED_EVIDENCE, codec.plain(ask)))
+        fork = make_fork(info.head, answer.head, answer.leaf, answer.proof)
+        await feeds.record_fork(fork, source)
+    except (ForgedFeed, ProtocolViolation, BadInput, FeedForked) as error:
+        # FeedForked, too: so far it is only what the other node says.
+        log.info("%s proves no fork: %s", source, error)
+        return
+    raise FeedForked(feed=head.feed.hex())

@@ -1,0 +1,21 @@
+"""Everybody who has to do with a feed is killed at random, and no message is lost or comes twice.
+
+The long form is ``./scripts/trial feeds --kills 200 --messages 20000``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.feed_trial import Trial
+
+pytestmark = pytest.mark.processes
+
+
+def test_readers_get_every_message_once_and_in_order_whoever_is_killed(short_folder: Path) -> None:
+    with Trial(short_folder, kills=20, messages=2_000, seed=7) as trial:
+        trial.run()
+    assert sum(trial.done.values()) == 20
+    assert len(trial.done) >= 4, "links were cut, and nodes and clients were killed"
