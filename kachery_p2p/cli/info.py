@@ -51,7 +51,7 @@ def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("node id", info["node_id"]),
         ("label", info["label"] or "-"),
         ("version", f"{info['version']} (protocol {info['protocol']})"),
-        ("running", f"pid {info['pid']}, for {_duration(info['uptime'])}"),
+        ("running", f"pid {info['pid']}, for {duration(info['uptime'])}"),
         ("storage", info["storage_dir"]),
         ("state", info["state_dir"]),
         ("socket", info["socket"]),
@@ -124,13 +124,16 @@ def _route(via: str | None, names: dict[str, str]) -> str:
     return "direct" if via is None else f"via {names.get(via) or via[:8]}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds, for people: ``2 d 3 h``."""
     minutes, _ = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     if days:
         return f"{days} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {int(seconds) % 60} s"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {int(seconds) % 60} s" if minutes else f"{int(seconds)} s"
 
 
 def _lines(facts: list[tuple[str, str]], tables: list[_Table]) -> list[str]:

@@ -10,6 +10,7 @@ from kachery_p2p.protocol.limits import MAX_MUTABLE
 
 from . import offline
 from .connection import connection
+from .notebook_html import NodeInfo
 
 
 async def _call(what: str, method: str, params: dict[str, Any]) -> Any:
@@ -34,8 +35,21 @@ async def anode_info() -> dict[str, Any]:
 
     Raises as :func:`aget_node_id`.
     """
-    info: dict[str, Any] = await _call("node_info", "info", {})
-    return info
+    return NodeInfo(await _call("node_info", "info", {}))
+
+
+async def anode_status() -> dict[str, Any]:
+    """What goes on in the node now, as ``kachery-p2p status`` shows it: its storage, channels, links,
+    transfers, feeds, tasks and last warnings.
+
+    Returns:
+        Plain values. ``links`` have totals of bytes; rates are the differences of two calls, divided
+        by the difference of their ``now``. ``totals`` says how long lists are that were cut.
+
+    Raises as :func:`aget_node_id`.
+    """
+    status: dict[str, Any] = await _call("node_status", "status", {})
+    return status
 
 
 async def aget_channels() -> list[dict[str, Any]]:

@@ -63,6 +63,10 @@ class Provider:
             raise BadInput(what="file hash", reason="not 20 bytes")
         return sha1.hex()
 
+    def reading(self) -> list[tuple[Link, FileRead]]:
+        """What is being sent now: to whom, and which range."""
+        return list(self._reading.values())
+
     def cut(self) -> None:
         """A channel changed: end what is being sent to those who may no longer have it.
 

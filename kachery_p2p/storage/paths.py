@@ -28,6 +28,7 @@ TEMPORARY_FOLDER: Final = "tmp"
 LOCK_FILE: Final = ".kachery-p2p.lock"
 STATE_LOCK_FILE: Final = ".kachery-p2p-state.lock"
 FEEDS_LOCK_FILE: Final = ".kachery-p2p-feeds.lock"
+TASKS_LOCK_FILE: Final = ".kachery-p2p-tasks.lock"
 JOURNAL_FILE: Final = ".kachery-p2p.journal"
 
 Kind = Literal["blob", "link"]
