@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import bench_feeds
+import bench_tasks
 from bench_report import Row, run, settle, take_turns
 
 from tests.daemons import Daemon, Lab, free_port
@@ -260,7 +261,7 @@ class Bench:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench")
-    parser.add_argument("what", choices=["transfer", "feeds"])
+    parser.add_argument("what", choices=["transfer", "feeds", "tasks"])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--mib", type=int, default=1024, help="size of the file that moves")
     parser.add_argument("--large-mib", type=int, default=4096, help="size for the memory figures")
@@ -270,6 +271,8 @@ def main() -> int:
         options.runs, options.mib, options.large_mib = 2, 256, 1024
     if options.what == "feeds":
         return bench_feeds.main(options.runs)
+    if options.what == "tasks":
+        return bench_tasks.main(options.runs)
     folder = Path(tempfile.mkdtemp(prefix="kp", dir="/tmp"))
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, {options.mib} MiB, ", end="")
     print(f"median (min .. max) of {options.runs}")

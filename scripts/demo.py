@@ -45,7 +45,7 @@ results = {}
 for kind, uri in json.loads(sys.argv[1]).items():
     last = {}
     start = time.perf_counter()
-    path = kc.load_file(uri, on_progress=last.update)
+    path = kc.load_file(uri, progress=last.update)
     seconds = time.perf_counter() - start
     assert path is not None, f"nobody has {uri}"
     with open(path, "rb") as file:
@@ -147,9 +147,9 @@ def show(console: Console, uris: dict[str, str], results: dict[str, dict[str, An
         table.add_row(
             kind,
             uri,
-            size_of(result["size"]),
+            size_of(result["total"]),
             f"{result['seconds']:.3f}",
-            f"{result['size'] / result['seconds'] / 1e6:.1f}",
+            f"{result['total'] / result['seconds'] / 1e6:.1f}",
             route_of(result),
             "[green]matches[/]" if fits else "[red]DIFFERS[/]",
         )

@@ -387,8 +387,7 @@ def _messages(path: Path) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="scripts/trial")
-    parser.add_argument("what", choices=["feeds"])
+    parser = argparse.ArgumentParser(prog="scripts/trial feeds")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--messages", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
