@@ -175,4 +175,4 @@ class Request:
         return bool(answer["cancelled"])
 
 
-__all__ = ["DONE", "Backend", "Job", "Request", "backend"]
+__all__ = ["DONE", "Backend", "Function", "Job", "Request", "backend"]

@@ -15,7 +15,7 @@ from kachery_p2p.protocol.errors import (
 )
 
 from .harness import Lab, laboratory, until
-from .task_lab import DONE, Job, Request, backend
+from .task_lab import DONE, Function, Job, Request, backend
 
 
 async def double(job: Job) -> Any:
@@ -72,11 +72,12 @@ async def test_a_task_runs_on_another_node_and_its_result_is_shared() -> None:
         assert (await third.value(), ended["cached"], ended["node"]) == (42, True, again["node"])
 
 
-async def test_ten_requests_at_once_are_one_run() -> None:
-    async with laboratory("A", "B", "C") as lab:
+async def test_ten_nodes_that_ask_at_once_are_one_run() -> None:
+    async with laboratory(*"ABCDEFGHIJ") as lab:
         gate = Gate()
-        async with backend(lab, "A", {"slow.1": ("pure-calculation", gate)}):
-            requests = [Request(lab, node, "slow.1", {"n": 1}) for node in "ABCABCABCA"]
+        functions: dict[str, tuple[str, Function]] = {"slow.1": ("pure-calculation", gate)}
+        async with backend(lab, "A", functions), backend(lab, "B", functions):
+            requests = [Request(lab, node, "slow.1", {"n": 1}) for node in "ABCDEFGHIJ"]
             for request in requests:
                 await request.state("running")
             gate.open.set()
