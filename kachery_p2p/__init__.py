@@ -1,4 +1,4 @@
-"""Share files between scientists' computers, by content.
+"""Share files, feeds and tasks between scientists' computers.
 
 >>> import kachery_p2p as kc
 >>> uri = kc.store_text("some-random-text")     # on one computer   # doctest: +SKIP
@@ -35,6 +35,12 @@ from kachery_p2p.client.files import (
     astore_pkl,
     astore_text,
 )
+from kachery_p2p.client.invitations import (
+    achannel_authorise,
+    achannel_invite,
+    achannel_invites,
+    achannel_revoke_invite,
+)
 from kachery_p2p.client.nodes import (
     achannel_add_node,
     achannel_create,
@@ -50,17 +56,23 @@ from kachery_p2p.client.nodes import (
     aget_node_id,
     aget_string,
     anode_info,
+    anode_status,
     aset,
     astop_node,
 )
+from kachery_p2p.client.progress import ProgressInfo
 from kachery_p2p.client.subfeeds import Subfeed
 from kachery_p2p.client.sync import (
     channel_add_node,
+    channel_authorise,
     channel_create,
     channel_export,
+    channel_invite,
+    channel_invites,
     channel_join,
     channel_leave,
     channel_remove_node,
+    channel_revoke_invite,
     channel_set_roles,
     channel_show,
     create_feed,
@@ -74,6 +86,7 @@ from kachery_p2p.client.sync import (
     get_string,
     link_file,
     list_feeds,
+    list_tasks,
     load_bytes,
     load_feed,
     load_file,
@@ -83,6 +96,8 @@ from kachery_p2p.client.sync import (
     load_subfeed,
     load_text,
     node_info,
+    node_status,
+    request_task,
     set,
     stop_node,
     store_bytes,
@@ -93,30 +108,51 @@ from kachery_p2p.client.sync import (
     store_text,
     watch_for_new_messages,
 )
+from kachery_p2p.client.task_context import task_cancelled, task_progress
+from kachery_p2p.client.task_functions import taskfunction
+from kachery_p2p.client.task_requests import TaskRequest, arequest_task
+from kachery_p2p.client.task_serving import arun_task_backend, run_task_backend, task_backend
+from kachery_p2p.client.tasks import alist_tasks, arun_task, run_task
 from kachery_p2p.client.temporary import TemporaryDirectory
 from kachery_p2p.client.watches import awatch_for_new_messages
+from kachery_p2p.embedded import Node
 from kachery_p2p.protocol import errors
 from kachery_p2p.protocol.errors import KacheryError
+from kachery_p2p.protocol.limits import PROTOCOL_VERSION
 from kachery_p2p.protocol.signed_message import check_signed_message
 from kachery_p2p.protocol.uri import KacheryUri, build_uri, parse_uri
+from kachery_p2p.testdaemon import TestDaemon
 
 # The names of before, for the same functions.
 store_object, astore_object = store_json, astore_json
 load_object, aload_object = load_json, aload_json
+stop_daemon, astop_daemon = stop_node, astop_node
+LoadFileError = KacheryError
+__protocol_version__ = str(PROTOCOL_VERSION)
 
 __all__ = [
     "Feed",
     "KacheryError",
     "KacheryUri",
+    "LoadFileError",
+    "ProgressInfo",
+    "Node",
     "Subfeed",
+    "TaskRequest",
     "TemporaryDirectory",
+    "TestDaemon",
+    "__protocol_version__",
     "__version__",
     "achannel_add_node",
+    "achannel_authorise",
     "achannel_create",
     "achannel_export",
+    "achannel_invite",
+    "achannel_invites",
     "achannel_join",
     "achannel_leave",
     "achannel_remove_node",
+    "achannel_revoke_invite",
     "achannel_set_roles",
     "achannel_show",
     "acreate_feed",
@@ -130,6 +166,7 @@ __all__ = [
     "aget_string",
     "alink_file",
     "alist_feeds",
+    "alist_tasks",
     "aload_bytes",
     "aload_feed",
     "aload_file",
@@ -140,7 +177,12 @@ __all__ = [
     "aload_subfeed",
     "aload_text",
     "anode_info",
+    "anode_status",
+    "arequest_task",
+    "arun_task",
+    "arun_task_backend",
     "aset",
+    "astop_daemon",
     "astop_node",
     "astore_bytes",
     "astore_file",
@@ -152,11 +194,15 @@ __all__ = [
     "awatch_for_new_messages",
     "build_uri",
     "channel_add_node",
+    "channel_authorise",
     "channel_create",
     "channel_export",
+    "channel_invite",
+    "channel_invites",
     "channel_join",
     "channel_leave",
     "channel_remove_node",
+    "channel_revoke_invite",
     "channel_set_roles",
     "channel_show",
     "check_signed_message",
@@ -172,6 +218,7 @@ __all__ = [
     "get_string",
     "link_file",
     "list_feeds",
+    "list_tasks",
     "load_bytes",
     "load_feed",
     "load_file",
@@ -182,8 +229,13 @@ __all__ = [
     "load_subfeed",
     "load_text",
     "node_info",
+    "node_status",
     "parse_uri",
+    "request_task",
+    "run_task",
+    "run_task_backend",
     "set",
+    "stop_daemon",
     "stop_node",
     "store_bytes",
     "store_file",
@@ -192,5 +244,9 @@ __all__ = [
     "store_object",
     "store_pkl",
     "store_text",
+    "task_backend",
+    "task_cancelled",
+    "task_progress",
+    "taskfunction",
     "watch_for_new_messages",
 ]

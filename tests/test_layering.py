@@ -19,6 +19,10 @@ ROOMS = {
     "client": {"local", "storage", "protocol"},
     "cli": {"client", "local", "storage", "protocol"},
     "node": {"local", "storage", "protocol"},
+    "embedded": {"node", "client", "local", "protocol"},
+    "testing": {"embedded", "node", "client", "local", "protocol"},
+    "testdaemon": {"testing", "embedded", "client", "local", "protocol"},
+    "pytest_plugin": {"testing"},
 }
 """Room -> what it may import besides itself. ``_version`` is everybody's."""
 IMPURE = {
@@ -99,9 +103,9 @@ def test_no_arrow_points_the_wrong_way(name: str) -> None:
         assert "kachery_p2p" not in imports(name), "a room does not lean on the whole package"
 
 
-def test_nothing_imports_the_node_but_the_node() -> None:
+def test_nothing_imports_the_node_but_the_node_and_who_embeds_it() -> None:
     for name in MODULES:
-        if room_of(name) != "node":
+        if room_of(name) not in ("node", "embedded", "testing"):
             assert not {found for found in imports(name) if room_of(found) == "node"}, name
 
 
@@ -132,6 +136,7 @@ def test_importing_the_package_imports_nothing_heavy_and_no_daemon() -> None:
     loaded = set(done.stdout.split())
     assert "kachery_p2p.client.files" in loaded
     heavy = {"numpy", "rich", "websockets", "uvloop", "click", "kachery_p2p.node", "sqlite3"}
+    heavy |= {"IPython", "cloudpickle", "distributed", "html", "matplotlib"}
     assert not loaded & heavy
     assert not {name for name in loaded if name.startswith("kachery_p2p.node")}
 

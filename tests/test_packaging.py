@@ -16,7 +16,7 @@ import pytest
 from kachery_p2p._version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ["kachery_p2p", "tests", "scripts", "docs"]
+SOURCES = ["kachery_p2p", "tests", "scripts", "docs", "examples"]
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -81,7 +81,9 @@ def test_the_metadata_says_what_it_is(wheel: Path) -> None:
     assert (told.get_payload() or "").startswith("# kachery_p2p")
     with zipfile.ZipFile(wheel) as file:
         (name,) = [name for name in file.namelist() if name.endswith("/entry_points.txt")]
-        assert "kachery-p2p = kachery_p2p.cli.main:main" in file.read(name).decode()
+        points = file.read(name).decode()
+    assert "kachery-p2p = kachery_p2p.cli.main:main" in points
+    assert "kachery_p2p = kachery_p2p.pytest_plugin" in points
 
 
 def test_the_sdist_has_what_it_takes_to_test_it(dist: Path) -> None:

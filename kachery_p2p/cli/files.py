@@ -13,9 +13,11 @@ from typing import Any
 import click
 
 from kachery_p2p.client import sync
+from kachery_p2p.client.progress import ProgressFunction, Transfer
 from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import BadInput, KacheryError, NotFound, from_wire
 from kachery_p2p.protocol.limits import CAT_PIECE
+from kachery_p2p.protocol.uri import parse_uri
 
 from .output import Output, columns, pass_output, with_output, write
 
@@ -39,10 +41,10 @@ def store(
       uri=$(kachery-p2p store --channel lab big.dat)
     """
     _one_basename(basename, paths)
-    with output.progress("storing", _total(paths)) as progress:
+    with _all(output, "storing", paths) as moving:
         for path in paths:
-            uri = sync.store_file(path, basename, channel=channel)
-            progress.advance(_size(path))
+            tell = _part_of(moving) if len(paths) > 1 else output.bar
+            uri = sync.store_file(path, basename, channel=channel, progress=tell)
             output.result({"path": path, "uri": uri}, [uri])
 
 
@@ -61,10 +63,10 @@ def link(output: Output, paths: tuple[str, ...], basename: str | None) -> None:
       kachery-p2p link /data/recording-*.dat
     """
     _one_basename(basename, paths)
-    with output.progress("linking", _total(paths)) as progress:
+    with _all(output, "linking", paths) as moving:
         for path in paths:
-            uri = sync.link_file(path, basename)
-            progress.advance(_size(path))
+            tell = _part_of(moving) if len(paths) > 1 else output.bar
+            uri = sync.link_file(path, basename, progress=tell)
             output.result({"path": path, "uri": uri}, [uri])
 
 
@@ -80,9 +82,18 @@ def _size(path: str) -> int:
         return 0
 
 
-def _total(paths: tuple[str, ...]) -> int | None:
-    """Bytes of several files. Of one, what is done is known only at its end: None."""
-    return sum(map(_size, paths)) if len(paths) > 1 else None
+def _all(output: Output, what: str, paths: tuple[str, ...]) -> Transfer:
+    """One bar for all of several files; one file has its own."""
+    moving = Transfer(what, f"{len(paths)} files", output.bar, total=sum(map(_size, paths)))
+    if len(paths) > 1:
+        moving.begin()
+    return moving
+
+
+def _part_of(moving: Transfer) -> ProgressFunction:
+    """What is told of one file, as a part of all of them."""
+    before = moving.done
+    return lambda info: moving.tell(before + info["done"])
 
 
 @click.command()
@@ -101,8 +112,7 @@ def load(output: Output, uri: str, dest: str | None, channel: str | None) -> Non
       kachery-p2p load sha1://9797.../data.csv --dest data.csv
       wc -l $(kachery-p2p load sha1://9797.../data.csv)
     """
-    with output.progress("loading") as progress:
-        path = sync.load_file(uri, dest, channel=channel, on_progress=progress.on_progress)
+    path = sync.load_file(uri, dest, channel=channel, progress=output.bar)
     if path is None:
         raise _not_found(uri)
     output.result({"path": path, "uri": uri}, [path])
@@ -129,14 +139,17 @@ def cat(output: Output, uri: str, start: int, end: int | None, channel: str | No
         raise BadInput(what="byte range", reason=f"{start} to {end} is no range within a file")
     # On one terminal, the bar and the content would be drawn over one another.
     apart = sys.stdout is not None and not sys.stdout.isatty()
-    with output.progress("reading", None if end is None else end - start, bar=apart) as progress:
+    total = None if end is None else end - start
+    name = parse_uri(uri).label if "://" in uri else os.path.basename(uri)
+    with Transfer("reading", name, output.bar and apart, total=total) as moving:
+        moving.begin()
         while True:
             stop = start + CAT_PIECE if end is None else min(start + CAT_PIECE, end)
-            data = sync.load_bytes(uri, start, stop, channel=channel)
+            data = sync.load_bytes(uri, start, stop, channel=channel, progress=False)
             if data is None:
                 raise _not_found(uri)
             write(data)
-            progress.advance(len(data))
+            moving.tell(moving.done + len(data))
             if start + len(data) < stop or stop == end:
                 return
             start = stop

@@ -21,6 +21,8 @@ from kachery_p2p.storage.sources import clone
 
 R = TypeVar("R")
 Gone = Callable[[], bool]
+Advanced = Callable[[int], None]
+"""Is told how many bytes are done."""
 
 _PIECE: Final = 4 * MIB
 
@@ -60,7 +62,7 @@ def read_range(path: str, start: int, end: int | None) -> bytes:
         raise _path_error(path, error) from error
 
 
-def copy(path: str, dest: str, name: str, gone: Gone) -> str:
+def copy(path: str, dest: str, name: str, gone: Gone, advanced: Advanced) -> str:
     """Copy a file to ``dest``, or into it as ``name`` if it is a folder; where it is then.
 
     The file system shares the bytes where it can. It is done by rename, so that nobody sees half of
@@ -78,7 +80,7 @@ def copy(path: str, dest: str, name: str, gone: Gone) -> str:
         _check_target(dest, target)
         temporary = os.path.join(os.path.dirname(target), f".kachery-{os.urandom(8).hex()}")
         try:
-            _copy(path, temporary, gone)
+            _copy(path, temporary, gone, advanced)
             os.replace(temporary, target)
         finally:
             with contextlib.suppress(FileNotFoundError):
@@ -97,7 +99,7 @@ def _check_target(dest: str, target: str) -> None:
         raise BadPath(path=dest, reason="it is there and not a regular file")
 
 
-def _copy(path: str, temporary: str, gone: Gone) -> None:
+def _copy(path: str, temporary: str, gone: Gone, advanced: Advanced) -> None:
     with open(path, "rb") as source, open(temporary, "xb") as target:
         if clone(source.fileno(), target.fileno()):
             return
@@ -105,6 +107,7 @@ def _copy(path: str, temporary: str, gone: Gone) -> None:
             if gone():
                 raise Cancelled(what="Copying a file")
             target.write(data)
+            advanced(target.tell())
 
 
 def _path_error(path: str, error: OSError) -> KacheryError:

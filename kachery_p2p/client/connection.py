@@ -1,11 +1,12 @@
 """The async client's connection to the local node.
 
-Look-up order: offline mode is somebody else's (:mod:`.offline`); ``KACHERY_P2P_API_PORT`` ->
+Look-up order: offline mode is somebody else's (:mod:`.offline`); a node that the program itself named
+(:func:`~kachery_p2p.local.places.talking_to`) -> ``KACHERY_P2P_API_PORT`` ->
 ``$XDG_RUNTIME_DIR/kachery-p2p/node.sock`` -> ``/run/kachery-p2p/node.sock`` -> loopback TCP 20421 ->
 :class:`~kachery_p2p.protocol.errors.DaemonNotRunning`, which names everything that was tried.
 
-One connection per event loop, made at first use and again after the node restarted, and closed with
-the loop. Every call ends:
+One connection per event loop and node, made at first use and again after the node restarted, and
+closed with the loop. When the environment changes, the node is looked for anew. Every call ends:
 with its answer, with the node's error, or with LinkClosed when the node goes away. Cancelling a call
 cancels it in the node too.
 """
@@ -40,12 +41,18 @@ from kachery_p2p.protocol.limits import (
     PROTOCOL_VERSION,
 )
 
-_connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Connection] = (
-    weakref.WeakKeyDictionary()
-)
-_connecting: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
-    weakref.WeakKeyDictionary()
-)
+
+class _OfLoop:
+    """An event loop's connections, by where the node was looked for."""
+
+    def __init__(self) -> None:
+        self.open: dict[object, Connection] = {}
+        self.locks: weakref.WeakValueDictionary[object, asyncio.Lock] = (
+            weakref.WeakValueDictionary()
+        )
+
+
+_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = weakref.WeakKeyDictionary()
 
 
 class _Call:
@@ -53,6 +60,7 @@ class _Call:
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.on_progress = on_progress
         self.chunks: list[bytes] = []
+        self.received = 0
 
 
 class Connection:
@@ -99,15 +107,22 @@ class Connection:
         Args:
             descriptor: an open file that the node shall read; it stays the caller's.
             pieces: bytes that are streamed after the call.
+            on_progress: called with what the node says of how far it is.
         """
         async with self._open(method, params, descriptor, on_progress) as (number, call):
             if pieces is not None:
                 await self._upload(number, call, pieces)
             return await call.future
 
-    async def call_for_bytes(self, method: str, params: dict[str, Any]) -> tuple[Any, bytes]:
+    async def call_for_bytes(
+        self,
+        method: str,
+        params: dict[str, Any],
+        *,
+        on_progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> tuple[Any, bytes]:
         """Do one call whose result comes with a stream of bytes."""
-        async with self._open(method, params, None, None) as (_, call):
+        async with self._open(method, params, None, on_progress) as (_, call):
             result = await call.future
             return result, b"".join(call.chunks)
 
@@ -129,7 +144,9 @@ class Connection:
             yield number, call
         except asyncio.CancelledError:
             # Wait for the node to have let go: what it keeps must be settled when we return.
-            if self.alive and not call.future.done():
+            if self.alive and (call.future.cancelled() or not call.future.done()):
+                # Who cancels a task cancels the future that it awaits.
+                call.future = asyncio.get_running_loop().create_future()
                 self._socket.send(local.CancelCall(number))
                 with contextlib.suppress(KacheryError, TimeoutError):
                     async with asyncio.timeout(CONNECT_LOCAL_SECONDS):
@@ -146,6 +163,8 @@ class Connection:
                 return
             await self._socket.drained()
             self._socket.send(local.Piece(number, bytes(data[start : start + LOCAL_PIECE])))
+            if call.on_progress is not None:
+                call.on_progress({"size": len(data), "done": start})
         self._socket.send(local.Finish(number))
 
     def _on_message(self, message: local.Message) -> None:
@@ -167,6 +186,9 @@ class Connection:
                 call = self._calls.get(message.id)
                 if call is not None:
                     call.chunks.append(message.data)
+                    call.received += len(message.data)
+                    if call.on_progress is not None:
+                        call.on_progress({"done": call.received})
             case _:
                 raise ProtocolViolation(reason="a message that only a client sends")
 
@@ -273,7 +295,7 @@ async def connect() -> Connection:
 
 
 def _check_storage(connection: Connection) -> None:
-    wanted = os.environ.get(places.STORAGE_VARIABLE)
+    wanted = None if places.target() else os.environ.get(places.STORAGE_VARIABLE)
     actual = connection.storage_dir
     if wanted and Path(wanted).absolute() != actual and not _same(Path(wanted), actual):
         connection.close()
@@ -288,38 +310,46 @@ def _same(one: Path, other: Path) -> bool:
 
 
 async def connection() -> Connection:
-    """This event loop's connection, made if need be."""
+    """This event loop's connection to the node that is meant here, made if need be."""
     loop = asyncio.get_running_loop()
-    current = _connections.get(loop)
+    mine = _loops.get(loop)
+    if mine is None:
+        mine = _loops[loop] = _OfLoop()
+    where = places.whereabouts()
+    current = mine.open.get(where)
     if current is not None and current.alive:
         return current
-    lock = _connecting.get(loop)
+    lock = mine.locks.get(where)
     if lock is None:
-        lock = _connecting[loop] = asyncio.Lock()
+        lock = mine.locks[where] = asyncio.Lock()
     async with lock:
-        current = _connections.get(loop)
+        current = mine.open.get(where)
         if current is None or not current.alive:
             current = await connect()
-            _close_those_of_closed_loops()
-            _connections[loop] = current
+            _forget_the_dead(mine)
+            mine.open[where] = current
             # What asyncio.run() does to generators at its end is the only notice that we get.
-            current.keeper = _until_the_loop_ends(loop, current)
+            current.keeper = _until_the_loop_ends(mine, where, current)
             await anext(current.keeper)
         return current
 
 
 async def _until_the_loop_ends(
-    loop: asyncio.AbstractEventLoop, current: Connection
+    mine: _OfLoop, where: object, current: Connection
 ) -> AsyncGenerator[None, None]:
     try:
         yield
     finally:
         current.close()
-        if _connections.get(loop) is current:
-            del _connections[loop]
+        if mine.open.get(where) is current:
+            del mine.open[where]
 
 
-def _close_those_of_closed_loops() -> None:
-    """Of loops that were closed without such notice: nobody will use them again."""
-    for loop in [loop for loop in _connections if loop.is_closed()]:
-        _connections.pop(loop).close()
+def _forget_the_dead(mine: _OfLoop) -> None:
+    """Connections whose node went away, and all of loops that were closed without notice: nobody
+    will use them again."""
+    for where in [where for where, each in mine.open.items() if not each.alive]:
+        del mine.open[where]
+    for loop in [loop for loop in _loops if loop.is_closed()]:
+        for each in _loops.pop(loop).open.values():
+            each.close()

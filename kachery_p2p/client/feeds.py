@@ -16,9 +16,10 @@ from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import BadInput, DeadlineExceeded, NotFound, UnknownFeed
 from kachery_p2p.protocol.feed import feed_uri, parse_feed_uri, subfeed_hash
 
-from . import files, offline
+from . import files
 from .feed_info import described, described_snapshot
 from .live_logs import LiveLog, call
+from .notebook_html import table
 from .portal import twin
 from .snapshots import (
     BASENAME,
@@ -29,6 +30,7 @@ from .snapshots import (
 )
 from .subfeeds import Subfeed
 
+LOCAL_CHANNEL: Final = "*local*"
 FIRST_CONTACT_SECONDS: Final = 10.0
 """For which the first read of a subfeed asks the channel, unless ``timeout_sec`` says otherwise."""
 
@@ -51,7 +53,7 @@ class Feed:
         self._source = source
         self._writeable = is_writeable
         self._timeout = _checked_timeout(timeout_sec)
-        self._channel = channel
+        self._channel = named_channel(channel)
 
     @property
     def uri(self) -> str:
@@ -81,20 +83,26 @@ class Feed:
         """:attr:`feed_id`, under its name of before."""
         return self.feed_id
 
-    def load_subfeed(self, name: Any, position: int = 0) -> Subfeed:
+    def load_subfeed(
+        self, subfeed_name: Any, position: int = 0, channel: str | None = None
+    ) -> Subfeed:
         """A subfeed; on a live feed it need not exist yet. Nobody is asked.
 
         Args:
-            name: text, or any other JSON value; ``~`` and 40 hex digits stand for a name by its hash.
+            subfeed_name: text, or any other JSON value; ``~`` and 40 hex digits stand for a name by
+                its hash.
             position: the number of the message to read first.
+            channel: name or id of the only channel on which it is looked for; by default that of
+                the feed.
 
         Raises:
             BadInput: it is no name, or a snapshot does not have it.
         """
         if isinstance(self._source, Snapshot):
-            return Subfeed(self._source.log(name), name, position)
-        log = LiveLog(self._source, name, timeout=self._timeout, channel=self._channel)
-        return Subfeed(log, name, position)
+            return Subfeed(self._source.log(subfeed_name), subfeed_name, position)
+        only = named_channel(channel) or self._channel
+        log = LiveLog(self._source, subfeed_name, timeout=self._timeout, channel=only)
+        return Subfeed(log, subfeed_name, position, is_writeable=self._writeable)
 
     get_subfeed = load_subfeed
 
@@ -170,8 +178,15 @@ class Feed:
         return self._source
 
     def __repr__(self) -> str:
-        kind = "snapshot" if self.is_snapshot else "writeable" if self._writeable else "read-only"
-        return f"<Feed {self.uri} ({kind})>"
+        return f"<Feed {self.uri} ({self._kind})>"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show. It asks nobody, so it is quick, and never fails."""
+        return table("Feed", [("URI", self.uri), ("kind", self._kind), ("channel", self._channel)])
+
+    @property
+    def _kind(self) -> str:
+        return "snapshot" if self.is_snapshot else "writeable" if self._writeable else "read-only"
 
 
 async def acreate_feed(feed_name: str | None = None) -> Feed:
@@ -190,7 +205,7 @@ async def acreate_feed(feed_name: str | None = None) -> Feed:
 
 
 async def aload_feed(
-    name_or_uri: str,
+    feed_name_or_uri: str,
     *,
     timeout_sec: float | None = None,
     create: bool = False,
@@ -199,7 +214,7 @@ async def aload_feed(
     """A feed, by its URI or by the name that it has on this node.
 
     Args:
-        name_or_uri: ``feed://``, the ``sha1://`` of a snapshot, or a name.
+        feed_name_or_uri: ``feed://``, the ``sha1://`` of a snapshot, or a name.
         timeout_sec: for the first contact with the channel, 10 by default.
         create: make a feed of that name if there is none.
         channel: name or id of the only channel on which it is looked for.
@@ -210,11 +225,13 @@ async def aload_feed(
         BadUri, BadInput, DaemonNotRunning, NeedsNode
     """
     timeout = _checked_timeout(timeout_sec)
-    if _is_uri(name_or_uri) and create:
-        raise BadInput(what=name_or_uri, reason="a feed is created under a name, not under a URI")
-    if is_snapshot_uri(name_or_uri):
-        return Feed(await _load_snapshot(name_or_uri, timeout_sec, channel))
-    feed = await _find(name_or_uri, create)
+    if _is_uri(feed_name_or_uri) and create:
+        raise BadInput(
+            what=feed_name_or_uri, reason="a feed is created under a name, not under a URI"
+        )
+    if is_snapshot_uri(feed_name_or_uri):
+        return Feed(await _load_snapshot(feed_name_or_uri, timeout_sec, channel))
+    feed = await _find(feed_name_or_uri, create)
     known = await call("load_feed", "feed.info", {"feed": feed})
     return Feed(feed, is_writeable=known["writable"], timeout_sec=timeout, channel=channel)
 
@@ -231,19 +248,19 @@ async def aget_feed_id(feed_name: str, *, create: bool = False) -> str:
     return (await _named(feed_name, create)).hex()
 
 
-async def adelete_feed(name_or_uri: str) -> bool:
+async def adelete_feed(feed_name_or_uri: str) -> bool:
     """Remove a feed from this node, with its key; whether there was one. As :meth:`Feed.delete`.
 
     Raises:
         UnknownFeed: no feed has that name here.
         BadInput, ReadOnlyUser, DaemonNotRunning, NeedsNode
     """
-    if _is_uri(name_or_uri) and is_snapshot_uri(name_or_uri):
-        raise BadInput(what=name_or_uri, reason="a snapshot is a file; nothing is deleted here")
-    return await Feed(await _find(name_or_uri)).adelete()
+    if _is_uri(feed_name_or_uri) and is_snapshot_uri(feed_name_or_uri):
+        raise BadInput(what=feed_name_or_uri, reason="a snapshot is a file; nothing is deleted")
+    return await Feed(await _find(feed_name_or_uri)).adelete()
 
 
-async def aload_subfeed(uri: str, channel: str | None = None) -> Subfeed:
+async def aload_subfeed(subfeed_uri: str, channel: str | None = None) -> Subfeed:
     """A subfeed by its URI: ``feed://<64 hex>/<name>``, or that of a snapshot's subfeed.
 
     Args:
@@ -253,17 +270,21 @@ async def aload_subfeed(uri: str, channel: str | None = None) -> Subfeed:
         NotFound: nobody reachable has the snapshot.
         BadUri, BadInput, DaemonNotRunning, NeedsNode
     """
-    if not _is_uri(uri):
-        raise BadInput(what=uri, reason="it is no URI; use load_feed(...).load_subfeed(...)")
+    if not _is_uri(subfeed_uri):
+        reason = "it is no URI; use load_feed(...).load_subfeed(...)"
+        raise BadInput(what=subfeed_uri, reason=reason)
     snapshot, name = (
-        parse_snapshot_uri(uri) if is_snapshot_uri(uri) else (None, parse_feed_uri(uri)[1])
+        parse_snapshot_uri(subfeed_uri)
+        if is_snapshot_uri(subfeed_uri)
+        else (None, parse_feed_uri(subfeed_uri)[1])
     )
     if name is None:
-        raise BadInput(what=uri, reason="it names no subfeed; use load_feed")
+        raise BadInput(what=subfeed_uri, reason="it names no subfeed; use load_feed")
     if snapshot is not None:
         return Feed(await _load_snapshot(snapshot, None, channel)).load_subfeed(name)
-    offline.require_node("load_subfeed")
-    return Feed(parse_feed_uri(uri)[0], channel=channel).load_subfeed(name)
+    feed = parse_feed_uri(subfeed_uri)[0]
+    known = await call("load_subfeed", "feed.info", {"feed": feed})
+    return Feed(feed, is_writeable=known["writable"], channel=channel).load_subfeed(name)
 
 
 async def alist_feeds() -> list[dict[str, Any]]:
@@ -282,6 +303,12 @@ async def alist_feeds() -> list[dict[str, Any]]:
 
 
 # --- parts ---------------------------------------------------------------------------------------
+
+
+def named_channel(channel: str | None) -> str | None:
+    """The channel that is to be used alone. ``*local*``, which older scripts say where they mean this
+    node, names none: what is here is read here in any case."""
+    return None if channel == LOCAL_CHANNEL else channel
 
 
 async def _find(name_or_uri: str, create: bool = False) -> bytes:

@@ -27,14 +27,22 @@ def store_bytes(folder: Path, data: memoryview) -> dict[str, Any]:
         return _plain(store.store_bytes(data))
 
 
-def store_fd(folder: Path, descriptor: int, gone: Callable[[], bool]) -> dict[str, Any]:
+def store_fd(
+    folder: Path, descriptor: int, gone: Callable[[], bool], advanced: Callable[[int], None]
+) -> dict[str, Any]:
     with BlobStore(folder).open(lock=False) as store:
-        return _plain(store.store_fd(descriptor, gone))
+        return _plain(store.store_fd(descriptor, gone, advanced))
 
 
-def link_fd(folder: Path, descriptor: int, path: str, gone: Callable[[], bool]) -> dict[str, Any]:
+def link_fd(
+    folder: Path,
+    descriptor: int,
+    path: str,
+    gone: Callable[[], bool],
+    advanced: Callable[[int], None],
+) -> dict[str, Any]:
     with BlobStore(folder).open(lock=False) as store:
-        return _plain(store.link_fd(descriptor, Path(path), gone))
+        return _plain(store.link_fd(descriptor, Path(path), gone, advanced))
 
 
 def _plain(stored: Stored) -> dict[str, Any]:

@@ -27,6 +27,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
+from kachery_p2p.local import places
 from kachery_p2p.protocol import limits
 from kachery_p2p.protocol.errors import Cancelled
 
@@ -204,7 +205,8 @@ def run(factory: Callable[[], Coroutine[Any, Any, R]], *, name: str = "call") ->
         name: what to call it in errors.
 
     Raises:
-        RuntimeError: called from the portal's own thread, where waiting would never end.
+        RuntimeError: called from the portal's own thread, or from the thread on whose loop the node
+            itself runs, where waiting would never end.
         Cancelled: the coroutine was cancelled, by itself or because the process ends.
         KeyboardInterrupt: after the coroutine was cancelled and cleaned up.
         Exception: whatever the coroutine raised, with its traceback.
@@ -214,6 +216,12 @@ def run(factory: Callable[[], Coroutine[Any, Any, R]], *, name: str = "call") ->
         raise RuntimeError(
             f"{name}() waits for kachery_p2p's event loop, and this code runs on that loop: "
             f"use 'await a{name}()' here"
+        )
+    target = places.target()
+    if target is not None and target.thread == threading.get_ident():
+        raise RuntimeError(
+            f"{name}() waits for a node that runs on this thread's own event loop, which would "
+            f"never end: use 'await a{name}()' here"
         )
     return portal.run(factory, name)
 

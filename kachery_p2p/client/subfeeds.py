@@ -20,6 +20,7 @@ from kachery_p2p.protocol.identity import check_node_id
 from kachery_p2p.protocol.limits import MAX_CALL_SECONDS, MAX_FEED_MESSAGES
 
 from .live_logs import LiveLog, patiently
+from .notebook_html import table
 from .portal import twin
 from .snapshots import SnapshotLog
 
@@ -34,8 +35,16 @@ class Subfeed:
     node never saw asks the channel, for at most the feed's ``timeout_sec``.
     """
 
-    def __init__(self, log: LiveLog | SnapshotLog, name: Any, position: int = 0) -> None:
+    def __init__(
+        self,
+        log: LiveLog | SnapshotLog,
+        name: Any,
+        position: int = 0,
+        *,
+        is_writeable: bool = False,
+    ) -> None:
         self._log = log
+        self._writeable = is_writeable
         self._name = name
         self._position = _checked_position(position)
         self._reached = False
@@ -61,6 +70,11 @@ class Subfeed:
         return self._log.ends
 
     @property
+    def is_writeable(self) -> bool:
+        """Whether this node has the feed's key, so that it can append."""
+        return self._writeable
+
+    @property
     def position(self) -> int:
         """The number of the message that is read next; the first one has 0."""
         return self._position
@@ -68,6 +82,22 @@ class Subfeed:
     def set_position(self, position: int) -> None:
         """Read from this message on. Raises BadInput if it is no number from 0."""
         self._position = _checked_position(position)
+
+    def get_uri(self) -> str:
+        """:attr:`uri`, under its name of before."""
+        return self.uri
+
+    def get_subfeed_name(self) -> Any:
+        """:attr:`subfeed_name`, under its name of before."""
+        return self.subfeed_name
+
+    def get_subfeed_hash(self) -> str:
+        """:attr:`subfeed_hash`, under its name of before."""
+        return self.subfeed_hash
+
+    def get_position(self) -> int:
+        """:attr:`position`, under its name of before."""
+        return self.position
 
     # --- reading -----------------------------------------------------------------------------
 
@@ -163,8 +193,16 @@ class Subfeed:
     async def aprint_messages(self) -> None:
         """Print all messages that there are, from the first one, each as JSON on a line of its own.
         The position stays. Raises as :meth:`get_next_messages`."""
+        await self._print(signed=False)
+
+    async def aprint_signed_messages(self) -> None:
+        """As :meth:`print_messages`, each in the form that proves it, see
+        :func:`check_signed_message`."""
+        await self._print(signed=True)
+
+    async def _print(self, *, signed: bool) -> None:
         position = 0
-        while found := await self._log.read(position, 0, 0.0, once=True):
+        while found := await self._log.read(position, 0, 0.0, signed=signed, once=True):
             position += len(found)
             print("\n".join(map(json.dumps, found)))
 
@@ -262,6 +300,7 @@ class Subfeed:
     get_num_local_messages = twin(aget_num_local_messages)
     get_num_messages = twin(aget_num_messages)
     print_messages = twin(aprint_messages)
+    print_signed_messages = twin(aprint_signed_messages)
     append_message = twin(aappend_message)
     append_messages = twin(aappend_messages)
     submit_message = twin(asubmit_message)
@@ -274,6 +313,11 @@ class Subfeed:
 
     def __repr__(self) -> str:
         return f"<Subfeed {self.uri} at message {self._position}>"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show. It asks nobody, so it is quick, and never fails."""
+        position = f"the next message that is read is number {self._position}"
+        return table("Subfeed", [("name", self._name), ("URI", self.uri), ("position", position)])
 
 
 async def afollow(

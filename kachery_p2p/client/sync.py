@@ -3,7 +3,7 @@ portal's loop (:mod:`.portal`). Nothing else is here, so the two cannot differ."
 
 from __future__ import annotations
 
-from . import feeds, files, nodes, watches
+from . import feeds, files, invitations, nodes, task_requests, tasks, watches
 from .portal import twin
 
 store_bytes = twin(files.astore_bytes)
@@ -23,6 +23,7 @@ find_file = twin(files.afind_file)
 
 get_node_id = twin(nodes.aget_node_id)
 node_info = twin(nodes.anode_info)
+node_status = twin(nodes.anode_status)
 get_channels = twin(nodes.aget_channels)
 stop_node = twin(nodes.astop_node)
 set = twin(nodes.aset)
@@ -38,6 +39,10 @@ channel_export = twin(nodes.achannel_export)
 channel_add_node = twin(nodes.achannel_add_node)
 channel_remove_node = twin(nodes.achannel_remove_node)
 channel_set_roles = twin(nodes.achannel_set_roles)
+channel_authorise = twin(invitations.achannel_authorise)
+channel_invite = twin(invitations.achannel_invite)
+channel_invites = twin(invitations.achannel_invites)
+channel_revoke_invite = twin(invitations.achannel_revoke_invite)
 
 create_feed = twin(feeds.acreate_feed)
 load_feed = twin(feeds.aload_feed)
@@ -46,3 +51,9 @@ delete_feed = twin(feeds.adelete_feed)
 list_feeds = twin(feeds.alist_feeds)
 load_subfeed = twin(feeds.aload_subfeed)
 watch_for_new_messages = twin(watches.awatch_for_new_messages)
+
+request_task = twin(task_requests.arequest_task)
+list_tasks = twin(tasks.alist_tasks)
+get_offers = twin(tasks.aget_offers)
+show_tasks = twin(tasks.ashow_tasks)
+cancel_task = twin(tasks.acancel_task)

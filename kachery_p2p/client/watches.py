@@ -10,7 +10,7 @@ from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.feed import parse_feed_uri, subfeed_hash
 from kachery_p2p.protocol.limits import MAX_FEED_WATCHES
 
-from .feeds import FIRST_CONTACT_SECONDS
+from .feeds import FIRST_CONTACT_SECONDS, named_channel
 from .live_logs import LiveLog, call, decode
 from .subfeeds import checked_count, seconds
 
@@ -25,6 +25,7 @@ async def awatch_for_new_messages(
     wait_msec: float,
     signed: bool = False,
     max_num_messages: int = 0,
+    channel: str | None = None,
 ) -> dict[Key, list[Any]]:
     """Wait until at least one of several subfeeds has messages beyond a position.
 
@@ -35,6 +36,7 @@ async def awatch_for_new_messages(
         wait_msec: milliseconds to wait if there is none.
         signed: each message as a dict that proves it, see :func:`check_signed_message`.
         max_num_messages: no more than so many of each; 0: as many as the node's answer holds.
+        channel: name or id of the only channel on which they are looked for.
 
     Returns:
         The messages by key, only of those that have any; there may be more, from your position plus
@@ -49,13 +51,14 @@ async def awatch_for_new_messages(
         raise BadInput(what="subfeed_watches", reason=reason)
     if not subfeed_watches:
         return {}
-    watches = [_parsed(key, watch) for key, watch in subfeed_watches.items()]
+    only = named_channel(channel)
+    watches = [_parsed(key, watch, only) for key, watch in subfeed_watches.items()]
     params = {
         "watches": [[feed, log.subfeed, position] for feed, log, position in watches],
         "wait": wait,
         "most": most,
         "timeout": FIRST_CONTACT_SECONDS,
-        "channel": None,
+        "channel": only,
     }
     ready = (await call("watch_for_new_messages", "feed.watch", params))["ready"]
     keys = list(subfeed_watches)
@@ -69,7 +72,7 @@ async def awatch_for_new_messages(
     return {keys[each[0]]: messages for each, messages in zip(ready, found, strict=True)}
 
 
-def _parsed(key: Any, watch: Mapping[str, Any]) -> tuple[bytes, LiveLog, int]:
+def _parsed(key: Any, watch: Mapping[str, Any], channel: str | None) -> tuple[bytes, LiveLog, int]:
     """Feed id, log and position of one watch. Raises BadInput that names its key."""
     what = f"subfeed_watches[{key!r}]"
     if not isinstance(watch, Mapping):
@@ -86,7 +89,7 @@ def _parsed(key: Any, watch: Mapping[str, Any]) -> tuple[bytes, LiveLog, int]:
         names += [f"~{watch['subfeedHash']}"] if "subfeedHash" in watch else []
         if len(set(map(subfeed_hash, names))) != 1:
             raise BadInput(what=what, reason="give one of subfeedName and subfeedHash")
-        log = LiveLog(feed, names[0], timeout=FIRST_CONTACT_SECONDS, channel=None)
+        log = LiveLog(feed, names[0], timeout=FIRST_CONTACT_SECONDS, channel=channel)
         return feed, log, checked_count("position", watch.get("position", 0))
     except BadInput as error:
         if error.fields.get("what") == what:

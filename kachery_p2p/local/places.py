@@ -1,24 +1,66 @@
 """Where things lie on this machine: storage folder, state folder, sockets.
 
 Read from the environment at each call, never at import. Client and daemon use the same functions, so
-they cannot disagree.
+they cannot disagree. A program that runs nodes of its own names one of them with :func:`talking_to`;
+in that block the environment does not count.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import DEFAULT_API_PORT
 
 OFFLINE_VARIABLE = "KACHERY_P2P_OFFLINE_STORAGE_DIR"
+OLD_OFFLINE_VARIABLE = "KACHERY_OFFLINE_STORAGE_DIR"
+"""Its name in kachery_client; it counts where the new one is not set."""
 PORT_VARIABLE = "KACHERY_P2P_API_PORT"
 STORAGE_VARIABLE = "KACHERY_STORAGE_DIR"
 
+_VARIABLES = (PORT_VARIABLE, STORAGE_VARIABLE, "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "HOME")
+
 SYSTEM_RUNTIME = Path("/run/kachery-p2p")
 SOCKET_NAME = "node.sock"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A node that was named, rather than looked for in the environment."""
+
+    socket: Path
+    thread: int | None = None
+    """The thread on whose event loop the node runs, if that is in this process: its identifier.
+    Whoever blocks that thread waits for ever for the node's answer."""
+
+
+_target: ContextVar[Target | None] = ContextVar("kachery_p2p_target", default=None)
+
+
+def target() -> Target | None:
+    """The node that :func:`talking_to` names here, or None."""
+    return _target.get()
+
+
+@contextlib.contextmanager
+def talking_to(named: Target) -> Iterator[None]:
+    """In this block, this thread or asyncio task (and the tasks it starts) talks to that node."""
+    before = _target.get()
+    _target.set(named)
+    try:
+        yield
+    finally:
+        # Not by token: a fixture may end in another context than it began in.
+        _target.set(before)
+
+
+def _named(environ: Mapping[str, str]) -> Target | None:
+    return _target.get() if environ is os.environ else None
 
 
 def _home(environ: Mapping[str, str], variable: str, default: str) -> Path:
@@ -49,6 +91,9 @@ def private_runtime(environ: Mapping[str, str] = os.environ) -> Path:
 
 def socket_candidates(environ: Mapping[str, str] = os.environ) -> list[Path]:
     """The sockets at which a client looks, in order."""
+    named = _named(environ)
+    if named is not None:
+        return [named.socket]
     return [private_runtime(environ) / SOCKET_NAME, SYSTEM_RUNTIME / SOCKET_NAME]
 
 
@@ -65,7 +110,7 @@ def api_port(environ: Mapping[str, str] = os.environ) -> int | None:
         BadInput: it is set and is no port number.
     """
     text = environ.get(PORT_VARIABLE)
-    if not text:
+    if not text or _named(environ) is not None:
         return None
     try:
         port = int(text)
@@ -80,6 +125,15 @@ def api_port(environ: Mapping[str, str] = os.environ) -> int | None:
 
 
 def offline_dir(environ: Mapping[str, str] = os.environ) -> Path | None:
-    """``KACHERY_P2P_OFFLINE_STORAGE_DIR``, or None."""
-    value = environ.get(OFFLINE_VARIABLE)
-    return Path(value) if value else None
+    """``KACHERY_P2P_OFFLINE_STORAGE_DIR``, or ``KACHERY_OFFLINE_STORAGE_DIR``, or None."""
+    value = environ.get(OFFLINE_VARIABLE) or environ.get(OLD_OFFLINE_VARIABLE)
+    return Path(value) if value and _named(environ) is None else None
+
+
+def whereabouts() -> tuple[Target | str | None, ...]:
+    """What the answers of this module follow from, at this moment: as long as it is the same, a
+    client that looks for its node finds the same one."""
+    named = _target.get()
+    if named is not None:
+        return (named,)
+    return tuple(map(os.environ.get, _VARIABLES))

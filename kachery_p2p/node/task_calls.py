@@ -311,6 +311,7 @@ class TaskCalls:
             self._queue.withdraw(backend)
 
     async def _take(self, params: _Take, live: LiveCall) -> Any:
+        live.caller.require_write()
         jobs, cancel = await self._queue.take(params.backend, params.most, params.wait)
         return {
             "jobs": [
@@ -329,6 +330,7 @@ class TaskCalls:
         }
 
     async def _report(self, params: _Report, live: LiveCall) -> Any:
+        live.caller.require_write()
         if (params.state == "finished") != (params.parcel is not None):
             raise BadInput(what="task report", reason="its state and its parcel do not fit")
         news = make_news(

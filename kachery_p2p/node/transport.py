@@ -122,8 +122,10 @@ def _tune(connection: ClientConnection | ServerConnection) -> None:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
-async def dial(url: str, *, tls: ssl.SSLContext | None = None) -> WebSocketTransport:
-    """Open a WebSocket, through HTTP(S)_PROXY if the environment says so.
+async def dial(
+    url: str, *, tls: ssl.SSLContext | None = None, http_proxy: str | None = None
+) -> WebSocketTransport:
+    """Open a WebSocket, through ``http_proxy`` (a URL), or HTTP(S)_PROXY if the environment says so.
 
     Raises:
         Unreachable: with the reason.
@@ -137,6 +139,7 @@ async def dial(url: str, *, tls: ssl.SSLContext | None = None) -> WebSocketTrans
             **_BOTH_ENDS,
             open_timeout=DIAL_SECONDS,
             user_agent_header=None,
+            proxy=True if http_proxy is None else http_proxy,
             **options,
         )
     except InvalidURI as error:

@@ -52,7 +52,7 @@ from .journal import Journal, open_journal
 from .links import Link
 from .lock import lock_folder
 from .reader import Blob, BlobReader
-from .sources import PIECE, check_source, copy_from, never
+from .sources import PIECE, check_source, copy_from, ignore, never
 from .writer import ContentWriter, Stored
 
 __all__ = ["Blob", "BlobStore"]
@@ -192,10 +192,15 @@ class BlobStore(BlobReader):
         finally:
             journal.placed(half)
 
-    def store_fd(self, fd: int, cancelled: Callable[[], bool] = never) -> Stored:
+    def store_fd(
+        self,
+        fd: int,
+        cancelled: Callable[[], bool] = never,
+        advanced: Callable[[int], None] = ignore,
+    ) -> Stored:
         """Store what a descriptor of a regular file (from its beginning) or a pipe has to give.
 
-        The descriptor stays open and is the caller's.
+        The descriptor stays open and is the caller's. ``advanced`` is told how many bytes are done.
 
         Raises:
             BadInput: it cannot be read.
@@ -210,7 +215,7 @@ class BlobStore(BlobReader):
                 raise BadInput(what="the file to be stored", reason=str(error)) from error
         writer = self.begin()
         try:
-            copy_from(fd, writer, cancelled)
+            copy_from(fd, writer, cancelled, advanced)
             return writer.finish()
         finally:
             writer.abort()
@@ -222,8 +227,16 @@ class BlobStore(BlobReader):
         """
         return self._writer(self._place_blob, keep=True)
 
-    def link_fd(self, fd: int, path: Path, cancelled: Callable[[], bool] = never) -> Stored:
+    def link_fd(
+        self,
+        fd: int,
+        path: Path,
+        cancelled: Callable[[], bool] = never,
+        advanced: Callable[[int], None] = ignore,
+    ) -> Stored:
         """Remember that the content of the open file lies at ``path``, and copy nothing.
+
+        ``advanced`` is told how many bytes are done.
 
         Raises:
             BadPath: ``path`` is not absolute, is not the file that ``fd`` is, or the file changed
@@ -242,7 +255,7 @@ class BlobStore(BlobReader):
 
         writer = self._writer(place, keep=False)
         try:
-            copy_from(fd, writer, cancelled)
+            copy_from(fd, writer, cancelled, advanced)
             return writer.finish()
         finally:
             writer.abort()

@@ -35,6 +35,10 @@ def never() -> bool:
     return False
 
 
+def ignore(done: int) -> None:
+    """The ``advanced`` of a call that nobody watches."""
+
+
 def check_source(fd: int) -> os.stat_result:
     """The status of a descriptor that can be read from. Raises :class:`BadInput` otherwise."""
     try:
@@ -49,8 +53,15 @@ def check_source(fd: int) -> os.stat_result:
     return status
 
 
-def copy_from(fd: int, writer: ContentWriter, cancelled: Callable[[], bool]) -> None:
+def copy_from(
+    fd: int,
+    writer: ContentWriter,
+    cancelled: Callable[[], bool],
+    advanced: Callable[[int], None] = ignore,
+) -> None:
     """Feed all of ``fd`` to ``writer``. The position of a regular file is neither used nor moved.
+
+    ``advanced`` is told after every piece how many bytes are done.
 
     Raises:
         BadInput: ``fd`` cannot be read.
@@ -59,7 +70,7 @@ def copy_from(fd: int, writer: ContentWriter, cancelled: Callable[[], bool]) -> 
     """
     status = check_source(fd)
     if not stat.S_ISREG(status.st_mode):
-        _feed(lambda view, at: _read_pipe(fd, view, cancelled), None, writer, cancelled)
+        _feed(lambda view, at: _read_pipe(fd, view, cancelled), None, writer, cancelled, advanced)
         return
     # Files such as those in /proc have bytes but no size.
     size = status.st_size or None
@@ -67,9 +78,13 @@ def copy_from(fd: int, writer: ContentWriter, cancelled: Callable[[], bool]) -> 
         with disk_errors("content being stored", writer.path):
             size = os.fstat(writer.fd).st_size
             source = writer.fd
-            _feed(lambda v, at: os.preadv(source, [v], at), size, writer, cancelled, written=True)
+
+            def read_clone(view: memoryview, at: int) -> int:
+                return os.preadv(source, [view], at)
+
+            _feed(read_clone, size, writer, cancelled, advanced, written=True)
         return
-    _feed(lambda view, at: _read_file(fd, view, at), size, writer, cancelled)
+    _feed(lambda view, at: _read_file(fd, view, at), size, writer, cancelled, advanced)
 
 
 def _feed(
@@ -77,6 +92,7 @@ def _feed(
     size: int | None,
     writer: ContentWriter,
     cancelled: Callable[[], bool],
+    advanced: Callable[[int], None],
     written: bool = False,
 ) -> None:
     length = PIECE if size is None else min(PIECE, size)
@@ -95,6 +111,7 @@ def _feed(
         if filled:
             writer.feed(view[:filled], written=written, aligned=True)
         at += filled
+        advanced(at)
         if filled < len(view):
             break
         buffers.reverse()

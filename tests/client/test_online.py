@@ -519,7 +519,7 @@ import kachery_p2p as kc
 def tell(info):
     print(json.dumps(info), flush=True)
 try:
-    kc.load_file(sys.argv[1], on_progress=tell)
+    kc.load_file(sys.argv[1], progress=tell)
 except KeyboardInterrupt:
     sys.exit(130)
 """
@@ -540,7 +540,7 @@ def test_ctrl_c_ends_a_load_that_the_next_one_continues(lab: Lab, tmp_path: Path
     assert process.stdout is not None
     verified = 0
     for line in process.stdout:
-        verified = json.loads(line)["verified"]
+        verified = json.loads(line)["done"]
         if verified >= size // 8:
             process.send_signal(signal.SIGINT)
             break
@@ -549,8 +549,8 @@ def test_ctrl_c_ends_a_load_that_the_next_one_continues(lab: Lab, tmp_path: Path
     with at(lab.b):
         assert kc.load_file(uri, local_only=True) is None
         told: list[dict[str, Any]] = []
-        assert kc.load_file(uri, on_progress=told.append) == str(blob_path(lab.b, uri))
-    assert told[-1]["verified"] == size
+        assert kc.load_file(uri, progress=told.append) == str(blob_path(lab.b, uri))
+    assert told[-1]["done"] == size
     assert 0 < told[-1]["fetched"] <= size - verified
 
 

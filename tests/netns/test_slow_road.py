@@ -32,7 +32,7 @@ async def main():
     big, *small = json.load(sys.stdin)
     moving = asyncio.Event()
     loading = asyncio.create_task(
-        kc.aload_file(big, on_progress=lambda info: info["verified"] and moving.set()))
+        kc.aload_file(big, progress=lambda info: info["done"] and moving.set()))
     await moving.wait()
     done = 0
     for uri in small:

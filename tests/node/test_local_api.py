@@ -382,6 +382,7 @@ def pretend_uid(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
 
 LOG = {"feed": bytes(32), "subfeed": bytes(20)}
 TEXTS = LOG | {"name": "n", "data": b"1", "count": 1}
+RUN = {"function": "f.1", "type": "query", "kwargs": b"{}"}
 WRITES: list[tuple[str, dict[str, Any]]] = [
     ("store", {"data": b"x"}),
     ("link", {"path": "/etc/hostname"}),
@@ -400,6 +401,12 @@ WRITES: list[tuple[str, dict[str, Any]]] = [
     ("feed.submit", TEXTS | {"submission": bytes(16), "timeout": 1.0}),
     ("feed.set_rules", LOG | {"rules": {"rules": []}}),
     ("feed.resolve", LOG),
+    ("task.request", RUN | {"task": bytes(16), "backend_timeout": 0.0}),
+    ("task.cancel", {"task": bytes(16)}),
+    ("task.publish", RUN | {"parcel": ["json", b"1", None]}),
+    ("task.offer", {"backend": bytes(16), "functions": [], "channels": [], "slots": 1}),
+    ("task.take", {"backend": bytes(16), "most": 1, "wait": 0.0}),
+    ("task.report", {"backend": bytes(16), "job": bytes(16), "state": "failed"}),
 ]
 
 
@@ -427,8 +434,9 @@ async def test_other_users_may_only_read_if_the_node_says_so(
 
 async def test_every_call_that_changes_something_is_in_the_list_of_writes() -> None:
     reads = {"load", "load_bytes", "find", "damaged", "info", "get", "channel.show",
-             "channel.list", "channel.announced", "channel.export", "feed.named", "feed.list", "feed.info", "feed.read",
-             "feed.watch", "feed.get_rules", "feed.show"}  # fmt: skip
+             "channel.list", "channel.announced", "channel.export", "feed.named", "feed.list",
+             "feed.info", "feed.read", "feed.watch", "feed.get_rules", "feed.show", "task.list",
+             "task.show", "task.cached", "status"}  # fmt: skip
     async with one_node() as node:
         assert set(node.api.calls._calls) == reads | {method for method, _ in WRITES}
 

@@ -1,0 +1,27 @@
+"""Text for people: numbers with units, and what other computers wrote, made harmless."""
+
+from __future__ import annotations
+
+
+def clean(text: object) -> str:
+    """Text on one line, with everything that is not printable written as an escape."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+        for letter in str(text)
+    )
+
+
+def size_text(size: float) -> str:
+    """A number of bytes for people: ``1.5 MiB``."""
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
+        size /= 1024
+        units.pop(0)
+    return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
+
+
+def time_text(seconds: float) -> str:
+    """A duration for people: ``0:05``, ``12:00``, ``3:00:00``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
