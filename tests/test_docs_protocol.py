@@ -6,6 +6,7 @@ continued by indented lines. A table follows a comment ``<!-- table: NAME -->``.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kachery_p2p.protocol import (
+    admission,
     announcements,
     blinding,
     channel,
@@ -26,6 +28,7 @@ from kachery_p2p.protocol import (
     feed_fork,
     frames,
     identity,
+    invitation,
     limits,
     local,
     methods,
@@ -36,7 +39,7 @@ from kachery_p2p.protocol import (
     things,
     tree,
 )
-from kachery_p2p.protocol.document import Bootstrap, ChannelDocument, Member
+from kachery_p2p.protocol.document import Admitter, Bootstrap, ChannelDocument, Member
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.manifest import Chunk, Manifest, Tree
 from kachery_p2p.protocol.membership import ChannelBook
@@ -125,6 +128,38 @@ def test_the_credentials_of_the_document_are_real() -> None:
     payload = codec.unpack(values["payload"])
     assert payload == {"id": ALICE.public, "sig": values["signature"]}
     assert list(payload) == ["id", "sig"]
+
+
+def test_the_invitation_of_the_document_is_real() -> None:
+    _, initiator, _ = shaken_hands()
+    made = invitation.make_invitation(
+        channel=OWNER.public,
+        name="lab",
+        admitter=PROXY.public,
+        seed=bytes([9]) * 32,
+        expires_at=1_800_000_000,
+        bootstraps=channel.parse(
+            example("channel-document")["signed document"], now=0
+        ).document.bootstraps,
+    )
+    packed = codec.encode(made)
+    facts = [OWNER.public, PROXY.public, ALICE.public, initiator.handshake_hash]
+    values = example("invitation")
+    assert values == {
+        "id": made.key.public,
+        "packed": packed,
+        "check": hashlib.sha256(packed).digest()[:4],
+        "signed": b"kachery-p2p:invitation\0" + codec.pack(facts),
+        "proof": invitation.prove(
+            made.key,
+            channel=OWNER.public,
+            admitter=PROXY.public,
+            newcomer=ALICE.public,
+            handshake_hash=initiator.handshake_hash,
+        ),
+    }
+    line = base64.urlsafe_b64encode(values["check"] + packed).decode().rstrip("=")
+    assert invitation.parse_line(f"kachery-invite:{line}") == made
 
 
 def test_the_records_of_the_document_are_real() -> None:
@@ -344,6 +379,10 @@ PARAMS: dict[str, Any] = {
     methods.FILE_OPEN: methods.FileOpen,
     methods.FILE_READ: methods.FileRead,
     methods.CHANNEL_DOCUMENT: methods.ChannelQuery,
+    methods.CHANNEL_ADMISSIONS: methods.Admissions,
+    methods.JOIN: methods.Join,
+    methods.JOIN_CIRCUIT: methods.CircuitTo,
+    methods.JOIN_IN: methods.CircuitTo,
     methods.CIRCUIT: methods.CircuitTo,
     methods.CIRCUIT_IN: methods.CircuitTo,
     methods.CHANNELS: None,
@@ -380,6 +419,8 @@ def test_every_method_is_in_the_table_with_its_parameters() -> None:
         methods.FileInfo,
         methods.Piece,
         methods.OriginState,
+        methods.Joined,
+        admission.Admission,
         methods.FeedPart,
         methods.FeedTexts,
         methods.FeedNumbers,
@@ -436,7 +477,12 @@ def test_every_role_is_in_the_table_with_its_bit() -> None:
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("document", ChannelDocument), ("bootstrap", Bootstrap), ("member", Member)],
+    [
+        ("document", ChannelDocument),
+        ("bootstrap", Bootstrap),
+        ("member", Member),
+        ("admitter", Admitter),
+    ],
 )
 def test_the_fields_of_channel_documents_are_in_order(name: str, kind: Any) -> None:
     assert tuple(row[0] for row in table(name)) == kind.__struct_encode_fields__
@@ -445,7 +491,7 @@ def test_the_fields_of_channel_documents_are_in_order(name: str, kind: Any) -> N
 def test_every_signing_context_is_in_the_table() -> None:
     told = {row[0].encode() for row in table("contexts")}
     assert told == {noise.STATIC_CONTEXT, channel.CONTEXT, announcements.CONTEXT, feed.CONTEXT,
-                    task_result.CONTEXT}  # fmt: skip
+                    task_result.CONTEXT, admission.CONTEXT, invitation.CONTEXT}  # fmt: skip
     assert identity._signed_bytes(b"c", b"m") == b"kachery-p2p:c\0m"
 
 

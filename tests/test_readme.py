@@ -1,123 +1,115 @@
-"""Everything that README.md tells people to type is typed here, in the order in which it stands.
+"""README.md and the documents in docs/: what they tell people to type does what they say.
 
-``console`` blocks hold commands: ``A$ command`` is typed in terminal A (``source scripts/terminal
-A``), ``$ command`` in the project's folder. A trailing ``# exit status N`` says how it ends.
-``python`` blocks stand below a comment ``<!-- on A -->`` and run in that terminal.
+How a document is written so that it can be followed is in :mod:`tests.documents`.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.connect_proxy import ConnectProxy
 from tests.daemons import ROOT, free_port, short_folder
+from tests.documents import Reading, ThisComputer, blocks
 
 pytestmark = pytest.mark.processes
 
-BLOCK = re.compile(r"(?:<!-- on (\w+) -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
-STATUS = re.compile(r"#.*exit status (\d+)")
-
-
-def blocks() -> list[tuple[str | None, str, str]]:
-    """(terminal, language, text) of each fenced block."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return [match.groups() for match in BLOCK.finditer(text)]
+README = ROOT / "README.md"
+URI = re.compile(r"sha1://[0-9a-f]{40}\S*")
+ELSEWHERE = {
+    "docs/protocol.md": "tests/test_docs_protocol.py",
+    "docs/howto-proxy.md": "tests/test_howto_computers.py",
+    "docs/howto-shared-computer.md": "tests/test_howto_computers.py",
+}
+"""Documents with blocks, and where they are tried if not here."""
 
 
 @pytest.fixture
-def environment() -> Iterator[dict[str, str]]:
-    with short_folder() as folder:
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("KACHERY", "XDG_")) and name != "PYTHONPATH"
-        }
-        yield {**kept, "TMPDIR": str(folder)}
-
-
-class Terminals:
-    """bash, once per command, with what the terminal's name stands for."""
-
-    def __init__(self, environment: dict[str, str], port: int) -> None:
-        self.environment = environment
-        self.port = port
-
-    def type(self, terminal: str | None, command: str, stdin: str | None = None) -> str:
-        command = command.replace("8080", str(self.port))
-        command = command.replace("/tmp/", self.environment["TMPDIR"] + "/")
-        wanted = int(found.group(1)) if (found := STATUS.search(command)) else 0
-        if terminal is not None:
-            command = f"source scripts/terminal {terminal}\n{command}"
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=ROOT,
-            env=self.environment,
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == wanted, f"{command}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-
-def test_every_block_does_what_it_says(environment: dict[str, str]) -> None:
-    terminals = Terminals(environment, free_port())
-    started: set[str] = set()
-    printed: list[str] = []
-    try:
-        for terminal, language, text in blocks():
-            if language == "python":
-                assert terminal is not None, f"on which terminal does this run?\n{text}"
-                text = filled_in(text, "".join(printed))
-                printed.append(terminals.type(terminal, "python -", stdin=text))
-            elif language == "console":
-                for line in text.splitlines():
-                    name, _, command = line.partition("$ ")
-                    printed.append(run_line(terminals, name or None, command, started))
-            else:
-                assert language == "text", f"a block of {language} is not run by anything"
-    finally:
-        for name in started:
-            terminals.type(name, "kachery-p2p daemon stop")
-    assert "Prime 1: 2\n" in "".join(printed)
-    assert "Prime 25: 97\n" in "".join(printed)
-    assert not started, "README does not say how it ends"
+def folder() -> Iterator[Path]:
+    with short_folder() as made:
+        yield made
 
 
 def filled_in(text: str, printed: str) -> str:
     """What stands there as a placeholder is what was printed before."""
-    for uri in re.findall(r"feed://[0-9a-f]{64}(/\w+)", printed):
-        found = re.findall(r"feed://[0-9a-f]{64}" + uri, printed)
-        text = text.replace(f"feed://<64 hex digits>{uri}", found[-1])
+    for name in re.findall(r"feed://[0-9a-f]{64}(/\w+)", printed):
+        found = re.findall(r"feed://[0-9a-f]{64}" + name, printed)
+        text = text.replace(f"feed://<64 hex digits>{name}", found[-1])
     assert "<64 hex" not in text.replace("# feed://<64 hex digits>", "")
     return text
 
 
-def run_line(terminals: Terminals, name: str | None, command: str, started: set[str]) -> str:
-    if command == "./scripts/test":
-        # This very test runs inside it; that the script works at all is what can be tried here.
-        command = "./scripts/test --collect-only -q tests/test_readme.py"
-    if command.startswith("kachery-p2p daemon stop") and name is not None:
-        started.discard(name)
-    if command.startswith("kachery-p2p daemon start") and name is not None:
-        started.add(name)
-    printed = terminals.type(name, command)
-    if command.startswith("kachery-p2p store"):
-        uri = printed.strip()
-        assert any(uri in text for _, _, text in blocks()), f"README shows another URI than {uri}"
-    if command.startswith("kachery-p2p cat"):
-        assert printed == "some-random-text\n"
-    return printed
+def check_shown_uris(document: Path, printed: str) -> None:
+    """Whoever follows the document sees the URIs that stand in it."""
+    shown = set(URI.findall(document.read_text(encoding="utf-8")))
+    stored = [line for line in printed.splitlines() if URI.fullmatch(line)]
+    assert shown.intersection(stored), f"{document.name} shows none of {stored}"
+
+
+def test_readme(folder: Path) -> None:
+    # This very test runs inside it; that the script works at all is what can be tried here.
+    tests = {"./scripts/test": "./scripts/test --collect-only -q tests/test_readme.py"}
+    reading = Reading(ThisComputer(folder, free_port()), replaced=tests, fill=filled_in)
+    reading.follow(README)
+    check_shown_uris(README, reading.printed)
+    for line in ("some-random-text", "Prime 1: 2", "Prime 25: 97"):
+        assert f"{line}\n" in reading.printed
+
+
+def test_tutorial(folder: Path) -> None:
+    document = ROOT / "docs/tutorial.md"
+    reading = Reading(ThisComputer(folder, free_port()))
+    reading.follow(document)
+    check_shown_uris(document, reading.printed)
+
+
+def test_howto_move(folder: Path) -> None:
+    document = ROOT / "docs/howto-move.md"
+    reading = Reading(ThisComputer(folder, free_port()))
+    reading.follow(document)
+    check_shown_uris(document, reading.printed)
+
+
+def test_howto_http_proxy(folder: Path) -> None:
+    """The HTTP proxy of the document is one that this test runs, and everything passes through it."""
+    port = free_port()
+    with ConnectProxy() as proxy:
+        place = ThisComputer(folder, port)
+        reading = Reading(
+            place, replaced={}, fill=lambda text, _: text.replace("3128", str(proxy.port))
+        )
+        reading.follow(ROOT / "docs/howto-http-proxy.md")
+    assert f"127.0.0.1:{port}" in proxy.asked
+    assert proxy.moved > 100_000
+
+
+@pytest.mark.parametrize(
+    "document",
+    sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
+)
+def test_no_document_has_blocks_that_nothing_runs(document: str) -> None:
+    here = Path(__file__).read_text(encoding="utf-8")
+    if [block for block in blocks(ROOT / document) if block.language != "text"]:
+        where = ELSEWHERE.get(document)
+        known = here if where is None else (ROOT / where).read_text(encoding="utf-8")
+        assert f'"{document}"' in known, (
+            f"{document} has code that is not run by {where or __name__}"
+        )
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+)
+def test_links_lead_somewhere(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert ((ROOT / document).parent / target).exists(), f"{document} links to {target}"
 
 
 def test_the_project_has_its_papers() -> None:
     for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE"):
         assert (ROOT / name).stat().st_size > 500, name
-    assert (Path(ROOT) / "docs/protocol.md").exists()
+    assert (ROOT / "docs/protocol.md").exists()

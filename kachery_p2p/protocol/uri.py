@@ -83,6 +83,10 @@ class KacheryUri:
         """The label, under the name that it had in kachery_client."""
         return self.label
 
+    def emit_uri(self) -> str:
+        """Its text, under the name that this had in kachery_client."""
+        return str(self)
+
     def __post_init__(self) -> None:
         shown = f"{self.kind}://{self.hash}/{self.label}"
         if self.kind not in _DIGITS:
