@@ -124,7 +124,7 @@ def request(
         _follow(output, made, until_placed=not wait)
     except KeyboardInterrupt:
         made.cancel()
-        made.wait(_LET_GO_SECONDS)
+        made.ended_within(_LET_GO_SECONDS)
         raise
     if not wait and made.status in ("queued", "running"):
         output.result({"task": made.task_id, "status": made.status}, [made.task_id])
@@ -158,7 +158,7 @@ def _follow(output: Output, made: TaskRequest, *, until_placed: bool) -> None:
     """Wait, and show how it goes on, on standard error."""
     status, shown = "", 0
     while True:
-        ended = made.wait(_LOOK_SECONDS)
+        ended = made.ended_within(_LOOK_SECONDS)
         if made.status != status:
             status = made.status
             output.note(f"{made.task_id}: {status}")

@@ -104,10 +104,16 @@ class TaskRequest:
         # The traceback has an attribute of its own.
         return str(error).replace(f"\n\nOn that node:\n{self.traceback}", "")
 
-    def wait(self, timeout_sec: float | None = None) -> bool:
-        """Wait until the task has ended, at most so many seconds. Whether it has."""
+    def wait(self, timeout_sec: float | None = None) -> Any:
+        """The result, once the task has ended; None if it has not within so many seconds, as
+        :attr:`status` says. Raises as :attr:`result`."""
+        self.ended_within(timeout_sec)
+        return self.result
+
+    def ended_within(self, seconds: float | None) -> bool:
+        """Whether the task ends within so many seconds (None: it will, however long it takes)."""
         self._check_thread("wait")
-        done, _ = concurrent.futures.wait([self._outcome], timeout=timeout_sec)
+        done, _ = concurrent.futures.wait([self._outcome], timeout=seconds)
         return bool(done)
 
     def cancel(self) -> None:
