@@ -18,13 +18,13 @@ from kachery_p2p.protocol.roles import ROLES
 from .documents import read_document
 from .output import Output, clean, columns, pass_output, with_output
 
-_ROLES_HELP = (
+ROLES_HELP = (
     "Words and commas: provide-files, request-files, files, provide, request, all, none, ..."
 )
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
-def _duration(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+def duration(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
     """``30d`` as seconds."""
     if text is None:
         return None
@@ -41,9 +41,8 @@ def channel() -> None:
     \b
     Example:
       kachery-p2p channel create lab --bootstrap ws://192.168.1.10:8080
-      kachery-p2p channel add-node lab NODE_ID --label alice
-      kachery-p2p channel export lab > lab.channel      # send it to alice, who runs
-      kachery-p2p channel join lab.channel
+      kachery-p2p channel invite lab            # prints a line; send it to alice, who runs
+      kachery-p2p channel join INVITATION
     """
 
 
@@ -59,8 +58,8 @@ def channel() -> None:
 )
 @click.option("--open", "open_", is_flag=True, help="Whoever holds the document is a member.")
 @click.option("--default-roles", default="none", help="Of unlisted members of an open channel.")
-@click.option("--expires-in", metavar="30d", callback=_duration, help="Default: never.")
-@click.option("--roles", default="all", help=f"What this node may and wants to do. {_ROLES_HELP}")
+@click.option("--expires-in", metavar="30d", callback=duration, help="Default: never.")
+@click.option("--roles", default="all", help=f"What this node may and wants to do. {ROLES_HELP}")
 @with_output
 @pass_output
 def create(
@@ -90,8 +89,9 @@ def create(
     )
     output.result(made, describe(made))
     output.note(
-        f"Next: kachery-p2p channel add-node {made['name']} NODE_ID, then kachery-p2p channel export "
-        f"{made['name']}, whose output the new member joins with."
+        f"Next: kachery-p2p channel invite {made['name']}, whose output a new member joins with. "
+        f"(Or, if you know its NODE_ID: kachery-p2p channel add-node {made['name']} NODE_ID, then "
+        f"kachery-p2p channel export {made['name']}.)"
     )
 
 
@@ -132,17 +132,20 @@ def export(output: Output, name: str, no_secret: bool) -> None:
 
 # The pasted text begins with dashes, which is not to be taken for an option.
 @channel.command(context_settings={"ignore_unknown_options": True})
-@click.argument("document", metavar="FILE|URL|TEXT|-")
-@click.option("--roles", default="all", help=f"What this node switches on. {_ROLES_HELP}")
+@click.argument("document", metavar="INVITATION|FILE|URL|TEXT|-")
+@click.option("--roles", default="all", help=f"What this node switches on. {ROLES_HELP}")
 @with_output
 @pass_output
 def join(output: Output, document: str, roles: str) -> None:
     """Join a channel, or change what this node does on it.
 
-    The document is a file, an https:// URL, - for standard input, or the pasted text itself.
+    With an invitation line ('channel invite') this node becomes a member at once. A channel's
+    document ('channel export') is for nodes that its owner has added. Either is the pasted text
+    itself, a file, an https:// URL, or - for standard input.
 
     \b
     Example:
+      kachery-p2p channel join kachery-invite:Nd6HiJcBxCCKiOPd...
       kachery-p2p channel join lab.channel
       kachery-p2p channel join https://lab.example.org/lab.channel --roles request-files
       ssh server kachery-p2p channel export lab | kachery-p2p channel join -
@@ -151,7 +154,8 @@ def join(output: Output, document: str, roles: str) -> None:
     output.result(joined, describe(joined))
     if not joined["member"]:
         output.note(
-            "This node is not a member yet. Ask the channel's owner to run: kachery-p2p channel "
+            "This node is not a member yet. Ask the channel's owner for an invitation, or to run: "
+            "kachery-p2p channel "
             f"add-node {joined['name']} {sync.get_node_id()}"
         )
 
@@ -193,7 +197,7 @@ def list_(output: Output) -> None:
 @click.argument("name", metavar="CHANNEL")
 @click.argument("node", metavar="NODE_ID")
 @click.option("--label", default="", help="For people.")
-@click.option("--roles", default="all", help=f"What it may do. {_ROLES_HELP}")
+@click.option("--roles", default="all", help=f"What it may do. {ROLES_HELP}")
 @with_output
 @pass_output
 def add_node(output: Output, name: str, node: str, label: str, roles: str) -> None:
@@ -267,7 +271,19 @@ def describe(channel: dict[str, Any]) -> list[str]:
     ]
     lines += [f"bootstrap  {clean(b['url'])}  {b['node']}" for b in channel["bootstraps"]]
     rows = [
-        (m["node"], m["label"] or "-", roles_text(m["roles"]), "linked" if m["linked"] else "")
+        (
+            m["node"],
+            m["label"] or "-",
+            roles_text(m["roles"]),
+            "linked" if m["linked"] else "",
+            _admits(m),
+        )
         for m in channel.get("members", [])
     ]
     return lines + [f"member     {line}" for line in columns(rows)]
+
+
+def _admits(member: dict[str, Any]) -> str:
+    if member.get("admitted_by"):
+        return f"admitted by {member['admitted_by'][:8]}"
+    return f"may admit with {roles_text(member['may_admit'])}" if member.get("may_admit") else ""

@@ -135,6 +135,9 @@ def start(output: Output, /, *, foreground: bool, **options: Any) -> None:
         os.execve(sys.executable, [*command, "--foreground"], _environment())
     info = portal.run(lambda: _start(command, config, output), name="daemon start")
     output.result(info, _describe(info))
+    output.note("Next:")
+    for line in _next_commands(info):
+        output.note(f"  {line}")
     _check_environment(output, info)
 
 
@@ -333,11 +336,19 @@ def _describe(info: dict[str, Any]) -> list[str]:
     ]
     if info["listening"]:
         lines.append(f"  listening {info['listening']}")
+    return lines
+
+
+def _next_commands(info: dict[str, Any]) -> list[str]:
+    """The two commands that somebody who has just started a node types next."""
+    if info["channels"]:
+        return [
+            "kachery-p2p store PATH    # prints a URI, which others load with",
+            "kachery-p2p load URI",
+        ]
     return [
-        *lines,
-        "Next:",
-        "  kachery-p2p channel join <file or URL>    # or: channel create",
-        "  kachery-p2p info",
+        "kachery-p2p channel join INVITATION    # or make one: kachery-p2p channel create --help",
+        "kachery-p2p store PATH                 # prints a URI, with which others load it",
     ]
 
 

@@ -1,4 +1,5 @@
-"""Where a channel document comes from: a file, a URL, standard input or the pasted text.
+"""Where a channel document, or an invitation, comes from: a file, a URL, standard input or the pasted
+text.
 
 Bounds: size and time, whatever the server at the URL does. What is in the text is verified by the
 node; it is signed, so that the road it came on need not be trusted for what it says. It may carry an
@@ -23,6 +24,7 @@ from kachery_p2p.protocol.errors import (
     DeadlineExceeded,
     Unreachable,
 )
+from kachery_p2p.protocol.invitation import is_invitation
 from kachery_p2p.protocol.limits import MAX_CHANNEL_TEXT, MAX_URL, REQUEST_SECONDS
 
 _ARMOUR = "-----BEGIN "
@@ -41,7 +43,7 @@ def read_document(source: str) -> str:
         BadChannelDocument: too long.
         Unreachable, DeadlineExceeded: the URL does not give it.
     """
-    if _ARMOUR in source:
+    if _ARMOUR in source or is_invitation(source):
         return source
     if source == "-":
         return _text(_standard_input())

@@ -21,7 +21,20 @@ from kachery_p2p._version import __version__
 from kachery_p2p.protocol.errors import BadInput, Cancelled, KacheryError, from_wire, to_wire
 from kachery_p2p.protocol.limits import PROTOCOL_VERSION
 
-from . import channels, daemon, feeds, files, info
+from . import (
+    channels,
+    daemon,
+    doctor,
+    feeds,
+    files,
+    info,
+    invitations,
+    old_names,
+    shell,
+    status,
+    tasks,
+)
+from .examples import put_examples_last
 from .output import Output, ReaderGone, pass_output, show_error, show_error_json, with_output
 
 PROGRAM = "kachery-p2p"
@@ -39,11 +52,12 @@ def group() -> None:
     \b
     Example:
       kachery-p2p daemon start                   # once per computer
-      kachery-p2p channel join lab.channel       # what the channel's owner sent you
+      kachery-p2p channel join INVITATION        # the line that a colleague sent you
       kachery-p2p store results.csv              # prints a URI
       kachery-p2p load sha1://.../results.csv    # on another computer: prints a path
 
-    Results go to standard output, everything else to standard error.
+    Results go to standard output, everything else to standard error. If something does not work,
+    'kachery-p2p doctor' says why. For completion on Tab see 'kachery-p2p completion --help'.
 
     \b
     Exit status: 0 done, 2 wrong usage, 3 no node, 4 disk, 5 not allowed, 6 another node failed,
@@ -66,8 +80,22 @@ def version(output: Output) -> None:
     output.result(value, [__version__])
 
 
-for command in (daemon.daemon, info.info, *files.COMMANDS, feeds.feed, channels.channel):
+for command in (
+    daemon.daemon,
+    info.info,
+    status.status,
+    *files.COMMANDS,
+    feeds.feed,
+    tasks.task,
+    channels.channel,
+    doctor.doctor,
+    shell.completion,
+):
     group.add_command(command)
+for command in invitations.COMMANDS:
+    channels.channel.add_command(command)
+put_examples_last(group)
+old_names.add_to(group)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -65,13 +65,17 @@ class Rates:
     def link(self, link: Row, what: str) -> float | None:
         """Bytes per second of ``sent`` or ``received``."""
         old = self._links.get(_link_key(link))
-        return None if old is None else max(0.0, (link[what] - old[what]) / self._seconds)
+        if old is None:
+            return None
+        rate: float = (link[what] - old[what]) / self._seconds
+        return max(0.0, rate)
 
     def download(self, download: Row) -> float | None:
         old = self._downloads.get(download["sha1"])
         if old is None:
             return None
-        return max(0.0, (download["verified"] - old["verified"]) / self._seconds)
+        rate: float = (download["verified"] - old["verified"]) / self._seconds
+        return max(0.0, rate)
 
     def total(self, links: Iterable[Row], what: str) -> float | None:
         """Over all direct links: what is relayed travels over these, too."""

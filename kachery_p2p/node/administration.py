@@ -7,11 +7,12 @@ call                   parameters                                        who
                        default_roles, expires_in
 ``channel.show``       channel                                           anybody
 ``channel.export``     channel, secret?                                  anybody on the channel
-``channel.join``       document (text), roles                            the node's user
+``channel.join``       document (text, or an invitation line), roles     the node's user
 ``channel.leave``      channel                                           the node's user
 ``channel.add-node``   channel, node, label, roles                       the owner
 ``channel.remove-node``  channel, node                                   the owner
 ``channel.set-roles``  channel, node, roles                              the owner
+``channel.announced``  channel, node?                                    anybody on the channel
 =====================  ================================================  =============================
 
 The owner's key lies in the state of the node where the channel was created, and nowhere else.
@@ -29,10 +30,11 @@ import msgspec
 from kachery_p2p._version import __version__
 from kachery_p2p.protocol.armour import from_text
 from kachery_p2p.protocol.blinding import SECRET_BYTES
-from kachery_p2p.protocol.channel import grant, parse, sign
+from kachery_p2p.protocol.channel import parse, sign
 from kachery_p2p.protocol.document import ChannelDocument
 from kachery_p2p.protocol.errors import AccessDenied, BadInput, KacheryError
 from kachery_p2p.protocol.identity import NodeKey, check_node_id
+from kachery_p2p.protocol.invitation import is_invitation
 from kachery_p2p.protocol.limits import DIAL_SECONDS, PROTOCOL_VERSION
 from kachery_p2p.protocol.roles import PROXY, parse_roles
 
@@ -71,6 +73,11 @@ class _Member(msgspec.Struct, frozen=True):
     roles: str = "all"
 
 
+class _Announced(msgspec.Struct, frozen=True):
+    channel: str
+    node: str | None = None
+
+
 class _None(msgspec.Struct, frozen=True):
     pass
 
@@ -91,6 +98,7 @@ class Administration:
             "channel.add-node": (_Member, self._add_node),
             "channel.remove-node": (_Member, self._remove_node),
             "channel.set-roles": (_Member, self._set_roles),
+            "channel.announced": (_Announced, self._announced),
         }
 
     # --- the owner ---------------------------------------------------------------------------
@@ -124,7 +132,7 @@ class Administration:
         )
         wanted = parse_roles(params.roles) | self._willing()
         channel = node.documents.join(sign(document, key), wanted, secret, key)
-        return self._describe(channel)
+        return self.describe(channel)
 
     def _willing(self) -> frozenset[str]:
         return frozenset({PROXY}) if self._node.config.proxy else frozenset()
@@ -193,29 +201,29 @@ class Administration:
             self._secret(channel),
             self._node.context.clock(),
         )
-        return self._describe(self._publish(changed, key))
+        return self.describe(self._publish(changed, key))
 
     async def _remove_node(self, params: _Member, live: LiveCall) -> Any:
         live.caller.require_write()
         _, document, key = self._owned(params.channel)
-        node_id = self._member_id(document, params.node)
+        node_id = self.member_id(document, params.node)
         fresh = self._node.context.random_bytes(SECRET_BYTES)
         changed = document.without_member(node_id, fresh, self._node.context.clock())
-        return self._describe(self._publish(changed, key))
+        return self.describe(self._publish(changed, key))
 
     async def _set_roles(self, params: _Member, live: LiveCall) -> Any:
         live.caller.require_write()
         channel, document, key = self._owned(params.channel)
         changed = document.with_roles(
-            self._member_id(document, params.node),
+            self.member_id(document, params.node),
             parse_roles(params.roles),
             self._secret(channel),
             self._node.context.random_bytes(SECRET_BYTES),
             self._node.context.clock(),
         )
-        return self._describe(self._publish(changed, key))
+        return self.describe(self._publish(changed, key))
 
-    def _member_id(self, document: ChannelDocument, text: str) -> str:
+    def member_id(self, document: ChannelDocument, text: str) -> str:
         """A member by node id, or by a label or id prefix that only one has."""
         found = [
             member.node_id
@@ -233,11 +241,13 @@ class Administration:
 
     async def _join(self, params: _Join, live: LiveCall) -> Any:
         live.caller.require_write()
+        wanted = parse_roles(params.roles) | self._willing()
+        if is_invitation(params.document):
+            return self.describe(await self._node.joining.join(params.document, wanted))
         data, secret = from_text(params.document)
         signed = parse(data, now=self._node.context.clock())
-        wanted = parse_roles(params.roles) | self._willing()
         channel = self._node.documents.join(signed, wanted, secret)
-        return self._describe(channel)
+        return self.describe(channel)
 
     async def _leave(self, params: _Channel, live: LiveCall) -> Any:
         live.caller.require_write()
@@ -261,12 +271,23 @@ class Administration:
         return {"text": signed.to_text(secret[1] if give and secret else None)}
 
     async def _show(self, params: _Channel, live: LiveCall) -> Any:
-        return self._describe(self._node.context.book.resolve(params.channel), members=True)
+        return self.describe(self._node.context.book.resolve(params.channel), members=True)
+
+    async def _announced(self, params: _Announced, live: LiveCall) -> Any:
+        """How far this node's log of announcements is, or what this node knows of another's."""
+        channel = self._node.context.book.resolve(params.channel)
+        if params.node is None:
+            epoch, seq, pending = self._node.announcer.state(channel)
+            return {"epoch": epoch, "seq": seq, "pending": pending}
+        origin = bytes.fromhex(check_node_id(params.node))
+        epoch, seq = self._node.availability.index.digest(channel).get(origin, (0, 0))
+        return {"epoch": epoch, "seq": seq, "pending": False}
 
     async def _list(self, params: _None, live: LiveCall) -> Any:
-        return {"channels": [self._describe(channel) for channel in self._node.context.book]}
+        return {"channels": [self.describe(channel) for channel in self._node.context.book]}
 
-    def _describe(self, channel: bytes, *, members: bool = False) -> dict[str, Any]:
+    def describe(self, channel: bytes, *, members: bool = False) -> dict[str, Any]:
+        """A channel as the calls answer with it: plain values."""
         book = self._node.context.book
         document = book.signed(channel).document
         me = self._node.context.node_id
@@ -277,7 +298,7 @@ class Administration:
             "owner": book.owner_key(channel) is not None,
             "open": document.open,
             "expires_at": document.expires_at,
-            "granted": sorted(grant(document, me)),
+            "granted": sorted(book.granted(channel, me)),
             "wanted": sorted(book.wanted(channel)),
             "effective": sorted(book.effective(channel, me)),
             "member": book.is_member(channel, me),
@@ -294,8 +315,20 @@ class Administration:
                     "label": member.label,
                     "roles": sorted(member.roles),
                     "linked": member.node_id in online,
+                    "may_admit": sorted(document.may_admit(member.node_id)),
+                    "admitted_by": None,
                 }
                 for member in document.members
+            ] + [
+                {
+                    "node": admission.node_id,
+                    "label": admission.label,
+                    "roles": sorted(admission.roles),
+                    "linked": admission.node_id in online,
+                    "may_admit": [],
+                    "admitted_by": admission.admitter.hex(),
+                }
+                for admission in book.admissions(channel)
             ]
         return described
 
@@ -317,7 +350,7 @@ class Administration:
             "socket": str(node.config.socket_path),
             "listening": getattr(node, "listening", None),
             "urls": list(node.context.urls),
-            "channels": [self._describe(channel) for channel in node.context.book],
+            "channels": [self.describe(channel) for channel in node.context.book],
             "links": [self._link(link) for link in node.network.links],
             "bootstraps": [
                 {"url": b.url, "node": b.node, "state": b.state, "error": b.error, "code": b.code}

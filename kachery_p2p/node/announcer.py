@@ -279,6 +279,15 @@ class Announcer:
         """How many things we announce, per channel name."""
         return {self._network.name_of(c): own.live for c, own in self._logs.items()}
 
+    def state(self, channel: bytes) -> tuple[int, int, bool]:
+        """(epoch, head) of our log, and whether there is something that it does not say yet."""
+        own = self._logs.get(channel)
+        pending = bool(
+            own is None or self._pending or self._flush_soon or not self.scanned.is_set()
+        )
+        epoch, head = (0, 0) if own is None else (own.epoch, own.head)
+        return epoch, head, pending or self._lock.locked()
+
     # --- what others say of our log ----------------------------------------------------------
 
     def catch_up(self, link: Link, channel: bytes, known: tuple[int, int] | None) -> None:

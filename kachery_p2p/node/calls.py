@@ -4,16 +4,20 @@
 method                    parameters                                            result
 ========================  ====================================================  =====================
 ``store``                 data (bytes) | a descriptor | pieces; channel?        sha1, size, manifest
-``link``                  a descriptor, path                                    sha1, size, manifest
+                          sends progress, with a descriptor
+``link``                  a descriptor, path; sends progress                    sha1, size, manifest
 ``load``                  sha1, manifest?, channel?; sends progress             size, seconds, sources
 ``load_bytes``            sha1, manifest?, start, stop?, channel?; sends chunks  size
+                          and, before them, progress with their size
 ``find``                  sha1, channel?                                        local, holders, ...
 ``damaged``               sha1: the client found it wrong on disk               quarantined
 ``info``                                                                        everything about it
+``status``                see :mod:`.status_calls`
 ``get`` ``set`` ``delete``  key, value?, update?                                found, value | written
-``channel.*``             see :mod:`.administration`
+``channel.*``             see :mod:`.administration` and :mod:`.invitation_calls`
 ``feed.*``                see :mod:`.feed_calls`
 ``task.*``                see :mod:`.task_calls`
+``doctor.*``              see :mod:`.doctor_calls`
 ``stop``                                                                        (the node stops)
 ========================  ====================================================  =====================
 
@@ -49,14 +53,20 @@ from kachery_p2p.storage.blobs import Blob
 from kachery_p2p.storage.writer import Stored
 
 from .api import LiveCall
+from .doctor_calls import DoctorCalls
 from .feed_calls import FeedCalls
+from .invitation_calls import InvitationCalls
 from .lookup import Found
+from .status_calls import StatusCalls
 from .task_calls import TaskCalls
 
 if TYPE_CHECKING:
     from .node import Node
 
 Call = Callable[[Any, LiveCall], Awaitable[Any]]
+
+_TELL_SECONDS = 0.1
+"""Between two reports of how much is stored."""
 
 
 class _Nothing(msgspec.Struct, frozen=True):
@@ -91,6 +101,17 @@ class _Key(msgspec.Struct, frozen=True):
     update: bool = True
 
 
+class _Watch:
+    """What a disk thread and the call that it works for tell one another."""
+
+    def __init__(self) -> None:
+        self.gone = threading.Event()
+        self.done = 0
+
+    def advanced(self, done: int) -> None:
+        self.done = done
+
+
 class Calls:
     """One instance per node; a method per call."""
 
@@ -112,6 +133,9 @@ class Calls:
         self._calls.update(node.administration.calls())
         self._calls.update(FeedCalls(node).calls())
         self._calls.update(TaskCalls(node).calls())
+        self._calls.update(DoctorCalls(node).calls())
+        self._calls.update(InvitationCalls(node).calls())
+        self._calls.update(StatusCalls(node).calls())
 
     async def run(self, method: str, params: dict[str, Any], live: LiveCall) -> Any:
         """Run one call. Raises KacheryError; cancelling is safe."""
@@ -182,27 +206,29 @@ class Calls:
 
     async def _in_thread(
         self,
-        work: Callable[[LiveCall, bytes | None, Callable[[], bool]], Stored],
+        work: Callable[[LiveCall, bytes | None, _Watch], Stored],
         live: LiveCall,
         channel: bytes | None,
     ) -> Stored:
-        """Run long blocking work that watches for the caller's going away."""
-        gone = threading.Event()
-        task = asyncio.ensure_future(
-            self._node.context.workers.disk(work, live, channel, gone.is_set)
-        )
+        """Run long blocking work that watches for the caller's going away, and say how far it is."""
+        assert live.descriptor is not None
+        size = os.fstat(live.descriptor).st_size
+        watch = _Watch()
+        task = asyncio.ensure_future(self._node.context.workers.disk(work, live, channel, watch))
         try:
-            return await asyncio.shield(task)
+            while not (await asyncio.wait([task], timeout=_TELL_SECONDS))[0]:
+                live.progress({"size": size, "done": watch.done})
+            return task.result()
         except asyncio.CancelledError:
-            gone.set()
+            watch.gone.set()
             await asyncio.wait([task])  # it still uses the caller's descriptor
             if not task.cancelled():
                 task.exception()
             raise
 
-    def _store_fd(self, live: LiveCall, channel: bytes | None, gone: Callable[[], bool]) -> Stored:
+    def _store_fd(self, live: LiveCall, channel: bytes | None, watch: _Watch) -> Stored:
         assert live.descriptor is not None
-        stored = self._node.store.store_fd(live.descriptor, gone)
+        stored = self._node.store.store_fd(live.descriptor, watch.gone.is_set, watch.advanced)
         self._release(stored, channel)
         return stored
 
@@ -224,9 +250,11 @@ class Calls:
         if live.descriptor is None:
             raise BadInput(what="link", reason="no file descriptor came; is this a TCP connection?")
 
-        def work(live: LiveCall, channel: bytes | None, gone: Callable[[], bool]) -> Stored:
+        def work(live: LiveCall, channel: bytes | None, watch: _Watch) -> Stored:
             assert live.descriptor is not None
-            stored = self._node.store.link_fd(live.descriptor, Path(params.path), gone)
+            stored = self._node.store.link_fd(
+                live.descriptor, Path(params.path), watch.gone.is_set, watch.advanced
+            )
             self._release(stored, channel)
             return stored
 
@@ -263,8 +291,10 @@ class Calls:
             async with self._node.downloader.hold(
                 params.sha1, params.manifest, self._channel(params.channel), part
             ) as download:
-                size = download.progress.size
-                end = min(end, size)
+                if size is None:
+                    size = download.progress.size
+                    end = min(end, size)
+                    live.progress({"size": max(0, end - params.start)})
                 while position < min(part[1], end):
                     stop = min(part[1], end, position + LOCAL_PIECE)
                     await live.send(await download.read(position, stop))
@@ -312,26 +342,30 @@ class Calls:
 
     async def _damaged(self, params: _Content, live: LiveCall) -> Any:
         """A client's hash did not fit. Believe only what we see ourselves."""
+        return {"quarantined": await self.put_aside_if_damaged(params.sha1)}
+
+    async def put_aside_if_damaged(self, sha1: str) -> bool:
+        """Hash a blob; one that is not what its name says is quarantined and withdrawn."""
 
         def check() -> bool:
             store = self._node.store
-            blob = store.find(params.sha1)
+            blob = store.find(sha1)
             if blob is None:
                 return False
             digest = hashlib.sha1()
             for offset in range(0, blob.size, LOCAL_PIECE):
                 digest.update(store.read(blob, offset, min(LOCAL_PIECE, blob.size - offset)))
-            if digest.hexdigest() == params.sha1:
+            if digest.hexdigest() == sha1:
                 return False
-            store.quarantine(params.sha1)
+            store.quarantine(sha1)
             return True
 
-        damaged = await self._node.context.workers.disk(check)
+        damaged: bool = await self._node.context.workers.disk(check)
         if damaged:
-            self._node.announcer.withdraw(things.file(params.sha1))
-            error = CorruptContent(what=f"sha1://{params.sha1}", source="this node's disk")
+            self._node.announcer.withdraw(things.file(sha1))
+            error = CorruptContent(what=f"sha1://{sha1}", source="this node's disk")
             self._node.context.warn(str(error))
-        return {"quarantined": damaged}
+        return damaged
 
     # --- the node ----------------------------------------------------------------------------
 

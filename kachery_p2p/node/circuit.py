@@ -28,7 +28,7 @@ from kachery_p2p.protocol.errors import (
     Unreachable,
 )
 from kachery_p2p.protocol.limits import CIRCUIT_CREDIT, CIRCUIT_CREDIT_BATCH, MAX_CIRCUITS_PER_NODE
-from kachery_p2p.protocol.methods import CIRCUIT, CIRCUIT_IN, CircuitTo
+from kachery_p2p.protocol.methods import CIRCUIT, CIRCUIT_IN, JOIN_CIRCUIT, JOIN_IN, CircuitTo
 from kachery_p2p.protocol.pace import Pace
 
 from .link import Link
@@ -100,51 +100,76 @@ class Relay:
         self._circuits: dict[Stream, tuple[bytes, str, str]] = {}
         self._per_node: Counter[str] = Counter()
         self.relayed_bytes = 0
+        self._guests: set[Link] = set()
         network.on_stream_of(CIRCUIT, CircuitTo, self._splice)
+        network.on_stream_of(JOIN_CIRCUIT, CircuitTo, self._splice_guest)
 
     def __len__(self) -> int:
         return len(self._circuits)
 
     async def _splice(self, link: Link, stream: Stream, wanted: CircuitTo) -> None:
-        network = self._network
         source, target = link.peer, wanted.node.hex()
-        network.require_shared(link, wanted.channel)
-        if not network.is_proxy(wanted.channel):
+        self._network.require_shared(link, wanted.channel)
+        self._require_proxy(wanted.channel)
+        if self._per_node[source] >= MAX_CIRCUITS_PER_NODE:
+            raise Busy(limit=f"{MAX_CIRCUITS_PER_NODE} circuits of one node")
+        onward = self._onward(link, wanted)
+        self._circuits[stream] = (wanted.channel, source, target)
+        self._per_node[source] += 1
+        try:
+            await self._carry(link, stream, onward, wanted, CIRCUIT_IN)
+        finally:
+            del self._circuits[stream]
+            self._per_node[source] -= 1
+
+    async def _splice_guest(self, link: Link, stream: Stream, wanted: CircuitTo) -> None:
+        """For who holds an invitation: one circuit, as long as its link is that of a guest."""
+        self._network.require_guest(link, wanted.channel)
+        self._require_proxy(wanted.channel)
+        if link in self._guests:
+            raise Busy(limit="one circuit of a guest")
+        onward = self._onward(link, wanted)
+        self._guests.add(link)
+        try:
+            await self._carry(link, stream, onward, wanted, JOIN_IN)
+        finally:
+            self._guests.discard(link)
+
+    def _require_proxy(self, channel: bytes) -> None:
+        network = self._network
+        if not network.is_proxy(channel):
             raise AccessDenied(
-                channel=network.name_of(wanted.channel),
+                channel=network.name_of(channel),
                 who=f"proxy {network.context.node_id[:8]}",
                 role="proxy",
                 cause="it does not relay on this channel",
             )
-        if self._per_node[source] >= MAX_CIRCUITS_PER_NODE:
-            raise Busy(limit=f"{MAX_CIRCUITS_PER_NODE} circuits of one node")
-        onward = next(
-            (
-                other
-                for other in network.links_to(target, wanted.channel)
-                if other.via is None and other is not link
-            ),
-            None,
-        )
-        if onward is None:
-            raise Unreachable(what=f"node {target[:8]}", reason="it is not connected to the proxy")
+
+    def _onward(self, link: Link, wanted: CircuitTo) -> Link:
+        """Our link to the target. Raises Unreachable."""
+        target = wanted.node.hex()
+        for other in self._network.links_to(target, wanted.channel):
+            if other.via is None and other is not link:
+                return other
+        raise Unreachable(what=f"node {target[:8]}", reason="it is not connected to the proxy")
+
+    async def _carry(
+        self, link: Link, stream: Stream, onward: Link, wanted: CircuitTo, method: str
+    ) -> None:
+        source = link.peer
         other = onward.open(
-            CIRCUIT_IN,
+            method,
             {"channel": wanted.channel, "node": bytes.fromhex(source)},
             credit=CIRCUIT_CREDIT,
         )
         other.set_group(source)
-        stream.set_group(target)
+        stream.set_group(wanted.node.hex())
         stream.grant(CIRCUIT_CREDIT)
         stream.credit_batch = other.credit_batch = CIRCUIT_CREDIT_BATCH
-        self._circuits[stream] = (wanted.channel, source, target)
-        self._per_node[source] += 1
         try:
             await self._pump_both(stream, other)
         finally:
             other.end()
-            del self._circuits[stream]
-            self._per_node[source] -= 1
 
     async def _pump_both(self, stream: Stream, other: Stream) -> None:
         there = asyncio.create_task(self._pump(stream, other))

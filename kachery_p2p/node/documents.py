@@ -92,6 +92,10 @@ class Documents:
             self._changed(update.channel_id, update)
         return update
 
+    def touch(self, channel: bytes) -> None:
+        """Who is a member changed, although the document did not."""
+        self._tell(channel, None)
+
     def check_expiry(self) -> None:
         """To be called every few seconds."""
         before = {channel for channel in self._book if self._alive(channel)}

@@ -78,6 +78,8 @@ class Link:
         self.via = via
         self.hello: Hello | None = None
         self.rtt: float | None = None
+        self.skew: float | None = None
+        """Seconds by which the peer's clock was ahead of ours when it greeted."""
         self.received = 0
         self.opened_at = asyncio.get_running_loop().time()
         self.used_at = self.opened_at

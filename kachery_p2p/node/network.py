@@ -27,13 +27,16 @@ from kachery_p2p.protocol.errors import (
 )
 from kachery_p2p.protocol.frames import Hello
 from kachery_p2p.protocol.limits import (
+    GUEST_SECONDS,
     HANDSHAKE_SECONDS,
     MAX_CHANNELS,
     MAX_CLOCK_SKEW,
+    MAX_GUESTS,
     MAX_HELLO_URLS,
     MAX_LABEL,
     MAX_URL,
 )
+from kachery_p2p.protocol.membership import GUEST_VERSION, channel_tag
 from kachery_p2p.protocol.methods import CHANNELS
 
 from .context import Context
@@ -71,6 +74,10 @@ class Network:
         """Transports that are not links yet."""
         self._said: dict[Link, dict[bytes, tuple[int, list[str]]]] = {}
         """What our hello said, until the peer's has come."""
+        self._guest_of: dict[Link, bytes] = {}
+        """Links that this node opened to join a channel, and nothing else."""
+        self._guests: set[Link] = set()
+        """Links of others who hold an invitation, until they are members."""
         self._closed_by: KacheryError | None = None
         self.on_note_of(CHANNELS, dict[bytes, tuple[int, list[str]]], self.set_peer_channels)
 
@@ -139,6 +146,15 @@ class Network:
         if channel not in self._shared.get(link, ()):
             raise NotAMember(node=link.peer, peer=self.context.node_id[:8])
 
+    def require_guest(self, link: Link, channel: bytes) -> None:
+        """Raise NotAMember unless the peer said that it holds an invitation to ``channel``, or is a
+        member by now."""
+        if channel in self._shared.get(link, ()):
+            return
+        named = any(c == channel and v == GUEST_VERSION for c, v, _ in self._peer_says(link))
+        if link not in self._guests or not named:
+            raise NotAMember(node=link.peer, peer=self.context.node_id[:8])
+
     def require_role(self, link: Link, channel: bytes, *, theirs: str, ours: str | None) -> None:
         """Raise AccessDenied unless the peer has the role ``theirs`` and we have ``ours``."""
         self.require_shared(link, channel)
@@ -197,7 +213,11 @@ class Network:
                 seen.setdefault(link.peer, link)
         return [seen[peer] for peer in sorted(seen)]
 
-    def _my_channels(self, handshake_hash: bytes) -> dict[bytes, tuple[int, list[str]]]:
+    def _my_channels(self, link: Link) -> dict[bytes, tuple[int, list[str]]]:
+        handshake_hash = link.session.handshake_hash
+        if link in self._guest_of:
+            tag = channel_tag(self._guest_of[link], self.context.key.public, handshake_hash)
+            return {tag: (GUEST_VERSION, [])}
         return {
             tag: (self.version_of(channel), sorted(self.book.wanted(channel)))
             for tag, channel in self.book.tags(handshake_hash).items()
@@ -211,8 +231,12 @@ class Network:
         expected: str | None = None,
         via: str | None = None,
         proved: Callable[[], None] = lambda: None,
+        guest_of: bytes | None = None,
     ) -> Link:
         """Handshake, greet, and find common channels. Returns the live link.
+
+        With ``guest_of`` the link is for joining that channel and for nothing else; the caller
+        closes it.
 
         Raises:
             KacheryError: why there is no link; the transport is closed then.
@@ -242,18 +266,21 @@ class Network:
             workers=self.context.workers,
             via=via,
         )
+        if guest_of is not None:
+            self._guest_of[link] = guest_of
         hello = Hello(
             software=self.context.software,
             now=self.context.clock(),
             label=self.context.label,
             urls=list(self.context.urls),
-            channels=self._my_channels(session.handshake_hash),
+            channels=self._my_channels(link),
         )
         self._said[link] = hello.channels
         self.spawn(self._life(link, hello), name=f"link {link.peer[:8]}")
         await link.greeted.wait()
         proved()
-        await self._settled(link)
+        if guest_of is None:
+            await self._settled(link)
         if link.closed_by is not None:
             raise link.closed_by
         return link
@@ -266,6 +293,8 @@ class Network:
             self._said.pop(link, None)
             self._shared.pop(link, None)
             self._peer_channels.pop(link, None)
+            self._guest_of.pop(link, None)
+            self._guests.discard(link)
             for callback in self.on_lost:
                 callback(link)
 
@@ -277,7 +306,7 @@ class Network:
         if not math.isfinite(link.hello.now) or not _fits(link.hello):
             link.close(ProtocolViolation(reason="a hello with absurd values"))
             return
-        skew = link.hello.now - self.context.clock()
+        skew = link.skew = link.hello.now - self.context.clock()
         if not abs(skew) <= MAX_CLOCK_SKEW:
             error = ClockSkew(
                 peer=link.hello.label[:40] or link.peer[:8],
@@ -289,18 +318,23 @@ class Network:
             return
         self.links[link] = None
         self._shared[link] = set()
-        current = self._my_channels(link.session.handshake_hash)
+        current = self._my_channels(link)
         if current != self._said.pop(link, current):
             # A document changed while the hellos were under way, and this link was not told.
             link.note(CHANNELS, current)
         self.set_peer_channels(link, link.hello.channels)
+        invited = any(version == GUEST_VERSION for _, version, _ in self._peer_says(link))
+        if invited and not self._shared[link] and len(self._guests) < MAX_GUESTS:
+            self._guests.add(link)
 
     async def _settled(self, link: Link) -> None:
         """Wait until the link shares a channel, or it is clear that it will not."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + HANDSHAKE_SECONDS / 2
+        seconds = GUEST_SECONDS if link in self._guests else HANDSHAKE_SECONDS / 2
+        deadline = loop.time() + seconds
         while link.closed_by is None and not self._shared.get(link):
-            if not self._may_come_to_share(link) or loop.time() >= deadline:
+            hope = link in self._guests or self._may_come_to_share(link)
+            if not hope or loop.time() >= deadline:
                 link.close(NotAMember(node=link.peer, peer=self.context.node_id[:8]))
                 # The peer may know better: its word is more use than ours.
                 await link.closed.wait()
@@ -330,12 +364,14 @@ class Network:
     def reconsider(self, link: Link) -> None:
         """Find anew what a link shares; tell the rest of the node; cut it if that is nothing."""
         before = self._shared.get(link)
-        if before is None:
+        if before is None or link in self._guest_of:
             return
         now = self.book.common(
             set(self._peer_channels.get(link, ())), link.session.handshake_hash, link.peer
         )
         self._shared[link] = set(now)
+        if now:
+            self._guests.discard(link)
         for channel in sorted(now - before):
             for callback in self.on_shared:
                 callback(link, channel)
@@ -345,7 +381,7 @@ class Network:
     def reconsider_all(self) -> None:
         """After the book changed: what links share, and what we tell our peers about it."""
         for link in list(self.links):
-            link.note(CHANNELS, self._my_channels(link.session.handshake_hash))
+            link.note(CHANNELS, self._my_channels(link))
             self.reconsider(link)
 
     # --- tasks -------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from kachery_p2p.storage.tasks import TaskStore
 
 from . import transport
 from .administration import Administration
+from .admissions import Admissions
 from .announcer import Announcer
 from .api import LocalServer
 from .availability import Availability
@@ -48,6 +49,8 @@ from .feed_server import FeedServer
 from .feed_submitter import FeedSubmitter
 from .feeds import FeedOffers, Feeds
 from .follower import Roads
+from .invitations import Invitations
+from .joining import Joining
 from .lookup import Lookup
 from .network import Network
 from .own_feeds import OwnFeeds
@@ -165,6 +168,9 @@ class Node:
         self.reach = Reach(self.network, self._roads)
         self.relay = Relay(self.network)
         self.documents = Documents(self.network)
+        self.admissions = Admissions(self.network, self.documents)
+        self.invitations = Invitations(self.network, self.documents, self.admissions)
+        self.joining = Joining(self.network, self.reach, self.documents, self.admissions)
         self.bootstraps = Bootstraps(self.network, self.reach)
         self.task_offers = TaskFunctionOffers()
         self.announcer = Announcer(
@@ -193,6 +199,7 @@ class Node:
         self._make_tasks(roads)
         self.administration = Administration(self)
         self.documents.load()
+        self.admissions.load()
         self.documents.on_change.append(self._on_channel_change)
         await self._listen()
         self.network.spawn(self.announcer.refresh(), name="compare storage")

@@ -72,10 +72,15 @@ class Reach:
         network.on_lost.append(self._kept.discard)
         network.on_stream_of(CIRCUIT_IN, CircuitTo, self._on_circuit)
 
-    async def connect(self, url: str, expected: str | None) -> Link:
-        """Dial an address and make a link; with ``expected``, to that node or nobody."""
+    async def connect(
+        self, url: str, expected: str | None, *, guest_of: bytes | None = None
+    ) -> Link:
+        """Dial an address and make a link; with ``expected``, to that node or nobody. ``guest_of``:
+        as for :meth:`Network.attend`."""
         transport = await self.roads.dial(url)
-        return await self._network.attend(transport, initiator=True, expected=expected)
+        return await self._network.attend(
+            transport, initiator=True, expected=expected, guest_of=guest_of
+        )
 
     def keep(self, link: Link) -> None:
         """A link to a bootstrap node stays although nobody uses it."""

@@ -42,7 +42,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from kachery_p2p._version import __version__
-from kachery_p2p.protocol.channel import grant
 from kachery_p2p.protocol.limits import (
     MAX_STATUS_LABEL,
     MAX_STATUS_NAMES,
@@ -193,11 +192,11 @@ class StatusCalls:
             "owner": book.owner_key(channel) is not None,
             "open": document.open,
             "member": book.is_member(channel, me),
-            "granted": sorted(grant(document, me)),
+            "granted": sorted(book.granted(channel, me)),
             "wanted": sorted(book.wanted(channel)),
             "effective": sorted(effective),
             "proxy": PROXY in effective,
-            "members": len(document.members),
+            "members": len(document.members) + len(book.admissions(channel)),
             "linked": len(linked),
             "names": [name or peer[:8] for peer, name in _some(linked.items())],
         }

@@ -33,7 +33,7 @@ from .blinding import SECRET_BYTES
 from .errors import BadInput
 from .identity import SEAL_OVERHEAD, NodeKey, check_node_id, seal_to
 from .limits import MAX_BOOTSTRAPS, MAX_CHANNEL_NAME, MAX_LABEL, MAX_MEMBERS, MAX_URL
-from .roles import ALL_BITS, PROXY, from_bits, to_bits
+from .roles import ALL_BITS, PROXY, REQUEST_ROLES, from_bits, to_bits
 
 FORMAT: Final = "kachery-channel"
 VERSION_OF_FORMAT: Final = 1
@@ -79,8 +79,16 @@ class Member(Struct, frozen=True, forbid_unknown_fields=True):
         return from_bits(self.bits)
 
 
-class ChannelDocument(Struct, frozen=True, forbid_unknown_fields=True):
-    """One version of a channel. The order of the fields is part of the format.
+class Admitter(Struct, frozen=True, forbid_unknown_fields=True):
+    """A member that may make others members, with these roles at most (see admission.py)."""
+
+    public: Key = field(name="node_id")
+    bits: Bits = field(name="roles")
+
+
+class ChannelDocument(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One version of a channel. The order of the fields is part of the format; ``admitters`` is left
+    out while there are none.
 
     Node ids are given and returned as 64 hex digits; the channel id is 32 bytes.
     """
@@ -97,6 +105,7 @@ class ChannelDocument(Struct, frozen=True, forbid_unknown_fields=True):
     bootstraps: tuple[Bootstrap, ...]
     members: tuple[Member, ...]
     secret_version: Count
+    admitters: tuple[Admitter, ...] = ()
 
     @classmethod
     def create(
@@ -165,6 +174,26 @@ class ChannelDocument(Struct, frozen=True, forbid_unknown_fields=True):
         found = at < len(self.members) and self.members[at].public == public
         return self.members[at] if found else None
 
+    def may_admit(self, node_id: str) -> frozenset[str]:
+        """The roles that a node may give to newcomers by itself; empty: it may not admit."""
+        public = bytes.fromhex(node_id)
+        return next((from_bits(a.bits) for a in self.admitters if a.public == public), frozenset())
+
+    def with_admitter(
+        self, node_id: str, roles: str | Iterable[str], now: float
+    ) -> ChannelDocument:
+        """With a member that may admit others with these roles, or, without roles, may not any more.
+
+        Raises:
+            BadInput: it is no member, a role is no reading role, or the channel is open.
+        """
+        entry = self._listed(node_id)
+        bits = to_bits(roles)
+        rest = [each for each in self.admitters if each.public != entry.public]
+        added = [Admitter(entry.public, bits)] if bits else []
+        admitters = sorted([*rest, *added], key=_public)
+        return self._next(now, admitters=tuple(admitters))
+
     def with_member(
         self, node_id: str, label: str, roles: str | Iterable[str], secret: bytes, now: float
     ) -> ChannelDocument:
@@ -191,7 +220,8 @@ class ChannelDocument(Struct, frozen=True, forbid_unknown_fields=True):
         entry = self._listed(node_id)
         rest = tuple(member for member in self.members if member is not entry)
         bootstraps = tuple(b for b in self.bootstraps if b.public != entry.public)
-        changed = self._next(now, members=rest, bootstraps=bootstraps)
+        admitters = tuple(each for each in self.admitters if each.public != entry.public)
+        changed = self._next(now, members=rest, bootstraps=bootstraps, admitters=admitters)
         return changed._rotated(new_secret) if entry.sealed else changed
 
     def with_roles(
@@ -298,7 +328,8 @@ def check(document: ChannelDocument) -> None:
     if len(set(urls)) != len(urls):
         raise BadInput(what="bootstraps", reason="a URL is listed twice")
     for url in urls:
-        _check_url(url)
+        check_url(url)
+    _check_admitters(document)
 
 
 def _checked(document: ChannelDocument) -> ChannelDocument:
@@ -318,7 +349,31 @@ def _check_text(what: str, text: str, most: int) -> None:
         raise BadInput(what=what, reason="control characters, or blanks at its ends")
 
 
-def _check_url(url: str) -> None:
+def check_label(label: str) -> None:
+    """Raises BadInput if a node may not be called that."""
+    _check_text("label", label, MAX_LABEL)
+
+
+def _check_admitters(document: ChannelDocument) -> None:
+    if document.admitters and document.open:
+        raise BadInput(what="admitters", reason="an open channel admits by its export")
+    previous = b""
+    for admitter in document.admitters:
+        if admitter.public <= previous:
+            raise BadInput(what="admitters", reason="not in ascending order, each once")
+        previous = admitter.public
+        if document.member(admitter.public.hex()) is None:
+            raise BadInput(what="admitters", reason="one of them is not a member")
+        roles = from_bits(admitter.bits)
+        if not roles or not roles <= REQUEST_ROLES:
+            raise BadInput(
+                what="admitters",
+                reason="they may give the roles request-files, request-feeds and request-tasks",
+            )
+
+
+def check_url(url: str) -> None:
+    """Raises BadInput if no proxy can be at this URL."""
     what = f"bootstrap {url[:200]!r}"
     if len(url) > MAX_URL:
         raise BadInput(what=what, reason=f"longer than {MAX_URL} characters")

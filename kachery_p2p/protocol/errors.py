@@ -8,7 +8,8 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     │   │   ├── BadUri
     │   │   ├── BadPath
     │   │   ├── UnsafePickle
-    │   │   └── BadChannelDocument  unsigned, tampered, expired, of another version
+    │   │   ├── BadChannelDocument  unsigned, tampered, expired, of another version
+    │   │   └── BadInvitation       cut short, damaged, over
     │   ├── UnknownChannel
     │   ├── DaemonNotRunning
     │   ├── DaemonNotPermitted
@@ -27,6 +28,7 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     ├── RemoteError                 another node
     │   ├── AccessDenied            a role is missing; says which, and on which side
     │   ├── NotAMember
+    │   ├── InvitationRefused       revoked, used up, over, or never made there
     │   ├── NotAWriter
     │   ├── CorruptContent          bytes that do not match their hash
     │   ├── ForgedFeed              a head, messages or evidence that its key did not sign
@@ -47,6 +49,7 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     ├── NotFound                    everybody who could have it was asked
     │   └── NoBackend               nobody offers the task function
     ├── Cancelled
+    │   └── TaskCancelled
     └── InternalError               a bug of ours
 
 Each class has a ``code`` (its name on the wire and in ``--json``), an ``exit_status`` for the
@@ -138,6 +141,14 @@ class UnsafePickle(BadInput):
 class BadChannelDocument(BadInput):
     code = "bad-channel-document"
     text = "Channel document refused: {reason}. Ask the channel's owner for a fresh export."
+
+
+class BadInvitation(BadInput):
+    code = "bad-invitation"
+    text = (
+        "Not a usable invitation: {reason}. Ask who sent it for a new one ('kachery-p2p channel "
+        "invite'), and paste the whole line."
+    )
 
 
 class UnknownChannel(LocalError):
@@ -289,6 +300,15 @@ class NotAMember(RemoteError):
     text = (
         "Node {node} is not a member of any channel that {peer} serves. Ask the channel's owner to "
         "run 'kachery-p2p channel add-node <channel> {node}'."
+    )
+
+
+class InvitationRefused(RemoteError):
+    code = "invitation-refused"
+    exit_status = 5
+    text = (
+        "The invitation to channel {channel!r} is not good any more: {reason}. Ask who sent it for "
+        "a new one ('kachery-p2p channel invite')."
     )
 
 
@@ -449,6 +469,11 @@ class Cancelled(KacheryError):
     code = "cancelled"
     exit_status = 130
     text = "{what} was cancelled. What was verified is kept."
+
+
+class TaskCancelled(Cancelled):
+    code = "task-cancelled"
+    text = "Task function {function!r} was cancelled ({reason}). Request it again if it is still wanted."
 
 
 class InternalError(KacheryError):

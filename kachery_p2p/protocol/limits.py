@@ -113,6 +113,25 @@ MAX_HELLO_URLS: Final = 8
 MAX_FILE_LABEL: Final = 1_000
 """Characters of the label in a URI: a file name (255), or a whole path in URIs of old."""
 
+MAX_INVITATION_TEXT: Final = 20_000
+"""Characters of the text in which an invitation line comes."""
+MAX_INVITATION_BOOTSTRAPS: Final = 4
+"""Bootstraps that an invitation names: the line shall stay one that can be pasted."""
+MAX_INVITATION_USES: Final = 1_000
+"""Newcomers that one invitation lets in."""
+MAX_INVITATIONS: Final = 1_000
+"""Invitations to one channel that a node keeps, used up and revoked ones included."""
+INVITATION_SECONDS: Final = 7 * 24 * 3600.0
+"""How long an invitation is good if nothing else is said."""
+MAX_ADMISSIONS: Final = 500
+"""Admissions that count next to one channel's document, until its owner takes them into it."""
+ADMISSIONS_PER_NOTE: Final = 30
+"""So that a note fits a header: an admission has at most 1.2 kB, if its label is in Chinese."""
+MAX_GUESTS: Final = 64
+"""Links of one node to those who hold an invitation and are not members yet."""
+GUEST_SECONDS: Final = 20.0
+"""Such a link is closed if its guest has not become a member within this."""
+
 # --- gossip ------------------------------------------------------------------------------------
 BLINDED_KEY_BYTES: Final = 16
 MAX_ANNOUNCE_ENTRIES: Final = 1_000
@@ -305,12 +324,34 @@ LOCAL_UPLOAD_PIECES: Final = 8
 DEFAULT_API_PORT: Final = 20_421
 MAX_MUTABLE: Final = 1 * MIB
 """Bytes of one mutable's key or value as JSON."""
+MAX_STATUS_ROWS: Final = 100
+"""Rows of one list in a node's status: with all lists full of long names, it still fits a frame."""
+MAX_STATUS_NAMES: Final = 10
+"""Names in one row of it, such as the members of a channel that are online."""
+MAX_STATUS_LABEL: Final = 80
+"""Characters of a label or name in it."""
+MAX_STATUS_TEXT: Final = 600
+"""Characters of a warning or error in it."""
+STORAGE_SCAN_SECONDS: Final = 5.0
+"""The storage is measured for the status so often at most, and the less often the longer it takes."""
 CONNECT_LOCAL_SECONDS: Final = 5.0
 """A daemon that does not greet within this is called not running."""
 START_SECONDS: Final = 15.0
 """A daemon that was just started and does not answer within this is given up and ended."""
 STOP_SECONDS: Final = 10.0
 """From the order to stop until the daemon's process is gone: SHUTDOWN_SECONDS, and as much again."""
+
+# --- looking for what is wrong ------------------------------------------------------------------
+DOCTOR_TRIAL_SECONDS: Final = 5.0
+"""For so long a thing is loaded to see whether it comes; what came is kept."""
+DOCTOR_HASH_BYTES: Final = 1024 * MIB
+"""Bytes of the largest local file that is hashed to see whether it is whole: about a second."""
+DOCTOR_PROBE_BYTES: Final = 64 * KIB
+"""Bytes that are written to see whether a disk takes any."""
+LOW_DISK_BYTES: Final = 1024 * MIB
+"""Of a disk with less room than this, users are warned."""
+CLOCK_WARNING_SECONDS: Final = 60.0
+"""Of a clock that is off by more than this, but by less than MAX_CLOCK_SKEW, too."""
 
 # --- command line ------------------------------------------------------------------------------
 CAT_PIECE: Final = 16 * MIB

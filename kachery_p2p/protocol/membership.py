@@ -14,24 +14,27 @@ Invariants
 * Being on a channel is not being a member of it: a node may join before its owner adds it.
 
 Non-goals: keeping any of it on disk (:meth:`ChannelBook.snapshot` gives what to keep, ``join``
-takes it back), cutting links (the caller does, from an :class:`Update`), knowing what other
-nodes' users switched off.
+takes it back, and ``admit`` the admissions), cutting links (the caller does, from an
+:class:`Update`), knowing what other nodes' users switched off.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final, Literal
 
+from .admission import Admission, check_admission, still_counts
 from .blinding import SECRET_BYTES
 from .channel import ChannelDocument, SignedDocument, grant, parse, parse_roles, peek
 from .errors import AccessDenied, BadInput, ProtocolViolation, UnknownChannel
 from .identity import NodeKey, check_node_id
-from .limits import MAX_CHANNELS
+from .limits import MAX_ADMISSIONS, MAX_CHANNELS
 
 TAG_BYTES: Final = 16
+GUEST_VERSION: Final = 0
+"""Who names a channel with this version of its document holds an invitation to it."""
 _TAG_CONTEXT: Final = b"kachery-channel"
 
 Side = Literal["provider", "requester"]
@@ -61,6 +64,8 @@ class _Channel:
     wanted: frozenset[str]
     secret: tuple[int, bytes] | None = None
     owner_key: NodeKey | None = None
+    admissions: dict[str, Admission] = field(default_factory=dict)
+    """By node id; all of them count under the document."""
 
     @property
     def document(self) -> ChannelDocument:
@@ -122,6 +127,7 @@ class ChannelBook:
             channel = self._channels[document.channel_id] = _Channel(signed, roles)
         elif _supersedes(signed, channel.signed):
             channel.signed = signed
+            _drop_void(channel)
         channel.wanted = roles
         channel.owner_key = owner_key or channel.owner_key
         version = document.secret_version
@@ -182,6 +188,7 @@ class ChannelBook:
         old, new = channel.document, signed.document
         secret = self.secret(channel_id)
         channel.signed = signed
+        _drop_void(channel)
         self._unseal(channel)
         before = {member.node_id: member.bits for member in old.members}
         after = {member.node_id: member.bits for member in new.members}
@@ -194,6 +201,41 @@ class ChannelBook:
             rules_changed=_rules(old) != _rules(new),
             secret_changed=secret != self.secret(channel_id),
         )
+
+    def admit(self, channel_id: bytes, data: bytes) -> Admission | None:
+        """An admission came, from anybody. Returns it if it counts and is news, else None.
+
+        Of a node that is admitted twice, the first is kept, so that two of them cannot chase one
+        another through the network for ever.
+
+        Raises:
+            ProtocolViolation: it is none, or not signed by the node that is named in it.
+            UnknownChannel: this node is not on that channel.
+        """
+        channel = self._get(channel_id)
+        admission = check_admission(data, channel.document)
+        if admission is None or admission.node_id in channel.admissions:
+            return None
+        if len(channel.admissions) >= MAX_ADMISSIONS:
+            return None
+        channel.admissions[admission.node_id] = admission
+        self._unseal(channel)
+        return admission
+
+    def admissions(self, channel_id: bytes) -> list[Admission]:
+        """Those that count next to the document. Raises UnknownChannel."""
+        return list(self._get(channel_id).admissions.values())
+
+    def granted(self, channel_id: bytes, node_id: str) -> frozenset[str]:
+        """The roles that a node was given, by the document or by an admission; expired or not.
+
+        Nothing at all on a channel that this node is not on.
+        """
+        channel = self._channels.get(channel_id)
+        if channel is None:
+            return frozenset()
+        admission = channel.admissions.get(node_id)
+        return admission.roles if admission else grant(channel.document, node_id)
 
     def signed(self, channel_id: bytes) -> SignedDocument:
         """The document in force. Raises UnknownChannel."""
@@ -223,7 +265,9 @@ class ChannelBook:
         channel = self._channels.get(channel_id)
         if channel is None or channel.document.expired(self._now):
             return False
-        return channel.document.open or channel.document.member(node_id) is not None
+        if channel.document.open or channel.document.member(node_id) is not None:
+            return True
+        return node_id in channel.admissions
 
     def effective(self, channel_id: bytes, node_id: str) -> frozenset[str]:
         """The roles that count: granted, not expired, and for this node itself also wanted.
@@ -233,7 +277,7 @@ class ChannelBook:
         channel = self._channels.get(channel_id)
         if channel is None or channel.document.expired(self._now):
             return frozenset()
-        granted = grant(channel.document, node_id)
+        granted = self.granted(channel_id, node_id)
         return granted & channel.wanted if node_id == self._key.node_id else granted
 
     def require(self, channel_id: bytes, *, node_id: str, role: str, side: Side) -> None:
@@ -255,9 +299,9 @@ class ChannelBook:
         entry = document.member(node_id)
         if document.expired(self._now):
             cause = "the channel document expired"
-        elif entry is None and not document.open:
+        elif not self.is_member(channel_id, node_id):
             cause = "not a member"
-        elif role in grant(document, node_id):
+        elif role in self.granted(channel_id, node_id):
             cause = "granted, but switched off by its user"
         else:
             cause = "not granted by the channel's owner"
@@ -277,7 +321,7 @@ class ChannelBook:
                 for reading what the peer sends.
         """
         origin = bytes.fromhex(check_node_id(sender or self._key.node_id))
-        return {_tag(channel_id, origin, handshake_hash): channel_id for channel_id in self}
+        return {channel_tag(channel_id, origin, handshake_hash): channel_id for channel_id in self}
 
     def digests(self, handshake_hash: bytes) -> dict[bytes, int]:
         """{tag: version of our document}, for finding out over a link who has the newer one."""
@@ -328,7 +372,8 @@ class ChannelBook:
     def _unseal(self, channel: _Channel) -> None:
         # Even if a secret of that version is known: of two documents with one version, each may
         # carry its own.
-        entry = channel.document.member(self._key.node_id)
+        me = self._key.node_id
+        entry = channel.admissions.get(me) or channel.document.member(me)
         if entry is None or not entry.sealed:
             return
         try:
@@ -337,6 +382,13 @@ class ChannelBook:
             # The owner sealed it to somebody else: the document counts, but this node is as one
             # that was never given the secret.
             channel.secret = None
+
+
+def _drop_void(channel: _Channel) -> None:
+    """After the document changed: admissions that do not count under it never will again."""
+    for node_id, admission in list(channel.admissions.items()):
+        if not still_counts(admission, channel.document):
+            del channel.admissions[node_id]
 
 
 def _supersedes(new: SignedDocument, old: SignedDocument) -> bool:
@@ -349,7 +401,8 @@ def _rules(document: ChannelDocument) -> tuple[object, ...]:
     return document.open, document.default_bits, document.expires_at
 
 
-def _tag(channel_id: bytes, sender: bytes, handshake_hash: bytes) -> bytes:
+def channel_tag(channel_id: bytes, sender: bytes, handshake_hash: bytes) -> bytes:
+    """The tag of one channel, see :meth:`ChannelBook.tags`. ``sender``: its public key."""
     return blake2b(
         channel_id + sender, digest_size=TAG_BYTES, key=handshake_hash, person=_TAG_CONTEXT
     ).digest()

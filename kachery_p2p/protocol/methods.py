@@ -13,6 +13,10 @@ name                kind     between                                            
 ``task.offers``     request  any member -> provider (end to end): which functions it runs  request-tasks
 ``task.result``     request  any member -> holder (end to end): a signed result          request-files
 ``channel.document``  stream  member -> member: the signed document, newest version      member
+``channel.admissions``  note  both ways: who was admitted while the owner was away       member
+``join``            stream   guest -> admitter (end to end): I hold an invitation        guest
+``join.circuit``    stream   guest -> proxy: connect me with the admitter                guest
+``join.in``         stream   proxy -> admitter: a guest wants to talk to you             proxy
 ``circuit``         stream   member -> proxy: connect me with another member             member
 ``circuit.in``      stream   proxy -> member: somebody wants to talk to you              proxy
 ``channels``        note     both ways, when the sender's channels or versions change    linked
@@ -23,7 +27,8 @@ name                kind     between                                            
 ==================  =======  ==========================================================  ============
 
 A stream's data frames carry a small ``meta`` and a body: ``file.read`` sends
-:class:`Piece`, ``channel.document`` sends plain bodies until the end, a circuit sends opaque
+:class:`Piece`, ``channel.document`` sends plain bodies until the end, ``join`` the same with
+:class:`Joined` as meta of the first, a circuit sends opaque
 records of the end-to-end session. ``feed.follow`` sends :class:`FeedPart`, with the messages' texts
 as body where there are any; on ``feed.submit`` the submitter sends one :class:`FeedTexts` with the
 texts as body, and the owner answers with :class:`FeedNumbers`. What goes over ``task.run`` and the
@@ -40,8 +45,10 @@ from msgspec import Meta
 from .feed import FeedId, Hash, Head, Place, Run, SubfeedHash
 from .feed_fork import Fork
 from .limits import (
+    ADMISSIONS_PER_NOTE,
     MAX_FEED_MESSAGES,
     MAX_HOLDERS,
+    MAX_LABEL,
     MAX_PROOF_HASHES,
     MAX_QUERY_KEYS,
     MAX_SLICE_RUNS,
@@ -53,6 +60,10 @@ WHO_HAS = "who-has"
 FILE_OPEN = "file.open"
 FILE_READ = "file.read"
 CHANNEL_DOCUMENT = "channel.document"
+CHANNEL_ADMISSIONS = "channel.admissions"
+JOIN = "join"
+JOIN_CIRCUIT = "join.circuit"
+JOIN_IN = "join.in"
 CIRCUIT = "circuit"
 CIRCUIT_IN = "circuit.in"
 CHANNELS = "channels"
@@ -74,8 +85,31 @@ class ChannelQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channel: bytes
 
 
+class Admissions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``channel.admissions``: packed :class:`~.admission.Admission` records."""
+
+    channel: bytes
+    admissions: Annotated[list[bytes], Meta(max_length=ADMISSIONS_PER_NOTE)]
+
+
+class Join(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``join``: make me a member. ``invitation`` is its id, ``proof`` of :func:`~.invitation.prove`,
+    ``label`` what the newcomer calls itself."""
+
+    channel: bytes
+    invitation: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    proof: Annotated[bytes, Meta(min_length=64, max_length=64)]
+    label: Annotated[str, Meta(max_length=MAX_LABEL)]
+
+
+class Joined(msgspec.Struct, frozen=True):
+    """Meta of the first body of the answer, the signed document: the admission, if there is one."""
+
+    admission: bytes | None
+
+
 class CircuitTo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``circuit``: with whom. ``circuit.in``: from whom."""
+    """``circuit`` and ``join.circuit``: with whom. ``circuit.in`` and ``join.in``: from whom."""
 
     channel: bytes
     node: bytes

@@ -24,6 +24,8 @@ ROLES: Final = (
     "request-tasks",
     PROXY,
 )
+REQUEST_ROLES: Final = frozenset(role for role in ROLES if role.startswith("request-"))
+"""The reading ones."""
 ALL_BITS: Final = (1 << len(ROLES)) - 1
 
 _SETS: Final[tuple[frozenset[str], ...]] = tuple(

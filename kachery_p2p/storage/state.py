@@ -1,7 +1,8 @@
 """What a node remembers besides content: one SQLite file.
 
-Mutables, the origins of fetched blobs, manifests of blobs, channels, announcement logs, and a few
-single values. A method that changes something returns when the change is on disk.
+Mutables, the origins of fetched blobs, manifests of blobs, channels, announcement logs, invitations
+and admissions (:mod:`.invitations`), and a few single values. A method that changes something returns
+when the change is on disk.
 
 Invariants: those of :class:`.database.Database`. That one process has it open matters here, since
 two nodes with one key and one announcement log would undo one another's work.
@@ -19,6 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from .database import Database
 from .group_commit import GroupCommit
+from .invitations import InvitationTables
 from .paths import STATE_LOCK_FILE, check_sha1
 
 MIGRATIONS: Final[tuple[str, ...]] = (
@@ -45,6 +47,26 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         PRIMARY KEY (channel_id, seq)
     ) WITHOUT ROWID;
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    """,
+    """
+    CREATE TABLE admissions (
+        channel_id TEXT NOT NULL, node TEXT NOT NULL, record BLOB NOT NULL,
+        PRIMARY KEY (channel_id, node)
+    ) WITHOUT ROWID;
+    CREATE TABLE invitations (
+        id BLOB PRIMARY KEY,
+        channel_id TEXT NOT NULL,
+        label TEXT NOT NULL,
+        roles TEXT NOT NULL,
+        uses INTEGER NOT NULL,
+        created_at REAL NOT NULL,
+        expires_at REAL NOT NULL,
+        revoked INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE invitation_uses (
+        invitation BLOB NOT NULL, node TEXT NOT NULL, used_at REAL NOT NULL,
+        PRIMARY KEY (invitation, node)
+    ) WITHOUT ROWID;
     """,
 )
 """Step ``i`` takes a database from version ``i`` to ``i + 1``. Never edited, only appended to."""
@@ -74,7 +96,7 @@ class Announcement(NamedTuple):
     name: bytes
 
 
-class StateDB(Database):
+class StateDB(InvitationTables, Database):
     """The database at ``path``. ``durable=False`` skips the syncs, for tests."""
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
@@ -173,9 +195,11 @@ class StateDB(Database):
         return [_channel(r) for r in self._rows("SELECT * FROM channels ORDER BY joined_at, rowid")]
 
     def delete_channel(self, channel_id: str) -> bool:
-        """Forget a channel and its announcements; whether it was there."""
+        """Forget a channel, its announcements, invitations and admissions; whether it was there."""
         with self.transaction():
             self.clear_announcements(channel_id)
+            self.delete_invitations(channel_id)
+            self.keep_admissions(channel_id, {})
             return self._change("DELETE FROM channels WHERE channel_id = ?", channel_id) > 0
 
     # --- announcements ---------------------------------------------------------------------------

@@ -39,13 +39,31 @@ def test_start_returns_when_the_node_answers_and_stop_when_it_is_gone(short_fold
         assert json.loads(done.stdout) == {"stopped": True, "pid": node.pid}
 
 
-def test_the_text_names_node_storage_socket_and_what_to_do_next(short_folder: Path) -> None:
-    with Daemon(short_folder, "n") as node:
+def test_the_text_names_node_storage_and_socket(node: Daemon) -> None:
+    node.stop()
+    shown = node.cli("daemon", "start")
+    for part in (node.node_id, str(node.storage), "node.sock"):
+        assert part in shown.stdout
+
+
+def test_with_no_configuration_it_works_and_says_the_next_two_commands(short_folder: Path) -> None:
+    node = Daemon(short_folder, "n")
+    try:
+        told = node.cli("daemon", "start").stderr.splitlines()
+        assert told[0] == "Next:"
+        typed = [line.partition("#")[0].split()[1:] for line in told[1:]]
+        assert typed == [["channel", "join", "INVITATION"], ["store", "PATH"]]
+        # They are commands that exist, with arguments that they take.
+        for command in typed:
+            assert command[-1] in node.cli(*command[:-1], "--help").stdout
+        node.cli("channel", "create", "lab", "--bootstrap", "ws://127.0.0.1:1#" + "0" * 64)
         node.stop()
-        shown = node.cli("daemon", "start")
-        assert shown.stderr == ""
-        for part in (node.node_id, str(node.storage), "node.sock", "channel join", "info"):
-            assert part in shown.stdout
+        told = node.cli("daemon", "start").stderr.splitlines()
+        assert [line.split()[1] for line in told[1:]] == ["store", "load"]
+        node.stop()
+        assert node.cli("daemon", "start", "--quiet").stderr == ""
+    finally:
+        node.close()
 
 
 def test_a_second_start_is_refused_and_names_the_first(node: Daemon) -> None:

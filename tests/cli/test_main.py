@@ -44,8 +44,10 @@ def test_every_command_has_a_help_with_an_example_of_itself(
 ) -> None:
     assert main([*path.split()[1:], "--help"]) == 0
     shown = capsys.readouterr().out
-    assert "Example:" in shown
-    assert f"{path} " in f"{shown[shown.index('Example:') :]} ".replace("\n", " \n")
+    rest, _, examples = shown.partition("\n  Example:\n")
+    assert f"{path} " in f"{examples} ".replace("\n", " \n")
+    assert "--help" in rest, "help ends with the examples, below options and commands"
+    assert all(line.startswith("    ") for line in examples.splitlines())
 
 
 @pytest.mark.parametrize(("path", "command"), COMMANDS, ids=[path for path, _ in COMMANDS])
@@ -55,11 +57,13 @@ def test_every_command_that_prints_has_json_and_quiet(path: str, command: click.
         assert {"--json", "--quiet"} <= options
 
 
-def test_help_imports_neither_numpy_nor_rich_nor_the_node() -> None:
+def test_help_imports_nothing_that_is_slow_to_import() -> None:
     code = (
         "import sys; from kachery_p2p.cli.main import main; main(['--help']);"
-        "bad = [m for m in sys.modules if m.split('.')[0] in ('numpy', 'rich', 'websockets')"
-        " or m.startswith('kachery_p2p.node')]; sys.exit(repr(bad) if bad else 0)"
+        "heavy = ('numpy', 'rich', 'websockets', 'uvloop', 'sqlite3', 'cryptography', 'cloudpickle',"
+        " 'distributed', 'http', 'email', 'multiprocessing', 'unittest', 'xml');"
+        "bad = [m for m in sys.modules if m.split('.')[0] in heavy"
+        " or m.startswith(('kachery_p2p.node', 'urllib.request'))]; sys.exit(repr(bad) if bad else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -95,6 +99,18 @@ def test_a_wrong_command_line_is_2(
     assert out == ""
     assert "Usage: kachery-p2p" in err
     assert json.loads(err.splitlines()[-1])["error"]["code"] == "bad-input"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [(["stroe"], "store"), (["channel", "jion"], "join"), (["info", "--jsn"], "--json")],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_a_slip_of_the_fingers_is_pointed_out(
+    typed: list[str], meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(typed) == 2
+    assert f"Did you mean '{meant}'?" in capsys.readouterr().err
 
 
 def test_an_error_is_one_line_and_with_json_one_of_json(offline: Daemon) -> None:

@@ -328,6 +328,14 @@ async def test_an_admitter_that_is_away_is_said_to_be() -> None:
             await join(lab, "B", line)
 
 
+async def test_a_channels_own_proxy_is_told_to_join_with_the_document() -> None:
+    async with lab_of_one() as lab:
+        line = await invite(lab)
+        await lab.call("P", "channel.leave", channel="lab")
+        with pytest.raises(Unreachable, match="channel export"):
+            await join(lab, "P", line)
+
+
 async def test_invitations_survive_a_restart_of_the_admitter() -> None:
     async with lab_of_one("B") as lab:
         line = await invite(lab)
@@ -435,6 +443,13 @@ async def test_an_authorised_node_gives_reading_roles_only() -> None:
             await lab.call(
                 "S", "channel.authorise", channel="lab", node=lab.id("S"), roles="request"
             )
+
+
+async def test_an_admitter_without_the_secret_is_told_that_it_cannot_hand_it_on() -> None:
+    async with laboratory("A") as lab:
+        await authorise(lab, "P")
+        with pytest.raises(BadInput, match="other than proxy"):
+            await invite(lab, "P")
 
 
 async def test_an_authorisation_that_is_taken_back_ends_invitations_and_admissions() -> None:

@@ -395,6 +395,9 @@ WRITES: list[tuple[str, dict[str, Any]]] = [
     ("channel.add-node", {"channel": "c", "node": "n"}),
     ("channel.remove-node", {"channel": "c", "node": "n"}),
     ("channel.set-roles", {"channel": "c", "node": "n"}),
+    ("channel.invite", {"channel": "c"}),
+    ("channel.revoke-invite", {"channel": "c", "invitation": "i"}),
+    ("channel.authorise", {"channel": "c", "node": "n", "roles": "request"}),
     ("feed.create", {}),
     ("feed.delete", {"feed": bytes(32)}),
     ("feed.append", TEXTS),
@@ -436,7 +439,8 @@ async def test_every_call_that_changes_something_is_in_the_list_of_writes() -> N
     reads = {"load", "load_bytes", "find", "damaged", "info", "get", "channel.show",
              "channel.list", "channel.announced", "channel.export", "feed.named", "feed.list",
              "feed.info", "feed.read", "feed.watch", "feed.get_rules", "feed.show", "task.list",
-             "task.show", "task.cached", "status"}  # fmt: skip
+             "task.show", "task.cached", "status", "channel.invites", "doctor.node", "doctor.file",
+             "doctor.feed"}  # fmt: skip
     async with one_node() as node:
         assert set(node.api.calls._calls) == reads | {method for method, _ in WRITES}
 

@@ -150,7 +150,7 @@ def test_handles_look_like_something_and_escape_what_others_wrote(lab: Lab) -> N
         "feed.load_subfeed('<b>bold</b>')",
         "kc.node_info()",
         "request = kc.request_task('<i>nobody</i>', {}, backend_timeout_sec=0)\n"
-        "request.wait(20)\nrequest",
+        "request.ended_within(20)\nrequest",
     )
     assert "feed://" in html(feed)
     assert "writeable" in html(feed)

@@ -11,7 +11,9 @@ import contextlib
 import importlib
 import inspect
 import pkgutil
+from base64 import urlsafe_b64encode
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -21,10 +23,12 @@ from hypothesis import strategies as st
 
 import kachery_p2p.protocol as package
 from kachery_p2p.protocol import (
+    admission,
     announcements,
     armour,
     channel,
     codec,
+    document,
     errors,
     feed,
     feed_access,
@@ -32,6 +36,7 @@ from kachery_p2p.protocol import (
     frames,
     gossip,
     identity,
+    invitation,
     local,
     manifest,
     methods,
@@ -43,12 +48,16 @@ from kachery_p2p.protocol import (
     task_result,
     uri,
 )
+from kachery_p2p.protocol.document import ChannelDocument
 from kachery_p2p.protocol.errors import KacheryError
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.membership import ChannelBook
 from kachery_p2p.protocol.noise import Handshake
 
 KEY = NodeKey(b"\x07" * 32)
+DOCUMENT = ChannelDocument.create(
+    "lab", KEY, b"s" * 32, [("ws://x", KEY.node_id)], 0.0, members=[(KEY.node_id, "", "all")]
+).with_admitter(KEY.node_id, "request", 0.0)
 
 
 def _handshake(*, initiator: bool, steps: int) -> Handshake:
@@ -123,12 +132,22 @@ def _text(decode: Callable[[str], object]) -> Callable[[bytes], object]:
     return lambda data: decode(data.decode("utf-8", "replace"))
 
 
+def _line(data: bytes) -> object:
+    """As text that it may be, and as what is in a line whose checksum is right."""
+    packed = sha256(data).digest()[:4] + data
+    line = invitation.PREFIX + urlsafe_b64encode(packed).decode().rstrip("=")
+    with contextlib.suppress(errors.BadInvitation):
+        invitation.parse_line(data.decode("utf-8", "replace"))
+    return invitation.parse_line(line)
+
+
 def _typed(kind: Any) -> Callable[[bytes], object]:
     return lambda data: codec.decode(kind, data)
 
 
 V, B = errors.ProtocolViolation, errors.BadInput
 DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[type[KacheryError], ...]]] = {
+    "admission.check_admission": (lambda data: admission.check_admission(data, DOCUMENT), (V,)),
     "announcements.check_batch": (_batch, (V,)),
     "announcements.unpack_entries": (_batch, (V,)),
     "armour.from_text": (_text(armour.from_text), (errors.BadChannelDocument,)),
@@ -148,8 +167,11 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[type[KacheryError], .
     "feed_access.AccessRules.parse": (_rules, (V, B)),
     "feed_fork.check_fork": (_fork, (V, errors.ForgedFeed)),
     "frames.decode_header": (frames.decode_header, (V,)),
+    "document.check_label": (_text(document.check_label), (B,)),
+    "document.check_url": (_text(document.check_url), (B,)),
     "identity.check_node_id": (_text(identity.check_node_id), (B,)),
     "identity.NodeKey.unseal": (KEY.unseal, (V,)),
+    "invitation.parse_line": (_line, (errors.BadInvitation,)),
     "local.decode_message": (_local_stream, (V,)),
     "local.FrameReader.feed": (_local_stream, (V,)),
     "manifest.Manifest.parse": (manifest.Manifest.parse, (B,)),
@@ -173,7 +195,8 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[type[KacheryError], .
     "uri.parse_uri": (_text(uri.parse_uri), (errors.BadUri,)),
 }
 _MODULES = (
-    frames, methods, local, announcements, feed, feed_fork, task, task_messages, task_result,
+    admission, invitation, frames, methods, local, announcements, feed, feed_fork, task, task_messages,
+    task_result,
 )  # fmt: skip
 for _module in _MODULES:
     for _name, _kind in vars(_module).items():

@@ -19,6 +19,10 @@ HEAD = Head(NODE, SHA1, 9, b"r" * 32, 1_000, b"g" * 64)
 SAMPLES: list[Any] = [
     methods.ChannelQuery(CHANNEL),
     methods.CircuitTo(CHANNEL, NODE),
+    methods.Admissions(CHANNEL, [b"an admission"]),
+    methods.Join(CHANNEL, NODE, b"p" * 64, "alice"),
+    methods.Joined(b"an admission"),
+    methods.Joined(None),
     methods.WhoHas(CHANNEL, "files", [b"k" * 16]),
     methods.WhoHas(CHANNEL, "tasks", [b"k" * 16]),
     methods.NodeInfo(NODE, "lab", ["ws://h:1"], True),
@@ -44,6 +48,8 @@ SAMPLES: list[Any] = [
 QUESTIONS = {
     "ChannelQuery",
     "CircuitTo",
+    "Admissions",
+    "Join",
     "WhoHas",
     "FileOpen",
     "FileRead",

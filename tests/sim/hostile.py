@@ -209,7 +209,7 @@ class Villain:
                     case 3:
                         await link.request("no-such-thing", {"a": 1}, seconds=2.0)
                     case 4:
-                        tags = node.network._my_channels(link.session.handshake_hash)
+                        tags = node.network._my_channels(link)
                         ahead = {tag: (2**40, roles) for tag, (_, roles) in tags.items()}
                         link.note("channels", ahead)
                     case 5:

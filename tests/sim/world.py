@@ -181,6 +181,7 @@ class Peer:
                 download.partial._files.close()
         node.state.close()
         node.feed_store.close()
+        node.task_store.close()
         node.store.close()
 
     # --- calls ---------------------------------------------------------------------------------
