@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass
 
 from kachery_p2p.protocol.backoff import Backoff
-from kachery_p2p.protocol.errors import KacheryError
+from kachery_p2p.protocol.errors import KacheryError, NotAMember
 from kachery_p2p.protocol.limits import RECONNECT_FIRST, RECONNECT_MOST
 
 from .network import Network
@@ -18,6 +18,8 @@ from .reach import Reach
 
 _STEADY_SECONDS = 10.0
 """A link that lasted this long was a good one: the backoff starts anew."""
+_NOT_YET_SECONDS = 5.0
+"""How long a node that does not know us as a member is left alone, at most."""
 
 
 @dataclass
@@ -89,9 +91,23 @@ class Bootstraps:
             except KacheryError as error:
                 status.state, status.error, status.code = "waiting", str(error), error.code
                 status.trying = False
-                self._network.context.warn(f"{url}: {error}")
+                self._network.context.warn(f"{url}: {error}{_remedy(error)}")
+            pause = backoff.next()
+            if status.code == NotAMember.code:
+                # Somebody is about to mend that, at one end or the other.
+                pause = min(pause, _NOT_YET_SECONDS)
             try:
-                async with asyncio.timeout(backoff.next()):
+                async with asyncio.timeout(pause):
                     await self._hurry.wait()
             except TimeoutError:
                 pass
+
+
+def _remedy(error: KacheryError) -> str:
+    """What else to do than the error says, seen from the one who dialled."""
+    if not isinstance(error, NotAMember):
+        return ""
+    return (
+        " Or the bootstrap node has not joined the channel itself: type 'kachery-p2p channel join' "
+        "there, with what 'kachery-p2p channel export' prints here."
+    )

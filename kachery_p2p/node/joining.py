@@ -26,7 +26,12 @@ from kachery_p2p.protocol.errors import (
     Unreachable,
 )
 from kachery_p2p.protocol.invitation import Invitation, parse_line, prove
-from kachery_p2p.protocol.limits import CIRCUIT_CREDIT, GUEST_SECONDS, MAX_CHANNEL_DOCUMENT
+from kachery_p2p.protocol.limits import (
+    CIRCUIT_CREDIT,
+    GUEST_SECONDS,
+    JOIN_SECONDS,
+    MAX_CHANNEL_DOCUMENT,
+)
 from kachery_p2p.protocol.methods import JOIN, JOIN_CIRCUIT, Join, Joined
 
 from .admissions import Admissions
@@ -35,6 +40,8 @@ from .documents import Documents
 from .link import Link
 from .network import Network
 from .reach import Reach
+
+_AGAIN_SECONDS = 1.0
 
 
 class Joining:
@@ -65,6 +72,20 @@ class Joining:
         if self._context.clock() >= invitation.expires_at:
             date = datetime.fromtimestamp(invitation.expires_at, UTC)
             raise BadInvitation(reason=f"it was good until {date:%Y-%m-%d %H:%M} UTC")
+        deadline = asyncio.get_running_loop().time() + JOIN_SECONDS
+        while True:
+            try:
+                return await self._once(invitation, wanted)
+            except Unreachable:
+                # The admitter, or a proxy, may have been started a moment ago.
+                me = self._context.node_id
+                if all(each.node_id == me for each in invitation.bootstraps):
+                    raise
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise
+            await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def _once(self, invitation: Invitation, wanted: frozenset[str]) -> bytes:
         tried: list[str] = []
         for bootstrap in invitation.bootstraps:
             try:

@@ -473,7 +473,7 @@ class Cancelled(KacheryError):
 
 class TaskCancelled(Cancelled):
     code = "task-cancelled"
-    text = "Task function {function!r} was cancelled ({reason}). Request it again if it is still wanted."
+    text = "Task {function!r} was cancelled ({reason}). Request it again if it is still wanted."
 
 
 class InternalError(KacheryError):

@@ -121,6 +121,8 @@ MAX_INVITATION_USES: Final = 1_000
 """Newcomers that one invitation lets in."""
 MAX_INVITATIONS: Final = 1_000
 """Invitations to one channel that a node keeps, used up and revoked ones included."""
+JOIN_SECONDS: Final = 10.0
+"""A newcomer tries again for so long if the node that admits cannot be reached."""
 INVITATION_SECONDS: Final = 7 * 24 * 3600.0
 """How long an invitation is good if nothing else is said."""
 MAX_ADMISSIONS: Final = 500

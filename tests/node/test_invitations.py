@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from kachery_p2p.node import joining
 from kachery_p2p.node.circuit import CircuitTransport
 from kachery_p2p.node.context import Context
 from kachery_p2p.node.link import Link
@@ -317,7 +318,8 @@ async def test_who_does_not_know_the_channel_is_no_guest() -> None:
         assert isinstance(link.closed_by, NotAMember)
 
 
-async def test_an_admitter_that_is_away_is_said_to_be() -> None:
+async def test_an_admitter_that_is_away_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joining, "JOIN_SECONDS", 0.0)
     async with lab_of_one("B") as lab:
         line = await invite(lab)
         await lab.stop("A")
@@ -334,6 +336,17 @@ async def test_a_channels_own_proxy_is_told_to_join_with_the_document() -> None:
         await lab.call("P", "channel.leave", channel="lab")
         with pytest.raises(Unreachable, match="channel export"):
             await join(lab, "P", line)
+
+
+async def test_a_newcomer_waits_for_an_admitter_that_comes_back() -> None:
+    async with lab_of_one("B") as lab:
+        line = await invite(lab)
+        await lab.stop("A")
+        joined = asyncio.create_task(join(lab, "B", line))
+        await asyncio.sleep(0.2)
+        assert not joined.done()
+        await lab.restart("A")
+        assert (await joined)["member"]
 
 
 async def test_invitations_survive_a_restart_of_the_admitter() -> None:
