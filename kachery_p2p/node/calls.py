@@ -59,6 +59,7 @@ from .invitation_calls import InvitationCalls
 from .lookup import Found
 from .status_calls import StatusCalls
 from .task_calls import TaskCalls
+from .workers import open_on_disk
 
 if TYPE_CHECKING:
     from .node import Node
@@ -234,7 +235,9 @@ class Calls:
 
     async def _store_pieces(self, live: LiveCall, channel: bytes | None) -> Stored:
         disk = self._node.context.workers.disk
-        writer = await disk(self._node.store.begin)
+        workers = self._node.context.workers
+        # Who leaves while its file is being made leaves no file.
+        writer = await open_on_disk(workers, lambda gone: self._node.store.begin())
         try:
             while (piece := await live.upload.next()) is not None:
                 await disk(writer.write, piece)

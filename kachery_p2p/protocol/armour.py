@@ -42,7 +42,7 @@ class _Inside(Struct, array_like=True, forbid_unknown_fields=True):
 def to_text(name: str, signed: bytes, secret: bytes | None) -> str:
     """Armoured text, ending with a newline."""
     # Non-ASCII letters, and dashes that would look like the end of the line, are only for the eye.
-    shown = re.sub(r"-{2,}", "-", name.encode("ascii", "replace").decode())
+    shown = re.sub(r"-{2,}", "-", name.encode("ascii", "replace").decode()).strip("-")
     lines = wrap(b64encode(codec.pack([signed, secret])).decode(), _LINE)
     return "\n".join([f"{_BEGIN} {shown}{_DASHES}", *lines, f"{_END}{_DASHES}", ""])
 

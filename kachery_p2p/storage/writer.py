@@ -121,6 +121,10 @@ class ContentWriter:
             self.fd = -1
             remove(self.path)
 
+    def close(self) -> None:
+        """As :meth:`abort`: what was not finished is not kept."""
+        self.abort()
+
     def _check_open(self) -> None:
         if not self._open:
             raise StorageDamaged(path=str(self.path), reason="this writer was used up")

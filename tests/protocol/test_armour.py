@@ -3,7 +3,7 @@
 from base64 import b64encode
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kachery_p2p.protocol import codec
@@ -19,6 +19,8 @@ def armoured(inside: object) -> str:
     return f"-----BEGIN KACHERY CHANNEL x-----\n{data}\n-----END KACHERY CHANNEL-----\n"
 
 
+@example(name="-", data=b"", secret=None)
+@example(name="lab-", data=b"x", secret=SECRET)
 @settings(deadline=None, max_examples=60)
 @given(
     name=st.text(max_size=100), data=st.binary(max_size=500), secret=st.sampled_from([None, SECRET])
