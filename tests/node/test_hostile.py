@@ -306,7 +306,10 @@ async def test_a_frame_before_the_hello(frame: Frame) -> None:
         ({"software": "x" * 50_000}, "protocol-violation"),
         ({"urls": ["ws://h:1"] * (MAX_HELLO_URLS + 1)}, "protocol-violation"),
         ({"urls": ["ws://" + "h" * 5_000]}, "protocol-violation"),
-        ({"channels": {os.urandom(16): (1, []) for _ in range(300)}}, "protocol-violation"),
+        (
+            {"channels": {number.to_bytes(16, "big"): (1, []) for number in range(300)}},
+            "protocol-violation",
+        ),
     ],
     ids=lambda value: str(value)[:30],
 )
