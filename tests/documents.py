@@ -93,6 +93,15 @@ class Shell:
         self._process.stdout.close()
 
 
+def moved(text: str, **folders: Path) -> str:
+    """The text with other folders at the root, such as ``tmp``; this project stays where it is."""
+    ours, stands_for = str(ROOT), "\0"
+    text = text.replace(ours, stands_for)
+    for name, folder in folders.items():
+        text = text.replace(f"/{name}/", f"{folder}/")
+    return text.replace(stands_for, ours)
+
+
 class Place(Protocol):
     """Where a document is followed: what its terminals are, and what it calls by other names."""
 
@@ -122,7 +131,7 @@ class ThisComputer:
         return shell
 
     def adapted(self, text: str) -> str:
-        return text.replace("8080", str(self._port)).replace("/tmp/", f"{self._folder}/")
+        return moved(text.replace("8080", str(self._port)), tmp=self._folder)
 
     def write(self, path: str, text: str) -> None:
         Path(self.adapted(path)).write_text(text, encoding="utf-8")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemons import ROOT, short_folder
-from tests.documents import END_SECONDS, Reading, Shell
+from tests.documents import END_SECONDS, Reading, Shell, moved
 from tests.netns import hosts
 from tests.service_manager import as_user
 
@@ -100,7 +100,7 @@ class Computer:
         return Shell([*enter, *as_user(user, user), "bash", "--norc"], environment, self._folder)
 
     def adapted(self, text: str) -> str:
-        return text.replace("/tmp/", f"{self._folder}/").replace("/data/", f"{self._folder}/data/")
+        return moved(text, tmp=self._folder, data=self._folder / "data")
 
     def write(self, path: str, text: str) -> None:
         """It lies in this computer's own /etc, which is a folder here."""
