@@ -301,9 +301,14 @@ class TaskCalls:
                 channel, node_id=self._context.node_id, role="provide-tasks", side="provider"
             )
         backend = Backend(
-            params.backend, dict(params.functions), channels, params.slots, params.label
+            params.backend,
+            dict(params.functions),
+            channels,
+            params.slots,
+            params.label,
+            frozenset(params.running),
         )
-        self._queue.offer(backend, params.running)
+        self._queue.offer(backend)
         try:
             live.progress({"ready": True})
             await asyncio.Event().wait()

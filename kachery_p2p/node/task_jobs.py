@@ -65,6 +65,8 @@ class Backend:
     channels: frozenset[bytes]
     slots: int
     label: str
+    returned: frozenset[bytes] = frozenset()
+    """Actions that it still runs from before this node was started."""
     bell: asyncio.Event = field(default_factory=asyncio.Event)
     ready: set[Job] = field(default_factory=set)
     """Actions that a slot is kept for until their requester says that they may begin."""
@@ -98,6 +100,8 @@ class Job:
     backend: Backend | None = None
     started: bool = False
     """The function has begun, as far as its backend has said; or, an action, it may have."""
+    closing: bool = False
+    """Its end is being written down: it must not begin any more."""
     end: TaskNews | None = None
     reason: str = ""
     watchers: dict[Watcher, None] = field(default_factory=dict)

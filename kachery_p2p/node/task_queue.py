@@ -16,10 +16,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from kachery_p2p.protocol.errors import BadInput, Busy, NoBackend, TaskNotAllowed
+from kachery_p2p.protocol.errors import BadInput, Busy, KacheryError, NoBackend, TaskNotAllowed
 from kachery_p2p.protocol.limits import (
     MAX_TASK_BACKENDS,
     MAX_TASKS_KEPT,
@@ -74,19 +74,21 @@ class TaskQueue:
         """Live jobs by the id of each task that waits for them."""
         self._waiting: deque[Job] = deque()
         self._opened = asyncio.get_running_loop().time()
+        self._settled = False
+        """Whether what did not return has been given up."""
         self._returned: set[bytes] = set()
         """Actions of before the last start that a backend says it still runs."""
 
     # --- backends ----------------------------------------------------------------------------
 
-    def offer(self, backend: Backend, still_running: Iterable[bytes]) -> None:
+    def offer(self, backend: Backend) -> None:
         """A backend is there. Raises Busy, BadInput."""
         if backend.id in self.backends:
             raise BadInput(what="task backend", reason="it has made an offer already")
         if len(self.backends) >= MAX_TASK_BACKENDS:
             raise Busy(limit=f"{MAX_TASK_BACKENDS} task backends")
         self.backends[backend.id] = backend
-        self._returned |= set(still_running)
+        self._returned |= backend.returned
         self._changed()
 
     def withdraw(self, backend: Backend) -> None:
@@ -97,11 +99,24 @@ class TaskQueue:
         backend.bell.set()
         for job in [*backend.ready, *backend.granted, *backend.running.values()]:
             job.backend = None
+            if job in backend.ready and job.started:
+                continue  # it is being noted that it begins, and who does that puts it back
             if job.state == "running" or (job.id in backend.running and job.type == "action"):
                 self._lost(job)
             else:
                 self._back(job)
+        for task in backend.returned & self._returned:
+            self._returned.discard(task)
+            self._spawn(self._gone_again(task))
         self._changed()
+
+    async def _gone_again(self, task: bytes) -> None:
+        """An action that had outlived a restart of this node was lost with its backend."""
+        reason = "the backend that ran it ended, or was killed"
+        await self._note(task, "unknown", None, reason, "")
+        job = self._tasks.get(task)
+        if job is not None:
+            self._finish(job, TaskNews("unknown", reason=reason))
 
     def _lost(self, job: Job) -> None:
         reason = "the backend that ran it ended, or was killed"
@@ -173,7 +188,8 @@ class TaskQueue:
         key = task_key(function, kwargs)
         job = Job(task, function, kind, kwargs, key, channel, requester, self._context.clock())
         if kind == "action":
-            past = await self._past(task, job)
+            # The same may have been asked for once more while the disk was read.
+            past = await self._past(task, job) or self._tasks.get(task)
             if past is not None:
                 return past.watch()
         if again:
@@ -249,7 +265,7 @@ class TaskQueue:
 
     def cancel(self, job: Job, reason: str = "its requester cancelled it") -> None:
         """End a job; one that runs is asked to end, and made to."""
-        if job.end is not None:
+        if job.end is not None or job.closing:
             return
         backend = job.backend
         if backend is not None and job.id in backend.running:
@@ -277,19 +293,23 @@ class TaskQueue:
         if job.state != "ready" or job.started or backend is None:
             return
         job.started = True
-        begun = await self._disk(
-            self._store.action_started,
-            job.id,
-            bytes.fromhex(job.requester),
-            job.function,
-            self._context.clock(),
-        )
+        try:
+            begun = await self._disk(
+                self._store.action_started,
+                job.id,
+                bytes.fromhex(job.requester),
+                job.function,
+                self._context.clock(),
+            )
+        except KacheryError as error:  # a full disk: it must not begin
+            self._finish(job, TaskNews("failed", reason=f"it was not begun: {error}"))
+            return
         if not begun:
             self._finish(job, TaskNews("unknown", reason="it was begun before"))
-        elif job.end is not None:
+        elif job.end is not None or job.closing:
             await self._note(job.id, "cancelled", None, "cancelled before it began", "")
-        elif job.backend is None or job.backend.gone:
-            return  # it is back in the queue, and needs no word any more
+        elif backend.gone:
+            self._back(job)  # it needs no word any more
         else:
             backend.ready.discard(job)
             backend.granted.append(job)
@@ -329,7 +349,7 @@ class TaskQueue:
         passed: list[Job] = []
         while free > 0 and self._waiting:
             job = self._waiting.popleft()
-            if job.end is not None:
+            if job.end is not None or job.closing:
                 continue
             if not backend.suits(job):
                 passed.append(job)
@@ -427,6 +447,7 @@ class TaskQueue:
 
     def _end_soon(self, job: Job, state: ActionEnd, reason: str) -> None:
         """End an action, on disk first."""
+        job.closing = True
 
         async def end() -> None:
             await self._note(job.id, state, None, reason, "")
@@ -457,7 +478,8 @@ class TaskQueue:
         now = asyncio.get_running_loop().time()
         while self.ended and next(iter(self.ended.values()))[0] < now - TASK_KEEP_SECONDS:
             self.ended.popitem(last=False)
-        if now > self._opened + RETURN_SECONDS:
+        if not self._settled and now > self._opened + RETURN_SECONDS:
+            self._settled = True
             mine = {job.id for job in self.jobs.values() if job.type == "action"} | self._returned
             await self._disk(self._store.abandon_started, mine)
 

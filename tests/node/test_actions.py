@@ -134,3 +134,48 @@ async def test_an_action_whose_time_is_up_is_ended_and_says_so() -> None:
             again = Request(lab, "B", "act.1", {"n": 1}, type="action", task=request.task)
             assert (await again.end())["state"] == "cancelled"
             assert len(gate.runs) == 1
+
+
+async def test_an_action_that_outlived_its_node_is_unknown_when_its_backend_dies_after_all() -> (
+    None
+):
+    async with laboratory() as lab:
+        gate = Gate()
+        async with backend(lab, "A", action(gate)) as made:
+            request = Request(lab, "B", "act.1", {"n": 1}, type="action", timeout=None)
+            await request.state("running")
+            job = made.taken[0].id
+            await lab.stop("A")
+            await until(lambda: "waiting for node" in request.live.told[-1]["message"])
+            await lab.restart("A")
+            await lab.linked("A", "lab")
+        async with backend(lab, "A", action(gate), running=(job,)):
+            await until(lambda: request.states[-1] == "running")
+            await until(lambda: not request.live.told[-1]["message"])
+        assert (await request.end())["state"] == "unknown"
+        assert len(gate.runs) == 1
+
+
+async def test_a_backend_that_dies_while_its_action_is_noted_gives_it_to_the_next_once() -> None:
+    async with laboratory() as lab:
+        ledger = Ledger()
+        queue = lab["A"].task_queue
+        noting, noted = asyncio.Event(), asyncio.Event()
+        disk = queue._disk
+
+        async def slow(work: Any, *values: Any) -> Any:
+            if work == queue._store.action_started:
+                noting.set()
+                await noted.wait()
+            return await disk(work, *values)
+
+        queue._disk = slow  # type: ignore[assignment]
+        async with backend(lab, "A", action(ledger)):
+            request = Request(lab, "B", "act.1", {"n": 9}, type="action", timeout=None)
+            await noting.wait()
+        async with backend(lab, "A", action(ledger)) as second:
+            await asyncio.sleep(0.2)
+            assert second.taken == [], "it must not begin before it is noted"
+            noted.set()
+            assert await request.value() == 9
+        assert ledger.done == [9]
