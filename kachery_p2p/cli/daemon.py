@@ -26,7 +26,7 @@ import click
 
 import kachery_p2p
 from kachery_p2p.client import nodes, portal, sync
-from kachery_p2p.client.connection import Connection
+from kachery_p2p.client.loop_connection import LoopConnection
 from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import (
     BadPath,
@@ -290,7 +290,7 @@ async def _ask(path: Path) -> dict[str, Any] | None:
     except OSError:
         sock.close()
         return None
-    connection = Connection(sock)
+    connection = LoopConnection(sock)
     try:
         await connection.greet(None)
         info: dict[str, Any] = await connection.call("info", {})

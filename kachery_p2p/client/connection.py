@@ -6,214 +6,48 @@ Look-up order: offline mode is somebody else's (:mod:`.offline`); a node that th
 :class:`~kachery_p2p.protocol.errors.DaemonNotRunning`, which names everything that was tried.
 
 One connection per event loop and node, made at first use and again after the node restarted, and
-closed with the loop. When the environment changes, the node is looked for anew. Every call ends:
-with its answer, with the node's error, or with LinkClosed when the node goes away. Cancelling a call
-cancels it in the node too.
+closed with the loop (:mod:`.loop_connection`); a sync call that needs no loop borrows one of its own
+(:mod:`.direct`). When the environment changes, the node is looked for anew.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from kachery_p2p.local import places
-from kachery_p2p.local.framed import FramedSocket
-from kachery_p2p.protocol import local
 from kachery_p2p.protocol.errors import (
     DaemonNotPermitted,
     DaemonNotRunning,
-    KacheryError,
     LinkClosed,
-    ProtocolViolation,
     StorageMismatch,
-    from_wire,
 )
-from kachery_p2p.protocol.limits import (
-    CONNECT_LOCAL_SECONDS,
-    DEFAULT_API_PORT,
-    LOCAL_PIECE,
-    PROTOCOL_VERSION,
-)
+from kachery_p2p.protocol.limits import CONNECT_LOCAL_SECONDS, DEFAULT_API_PORT
+
+from . import direct
+from .direct import ThreadConnection
+from .loop_connection import LoopConnection
+
+Connection = LoopConnection | ThreadConnection
+C = TypeVar("C", LoopConnection, ThreadConnection)
 
 
 class _OfLoop:
     """An event loop's connections, by where the node was looked for."""
 
     def __init__(self) -> None:
-        self.open: dict[object, Connection] = {}
+        self.open: dict[object, LoopConnection] = {}
         self.locks: weakref.WeakValueDictionary[object, asyncio.Lock] = (
             weakref.WeakValueDictionary()
         )
 
 
 _loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = weakref.WeakKeyDictionary()
-
-
-class _Call:
-    def __init__(self, on_progress: Callable[[dict[str, Any]], None] | None) -> None:
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.on_progress = on_progress
-        self.chunks: list[bytes] = []
-        self.received = 0
-
-
-class Connection:
-    """See the module. Made by :func:`connect`."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.welcome: local.Welcome | None = None
-        self.pid = os.getpid()
-        self.keeper: AsyncGenerator[None, None] | None = None
-        self._calls: dict[int, _Call] = {}
-        self._last = 0
-        self._greeted: asyncio.Future[local.Welcome] = asyncio.get_running_loop().create_future()
-        self._socket = FramedSocket(sock, self._on_message, self._on_close)
-
-    @property
-    def storage_dir(self) -> Path:
-        assert self.welcome is not None
-        return Path(self.welcome.storage_dir)
-
-    @property
-    def alive(self) -> bool:
-        return not self._socket.closed and self.pid == os.getpid()
-
-    @property
-    def passes_descriptors(self) -> bool:
-        return self._socket.unix
-
-    async def greet(self, token: str | None) -> None:
-        self._socket.send(local.Greeting(PROTOCOL_VERSION, token, os.getpid()))
-        async with asyncio.timeout(CONNECT_LOCAL_SECONDS):
-            self.welcome = await self._greeted
-
-    async def call(
-        self,
-        method: str,
-        params: dict[str, Any],
-        *,
-        descriptor: int | None = None,
-        pieces: memoryview | None = None,
-        on_progress: Callable[[dict[str, Any]], None] | None = None,
-    ) -> Any:
-        """Do one call and return its result. Raises what the node answered.
-
-        Args:
-            descriptor: an open file that the node shall read; it stays the caller's.
-            pieces: bytes that are streamed after the call.
-            on_progress: called with what the node says of how far it is.
-        """
-        async with self._open(method, params, descriptor, on_progress) as (number, call):
-            if pieces is not None:
-                await self._upload(number, call, pieces)
-            return await call.future
-
-    async def call_for_bytes(
-        self,
-        method: str,
-        params: dict[str, Any],
-        *,
-        on_progress: Callable[[dict[str, Any]], None] | None = None,
-    ) -> tuple[Any, bytes]:
-        """Do one call whose result comes with a stream of bytes."""
-        async with self._open(method, params, None, on_progress) as (_, call):
-            result = await call.future
-            return result, b"".join(call.chunks)
-
-    @contextlib.asynccontextmanager
-    async def _open(
-        self,
-        method: str,
-        params: dict[str, Any],
-        descriptor: int | None,
-        on_progress: Callable[[dict[str, Any]], None] | None,
-    ) -> AsyncIterator[tuple[int, _Call]]:
-        await self._socket.drained()
-        self._last += 1
-        number = self._last
-        call = self._calls[number] = _Call(on_progress)
-        try:
-            sent = local.Call(number, method, params, 0 if descriptor is None else 1)
-            self._socket.send(sent, descriptor)
-            yield number, call
-        except asyncio.CancelledError:
-            # Wait for the node to have let go: what it keeps must be settled when we return.
-            if self.alive and (call.future.cancelled() or not call.future.done()):
-                # Who cancels a task cancels the future that it awaits.
-                call.future = asyncio.get_running_loop().create_future()
-                self._socket.send(local.CancelCall(number))
-                with contextlib.suppress(KacheryError, TimeoutError):
-                    async with asyncio.timeout(CONNECT_LOCAL_SECONDS):
-                        await call.future
-            raise
-        finally:
-            self._calls.pop(number, None)
-            if call.future.done() and not call.future.cancelled():
-                call.future.exception()
-
-    async def _upload(self, number: int, call: _Call, data: memoryview) -> None:
-        for start in range(0, len(data), LOCAL_PIECE):
-            if call.future.done():  # the node has refused it already
-                return
-            await self._socket.drained()
-            self._socket.send(local.Piece(number, bytes(data[start : start + LOCAL_PIECE])))
-            if call.on_progress is not None:
-                call.on_progress({"size": len(data), "done": start})
-        self._socket.send(local.Finish(number))
-
-    def _on_message(self, message: local.Message) -> None:
-        match message:
-            case local.Welcome():
-                if not self._greeted.done():
-                    self._greeted.set_result(message)
-            case local.Failure(id=0):
-                raise from_wire(message.code, message.fields)
-            case local.Answer():
-                self._end(message.id, message.result, None)
-            case local.Failure():
-                self._end(message.id, None, from_wire(message.code, message.fields))
-            case local.Progress():
-                call = self._calls.get(message.id)
-                if call is not None and call.on_progress is not None:
-                    call.on_progress(message.info)
-            case local.Chunk():
-                call = self._calls.get(message.id)
-                if call is not None:
-                    call.chunks.append(message.data)
-                    call.received += len(message.data)
-                    if call.on_progress is not None:
-                        call.on_progress({"done": call.received})
-            case _:
-                raise ProtocolViolation(reason="a message that only a client sends")
-
-    def _end(self, number: int, result: Any, error: KacheryError | None) -> None:
-        call = self._calls.get(number)
-        if call is None or call.future.done():
-            return
-        if error is not None:
-            call.future.set_exception(error)
-        else:
-            call.future.set_result(result)
-
-    def _on_close(self, error: KacheryError | None) -> None:
-        reason: KacheryError = error or LinkClosed(
-            peer="the local node", reason="it stopped, or was killed"
-        )
-        for call in self._calls.values():
-            if not call.future.done():
-                call.future.set_exception(reason)
-        if not self._greeted.done():
-            self._greeted.set_exception(reason)
-            self._greeted.exception()
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 def _attempts() -> list[tuple[str, Callable[[], tuple[socket.socket, str | None]]]]:
@@ -254,8 +88,8 @@ def _tcp(port: int) -> tuple[str, Callable[[], tuple[socket.socket, str | None]]
     return f"127.0.0.1:{port}", make
 
 
-async def connect() -> Connection:
-    """A new connection.
+async def connect(kind: Callable[[socket.socket], C]) -> C:
+    """A new connection of this kind.
 
     Raises:
         DaemonNotRunning, DaemonNotPermitted, VersionMismatch, StorageMismatch
@@ -272,7 +106,7 @@ async def connect() -> Connection:
         except OSError as error:
             tried.append(f"{name}: {error.strerror or error}")
             continue
-        connection = Connection(sock)
+        connection = kind(sock)
         try:
             await connection.greet(token)
         except TimeoutError as error:
@@ -310,8 +144,20 @@ def _same(one: Path, other: Path) -> bool:
 
 
 async def connection() -> Connection:
-    """This event loop's connection to the node that is meant here, made if need be."""
-    loop = asyncio.get_running_loop()
+    """The connection to the node that is meant here, made if need be: this event loop's, or that of
+    the sync call that runs here without one. Raises as :func:`connect`."""
+    lease = direct.lease()
+    if lease is not None:
+        where = places.whereabouts()
+        mine = lease.get(where)
+        if mine is None:
+            mine = await connect(ThreadConnection)
+            lease.keep(where, mine)
+        return mine
+    return await _of_loop(asyncio.get_running_loop())
+
+
+async def _of_loop(loop: asyncio.AbstractEventLoop) -> LoopConnection:
     mine = _loops.get(loop)
     if mine is None:
         mine = _loops[loop] = _OfLoop()
@@ -325,7 +171,7 @@ async def connection() -> Connection:
     async with lock:
         current = mine.open.get(where)
         if current is None or not current.alive:
-            current = await connect()
+            current = await connect(LoopConnection)
             _forget_the_dead(mine)
             mine.open[where] = current
             # What asyncio.run() does to generators at its end is the only notice that we get.
@@ -335,7 +181,7 @@ async def connection() -> Connection:
 
 
 async def _until_the_loop_ends(
-    mine: _OfLoop, where: object, current: Connection
+    mine: _OfLoop, where: object, current: LoopConnection
 ) -> AsyncGenerator[None, None]:
     try:
         yield

@@ -16,6 +16,7 @@ from kachery_p2p.protocol.uri import build_uri
 
 from . import blocking, codecs, offline, pickles
 from .connection import connection
+from .direct import need_loop
 from .file_uris import PathLike, without_nones
 from .progress import Progress, Transfer, relay
 
@@ -185,7 +186,9 @@ async def _link_opened(descriptor: int, path: str, moving: Transfer) -> dict[str
 
 async def _store(data: memoryview, label: str, channel: str | None, progress: Progress) -> str:
     with Transfer("storing", label, progress) as moving:
-        moving.begin()
+        if len(data) > LOCAL_PIECE:  # else it is one message, which has no progress
+            need_loop()
+            moving.begin()
         stored = await _store_data(data, channel, moving)
         moving.complete(len(data))
     return _uri(stored, label)
@@ -194,6 +197,7 @@ async def _store(data: memoryview, label: str, channel: str | None, progress: Pr
 async def _store_data(data: memoryview, channel: str | None, moving: Transfer) -> dict[str, Any]:
     folder = places.offline_dir()
     if folder is not None:
+        need_loop()
         return await asyncio.to_thread(offline.store_bytes, folder, data)
     node = await connection()
     params = without_nones(channel=channel)

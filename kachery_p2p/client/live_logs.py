@@ -43,6 +43,7 @@ from kachery_p2p.protocol.signed_message import signed_messages
 
 from . import offline
 from .connection import connection
+from .direct import need_loop
 
 R = TypeVar("R")
 
@@ -196,12 +197,13 @@ async def patiently(work: Callable[[], Awaitable[R]], *, known: bool = False) ->
     Raises:
         LinkClosed, DaemonNotRunning: it did not come back within START_SECONDS.
     """
-    loop = asyncio.get_running_loop()
     deadline = None
     while True:
         try:
             return await work()
         except (LinkClosed, DaemonNotRunning) as error:
+            need_loop()
+            loop = asyncio.get_running_loop()
             if deadline is None:
                 if isinstance(error, DaemonNotRunning) and not known:
                     raise

@@ -2,6 +2,7 @@
 
 A sync call hands its coroutine to that loop and waits. So it works in a plain script, from any
 thread, and inside a running loop (a notebook), and a connection made by one call serves the next.
+What only asks the node something is spared the way there and back (:mod:`.direct`).
 
 Invariants: at most one portal per process, made at first use and made anew after a fork; a call
 either returns what the coroutine returned or raises what it raised; when waiting is interrupted
@@ -30,6 +31,8 @@ from typing import Any, Final, Generic, ParamSpec, TypeVar
 from kachery_p2p.local import places
 from kachery_p2p.protocol import limits
 from kachery_p2p.protocol.errors import Cancelled
+
+from . import direct
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -175,6 +178,11 @@ class _Holder:
                 self.portal = _Portal()
             return self.portal
 
+    def is_here(self) -> bool:
+        """Whether the caller is the portal's own thread."""
+        portal = self.portal
+        return portal is not None and portal.is_here()
+
     def stop(self) -> None:
         with self.lock:
             portal, self.portal = self.portal, None
@@ -197,12 +205,15 @@ os.register_at_fork(after_in_child=_holder.forget)
 atexit.register(_holder.stop)
 
 
-def run(factory: Callable[[], Coroutine[Any, Any, R]], *, name: str = "call") -> R:
+def run(
+    factory: Callable[[], Coroutine[Any, Any, R]], *, name: str = "call", asks_only: bool = False
+) -> R:
     """Run ``factory()`` on the portal's loop and wait for its result.
 
     Args:
         factory: called on the loop, with the caller's context variables.
         name: what to call it in errors.
+        asks_only: it does nothing but ask the node, so that it may need no loop: try that first.
 
     Raises:
         RuntimeError: called from the portal's own thread, or from the thread on whose loop the node
@@ -211,8 +222,7 @@ def run(factory: Callable[[], Coroutine[Any, Any, R]], *, name: str = "call") ->
         KeyboardInterrupt: after the coroutine was cancelled and cleaned up.
         Exception: whatever the coroutine raised, with its traceback.
     """
-    portal = _holder.get()
-    if portal.is_here():
+    if _holder.is_here():
         raise RuntimeError(
             f"{name}() waits for kachery_p2p's event loop, and this code runs on that loop: "
             f"use 'await a{name}()' here"
@@ -223,19 +233,27 @@ def run(factory: Callable[[], Coroutine[Any, Any, R]], *, name: str = "call") ->
             f"{name}() waits for a node that runs on this thread's own event loop, which would "
             f"never end: use 'await a{name}()' here"
         )
-    return portal.run(factory, name)
+    if asks_only:
+        with contextlib.suppress(direct.LoopNeeded):
+            return direct.run(factory)
+    return _holder.get().run(factory, name)
 
 
 def shutdown() -> None:
-    """Stop the portal now; the next call makes a new one. At exit this happens by itself."""
+    """Stop the portal now, and close the connections; the next call makes new ones. At exit this
+    happens by itself."""
+    direct.close_idle()
     _holder.stop()
 
 
-def twin(async_function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
+def twin(
+    async_function: Callable[P, Coroutine[Any, Any, R]], *, asks_only: bool = False
+) -> Callable[P, R]:
     """The sync twin of an async function: the same, called without ``await``.
 
     Its name is the async one's without the leading 'a'; signature and annotations are the same, and
-    so is the docstring, with that name and without ``await`` in its examples.
+    so is the docstring, with that name and without ``await`` in its examples. ``asks_only`` is that
+    of :func:`run`.
     """
     async_name = async_function.__name__
     if not async_name.startswith("a") or not inspect.iscoroutinefunction(async_function):
@@ -244,7 +262,7 @@ def twin(async_function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
 
     @functools.wraps(async_function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        return run(lambda: async_function(*args, **kwargs), name=name)
+        return run(lambda: async_function(*args, **kwargs), name=name, asks_only=asks_only)
 
     call.__name__ = name
     call.__qualname__ = async_function.__qualname__.removesuffix(async_name) + name

@@ -295,21 +295,21 @@ class Subfeed:
         and go on with it. Whether there was a fork. Raises as :meth:`grant_write_access`."""
         return await self._log.resolve()
 
-    get_next_messages = twin(aget_next_messages)
-    get_next_message = twin(aget_next_message)
-    get_num_local_messages = twin(aget_num_local_messages)
-    get_num_messages = twin(aget_num_messages)
+    get_next_messages = twin(aget_next_messages, asks_only=True)
+    get_next_message = twin(aget_next_message, asks_only=True)
+    get_num_local_messages = twin(aget_num_local_messages, asks_only=True)
+    get_num_messages = twin(aget_num_messages, asks_only=True)
     print_messages = twin(aprint_messages)
     print_signed_messages = twin(aprint_signed_messages)
-    append_message = twin(aappend_message)
+    append_message = twin(aappend_message, asks_only=True)
     append_messages = twin(aappend_messages)
     submit_message = twin(asubmit_message)
     submit_messages = twin(asubmit_messages)
-    grant_write_access = twin(agrant_write_access)
-    revoke_write_access = twin(arevoke_write_access)
-    get_access_rules = twin(aget_access_rules)
-    set_access_rules = twin(aset_access_rules)
-    resolve_fork = twin(aresolve_fork)
+    grant_write_access = twin(agrant_write_access, asks_only=True)
+    revoke_write_access = twin(arevoke_write_access, asks_only=True)
+    get_access_rules = twin(aget_access_rules, asks_only=True)
+    set_access_rules = twin(aset_access_rules, asks_only=True)
+    resolve_fork = twin(aresolve_fork, asks_only=True)
 
     def __repr__(self) -> str:
         return f"<Subfeed {self.uri} at message {self._position}>"
@@ -345,7 +345,7 @@ async def afollow(
     return found
 
 
-follow = twin(afollow)
+follow = twin(afollow, asks_only=True)
 
 
 def _checked_position(position: int) -> int:

@@ -315,6 +315,8 @@ MAX_LOCAL_FRAME: Final = 4 * MIB
 LOCAL_PIECE: Final = 1 * MIB
 """Bytes of one piece of a streamed store or load_bytes."""
 MAX_LOCAL_CLIENTS: Final = 1_024
+MAX_IDLE_CONNECTIONS: Final = 8
+"""Connections that a client's threads leave open for the next sync call."""
 MAX_LOCAL_REQUESTS: Final = 2_048
 """Calls of one client that run at once; more wait in the socket."""
 LOCAL_QUEUE: Final = 8 * MIB
