@@ -35,7 +35,8 @@ from kachery_p2p.protocol.limits import (
 
 R = TypeVar("R")
 
-_READ_BYTES = 256 * 1024
+_READ_BYTES = 64 * 1024
+_LOOK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
 class ThreadConnection:
@@ -62,11 +63,11 @@ class ThreadConnection:
     def alive(self) -> bool:
         """Whether the node is still there. Nothing of an ended call may be left to be read."""
         try:
-            self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            self._sock.recv(1, _LOOK)
         except BlockingIOError:
             return True
         except OSError:
-            pass
+            return False
         return False
 
     async def greet(self, token: str | None) -> None:
@@ -190,19 +191,19 @@ class _Idle:
         self._kept: list[tuple[object, ThreadConnection]] = []
 
     def take(self, where: object) -> ThreadConnection | None:
-        while True:
-            with self._lock:
-                # The one that was used last: the others may be closed then, being the oldest.
-                at = next(
-                    (at for at in reversed(range(len(self._kept))) if self._kept[at][0] == where),
-                    None,
-                )
-                if at is None:
-                    return None
-                _, connection = self._kept.pop(at)
+        while (connection := self._pop(where)) is not None:
             if connection.alive:
                 return connection
             connection.close()
+        return None
+
+    def _pop(self, where: object) -> ThreadConnection | None:
+        with self._lock:
+            # The one that was used last: so the oldest stay unused, and are closed in time.
+            for at in range(len(self._kept) - 1, -1, -1):
+                if self._kept[at][0] == where:
+                    return self._kept.pop(at)[1]
+        return None
 
     def put(self, where: object, connection: ThreadConnection) -> None:
         with self._lock:

@@ -236,7 +236,8 @@ class Connection:
         self._finish(live, local.Failure(call.id, *to_wire(error)))
 
     def _ended(self, call: local.Call, live: LiveCall) -> None:
-        self._cancelled(call, live)  # if it was before the call began; else this does nothing
+        if call.id in self._live:  # it was cancelled before it began
+            self._cancelled(call, live)
         self._calls.pop(call.id, None)
         self.resume()
 

@@ -54,11 +54,10 @@ from kachery_p2p.protocol.limits import (
     MAX_SLICE,
     MAX_SUBFEED_NAME,
 )
-from kachery_p2p.storage.feed_log import LogInfo
+from kachery_p2p.storage.feed_log import Log, LogInfo
 
 from .api import LiveCall
 from .feed_reader import Wanted
-from .feeds import Log
 
 if TYPE_CHECKING:
     from .node import Node
@@ -174,12 +173,15 @@ class FeedCalls:
         return {"feed": await self._disk(self._store.feed_named, params.name or "")}
 
     async def _list(self, params: _Nothing, live: LiveCall) -> Any:
+        await self._feeds.settle()
+
         def work() -> list[dict[str, Any]]:
             return [self._describe(row.feed) for row in self._store.feeds()]
 
         return {"feeds": await self._disk(work)}
 
     async def _info(self, params: _Feed, live: LiveCall) -> Any:
+        await self._feeds.settle()
         return await self._disk(self._describe, params.feed)
 
     def _describe(self, feed: bytes) -> dict[str, Any]:
@@ -207,6 +209,7 @@ class FeedCalls:
         }
 
     async def _delete(self, params: _Feed, live: LiveCall) -> Any:
+        await self._feeds.settle()
         live.caller.require_write()
         await self._node.feed_reader.forget(params.feed)
         return {"deleted": await self._feeds.delete(params.feed)}
@@ -224,8 +227,8 @@ class FeedCalls:
         large = len(params.data) > MAX_SLICE // 16
         texts = await self._disk(self._texts, params) if large else self._texts(params)
         where = (params.feed, params.subfeed)
-        appended = await self._node.own_feeds.append(where, params.name, texts)
-        return {"first": appended.first, "count": appended.count}
+        numbers = await self._node.own_feeds.append(where, params.name, texts)
+        return {"first": numbers.first, "count": numbers.count}
 
     async def _submit(self, params: _Submit, live: LiveCall) -> Any:
         live.caller.require_write()
@@ -237,10 +240,10 @@ class FeedCalls:
         texts = await self._disk(self._texts, params)
         channel = self._channel(params.channel)
         if await self._feeds.is_own(params.feed):
-            appended = await self._node.own_feeds.append(
+            numbers = await self._node.own_feeds.append(
                 where, params.name, texts, submission=params.submission
             )
-            return {"first": appended.first, "count": appended.count}
+            return {"first": numbers.first, "count": numbers.count}
         numbers = await self._node.feed_submitter.submit(
             where,
             params.name,
@@ -254,6 +257,7 @@ class FeedCalls:
     # --- reading -----------------------------------------------------------------------------
 
     async def _read(self, params: _Read, live: LiveCall) -> Any:
+        await self._feeds.settle()
         where = (params.feed, params.subfeed)
         found = await self._node.feed_reader.read(
             [Wanted(where, params.position)],
@@ -292,6 +296,7 @@ class FeedCalls:
         raise BadInput(what="signed messages", reason="the subfeed grows too fast; ask for fewer")
 
     async def _watch(self, params: _Watch, live: LiveCall) -> Any:
+        await self._feeds.settle()
         wanted = [Wanted((feed, subfeed), at) for feed, subfeed, at in params.watches]
         found = await self._node.feed_reader.read(
             wanted,
@@ -331,6 +336,7 @@ class FeedCalls:
     # --- looking -----------------------------------------------------------------------------
 
     async def _show(self, params: _Show, live: LiveCall) -> Any:
+        await self._feeds.settle()
         shown = await self._disk(self._describe, params.feed)
         shown |= {"holders": [], "followers": 0, "fork": None, "detail": ""}
         if params.subfeed is None:
@@ -352,6 +358,7 @@ class FeedCalls:
         return shown
 
     async def _resolve(self, params: _Log, live: LiveCall) -> Any:
+        await self._feeds.settle()
         live.caller.require_write()
         known = await self._feeds.info((params.feed, params.subfeed))
         if known is None:

@@ -43,9 +43,9 @@ from kachery_p2p.protocol.limits import (
 from kachery_p2p.protocol.methods import FEED_FOLLOW, FeedFollow, FeedPart
 from kachery_p2p.protocol.plan import Holder
 from kachery_p2p.protocol.tree import ProofError
-from kachery_p2p.storage.feed_log import LogInfo
+from kachery_p2p.storage.feed_log import Log, LogInfo
 
-from .feeds import Feeds, Log
+from .feeds import Feeds
 from .follower import Follower, Roads
 from .sources import name_of
 

@@ -28,14 +28,13 @@ from kachery_p2p.protocol.methods import (
     FeedEvidence,
     FeedFollow,
     FeedLeaf,
-    FeedNumbers,
     FeedPart,
     FeedSubmit,
     FeedTexts,
 )
-from kachery_p2p.storage.feed_log import LogInfo
+from kachery_p2p.storage.feed_log import Log, LogInfo
 
-from .feeds import Feeds, Log, Served, may_leave
+from .feeds import Feeds, Served, may_leave
 from .link import Link
 from .network import Network
 from .own_feeds import OwnFeeds
@@ -116,7 +115,7 @@ class FeedServer:
         texts = await self._disk(unpack_texts, await stream.open_body(body), count)
         # The owner may have changed its mind while they came.
         await self._check_writer(link.peer, where, params.name)
-        appended = await self._own.append(
+        numbers = await self._own.append(
             where,
             params.name,
             texts,
@@ -124,7 +123,7 @@ class FeedServer:
             submission=params.submission,
         )
         stream.done(cost)
-        await stream.send(codec.plain(FeedNumbers(appended.first, appended.count)))
+        await stream.send(codec.plain(numbers))
 
     async def _check_writer(self, node: str, where: Log, name: str) -> None:
         text = await self._disk(self._store.get_rules, *where)

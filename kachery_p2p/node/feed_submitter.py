@@ -24,8 +24,8 @@ from kachery_p2p.protocol.methods import (
     FeedTexts,
 )
 from kachery_p2p.protocol.plan import Holder
+from kachery_p2p.storage.feed_log import Log
 
-from .feeds import Log
 from .follower import Roads
 
 _RETRY_SECONDS = 0.3

@@ -28,15 +28,14 @@ from kachery_p2p.protocol.limits import (
     MAX_RECENT_LOGS,
     MAX_SLICE,
 )
+from kachery_p2p.protocol.methods import FeedNumbers
 from kachery_p2p.protocol.things import Thing, ThingKind
-from kachery_p2p.storage.feed_append import Appended
-from kachery_p2p.storage.feed_log import LogInfo, cut_runs, drop_first
+from kachery_p2p.storage.feed_append import Append
+from kachery_p2p.storage.feed_log import Log, LogInfo, cut_runs, drop_first
 from kachery_p2p.storage.feeds import FeedStore
 
+from .appender import Appender
 from .context import Context
-
-Log = tuple[bytes, bytes]
-"""(feed id, subfeed hash)."""
 
 
 class Served(NamedTuple):
@@ -102,6 +101,7 @@ class Feeds:
         self._disk = context.workers.disk
         self._provide = provide
         self._withdraw = withdraw
+        self._appender = Appender(context, store, self._on_committed)
         self._listeners: dict[Log, dict[asyncio.Event, None]] = {}
         self._recent: OrderedDict[Log, _Recent] = OrderedDict()
         self._told: set[tuple[Log, frozenset[str]]] = set()
@@ -221,6 +221,7 @@ class Feeds:
 
     async def delete(self, feed: bytes) -> bool:
         """Forget a feed, and its key if it is ours; whether it was here."""
+        self._appender.forget(feed)
         logs = [(feed, subfeed) for _, subfeed, _ in await self._disk(self.store.logs, feed)]
         deleted = await self._disk(self.store.delete_feed, feed)
         self._own.pop(feed, None)
@@ -240,29 +241,48 @@ class Feeds:
         *,
         author: bytes | None = None,
         submission: bytes | None = None,
-    ) -> Appended:
-        """Sign and keep messages; they are on disk when this returns.
+    ) -> FeedNumbers:
+        """Sign and keep messages; their numbers. They are on disk when this returns;
+        with durability relaxed they may only be about to be, and :meth:`settle` waits for it.
 
         Raises:
             FeedReadOnly, FeedForked, FeedBehind, BadInput, StorageFull, StorageDamaged
         """
         now = round(self.context.clock() * 1000)
+        call = Append(*log, name, texts, author, now, submission)
+        if submission is None and author is None:
+            first = self._appender.accept(call)
+            if first is not None:
+                return FeedNumbers(first, len(texts))
+        done = await self._appender.append(call)
+        return FeedNumbers(done.first, done.count)
 
-        def work() -> Appended:
-            return self.store.append(
-                *log, name, texts, author=author, now_ms=now, submission=submission
-            )
+    async def settle(self) -> None:
+        """Until all that was appended can be read."""
+        await self._appender.settle()
 
-        appended = await self._disk(work)
-        head = appended.head
-        self._recent.pop(log, None)
-        # What a submission brings when it is repeated need not be what stands there.
-        if submission is None and appended.first + len(texts) == head.size:
-            runs = [Run(count, head.timestamp, author) for count in cut_runs(texts)]
-            self._remember(log, Slice(appended.first, runs, texts), head)
-        self._tell(log, frozenset())
-        self.ring(log)
-        return appended
+    def _on_committed(self, calls: list[Append]) -> None:
+        newest: dict[Log, tuple[Head, Slice]] = {}
+        for call in calls:
+            log, done = (call.feed, call.subfeed), call.result
+            assert done is not None
+            _, slice = newest.get(log) or (done.head, Slice(done.first, [], []))
+            # What a submission brings when it is repeated need not be what stands there.
+            if call.submission is not None or slice.stop != done.first:
+                slice = Slice(done.first + done.count, [], [])
+            else:
+                texts = list(call.texts)
+                slice.texts.extend(texts)
+                slice.runs.extend(
+                    Run(count, call.timestamp, call.author) for count in cut_runs(texts)
+                )
+            newest[log] = done.head, slice
+        for log, (head, slice) in newest.items():
+            self._recent.pop(log, None)
+            if slice.texts:
+                self._remember(log, slice, head)
+            self._tell(log, frozenset())
+            self.ring(log)
 
     async def extend(
         self,
@@ -286,6 +306,7 @@ class Feeds:
                 *log, slice, right, head, channel.hex(), base_peaks=peaks, source=source
             )
 
+        self._appender.forget(log[0])
         try:
             size = await self._disk(work)
         except FeedForked:
@@ -300,6 +321,7 @@ class Feeds:
 
     async def record_fork(self, fork: Fork, source: str) -> None:
         """Keep the proof that a feed's owner signed two histories. Raises ForgedFeed."""
+        self._appender.forget(fork.first.feed)
         await self._disk(self.store.record_fork, fork, source)
         self.context.warn(
             f"feed {fork.first.feed.hex()[:8]} was signed with two histories; it takes nothing more"

@@ -43,8 +43,9 @@ from kachery_p2p.protocol.limits import (
 from kachery_p2p.protocol.methods import FEED_FOLLOW, FeedFollow, FeedPart
 from kachery_p2p.protocol.plan import Holder, rank
 from kachery_p2p.protocol.session import Body
+from kachery_p2p.storage.feed_log import Log
 
-from .feeds import Feeds, Log
+from .feeds import Feeds
 from .fork_evidence import compare_head, seek_fork
 from .link import Link
 from .lookup import Lookup

@@ -13,8 +13,9 @@ from kachery_p2p.protocol.errors import BadInput, FeedForked, ForgedFeed, Protoc
 from kachery_p2p.protocol.feed import Head, check_head
 from kachery_p2p.protocol.feed_fork import Fork, make_fork
 from kachery_p2p.protocol.methods import FEED_EVIDENCE, FeedEvidence, FeedLeaf
+from kachery_p2p.storage.feed_log import Log
 
-from .feeds import Feeds, Log
+from .feeds import Feeds
 from .link import Link
 
 log = logging.getLogger(__name__)

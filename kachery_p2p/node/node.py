@@ -324,6 +324,8 @@ class Node:
                     await self.downloader.close()
                 if hasattr(self, "announcer"):
                     self.announcer.close()
+                if hasattr(self, "feeds"):
+                    await self.feeds.settle()
                 for server in self._servers:
                     server.close(close_connections=False)
                 if hasattr(self, "network"):

@@ -11,9 +11,10 @@ import asyncio
 
 from kachery_p2p.protocol.errors import FeedBehind, FeedForked
 from kachery_p2p.protocol.limits import LOOKUP_SECONDS
-from kachery_p2p.storage.feed_append import Appended
+from kachery_p2p.protocol.methods import FeedNumbers
+from kachery_p2p.storage.feed_log import Log
 
-from .feeds import Feeds, Log
+from .feeds import Feeds
 from .follower import Follower, Roads
 from .link import Link
 
@@ -47,7 +48,7 @@ class OwnFeeds:
         *,
         author: bytes | None = None,
         submission: bytes | None = None,
-    ) -> Appended:
+    ) -> FeedNumbers:
         """As :meth:`.feeds.Feeds.append`."""
         if where[0] not in self._fresh:
             task = self._asked.get(where)

@@ -50,9 +50,9 @@ from kachery_p2p.protocol.limits import (
     PROTOCOL_VERSION,
 )
 from kachery_p2p.protocol.roles import PROXY
+from kachery_p2p.storage.feed_log import Log
 
 from .api import LiveCall
-from .feeds import Log
 from .link import Link
 from .storage_usage import StorageUsage
 from .task_jobs import Backend, Job

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from asyncio import Future
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -38,6 +39,10 @@ class Workers:
 
     async def cipher(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return await _run(self._cipher, function, *args, **kwargs)
+
+    def start(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """As :meth:`disk`, for who does not want to wait."""
+        return _start(self._disk, function, *args, **kwargs)
 
     async def disk(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run blocking work. Cancelling the caller does not stop the thread, only the wait."""
@@ -96,10 +101,16 @@ def _hear(opening: asyncio.Future[C]) -> None:
 
 
 async def _run(pool: Executor, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    return await _start(pool, function, *args, **kwargs)
+
+
+def _start(
+    pool: Executor, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+) -> Future[R]:
     loop = asyncio.get_running_loop()
     if kwargs:
-        return await loop.run_in_executor(pool, lambda: function(*args, **kwargs))
-    return await loop.run_in_executor(pool, function, *args)
+        return loop.run_in_executor(pool, lambda: function(*args, **kwargs))
+    return loop.run_in_executor(pool, function, *args)
 
 
 class InOrder:

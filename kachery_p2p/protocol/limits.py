@@ -230,6 +230,14 @@ MAX_RECENT_LOGS: Final = 256
 """Subfeeds whose newest messages are kept in memory for those who follow them."""
 MAX_RECENT_BYTES: Final = 64 * KIB
 """Bytes of such messages for one subfeed."""
+FEED_COMMIT_BYTES: Final = 16 * MIB
+"""Bytes of messages after which one commit takes no further append."""
+FEED_RELAXED_SECONDS: Final = 0.005
+"""With durability relaxed: from an append to the commit that it shares with others."""
+FEED_RETRY_SECONDS: Final = 1.0
+"""After a commit of acknowledged appends that failed, such as for a full disk, until the next try."""
+FEED_SPOOL_BYTES: Final = 16 * MIB
+"""Of appends that are acknowledged and not committed; further ones wait."""
 MAX_FEED_WRITERS: Final = 1_000
 """Access rules of one subfeed."""
 MAX_SUBFEED_NAME: Final = 1_000

@@ -7,7 +7,7 @@ them all.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kachery_p2p.protocol.errors import (
@@ -51,6 +51,8 @@ class Append:
     author: bytes | None
     now_ms: int
     submission: bytes | None
+    timestamp: int = 0
+    """Of its messages, in milliseconds: ``now_ms``, or the log's if that is ahead."""
     result: Appended | None = None
     error: KacheryError | None = None
 
@@ -81,28 +83,51 @@ def append_all(db: sqlite3.Connection, calls: list[Append], load: Load) -> list[
     """
     grown: dict[tuple[bytes, bytes], OpenLog] = {}
     done: list[tuple[Append, OpenLog, int, int]] = []
-    for call in calls:
+    for group in _groups(calls):
+        call = group[0]
         place = call.feed, call.subfeed
         try:
             log = grown.get(place) or _own_log(db, call, load)
-            _check_appendable(log, len(call.texts))
+            _check_appendable(log, sum(len(each.texts) for each in group))
         except KacheryError as error:
-            call.error = error
+            for each in group:
+                each.result, each.error = None, error
             continue
         found = _find_submission(db, log, call)
         if found is None:
             first = log.info.size
-            log = grown[place] = _append(db, log, call)
-            found = first, len(call.texts)
-        done.append((call, log, *found))
+            log = grown[place] = _append(db, log, group)
+        else:
+            first = found[0]
+        for each in group:
+            count = len(each.texts) if found is None else found[1]
+            done.append((each, log, first, count))
+            first += count
     signed = {place: _sign(log) for place, log in grown.items()}
     for log in signed.values():
         save_log(db, log)
     for call, log, first, count in done:
         head = signed.get((call.feed, call.subfeed), log).info.head
         assert head is not None
-        call.result = Appended(first, count, head)
+        call.result, call.error = Appended(first, count, head), None
     return list(signed.values())
+
+
+def _groups(calls: list[Append]) -> Iterator[list[Append]]:
+    """The calls in order; neighbours that can be appended as one together."""
+    group: list[Append] = []
+    for call in calls:
+        if group and not _joins(group[-1], call):
+            yield group
+            group = []
+        group.append(call)
+    if group:
+        yield group
+
+
+def _joins(before: Append, call: Append) -> bool:
+    same = (before.feed, before.subfeed, before.name) == (call.feed, call.subfeed, call.name)
+    return same and before.submission is None and call.submission is None
 
 
 def _own_log(db: sqlite3.Connection, call: Append, load: Load) -> OpenLog:
@@ -131,19 +156,23 @@ def _check_appendable(log: OpenLog, count: int) -> None:
         raise BadInput(what="messages to append", reason="the subfeed cannot hold so many")
 
 
-def _append(db: sqlite3.Connection, log: OpenLog, call: Append) -> OpenLog:
-    # Times of a log go one way, whatever the clock did.
-    timestamp = max(call.now_ms, log.timestamp)
-    texts = list(call.texts)
-    runs = [Run(count, timestamp, call.author) for count in cut_runs(texts)]
-    first = log.info.size
-    slice = Slice(first, runs, texts)
+def _append(db: sqlite3.Connection, log: OpenLog, group: list[Append]) -> OpenLog:
+    timestamp = log.timestamp
+    texts: list[bytes] = []
+    runs: list[Run] = []
+    for call in group:
+        # Times of a log go one way, whatever the clock did.
+        call.timestamp = timestamp = max(call.now_ms, timestamp)
+        texts += call.texts
+        runs += [Run(count, timestamp, call.author) for count in cut_runs(call.texts)]
+    slice = Slice(log.info.size, runs, texts)
     growth = grow(log, slice, leaf_hashes(slice))
     write_growth(db, growth)
     grown = growth.log._replace(timestamp=timestamp)
+    call = group[0]
     if call.submission is not None:
         slot = grown.submissions % MAX_SUBMISSIONS
-        values = (log.number, slot, call.author or b"", call.submission, first, len(texts))
+        values = (log.number, slot, call.author or b"", call.submission, slice.start, len(texts))
         db.execute("INSERT OR REPLACE INTO submissions VALUES (?, ?, ?, ?, ?, ?)", values)
         grown = grown._replace(submissions=grown.submissions + 1)
     if grown.info.name is None and call.name is not None:

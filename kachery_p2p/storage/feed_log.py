@@ -39,6 +39,10 @@ _PLACE_BITS: Final = 40  # MAX_FEED_MESSAGES is 1 << 40
 _COLUMNS: Final = "log, feed, subfeed, name, base, size, head, known, peaks, rest, submissions"
 
 
+Log = tuple[bytes, bytes]
+"""(feed id, subfeed hash)."""
+
+
 class LogInfo(NamedTuple):
     """What is held of a log.
 

@@ -26,7 +26,7 @@ from .feed_append import Append, Appended, append_all
 from .feed_intake import Incoming, find_fork, take_in
 from .feed_log import OpenLog, drop_log, load_log, make_log
 from .feed_logs import LogStore
-from .group_commit import GroupCommit
+from .feed_spool import Accepted, FeedSpool
 
 
 class FeedRow(NamedTuple):
@@ -44,13 +44,31 @@ class FeedRow(NamedTuple):
 class FeedStore(LogStore):
     """The feeds in the database at ``path``. A feed is its 32-byte id, a subfeed its 20-byte hash.
 
-    ``durable=False`` waits for no disk at all: a crash of the machine may lose the last moments, a
-    crash of the process loses nothing all the same.
+    ``durable=False`` waits for no disk at all, and :meth:`accept` need not wait for a commit: a crash
+    of the machine may lose the last moments, a crash of the process loses nothing all the same.
     """
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
-        self._appends = GroupCommit(self._append_all)
+        self._spool: FeedSpool | None = None
         super().__init__(path, durable=durable)
+        spool = path.with_suffix(".spool")
+        try:
+            if not durable or spool.exists():
+                self._spool = FeedSpool(spool)
+                self._append_accepted()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def durable(self) -> bool:
+        return self._durable
+
+    def close(self) -> None:
+        """Close the files; a second time does nothing."""
+        if self._spool is not None:
+            self._spool.close()
+        super().close()
 
     # --- feeds -----------------------------------------------------------------------------------
 
@@ -157,18 +175,49 @@ class FeedStore(LogStore):
             FeedBehind: more of it was signed than is here.
         """
         call = Append(feed, subfeed, name, texts, author, now_ms, submission)
-        self._appends.submit(call)
+        self.append_all([call])
         if call.error is not None:
             raise call.error
         assert call.result is not None
         return call.result
 
-    def _append_all(self, calls: list[Append]) -> None:
+    def append_all(self, calls: list[Append]) -> None:
+        """Do several appends with one commit; each call has its result or its error then.
+
+        Raises:
+            StorageFull, StorageDamaged: none was done.
+        """
         with self._lock:
             with self.transaction() as db:
                 grown = append_all(db, calls, self._load)
             for log in grown:
                 self._keep(log)
+
+    def accept(self, call: Append, first: int) -> bool:
+        """With ``durable=False``: keep an append until it is committed, over a crash of the process
+        too. ``first``: the number that its first message will have.
+
+        Returns:
+            False: there is no room for it until :meth:`all_committed`.
+
+        Raises:
+            StorageFull, StorageDamaged: it is not kept.
+        """
+        return self._spool is not None and self._spool.put(Accepted(call, first))
+
+    def all_committed(self) -> None:
+        """All that was accepted was given to :meth:`append_all` since."""
+        if self._spool is not None:
+            self._spool.clear()
+
+    def _append_accepted(self) -> None:
+        """What a process that is gone accepted and did not commit."""
+        assert self._spool is not None
+        for call, first in self._spool.read():
+            info = self.info(call.feed, call.subfeed)
+            if first == (info.size if info is not None else 0):
+                self.append_all([call])
+        self._spool.clear()
 
     def adopt(
         self,

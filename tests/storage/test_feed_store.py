@@ -259,7 +259,7 @@ def test_a_call_that_fails_takes_no_other_with_it(store):
         Append(FEED, SUB, None, texts(2, 3), None, 5, None),
         Append(FEED, OTHER, None, texts(0, 1), None, 5, None),
     ]
-    store._append_all(calls)
+    store.append_all(calls)
     assert [None if call.result is None else call.result.first for call in calls] == [
         0, None, 0, 2, 0,
     ]  # fmt: skip
