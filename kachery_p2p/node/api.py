@@ -75,11 +75,12 @@ class Upload:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._pieces: deque[bytes | None] = deque()
-        self._ready = asyncio.Event()
+        self._ready: asyncio.Event | None = None
 
     def put(self, piece: bytes | None) -> None:
         self._pieces.append(piece)
-        self._ready.set()
+        if self._ready is not None:
+            self._ready.set()
 
     @property
     def full(self) -> bool:
@@ -87,7 +88,7 @@ class Upload:
 
     async def next(self) -> bytes | None:
         while not self._pieces:
-            self._ready.clear()
+            self._ready = asyncio.Event()
             await self._ready.wait()
         piece = self._pieces.popleft()
         self._connection.resume()

@@ -128,12 +128,12 @@ class Appender:
             size += sum(map(len, queued.call.texts)) if queued.call is not None else 0
         calls = [queued.call for queued in batch if queued.call is not None]
         self._running = True
-        done = self._context.workers.start(self._store.append_all, calls)
-        done.add_done_callback(lambda done: self._on_done(batch, done))
+        self._context.workers.commit(
+            lambda: self._store.append_all(calls), lambda error: self._on_done(batch, error)
+        )
 
-    def _on_done(self, batch: list[_Queued], done: asyncio.Future[None]) -> None:
+    def _on_done(self, batch: list[_Queued], error: BaseException | None) -> None:
         self._running = False
-        error = asyncio.CancelledError() if done.cancelled() else done.exception()
         if error is None:
             self._on_committed(batch)
         else:

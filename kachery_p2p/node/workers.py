@@ -1,17 +1,18 @@
 """Worker threads: everything that would hold up the event loop.
 
 The loop does socket work only. Hashing, ciphers and disk calls release the interpreter's lock, so a
-few threads use all cores. Two pools, so that a disk that is slow to sync never delays a cipher.
+few threads use all cores. Two pools, so that a disk that is slow to sync never delays a cipher; and
+one thread for commits that come one after another anyway: it is still warm when the next one comes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from asyncio import Future
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Generic, ParamSpec, Protocol, TypeVar
 
 
@@ -31,24 +32,35 @@ DISK_THREADS = 8
 
 
 class Workers:
-    """The two pools. ``cipher`` work is short and never blocks; ``disk`` work may."""
+    """The pools. ``cipher`` work is short and never blocks; ``disk`` work may."""
 
     def __init__(self, cipher: Executor | None = None, disk: Executor | None = None) -> None:
         self._cipher = cipher or ThreadPoolExecutor(CIPHER_THREADS, "kachery-cipher")
         self._disk = disk or ThreadPoolExecutor(DISK_THREADS, "kachery-disk")
+        self._commits = ThreadPoolExecutor(1, "kachery-commit")
 
     async def cipher(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return await _run(self._cipher, function, *args, **kwargs)
-
-    def start(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """As :meth:`disk`, for who does not want to wait."""
-        return _start(self._disk, function, *args, **kwargs)
 
     async def disk(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run blocking work. Cancelling the caller does not stop the thread, only the wait."""
         return await _run(self._disk, function, *args, **kwargs)
 
+    def commit(
+        self, work: Callable[[], object], then: Callable[[BaseException | None], object]
+    ) -> None:
+        """Do ``work`` in the thread for commits, and call ``then`` on this loop with what it raised,
+        or None."""
+        loop = asyncio.get_running_loop()
+
+        def done(future: Future[object]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(then, future.exception())
+
+        self._commits.submit(work).add_done_callback(done)
+
     def close(self) -> None:
+        self._commits.shutdown(wait=True)
         self._cipher.shutdown(wait=True, cancel_futures=True)
         self._disk.shutdown(wait=True, cancel_futures=True)
 
@@ -101,16 +113,10 @@ def _hear(opening: asyncio.Future[C]) -> None:
 
 
 async def _run(pool: Executor, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    return await _start(pool, function, *args, **kwargs)
-
-
-def _start(
-    pool: Executor, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
-) -> Future[R]:
     loop = asyncio.get_running_loop()
     if kwargs:
-        return loop.run_in_executor(pool, lambda: function(*args, **kwargs))
-    return loop.run_in_executor(pool, function, *args)
+        return await loop.run_in_executor(pool, lambda: function(*args, **kwargs))
+    return await loop.run_in_executor(pool, function, *args)
 
 
 class InOrder:
