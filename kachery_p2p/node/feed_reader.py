@@ -194,8 +194,10 @@ class FeedReader:
                 await self._follow_all(wanted, followers, stack, channel)
                 while True:
                     bell.clear()
-                    unsettled = [f.settle(contact - loop.time()) for f in followers.values()]
-                    await asyncio.gather(*unsettled)
+                    unsettled = [f for f in followers.values() if not f.settled]
+                    if unsettled:
+                        left = contact - loop.time()
+                        await asyncio.gather(*(f.settle(left) for f in unsettled))
                     found = {}
                     for place, each in enumerate(wanted):
                         slice = await self._read_one(each, most, followers.get(place))

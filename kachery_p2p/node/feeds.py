@@ -4,8 +4,8 @@
 messages: local readers (:mod:`.feed_reader`), other nodes that follow (:mod:`.feed_server`) and our own
 followers of others (:mod:`.follower`).
 
-Invariants: a message is on disk before anybody hears of it; whoever listens before it looks hears of
-everything that comes after.
+Invariants: a message of one's own is on disk before anybody hears of it, one of others is proven;
+whoever listens before it looks hears of everything that comes after.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 from kachery_p2p.protocol import things
 from kachery_p2p.protocol.blinding import FEED_CONTEXT, FEED_OWNER_CONTEXT
-from kachery_p2p.protocol.errors import FeedForked
 from kachery_p2p.protocol.feed import Head, Run, Slice
 from kachery_p2p.protocol.feed_fork import Fork
 from kachery_p2p.protocol.limits import (
@@ -31,11 +30,16 @@ from kachery_p2p.protocol.limits import (
 from kachery_p2p.protocol.methods import FeedNumbers
 from kachery_p2p.protocol.things import Thing, ThingKind
 from kachery_p2p.storage.feed_append import Append
+from kachery_p2p.storage.feed_intake import Incoming
 from kachery_p2p.storage.feed_log import Log, LogInfo, cut_runs, drop_first
 from kachery_p2p.storage.feeds import FeedStore
 
 from .appender import Appender
 from .context import Context
+
+_INLINE_MESSAGES = 64
+_INLINE_BYTES = 4_096
+"""So few are checked before a thread would have begun."""
 
 
 class Served(NamedTuple):
@@ -102,6 +106,7 @@ class Feeds:
         self._provide = provide
         self._withdraw = withdraw
         self._appender = Appender(context, store, self._on_committed)
+        self._storing: set[asyncio.Future[None]] = set()
         self._listeners: dict[Log, dict[asyncio.Event, None]] = {}
         self._recent: OrderedDict[Log, _Recent] = OrderedDict()
         self._told: set[tuple[Log, frozenset[str]]] = set()
@@ -257,9 +262,15 @@ class Feeds:
         done = await self._appender.append(call)
         return FeedNumbers(done.first, done.count)
 
-    async def settle(self) -> None:
+    async def settle_own(self) -> None:
         """Until all that was appended can be read."""
         await self._appender.settle()
+
+    async def settle(self) -> None:
+        """Until all that can be read is in the store."""
+        await self._appender.settle()
+        if self._storing:
+            await asyncio.wait(set(self._storing))
 
     def _on_committed(self, calls: list[Append]) -> None:
         newest: dict[Log, tuple[Head, Slice]] = {}
@@ -301,21 +312,35 @@ class Feeds:
             ForgedFeed, FeedForked, BadInput (a gap), StorageFull, StorageDamaged
         """
 
-        def work() -> int:
-            return self.store.extend(
-                *log, slice, right, head, channel.hex(), base_peaks=peaks, source=source
-            )
+        def incoming() -> Incoming:
+            return Incoming(*log, slice, right, head, channel.hex(), peaks, None, source)
 
         self._appender.forget(log[0])
+        stored = asyncio.get_running_loop().create_future()
+        self._storing.add(stored)
+        heard = False
         try:
-            size = await self._disk(work)
-        except FeedForked:
+            if len(slice.texts) <= _INLINE_MESSAGES and sum(map(len, slice.texts)) <= _INLINE_BYTES:
+                checked = incoming()
+                heard = self.store.follows(checked)
+                if heard:
+                    # Who reads them need not wait for our disk: they can be fetched again.
+                    self._remember(log, slice, head)
+                    self.ring(log)
+                size = await self._disk(self.store.take_in, checked)
+            else:
+                size = await self._disk(lambda: self.store.take_in(incoming()))
+        except BaseException:
             self._recent.pop(log, None)
+            self.ring(log)
             raise
         finally:
+            self._storing.discard(stored)
+            stored.set_result(None)
+        if not heard:
+            if slice.texts and size == slice.stop:
+                self._remember(log, slice, head)
             self.ring(log)
-        if slice.texts and size == slice.stop:
-            self._remember(log, slice, head)
         self._tell(log, frozenset([channel.hex()]))
         return size
 

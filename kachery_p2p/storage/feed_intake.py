@@ -53,6 +53,19 @@ class Incoming:
         return ForgedFeed(what=what, source=self.source, reason=reason)
 
 
+def follows(log: OpenLog, incoming: Incoming) -> bool:
+    """Whether what came is proven to be what comes next in a log, up to a new head: no more needs to
+    be looked at than is in memory. False says nothing."""
+    info, slice, head = log.info, incoming.slice, incoming.head
+    if info.fork is not None or info.head is None or info.head.size >= head.size:
+        return False
+    if slice.start != info.size or slice.stop != head.size:
+        return False
+    frontier = log.frontier.copy()
+    frontier.extend(incoming.leaves)
+    return frontier.root() == head.root
+
+
 def take_in(db: sqlite3.Connection, log: OpenLog, incoming: Incoming) -> OpenLog | Fork:
     """Verify what came and write it, inside a transaction.
 

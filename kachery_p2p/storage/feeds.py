@@ -23,7 +23,7 @@ from kachery_p2p.protocol.feed_fork import Fork, check_fork
 from kachery_p2p.protocol.identity import NodeKey
 
 from .feed_append import Append, Appended, append_all
-from .feed_intake import Incoming, find_fork, take_in
+from .feed_intake import Incoming, find_fork, follows, take_in
 from .feed_log import OpenLog, drop_log, load_log, make_log
 from .feed_logs import LogStore
 from .feed_spool import Accepted, FeedSpool
@@ -236,7 +236,7 @@ class FeedStore(LogStore):
             UnknownFeed, FeedReadOnly: the feed, or its key, is not here; or as :meth:`extend`.
         """
         self._check_own(feed)
-        return self._take_in(Incoming(feed, subfeed, slice, right, head, None, None, name, source))
+        return self.take_in(Incoming(feed, subfeed, slice, right, head, None, None, name, source))
 
     def note_head(self, head: Head, source: str = "another node") -> None:
         """Somebody showed a head of one's own feed: what it covers was signed, so nothing may be
@@ -294,11 +294,18 @@ class FeedStore(LogStore):
             ForgedFeed: this is not what the feed's key signed.
             FeedForked: two histories were signed. If ``head`` shows it, the evidence is kept.
         """
-        return self._take_in(
+        return self.take_in(
             Incoming(feed, subfeed, slice, right, head, channel, base_peaks, name, source)
         )
 
-    def _take_in(self, incoming: Incoming) -> int:
+    def follows(self, incoming: Incoming) -> bool:
+        """Whether it is clear, without a look at the disk, that this will be taken in: it is proven
+        to be what comes next in its log. Takes as long as a signature does."""
+        log = self._cached(incoming.feed, incoming.subfeed)
+        return log is not None and follows(log, incoming)
+
+    def take_in(self, incoming: Incoming) -> int:
+        """As :meth:`extend`."""
         feed = incoming.feed
         with self._lock:
             with self._sync(self._owns(feed)), self.transaction() as db:
