@@ -50,8 +50,8 @@ class Appender:
         self._queue: deque[_Queued] = deque()
         self._running = False
         self._timer: asyncio.TimerHandle | None = None
-        self._accepted = 0
-        """Acknowledged, and not committed."""
+        self._accepted: Counter[Log] = Counter()
+        """Appends to a log that are acknowledged and not committed."""
         self._waited: Counter[Log] = Counter()
         """Appends to a log that somebody waits for."""
         self._sizes: OrderedDict[Log, int] = OrderedDict()
@@ -65,9 +65,7 @@ class Appender:
         try:
             await self._wait(call)
         finally:
-            self._waited[log] -= 1
-            if not self._waited[log]:
-                del self._waited[log]
+            _less(self._waited, log)
         if call.error is not None:
             raise call.error
         assert call.result is not None
@@ -88,7 +86,7 @@ class Appender:
             return None
         self._sizes[log] = first + len(call.texts)
         self._sizes.move_to_end(log)
-        self._accepted += 1
+        self._accepted[log] += 1
         self._queue.append(_Queued(call, None))
         self._soon(FEED_RELAXED_SECONDS)
         return first
@@ -98,9 +96,10 @@ class Appender:
         for log in [log for log in self._sizes if log[0] == feed]:
             del self._sizes[log]
 
-    async def settle(self) -> None:
-        """Until what was acknowledged is committed, as far as that is possible now."""
-        if self._accepted:
+    async def settle(self, log: Log | None = None) -> None:
+        """Until what was acknowledged, of all logs or of one, is committed, as far as that is possible
+        now."""
+        if self._accepted and (log is None or log in self._accepted):
             await self._wait(None)
 
     async def _wait(self, call: Append | None) -> None:
@@ -156,7 +155,7 @@ class Appender:
         calls = [queued.call for queued in batch if queued.call is not None]
         for queued in batch:
             if queued.end is None and queued.call is not None:
-                self._accepted -= 1
+                _less(self._accepted, (queued.call.feed, queued.call.subfeed))
                 if queued.call.error is not None:
                     self._lost(queued.call, queued.call.error)
         if not self._accepted:
@@ -169,3 +168,9 @@ class Appender:
             f"{len(call.texts)} messages that were acknowledged (durability is relaxed) were not "
             f"appended to feed {call.feed.hex()[:8]}: {error}"
         )
+
+
+def _less(counts: Counter[Log], log: Log) -> None:
+    counts[log] -= 1
+    if not counts[log]:
+        del counts[log]

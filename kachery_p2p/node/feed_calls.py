@@ -181,7 +181,7 @@ class FeedCalls:
         return {"feeds": await self._disk(work)}
 
     async def _info(self, params: _Feed, live: LiveCall) -> Any:
-        await self._feeds.settle()
+        await self._feeds.settle(params.feed)
         return await self._disk(self._describe, params.feed)
 
     def _describe(self, feed: bytes) -> dict[str, Any]:
@@ -257,7 +257,6 @@ class FeedCalls:
     # --- reading -----------------------------------------------------------------------------
 
     async def _read(self, params: _Read, live: LiveCall) -> Any:
-        await self._feeds.settle_own()
         where = (params.feed, params.subfeed)
         found = await self._node.feed_reader.read(
             [Wanted(where, params.position)],
@@ -281,7 +280,7 @@ class FeedCalls:
             "proofs": None,
         }
         if params.proofs and slice.texts:
-            await self._feeds.settle()
+            await self._feeds.settle(params.feed)
             head, proofs = await self._disk(self._prove, where, slice)
             answer |= {"head": codec.plain(head), "proofs": proofs}
         return answer
@@ -297,7 +296,6 @@ class FeedCalls:
         raise BadInput(what="signed messages", reason="the subfeed grows too fast; ask for fewer")
 
     async def _watch(self, params: _Watch, live: LiveCall) -> Any:
-        await self._feeds.settle_own()
         wanted = [Wanted((feed, subfeed), at) for feed, subfeed, at in params.watches]
         found = await self._node.feed_reader.read(
             wanted,

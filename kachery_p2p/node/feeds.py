@@ -106,7 +106,7 @@ class Feeds:
         self._provide = provide
         self._withdraw = withdraw
         self._appender = Appender(context, store, self._on_committed)
-        self._storing: set[asyncio.Future[None]] = set()
+        self._stores: dict[Log, set[asyncio.Future[int]]] = {}
         self._listeners: dict[Log, dict[asyncio.Event, None]] = {}
         self._recent: OrderedDict[Log, _Recent] = OrderedDict()
         self._told: set[tuple[Log, frozenset[str]]] = set()
@@ -138,6 +138,8 @@ class Feeds:
     # --- what is here ------------------------------------------------------------------------
 
     async def info(self, log: Log) -> LogInfo | None:
+        await self._appender.settle(log)
+        await self._stored(log)
         return await self._disk(self.store.info, *log)
 
     async def is_own(self, feed: bytes) -> bool:
@@ -152,6 +154,7 @@ class Feeds:
 
     async def read(self, log: Log, start: int, most: int) -> Slice | None:
         """At most ``most`` messages from ``start`` on that fit one frame; None if none are held."""
+        await self._appender.settle(log)
         if self.ends_at(log, start):
             return Slice(start, [], [])
         recent = self._newest(log, start)
@@ -164,6 +167,7 @@ class Feeds:
                 return None
             return self.store.read(*log, start, max_messages=most, max_bytes=MAX_SLICE)
 
+        await self._stored(log)
         return await self._disk(work)
 
     async def serve(
@@ -174,6 +178,7 @@ class Feeds:
 
         ``peaks``: with the frontier at ``start``, which who has what comes before it does not need.
         """
+        await self._appender.settle(log)
         recent = None if peaks or stop is not None else self._newest(log, start)
         if recent is not None:
             return Served(recent.slice, [], [], recent.head)
@@ -187,6 +192,7 @@ class Feeds:
             proof = self.store.proof(*log, start, slice.stop)
             return Served(slice, proof.peaks if peaks else [], proof.right, proof.head)
 
+        await self._stored(log)
         return await self._disk(work)
 
     def has_news(self, log: Log, position: int) -> bool:
@@ -262,15 +268,31 @@ class Feeds:
         done = await self._appender.append(call)
         return FeedNumbers(done.first, done.count)
 
-    async def settle_own(self) -> None:
-        """Until all that was appended can be read."""
+    async def settle(self, feed: bytes | None = None) -> None:
+        """Until all that can be read is in the store, of all feeds or of one."""
         await self._appender.settle()
+        for log in [log for log in self._stores if feed in (None, log[0])]:
+            await self._stored(log)
 
-    async def settle(self) -> None:
-        """Until all that can be read is in the store."""
-        await self._appender.settle()
-        if self._storing:
-            await asyncio.wait(set(self._storing))
+    async def _store(self, log: Log, incoming: Incoming) -> int:
+        """Messages that have been heard of go to the disk, whether the caller waits or not."""
+        storing = asyncio.ensure_future(self._disk(self.store.take_in, incoming))
+        self._stores.setdefault(log, set()).add(storing)
+        storing.add_done_callback(lambda storing: self._on_stored(log, storing))
+        return await asyncio.shield(storing)
+
+    def _on_stored(self, log: Log, storing: asyncio.Future[int]) -> None:
+        self._stores[log].discard(storing)
+        if not self._stores[log]:
+            del self._stores[log]
+        if storing.cancelled() or storing.exception() is not None:
+            self._recent.pop(log, None)
+            self.ring(log)
+
+    async def _stored(self, log: Log) -> None:
+        """Until what was heard of a log is in the store."""
+        if log in self._stores:
+            await asyncio.wait(set(self._stores[log]))
 
     def _on_committed(self, calls: list[Append]) -> None:
         newest: dict[Log, tuple[Head, Slice]] = {}
@@ -316,27 +338,25 @@ class Feeds:
             return Incoming(*log, slice, right, head, channel.hex(), peaks, None, source)
 
         self._appender.forget(log[0])
-        stored = asyncio.get_running_loop().create_future()
-        self._storing.add(stored)
+        few = len(slice.texts) <= _INLINE_MESSAGES
         heard = False
         try:
-            if len(slice.texts) <= _INLINE_MESSAGES and sum(map(len, slice.texts)) <= _INLINE_BYTES:
+            if few and sum(map(len, slice.texts)) <= _INLINE_BYTES:
                 checked = incoming()
                 heard = self.store.follows(checked)
                 if heard:
                     # Who reads them need not wait for our disk: they can be fetched again.
                     self._remember(log, slice, head)
                     self.ring(log)
-                size = await self._disk(self.store.take_in, checked)
+                    size = await self._store(log, checked)
+                else:
+                    size = await self._disk(self.store.take_in, checked)
             else:
                 size = await self._disk(lambda: self.store.take_in(incoming()))
         except BaseException:
             self._recent.pop(log, None)
             self.ring(log)
             raise
-        finally:
-            self._storing.discard(stored)
-            stored.set_result(None)
         if not heard:
             if slice.texts and size == slice.stop:
                 self._remember(log, slice, head)
