@@ -210,9 +210,11 @@ class FeedReader:
                         await self._check(wanted[0], followers.get(0), last=left <= 0)
                     if left <= 0:
                         return {}
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(left):
-                            await bell.wait()
+                    timer = loop.call_later(left, bell.set)
+                    try:
+                        await bell.wait()
+                    finally:
+                        timer.cancel()
 
     async def _follow_all(
         self,
@@ -221,12 +223,10 @@ class FeedReader:
         stack: contextlib.AsyncExitStack,
         channel: bytes | None,
     ) -> None:
-        async def follow(place: int, each: Wanted) -> None:
+        for place, each in enumerate(wanted):
             if not await self._feeds.is_own(each.where[0]):
                 following = self._following(each, channel)
                 followers[place] = await stack.enter_async_context(following)
-
-        await asyncio.gather(*(follow(place, each) for place, each in enumerate(wanted)))
 
     async def _read_one(self, wanted: Wanted, most: int, follower: Follower | None) -> Slice | None:
         slice = await self._feeds.read(wanted.where, wanted.position, most)
