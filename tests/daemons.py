@@ -4,15 +4,18 @@ them."""
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
+from unittest import mock
 
+from kachery_p2p.client import portal
 from kachery_p2p.testing import AnyNode, Daemon, Network, free_port
 
-__all__ = ["ROOT", "Daemon", "Lab", "free_port", "short_folder"]
+__all__ = ["ROOT", "Daemon", "Lab", "at", "free_port", "short_folder"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,6 +28,19 @@ def short_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def at(daemon: Daemon, **env: str) -> Iterator[None]:
+    """In here this process is a client of ``daemon``, as far as its environment goes."""
+    mine = {name: daemon.env[name] for name in ("HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME")}
+    others = {name: value for name, value in os.environ.items() if "KACHERY" not in name}
+    with mock.patch.dict(os.environ, {**others, **mine, **env}, clear=True):
+        portal.shutdown()
+        try:
+            yield
+        finally:
+            portal.shutdown()
 
 
 class Lab(Network):

@@ -7,7 +7,7 @@ Look-up order: offline mode is somebody else's (:mod:`.offline`); a node that th
 
 One connection per event loop and node, made at first use and again after the node restarted, and
 closed with the loop (:mod:`.loop_connection`); a sync call that needs no loop borrows one of its own
-(:mod:`.direct`). When the environment changes, the node is looked for anew.
+(:mod:`.thread_connection`). When the environment changes, the node is looked for anew.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from kachery_p2p.protocol.errors import (
 )
 from kachery_p2p.protocol.limits import CONNECT_LOCAL_SECONDS, DEFAULT_API_PORT
 
-from . import direct
-from .direct import ThreadConnection
+from . import thread_connection
 from .loop_connection import LoopConnection
+from .thread_connection import ThreadConnection
 
 Connection = LoopConnection | ThreadConnection
 C = TypeVar("C", LoopConnection, ThreadConnection)
@@ -146,7 +146,7 @@ def _same(one: Path, other: Path) -> bool:
 async def connection() -> Connection:
     """The connection to the node that is meant here, made if need be: this event loop's, or that of
     the sync call that runs here without one. Raises as :func:`connect`."""
-    lease = direct.lease()
+    lease = thread_connection.lease()
     if lease is not None:
         where = places.whereabouts()
         mine = lease.get(where)

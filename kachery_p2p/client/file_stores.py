@@ -16,9 +16,9 @@ from kachery_p2p.protocol.uri import build_uri
 
 from . import blocking, codecs, offline, pickles
 from .connection import connection
-from .direct import need_loop
 from .file_uris import PathLike, without_nones
 from .progress import Progress, Transfer, relay
+from .thread_connection import need_loop
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -43,7 +43,7 @@ from kachery_p2p.protocol.signed_message import signed_messages
 
 from . import offline
 from .connection import connection
-from .direct import need_loop
+from .thread_connection import need_loop
 
 R = TypeVar("R")
 

@@ -2,7 +2,7 @@
 
 A sync call hands its coroutine to that loop and waits. So it works in a plain script, from any
 thread, and inside a running loop (a notebook), and a connection made by one call serves the next.
-What only asks the node something is spared the way there and back (:mod:`.direct`).
+What only asks the node something is spared the way there and back (:mod:`.thread_connection`).
 
 Invariants: at most one portal per process, made at first use and made anew after a fork; a call
 either returns what the coroutine returned or raises what it raised; when waiting is interrupted
@@ -32,7 +32,7 @@ from kachery_p2p.local import places
 from kachery_p2p.protocol import limits
 from kachery_p2p.protocol.errors import Cancelled
 
-from . import direct
+from . import thread_connection
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -234,15 +234,15 @@ def run(
             f"never end: use 'await a{name}()' here"
         )
     if asks_only:
-        with contextlib.suppress(direct.LoopNeeded):
-            return direct.run(factory)
+        with contextlib.suppress(thread_connection.LoopNeeded):
+            return thread_connection.run(factory)
     return _holder.get().run(factory, name)
 
 
 def shutdown() -> None:
     """Stop the portal now, and close the connections; the next call makes new ones. At exit this
     happens by itself."""
-    direct.close_idle()
+    thread_connection.close_idle()
     _holder.stop()
 
 

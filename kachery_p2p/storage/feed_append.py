@@ -16,7 +16,6 @@ from kachery_p2p.protocol.errors import (
     FeedForked,
     FeedReadOnly,
     KacheryError,
-    UnknownFeed,
 )
 from kachery_p2p.protocol.feed import MAX_MILLIS, Head, Run, Slice, leaf_hashes, sign_head
 from kachery_p2p.protocol.identity import PUBLIC_BYTES
@@ -134,9 +133,7 @@ def _own_log(db: sqlite3.Connection, call: Append, load: Load) -> OpenLog:
     log = load(db, call.feed, call.subfeed)
     if log is None:
         row = db.execute("SELECT seed FROM feeds WHERE feed = ?", (call.feed,)).fetchone()
-        if row is None:
-            raise UnknownFeed(feed=call.feed.hex())
-        if row[0] is not None:
+        if row is not None and row[0] is not None:
             make_log(db, call.feed, call.subfeed)
             # Not through the caller's hands: it is not committed.
             log = load_log(db, call.feed, call.subfeed)

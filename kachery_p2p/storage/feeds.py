@@ -170,7 +170,7 @@ class FeedStore(LogStore):
 
         Raises:
             BadInput: no texts, a text with a newline, an author or a number of another length.
-            UnknownFeed, FeedReadOnly: the feed, or its key, is not here.
+            FeedReadOnly: the feed's key is not here.
             FeedForked: two histories of it were signed.
             FeedBehind: more of it was signed than is here.
         """
@@ -244,7 +244,7 @@ class FeedStore(LogStore):
 
         Raises:
             ForgedFeed: the feed's key did not sign it; names ``source``.
-            UnknownFeed, FeedReadOnly: the feed, or its key, is not here.
+            FeedReadOnly: the feed's key is not here.
         """
         check_head(head, source)
         self._check_own(head.feed)

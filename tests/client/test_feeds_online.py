@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -12,15 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
-from unittest import mock
 
 import pytest
 
 import kachery_p2p as kc
-from kachery_p2p.client import portal
 from kachery_p2p.protocol import errors
 from kachery_p2p.protocol.limits import MAX_FEED_MESSAGE, MAX_SLICE
-from tests.daemons import Daemon, Lab, short_folder
+from tests.daemons import Daemon, Lab, at, short_folder
 
 pytestmark = pytest.mark.processes
 
@@ -35,19 +31,6 @@ def lab() -> Iterator[Lab]:
     """One for the whole module; each test has feeds of its own."""
     with short_folder() as folder, Lab(folder) as made:
         yield made
-
-
-@contextlib.contextmanager
-def at(daemon: Daemon) -> Iterator[None]:
-    """In here this process is a client of ``daemon``."""
-    mine = {name: daemon.env[name] for name in ("HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME")}
-    others = {name: value for name, value in os.environ.items() if "KACHERY" not in name}
-    with mock.patch.dict(os.environ, {**others, **mine}, clear=True):
-        portal.shutdown()
-        try:
-            yield
-        finally:
-            portal.shutdown()
 
 
 def made(messages: list[Any], name: Any = "n") -> kc.Subfeed:

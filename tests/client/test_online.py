@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import functools
 import hashlib
@@ -24,11 +23,10 @@ import numpy as np
 import pytest
 
 import kachery_p2p as kc
-from kachery_p2p.client import portal
 from kachery_p2p.local import places
 from kachery_p2p.protocol import errors
 from kachery_p2p.protocol.limits import LOCAL_PIECE, MANIFEST_CHUNK
-from tests.daemons import Daemon, Lab, free_port, short_folder
+from tests.daemons import Daemon, Lab, at, free_port, short_folder
 
 pytestmark = pytest.mark.processes
 
@@ -44,19 +42,6 @@ def lab() -> Iterator[Lab]:
         made.a.options["api_port"] = free_port()
         with made:
             yield made
-
-
-@contextlib.contextmanager
-def at(daemon: Daemon, **env: str) -> Iterator[None]:
-    """In here this process is a client of ``daemon``, as far as its environment goes."""
-    mine = {name: daemon.env[name] for name in ("HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME")}
-    others = {name: value for name, value in os.environ.items() if "KACHERY" not in name}
-    with mock.patch.dict(os.environ, {**others, **mine, **env}, clear=True):
-        portal.shutdown()
-        try:
-            yield
-        finally:
-            portal.shutdown()
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:

@@ -19,8 +19,7 @@ import pytest
 import kachery_p2p as kc
 from kachery_p2p.client import task_functions
 from kachery_p2p.protocol import errors
-from tests.client.test_feeds_online import at
-from tests.daemons import Lab, short_folder
+from tests.daemons import Lab, at, short_folder
 
 pytestmark = pytest.mark.processes
 

@@ -146,7 +146,7 @@ def test_what_cannot_be_appended_leaves_no_trace(store, what, options):
 
 
 def test_only_with_the_key(store):
-    with pytest.raises(UnknownFeed):
+    with pytest.raises(FeedReadOnly):
         store.append(AUTHOR, SUB, None, texts(0, 1), now_ms=1)
     history = History(3, key=OTHER_KEY)
     history.give(store, 0, 3)
@@ -263,7 +263,7 @@ def test_a_call_that_fails_takes_no_other_with_it(store):
     assert [None if call.result is None else call.result.first for call in calls] == [
         0, None, 0, 2, 0,
     ]  # fmt: skip
-    assert [type(call.error) for call in calls].count(UnknownFeed) == 1
+    assert [type(call.error) for call in calls].count(FeedReadOnly) == 1
     heads = {call.result.head for call in calls if call.result and call.subfeed == SUB}
     assert heads == {store.info(FEED, SUB).head}
     assert store.info(FEED, SUB).size == 3
