@@ -379,6 +379,7 @@ PARAMS: dict[str, Any] = {
     methods.FILE_OPEN: methods.FileOpen,
     methods.FILE_READ: methods.FileRead,
     methods.CHANNEL_DOCUMENT: methods.ChannelQuery,
+    methods.CHANNEL_ONLINE: methods.ChannelQuery,
     methods.CHANNEL_ADMISSIONS: methods.Admissions,
     methods.JOIN: methods.Join,
     methods.JOIN_CIRCUIT: methods.CircuitTo,

@@ -275,7 +275,7 @@ def describe(channel: dict[str, Any]) -> list[str]:
             m["node"],
             m["label"] or "-",
             roles_text(m["roles"]),
-            "linked" if m["linked"] else "",
+            "online" if m["online"] else "",
             _admits(m),
         )
         for m in channel.get("members", [])

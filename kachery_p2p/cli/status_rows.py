@@ -80,14 +80,14 @@ def _channels(status: Row, rates: Rates, now: float) -> Section:
         Column("CHANNEL", flexible=True),
         Column("OWN ROLES", flexible=True, wraps=True),
         Column("MEMBERS", least=44, right=True),
-        Column("LINKED HERE", least=58, flexible=True),
+        Column("ONLINE", least=58, flexible=True),
     )
     rows = [
         (
             Cell(clean(each["name"]) + (" (owner)" if each["owner"] else "")),
             _roles(each),
             Cell(("open, " if each["open"] else "") + str(each["members"])),
-            _linked(each),
+            _online(each),
         )
         for each in status["channels"]
     ]
@@ -112,9 +112,9 @@ def _roles_text(roles: Iterable[str]) -> str:
     return clean(roles_text(sorted(roles))).replace(",", ", ")
 
 
-def _linked(channel: Row) -> Cell:
+def _online(channel: Row) -> Cell:
     names = ", ".join(map(clean, channel["names"]))
-    more = channel["linked"] - len(channel["names"])
+    more = channel["online"] - len(channel["names"])
     if more > 0:
         names += f" and {more} more"
     return Cell(names, "plain") if names else Cell("nobody", "warning")

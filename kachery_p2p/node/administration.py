@@ -271,6 +271,7 @@ class Administration:
         return {"text": signed.to_text(secret[1] if give and secret else None)}
 
     async def _show(self, params: _Channel, live: LiveCall) -> Any:
+        await self._node.presence.refresh()
         return self.describe(self._node.context.book.resolve(params.channel), members=True)
 
     async def _announced(self, params: _Announced, live: LiveCall) -> Any:
@@ -308,13 +309,13 @@ class Administration:
             ],
         }
         if members:
-            online = {link.peer for link in self._node.network.links_on(channel)}
+            online = self._node.presence.online(channel) | {me}
             described["members"] = [
                 {
                     "node": member.node_id,
                     "label": member.label,
                     "roles": sorted(member.roles),
-                    "linked": member.node_id in online,
+                    "online": member.node_id in online,
                     "may_admit": sorted(document.may_admit(member.node_id)),
                     "admitted_by": None,
                 }
@@ -324,7 +325,7 @@ class Administration:
                     "node": admission.node_id,
                     "label": admission.label,
                     "roles": sorted(admission.roles),
-                    "linked": admission.node_id in online,
+                    "online": admission.node_id in online,
                     "may_admit": [],
                     "admitted_by": admission.admitter.hex(),
                 }

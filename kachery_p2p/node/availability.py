@@ -12,7 +12,7 @@ from typing import Any
 
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.announcements import Batch
-from kachery_p2p.protocol.errors import AccessDenied, ProtocolViolation
+from kachery_p2p.protocol.errors import ProtocolViolation
 from kachery_p2p.protocol.gossip import Gap, Index
 from kachery_p2p.protocol.limits import MAX_ANSWER_NODES, MAX_DIGEST_ORIGINS, MAX_HOLDERS
 from kachery_p2p.protocol.methods import (
@@ -147,13 +147,7 @@ class Availability:
     async def _who_has(self, link: Link, query: WhoHas) -> Any:
         role = request_role(query.kind)
         self._network.require_role(link, query.channel, theirs=role, ours=None)
-        if not self._network.is_proxy(query.channel):
-            raise AccessDenied(
-                channel=self._network.name_of(query.channel),
-                who=f"node {self._context.node_id[:8]}",
-                role="proxy",
-                cause="it does not answer look-ups on this channel",
-            )
+        self._network.require_proxy(query.channel)
         return self.holders(query.channel, query.keys, query.kind, asker=link.peer)
 
     def holders(

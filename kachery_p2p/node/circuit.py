@@ -19,7 +19,6 @@ from collections import Counter
 from kachery_p2p.protocol import mux
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import (
-    AccessDenied,
     Busy,
     KacheryError,
     LinkClosed,
@@ -110,7 +109,7 @@ class Relay:
     async def _splice(self, link: Link, stream: Stream, wanted: CircuitTo) -> None:
         source, target = link.peer, wanted.node.hex()
         self._network.require_shared(link, wanted.channel)
-        self._require_proxy(wanted.channel)
+        self._network.require_proxy(wanted.channel, does="relay")
         if self._per_node[source] >= MAX_CIRCUITS_PER_NODE:
             raise Busy(limit=f"{MAX_CIRCUITS_PER_NODE} circuits of one node")
         onward = self._onward(link, wanted)
@@ -125,7 +124,7 @@ class Relay:
     async def _splice_guest(self, link: Link, stream: Stream, wanted: CircuitTo) -> None:
         """For who holds an invitation: one circuit, as long as its link is that of a guest."""
         self._network.require_guest(link, wanted.channel)
-        self._require_proxy(wanted.channel)
+        self._network.require_proxy(wanted.channel, does="relay")
         if link in self._guests:
             raise Busy(limit="one circuit of a guest")
         onward = self._onward(link, wanted)
@@ -134,16 +133,6 @@ class Relay:
             await self._carry(link, stream, onward, wanted, JOIN_IN)
         finally:
             self._guests.discard(link)
-
-    def _require_proxy(self, channel: bytes) -> None:
-        network = self._network
-        if not network.is_proxy(channel):
-            raise AccessDenied(
-                channel=network.name_of(channel),
-                who=f"proxy {network.context.node_id[:8]}",
-                role="proxy",
-                cause="it does not relay on this channel",
-            )
 
     def _onward(self, link: Link, wanted: CircuitTo) -> Link:
         """Our link to the target. Raises Unreachable."""

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import (
+    AccessDenied,
     ClockSkew,
     KacheryError,
     NotAMember,
@@ -137,6 +138,16 @@ class Network:
     def is_proxy(self, channel: bytes) -> bool:
         """Whether this node relays and answers look-ups on a channel."""
         return "proxy" in self.own_roles(channel)
+
+    def require_proxy(self, channel: bytes, *, does: str = "answer look-ups") -> None:
+        """Raise AccessDenied unless this node is a proxy of the channel; ``does``: what is asked."""
+        if not self.is_proxy(channel):
+            raise AccessDenied(
+                channel=self.name_of(channel),
+                who=f"node {self.context.node_id[:8]}",
+                role="proxy",
+                cause=f"it does not {does} on this channel",
+            )
 
     def is_member(self, channel: bytes, node: str) -> bool:
         return self.book.is_member(channel, node)

@@ -54,6 +54,7 @@ from .joining import Joining
 from .lookup import Lookup
 from .network import Network
 from .own_feeds import OwnFeeds
+from .presence import Presence
 from .provider import Provider
 from .reach import Reach
 from .task_backends import TaskBackends, TaskFunctionOffers
@@ -192,6 +193,7 @@ class Node:
             partial=self.downloader.partial,
             withdrawn=lambda sha1: self.announcer.withdraw(things.file(sha1)),
         )
+        self.presence = Presence(self.network)
         self.watches = Watches(self.network)
         self.availability.on_fresh.append(self.watches.appeared)
         roads = Roads(self.network, self.reach, self.lookup, self.watches)

@@ -83,6 +83,7 @@ class StatusCalls:
     async def _status(self, params: _Nothing, live: LiveCall) -> Any:
         node = self._node
         storage = await self._storage()
+        await node.presence.refresh()
         feeds_total, feeds = await self._feeds()
         now = asyncio.get_running_loop().time()
         links = list(node.network.links)
@@ -97,7 +98,7 @@ class StatusCalls:
             "now": now,
             "node": self._describe_node(now),
             "storage": storage,
-            "channels": self._channels(links),
+            "channels": [self._describe_channel(channel) for channel in _first(node.context.book)],
             "links": [self._describe_link(link, labels) for link in _busiest(links)],
             "bootstraps": [
                 {
@@ -170,21 +171,15 @@ class StatusCalls:
     def _name(self, channel: bytes | None) -> str:
         return "" if channel is None else self._node.network.name_of(channel)[:MAX_STATUS_LABEL]
 
-    def _channels(self, links: Iterable[Link]) -> list[Row]:
-        linked: dict[bytes, dict[str, str]] = {}
-        for link in links:
-            for channel in self._node.network.shared(link):
-                linked.setdefault(channel, {})[link.peer] = _label(link)
-        return [
-            self._describe_channel(channel, linked.get(channel, {}))
-            for channel in _first(self._node.context.book)
-        ]
-
-    def _describe_channel(self, channel: bytes, linked: dict[str, str]) -> Row:
+    def _describe_channel(self, channel: bytes) -> Row:
         book = self._node.context.book
         document = book.signed(channel).document
         me = self._node.context.node_id
         effective = book.effective(channel, me)
+        online = self._node.presence.online(channel)
+        labels = {each.node_id: each.label for each in book.admissions(channel)}
+        labels |= {member.node_id: member.label for member in document.members}
+        labels |= {link.peer: _label(link) for link in self._node.network.links_on(channel)}
         return {
             "name": self._name(channel),
             "id": channel.hex(),
@@ -197,8 +192,10 @@ class StatusCalls:
             "effective": sorted(effective),
             "proxy": PROXY in effective,
             "members": len(document.members) + len(book.admissions(channel)),
-            "linked": len(linked),
-            "names": [name or peer[:8] for peer, name in _some(linked.items())],
+            "online": len(online),
+            "names": _some(
+                sorted(labels.get(peer, "")[:MAX_STATUS_LABEL] or peer[:8] for peer in online)
+            ),
         }
 
     def _describe_link(self, link: Link, labels: dict[str, str]) -> Row:

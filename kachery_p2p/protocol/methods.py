@@ -13,6 +13,7 @@ name                kind     between                                            
 ``task.offers``     request  any member -> provider (end to end): which functions it runs  request-tasks
 ``task.result``     request  any member -> holder (end to end): a signed result          request-files
 ``channel.document``  stream  member -> member: the signed document, newest version      member
+``channel.online``  request  member -> proxy: who else is linked to you                 member
 ``channel.admissions``  note  both ways: who was admitted while the owner was away       member
 ``join``            stream   guest -> admitter (end to end): I hold an invitation        guest
 ``join.circuit``    stream   guest -> proxy: connect me with the admitter                guest
@@ -49,6 +50,7 @@ from .limits import (
     MAX_FEED_MESSAGES,
     MAX_HOLDERS,
     MAX_LABEL,
+    MAX_ONLINE,
     MAX_PROOF_HASHES,
     MAX_QUERY_KEYS,
     MAX_SLICE_RUNS,
@@ -60,6 +62,7 @@ WHO_HAS = "who-has"
 FILE_OPEN = "file.open"
 FILE_READ = "file.read"
 CHANNEL_DOCUMENT = "channel.document"
+CHANNEL_ONLINE = "channel.online"
 CHANNEL_ADMISSIONS = "channel.admissions"
 JOIN = "join"
 JOIN_CIRCUIT = "join.circuit"
@@ -80,9 +83,16 @@ TASK_RESULT = "task.result"
 
 
 class ChannelQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``channel.document``: which one."""
+    """``channel.document`` and ``channel.online``: which one."""
 
     channel: bytes
+
+
+class Online(msgspec.Struct, frozen=True):
+    """The answer to ``channel.online``: other members that are linked to this proxy, by id; those of
+    the lowest ids, if there are more than ``MAX_ONLINE``."""
+
+    nodes: Annotated[list[bytes], Meta(max_length=MAX_ONLINE)]
 
 
 class Admissions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -41,7 +41,7 @@ def channel(name: str, granted: str, wanted: str, **more: Any) -> dict[str, Any]
         "effective": sorted(set(lists["granted"]) & set(lists["wanted"])),
         "proxy": False,
         "members": 4,
-        "linked": 12,
+        "online": 12,
         "names": ["hub", EVIL, WIDE],
         **more,
     }
@@ -83,7 +83,7 @@ def sample(**changes: Any) -> dict[str, Any]:
                 "lab", "provide-files request-files", "provide-files request-files", owner=True
             ),
             channel(EVIL, "provide-files request-tasks", "request-files request-tasks", open=True),
-            channel("gone", "", "", member=False, names=[], linked=0),
+            channel("gone", "", "", member=False, names=[], online=0),
             channel(WIDE, "proxy", "proxy"),
         ],
         "links": [

@@ -34,7 +34,7 @@ def test_a_description_is_one_line_per_fact_whatever_the_names() -> None:
             "effective": [],
             "member": False,
             "bootstraps": [{"url": "ws://x", "node": "cd" * 32}],
-            "members": [{"node": "ef", "label": "\x1b[1m", "roles": ["proxy"], "linked": True}],
+            "members": [{"node": "ef", "label": "\x1b[1m", "roles": ["proxy"], "online": True}],
         }
     )
     assert all(line.isprintable() for line in lines)

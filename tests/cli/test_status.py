@@ -120,7 +120,7 @@ def test_three_nodes_tell_their_links_feeds_and_storage(lab: Lab) -> None:
     assert status["feeds"][0]["followed"]
     assert not status["feeds"][0]["own"]
     (channel,) = status["channels"]
-    assert (channel["members"], channel["linked"]) == (3, 2)
+    assert (channel["members"], channel["online"]) == (3, 2)
     assert sorted(channel["names"]) == ["a", "proxy"]
     assert set(status["totals"]) <= set(status)
 

@@ -56,7 +56,7 @@ async def test_lists_are_bounded_counted_and_fit_a_frame() -> None:
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def test_a_busy_proxy_names_some_of_those_who_are_linked() -> None:
+async def test_a_busy_proxy_names_some_of_those_who_are_on_line() -> None:
     names = tuple(f"N{number:02}" for number in range(MAX_STATUS_NAMES + 3))
     async with laboratory(*names) as lab:
         for name in names:
@@ -64,7 +64,7 @@ async def test_a_busy_proxy_names_some_of_those_who_are_linked() -> None:
         status = await lab.call("P", "status")
         (channel,) = status["channels"]
         assert channel["proxy"]
-        assert channel["linked"] == len(names)
+        assert channel["online"] == len(names)
         assert len(channel["names"]) == MAX_STATUS_NAMES
         assert set(channel["names"]) <= set(names)
         assert channel["members"] == len(names) + 1
