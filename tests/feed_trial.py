@@ -5,7 +5,7 @@ Between the proxy and the others stands a forwarder that cuts links. Every proce
 SIGKILL at any moment; it is started again, and goes on from what it can find out: a reader from the
 messages that it has written down, the writer from what its node says that the feed has.
 
-    ./scripts/trial feeds --kills 200 --messages 20000 [--seed S]
+    ./scripts/trial feeds --kills 200 --messages 20000 [--seed S] [--relaxed]
 
 What must hold: every reader ends with exactly the messages 0..N-1, in order; what was acknowledged to
 the writer is never gone again; everybody ends within bounded time.
@@ -13,30 +13,25 @@ the writer is never gone again; everybody ends within bounded time.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
 import random
-import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from tests.daemons import Daemon, free_port, short_folder
+from tests.daemons import free_port
+from tests.trial import Script, Trial, from_command_line
 
 READERS: Final = ("r1", "r2", "r3")
 END_SECONDS: Final = 60.0
 """After the last kill, everything that was written must have come within so long."""
 _KILL_WITHIN: Final = 0.15
 """Seconds from the moment that more may be written to the kill."""
-_STAYS_DOWN: Final = 0.3
-"""Share of the killed that come back only after the next kill."""
-_POLL_SECONDS: Final = 0.02
 
 WRITER: Final = """
 import json, os, random, sys, time
@@ -178,106 +173,48 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.transport.abort()
 
 
-class Script:
-    """A client process of a daemon, which may be killed and started again."""
+class FeedTrial(Trial):
+    """See the module.
 
-    def __init__(self, daemon: Daemon, label: str, code: str, *arguments: str) -> None:
-        self.label = label
-        self._daemon = daemon
-        self._command = [sys.executable, "-c", code, *arguments]
-        self.said = daemon.home / "client.txt"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self.said.open("ab") as out:
-            self._process = subprocess.Popen(
-                self._command, env=self._daemon.env, cwd=self._daemon.home, stdout=out, stderr=out
-            )
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-
-    @property
-    def status(self) -> int | None:
-        """None while it runs."""
-        assert self._process is not None
-        return self._process.poll()
-
-
-class Trial:
-    """See the module. ``say`` gets a line for each thing that happens."""
+    Args:
+        messages: how many flow.
+        relaxed: all daemons run with their durability relaxed, which a kill must not show.
+        others: as :class:`~tests.trial.Trial`.
+    """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        kills: int,
-        messages: int,
-        seed: int,
-        say: Callable[[str], None] = lambda line: None,
+        self, folder: Path, *, messages: int, relaxed: bool = False, **options: Any
     ) -> None:
-        self.kills, self.messages = kills, messages
-        self.rng = random.Random(seed)
-        self.done: Counter[str] = Counter()
-        """What was killed or cut, and how often."""
+        durability = {"durability": "relaxed" if relaxed else "full"}
+        super().__init__(folder, ("writer", *READERS), options=durability, **options)
+        self.messages = messages
         self.errors: Counter[str] = Counter()
         """What clients heard, by error code."""
         self.end_seconds = 0.0
         """From the last kill until everybody had everything."""
-        self._say = say
-        self._down: dict[str, Callable[[], object]] = {}
-        """Who was killed and is to be started again, and how."""
-        port = free_port()
-        self._proxy = Daemon(folder, "proxy", listen=f"127.0.0.1:{port}", proxy=True)
-        self._leaves = {name: Daemon(folder, name) for name in ("writer", *READERS)}
-        self._forwarder = Forwarder(port)
+        self._forwarder = Forwarder(int(self.daemons["proxy"].url.rpartition(":")[2]))
         self._acknowledged = folder / "acknowledged"
         self._quota = folder / "quota"
         self._got = {name: folder / f"{name}.jsonl" for name in READERS}
         for path in (self._acknowledged, *self._got.values()):
             path.touch()
-        self._scripts: dict[str, Script] = {}
-
-    def __enter__(self) -> Trial:
-        try:
-            self._set_up()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
 
     def __exit__(self, *_: object) -> None:
-        for script in self._scripts.values():
-            script.kill()
-        for daemon in (*self._leaves.values(), self._proxy):
-            daemon.close()
+        super().__exit__()
         self._forwarder.close()
 
-    def _set_up(self) -> None:
-        for daemon in (self._proxy, *self._leaves.values()):
-            daemon.start()
-        writer = self._leaves["writer"]
-        bootstrap = f"ws://127.0.0.1:{self._forwarder.port}"
-        writer.cli("channel", "create", "lab", "--bootstrap", bootstrap)
-        for name in READERS:
-            writer.cli("channel", "add-node", "lab", self._leaves[name].node_id, "--label", name)
-        text = writer.cli("channel", "export", "lab").stdout
-        self._proxy.cli("channel", "join", "-", "--roles", "none", stdin=text)
-        for name in READERS:
-            self._leaves[name].cli("channel", "join", "-", stdin=text)
+    def set_up(self) -> None:
+        self.meet("writer", f"ws://127.0.0.1:{self._forwarder.port}")
+        writer = self.daemons["writer"]
         made = "import kachery_p2p as kc; print(kc.create_feed().load_subfeed('n').uri)"
         uri = writer.python(made).strip()
         total = str(self.messages)
         self._allow(0)
         files = (str(self._acknowledged), str(self._quota))
-        self._scripts["writer"] = Script(writer, "writer", WRITER, uri, total, *files)
+        self.scripts["writer"] = Script(writer, "writer", WRITER, uri, total, *files)
         for name in READERS:
             got = str(self._got[name])
-            self._scripts[name] = Script(self._leaves[name], name, READER, uri, total, got)
-        for script in self._scripts.values():
-            script.start()
+            self.scripts[name] = Script(self.daemons[name], name, READER, uri, total, got)
 
     def _allow(self, messages: int) -> None:
         """The writer may write so many messages in all."""
@@ -288,84 +225,58 @@ class Trial:
     # --- trouble -----------------------------------------------------------------------------
 
     def run(self) -> None:
-        """All the kills, then the end of it. Raises AssertionError for what must not be."""
         for number in range(self.kills):
             self._allow(self.messages * (number + 1) // (self.kills + 1))
             time.sleep(self.rng.uniform(0, _KILL_WITHIN))
-            back = list(self._down)
+            back = list(self.down)
             self._trouble(number)
-            self._bring_back(back)
+            self.bring_back(back)
             self._check_scripts()
-        self._bring_back(list(self._down))
+        self.bring_back(self.down)
         self._allow(self.messages)
-        begun = time.monotonic()
-        while any(script.status is None for script in self._scripts.values()):
-            self._check_scripts()
-            if time.monotonic() - begun > END_SECONDS:
-                raise AssertionError(f"not over after {END_SECONDS:g} s: {self._state()}")
-            time.sleep(_POLL_SECONDS)
-        self.end_seconds = time.monotonic() - begun
+        self.end_seconds = self.wait(self._all_ended, END_SECONDS)
         self._check_scripts()
         self._check()
 
+    def _all_ended(self) -> bool:
+        self._check_scripts()
+        return all(script.status is not None for script in self.scripts.values())
+
     def _trouble(self, number: int) -> None:
-        nodes: dict[str, Daemon] = {"proxy": self._proxy, **self._leaves}
-        what = self.rng.choice(["daemon", "daemon", "script", "cut"])
+        what = self.rng.choice(["node", "node", "client", "cut"])
         if what == "cut" and self._forwarder.cut(self.rng):
-            self._note(number, "cut a link", "link")
-            return
-        if what == "script":
-            script = self._scripts[self._pick(self._scripts, "client")]
-            script.kill()
-            self._comes_back(number, f"{script.label}'s client", script.start)
+            self.note(number, "cut a link", "link")
+        elif what == "client":
+            self.kill(number, self.scripts, what)
         else:
-            daemon = nodes[self._pick(nodes, "node")]
-            daemon.kill()
-            self._comes_back(number, f"{daemon.label}'s node", daemon.start)
+            self.kill(number, self.daemons, "node")
 
-    def _pick(self, those: Iterable[str], what: str) -> str:
-        """One that is not down. Of five at most two are."""
-        return self.rng.choice(sorted(n for n in those if f"{n}'s {what}" not in self._down))
-
-    def _comes_back(self, number: int, name: str, start: Callable[[], object]) -> None:
-        self._down[name] = start
-        owner, what = name.split("'s ")
-        self._note(number, f"killed {name}", f"{what} of {_kind(owner)}")
-        if self.rng.random() >= _STAYS_DOWN:
-            self._bring_back([name])
-
-    def _bring_back(self, names: list[str]) -> None:
-        for name in names:
-            self._down.pop(name)()
-
-    def _note(self, number: int, what: str, kind: str) -> None:
-        self.done[kind] += 1
-        down = f"; down: {', '.join(self._down)}" if self._down else ""
-        self._say(f"{number + 1:4}: {what:24} {self._state()}{down}")
+    def kind(self, name: str) -> str:
+        return "reader" if name in READERS else name
 
     # --- what must hold ----------------------------------------------------------------------
 
-    def _state(self) -> str:
-        counts = {name: _lines(path) for name, path in self._got.items()}
+    def state(self) -> str:
+        counts = {name: path.read_bytes().count(b"\n") for name, path in self._got.items()}
         told = ", ".join(f"{name} {count}" for name, count in counts.items())
         return f"written {self.acknowledged}, {told}"
 
     @property
     def acknowledged(self) -> int:
-        """How many messages the writer was told are on disk."""
+        """How many messages the writer was told are appended."""
         return max((int(line) for line in self._acknowledged.read_text().split()), default=0)
 
     def _check_scripts(self) -> None:
-        for name, script in self._scripts.items():
-            if f"{name}'s client" in self._down:
+        for name, script in self.scripts.items():
+            if f"{name}'s client" in self.down:
                 continue
             said = script.said.read_text()
             assert script.status in (None, 0), f"{name}'s client ended with:\n{said[-3000:]}"
 
     def _check(self) -> None:
-        for name, script in self._scripts.items():
+        for name, script in self.scripts.items():
             for line in script.said.read_text().splitlines():
-                self.errors[f"{_kind(name)}: {line.split(' ')[0]}"] += 1
+                self.errors[f"{self.kind(name)}: {line.split(' ')[0]}"] += 1
         assert self.acknowledged == self.messages
         read = {name: _messages(path) for name, path in self._got.items()}
         for name, messages in read.items():
@@ -374,44 +285,18 @@ class Trial:
         assert read["r1"] == read["r2"] == read["r3"], "readers got different messages"
 
 
-def _kind(name: str) -> str:
-    return "reader" if name in READERS else name
-
-
-def _lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n")
-
-
 def _messages(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="scripts/trial feeds")
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--messages", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
-    begun = time.monotonic()
-    with short_folder() as folder:
-        trial = Trial(
-            folder,
-            kills=options.kills,
-            messages=options.messages,
-            seed=options.seed,
-            say=lambda line: print(line, flush=True),
-        )
-        with trial:
-            trial.run()
-    seconds = time.monotonic() - begun
-    print(f"killed or cut: {dict(sorted(trial.done.items()))}")
-    print(f"errors that clients heard: {dict(sorted(trial.errors.items()))}")
-    print(
-        f"3 readers have exactly 0..{options.messages - 1}, in order; nothing acknowledged was lost"
-    )
-    print(f"{seconds:.0f} s in all, {trial.end_seconds:.1f} s of them after the last kill")
-    return 0
+def _told(trial: FeedTrial) -> list[str]:
+    last = trial.messages - 1
+    return [
+        f"errors that clients heard: {dict(sorted(trial.errors.items()))}",
+        f"3 readers have exactly 0..{last}, in order; nothing acknowledged was lost",
+        f"{trial.end_seconds:.1f} s from the last kill to the end",
+    ]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(from_command_line(FeedTrial, _told, ["relaxed"], kills=200, messages=20_000, seed=1))

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.task_trial import Trial
+from tests.task_trial import TaskTrial
 
 pytestmark = pytest.mark.processes
 
 
 def test_an_action_runs_at_most_once_whoever_is_killed(short_folder: Path) -> None:
-    with Trial(short_folder, kills=14, actions=80, seed=3) as trial:
+    with TaskTrial(short_folder, kills=14, actions=80, seed=3) as trial:
         trial.run()
     assert sum(trial.done.values()) == 14
     assert sum(trial.ends.values()) == 80
