@@ -85,11 +85,15 @@ class Provider:
 
     async def _open(self, link: Link, params: FileOpen) -> Any:
         sha1 = self._require(link, params.channel, params.sha1)
-        info = await self._context.workers.disk(self._info, sha1, params.channel)
+        try:
+            info = await self._context.workers.disk(self._info, sha1, params.channel)
+        except CorruptContent:
+            self._withdrawn(sha1)
+            raise
         if info is None:
             partial = self._partial(sha1, params.channel)
             if partial is None:
-                raise NotFound(what=f"sha1://{sha1}", detail="the provider no longer has it")
+                raise await self._gone(sha1)
             info = FileInfo(partial.size, None, True)
         if info.inline is not None:
             self.served_bytes += len(info.inline)
@@ -122,7 +126,7 @@ class Provider:
         partial = None if blob is not None else self._partial(sha1, params.channel)
         size = blob.size if blob is not None else partial.size if partial is not None else 0
         if blob is None and partial is None:
-            raise NotFound(what=f"sha1://{sha1}", detail="the provider no longer has it")
+            raise await self._gone(sha1)
         if not 0 <= params.start <= params.stop <= size:
             raise BadInput(what="range", reason=f"{params.start}-{params.stop} of {size} bytes")
         if params.proofs and (params.start % BLOCK or (params.stop % BLOCK and params.stop < size)):
@@ -192,6 +196,12 @@ class Provider:
         self._checked[blob.sha1] = stamp
         if len(self._checked) > _MAX_CHECKED:
             self._checked.popitem(last=False)
+
+    async def _gone(self, sha1: str) -> NotFound:
+        """The error that says so. What somebody deleted is not announced any longer."""
+        if await self._context.workers.disk(self._store.find, sha1) is None:
+            self._withdrawn(sha1)
+        return NotFound(what=f"sha1://{sha1}", detail="the provider no longer has it")
 
     def _damaged(self, sha1: str) -> CorruptContent:
         """Put a blob aside. Returns the error that says so."""

@@ -293,6 +293,20 @@ async def test_a_flipped_bit_on_the_providers_disk_is_seen_by_nobody(size: int) 
         assert any(sha1 in text for _, text in lab["A"].context.warnings)
         await lab.announced("A")
         assert isinstance(await lab.error("B", sha1, manifest), NotFound)
+        assert not (await lab.call("B", "find", sha1=sha1))["holders"]
+
+
+async def test_what_somebody_deleted_is_offered_no_longer_once_it_was_asked_for() -> None:
+    async with laboratory() as lab:
+        for size in (1_000, 1_000_000):
+            sha1, _ = await lab.store("A", content(size))
+            blob = lab["A"].store.find(sha1)
+            assert blob is not None
+            blob.path.unlink()
+            assert isinstance(await lab.error("B", sha1), NotFound)
+            await lab.announced("A")
+            found = await lab.call("B", "find", sha1=sha1)
+            assert not found["holders"]
 
 
 @pytest.mark.parametrize("place", [0, -64, -32], ids=["first leaf", "child of root", "root"])
