@@ -212,7 +212,7 @@ class Transfer:
             return
         try:
             self._function(self.info(ended=ended))
-        except Exception:
+        except Exception:  # somebody else's code: what is loaded does not depend on it
             self._broken = True
             _log.warning(
                 "the progress function of %s %s raised; it is not called again, and the %s goes on",

@@ -156,7 +156,7 @@ class Display:
                 with self._lock:
                     if not closed.is_set():
                         screen.draw()
-        except Exception:
+        except Exception:  # nor must one that cannot be drawn on
             _log.debug("the progress display cannot be drawn", exc_info=True)
 
 

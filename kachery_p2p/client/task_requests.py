@@ -169,7 +169,7 @@ class TaskRequest:
         except asyncio.CancelledError:
             self._outcome.set_exception(self._cancelled("its event loop ended"))
             raise
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is for who waits
             if self.status not in ("cancelled", "unknown"):
                 self.status = "failed"
             self._outcome.set_exception(error)

@@ -298,7 +298,7 @@ class TaskRequests:
             return _CANCELLED
         began = again
         try:
-            async with self._converse(request, choice) as run:
+            with contextlib.closing(self._converse(request, choice)) as run:
                 request.run = run
                 await run.begin(request.kwargs, again=again)
                 while (news := await run.next()) is not None:

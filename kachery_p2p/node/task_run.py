@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -19,16 +18,10 @@ from .task_queue import TaskQueue
 
 
 class Run(Protocol):
-    """Leaving it means to wait no longer: see :meth:`.task_queue.TaskQueue.leave`."""
+    """Whoever closes it leaves the task alone: see :meth:`.task_queue.TaskQueue.leave`."""
 
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def close(self) -> None:
+        """Wait no longer."""
 
     async def begin(self, kwargs: bytes, *, again: bool) -> None:
         """Ask. ``again``: only for news of what was asked before."""
@@ -50,15 +43,7 @@ class RemoteRun:
         self._ask = ask
         self._stream: Stream | None = None
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         if self._stream is not None:
             self._stream.end()
 
@@ -98,15 +83,7 @@ class OwnRun:
         self._watcher: Watcher | None = None
         self._over = False
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         if self._watcher is not None:
             self._queue.leave(self._watcher)
 

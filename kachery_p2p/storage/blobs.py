@@ -25,7 +25,6 @@ import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from kachery_p2p.protocol.errors import (
@@ -37,6 +36,7 @@ from kachery_p2p.protocol.limits import JOURNAL_BYTES, MANIFEST_CHUNK, MIB
 from kachery_p2p.protocol.manifest import Manifest
 
 from . import paths
+from .closing import Closing
 from .disk import (
     Buffer,
     disk_errors,
@@ -64,7 +64,7 @@ _AT_ONCE: Final = 1 * MIB
 _HASH_THREADS: Final = 8
 
 
-class BlobStore(BlobReader):
+class BlobStore(BlobReader, Closing):
     """One storage folder. All methods block; all may be called from several threads at once."""
 
     def __init__(
@@ -130,17 +130,6 @@ class BlobStore(BlobReader):
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def clean(self) -> int:
         """Remove temporary files of processes that are gone; how many. Nothing else is touched."""

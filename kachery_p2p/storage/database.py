@@ -16,11 +16,11 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal
 
 from kachery_p2p.protocol.errors import StorageDamaged, StorageFull
 
+from .closing import Closing
 from .disk import disk_error
 from .lock import lock_folder
 
@@ -31,7 +31,7 @@ Synchronous = Literal["OFF", "NORMAL", "FULL"]
 file is whole, as of some moment before. FULL: that the commit is on disk."""
 
 
-class Database:
+class Database(Closing):
     """The database at ``path``. ``what`` is what errors call it.
 
     Step ``i`` of ``migrations`` takes a database from version ``i`` to ``i + 1``.
@@ -76,17 +76,6 @@ class Database:
             if self._lock_fd >= 0:
                 os.close(self._lock_fd)
                 self._lock_fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

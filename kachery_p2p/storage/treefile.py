@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from kachery_p2p.protocol import tree
 from kachery_p2p.protocol.errors import CorruptContent
 from kachery_p2p.protocol.limits import BLOCK, MIB
 from kachery_p2p.protocol.manifest import TREE_ALGORITHM
 
+from .closing import Closing
 from .disk import Buffer, create, disk_errors, move, pread_up_to, remove, temporary_path, write_all
 
 OWN_STORAGE: Final = "this node's storage"
@@ -89,7 +89,7 @@ class TreeBuilder:
         self._waiting = bytearray()
 
 
-class TreeFile:
+class TreeFile(Closing):
     """A tree file that is open for reading. May be used by several threads until it is closed."""
 
     def __init__(self, fd: int, sha1: str, count: int) -> None:
@@ -155,14 +155,3 @@ class TreeFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
