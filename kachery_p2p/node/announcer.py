@@ -83,7 +83,10 @@ class Announcer:
 
     def _later(self, thing: Thing, here: bool) -> None:
         self._pending[thing] = here
-        if self._flush_soon is None and self._logs:
+        self._flush_later()
+
+    def _flush_later(self) -> None:
+        if self._flush_soon is None and self._pending and self._logs:
             loop = asyncio.get_running_loop()
             self._flush_soon = loop.call_later(
                 ANNOUNCE_DELAY, lambda: self._network.spawn(self._flush(), name="announce")
@@ -159,6 +162,7 @@ class Announcer:
                     continue
             if secret is not None:
                 await self._compare_with_storage(channel, own, secret)
+        self._flush_later()  # what came before there was any log
         self.scanned.set()
 
     async def _prepare(self, channel: bytes) -> tuple[AnnouncementLog, bytes | None]:

@@ -45,6 +45,10 @@ class Availability:
         self._announcer = announcer
         announcer.on_batch.append(lambda batch: self._take(batch, None))
         network.on_shared.append(self._on_shared)
+        network.on_peer_version.append(self._on_peer_version)
+        network.on_lost.append(self._on_lost)
+        self._versions: dict[Link, dict[bytes, int]] = {}
+        """Which document each peer had when it was last sent a digest."""
         self.watch_list = WatchList(network, self.index.holders)
         self.on_fresh: list[Callable[[bytes, list[bytes]], None]] = []
         """Called with (channel, keys) that some origin has come to provide."""
@@ -57,6 +61,17 @@ class Availability:
     def _on_shared(self, link: Link, channel: bytes) -> None:
         if link.via is None and self._network.is_proxy(channel):
             self._send_digest(link, channel)
+
+    def _on_peer_version(self, link: Link, channel: bytes, version: int) -> None:
+        """It has another document: under its old one it may not have known us as a proxy, and have
+        kept its announcements to itself."""
+        known = self._versions.setdefault(link, {}).get(channel)
+        self._versions[link][channel] = version
+        if known not in (None, version) and channel in self._network.shared(link):
+            self._on_shared(link, channel)
+
+    def _on_lost(self, link: Link) -> None:
+        self._versions.pop(link, None)
 
     def _send_digest(self, link: Link, channel: bytes) -> None:
         known = sorted(self.index.digest(channel).items())
