@@ -53,10 +53,13 @@ from kachery_p2p.protocol.limits import (
     MAX_FEED_WATCHES,
     MAX_SLICE,
     MAX_SUBFEED_NAME,
+    MOST_ASKED_PROOFS,
 )
 from kachery_p2p.storage.feed_log import Log, LogInfo
+from kachery_p2p.storage.feeds import FeedRow
 
 from .api import LiveCall
+from .feed_proofs import Proofs, held_proofs
 from .feed_reader import Wanted
 
 if TYPE_CHECKING:
@@ -176,7 +179,7 @@ class FeedCalls:
         await self._feeds.settle()
 
         def work() -> list[dict[str, Any]]:
-            return [self._describe(row.feed) for row in self._store.feeds()]
+            return [self._describe_feed(row.feed, row) for row in self._store.feeds()]
 
         return {"feeds": await self._disk(work)}
 
@@ -185,12 +188,15 @@ class FeedCalls:
         return await self._disk(self._describe, params.feed)
 
     def _describe(self, feed: bytes) -> dict[str, Any]:
-        rows = [row for row in self._store.feeds() if row.feed == feed]
+        row = next((row for row in self._store.feeds() if row.feed == feed), None)
+        return self._describe_feed(feed, row)
+
+    def _describe_feed(self, feed: bytes, row: FeedRow | None) -> dict[str, Any]:
         return {
             "feed": feed,
-            "name": rows[0].name if rows else None,
-            "writable": bool(rows and rows[0].writable),
-            "created": rows[0].created if rows else None,
+            "name": None if row is None else row.name,
+            "writable": row is not None and row.writable,
+            "created": None if row is None else row.created,
             "subfeeds": [
                 self._describe_log(subfeed, info) for _, subfeed, info in self._store.logs(feed)
             ],
@@ -258,12 +264,16 @@ class FeedCalls:
 
     async def _read(self, params: _Read, live: LiveCall) -> Any:
         where = (params.feed, params.subfeed)
+        channel = self._channel(params.channel)
+        most = params.most or MAX_FEED_MESSAGES
+        if params.proofs and not await self._held(where, params.position):
+            most = min(most, MOST_ASKED_PROOFS)
         found = await self._node.feed_reader.read(
             [Wanted(where, params.position)],
-            most=params.most or MAX_FEED_MESSAGES,
+            most=most,
             wait=params.wait,
             timeout=params.timeout,
-            channel=self._channel(params.channel),
+            channel=channel,
         )
         slice = found.get(0) or Slice(params.position, [], [])
         info = await self._feeds.info(where) if params.proofs or not slice.texts else None
@@ -280,20 +290,18 @@ class FeedCalls:
             "proofs": None,
         }
         if params.proofs and slice.texts:
-            await self._feeds.settle(params.feed)
-            head, proofs = await self._disk(self._prove, where, slice)
+            head, proofs = await self._prove(where, slice, channel)
             answer |= {"head": codec.plain(head), "proofs": proofs}
         return answer
 
-    def _prove(self, where: Log, slice: Slice) -> tuple[Head, list[list[bytes]]]:
-        """Inclusion proofs of the messages, all under one head."""
-        for _ in range(10):
-            found = [
-                self._store.leaf_proof(*where, index) for index in range(slice.start, slice.stop)
-            ]
-            if len({proof.head.size for proof in found}) == 1:
-                return found[0].head, [proof.proof for proof in found]
-        raise BadInput(what="signed messages", reason="the subfeed grows too fast; ask for fewer")
+    async def _held(self, where: Log, position: int) -> bool:
+        info = await self._feeds.info(where)
+        return info is None or info.base <= position
+
+    async def _prove(self, where: Log, slice: Slice, channel: bytes | None) -> Proofs:
+        if await self._held(where, slice.start):
+            return await self._disk(held_proofs, self._store, where, slice)
+        return await self._node.feed_reader.prove(where, slice, channel=channel)
 
     async def _watch(self, params: _Watch, live: LiveCall) -> Any:
         wanted = [Wanted((feed, subfeed), at) for feed, subfeed, at in params.watches]

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from kachery_p2p.protocol import codec, things
 from kachery_p2p.protocol.errors import (
@@ -45,9 +45,12 @@ from kachery_p2p.protocol.plan import Holder
 from kachery_p2p.protocol.tree import ProofError
 from kachery_p2p.storage.feed_log import Log, LogInfo
 
+from .feed_proofs import Proofs, asked_proofs
 from .feeds import Feeds
 from .follower import Follower, Roads
 from .sources import name_of
+
+T = TypeVar("T")
 
 
 class Wanted(NamedTuple):
@@ -256,18 +259,36 @@ class FeedReader:
 
     async def _fetch(self, wanted: Wanted, most: int, follower: Follower) -> Slice | None:
         """Messages that come before the part that is held here, for the caller alone."""
+        return await self._of_holders(
+            wanted.where, follower, lambda holder: self._fetch_from(holder, wanted, most)
+        )
+
+    async def prove(self, where: Log, slice: Slice, *, channel: bytes | None) -> Proofs:
+        """Proofs of messages that are not held here. Raises as :meth:`read`, and BadInput."""
+
+        async def ask(holder: Holder) -> Proofs:
+            link = await self._roads.link_to(holder)
+            return await asked_proofs(link, holder.channel, where, slice, name_of(holder))
+
+        async with self._following(Wanted(where, slice.start), channel) as follower:
+            return await self._of_holders(where, follower, ask)
+
+    async def _of_holders(
+        self, where: Log, follower: Follower, ask: Callable[[Holder], Awaitable[T]]
+    ) -> T:
+        """What the first of those who are followed gives that gives it."""
         errors: list[KacheryError] = []
         failures = follower.failures
         holders = [source.holder for source in follower.sources.values()]
         for holder in sorted(holders, key=lambda holder: failures[holder.node]):
             try:
-                return await self._fetch_from(holder, wanted, most)
+                return await ask(holder)
             except KacheryError as error:
                 failures[holder.node] += 1
                 errors.append(error)
         if errors:
             raise errors[-1]
-        title = things.subfeed(*wanted.where).title
+        title = things.subfeed(*where).title
         raise follower.failure or NotFound(what=title, detail="nobody connected has its beginning")
 
     async def _fetch_from(self, holder: Holder, wanted: Wanted, most: int) -> Slice:

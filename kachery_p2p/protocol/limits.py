@@ -214,6 +214,10 @@ SUBMISSION_BYTES: Final = 16
 """Of the random number by which a submission is known."""
 MAX_PROOF_HASHES: Final = 64
 """Hashes of one proof: a tree of MAX_FEED_MESSAGES has 41 levels."""
+PROOFS_AT_ONCE: Final = 16
+"""Proofs that a node asks another one for at a time."""
+MOST_ASKED_PROOFS: Final = 64
+"""Signed messages of one answer whose proofs another node must be asked for, one by one."""
 FEED_SOURCES: Final = 3
 """Holders that a node follows at once for one subfeed: one sends messages, the others heads only."""
 FEED_LAG_SECONDS: Final = 0.3
