@@ -49,11 +49,14 @@ class Appender:
         self._committed = committed
         self._queue: deque[_Queued] = deque()
         self._running = False
+        self._closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._accepted: Counter[Log] = Counter()
         """Appends to a log that are acknowledged and not committed."""
         self._waited: Counter[Log] = Counter()
         """Appends to a log that somebody waits for."""
+        self._changed: set[Log] = set()
+        """Of these: where something else than an append came in between."""
         self._sizes: OrderedDict[Log, int] = OrderedDict()
         """With durability relaxed: where a log will end when all that is queued is committed."""
 
@@ -66,10 +69,13 @@ class Appender:
             await self._wait(call)
         finally:
             _less(self._waited, log)
+            certain = log not in self._waited and log not in self._changed
+            if log not in self._waited:
+                self._changed.discard(log)
         if call.error is not None:
             raise call.error
         assert call.result is not None
-        if not self._store.durable and log not in self._waited:
+        if certain and not self._store.durable:
             self._sizes[log] = call.result.head.size
             if len(self._sizes) > MAX_RECENT_LOGS:
                 self._sizes.popitem(last=False)
@@ -95,12 +101,20 @@ class Appender:
         """Something else than an append changes a feed's logs."""
         for log in [log for log in self._sizes if log[0] == feed]:
             del self._sizes[log]
+        self._changed.update(log for log in self._waited if log[0] == feed)
 
     async def settle(self, log: Log | None = None) -> None:
         """Until what was acknowledged, of all logs or of one, is committed, as far as that is possible
         now."""
         if self._accepted and (log is None or log in self._accepted):
             await self._wait(None)
+
+    async def close(self) -> None:
+        """Commit what can be committed; the rest is in the spool."""
+        await self.settle()
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
 
     async def _wait(self, call: Append | None) -> None:
         end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -111,7 +125,7 @@ class Appender:
     # --- commits -----------------------------------------------------------------------------
 
     def _soon(self, seconds: float) -> None:
-        if self._timer is None and not self._running:
+        if self._timer is None and not self._running and not self._closed:
             self._timer = asyncio.get_running_loop().call_later(seconds, self._start)
 
     def _start(self) -> None:
@@ -147,6 +161,8 @@ class Appender:
                 else:
                     queued.end.set_exception(error)
         if error is not None and self._accepted:
+            count = sum(self._accepted.values())
+            self._context.warn(f"{count} acknowledged appends are not written yet: {error}")
             self._soon(FEED_RETRY_SECONDS)
         elif self._queue:
             self._start()

@@ -268,6 +268,11 @@ class Feeds:
         done = await self._appender.append(call)
         return FeedNumbers(done.first, done.count)
 
+    async def close(self) -> None:
+        """Until as much as can be is on the disk."""
+        await self.settle()
+        await self._appender.close()
+
     async def settle(self, feed: bytes | None = None) -> None:
         """Until all that can be read is in the store, of all feeds or of one."""
         await self._appender.settle()

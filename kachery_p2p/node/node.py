@@ -327,7 +327,7 @@ class Node:
                 if hasattr(self, "announcer"):
                     self.announcer.close()
                 if hasattr(self, "feeds"):
-                    await self.feeds.settle()
+                    await self.feeds.close()
                 for server in self._servers:
                     server.close(close_connections=False)
                 if hasattr(self, "network"):

@@ -194,7 +194,7 @@ async def test_a_commit_that_fails_loses_nothing_that_was_acknowledged(
     async with bench(tmp_path) as it:
         await it.append(0)
         assert it.appender.accept(call(1)) == 1
-        it.error = StorageFull(what="feeds", path="/full")
+        it.error = full = StorageFull(what="feeds", path="/full")
         await it.appender.settle()
         assert it.appender.accept(call(2)) is None, "nothing more is promised"
         with pytest.raises(StorageFull):
@@ -206,7 +206,35 @@ async def test_a_commit_that_fails_loses_nothing_that_was_acknowledged(
         assert it.appender.accept(call(3)) == 3
         await it.appender.settle()
         assert it.held() == [0, 1, 2, 3]
-        assert not it.warnings
+        assert set(it.warnings) == {f"1 acknowledged appends are not written yet: {full}"}
+
+
+async def test_what_cannot_be_written_when_the_node_stops_is_there_at_its_next_start(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path) as it:
+        await it.append(0)
+        assert it.appender.accept(call(1)) == 1
+        it.error = StorageFull(what="feeds", path="/full")
+        await it.appender.close()
+        assert it.held() == [0]
+    async with bench(tmp_path) as it:
+        assert it.held() == [0, 1]
+
+
+async def test_nothing_is_promised_while_something_else_changes_the_log(tmp_path: Path) -> None:
+    async with bench(tmp_path) as it:
+        waiting = asyncio.create_task(it.append(0))
+        await asyncio.sleep(0)
+        it.appender.forget(KEY.public)
+        assert await waiting == 0
+        assert it.appender.accept(call(1)) is None
+        assert await it.append(1) == 1
+        assert it.appender.accept(call(2)) == 2
+        it.appender.forget(KEY.public)
+        assert it.appender.accept(call(3)) is None
+        assert await it.append(3) == 3
+        assert it.held() == [0, 1, 2, 3]
 
 
 async def test_what_the_log_itself_refuses_is_told_to_the_user(tmp_path: Path) -> None:
