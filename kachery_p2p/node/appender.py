@@ -54,7 +54,7 @@ class Appender:
         self._accepted: Counter[Log] = Counter()
         """Appends to a log that are acknowledged and not committed."""
         self._waited: Counter[Log] = Counter()
-        """Appends to a log that somebody waits for."""
+        """Appends to a log whose numbers nobody knows yet."""
         self._changed: set[Log] = set()
         """Of these: where something else than an append came in between."""
         self._sizes: OrderedDict[Log, int] = OrderedDict()
@@ -65,20 +65,10 @@ class Appender:
         log = (call.feed, call.subfeed)
         self._sizes.pop(log, None)
         self._waited[log] += 1
-        try:
-            await self._wait(call)
-        finally:
-            _less(self._waited, log)
-            certain = log not in self._waited and log not in self._changed
-            if log not in self._waited:
-                self._changed.discard(log)
+        await self._wait(call)
         if call.error is not None:
             raise call.error
         assert call.result is not None
-        if certain and not self._store.durable:
-            self._sizes[log] = call.result.head.size
-            if len(self._sizes) > MAX_RECENT_LOGS:
-                self._sizes.popitem(last=False)
         return call.result
 
     def accept(self, call: Append) -> int | None:
@@ -147,6 +137,9 @@ class Appender:
 
     def _on_done(self, batch: list[_Queued], error: BaseException | None) -> None:
         self._running = False
+        for queued in batch:
+            if queued.end is not None and queued.call is not None:
+                self._known(queued.call)
         if error is None:
             self._on_committed(batch)
         else:
@@ -166,6 +159,19 @@ class Appender:
             self._soon(FEED_RETRY_SECONDS)
         elif self._queue:
             self._start()
+
+    def _known(self, call: Append) -> None:
+        """What became of a call that was waited for: where does its log end now?"""
+        log = (call.feed, call.subfeed)
+        _less(self._waited, log)
+        if log in self._waited:
+            return
+        if log in self._changed:
+            self._changed.discard(log)
+        elif call.result is not None and not self._store.durable:
+            self._sizes[log] = call.result.head.size
+            if len(self._sizes) > MAX_RECENT_LOGS:
+                self._sizes.popitem(last=False)
 
     def _on_committed(self, batch: Sequence[_Queued]) -> None:
         calls = [queued.call for queued in batch if queued.call is not None]

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kachery_p2p.node import appender as module
 from kachery_p2p.node.appender import Appender
@@ -265,3 +267,71 @@ async def test_a_spool_that_cannot_be_written_is_an_error_and_nothing_is_promise
             it.appender.accept(call(1))
         assert await it.append(1) == 1
         assert it.held() == [0, 1]
+
+
+OPERATIONS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["append", "append", "accept", "accept", "accept", "submit", "cancel", "settle",
+             "fail", "mend", "forget", "kill"]
+        ),
+        st.sampled_from([SUB, OTHER]),
+    ),
+    max_size=40,
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(operations=OPERATIONS)
+def test_whatever_happens_what_was_acknowledged_is_there_in_its_place(
+    tmp_path_factory: pytest.TempPathFactory, operations: list[tuple[str, bytes]]
+) -> None:
+    asyncio.run(_go_through(tmp_path_factory.mktemp("appender"), operations))
+
+
+async def _go_through(path: Path, operations: list[tuple[str, bytes]]) -> None:
+    acknowledged: dict[bytes, dict[int, int]] = {SUB: {}, OTHER: {}}
+    it = Bench(path / "feeds.sqlite", durable=False)
+    waiting: list[asyncio.Task[None]] = []
+
+    async def append(number: int, subfeed: bytes, **more: Any) -> None:
+        with contextlib.suppress(StorageFull):
+            acknowledged[subfeed][await it.append(number, subfeed=subfeed, **more)] = number
+
+    for number, (what, subfeed) in enumerate(operations):
+        match what:
+            case "append":
+                waiting.append(asyncio.create_task(append(number, subfeed)))
+            case "submit":
+                submission = number.to_bytes(16, "big")
+                waiting.append(asyncio.create_task(append(number, subfeed, submission=submission)))
+            case "cancel" if waiting:
+                waiting[-1].cancel()
+            case "accept":
+                first = it.appender.accept(call(number, subfeed=subfeed))
+                if first is not None:
+                    assert first not in acknowledged[subfeed]
+                    acknowledged[subfeed][first] = number
+            case "settle":
+                await it.appender.settle()
+            case "fail":
+                it.error = StorageFull(what="feeds", path="/full")
+            case "mend":
+                it.error = None
+            case "forget":
+                it.appender.forget(KEY.public)
+            case "kill":
+                for task in waiting:
+                    task.cancel()
+                it.workers.close()
+                it.store.close()
+                it = Bench(path / "feeds.sqlite", durable=False)
+        await asyncio.sleep(0)
+    it.error = None
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await it.appender.close()
+    for subfeed, messages in acknowledged.items():
+        held = it.held(subfeed) if it.store.info(KEY.public, subfeed) is not None else []
+        assert {first: held[first] for first in messages} == messages
+    it.workers.close()
+    it.store.close()
