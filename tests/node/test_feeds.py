@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from kachery_p2p.protocol.errors import (
     FeedReadOnly,
     NotAWriter,
     NotFound,
+    StorageFull,
 )
 
 from .feed_lab import Subfeed
@@ -71,6 +74,66 @@ async def test_a_reader_begins_late_and_reads_what_came_before_afterwards() -> N
         assert info.base == 4990, "what came before was not fetched"
         assert (await feed.read("B", 10))[:5] == [10, 11, 12, 13, 14]
         assert await feed.read("B") == list(range(5000))
+
+
+async def test_who_reads_hears_of_a_message_before_its_node_has_it_on_its_disk() -> None:
+    async with laboratory("A", "B", "C") as lab:
+        feed = await Subfeed.create(lab)
+        await feed.append("A", 0)
+        assert await feed.read("B") == [0]
+        await lab.announced("B")
+        store, may_store = lab["B"].feeds.store, threading.Event()
+        take_in = store.take_in
+
+        def slow(incoming: Any) -> int:
+            assert may_store.wait(10)
+            return take_in(incoming)
+
+        store.take_in = slow  # type: ignore[method-assign]
+        waiting = asyncio.create_task(feed.next("B", 1))
+        await until(lambda: lab["B"].feed_reader.follower(feed.where) is not None)
+        await feed.append("A", 1)
+        assert await waiting == [1]
+        assert await feed.next("B", 1) == [1]
+        # What is said of the log otherwise is what is on the disk: so it waits.
+        asked = [
+            asyncio.create_task(lab.call("B", "feed.info", feed=feed.feed)),
+            asyncio.create_task(feed.answer("B", 1, proofs=True)),
+            asyncio.create_task(feed.read("B", 0)),
+        ]
+        done, _ = await asyncio.wait(asked, timeout=0.1)
+        assert not done
+        may_store.set()
+        info, proven, everything = await asyncio.gather(*asked)
+        assert info["subfeeds"][0]["size"] == 2
+        assert proven["head"][2] == 2
+        assert everything == [0, 1]
+
+
+async def test_a_disk_that_takes_no_message_costs_its_readers_none() -> None:
+    async with laboratory() as lab:
+        feed = await Subfeed.create(lab)
+        await feed.append("A", 0)
+        assert await feed.read("B") == [0]
+        store = lab["B"].feeds.store
+        take_in, full = store.take_in, [True, True]
+
+        def sometimes(incoming: Any) -> int:
+            if full and full.pop():
+                raise StorageFull(what="feeds", path="/full")
+            return take_in(incoming)
+
+        store.take_in = sometimes  # type: ignore[method-assign]
+        found: list[Any] = []
+        for number in range(1, 6):
+            await feed.append("A", number)
+            while not found or found[-1] != number:
+                try:
+                    found += await feed.next("B", 1 + len(found))
+                except StorageFull:
+                    await asyncio.sleep(0.05)
+        assert found == [1, 2, 3, 4, 5]
+        assert await feed.read("B") == list(range(6))
 
 
 async def test_waiting_at_a_position_that_is_not_reached_yet() -> None:
