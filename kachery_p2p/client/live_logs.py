@@ -76,7 +76,7 @@ class LiveLog:
         self._subfeed: dict[str, Any] = {"feed": feed, "subfeed": self.subfeed}
         self._road: dict[str, Any] = {"timeout": timeout, "channel": channel}
         self._target = {**self._subfeed, "name": subfeed_text(name)}
-        self._source = {**self._subfeed, **self._road}
+        self._source = {**self._target, **self._road}
 
     # --- reading -----------------------------------------------------------------------------
 

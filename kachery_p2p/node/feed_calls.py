@@ -14,7 +14,7 @@ method                 parameters                                          resul
 ``feed.append``        feed, subfeed, name, data, count                    first, count
 ``feed.submit``        the same, submission (16 bytes), timeout, channel?  first, count
 ``feed.read``          feed, subfeed, position, most, wait, timeout,       start, runs, data, size,
-                       channel?, proofs                                    head | None, proofs | None
+                       channel?, proofs, name?                             head | None, proofs | None
 ``feed.watch``         watches: [[feed, subfeed, position]], most, wait,   ready: [[place, start,
                        timeout, channel?                                   runs, data]]
 ``feed.get_rules``     feed, subfeed                                       rules
@@ -112,6 +112,7 @@ class _Read(msgspec.Struct, frozen=True):
     wait: _Seconds = 0.0
     channel: str | None = None
     proofs: bool = False
+    name: _Name | None = None
 
 
 class _Watch(msgspec.Struct, frozen=True):
@@ -265,6 +266,8 @@ class FeedCalls:
     async def _read(self, params: _Read, live: LiveCall) -> Any:
         where = (params.feed, params.subfeed)
         channel = self._channel(params.channel)
+        if params.name is not None:
+            self._feeds.note_name(where, params.name)
         most = params.most or MAX_FEED_MESSAGES
         if params.proofs and not await self._held(where, params.position):
             most = min(most, MOST_ASKED_PROOFS)

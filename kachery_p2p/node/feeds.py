@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from kachery_p2p.protocol import things
 from kachery_p2p.protocol.blinding import FEED_CONTEXT, FEED_OWNER_CONTEXT
-from kachery_p2p.protocol.feed import Head, Run, Slice
+from kachery_p2p.protocol.feed import Head, Run, Slice, subfeed_hash
 from kachery_p2p.protocol.feed_fork import Fork
 from kachery_p2p.protocol.limits import (
     MAX_FEED_MESSAGES,
@@ -107,6 +107,8 @@ class Feeds:
         self._withdraw = withdraw
         self._appender = Appender(context, store, self._on_committed)
         self._stores: dict[Log, set[asyncio.Future[int]]] = {}
+        self._names: dict[Log, str] = {}
+        """What local readers call the subfeeds of others."""
         self._listeners: dict[Log, dict[asyncio.Event, None]] = {}
         self._recent: OrderedDict[Log, _Recent] = OrderedDict()
         self._told: set[tuple[Log, frozenset[str]]] = set()
@@ -136,6 +138,14 @@ class Feeds:
             bell.set()
 
     # --- what is here ------------------------------------------------------------------------
+
+    def note_name(self, log: Log, name: str) -> None:
+        """A local reader calls a subfeed that; it is kept with what comes of it."""
+        known = name.startswith("~") or self._names.get(log) == name
+        if not known and subfeed_hash(name) == log[1]:
+            self._names[log] = name
+            if len(self._names) > MAX_FOLLOWED:
+                del self._names[next(iter(self._names))]
 
     async def info(self, log: Log) -> LogInfo | None:
         await self._appender.settle(log)
@@ -340,7 +350,8 @@ class Feeds:
         """
 
         def incoming() -> Incoming:
-            return Incoming(*log, slice, right, head, channel.hex(), peaks, None, source)
+            name = self._names.get(log)
+            return Incoming(*log, slice, right, head, channel.hex(), peaks, name, source)
 
         self._appender.forget(log[0])
         few = len(slice.texts) <= _INLINE_MESSAGES

@@ -315,6 +315,19 @@ def test_what_one_node_appends_another_reads(lab: Lab) -> None:
             kc.load_subfeed(subfeed.uri, channel="other").get_next_message()
 
 
+def test_who_reads_a_subfeed_sees_its_name_in_its_own_list(lab: Lab) -> None:
+    with at(lab.a):
+        feed = kc.create_feed()
+        uris = [feed.load_subfeed(name).uri for name in ("by name", ["by", "value"])]
+        for uri in uris:
+            kc.load_subfeed(uri).append_message(1)
+    with at(lab.b):
+        for uri in uris:
+            assert announced(lambda uri=uri: kc.load_subfeed(uri).get_next_messages())
+        [shown] = [each for each in kc.list_feeds() if each["feed_id"] == feed.feed_id]
+        assert {each["name"] for each in shown["subfeeds"]} == {"by name", None}
+
+
 def test_a_feed_that_nobody_has_is_not_found_in_time(lab: Lab) -> None:
     with at(lab.b):
         subfeed = kc.load_feed(f"feed://{'ab' * 32}", timeout_sec=2).load_subfeed("x")
