@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from kachery_p2p.protocol import codec, things
@@ -61,10 +61,21 @@ class Wanted(NamedTuple):
 
 
 class _Entry:
+    """A follower, and how many read what it brings: each for the time of a ``with``."""
+
     def __init__(self, follower: Follower) -> None:
         self.follower = follower
         self.readers = 0
-        self.used_at = asyncio.get_running_loop().time()
+        self._loop = asyncio.get_running_loop()
+        self.used_at = self._loop.time()
+
+    def __enter__(self) -> Follower:
+        self.readers += 1
+        return self.follower
+
+    def __exit__(self, *_: object) -> None:
+        self.readers -= 1
+        self.used_at = self._loop.time()
 
 
 class FeedReader:
@@ -95,8 +106,7 @@ class FeedReader:
         follower = self.follower(where)
         return max((s.size or 0 for s in follower.sources.values()), default=0) if follower else 0
 
-    @contextlib.asynccontextmanager
-    async def _following(self, wanted: Wanted, channel: bytes | None) -> AsyncIterator[Follower]:
+    async def _following(self, wanted: Wanted, channel: bytes | None) -> _Entry:
         """Somebody who keeps the log up to date meanwhile, at least from the position wanted on."""
         key = (wanted.where, channel)
         entry = self._followers.get(key)
@@ -120,12 +130,7 @@ class FeedReader:
             )
             entry = self._followers[key] = _Entry(follower)
         self._followers.move_to_end(key)
-        entry.readers += 1
-        try:
-            yield entry.follower
-        finally:
-            entry.readers -= 1
-            entry.used_at = asyncio.get_running_loop().time()
+        return entry
 
     async def contact(
         self, wanted: Wanted, *, channel: bytes | None, timeout: float, shown: dict[str, Any]
@@ -133,7 +138,7 @@ class FeedReader:
         """Add to ``shown`` who is followed for a log, and why nobody is."""
         if await self._feeds.is_own(wanted.where[0]):
             return
-        async with self._following(wanted, channel) as follower:
+        with await self._following(wanted, channel) as follower:
             await follower.settle(timeout)
             shown["holders"] = [
                 {
@@ -191,7 +196,7 @@ class FeedReader:
         """
         loop = asyncio.get_running_loop()
         deadline, contact = loop.time() + wait, loop.time() + timeout
-        async with contextlib.AsyncExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             followers: dict[int, Follower] = {}
             with self._feeds.listening(*(each.where for each in wanted)) as bell:
                 await self._follow_all(wanted, followers, stack, channel)
@@ -223,13 +228,12 @@ class FeedReader:
         self,
         wanted: Sequence[Wanted],
         followers: dict[int, Follower],
-        stack: contextlib.AsyncExitStack,
+        stack: contextlib.ExitStack,
         channel: bytes | None,
     ) -> None:
         for place, each in enumerate(wanted):
             if not await self._feeds.is_own(each.where[0]):
-                following = self._following(each, channel)
-                followers[place] = await stack.enter_async_context(following)
+                followers[place] = stack.enter_context(await self._following(each, channel))
 
     async def _read_one(self, wanted: Wanted, most: int, follower: Follower | None) -> Slice | None:
         slice = await self._feeds.read(wanted.where, wanted.position, most)
@@ -270,7 +274,7 @@ class FeedReader:
             link = await self._roads.link_to(holder)
             return await asked_proofs(link, holder.channel, where, slice, name_of(holder))
 
-        async with self._following(Wanted(where, slice.start), channel) as follower:
+        with await self._following(Wanted(where, slice.start), channel) as follower:
             return await self._of_holders(where, follower, ask)
 
     async def _of_holders(
