@@ -43,7 +43,7 @@ from .diagnosis import (
     warning,
 )
 from .doctor_uri import check_uri
-from .output import Output, pass_output, size_text, with_output
+from .output import Output, delay_text, pass_output, size_text, with_output
 
 _CONNECTED = "connected"
 
@@ -221,7 +221,7 @@ def _bootstrap(bootstrap: dict[str, Any], node: dict[str, Any]) -> Check:
     )
     if bootstrap["state"] == _CONNECTED:
         links = [x for x in node["links"] if x["node"] == bootstrap["node"] and x["via"] is None]
-        rtt = next((f", {x['rtt'] * 1000:.1f} ms" for x in links if x["rtt"] is not None), "")
+        rtt = next((f", {delay_text(x['rtt'])}" for x in links if x["rtt"] is not None), "")
         return ok(about, f"connected to {url}{rtt}, for {channels}")
     code, told = bootstrap["code"], _first_sentence(bootstrap["error"])
     if code == ClockSkew.code:

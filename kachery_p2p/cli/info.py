@@ -12,7 +12,7 @@ import click
 from kachery_p2p.client import sync
 
 from .channels import roles_text
-from .output import Output, clean, columns, pass_output, size_text, with_output
+from .output import Output, clean, columns, delay_text, pass_output, size_text, with_output
 
 
 class _Table(NamedTuple):
@@ -92,7 +92,7 @@ def _tables(info: dict[str, Any]) -> list[_Table]:
                     link["node"],
                     link["label"] or "-",
                     _route(link["via"], names),
-                    "-" if link["rtt"] is None else f"{link['rtt'] * 1000:.1f} ms",
+                    "-" if link["rtt"] is None else delay_text(link["rtt"]),
                     size_text(link["sent"]),
                     size_text(link["received"]),
                     ", ".join(link["channels"]) or "-",

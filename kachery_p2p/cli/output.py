@@ -20,6 +20,7 @@ import click
 
 from kachery_p2p.client.progress_display import display
 from kachery_p2p.client.texts import clean as clean
+from kachery_p2p.client.texts import delay_text as delay_text
 from kachery_p2p.client.texts import size_text as size_text
 from kachery_p2p.protocol.errors import BadPath, KacheryError, StorageFull, to_wire
 

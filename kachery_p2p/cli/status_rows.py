@@ -13,7 +13,7 @@ from typing import Final
 
 from .channels import roles_text
 from .info import duration
-from .output import clean, size_text
+from .output import clean, delay_text, size_text
 from .status_cells import Cell, Column, Rates, Row, Section, plural, rate_text, short
 
 _DAY: Final = 86_400.0
@@ -137,7 +137,7 @@ def _links(status: Row, rates: Rates, now: float) -> Section:
             Cell(clean(link["label"]) or "-"),
             Cell(short(link["node"])),
             _route(link),
-            Cell("-" if link["rtt"] is None else f"{link['rtt'] * 1000:.1f} ms"),
+            Cell("-" if link["rtt"] is None else delay_text(link["rtt"])),
             Cell(rate_text(rates.link(link, "sent"))),
             Cell(rate_text(rates.link(link, "received"))),
             Cell(size_text(link["sent"])),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .texts import clean, size_text, time_text
+from .texts import clean, delay_text, size_text, time_text
 
 _CELL = "text-align:left;vertical-align:top;padding:1px 10px 1px 0"
 
@@ -51,7 +51,7 @@ class NodeInfo(dict[str, object]):
 def _link(link: dict[str, object]) -> str:
     rtt, via = link.get("rtt"), link.get("via")
     road = f"relayed by {str(via)[:8]}" if via else "direct"
-    time = f", {rtt * 1000:.1f} ms" if isinstance(rtt, int | float) else ""
+    time = f", {delay_text(rtt)}" if isinstance(rtt, int | float) else ""
     return f"{link.get('label') or str(link.get('node'))[:8]} ({road}{time})"
 
 

@@ -25,3 +25,8 @@ def time_text(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def delay_text(seconds: float) -> str:
+    """A round-trip time for people: ``12 ms``. Nodes measure whole milliseconds."""
+    return "<1 ms" if seconds < 0.001 else f"{seconds * 1000:.0f} ms"

@@ -68,7 +68,7 @@ def test_lines_say_route_and_round_trip_and_nobody_can_fake_one() -> None:
     assert all(line.isprintable() for line in lines)
     assert sum(line.startswith("node id") for line in lines) == 1
     text = "\n".join(lines)
-    for part in ("direct", "12.3 ms", "via hub", "via 44444444", "1 d 1 h", "2.0 KiB", "waiting"):
+    for part in ("direct", "12 ms", "via hub", "via 44444444", "1 d 1 h", "2.0 KiB", "waiting"):
         assert part in text
 
 
@@ -87,7 +87,7 @@ def test_the_terminal_shows_the_same_and_takes_nothing_for_markup(
     drawn = capsys.readouterr().out
     assert "\x1b[2J" not in drawn
     assert "[red]x[/red]" in drawn
-    for part in ("ab" * 32, "via hub", "12.3 ms", "ws://x"):
+    for part in ("ab" * 32, "via hub", "12 ms", "ws://x"):
         assert part in drawn
 
 

@@ -83,7 +83,7 @@ def test_every_kind_of_row_is_told() -> None:
         "request-tasks; switched off: provide-files; not granted: request-files open, 4",
         "not a member",
         "nobody",
-        "hub 11111111 direct 12.3 ms 0 B/s 512 B/s 1000 B 2.0 KiB lab,",
+        "hub 11111111 direct 12 ms 0 B/s 512 B/s 1000 B 2.0 KiB lab,",
         "22222222 via hub",
         "- 33333333 via 44444444 - ",
         "Not connected: 2",
@@ -114,7 +114,7 @@ def test_a_fresh_node_says_what_is_missing_and_what_to_do_next() -> None:
     text = words(drawn(empty(), 80))
     assert "is being measured" in text
     assert "channel join" in text
-    assert "none channels, links, downloads, uploads, feeds, tasks, warnings" in text
+    assert "no channels, links, downloads, uploads, feeds, tasks, warnings" in text
     assert "up -, down -" in text
 
 
