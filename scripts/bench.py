@@ -14,13 +14,12 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import bench_feeds
 import bench_tasks
-from bench_report import Row, run, settle, take_turns
+from bench_report import Row, run, scratch, settle, take_turns
 
 from tests.daemons import Daemon, Lab, free_port
 
@@ -273,7 +272,7 @@ def main() -> int:
         return bench_feeds.main(options.runs)
     if options.what == "tasks":
         return bench_tasks.main(options.runs)
-    folder = Path(tempfile.mkdtemp(prefix="kp", dir="/tmp"))
+    folder = scratch()
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, {options.mib} MiB, ", end="")
     print(f"median (min .. max) of {options.runs}")
     try:

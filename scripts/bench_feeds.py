@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from bench_report import Row, run, settle, take_turns
+from bench_report import Row, run, scratch, settle, take_turns
 
 from tests.daemons import ROOT, Daemon, Lab
 
@@ -328,7 +328,7 @@ class Bench:
 
 
 def main(runs: int) -> int:
-    folder = Path(tempfile.mkdtemp(prefix="kp", dir="/tmp"))
+    folder = scratch()
     try:
         bench = Bench(folder, runs)
         core = bench.hypercore

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tests.daemons import Daemon
@@ -30,6 +32,12 @@ class Row:
 
 def run(daemon: Daemon, program: str, *arguments: str, stdin: str | None = None) -> Any:
     return json.loads(daemon.python(program, *arguments, stdin=stdin))
+
+
+def scratch() -> Path:
+    """A folder for all that a benchmark writes, on the disk that TMPDIR names. Its path is short, for
+    sockets."""
+    return Path(tempfile.mkdtemp(prefix="kp"))
 
 
 def settle() -> None:

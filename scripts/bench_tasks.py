@@ -14,12 +14,11 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench_report import Row, run, settle
+from bench_report import Row, run, scratch, settle
 
 from tests.daemons import Daemon, Lab
 
@@ -131,7 +130,7 @@ def dask(folder: Path, *arguments: str) -> Any:
 
 
 def main(runs: int) -> int:
-    folder = Path(tempfile.mkdtemp(prefix="kp", dir="/tmp"))
+    folder = scratch()
     counts = [str(count) for count in (ONE_BY_ONE, TOGETHER, IN_FLIGHT)]
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, ", end="")
     print(f"median (min .. max) of {runs}; every p50 is of {ONE_BY_ONE}")
