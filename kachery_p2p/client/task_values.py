@@ -18,7 +18,7 @@ from kachery_p2p.protocol.errors import BadInput, KacheryError, NotFound
 from kachery_p2p.protocol.limits import MAX_FEED_MESSAGE_DEPTH, MAX_INLINE_RESULT
 from kachery_p2p.protocol.task import ARRAY_KEY, Parcel, ParcelFormat, canonical_kwargs
 
-from . import codecs, files, pickles, portal, sync
+from . import codecs, files, pickles, portal
 
 _LABELS: dict[ParcelFormat, str] = {
     "json": "result.json", "npy": "result.npy", "bytes": "result.dat", "pkl": "result.pkl",
@@ -114,6 +114,9 @@ def encode_result(value: Any) -> tuple[ParcelFormat, bytes | memoryview]:
         raise BadInput(what="task result", reason=reason) from error
 
 
+_store_bytes = portal.twin(files.astore_bytes, asks_only=True)
+
+
 async def apack(value: Any, channel: str | None = None) -> Parcel:
     """A result as a parcel; a large one is stored. Raises as :func:`encode_result` and
     :func:`store_bytes`."""
@@ -128,7 +131,7 @@ def pack(value: Any, channel: str | None = None) -> Parcel:
     written, data = encode_result(value)
     if len(data) <= MAX_INLINE_RESULT:
         return Parcel(written, bytes(data))
-    return Parcel(written, None, sync.store_bytes(data, _LABELS[written], channel=channel))
+    return Parcel(written, None, _store_bytes(data, _LABELS[written], channel=channel))
 
 
 async def aunpack(parcel: Parcel, channel: str | None = None) -> Any:
