@@ -83,13 +83,13 @@ DIAL_SECONDS: Final = 10.0
 REQUEST_SECONDS: Final = 15.0
 """A node that does not answer a request within this is called silent."""
 LOOKUP_SECONDS: Final = 5.0
+"""A proxy that does not answer 'who has' within this is called silent."""
 MAX_ONLINE: Final = 1_000
 """Members that a proxy names when it is asked who is linked to it."""
 PRESENCE_SECONDS: Final = 3.0
 """For so long a node does not ask again who is on line."""
 PRESENCE_ASK_SECONDS: Final = 1.0
 """A proxy that does not say within this who is on line is not waited for."""
-"""A proxy that does not answer 'who has' within this is called silent."""
 LINK_GRACE_SECONDS: Final = 5.0
 """A look-up waits so long for a bootstrap link that is just being opened."""
 STALL_SECONDS: Final = 30.0

@@ -27,6 +27,7 @@ SAMPLES: list[Any] = [
     methods.WhoHas(CHANNEL, "tasks", [b"k" * 16]),
     methods.NodeInfo(NODE, "lab", ["ws://h:1"], True),
     methods.Holders([methods.NodeInfo(NODE, "lab", [], False)], [[0], []], [NODE]),
+    methods.Online([NODE]),
     methods.FileOpen(CHANNEL, SHA1),
     methods.FileInfo(5, b"hello", False),
     methods.FileInfo(1 << 40, None, True),
