@@ -214,10 +214,9 @@ class TaskRequests:
         raise DeadlineExceeded(what=what, seconds=seconds)
 
     async def _run(self, request: Request) -> Ending:
-        if request.type == "pure-calculation" and request.cached:
-            result = await self.cached(request.key, request.type, request.channel, look=True)
-            if result is not None:
-                return _ending(result, cached=True)
+        known = await self._known(request)
+        if known is not None:
+            return known
         backoff = Backoff(RECONNECT_FIRST, RECONNECT_MOST, self._context.random)
         retries = request.retries
         avoid: set[str] = set()
@@ -266,6 +265,13 @@ class TaskRequests:
                     result = await self._results.elsewhere(self._roads, key, kind, channel)
         return result
 
+    async def _known(self, request: Request) -> Ending | None:
+        """A calculation that somebody has done already."""
+        if request.type != "pure-calculation" or not request.cached:
+            return None
+        result = await self.cached(request.key, request.type, request.channel, look=True)
+        return None if result is None else _ending(result, cached=True)
+
     async def _kept_answer(self, request: Request) -> Ending | None:
         """A query that nobody answers: the last answer."""
         if request.type != "query" or not request.cached:
@@ -290,7 +296,10 @@ class TaskRequests:
         elif request.returning is not None:
             choice = await self._same(request, *request.returning)
         else:
-            choice = await self._choose(request, avoid)
+            chosen = await self._choose(request, avoid)
+            if isinstance(chosen, Ending):
+                return chosen
+            choice = chosen
         request.where = choice.channel
         request.node = self._context.node_id if choice.holder is None else choice.holder.node
         request.label = self._context.label if choice.holder is None else choice.holder.label
@@ -371,11 +380,15 @@ class TaskRequests:
             )
         return ending
 
-    async def _choose(self, request: Request, avoid: set[str]) -> Choice:
-        """A node for it, waiting for one as long as the caller allows."""
+    async def _choose(self, request: Request, avoid: set[str]) -> Choice | Ending:
+        """A node for it, waiting for one as long as the caller allows; or the result, if that comes to
+        be known meanwhile."""
         loop = asyncio.get_running_loop()
         appeared = asyncio.Event()
-        end = self._roads.watches.add(things.task_function(request.function), appeared.set)
+        awaited = [things.task_function(request.function)]
+        if request.type == "pure-calculation" and request.cached:
+            awaited.append(things.task_result(request.key))
+        ends = [self._roads.watches.add(thing, appeared.set) for thing in awaited]
         try:
             while True:
                 appeared.clear()
@@ -389,6 +402,9 @@ class TaskRequests:
                 if isinstance(refusal, RemoteError):
                     raise refusal
                 avoid.clear()
+                known = await self._known(request)
+                if known is not None:
+                    return known
                 left = request.backend_deadline - loop.time()
                 if left <= 0:
                     raise await self._nobody(request, found)
@@ -397,7 +413,8 @@ class TaskRequests:
                     async with asyncio.timeout(min(left, _LOOK_AGAIN_SECONDS)):
                         await appeared.wait()
         finally:
-            end()
+            for end in ends:
+                end()
 
     async def _nobody(self, request: Request, found: Found) -> KacheryError:
         reason = self._backends.missing(request.function, found)

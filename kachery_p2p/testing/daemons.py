@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import json
 import os
+import random
 import select
 import signal
 import socket
@@ -25,12 +26,17 @@ from .nodes import AnyNode
 _END_SECONDS = 10
 
 
+_PORTS = range(10_000, 32_000)
+"""Below those that outgoing connections are given, which might take one before it is listened at."""
+
+
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that nobody uses now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    for port in random.sample(_PORTS, 100):
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise OSError(f"none of 100 ports from {_PORTS.start} to {_PORTS.stop} is free")
 
 
 class Daemon(AnyNode):

@@ -260,6 +260,17 @@ async def test_a_result_that_was_computed_by_hand_is_shared() -> None:
         assert (found["parcel"], found["node"]) == (parcel, lab.id("A"))
 
 
+async def test_who_waits_for_a_backend_gets_the_result_when_somebody_else_has_it() -> None:
+    async with laboratory() as lab:
+        params: dict[str, Any] = {"function": "double.1", "kwargs": b'{"x":4}', "channel": "lab"}
+        waiting = Request(lab, "B", "double.1", {"x": 4})
+        await until(lambda: lab["B"].task_requests.live)
+        parcel = ["json", b"8", None]
+        await lab.call("A", "task.publish", type="pure-calculation", parcel=parcel, **params)
+        assert await waiting.value() == 8
+        assert (await waiting.end())["cached"]
+
+
 async def _queue_is_empty(lab: Lab, node: str) -> None:
     queue = lab[node].task_queue
     await until(lambda: not queue.jobs and not any(b.load for b in queue.backends.values()))
