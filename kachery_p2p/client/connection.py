@@ -18,7 +18,7 @@ import socket
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import (
@@ -29,7 +29,7 @@ from kachery_p2p.protocol.errors import (
 )
 from kachery_p2p.protocol.limits import CONNECT_LOCAL_SECONDS, DEFAULT_API_PORT
 
-from . import thread_connection
+from . import offline, thread_connection
 from .loop_connection import LoopConnection
 from .thread_connection import ThreadConnection
 
@@ -155,6 +155,13 @@ async def connection() -> Connection:
             lease.keep(where, mine)
         return mine
     return await _of_loop(asyncio.get_running_loop())
+
+
+async def call(what: str, method: str, params: dict[str, Any]) -> Any:
+    """One call of the local node. ``what``: the function that needs it, for NeedsNode. Raises what the
+    node answers, as :func:`connect`, and NeedsNode."""
+    offline.require_node(what)
+    return await (await connection()).call(method, params)
 
 
 async def _of_loop(loop: asyncio.AbstractEventLoop) -> LoopConnection:

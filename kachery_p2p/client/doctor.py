@@ -8,7 +8,7 @@ from kachery_p2p.protocol.feed import parse_feed_uri, subfeed_hash
 from kachery_p2p.protocol.uri import parse_uri
 
 from . import offline
-from .connection import connection
+from .connection import call, connection
 
 
 async def aexamine_node() -> dict[str, Any]:
@@ -44,8 +44,7 @@ async def aexamine_uri(uri: str, channel: str | None = None) -> dict[str, Any]:
     method, params = _question(uri)
     if channel is not None:
         params["channel"] = channel
-    offline.require_node("doctor")
-    seen: dict[str, Any] = await (await connection()).call(method, params)
+    seen: dict[str, Any] = await call("doctor", method, params)
     return seen
 
 

@@ -17,8 +17,9 @@ from kachery_p2p.protocol.errors import BadInput, DeadlineExceeded, NotFound, Un
 from kachery_p2p.protocol.feed import feed_uri, parse_feed_uri, subfeed_hash
 
 from . import files
+from .connection import call
 from .feed_info import described, described_snapshot
-from .live_logs import LiveLog, call
+from .live_logs import LiveLog
 from .notebook_html import table
 from .portal import twin
 from .snapshots import (

@@ -6,8 +6,7 @@ from typing import Any
 
 from kachery_p2p.protocol.limits import INVITATION_SECONDS
 
-from . import offline
-from .connection import connection
+from .connection import call
 
 
 async def achannel_invite(
@@ -76,6 +75,5 @@ async def achannel_authorise(channel: str, node: str, roles: str = "request") ->
 
 
 async def _call(verb: str, **params: Any) -> dict[str, Any]:
-    offline.require_node(f"channel {verb}")
-    result: dict[str, Any] = await (await connection()).call(f"channel.{verb}", params)
+    result: dict[str, Any] = await call(f"channel {verb}", f"channel.{verb}", params)
     return result

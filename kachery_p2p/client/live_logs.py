@@ -41,8 +41,7 @@ from kachery_p2p.protocol.limits import (
 )
 from kachery_p2p.protocol.signed_message import signed_messages
 
-from . import offline
-from .connection import connection
+from .connection import call
 from .thread_connection import need_loop
 
 R = TypeVar("R")
@@ -180,12 +179,6 @@ class LiveLog:
     async def resolve(self) -> bool:
         resolved: bool = (await call("resolve_fork", "feed.resolve", self._subfeed))["resolved"]
         return resolved
-
-
-async def call(what: str, method: str, params: dict[str, Any]) -> Any:
-    """One call of the local node. ``what``: the function that needs it, for NeedsNode."""
-    offline.require_node(what)
-    return await (await connection()).call(method, params)
 
 
 async def patiently(work: Callable[[], Awaitable[R]], *, known: bool = False) -> R:

@@ -9,13 +9,8 @@ from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import MAX_MUTABLE
 
 from . import offline
-from .connection import connection
+from .connection import call, connection
 from .notebook_html import NodeInfo
-
-
-async def _call(what: str, method: str, params: dict[str, Any]) -> Any:
-    offline.require_node(what)
-    return await (await connection()).call(method, params)
 
 
 async def aget_node_id() -> str:
@@ -35,7 +30,7 @@ async def anode_info() -> dict[str, Any]:
 
     Raises as :func:`aget_node_id`.
     """
-    return NodeInfo(await _call("node_info", "info", {}))
+    return NodeInfo(await call("node_info", "info", {}))
 
 
 async def anode_status() -> dict[str, Any]:
@@ -48,7 +43,7 @@ async def anode_status() -> dict[str, Any]:
 
     Raises as :func:`aget_node_id`.
     """
-    status: dict[str, Any] = await _call("node_status", "status", {})
+    status: dict[str, Any] = await call("node_status", "status", {})
     return status
 
 
@@ -56,13 +51,13 @@ async def aget_channels() -> list[dict[str, Any]]:
     """The channels that the node is on, each a dict with name, id, version, owner (whether it is
     ours), open, granted, wanted and effective roles, and bootstraps. Raises as
     :func:`aget_node_id`."""
-    channels: list[dict[str, Any]] = (await _call("get_channels", "channel.list", {}))["channels"]
+    channels: list[dict[str, Any]] = (await call("get_channels", "channel.list", {}))["channels"]
     return channels
 
 
 async def astop_node() -> int:
     """Order the node to stop; its process id. Raises as :func:`aget_node_id`, and ReadOnlyUser."""
-    pid: int = (await _call("stop", "stop", {}))["pid"]
+    pid: int = (await call("stop", "stop", {}))["pid"]
     return pid
 
 
@@ -97,13 +92,13 @@ async def aset(key: Any, value: Any, update: bool = True) -> bool:
         BadInput, DaemonNotRunning, ReadOnlyUser, NeedsNode
     """
     params = {"key": _json("key", key), "value": _json("value", value), "update": update}
-    written: bool = (await _call("set", "set", params))["written"]
+    written: bool = (await call("set", "set", params))["written"]
     return written
 
 
 async def aget(key: Any) -> Any:
     """The value that was set, or None. Raises as :func:`aset`."""
-    answer = await _call("get", "get", {"key": _json("key", key)})
+    answer = await call("get", "get", {"key": _json("key", key)})
     return json.loads(answer["value"]) if answer["found"] else None
 
 
@@ -116,7 +111,7 @@ async def aget_string(key: Any) -> str | None:
 async def adelete(key: Any, value: Any = None) -> bool:
     """Forget a value; whether there was one. ``value`` is ignored, as it always was. Raises as
     :func:`aset`."""
-    deleted: bool = (await _call("delete", "delete", {"key": _json("key", key)}))["deleted"]
+    deleted: bool = (await call("delete", "delete", {"key": _json("key", key)}))["deleted"]
     return deleted
 
 
@@ -204,5 +199,5 @@ async def achannel_set_roles(channel: str, node: str, roles: str) -> dict[str, A
 
 
 async def _channel(verb: str, **params: Any) -> dict[str, Any]:
-    result: dict[str, Any] = await _call(f"channel {verb}", f"channel.{verb}", params)
+    result: dict[str, Any] = await call(f"channel {verb}", f"channel.{verb}", params)
     return result

@@ -8,8 +8,8 @@ What every function that loads or stores takes as ``progress``:
 * False: never a bar.
 * A function: it is called with a :class:`ProgressInfo` instead, at most ten times a second while
   bytes come or go, and once at the end of what succeeded. It is called on the event loop that does
-  the work, so it should be quick; with the sync functions that is in another thread. It cannot break
-  the load: if it raises, that is logged with its traceback, and it is not called again.
+  the work, so it should be quick; with the sync functions that is mostly in another thread. It cannot
+  break the load: if it raises, that is logged with its traceback, and it is not called again.
 
 Invariant: what is done within half a second imports nothing, starts no thread and draws nothing.
 """

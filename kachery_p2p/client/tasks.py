@@ -14,7 +14,7 @@ from kachery_p2p.protocol.limits import TASK_BYTES
 from kachery_p2p.protocol.task import Parcel
 
 from . import portal, task_functions, task_run, task_values
-from .live_logs import call
+from .connection import call
 from .task_context import TaskContext
 from .task_functions import TaskFunction
 

@@ -10,8 +10,9 @@ from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.feed import parse_feed_uri, subfeed_hash
 from kachery_p2p.protocol.limits import MAX_FEED_WATCHES
 
+from .connection import call
 from .feeds import FIRST_CONTACT_SECONDS, named_channel
-from .live_logs import LiveLog, call, decode
+from .live_logs import LiveLog, decode
 from .subfeeds import checked_count, seconds
 
 Key = TypeVar("Key")

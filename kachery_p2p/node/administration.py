@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -39,6 +38,7 @@ from kachery_p2p.protocol.limits import DIAL_SECONDS, PROTOCOL_VERSION
 from kachery_p2p.protocol.roles import PROXY, parse_roles
 
 from .api import LiveCall
+from .call_table import CallTable, Nothing
 from .context import SOFTWARE
 from .link import Link
 from .opening import handshake
@@ -78,20 +78,16 @@ class _Announced(msgspec.Struct, frozen=True):
     node: str | None = None
 
 
-class _None(msgspec.Struct, frozen=True):
-    pass
-
-
 class Administration:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._started = asyncio.get_running_loop().time()
 
-    def calls(self) -> dict[str, tuple[type[Any], Callable[[Any, LiveCall], Awaitable[Any]]]]:
+    def calls(self) -> CallTable:
         return {
             "channel.create": (_Create, self._create),
             "channel.show": (_Channel, self._show),
-            "channel.list": (_None, self._list),
+            "channel.list": (Nothing, self._list),
             "channel.export": (_Channel, self._export),
             "channel.join": (_Join, self._join),
             "channel.leave": (_Channel, self._leave),
@@ -284,7 +280,7 @@ class Administration:
         epoch, seq = self._node.availability.index.digest(channel).get(origin, (0, 0))
         return {"epoch": epoch, "seq": seq, "pending": False}
 
-    async def _list(self, params: _None, live: LiveCall) -> Any:
+    async def _list(self, params: Nothing, live: LiveCall) -> Any:
         return {"channels": [self.describe(channel) for channel in self._node.context.book]}
 
     def describe(self, channel: bytes, *, members: bool = False) -> dict[str, Any]:

@@ -33,7 +33,7 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,7 @@ from kachery_p2p.storage.blobs import Blob
 from kachery_p2p.storage.writer import Stored
 
 from .api import LiveCall
+from .call_table import CallTable, Nothing
 from .doctor_calls import DoctorCalls
 from .feed_calls import FeedCalls
 from .invitation_calls import InvitationCalls
@@ -64,14 +65,9 @@ from .workers import open_on_disk
 if TYPE_CHECKING:
     from .node import Node
 
-Call = Callable[[Any, LiveCall], Awaitable[Any]]
 
 _TELL_SECONDS = 0.1
 """Between two reports of how much is stored."""
-
-
-class _Nothing(msgspec.Struct, frozen=True):
-    pass
 
 
 class _Store(msgspec.Struct, frozen=True):
@@ -118,18 +114,18 @@ class Calls:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._calls: dict[str, tuple[type[Any], Call]] = {
+        self._calls: CallTable = {
             "store": (_Store, self._store),
             "link": (_Link, self._link),
             "load": (_Content, self._load),
             "load_bytes": (_Content, self._load_bytes),
             "find": (_Content, self._find),
             "damaged": (_Content, self._damaged),
-            "info": (_Nothing, self._info),
+            "info": (Nothing, self._info),
             "get": (_Key, self._get),
             "set": (_Key, self._set),
             "delete": (_Key, self._delete),
-            "stop": (_Nothing, self._stop),
+            "stop": (Nothing, self._stop),
         }
         self._calls.update(node.administration.calls())
         self._calls.update(FeedCalls(node).calls())
@@ -372,10 +368,10 @@ class Calls:
 
     # --- the node ----------------------------------------------------------------------------
 
-    async def _info(self, params: _Nothing, live: LiveCall) -> Any:
+    async def _info(self, params: Nothing, live: LiveCall) -> Any:
         return self._node.administration.info()
 
-    async def _stop(self, params: _Nothing, live: LiveCall) -> Any:
+    async def _stop(self, params: Nothing, live: LiveCall) -> Any:
         live.caller.require_write()
         asyncio.get_running_loop().call_later(0.05, self._node.stopping.set)
         return {"pid": os.getpid()}

@@ -43,6 +43,7 @@ from kachery_p2p.storage.blobs import Blob
 from kachery_p2p.storage.disk import create, disk_errors, remove, temporary_path, write_all
 
 from .api import LiveCall
+from .call_table import CallTable, Nothing
 from .feed_reader import Wanted
 from .lookup import Found
 from .sources import Source
@@ -50,12 +51,7 @@ from .sources import Source
 if TYPE_CHECKING:
     from .node import Node
 
-Call = Callable[[Any, LiveCall], Awaitable[Any]]
 _POLL_SECONDS = 0.05
-
-
-class _Nothing(msgspec.Struct, frozen=True):
-    pass
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -81,16 +77,16 @@ class DoctorCalls:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    def calls(self) -> dict[str, tuple[type[Any], Call]]:
+    def calls(self) -> CallTable:
         return {
-            "doctor.node": (_Nothing, self._examine_node),
+            "doctor.node": (Nothing, self._examine_node),
             "doctor.file": (_File, self._examine_file),
             "doctor.feed": (_Feed, self._examine_feed),
         }
 
     # --- the node ----------------------------------------------------------------------------
 
-    async def _examine_node(self, params: _Nothing, live: LiveCall) -> Any:
+    async def _examine_node(self, params: Nothing, live: LiveCall) -> Any:
         node = self._node
         await self._dial()
         disk = node.context.workers.disk

@@ -29,7 +29,6 @@ method                 parameters                                          resul
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -59,21 +58,17 @@ from kachery_p2p.storage.feed_log import Log, LogInfo
 from kachery_p2p.storage.feeds import FeedRow
 
 from .api import LiveCall
+from .call_table import CallTable, Nothing
 from .feed_proofs import Proofs, held_proofs
 from .feed_reader import Wanted
 
 if TYPE_CHECKING:
     from .node import Node
 
-Call = Callable[[Any, LiveCall], Awaitable[Any]]
 _Name = Annotated[str, Meta(max_length=MAX_SUBFEED_NAME)]
 _Seconds = Annotated[float, Meta(ge=0, le=MAX_CALL_SECONDS)]
 _Most = Annotated[int, Meta(ge=0, le=MAX_FEED_MESSAGES)]
 _Count = Annotated[int, Meta(ge=1, le=MAX_FEED_MESSAGES)]
-
-
-class _Nothing(msgspec.Struct, frozen=True):
-    pass
 
 
 class _Create(msgspec.Struct, frozen=True):
@@ -147,11 +142,11 @@ class FeedCalls:
         self._store = node.feeds.store
         self._disk = node.context.workers.disk
 
-    def calls(self) -> dict[str, tuple[type[Any], Call]]:
+    def calls(self) -> CallTable:
         return {
             "feed.create": (_Create, self._create),
             "feed.named": (_Create, self._named),
-            "feed.list": (_Nothing, self._list),
+            "feed.list": (Nothing, self._list),
             "feed.info": (_Feed, self._info),
             "feed.delete": (_Feed, self._delete),
             "feed.append": (_Append, self._append),
@@ -176,7 +171,7 @@ class FeedCalls:
     async def _named(self, params: _Create, live: LiveCall) -> Any:
         return {"feed": await self._disk(self._store.feed_named, params.name or "")}
 
-    async def _list(self, params: _Nothing, live: LiveCall) -> Any:
+    async def _list(self, params: Nothing, live: LiveCall) -> Any:
         await self._feeds.settle()
 
         def work() -> list[dict[str, Any]]:

@@ -291,7 +291,7 @@ class Feeds:
 
     async def _store(self, log: Log, incoming: Incoming) -> int:
         """Messages that have been heard of go to the disk, whether the caller waits or not."""
-        storing = asyncio.ensure_future(self._disk(self.store.take_in, incoming))
+        storing = asyncio.ensure_future(self._disk(self.store.extend, incoming))
         self._stores.setdefault(log, set()).add(storing)
         storing.add_done_callback(lambda storing: self._on_stored(log, storing))
         return await asyncio.shield(storing)
@@ -366,9 +366,9 @@ class Feeds:
                     self.ring(log)
                     size = await self._store(log, checked)
                 else:
-                    size = await self._disk(self.store.take_in, checked)
+                    size = await self._disk(self.store.extend, checked)
             else:
-                size = await self._disk(lambda: self.store.take_in(incoming()))
+                size = await self._disk(lambda: self.store.extend(incoming()))
         except BaseException:
             self._recent.pop(log, None)
             self.ring(log)

@@ -15,7 +15,6 @@ the line. The line is in the answer to ``channel.invite`` and kept nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -30,11 +29,11 @@ from kachery_p2p.protocol.roles import ROLES, parse_roles
 from kachery_p2p.storage.invitations import InvitationRow
 
 from .api import LiveCall
+from .call_table import CallTable, OnChannel
 
 if TYPE_CHECKING:
     from .node import Node
 
-Call = Callable[[Any, LiveCall], Awaitable[Any]]
 _LEAST_DIGITS = 8
 _LONGEST_SECONDS = 10 * 365 * 24 * 3600.0
 
@@ -45,10 +44,6 @@ class _Invite(msgspec.Struct, frozen=True):
     label: str = ""
     uses: int = 1
     expires_in: Annotated[float, Meta(gt=0, le=_LONGEST_SECONDS)] = INVITATION_SECONDS
-
-
-class _Channel(msgspec.Struct, frozen=True):
-    channel: str
 
 
 class _Revoke(msgspec.Struct, frozen=True):
@@ -68,10 +63,10 @@ class InvitationCalls:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    def calls(self) -> dict[str, tuple[type[Any], Call]]:
+    def calls(self) -> CallTable:
         return {
             "channel.invite": (_Invite, self._invite),
-            "channel.invites": (_Channel, self._invites),
+            "channel.invites": (OnChannel, self._invites),
             "channel.revoke-invite": (_Revoke, self._revoke),
             "channel.authorise": (_Authorise, self._authorise),
         }
@@ -89,7 +84,7 @@ class InvitationCalls:
         self._node.bootstraps.hurry()  # whoever gets it will come through them soon
         return self._describe(row) | {"line": to_line(invitation), "channel": invitation.name}
 
-    async def _invites(self, params: _Channel, live: LiveCall) -> Any:
+    async def _invites(self, params: OnChannel, live: LiveCall) -> Any:
         channel = self._node.context.book.resolve(params.channel)
         rows = self._node.state.invitations(channel.hex())
         return {"invitations": [self._describe(row) for row in rows]}

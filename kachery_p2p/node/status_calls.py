@@ -36,10 +36,8 @@ import heapq
 import itertools
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import msgspec
 
 from kachery_p2p._version import __version__
 from kachery_p2p.protocol.limits import (
@@ -53,6 +51,7 @@ from kachery_p2p.protocol.roles import PROXY
 from kachery_p2p.storage.feed_log import Log
 
 from .api import LiveCall
+from .call_table import CallTable, Nothing
 from .link import Link
 from .storage_usage import StorageUsage
 from .task_jobs import Backend, Job
@@ -63,11 +62,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Row = dict[str, Any]
-Call = Callable[[Any, LiveCall], Awaitable[Any]]
-
-
-class _Nothing(msgspec.Struct, frozen=True):
-    pass
 
 
 class StatusCalls:
@@ -77,10 +71,10 @@ class StatusCalls:
         self._started_at = node.context.clock()
         self._started = asyncio.get_running_loop().time()
 
-    def calls(self) -> dict[str, tuple[type[Any], Call]]:
-        return {"status": (_Nothing, self._status)}
+    def calls(self) -> CallTable:
+        return {"status": (Nothing, self._status)}
 
-    async def _status(self, params: _Nothing, live: LiveCall) -> Any:
+    async def _status(self, params: Nothing, live: LiveCall) -> Any:
         node = self._node
         storage = await self._storage()
         await node.presence.refresh()

@@ -23,7 +23,6 @@ started by somebody who may.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -48,6 +47,7 @@ from kachery_p2p.protocol.task_result import sign_result
 from kachery_p2p.storage.tasks import ActionEnd
 
 from .api import LiveCall
+from .call_table import CallTable
 from .task_jobs import Backend, Job
 from .task_requests import Request, RequestState
 from .task_server import LARGE_KWARGS
@@ -55,7 +55,6 @@ from .task_server import LARGE_KWARGS
 if TYPE_CHECKING:
     from .node import Node
 
-Call = Callable[[Any, LiveCall], Awaitable[Any]]
 _Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _Seconds = Annotated[float, Meta(ge=0, le=MAX_CALL_SECONDS)]
 _Kwargs = Annotated[bytes, Meta(max_length=MAX_TASK_KWARGS)]
@@ -132,7 +131,7 @@ class TaskCalls:
         self._queue = node.task_queue
         self._requests = node.task_requests
 
-    def calls(self) -> dict[str, tuple[type[Any], Call]]:
+    def calls(self) -> CallTable:
         return {
             "task.request": (_Request, self._request),
             "task.cancel": (_Task, self._cancel),

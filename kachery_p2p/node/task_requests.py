@@ -402,13 +402,14 @@ class TaskRequests:
                 if isinstance(refusal, RemoteError):
                     raise refusal
                 avoid.clear()
-                known = await self._known(request)
-                if known is not None:
-                    return known
                 left = request.backend_deadline - loop.time()
                 if left <= 0:
                     raise await self._nobody(request, found)
                 request.wait()
+                # Now that it is watched for: somebody may have had it since it was looked for.
+                known = await self._known(request)
+                if known is not None:
+                    return known
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(left, _LOOK_AGAIN_SECONDS)):
                         await appeared.wait()

@@ -24,7 +24,20 @@ from .feed_tiles import unknown_edges
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """What somebody sent; see :meth:`.feeds.FeedStore.extend`. Its head is signed, no more is known.
+    """What somebody sent, for :meth:`.feeds.FeedStore.extend`. Its head is signed, no more is known.
+
+    Args:
+        feed, subfeed: which.
+        slice: messages. The beginning of it may be held already. One without messages is good for a
+            newer head, and for starting to hold a log at its end.
+        right: the right-hand proof from ``slice.stop`` to ``head.size``.
+        head: it becomes the log's if it brings messages, or if it is the newer one of two that prove
+            what is held.
+        channel: on which it was fetched. It is not noted for a feed of one's own.
+        base_peaks: the peaks at ``slice.start``; needed if the log is empty and that is not 0, and
+            looked at only if the log is empty.
+        name: the subfeed's name for people, taken if it has none yet.
+        source: who sent it, for errors.
 
     Raises:
         ForgedFeed: the head is of another log, or the feed's key did not sign it.
@@ -35,7 +48,7 @@ class Incoming:
     slice: Slice
     right: Sequence[bytes]
     head: Head
-    channel: str | None
+    channel: str
     base_peaks: Sequence[bytes] | None
     name: str | None
     source: str
@@ -92,7 +105,7 @@ def take_in(db: sqlite3.Connection, log: OpenLog, incoming: Incoming) -> OpenLog
     info = growth.log.info
     info = info._replace(known=max(info.known, incoming.head.size), name=info.name or incoming.name)
     channel = incoming.channel
-    if log.key is None and channel is not None and channel not in info.channels:
+    if log.key is None and channel not in info.channels:
         db.execute("INSERT INTO channels VALUES (?, ?)", (log.number, channel))
         info = info._replace(channels=info.channels | {channel})
     grown = growth.log._replace(info=info)

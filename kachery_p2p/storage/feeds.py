@@ -11,6 +11,7 @@ Non-goals: who may read what, where feeds come from.
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,15 +19,17 @@ from typing import NamedTuple
 
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput, FeedForked, FeedReadOnly, UnknownFeed
-from kachery_p2p.protocol.feed import Head, Slice, check_head
+from kachery_p2p.protocol.feed import Head, check_head
 from kachery_p2p.protocol.feed_fork import Fork, check_fork
 from kachery_p2p.protocol.identity import NodeKey
 
 from .feed_append import Append, Appended, append_all
 from .feed_intake import Incoming, find_fork, follows, take_in
-from .feed_log import OpenLog, drop_log, load_log, make_log
+from .feed_log import Log, OpenLog, drop_log, load_log, make_log
 from .feed_logs import LogStore
 from .feed_spool import Accepted, FeedSpool
+
+_log = logging.getLogger(__name__)
 
 
 class FeedRow(NamedTuple):
@@ -213,30 +216,22 @@ class FeedStore(LogStore):
     def _append_accepted(self) -> None:
         """What a process that is gone accepted and did not commit."""
         assert self._spool is not None
+        sizes: dict[Log, int] = {}
+        calls = []
         for call, first in self._spool.read():
-            info = self.info(call.feed, call.subfeed)
-            if first == (info.size if info is not None else 0):
-                self.append_all([call])
+            place = call.feed, call.subfeed
+            if place not in sizes:
+                info = self.info(*place)
+                sizes[place] = info.size if info is not None else 0
+            if first == sizes[place]:
+                calls.append(call)
+                sizes[place] += len(call.texts)
+        if calls:
+            self.append_all(calls)
+        for call in calls:
+            if call.error is not None:
+                _log.warning("an append that was acknowledged is lost: %s", call.error)
         self._spool.clear()
-
-    def adopt(
-        self,
-        feed: bytes,
-        subfeed: bytes,
-        slice: Slice,
-        right: Sequence[bytes],
-        head: Head,
-        *,
-        name: str | None = None,
-        source: str = "another node",
-    ) -> int:
-        """:meth:`extend` for a feed of one's own: take back what a restored backup lacks.
-
-        Raises:
-            UnknownFeed, FeedReadOnly: the feed, or its key, is not here; or as :meth:`extend`.
-        """
-        self._check_own(feed)
-        return self.take_in(Incoming(feed, subfeed, slice, right, head, None, None, name, source))
 
     def note_head(self, head: Head, source: str = "another node") -> None:
         """Somebody showed a head of one's own feed: what it covers was signed, so nothing may be
@@ -258,33 +253,15 @@ class FeedStore(LogStore):
 
     # --- others' logs ----------------------------------------------------------------------------
 
-    def extend(
-        self,
-        feed: bytes,
-        subfeed: bytes,
-        slice: Slice,
-        right: Sequence[bytes],
-        head: Head,
-        channel: str,
-        *,
-        base_peaks: Sequence[bytes] | None = None,
-        name: str | None = None,
-        source: str = "another node",
-    ) -> int:
-        """Take in messages that somebody sent if they are proven; if not, nothing is kept.
+    def follows(self, incoming: Incoming) -> bool:
+        """Whether it is clear, without a look at the disk, that this will be taken in: it is proven
+        to be what comes next in its log. Takes as long as a signature does."""
+        log = self._cached(incoming.feed, incoming.subfeed)
+        return log is not None and follows(log, incoming)
 
-        Args:
-            feed, subfeed: which; the log is made if need be.
-            slice: messages. The beginning of it may be held already. One without messages is good
-                for a newer head, and for starting to hold a log at its end.
-            right: the right-hand proof from ``slice.stop`` to ``head.size``.
-            head: it becomes the log's if it brings messages, or if it is the newer one of two that
-                prove what is held.
-            channel: on which it was fetched. It is not noted for a feed of one's own.
-            base_peaks: the peaks at ``slice.start``; needed if the log is empty and that is not 0,
-                and looked at only if the log is empty.
-            name: the subfeed's name for people, taken if it has none yet.
-            source: who sent it, for errors.
+    def extend(self, incoming: Incoming) -> int:
+        """Take in messages that somebody sent if they are proven; if not, nothing is kept. The log is
+        made if need be.
 
         Returns:
             The size of the log now.
@@ -292,20 +269,8 @@ class FeedStore(LogStore):
         Raises:
             BadInput: messages are missing between what is held and the slice.
             ForgedFeed: this is not what the feed's key signed.
-            FeedForked: two histories were signed. If ``head`` shows it, the evidence is kept.
+            FeedForked: two histories were signed. If the head shows it, the evidence is kept.
         """
-        return self.take_in(
-            Incoming(feed, subfeed, slice, right, head, channel, base_peaks, name, source)
-        )
-
-    def follows(self, incoming: Incoming) -> bool:
-        """Whether it is clear, without a look at the disk, that this will be taken in: it is proven
-        to be what comes next in its log. Takes as long as a signature does."""
-        log = self._cached(incoming.feed, incoming.subfeed)
-        return log is not None and follows(log, incoming)
-
-    def take_in(self, incoming: Incoming) -> int:
-        """As :meth:`extend`."""
         feed = incoming.feed
         with self._lock:
             with self._sync(self._owns(feed)), self.transaction() as db:

@@ -83,13 +83,13 @@ async def test_who_reads_hears_of_a_message_before_its_node_has_it_on_its_disk()
         assert await feed.read("B") == [0]
         await lab.announced("B")
         store, may_store = lab["B"].feeds.store, threading.Event()
-        take_in = store.take_in
+        take_in = store.extend
 
         def slow(incoming: Any) -> int:
             assert may_store.wait(10)
             return take_in(incoming)
 
-        store.take_in = slow  # type: ignore[method-assign]
+        store.extend = slow  # type: ignore[method-assign]
         waiting = asyncio.create_task(feed.next("B", 1))
         await until(lambda: lab["B"].feed_reader.follower(feed.where) is not None)
         await feed.append("A", 1)
@@ -116,14 +116,14 @@ async def test_a_disk_that_takes_no_message_costs_its_readers_none() -> None:
         await feed.append("A", 0)
         assert await feed.read("B") == [0]
         store = lab["B"].feeds.store
-        take_in, full = store.take_in, [True, True]
+        take_in, full = store.extend, [True, True]
 
         def sometimes(incoming: Any) -> int:
             if full and full.pop():
                 raise StorageFull(what="feeds", path="/full")
             return take_in(incoming)
 
-        store.take_in = sometimes  # type: ignore[method-assign]
+        store.extend = sometimes  # type: ignore[method-assign]
         found: list[Any] = []
         for number in range(1, 6):
             await feed.append("A", number)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kachery_p2p.protocol import tree
 from kachery_p2p.protocol.feed import Head, Run, Slice, leaf_hashes, sign_head
 from kachery_p2p.protocol.frontier import left_peaks, right_proof
 from kachery_p2p.protocol.identity import NodeKey
+from kachery_p2p.storage.feed_intake import Incoming
+from kachery_p2p.storage.feeds import FeedStore
 
 SEED = b"k" * 32
 KEY = NodeKey(SEED)
@@ -76,7 +78,8 @@ class History:
     def give(self, store, start: int, stop: int, total: int | None = None, **options) -> int:
         """Have a store take in messages [start, stop) under the head at ``total``."""
         total = self.size if total is None else total
-        return store.extend(
+        return extend(
+            store,
             self.key.public,
             self.subfeed,
             self.slice(start, stop),
@@ -120,3 +123,22 @@ def copy_as_killed(path: Path, folder: Path) -> Path:
         if source.exists():
             (folder / source.name).write_bytes(source.read_bytes())
     return folder / path.name
+
+
+def extend(
+    store: FeedStore,
+    feed: bytes,
+    subfeed: bytes,
+    slice: Slice,
+    right: Sequence[bytes],
+    head: Head,
+    channel: str,
+    *,
+    base_peaks: Sequence[bytes] | None = None,
+    name: str | None = None,
+    source: str = "another node",
+) -> int:
+    """As :meth:`FeedStore.extend`."""
+    return store.extend(
+        Incoming(feed, subfeed, slice, right, head, channel, base_peaks, name, source)
+    )

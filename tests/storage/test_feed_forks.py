@@ -13,6 +13,7 @@ from feed_samples import (
     History,
     copy_as_killed,
     dump,
+    extend,
     texts,
 )
 
@@ -131,7 +132,7 @@ def test_a_restored_backup_takes_back_its_messages(tmp_path):
         append(store, texts(300, 700))
         head = store.info(FEED, SUB).head
         whole = store.read(FEED, SUB, 0, **ALL)
-        mirror.extend(FEED, SUB, whole, [], head, "channel")
+        extend(mirror, FEED, SUB, whole, [], head, "channel")
         with FeedStore(backup) as restored:
             assert restored.info(FEED, SUB).size == 300
             restored.note_head(head)
@@ -141,7 +142,7 @@ def test_a_restored_backup_takes_back_its_messages(tmp_path):
             for start, stop in ((250, 400), (400, 700)):
                 piece = mirror.read(FEED, SUB, start, **{**ALL, "max_messages": stop - start})
                 proof = mirror.proof(FEED, SUB, start, stop)
-                restored.adopt(FEED, SUB, piece, proof.right, proof.head)
+                extend(restored, FEED, SUB, piece, proof.right, proof.head, "channel")
                 if stop < 700:
                     with pytest.raises(FeedBehind):
                         append(restored, [b"1"])
@@ -153,8 +154,10 @@ def test_a_lagging_holder_does_not_make_a_log_whole(store):
     history = History(40)
     own(store)
     store.note_head(history.head(30))
-    store.adopt(FEED, SUB, history.slice(0, 10), history.right(10, 20), history.head(20))
-    store.adopt(FEED, SUB, history.slice(10, 20), [], history.head(20))
+    extend(
+        store, FEED, SUB, history.slice(0, 10), history.right(10, 20), history.head(20), "channel"
+    )
+    extend(store, FEED, SUB, history.slice(10, 20), [], history.head(20), "channel")
     info = store.info(FEED, SUB)
     assert (info.size, info.head.size, info.known) == (20, 20, 30)
     with pytest.raises(FeedBehind):
@@ -162,21 +165,17 @@ def test_a_lagging_holder_does_not_make_a_log_whole(store):
     store._let_go(FEED)
     with pytest.raises(FeedBehind):
         append(store, [b"1"])
-    store.adopt(FEED, SUB, history.slice(20, 30), [], history.head(30))
+    extend(store, FEED, SUB, history.slice(20, 30), [], history.head(30), "channel")
     done = append(store, [b"1"])
     assert (done.first, done.head.timestamp) == (30, history.head(30).timestamp)
     assert store.info(FEED, SUB).channels == frozenset()
 
 
-def test_only_ones_own_is_taken_back(store):
+def test_only_of_ones_own_it_is_noted_how_far_it_was_signed(store):
     history = History(4)
-    with pytest.raises(UnknownFeed):
-        store.adopt(FEED, SUB, history.slice(0, 4), [], history.head())
     with pytest.raises(UnknownFeed):
         store.note_head(history.head())
     history.give(store, 0, 4)
-    with pytest.raises(FeedReadOnly):
-        store.adopt(FEED, SUB, history.slice(0, 4), [], history.head())
     with pytest.raises(FeedReadOnly):
         store.note_head(history.head())
     own(store)

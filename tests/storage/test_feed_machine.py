@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from feed_samples import ALL, AUTHOR, FEED, SEED, SUB, copy_as_killed, leaves_of, nodes_over
+from feed_samples import ALL, AUTHOR, FEED, SEED, SUB, copy_as_killed, extend, leaves_of, nodes_over
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -117,8 +117,15 @@ class Logs(RuleBasedStateMachine):
         if start == stop:
             slice = Slice(start, [], [])
         right = right_proof(nodes, head.size, stop)
-        told = self.mirror.extend(
-            FEED, SUB, slice, right, head, "channel", base_peaks=left_peaks(nodes, start)
+        told = extend(
+            self.mirror,
+            FEED,
+            SUB,
+            slice,
+            right,
+            head,
+            "channel",
+            base_peaks=left_peaks(nodes, start),
         )
         self.held = base, max(size, stop)
         assert told == self.held[1]

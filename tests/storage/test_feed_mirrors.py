@@ -14,6 +14,7 @@ from feed_samples import (
     SUB,
     History,
     dump,
+    extend,
     leaves_of,
     nodes_over,
 )
@@ -150,7 +151,7 @@ def test_a_mirror_knows_where_it_has_a_log_from(store):
     assert (info.base, info.size, info.head, info.known) == (2, 3, history.head(4), 4)
     assert (info.name, info.channels, info.fork) == ("name", {"channel"}, None)
     assert store.feeds() == [FeedRow(FEED, None, False, 1.004)]
-    store.extend(FEED, SUB, history.slice(3, 5), [], history.head(), "second", name="another")
+    extend(store, FEED, SUB, history.slice(3, 5), [], history.head(), "second", name="another")
     store._let_go(FEED)
     info = store.info(FEED, SUB)
     assert (info.name, info.channels) == ("name", {"channel", "second"})
@@ -188,7 +189,7 @@ def test_of_two_heads_the_better_one_is_kept(store):
 def test_a_gap_is_refused(store):
     history = History(20)
     with pytest.raises(BadInput, match="without peaks"):
-        store.extend(FEED, SUB, history.slice(5, 6), history.right(6), history.head(), "channel")
+        extend(store, FEED, SUB, history.slice(5, 6), history.right(6), history.head(), "channel")
     assert (store.feeds(), store.logs()) == ([], [])
     history.give(store, 5, 10)
     before = dump(store)
@@ -267,7 +268,8 @@ def test_a_forged_slice_leaves_no_trace(store, name, held):
         slice = replace(slice, start=start)
     before, info = dump(store), store.info(FEED, SUB)
     with pytest.raises(ForgedFeed, match="node 7") as caught:
-        store.extend(
+        extend(
+            store,
             FEED,
             SUB,
             slice,
@@ -298,7 +300,7 @@ def test_wrong_peaks_begin_nothing(store):
         [b"x"] * 3,
     ):
         with pytest.raises(ForgedFeed):
-            store.extend(
+            extend(store,
                 FEED, SUB, history.slice(11, 20), history.right(20), history.head(), "channel",
                 base_peaks=peaks,
             )  # fmt: skip
@@ -329,12 +331,12 @@ def test_a_full_disk_loses_nothing_of_a_mirror(small_disk):
         history.give(store, 0, 300)
         for _ in range(2):
             with pytest.raises(StorageFull):
-                store.extend(FEED, SUB, Slice(300, runs, large), [], head, "channel")
+                extend(store, FEED, SUB, Slice(300, runs, large), [], head, "channel")
             assert store.info(FEED, SUB).size == 300
             assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)
         right = right_proof(nodes_over(leaves), 308, 301)
         piece = Slice(300, runs[:1], large[:1])
-        assert store.extend(FEED, SUB, piece, right, head, "channel") == 301
+        assert extend(store, FEED, SUB, piece, right, head, "channel") == 301
     with FeedStore(small_disk / "feeds.sqlite") as store:
         assert store.read(FEED, SUB, 300, **ALL).texts == large[:1]
 
@@ -344,5 +346,5 @@ def test_a_message_with_a_newline_is_no_message(store):
     head = sign_head(NodeKey(SEED), SUB, 1, leaf_hashes(slice)[0], 5)
     before = dump(store)
     with pytest.raises(BadInput, match="newline"):
-        store.extend(FEED, SUB, slice, [], head, "channel")
+        extend(store, FEED, SUB, slice, [], head, "channel")
     assert dump(store) == before
