@@ -162,7 +162,9 @@ class Administration:
             ) from error
         return url, session.peer.hex()
 
-    def _owned(self, name: str) -> tuple[bytes, ChannelDocument, NodeKey]:
+    def owned(self, name: str) -> tuple[bytes, ChannelDocument, NodeKey]:
+        """A channel's id, document and key. Raises UnknownChannel, or AccessDenied if this node does
+        not own it."""
         book = self._node.context.book
         channel = book.resolve(name)
         key = book.owner_key(channel)
@@ -182,14 +184,15 @@ class Administration:
             raise BadInput(what="channel", reason="this node has lost the channel's secret")
         return secret[1]
 
-    def _publish(self, document: ChannelDocument, key: NodeKey) -> bytes:
+    def publish(self, document: ChannelDocument, key: NodeKey) -> bytes:
+        """From now on this is the channel's document; the channel's id."""
         signed = sign(document, key)
         self._node.documents.offer(signed.to_bytes())
         return document.channel_id
 
     async def _add_node(self, params: _Member, live: LiveCall) -> Any:
         live.caller.require_write()
-        channel, document, key = self._owned(params.channel)
+        channel, document, key = self.owned(params.channel)
         changed = document.with_member(
             check_node_id(params.node),
             params.label,
@@ -197,19 +200,19 @@ class Administration:
             self._secret(channel),
             self._node.context.clock(),
         )
-        return self.describe(self._publish(changed, key))
+        return self.describe(self.publish(changed, key))
 
     async def _remove_node(self, params: _Member, live: LiveCall) -> Any:
         live.caller.require_write()
-        _, document, key = self._owned(params.channel)
+        _, document, key = self.owned(params.channel)
         node_id = self.member_id(document, params.node)
         fresh = self._node.context.random_bytes(SECRET_BYTES)
         changed = document.without_member(node_id, fresh, self._node.context.clock())
-        return self.describe(self._publish(changed, key))
+        return self.describe(self.publish(changed, key))
 
     async def _set_roles(self, params: _Member, live: LiveCall) -> Any:
         live.caller.require_write()
-        channel, document, key = self._owned(params.channel)
+        channel, document, key = self.owned(params.channel)
         changed = document.with_roles(
             self.member_id(document, params.node),
             parse_roles(params.roles),
@@ -217,7 +220,7 @@ class Administration:
             self._node.context.random_bytes(SECRET_BYTES),
             self._node.context.clock(),
         )
-        return self.describe(self._publish(changed, key))
+        return self.describe(self.publish(changed, key))
 
     def member_id(self, document: ChannelDocument, text: str) -> str:
         """A member by node id, or by a label or id prefix that only one has."""

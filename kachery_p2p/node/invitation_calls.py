@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from kachery_p2p.protocol.channel import sign
 from kachery_p2p.protocol.document import check_label
-from kachery_p2p.protocol.errors import AccessDenied, BadInput
+from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.invitation import is_invitation, parse_line, to_line
 from kachery_p2p.protocol.limits import INVITATION_SECONDS
 from kachery_p2p.protocol.roles import ROLES, parse_roles
@@ -114,24 +113,15 @@ class InvitationCalls:
 
     async def _authorise(self, params: _Authorise, live: LiveCall) -> Any:
         live.caller.require_write()
-        node = self._node
-        channel = node.context.book.resolve(params.channel)
-        key = node.context.book.owner_key(channel)
-        document = node.context.book.signed(channel).document
-        if key is None:
-            raise AccessDenied(
-                channel=document.name,
-                who="this node",
-                role="owner",
-                cause="the channel was created on another node; use that one",
-            )
+        administration = self._node.administration
+        channel, document, key = administration.owned(params.channel)
         changed = document.with_admitter(
-            node.administration.member_id(document, params.node),
+            administration.member_id(document, params.node),
             parse_roles(params.roles),
-            node.context.clock(),
+            self._node.context.clock(),
         )
-        node.documents.offer(sign(changed, key).to_bytes())
-        return node.administration.describe(channel, members=True)
+        administration.publish(changed, key)
+        return administration.describe(channel, members=True)
 
     def _describe(self, row: InvitationRow) -> dict[str, Any]:
         return {
