@@ -172,6 +172,8 @@ class _Sending:
             if served is None:
                 return False
             await self._send(served)
+            if params.stop is None and self._feeds.ends_at(self._where, self._position):
+                return False  # without a look at the disk for more
         return False
 
     async def _send(self, served: Served) -> None:
