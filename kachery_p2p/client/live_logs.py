@@ -10,8 +10,9 @@ Non-goals: positions (:mod:`.subfeeds`), constant logs (:mod:`.snapshots`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
 from kachery_p2p.protocol import codec
@@ -41,7 +42,7 @@ from kachery_p2p.protocol.limits import (
 )
 from kachery_p2p.protocol.signed_message import signed_messages
 
-from .connection import call
+from .connection import call, items
 from .thread_connection import need_loop
 
 R = TypeVar("R")
@@ -126,6 +127,20 @@ class LiveLog:
             raise ProtocolViolation(reason="more or fewer messages than were announced")
         return messages, size
 
+    async def stream(self, position: int, wait: float) -> AsyncGenerator[list[Any], None]:
+        """Messages from ``position`` on, as they come, until none came for ``wait`` seconds."""
+        params = {**self._source, "position": position, "wait": wait}
+        found = items("amessages", "feed.stream", params)
+        async with contextlib.aclosing(found):
+            async for (start, count), data in found:
+                messages = decode(data)
+                if start != position or len(messages) != count:
+                    raise ProtocolViolation(
+                        reason=f"{count} messages from {start} on, not {position}"
+                    )
+                position += count
+                yield messages
+
     async def size(self) -> int:
         """One more than the number of the last message that this node knows of."""
         answer = await call("get_num_local_messages", "feed.info", self._subfeed)
@@ -190,19 +205,36 @@ async def patiently(work: Callable[[], Awaitable[R]], *, known: bool = False) ->
     Raises:
         LinkClosed, DaemonNotRunning: it did not come back within START_SECONDS.
     """
-    deadline = None
+    patience = Patience(known=known)
     while True:
         try:
             return await work()
         except (LinkClosed, DaemonNotRunning) as error:
-            need_loop()
-            loop = asyncio.get_running_loop()
-            if deadline is None:
-                if isinstance(error, DaemonNotRunning) and not known:
-                    raise
-                deadline = loop.time() + START_SECONDS
-            if loop.time() >= deadline:
-                raise
+            await patience.wait(error)
+
+
+class Patience:
+    """With a node that goes away. ``known``: as for :func:`patiently`."""
+
+    def __init__(self, *, known: bool) -> None:
+        self._known = known
+        self._deadline: float | None = None
+
+    def restore(self) -> None:
+        """The node is there."""
+        self._known = True
+        self._deadline = None
+
+    async def wait(self, error: LinkClosed | DaemonNotRunning) -> None:
+        """Wait a moment before it is tried again. Raises ``error`` if that was done for long enough."""
+        need_loop()
+        now = asyncio.get_running_loop().time()
+        if self._deadline is None:
+            if isinstance(error, DaemonNotRunning) and not self._known:
+                raise error
+            self._deadline = now + START_SECONDS
+        if now >= self._deadline:
+            raise error
         await asyncio.sleep(_PAUSE_SECONDS)
 
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,15 @@ from typing import Any
 from kachery_p2p.local.framed import FramedSocket
 from kachery_p2p.protocol import local
 from kachery_p2p.protocol.errors import KacheryError, LinkClosed, ProtocolViolation, from_wire
-from kachery_p2p.protocol.limits import CONNECT_LOCAL_SECONDS, LOCAL_PIECE, PROTOCOL_VERSION
+from kachery_p2p.protocol.limits import (
+    CONNECT_LOCAL_SECONDS,
+    LOCAL_ITEM_CREDIT,
+    LOCAL_PIECE,
+    PROTOCOL_VERSION,
+)
+
+_GRANT_BYTES = LOCAL_ITEM_CREDIT // 4
+"""Items dealt with for which credit goes back at once: not a frame for each of them."""
 
 
 class _Call:
@@ -26,6 +35,13 @@ class _Call:
         self.on_progress = on_progress
         self.chunks: list[bytes] = []
         self.received = 0
+        self.items: deque[local.Item] = deque()
+        self.news: asyncio.Future[None] | None = None
+        """Who waits for an item, or for the end."""
+
+    def notify(self) -> None:
+        if self.news is not None and not self.news.done():
+            self.news.set_result(None)
 
 
 class LoopConnection:
@@ -91,6 +107,27 @@ class LoopConnection:
             result = await call.future
             return result, b"".join(call.chunks)
 
+    async def call_for_items(
+        self, method: str, params: dict[str, Any]
+    ) -> AsyncGenerator[tuple[Any, bytes], None]:
+        """Do one call that has many results; they come while it runs, in order. Who wants no more
+        closes the generator, which cancels the call."""
+        async with self._open(method, params, None, None) as (number, call):
+            owed = 0
+            while True:
+                while call.items:
+                    item = call.items.popleft()
+                    yield item.meta, item.data
+                    owed += local.item_cost(item)
+                    if owed >= _GRANT_BYTES and self.alive:
+                        self._socket.send(local.Granted(number, owed))
+                        owed = 0
+                if call.future.done():
+                    call.future.result()
+                    return
+                call.news = asyncio.get_running_loop().create_future()
+                await call.news
+
     @contextlib.asynccontextmanager
     async def _open(
         self,
@@ -116,6 +153,10 @@ class LoopConnection:
                 with contextlib.suppress(KacheryError, TimeoutError):
                     async with asyncio.timeout(CONNECT_LOCAL_SECONDS):
                         await call.future
+            raise
+        except GeneratorExit:
+            if self.alive and not call.future.done():
+                self._socket.send(local.CancelCall(number))
             raise
         finally:
             self._calls.pop(number, None)
@@ -154,6 +195,11 @@ class LoopConnection:
                     call.received += len(message.data)
                     if call.on_progress is not None:
                         call.on_progress({"done": call.received})
+            case local.Item():
+                call = self._calls.get(message.id)
+                if call is not None:
+                    call.items.append(message)
+                    call.notify()
             case _:
                 raise ProtocolViolation(reason="a message that only a client sends")
 
@@ -165,6 +211,7 @@ class LoopConnection:
             call.future.set_exception(error)
         else:
             call.future.set_result(result)
+        call.notify()
 
     def _on_close(self, error: KacheryError | None) -> None:
         reason: KacheryError = error or LinkClosed(
@@ -173,6 +220,7 @@ class LoopConnection:
         for call in self._calls.values():
             if not call.future.done():
                 call.future.set_exception(reason)
+            call.notify()
         if not self._greeted.done():
             self._greeted.set_exception(reason)
             self._greeted.exception()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import AsyncGenerator
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
@@ -49,6 +50,9 @@ class SnapshotLog:
         # What the caller does to its messages must not show in later reads.
         found: list[Any] = json.loads(json.dumps(self._messages[position:stop]))
         return found
+
+    async def stream(self, position: int, wait: float) -> AsyncGenerator[list[Any], None]:
+        yield await self.read(position, 0, wait)
 
     async def size(self) -> int:
         return len(self._messages)

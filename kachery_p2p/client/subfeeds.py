@@ -9,17 +9,18 @@ Every method that asks the node is there twice, the async one with an ``a`` in f
 
 from __future__ import annotations
 
+import contextlib
 import json
 import operator
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from typing import Any, Final
 
-from kachery_p2p.protocol.errors import BadInput
+from kachery_p2p.protocol.errors import BadInput, DaemonNotRunning, LinkClosed
 from kachery_p2p.protocol.feed_access import AccessRules
 from kachery_p2p.protocol.identity import check_node_id
 from kachery_p2p.protocol.limits import MAX_CALL_SECONDS, MAX_FEED_MESSAGES
 
-from .live_logs import LiveLog, patiently
+from .live_logs import LiveLog, Patience, patiently
 from .notebook_html import table
 from .portal import twin
 from .snapshots import SnapshotLog
@@ -163,11 +164,37 @@ class Subfeed:
 
     async def amessages(self, *, signed: bool = False) -> AsyncIterator[Any]:
         """The async form of :meth:`message_stream`: ``async for message in subfeed.amessages()``."""
+        batches = self._signed_batches() if signed else self._batches()
+        async with contextlib.aclosing(batches):
+            async for batch in batches:
+                for message in self._handed_out(batch):
+                    yield message
+
+    async def _signed_batches(self) -> AsyncGenerator[list[Any], None]:
+        while (batch := await afollow(self, signed=True)) or not self._log.ends:
+            yield batch
+
+    async def _batches(self) -> AsyncGenerator[list[Any], None]:
+        """Messages as the node sends them, without being asked for each; the position is moved by who
+        takes them."""
+        patience = Patience(known=self._reached)
         while True:
-            batch = await afollow(self, signed=signed)
-            for message in self._handed_out(batch):
-                yield message
-            if not batch and self._log.ends:
+            position, found = self._position, False
+            stream = self._log.stream(position, seconds(STREAM_WAIT_MSEC))
+            try:
+                async with contextlib.aclosing(stream):
+                    async for batch in stream:
+                        self._reached, found = True, bool(batch)
+                        patience.restore()
+                        yield batch
+                        position += len(batch)
+                        if self._position != position:
+                            break  # it was set: go on from there
+            except (LinkClosed, DaemonNotRunning) as error:
+                await patience.wait(error)
+            else:
+                self._reached = True
+            if self._log.ends and not found:
                 return
 
     def _handed_out(self, batch: list[Any]) -> Iterator[Any]:

@@ -16,7 +16,7 @@ import atexit
 import os
 import socket
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
@@ -107,6 +107,12 @@ class ThreadConnection:
         on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> tuple[Any, bytes]:
         """Bytes may be many: that is for an event loop."""
+        raise LoopNeeded
+
+    def call_for_items(
+        self, method: str, params: dict[str, Any]
+    ) -> AsyncGenerator[tuple[Any, bytes], None]:
+        """Waiting for what comes by itself is for an event loop."""
         raise LoopNeeded
 
     def _exchange(self, message: local.Message, number: int) -> local.Message:

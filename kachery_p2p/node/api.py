@@ -40,6 +40,7 @@ from kachery_p2p.protocol.errors import (
     to_wire,
 )
 from kachery_p2p.protocol.limits import (
+    LOCAL_ITEM_CREDIT,
     LOCAL_UPLOAD_PIECES,
     MAX_LOCAL_CLIENTS,
     MAX_LOCAL_REQUESTS,
@@ -104,6 +105,8 @@ class LiveCall:
         self.descriptor = descriptor
         self._connection = connection
         self._number = number
+        self._credit = LOCAL_ITEM_CREDIT
+        self._granted = asyncio.Event()
 
     def progress(self, info: dict[str, Any]) -> None:
         """Tell how far it is. Dropped if the client does not keep up."""
@@ -115,6 +118,28 @@ class LiveCall:
         """Send bytes of the result; waits for the client to read."""
         await self._connection.socket.drained()
         self._connection.socket.send(local.Chunk(self._number, data))
+
+    def offer(self, meta: Any, data: bytes) -> bool:
+        """Send one of many results, if the client has room for it; whether it has."""
+        socket = self._connection.socket
+        if self._credit <= 0 or socket.backed_up or socket.closed:
+            return False
+        item = local.Item(self._number, meta, data)
+        self._credit -= local.item_cost(item)
+        socket.send(item)
+        return True
+
+    async def room(self) -> None:
+        """Wait until :meth:`offer` takes something. Raises LinkClosed."""
+        while self._credit <= 0:
+            self._granted.clear()
+            await self._granted.wait()
+        await self._connection.socket.drained()
+
+    def grant(self, credit: int) -> None:
+        """The client has dealt with as much."""
+        self._credit = min(self._credit + credit, LOCAL_ITEM_CREDIT)
+        self._granted.set()
 
     def close(self) -> None:
         if self.descriptor is not None:
@@ -170,6 +195,9 @@ class Connection:
             case local.Finish(number):
                 if number in self._live:
                     self._live[number].upload.put(None)
+            case local.Granted(number, credit):
+                if number in self._live:
+                    self._live[number].grant(credit)
             case local.CancelCall(number):
                 if number in self._live:
                     self._calls[number].cancel()

@@ -15,6 +15,8 @@ method                 parameters                                          resul
 ``feed.submit``        the same, submission (16 bytes), timeout, channel?  first, count
 ``feed.read``          feed, subfeed, position, most, wait, timeout,       start, runs, data, size,
                        channel?, proofs, name?                             head | None, proofs | None
+``feed.stream``        feed, subfeed, position, wait, timeout, channel?,   items: [start, count], data
+                       name?
 ``feed.watch``         watches: [[feed, subfeed, position]], most, wait,   ready: [[place, start,
                        timeout, channel?                                   runs, data]]
 ``feed.get_rules``     feed, subfeed                                       rules
@@ -23,7 +25,8 @@ method                 parameters                                          resul
 ``feed.resolve``       feed, subfeed                                       resolved
 =====================  ==================================================  ===========================
 
-``most`` is 0 for as many as fit one answer; ``wait`` and ``timeout`` are seconds.
+``most`` is 0 for as many as fit one answer; ``wait`` and ``timeout`` are seconds. ``feed.stream`` sends
+messages as they come, and ends when none came for ``wait`` seconds.
 """
 
 from __future__ import annotations
@@ -98,16 +101,19 @@ class _Submit(_Append, frozen=True, kw_only=True):
     channel: str | None = None
 
 
-class _Read(msgspec.Struct, frozen=True):
+class _Stream(msgspec.Struct, frozen=True):
     feed: FeedId
     subfeed: SubfeedHash
     position: Place
     timeout: _Seconds
-    most: _Most = 0
     wait: _Seconds = 0.0
     channel: str | None = None
-    proofs: bool = False
     name: _Name | None = None
+
+
+class _Read(_Stream, frozen=True):
+    most: _Most = 0
+    proofs: bool = False
 
 
 class _Watch(msgspec.Struct, frozen=True):
@@ -152,6 +158,7 @@ class FeedCalls:
             "feed.append": (_Append, self._append),
             "feed.submit": (_Submit, self._submit),
             "feed.read": (_Read, self._read),
+            "feed.stream": (_Stream, self._stream),
             "feed.watch": (_Watch, self._watch),
             "feed.get_rules": (_Log, self._get_rules),
             "feed.set_rules": (_Rules, self._set_rules),
@@ -258,11 +265,31 @@ class FeedCalls:
 
     # --- reading -----------------------------------------------------------------------------
 
-    async def _read(self, params: _Read, live: LiveCall) -> Any:
+    def _source(self, params: _Stream) -> tuple[Log, bytes | None]:
+        """The log to read, and the channel; its reader's name for it is noted."""
         where = (params.feed, params.subfeed)
-        channel = self._channel(params.channel)
         if params.name is not None:
             self._feeds.note_name(where, params.name)
+        return where, self._channel(params.channel)
+
+    async def _stream(self, params: _Stream, live: LiveCall) -> Any:
+        where, channel = self._source(params)
+
+        def offer(slice: Slice) -> bool:
+            return live.offer([slice.start, len(slice.texts)], pack_texts(slice.texts))
+
+        await self._node.feed_reader.stream(
+            Wanted(where, params.position),
+            offer,
+            live.room,
+            wait=params.wait,
+            timeout=params.timeout,
+            channel=channel,
+        )
+        return {}
+
+    async def _read(self, params: _Read, live: LiveCall) -> Any:
+        where, channel = self._source(params)
         most = params.most or MAX_FEED_MESSAGES
         if params.proofs and not await self._held(where, params.position):
             most = min(most, MOST_ASKED_PROOFS)

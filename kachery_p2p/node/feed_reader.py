@@ -224,6 +224,67 @@ class FeedReader:
                     finally:
                         timer.cancel()
 
+    async def stream(
+        self,
+        wanted: Wanted,
+        offer: Callable[[Slice], bool],
+        room: Callable[[], Awaitable[None]],
+        *,
+        wait: float,
+        timeout: float,
+        channel: bytes | None,
+    ) -> None:
+        """Hand out the messages of a log as they come, until none came for ``wait`` seconds.
+
+        Args:
+            offer: takes them, or says that it has no room.
+            room: returns when it has.
+            timeout, channel: as for :meth:`read`, and so is what is raised.
+        """
+        where, position = wanted
+        loop = asyncio.get_running_loop()
+        contact, heard = loop.time() + timeout, loop.time()
+        idle = False
+
+        def hear() -> None:
+            # News for who has all that came before it: no task need be woken for that.
+            nonlocal position, heard
+            newest = self._feeds.newest(where, position) if idle else None
+            if newest is None or not offer(newest):
+                bell.set()
+            else:
+                position, heard = newest.stop, loop.time()
+
+        with (
+            contextlib.ExitStack() as stack,
+            self._feeds.listening(where, hear=hear) as bell,
+        ):
+            followers: dict[int, Follower] = {}
+            await self._follow_all([wanted], followers, stack, channel)
+            follower = followers.get(0)
+            while True:
+                bell.clear()
+                if follower is not None:
+                    await follower.settle(contact - loop.time())
+                here = Wanted(where, position)
+                slice = await self._read_one(here, MAX_FEED_MESSAGES, follower)
+                if slice is not None and slice.texts:
+                    while not offer(slice):
+                        await room()
+                    position, heard = slice.stop, loop.time()
+                    continue
+                left = heard + wait - loop.time()
+                await self._check(here, follower, last=left <= 0)
+                if left <= 0:
+                    return
+                timer = loop.call_later(left, bell.set)
+                idle = True
+                try:
+                    await bell.wait()
+                finally:
+                    idle = False
+                    timer.cancel()
+
     async def _follow_all(
         self,
         wanted: Sequence[Wanted],

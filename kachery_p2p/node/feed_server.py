@@ -153,7 +153,7 @@ class _Sending:
             while not await self._send_all() and not self._stream.ended:
                 await bell.wait()
                 bell.clear()
-                if self._params.quiet or not self._feeds.has_news(self._where, self._position):
+                if self._params.quiet or self._feeds.newest(self._where, self._position) is None:
                     await self._say_state()
 
     async def _send_all(self) -> bool:

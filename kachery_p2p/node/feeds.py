@@ -109,7 +109,7 @@ class Feeds:
         self._stores: dict[Log, set[asyncio.Future[int]]] = {}
         self._names: dict[Log, str] = {}
         """What local readers call the subfeeds of others."""
-        self._listeners: dict[Log, dict[asyncio.Event, None]] = {}
+        self._listeners: dict[Log, dict[Callable[[], object], None]] = {}
         self._recent: OrderedDict[Log, _Recent] = OrderedDict()
         self._told: set[tuple[Log, frozenset[str]]] = set()
         self._own: dict[bytes, bool] = {}
@@ -118,24 +118,30 @@ class Feeds:
     # --- hearing -----------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def listening(self, *logs: Log) -> Iterator[asyncio.Event]:
-        """An event that is set whenever one of these logs changes; clear it before you look."""
+    def listening(
+        self, *logs: Log, hear: Callable[[], object] | None = None
+    ) -> Iterator[asyncio.Event]:
+        """An event that is set whenever one of these logs changes; clear it before you look.
+
+        ``hear``: what is called instead, for who need not always be woken.
+        """
         bell = asyncio.Event()
+        called = hear or bell.set
         for log in logs:
-            self._listeners.setdefault(log, {})[bell] = None
+            self._listeners.setdefault(log, {})[called] = None
         try:
             yield bell
         finally:
             for log in logs:
                 listeners = self._listeners.get(log, {})
-                listeners.pop(bell, None)
+                listeners.pop(called, None)
                 if not listeners:
                     self._listeners.pop(log, None)
 
     def ring(self, log: Log) -> None:
         """A log has changed."""
-        for bell in self._listeners.get(log, ()):
-            bell.set()
+        for hear in list(self._listeners.get(log, ())):
+            hear()
 
     # --- what is here ------------------------------------------------------------------------
 
@@ -167,9 +173,9 @@ class Feeds:
         await self._appender.settle(log)
         if self.ends_at(log, start):
             return Slice(start, [], [])
-        recent = self._newest(log, start)
-        if recent is not None and len(recent.slice.texts) <= most:
-            return recent.slice
+        newest = self.newest(log, start)
+        if newest is not None and len(newest.texts) <= most:
+            return newest
 
         def work() -> Slice | None:
             info = self.store.info(*log)
@@ -205,9 +211,10 @@ class Feeds:
         await self._stored(log)
         return await self._disk(work)
 
-    def has_news(self, log: Log, position: int) -> bool:
-        """Whether the newest messages, in memory, begin at or before ``position`` and go beyond."""
-        return self._newest(log, position) is not None
+    def newest(self, log: Log, position: int) -> Slice | None:
+        """The newest messages, from ``position`` on, if all of these are in memory."""
+        recent = self._newest(log, position)
+        return None if recent is None else recent.slice
 
     def ends_at(self, log: Log, position: int) -> bool:
         """Whether it is clear without a look at the disk that a log, on which there is no fork, ends

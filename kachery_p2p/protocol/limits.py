@@ -337,6 +337,10 @@ MAX_IDLE_CONNECTIONS: Final = 8
 """Connections that a client's threads leave open for the next sync call."""
 MAX_LOCAL_REQUESTS: Final = 2_048
 """Calls of one client that run at once; more wait in the socket."""
+LOCAL_ITEM_CREDIT: Final = 4 * MIB
+"""Of Items of one call, so many bytes may wait for the client to deal with them (and one Item more)."""
+LOCAL_ITEM_OVERHEAD: Final = 128
+"""Bytes that each of them counts for beside its data."""
 LOCAL_QUEUE: Final = 8 * MIB
 """Bytes that wait for one end of a local socket to read; the other end's calls wait then."""
 MAX_LOCAL_DESCRIPTORS: Final = 16

@@ -9,15 +9,20 @@ bytes. The array is a message: a small integer, the tag, and then the message's 
     3    Piece       client  id, data           a piece of a streamed upload
     4    Finish      client  id                 the upload is complete
     5    CancelCall  client  id
+    6    Granted     client  id, credit         so many bytes more of Items may come
     11   Welcome     daemon  version, software, node_id, storage_dir, label, read_only
     12   Answer      daemon  id, result         the call ended well
     13   Failure     daemon  id, code, fields   the call ended badly (:func:`.errors.from_wire`)
     14   Progress    daemon  id, info           any number, before the end
     15   Chunk       daemon  id, data           bytes of a streamed result, in order, before the end
+    16   Item        daemon  id, meta, data     one of many results, in order, before the end
 
 The client's first message is a Greeting, the daemon's first a Welcome, or a Failure with id 0. Each
 Call ends with exactly one Answer or Failure; the client chooses ids, from 1 up. ``descriptors`` is
 the number of file descriptors (0 or 1) that ride on that frame's first byte (SCM_RIGHTS).
+
+A call has ``limits.LOCAL_ITEM_CREDIT`` bytes of credit for its Items; each uses up :func:`item_cost`,
+and none is sent when there is no credit left. The client grants again what it has dealt with.
 
 A message may have more fields than this version knows: they are ignored, so that a greeting from
 another version can be answered with VersionMismatch. Invariant: a :class:`FrameReader` never holds
@@ -76,6 +81,13 @@ class CancelCall(msgspec.Struct, frozen=True, array_like=True, tag=5):
     id: CallId
 
 
+class Granted(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """The client has dealt with Items of call ``id``: ``credit`` bytes more of them may come."""
+
+    id: CallId
+    credit: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=11):
     """The daemon lets the client in; ``read_only`` if this user may not change anything."""
 
@@ -116,8 +128,21 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, tag=15):
     data: bytes
 
 
-ClientMessage = Greeting | Call | Piece | Finish | CancelCall
-DaemonMessage = Welcome | Answer | Failure | Progress | Chunk
+class Item(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """One of the results of call ``id``, of which there are many, in order."""
+
+    id: CallId
+    meta: Any
+    data: bytes
+
+
+def item_cost(item: Item) -> int:
+    """The credit that an item takes, in bytes."""
+    return len(item.data) + limits.LOCAL_ITEM_OVERHEAD
+
+
+ClientMessage = Greeting | Call | Piece | Finish | CancelCall | Granted
+DaemonMessage = Welcome | Answer | Failure | Progress | Chunk | Item
 Message = ClientMessage | DaemonMessage
 
 _BY_TAG: Final[dict[int, type[Message]]] = {
@@ -126,11 +151,13 @@ _BY_TAG: Final[dict[int, type[Message]]] = {
     3: Piece,
     4: Finish,
     5: CancelCall,
+    6: Granted,
     11: Welcome,
     12: Answer,
     13: Failure,
     14: Progress,
     15: Chunk,
+    16: Item,
 }
 
 

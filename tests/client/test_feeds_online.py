@@ -243,6 +243,73 @@ def test_a_stream_goes_on_with_what_comes(lab: Lab) -> None:
         timer.join()
 
 
+def test_a_stream_goes_on_where_its_position_is_set_to(lab: Lab) -> None:
+    async def main() -> None:
+        found = []
+        async for message in subfeed.amessages():
+            found.append(message)
+            if found == [0, 1, 2]:
+                subfeed.set_position(1)
+            if len(found) == 6:
+                break
+        assert (found, subfeed.position) == ([0, 1, 2, 1, 2, 3], 4)
+
+    with at(lab.a):
+        subfeed = made([0, 1, 2, 3, 4])
+        asyncio.run(main())
+
+
+def test_a_reader_that_takes_its_time_gets_every_message(lab: Lab) -> None:
+    """More than the node sends ahead, and the reader is slower than what comes."""
+
+    async def main() -> None:
+        found = 0
+        async for message in subfeed.amessages():
+            assert message == [found, text]
+            found += 1
+            if found % 10 == 0:
+                await writer.aappend_message([len(first) + found // 10 - 1, text])
+            if found == len(first) + 3:
+                break
+
+    text = "x" * 300_000
+    first = [[number, text] for number in range(30)]
+    with at(lab.a):
+        subfeed = made(first)
+        writer = kc.load_subfeed(subfeed.uri)
+        asyncio.run(main())
+
+
+def test_many_readers_in_one_process_each_get_every_message(lab: Lab) -> None:
+    async def main() -> None:
+        readers = [kc.load_subfeed(uri) for _ in range(20)]
+        reading = [asyncio.create_task(_first(reader, 50)) for reader in readers]
+        for number in range(50):
+            await asyncio.to_thread(write, number)
+        async with asyncio.timeout(PATIENT / 1000):
+            assert await asyncio.gather(*reading) == [list(range(50))] * 20
+
+    def write(number: int) -> None:
+        writer.stdin.write(f"{number}\n")
+        writer.stdin.flush()
+
+    code = """
+import sys
+import kachery_p2p as kc
+subfeed = kc.load_subfeed(sys.argv[1])
+for line in sys.stdin:
+    subfeed.append_message(int(line))
+"""
+    with at(lab.a):
+        uri = made([]).uri
+    command = [sys.executable, "-c", code, uri]
+    with (
+        subprocess.Popen(command, env=lab.a.env, stdin=subprocess.PIPE, text=True) as writer,
+        at(lab.b),
+    ):
+        asyncio.run(main())
+
+
 def test_a_stream_survives_a_restart_of_the_node(node: Daemon) -> None:
     async def main() -> None:
         feed = await kc.acreate_feed()
@@ -354,6 +421,13 @@ def test_a_snapshot_travels_as_a_file(lab: Lab) -> None:
         assert kc.load_subfeed(loaded.load_subfeed("empty").uri).get_next_messages() == []
         later = announced(lambda: kc.load_feed(again.uri)).load_subfeed("a")
         assert later.get_next_messages()[-1] == "too late"
+
+        async def all_of(subfeed: kc.Subfeed) -> list[Any]:
+            return [message async for message in subfeed.amessages()]
+
+        numbers = loaded.load_subfeed([1, 2])
+        assert asyncio.run(all_of(numbers)) == list(range(3_000))
+        assert asyncio.run(all_of(numbers)) == []
 
 
 def test_who_was_granted_it_submits_and_others_do_not(lab: Lab) -> None:

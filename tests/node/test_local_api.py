@@ -18,11 +18,14 @@ from kachery_p2p.node import api
 from kachery_p2p.node.node import Node
 from kachery_p2p.protocol import local
 from kachery_p2p.protocol.errors import DaemonAlreadyRunning
+from kachery_p2p.protocol.feed import subfeed_hash
 from kachery_p2p.protocol.limits import (
+    LOCAL_ITEM_CREDIT,
     LOCAL_PIECE,
     LOCAL_QUEUE,
     MAX_LOCAL_DESCRIPTORS,
     MAX_LOCAL_FRAME,
+    MAX_SLICE,
     PROTOCOL_VERSION,
 )
 from tests.node.harness import Lab, laboratory, until
@@ -337,6 +340,34 @@ async def test_a_client_that_does_not_read_what_it_loads_holds_up_only_itself() 
             assert (await lazy.until(local.Answer)).result == {"size": 5 * LOCAL_QUEUE // 2}
 
 
+async def test_items_come_as_far_as_the_client_has_granted_them() -> None:
+    async with one_node() as node, client(node) as slow:
+        feed = await node.own_feeds.create(None)
+        where = (feed, subfeed_hash("n"))
+        text = b'"' + b"x" * 500_000 + b'"'
+        total = 3 * LOCAL_ITEM_CREDIT // len(text)
+        await node.own_feeds.append(where, "n", [text] * total)
+        params = {"feed": feed, "subfeed": where[1], "position": 0, "timeout": 1.0, "wait": 60.0}
+        await slow.send(local.Call(1, "feed.stream", params))
+        [held] = await until(lambda: [c for c in node.api.connections if c._live])
+        await until(lambda: held._live[1]._credit <= 0)
+        taken = owed = 0
+        while owed < LOCAL_ITEM_CREDIT:
+            item = await slow.until(local.Item)
+            assert item.meta[0] == taken
+            taken, owed = taken + item.meta[1], owed + local.item_cost(item)
+        assert owed <= LOCAL_ITEM_CREDIT + 2 * MAX_SLICE
+        assert isinstance(await slow.call(2, "info"), local.Answer), "there was nothing before it"
+        while taken < total:
+            await slow.send(local.Granted(1, owed))
+            item = await slow.until(local.Item)
+            assert item.meta[0] == taken
+            taken, owed = taken + item.meta[1], local.item_cost(item)
+        await slow.send(local.CancelCall(1), local.Granted(1, owed), local.Granted(99, 1))
+        assert (await slow.until(local.Failure)).code == "cancelled"
+        assert not node.feeds._listeners
+
+
 async def test_failures_that_nobody_reads_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is small, but a client may ask for them without end: it is read from no more."""
     monkeypatch.setattr("kachery_p2p.local.framed.LOCAL_QUEUE", 10_000)
@@ -438,8 +469,8 @@ async def test_other_users_may_only_read_if_the_node_says_so(
 async def test_every_call_that_changes_something_is_in_the_list_of_writes() -> None:
     reads = {"load", "load_bytes", "find", "damaged", "info", "get", "channel.show",
              "channel.list", "channel.announced", "channel.export", "feed.named", "feed.list",
-             "feed.info", "feed.read", "feed.watch", "feed.get_rules", "feed.show", "task.list",
-             "task.show", "task.cached", "status", "channel.invites", "doctor.node", "doctor.file",
+             "feed.info", "feed.read", "feed.stream", "feed.watch", "feed.get_rules", "feed.show",
+             "task.list", "task.show", "task.cached", "status", "channel.invites", "doctor.node", "doctor.file",
              "doctor.feed"}  # fmt: skip
     async with one_node() as node:
         assert set(node.api.calls._calls) == reads | {method for method, _ in WRITES}

@@ -19,12 +19,14 @@ MESSAGES: list[local.Message] = [
     local.Piece(7, b"\x00" * 1000),
     local.Finish(7),
     local.CancelCall(2**53),
+    local.Granted(7, 1 << 20),
     local.Welcome(1, "kachery_p2p 1.0", "ab" * 32, "/data", "lab", True),
     local.Answer(7, {"nested": [[1], {"a": None}]}),
     local.Answer(7, None),
     local.Failure(0, "bad-input", {"what": "x", "reason": "y"}),
     local.Progress(7, {"done": 5, "size": 10}),
     local.Chunk(7, b"abc"),
+    local.Item(7, [3, 1], b"abc"),
 ]
 
 
