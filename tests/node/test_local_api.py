@@ -470,8 +470,8 @@ async def test_every_call_that_changes_something_is_in_the_list_of_writes() -> N
     reads = {"load", "load_bytes", "find", "damaged", "info", "get", "channel.show",
              "channel.list", "channel.announced", "channel.export", "feed.named", "feed.list",
              "feed.info", "feed.read", "feed.stream", "feed.watch", "feed.get_rules", "feed.show",
-             "task.list", "task.show", "task.cached", "status", "channel.invites", "doctor.node", "doctor.file",
-             "doctor.feed"}  # fmt: skip
+             "task.list", "task.show", "task.cached", "status", "channel.invites", "doctor.node",
+             "doctor.file", "doctor.feed"}  # fmt: skip
     async with one_node() as node:
         assert set(node.api.calls._calls) == reads | {method for method, _ in WRITES}
 
