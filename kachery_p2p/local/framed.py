@@ -49,6 +49,7 @@ class FramedSocket:
         self._room = asyncio.Event()
         self._room.set()
         self._writing = False
+        self._flushing = False
         self._reading = False
         self.closed = False
         self.resume()
@@ -110,7 +111,9 @@ class FramedSocket:
         """The peer has more to read than it should."""
         return self._queued > LOCAL_QUEUE
 
-    def send(self, message: local.Message, descriptor: int | None = None) -> None:
+    def send(
+        self, message: local.Message, descriptor: int | None = None, *, soon: bool = False
+    ) -> None:
         """Queue a message; a descriptor is duplicated by the kernel when it leaves.
 
         Raises:
@@ -123,6 +126,20 @@ class FramedSocket:
         self._out.append((memoryview(frame), descriptor))
         self._queued += len(frame)
         if not self._writing:
+            if soon and self._flushing:
+                return
+            self._flush()
+            if soon:
+                self._flushing = True
+                self._loop.call_soon(self._flush_soon)
+
+    def _flush_soon(self) -> None:
+        self._flushing = False
+        if not self._writing and not self.closed:
+            if len(self._out) > 1 and all(d is None for _, d in self._out):
+                joined = b"".join(view for view, _ in self._out)
+                self._out.clear()
+                self._out.append((memoryview(joined), None))
             self._flush()
 
     async def drained(self) -> None:

@@ -30,6 +30,9 @@ _MAPPED_ABOVE = 32 * MIB
 """glibc's own ceiling for this."""
 _TRIMMED_ABOVE = 128 * MIB
 """What stays with the process when it is free; a node never has so much in use."""
+_SWITCH_SECONDS = 0.0001
+"""A thread that only wants to start a call of the disk waits no longer for the interpreter. Others hash
+and encrypt, which does not hold it."""
 _LOG_BYTES = 5_000_000
 _LOG_FILES = 3
 
@@ -104,6 +107,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(config: Config) -> None:
+    sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         import uvloop
     except ImportError:  # Windows

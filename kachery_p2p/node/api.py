@@ -19,6 +19,8 @@ import pwd
 import socket
 import struct
 from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +128,7 @@ class LiveCall:
             return False
         item = local.Item(self._number, meta, data)
         self._credit -= local.item_cost(item)
-        socket.send(item)
+        socket.send(item, soon=True)
         return True
 
     async def room(self) -> None:
@@ -147,6 +149,14 @@ class LiveCall:
             self.descriptor = None
 
 
+@dataclass(frozen=True, slots=True)
+class Later:
+    """A result that is waited for without a task: ``finish`` of what ``future`` gives."""
+
+    future: asyncio.Future[Any]
+    finish: Callable[[Any], Any]
+
+
 class Connection:
     """One client."""
 
@@ -154,7 +164,7 @@ class Connection:
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._greeted = False
-        self._calls: dict[int, asyncio.Task[None]] = {}
+        self._calls: dict[int, asyncio.Future[Any]] = {}
         self._live: dict[int, LiveCall] = {}
         self._full: set[int] = set()
         """Uploads that wait for the disk."""
@@ -232,28 +242,56 @@ class Connection:
             live.close()
             raise ProtocolViolation(reason=f"call {call.id} is not new")
         self._live[call.id] = live
-        task = self._loop.create_task(self._run(call, live), name=f"call {call.method[:40]}")
-        self._calls[call.id] = task
-        task.add_done_callback(lambda _: self._ended(call, live))
+        try:
+            begun = self._server.calls.begin(call.method, call.params, live)
+        except Exception as error:
+            begun = _failing(error)
+        if isinstance(begun, Later) and not self.socket.backed_up:
+            if begun.future.done():
+                self._answer_later(call, live, begun)
+                return
+            begun.future.add_done_callback(lambda _: self._answer_later(call, live, begun))
+            self._calls[call.id] = begun.future
+        else:
+            task = self._loop.create_task(
+                self._run(call, live, begun), name=f"call {call.method[:40]}"
+            )
+            self._calls[call.id] = task
+            task.add_done_callback(lambda _: self._task_ended(call, live, begun))
         if len(self._calls) >= MAX_LOCAL_REQUESTS:
             self.socket.pause()
 
-    async def _run(self, call: local.Call, live: LiveCall) -> None:
+    def _answer_later(self, call: local.Call, live: LiveCall, begun: Later) -> None:
+        """What it waited for is there."""
+        if not begun.future.cancelled():
+            error = begun.future.exception()
+            if error is None:
+                self._finish(live, local.Answer(call.id, begun.finish(begun.future.result())))
+            else:
+                self._fail(call, live, error)
+        self._ended(call, live)
+
+    async def _run(
+        self, call: local.Call, live: LiveCall, begun: Coroutine[Any, Any, Any] | Later
+    ) -> None:
         try:
             try:
-                result = await self._server.calls.run(call.method, call.params, live)
+                result = await self._server.calls.wait(call.method, begun)
                 await self.socket.drained()
                 self._finish(live, local.Answer(call.id, result))
-            except KacheryError as error:
-                self._finish(live, local.Failure(call.id, *to_wire(error)))
-            except Exception as error:  # a bug in one call must not cost the client its connection
-                log.exception("call %s failed", call.method)
-                self._finish(live, local.Failure(call.id, *to_wire(error)))
+            except Exception as error:
+                self._fail(call, live, error)
         except asyncio.CancelledError:
             self._cancelled(call, live)
         # A call counts until its answer can leave: failures do not pile up either.
         with contextlib.suppress(LinkClosed):
             await self.socket.drained()
+
+    def _fail(self, call: local.Call, live: LiveCall, error: BaseException) -> None:
+        if not isinstance(error, KacheryError):
+            # A bug in one call must not cost the client its connection.
+            log.error("call %s failed", call.method, exc_info=error)
+        self._finish(live, local.Failure(call.id, *to_wire(error)))
 
     def _finish(self, live: LiveCall, message: local.Answer | local.Failure) -> None:
         live.close()
@@ -263,6 +301,13 @@ class Connection:
     def _cancelled(self, call: local.Call, live: LiveCall) -> None:
         error = Cancelled(what=call.method[:40])
         self._finish(live, local.Failure(call.id, *to_wire(error)))
+
+    def _task_ended(
+        self, call: local.Call, live: LiveCall, begun: Coroutine[Any, Any, Any] | Later
+    ) -> None:
+        if not isinstance(begun, Later):
+            begun.close()  # it never began, if the task was cancelled at once
+        self._ended(call, live)
 
     def _ended(self, call: local.Call, live: LiveCall) -> None:
         if call.id in self._live:  # it was cancelled before it began
@@ -287,6 +332,10 @@ class Connection:
 
     async def wait_closed(self) -> None:
         await asyncio.gather(*self._calls.values(), return_exceptions=True)
+
+
+async def _failing(error: Exception) -> Any:
+    raise error
 
 
 class LocalServer:

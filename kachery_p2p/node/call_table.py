@@ -3,14 +3,14 @@ some calls have the same parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
 
-from .api import LiveCall
+from .api import Later, LiveCall
 
-Call = Callable[[Any, LiveCall], Awaitable[Any]]
+Call = Callable[[Any, LiveCall], Coroutine[Any, Any, Any] | Later]
 """Does one call: its parameters, and who waits for it."""
 CallTable = dict[str, tuple[type[Any], Call]]
 """By method: what its parameters are, and who does it."""

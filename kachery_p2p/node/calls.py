@@ -33,7 +33,7 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,7 @@ from kachery_p2p.protocol.limits import LOCAL_PIECE, MAX_CALL_SECONDS, MAX_FILE,
 from kachery_p2p.storage.blobs import Blob
 from kachery_p2p.storage.writer import Stored
 
-from .api import LiveCall
+from .api import Later, LiveCall
 from .call_table import CallTable, Nothing
 from .doctor_calls import DoctorCalls
 from .feed_calls import FeedCalls
@@ -134,8 +134,11 @@ class Calls:
         self._calls.update(InvitationCalls(node).calls())
         self._calls.update(StatusCalls(node).calls())
 
-    async def run(self, method: str, params: dict[str, Any], live: LiveCall) -> Any:
-        """Run one call. Raises KacheryError; cancelling is safe."""
+    def begin(
+        self, method: str, params: dict[str, Any], live: LiveCall
+    ) -> Coroutine[Any, Any, Any] | Later:
+        """Begin a call: what to run, or what to wait for. Either, and this, may raise KacheryError;
+        cancelling is safe."""
         entry = self._calls.get(method)
         if entry is None:
             raise BadInput(
@@ -146,11 +149,21 @@ class Calls:
             typed = codec.convert(entry[0], params)
         except KacheryError as error:
             raise BadInput(what=method, reason=str(error.fields.get("reason"))) from error
+        return entry[1](typed, live)
+
+    async def wait(self, method: str, begun: Coroutine[Any, Any, Any] | Later) -> Any:
+        """The result of what was begun. Raises KacheryError."""
         try:
             async with asyncio.timeout(MAX_CALL_SECONDS):
-                return await entry[1](typed, live)
+                if isinstance(begun, Later):
+                    return begun.finish(await begun.future)
+                return await begun
         except TimeoutError as error:
             raise DeadlineExceeded(what=method, seconds=MAX_CALL_SECONDS) from error
+
+    async def run(self, method: str, params: dict[str, Any], live: LiveCall) -> Any:
+        """Do a call from beginning to end. Raises KacheryError."""
+        return await self.wait(method, self.begin(method, params, live))
 
     def _channel(self, name: str | None) -> bytes | None:
         return None if name is None else self._node.context.book.resolve(name)

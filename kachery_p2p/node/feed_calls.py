@@ -32,6 +32,7 @@ messages as they come, and ends when none came for ``wait`` seconds.
 from __future__ import annotations
 
 import json
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -57,10 +58,11 @@ from kachery_p2p.protocol.limits import (
     MAX_SUBFEED_NAME,
     MOST_ASKED_PROOFS,
 )
+from kachery_p2p.protocol.methods import FeedNumbers
 from kachery_p2p.storage.feed_log import Log, LogInfo
 from kachery_p2p.storage.feeds import FeedRow
 
-from .api import LiveCall
+from .api import Later, LiveCall
 from .call_table import CallTable, Nothing
 from .feed_proofs import Proofs, held_proofs
 from .feed_reader import Wanted
@@ -68,6 +70,8 @@ from .feed_reader import Wanted
 if TYPE_CHECKING:
     from .node import Node
 
+_LARGE = MAX_SLICE // 16
+"""Bytes of messages that are not checked on the loop."""
 _Name = Annotated[str, Meta(max_length=MAX_SUBFEED_NAME)]
 _Seconds = Annotated[float, Meta(ge=0, le=MAX_CALL_SECONDS)]
 _Most = Annotated[int, Meta(ge=0, le=MAX_FEED_MESSAGES)]
@@ -231,13 +235,22 @@ class FeedCalls:
         except ProtocolViolation as error:
             raise BadInput(what="feed messages", reason=error.fields["reason"]) from error
 
-    async def _append(self, params: _Append, live: LiveCall) -> Any:
+    def _append(self, params: _Append, live: LiveCall) -> Coroutine[Any, Any, Any] | Later:
         live.caller.require_write()
-        large = len(params.data) > MAX_SLICE // 16
-        texts = await self._disk(self._texts, params) if large else self._texts(params)
         where = (params.feed, params.subfeed)
-        numbers = await self._node.own_feeds.append(where, params.name, texts)
-        return {"first": numbers.first, "count": numbers.count}
+        if len(params.data) > _LARGE:
+            return self._append_large(where, params)
+        texts = self._texts(params)
+        promised = self._node.own_feeds.promise(where, params.name, texts)
+        if promised is not None:
+            return Later(promised, _numbers)
+        return self._append_texts(where, params, texts)
+
+    async def _append_large(self, where: Log, params: _Append) -> Any:
+        return await self._append_texts(where, params, await self._disk(self._texts, params))
+
+    async def _append_texts(self, where: Log, params: _Append, texts: list[bytes]) -> Any:
+        return _numbers(await self._node.own_feeds.append(where, params.name, texts))
 
     async def _submit(self, params: _Submit, live: LiveCall) -> Any:
         live.caller.require_write()
@@ -249,10 +262,11 @@ class FeedCalls:
         texts = await self._disk(self._texts, params)
         channel = self._channel(params.channel)
         if await self._feeds.is_own(params.feed):
-            numbers = await self._node.own_feeds.append(
-                where, params.name, texts, submission=params.submission
+            return _numbers(
+                await self._node.own_feeds.append(
+                    where, params.name, texts, submission=params.submission
+                )
             )
-            return {"first": numbers.first, "count": numbers.count}
         numbers = await self._node.feed_submitter.submit(
             where,
             params.name,
@@ -261,7 +275,7 @@ class FeedCalls:
             channel=channel,
             seconds=params.timeout,
         )
-        return {"first": numbers.first, "count": numbers.count}
+        return _numbers(numbers)
 
     # --- reading -----------------------------------------------------------------------------
 
@@ -399,6 +413,10 @@ class FeedCalls:
         resolved = await self._disk(self._store.forget_fork, params.feed, params.subfeed)
         self._feeds.ring((params.feed, params.subfeed))
         return {"resolved": resolved}
+
+
+def _numbers(numbers: FeedNumbers) -> dict[str, Any]:
+    return {"first": numbers.first, "count": numbers.count}
 
 
 def _plain_head(head: Head) -> dict[str, Any]:

@@ -9,6 +9,7 @@ its sender write.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import (
@@ -92,6 +93,7 @@ class FeedServer:
             found = self._store.leaf_proof(*where, params.index)
             return FeedLeaf(found.head, found.leaf, found.proof)
 
+        await self._feeds.in_store(where)
         leaf = await self._disk(work)
         if leaf is None:
             raise NotFound(what=feed_uri(params.feed), detail="it is not held on this channel")
@@ -146,12 +148,23 @@ class _Sending:
         self._position = params.position
         self._first = True
         self._said: Head | None = None
+        self._idle = False
+        """Everything was sent, and this waits for more."""
 
     async def run(self) -> None:
-        with self._feeds.listening(self._where) as bell:
+        def hear() -> None:
+            # Most news need no task to be woken.
+            if not (self._idle and self._send_newest()):
+                bell.set()
+
+        with self._feeds.listening(self._where, hear=hear) as bell:
             await self._say_state()
             while not await self._send_all() and not self._stream.ended:
-                await bell.wait()
+                self._idle = True
+                try:
+                    await bell.wait()
+                finally:
+                    self._idle = False
                 bell.clear()
                 if self._params.quiet or self._feeds.newest(self._where, self._position) is None:
                     await self._say_state()
@@ -176,14 +189,30 @@ class _Sending:
                 return False  # without a look at the disk for more
         return False
 
+    def _send_newest(self) -> bool:
+        """Send what is new, if it continues what was sent and there is room for it; whether it did."""
+        if self._params.quiet or self._params.stop is not None or self._first:
+            return False
+        served = self._feeds.serve_newest(self._where, self._position)
+        if served is None or not self._stream.offer(*self._frame(served)):
+            return False
+        self._sent(served)
+        return True
+
     async def _send(self, served: Served) -> None:
+        await self._stream.send(*self._frame(served))
+        self._sent(served)
+
+    def _frame(self, served: Served) -> tuple[Any, bytes]:
         slice = served.slice
         head = None if served.head == self._said else served.head
         part = FeedPart(self._owner, 0, slice.start, slice.runs, served.peaks, served.right, head)
+        return codec.plain(part), pack_texts(slice.texts)
+
+    def _sent(self, served: Served) -> None:
         self._said = served.head
         self._first = False
-        self._position = slice.stop
-        await self._stream.send(codec.plain(part), pack_texts(slice.texts))
+        self._position = served.slice.stop
 
     async def _say_state(self) -> None:
         """How far the log is, and whether it may still grow."""

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from kachery_p2p.protocol import things
 from kachery_p2p.protocol.blinding import FEED_CONTEXT, FEED_OWNER_CONTEXT
-from kachery_p2p.protocol.feed import Head, Run, Slice, subfeed_hash
+from kachery_p2p.protocol.feed import Head, Slice, subfeed_hash
 from kachery_p2p.protocol.feed_fork import Fork
 from kachery_p2p.protocol.limits import (
     MAX_FEED_MESSAGES,
@@ -31,15 +31,11 @@ from kachery_p2p.protocol.methods import FeedNumbers
 from kachery_p2p.protocol.things import Thing, ThingKind
 from kachery_p2p.storage.feed_append import Append
 from kachery_p2p.storage.feed_intake import Incoming
-from kachery_p2p.storage.feed_log import Log, LogInfo, cut_runs, drop_first
+from kachery_p2p.storage.feed_log import Log, LogInfo, drop_first
 from kachery_p2p.storage.feeds import FeedStore
 
-from .appender import Appender
+from .appender import Appender, are_few
 from .context import Context
-
-_INLINE_MESSAGES = 64
-_INLINE_BYTES = 4_096
-"""So few are checked before a thread would have begun."""
 
 
 class Served(NamedTuple):
@@ -105,7 +101,7 @@ class Feeds:
         self._disk = context.workers.disk
         self._provide = provide
         self._withdraw = withdraw
-        self._appender = Appender(context, store, self._on_committed)
+        self._appender = Appender(context, store, self._on_appended, self._is_heard)
         self._stores: dict[Log, set[asyncio.Future[int]]] = {}
         self._names: dict[Log, str] = {}
         """What local readers call the subfeeds of others."""
@@ -138,6 +134,9 @@ class Feeds:
                 if not listeners:
                     self._listeners.pop(log, None)
 
+    def _is_heard(self, log: Log) -> bool:
+        return log in self._listeners
+
     def ring(self, log: Log) -> None:
         """A log has changed."""
         for hear in list(self._listeners.get(log, ())):
@@ -153,9 +152,13 @@ class Feeds:
             if len(self._names) > MAX_FOLLOWED:
                 del self._names[next(iter(self._names))]
 
-    async def info(self, log: Log) -> LogInfo | None:
+    async def in_store(self, log: Log) -> None:
+        """Until all that anybody has heard of a log is in the store, as far as that is possible now."""
         await self._appender.settle(log)
         await self._stored(log)
+
+    async def info(self, log: Log) -> LogInfo | None:
+        await self.in_store(log)
         return await self._disk(self.store.info, *log)
 
     async def is_own(self, feed: bytes) -> bool:
@@ -170,7 +173,7 @@ class Feeds:
 
     async def read(self, log: Log, start: int, most: int) -> Slice | None:
         """At most ``most`` messages from ``start`` on that fit one frame; None if none are held."""
-        await self._appender.settle(log)
+        await self._appender.told(log)
         if self.ends_at(log, start):
             return Slice(start, [], [])
         newest = self.newest(log, start)
@@ -183,7 +186,7 @@ class Feeds:
                 return None
             return self.store.read(*log, start, max_messages=most, max_bytes=MAX_SLICE)
 
-        await self._stored(log)
+        await self.in_store(log)
         return await self._disk(work)
 
     async def serve(
@@ -194,10 +197,10 @@ class Feeds:
 
         ``peaks``: with the frontier at ``start``, which who has what comes before it does not need.
         """
-        await self._appender.settle(log)
-        recent = None if peaks or stop is not None else self._newest(log, start)
-        if recent is not None:
-            return Served(recent.slice, [], [], recent.head)
+        await self._appender.told(log)
+        newest = None if peaks or stop is not None else self.serve_newest(log, start)
+        if newest is not None:
+            return newest
         most = MAX_FEED_MESSAGES if stop is None else stop - start
 
         def work() -> Served | None:
@@ -208,8 +211,13 @@ class Feeds:
             proof = self.store.proof(*log, start, slice.stop)
             return Served(slice, proof.peaks if peaks else [], proof.right, proof.head)
 
-        await self._stored(log)
+        await self.in_store(log)
         return await self._disk(work)
+
+    def serve_newest(self, log: Log, position: int) -> Served | None:
+        """As :meth:`newest`, for another node that has what comes before."""
+        recent = self._newest(log, position)
+        return None if recent is None else Served(recent.slice, [], [], recent.head)
 
     def newest(self, log: Log, position: int) -> Slice | None:
         """The newest messages, from ``position`` on, if all of these are in memory."""
@@ -249,7 +257,7 @@ class Feeds:
 
     async def delete(self, feed: bytes) -> bool:
         """Forget a feed, and its key if it is ours; whether it was here."""
-        self._appender.forget(feed)
+        await self._hold(feed)
         logs = [(feed, subfeed) for _, subfeed, _ in await self._disk(self.store.logs, feed)]
         deleted = await self._disk(self.store.delete_feed, feed)
         self._own.pop(feed, None)
@@ -276,14 +284,30 @@ class Feeds:
         Raises:
             FeedReadOnly, FeedForked, FeedBehind, BadInput, StorageFull, StorageDamaged
         """
-        now = round(self.context.clock() * 1000)
-        call = Append(*log, name, texts, author, now, submission)
-        if submission is None and author is None:
-            first = self._appender.accept(call)
-            if first is not None:
-                return FeedNumbers(first, len(texts))
-        done = await self._appender.append(call)
-        return FeedNumbers(done.first, done.count)
+        return await self._appender.append(
+            Append(*log, name, texts, author, self._now_ms(), submission)
+        )
+
+    def promise(
+        self, log: Log, name: str | None, texts: list[bytes]
+    ) -> asyncio.Future[FeedNumbers] | None:
+        """As :meth:`append`, if it is certain already which numbers they get; else None."""
+        return self._appender.promise(Append(*log, name, texts, None, self._now_ms(), None))
+
+    def _now_ms(self) -> int:
+        return round(self.context.clock() * 1000)
+
+    async def note_head(self, head: Head, source: str) -> None:
+        """Somebody showed a head of a feed that may be ours. Raises ForgedFeed."""
+        if await self.is_own(head.feed):
+            await self._hold(head.feed)
+            await self._disk(self.store.note_head, head, source)
+
+    async def _hold(self, feed: bytes) -> None:
+        """Something else than an append is about to change a feed's logs. What was acknowledged, and
+        perhaps told, counts before it, and nothing is promised until it is over."""
+        self._appender.forget(feed)
+        await self._appender.settle_feed(feed)
 
     async def close(self) -> None:
         """Until as much as can be is on the disk."""
@@ -316,28 +340,12 @@ class Feeds:
         if log in self._stores:
             await asyncio.wait(set(self._stores[log]))
 
-    def _on_committed(self, calls: list[Append]) -> None:
-        newest: dict[Log, tuple[Head, Slice]] = {}
-        for call in calls:
-            log, done = (call.feed, call.subfeed), call.result
-            assert done is not None
-            _, slice = newest.get(log) or (done.head, Slice(done.first, [], []))
-            # What a submission brings when it is repeated need not be what stands there.
-            if call.submission is not None or slice.stop != done.first:
-                slice = Slice(done.first + done.count, [], [])
-            else:
-                texts = list(call.texts)
-                slice.texts.extend(texts)
-                slice.runs.extend(
-                    Run(count, call.timestamp, call.author) for count in cut_runs(texts)
-                )
-            newest[log] = done.head, slice
-        for log, (head, slice) in newest.items():
-            self._recent.pop(log, None)
-            if slice.texts:
-                self._remember(log, slice, head)
-            self._tell(log, frozenset())
-            self.ring(log)
+    def _on_appended(self, log: Log, slice: Slice, head: Head) -> None:
+        self._recent.pop(log, None)
+        if slice.texts:
+            self._remember(log, slice, head)
+        self._tell(log, frozenset())
+        self.ring(log)
 
     async def extend(
         self,
@@ -360,11 +368,10 @@ class Feeds:
             name = self._names.get(log)
             return Incoming(*log, slice, right, head, channel.hex(), peaks, name, source)
 
-        self._appender.forget(log[0])
-        few = len(slice.texts) <= _INLINE_MESSAGES
+        await self._hold(log[0])
         heard = False
         try:
-            if few and sum(map(len, slice.texts)) <= _INLINE_BYTES:
+            if are_few(slice.texts):
                 checked = incoming()
                 heard = self.store.follows(checked)
                 if heard:
@@ -389,7 +396,7 @@ class Feeds:
 
     async def record_fork(self, fork: Fork, source: str) -> None:
         """Keep the proof that a feed's owner signed two histories. Raises ForgedFeed."""
-        self._appender.forget(fork.first.feed)
+        await self._hold(fork.first.feed)
         await self._disk(self.store.record_fork, fork, source)
         self.context.warn(
             f"feed {fork.first.feed.hex()[:8]} was signed with two histories; it takes nothing more"

@@ -29,11 +29,10 @@ async def compare_head(feeds: Feeds, head: Head, source: str) -> None:
         FeedForked: the owner signed two histories; the proof is kept.
     """
     store = feeds.store
+    await feeds.note_head(head, source)
 
     def work() -> Fork | None:
         check_head(head, source)
-        if store.key(head.feed) is not None:
-            store.note_head(head, source)
         held = store.info(head.feed, head.subfeed)
         return None if held is None else store.fork_with(head, source)
 

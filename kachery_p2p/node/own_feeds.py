@@ -50,7 +50,7 @@ class OwnFeeds:
         submission: bytes | None = None,
     ) -> FeedNumbers:
         """As :meth:`.feeds.Feeds.append`."""
-        if where[0] not in self._fresh:
+        if not self._is_confirmed(where):
             task = self._asked.get(where)
             if task is None:
                 asking = self._ask(where)
@@ -63,6 +63,18 @@ class OwnFeeds:
         except FeedBehind:
             self._asked.pop(where, None)  # the rest is not here yet: the next append asks again
             raise
+
+    def promise(
+        self, where: Log, name: str | None, texts: list[bytes]
+    ) -> asyncio.Future[FeedNumbers] | None:
+        """As :meth:`.feeds.Feeds.promise`."""
+        return self._feeds.promise(where, name, texts) if self._is_confirmed(where) else None
+
+    def _is_confirmed(self, where: Log) -> bool:
+        if where[0] in self._fresh:
+            return True
+        task = self._asked.get(where)
+        return task is not None and task.done() and not task.cancelled() and not task.exception()
 
     async def _ask(self, where: Log) -> None:
         if not await self._feeds.is_own(where[0]):

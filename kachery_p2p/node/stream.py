@@ -73,11 +73,15 @@ class Stream:
             LinkClosed: the stream ended; or the error with which the peer ended it.
         """
         while not self.ended:
-            if self._link.send_on(self.number, meta, body, opaque=opaque):
+            if self.offer(meta, body, opaque=opaque):
                 return
             self._room.clear()
             await self._room.wait()
         raise self.error or LinkClosed(peer=self.peer[:8], reason="the stream has ended")
+
+    def offer(self, meta: Any, body: Buffer | None = None, *, opaque: bool = False) -> bool:
+        """Send one frame, if that takes no waiting; whether it was sent."""
+        return not self.ended and self._link.send_on(self.number, meta, body, opaque=opaque)
 
     @property
     def credit(self) -> int:

@@ -2,7 +2,8 @@
 
 The loop does socket work only. Hashing, ciphers and disk calls release the interpreter's lock, so a
 few threads use all cores. Two pools, so that a disk that is slow to sync never delays a cipher; and
-one thread for commits that come one after another anyway: it is still warm when the next one comes.
+a thread each for commits and for syncs that come one after another anyway: it is still warm when the
+next one comes.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Workers:
         self._cipher = cipher or ThreadPoolExecutor(CIPHER_THREADS, "kachery-cipher")
         self._disk = disk or ThreadPoolExecutor(DISK_THREADS, "kachery-disk")
         self._commits = ThreadPoolExecutor(1, "kachery-commit")
+        self._syncs = ThreadPoolExecutor(1, "kachery-sync")
 
     async def cipher(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return await _run(self._cipher, function, *args, **kwargs)
@@ -51,15 +53,30 @@ class Workers:
     ) -> None:
         """Do ``work`` in the thread for commits, and call ``then`` on this loop with what it raised,
         or None."""
+        self._call(self._commits, work, then)
+
+    def sync(
+        self, work: Callable[[], object], then: Callable[[BaseException | None], object]
+    ) -> None:
+        """As :meth:`commit`, in a thread that does not wait for commits."""
+        self._call(self._syncs, work, then)
+
+    def _call(
+        self,
+        pool: Executor,
+        work: Callable[[], object],
+        then: Callable[[BaseException | None], object],
+    ) -> None:
         loop = asyncio.get_running_loop()
 
         def done(future: Future[object]) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has been closed
                 loop.call_soon_threadsafe(then, future.exception())
 
-        self._commits.submit(work).add_done_callback(done)
+        pool.submit(work).add_done_callback(done)
 
     def close(self) -> None:
+        self._syncs.shutdown(wait=True)
         self._commits.shutdown(wait=True)
         self._cipher.shutdown(wait=True, cancel_futures=True)
         self._disk.shutdown(wait=True, cancel_futures=True)

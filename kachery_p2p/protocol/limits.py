@@ -242,12 +242,14 @@ MAX_RECENT_BYTES: Final = 64 * KIB
 """Bytes of such messages for one subfeed."""
 FEED_COMMIT_BYTES: Final = 16 * MIB
 """Bytes of messages after which one commit takes no further append."""
+FEED_SPOOL_SECONDS: Final = 0.1
+"""From an append that is in the spool to the commit that it shares with others."""
 FEED_RELAXED_SECONDS: Final = 0.005
-"""With durability relaxed: from an append to the commit that it shares with others."""
+"""The same with durability relaxed, where readers hear of it with the commit only."""
 FEED_RETRY_SECONDS: Final = 1.0
 """After a commit of acknowledged appends that failed, such as for a full disk, until the next try."""
 FEED_SPOOL_BYTES: Final = 16 * MIB
-"""Of appends that are acknowledged and not committed; further ones wait."""
+"""Of appends that are not committed; further ones wait for their commit."""
 MAX_FEED_WRITERS: Final = 1_000
 """Access rules of one subfeed."""
 MAX_SUBFEED_NAME: Final = 1_000

@@ -21,7 +21,7 @@ from kachery_p2p.protocol.feed import MAX_MILLIS, Head, Run, Slice, leaf_hashes,
 from kachery_p2p.protocol.identity import PUBLIC_BYTES
 from kachery_p2p.protocol.limits import MAX_FEED_MESSAGES, MAX_SUBMISSIONS, SUBMISSION_BYTES
 
-from .feed_log import OpenLog, cut_runs, grow, load_log, make_log, save_log, write_growth
+from .feed_log import Log, OpenLog, cut_runs, grow, load_log, make_log, save_log, write_growth
 
 Load = Callable[[sqlite3.Connection, bytes, bytes], OpenLog | None]
 
@@ -69,6 +69,48 @@ class Append:
             reason = f"the time is {self.now_ms} ms"
         if reason is not None:
             raise BadInput(what="messages to append", reason=reason)
+
+
+class Tip:
+    """Where one of one's own logs will end: what is promised of it, and signed, before it is committed.
+
+    Attributes:
+        log: which.
+        size: messages, all counted that were promised.
+        certain: nothing but appends has changed the log since.
+    """
+
+    def __init__(self, log: OpenLog) -> None:
+        self.log: Log = (log.feed, log.subfeed)
+        self.size = log.info.size
+        self.certain = True
+        self._key = log.key
+        self._frontier = log.frontier.copy()
+        self._timestamp = log.timestamp
+
+    def grow(self, calls: Sequence[Append]) -> Slice:
+        """The messages of the next calls of those that were promised, as :func:`append_all` will write
+        them."""
+        slice = Slice(self._frontier.size, [], [])
+        for call in calls:
+            call.timestamp = self._timestamp = max(call.now_ms, self._timestamp)
+            more = slice_of(call, slice.stop)
+            slice.runs.extend(more.runs)
+            slice.texts.extend(more.texts)
+        self._frontier.extend(leaf_hashes(slice))
+        return slice
+
+    def sign(self) -> Head:
+        """A head for all that it has grown by."""
+        assert self._key is not None
+        frontier = self._frontier
+        return sign_head(self._key, self.log[1], frontier.size, frontier.root(), self._timestamp)
+
+
+def slice_of(call: Append, first: int) -> Slice:
+    """The messages of a call whose timestamp is known."""
+    runs = [Run(count, call.timestamp, call.author) for count in cut_runs(call.texts)]
+    return Slice(first, runs, list(call.texts))
 
 
 def append_all(db: sqlite3.Connection, calls: list[Append], load: Load) -> list[OpenLog]:
@@ -160,8 +202,9 @@ def _append(db: sqlite3.Connection, log: OpenLog, group: list[Append]) -> OpenLo
     for call in group:
         # Times of a log go one way, whatever the clock did.
         call.timestamp = timestamp = max(call.now_ms, timestamp)
-        texts += call.texts
-        runs += [Run(count, timestamp, call.author) for count in cut_runs(call.texts)]
+        more = slice_of(call, log.info.size + len(texts))
+        texts += more.texts
+        runs += more.runs
     slice = Slice(log.info.size, runs, texts)
     growth = grow(log, slice, leaf_hashes(slice))
     write_growth(db, growth)

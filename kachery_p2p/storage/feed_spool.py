@@ -1,7 +1,8 @@
-"""Appends that were acknowledged and are not committed yet: a file beside the database of feeds.
+"""Appends that are not committed yet: a file beside the database of feeds.
 
-With durability relaxed an append is acknowledged when it is here, in the memory of the operating
-system: it survives the process, not the machine. Commits follow, each for all that came meanwhile.
+An append is acknowledged when it is here: on the disk (:meth:`FeedSpool.sync`), or, with durability
+relaxed, in the memory of the operating system, where it survives the process, not the machine. Commits
+follow, each for all that came meanwhile.
 
 Layout
     A record is ``length(4, little-endian) crc32(4) data``, one after another. The data is msgpack:
@@ -24,7 +25,7 @@ from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import ProtocolViolation
 from kachery_p2p.protocol.limits import FEED_SPOOL_BYTES
 
-from .disk import disk_errors, pread_up_to, pwrite_all
+from .disk import disk_errors, pread_up_to, pwrite_all, sync_data, sync_folder
 from .feed_append import Append
 
 _HEADER: Final = struct.Struct("<II")
@@ -45,6 +46,7 @@ class FeedSpool:
         self._path = path
         with disk_errors(_WHAT, path):
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            sync_folder(path.parent)
             self._size = os.fstat(self._fd).st_size
 
     def put(self, accepted: Accepted) -> bool:
@@ -64,6 +66,11 @@ class FeedSpool:
                 raise
         self._size += len(record)
         return True
+
+    def sync(self) -> None:
+        """All that was put before is on the disk when this returns."""
+        with disk_errors(_WHAT, self._path):
+            sync_data(self._fd)
 
     def clear(self) -> None:
         """All of it is committed."""

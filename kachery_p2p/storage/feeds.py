@@ -23,7 +23,7 @@ from kachery_p2p.protocol.feed import Head, check_head
 from kachery_p2p.protocol.feed_fork import Fork, check_fork
 from kachery_p2p.protocol.identity import NodeKey
 
-from .feed_append import Append, Appended, append_all
+from .feed_append import Append, Appended, Tip, append_all
 from .feed_intake import Incoming, find_fork, follows, take_in
 from .feed_log import Log, OpenLog, drop_log, load_log, make_log
 from .feed_logs import LogStore
@@ -47,18 +47,16 @@ class FeedRow(NamedTuple):
 class FeedStore(LogStore):
     """The feeds in the database at ``path``. A feed is its 32-byte id, a subfeed its 20-byte hash.
 
-    ``durable=False`` waits for no disk at all, and :meth:`accept` need not wait for a commit: a crash
-    of the machine may lose the last moments, a crash of the process loses nothing all the same.
+    ``durable=False`` waits for no disk at all: a crash of the machine may lose the last moments, a
+    crash of the process loses nothing all the same.
     """
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
         self._spool: FeedSpool | None = None
         super().__init__(path, durable=durable)
-        spool = path.with_suffix(".spool")
         try:
-            if not durable or spool.exists():
-                self._spool = FeedSpool(spool)
-                self._append_accepted()
+            self._spool = FeedSpool(path.with_suffix(".spool"))
+            self._append_accepted(self._spool)
         except BaseException:
             self.close()
             raise
@@ -197,8 +195,9 @@ class FeedStore(LogStore):
                 self._keep(log)
 
     def accept(self, call: Append, first: int) -> bool:
-        """With ``durable=False``: keep an append until it is committed, over a crash of the process
-        too. ``first``: the number that its first message will have.
+        """Keep an append until it is committed: over a crash of the process, and, once
+        :meth:`sync_accepted` has returned, of the machine. ``first``: the number that its first message
+        will have.
 
         Returns:
             False: there is no room for it until :meth:`all_committed`.
@@ -206,19 +205,30 @@ class FeedStore(LogStore):
         Raises:
             StorageFull, StorageDamaged: it is not kept.
         """
-        return self._spool is not None and self._spool.put(Accepted(call, first))
+        assert self._spool is not None
+        return self._spool.put(Accepted(call, first))
+
+    def sync_accepted(self) -> None:
+        """What was accepted before is on the disk when this returns. Raises StorageFull,
+        StorageDamaged."""
+        assert self._spool is not None
+        self._spool.sync()
 
     def all_committed(self) -> None:
         """All that was accepted was given to :meth:`append_all` since."""
-        if self._spool is not None:
-            self._spool.clear()
-
-    def _append_accepted(self) -> None:
-        """What a process that is gone accepted and did not commit."""
         assert self._spool is not None
+        self._spool.clear()
+
+    def tip(self, feed: bytes, subfeed: bytes) -> Tip | None:
+        """The end of one's own log as it was committed last; None if that is not at hand."""
+        log = self._cached(feed, subfeed)
+        return None if log is None or log.key is None else Tip(log)
+
+    def _append_accepted(self, spool: FeedSpool) -> None:
+        """What a process that is gone accepted and did not commit."""
         sizes: dict[Log, int] = {}
         calls = []
-        for call, first in self._spool.read():
+        for call, first in spool.read():
             place = call.feed, call.subfeed
             if place not in sizes:
                 info = self.info(*place)
@@ -231,7 +241,7 @@ class FeedStore(LogStore):
         for call in calls:
             if call.error is not None:
                 _log.warning("an append that was acknowledged is lost: %s", call.error)
-        self._spool.clear()
+        spool.clear()
 
     def note_head(self, head: Head, source: str = "another node") -> None:
         """Somebody showed a head of one's own feed: what it covers was signed, so nothing may be

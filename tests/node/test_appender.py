@@ -1,9 +1,10 @@
-"""Appends that come together are committed together; with durability relaxed they need not wait."""
+"""Appends that come together are committed together; those whose number is certain need not wait."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,10 +25,20 @@ from kachery_p2p.protocol.errors import (
     StorageDamaged,
     StorageFull,
 )
-from kachery_p2p.protocol.feed import sign_head
+from kachery_p2p.protocol.feed import (
+    ALGORITHM,
+    Head,
+    Slice,
+    check_head,
+    leaf_hashes,
+    sign_head,
+)
 from kachery_p2p.protocol.feed_fork import make_fork
+from kachery_p2p.protocol.frontier import Frontier
 from kachery_p2p.protocol.identity import NodeKey
+from kachery_p2p.protocol.methods import FeedNumbers
 from kachery_p2p.storage.feed_append import Append
+from kachery_p2p.storage.feed_log import Log
 from kachery_p2p.storage.feeds import FeedStore
 
 from .harness import until
@@ -43,33 +54,67 @@ def call(*numbers: int, subfeed: bytes = SUB, submission: bytes | None = None) -
 
 
 class Bench:
-    """An appender over a real store whose commits can be held up, and made to fail."""
+    """An appender over a real store whose commits and syncs can be held up, and made to fail."""
 
     def __init__(self, path: Path, *, durable: bool) -> None:
         self.store = FeedStore(path, durable=durable)
         self.store.create_feed(KEY.seed, None, 1.0)
         self.workers = Workers()
         self.warnings: list[str] = []
-        self.commits: list[list[bytes]] = []
+        self.told: list[list[int]] = []
+        self.heads: list[Head] = []
+        self.heard = True
         self.error: KacheryError | None = None
+        self.sync_error: KacheryError | None = None
+        self.may_sync = threading.Event()
+        self.may_sync.set()
+        self.may_commit = threading.Event()
+        self.may_commit.set()
         context = SimpleNamespace(workers=self.workers, warn=self.warnings.append)
-        self.appender = Appender(cast(Context, context), self.store, self._committed)
+        self.appender = Appender(
+            cast(Context, context), self.store, self._tell, lambda log: self.heard
+        )
         self._append_all = self.store.append_all
         self.store.append_all = self._commit  # type: ignore[method-assign]
+        self._sync_accepted = self.store.sync_accepted
+        self.store.sync_accepted = self._sync  # type: ignore[method-assign]
 
     def _commit(self, calls: list[Append]) -> None:
+        assert self.may_commit.wait(10)
         if self.error is not None:
             raise self.error
         self._append_all(calls)
 
-    def _committed(self, calls: list[Append]) -> None:
-        self.commits.append([text for each in calls for text in each.texts])
+    def _sync(self) -> None:
+        assert self.may_sync.wait(10)
+        if self.sync_error is not None:
+            raise self.sync_error
+        self._sync_accepted()
+
+    def _tell(self, log: Log, slice: Slice, head: Head) -> None:
+        if log[1] == SUB:
+            self.told.append([int(text) for text in slice.texts])
+        self.heads.append(head)
 
     def held(self, subfeed: bytes = SUB) -> list[int]:
         return [int(text) for text in self.store.read(KEY.public, subfeed, 0, **ALL).texts]
 
     async def append(self, *numbers: int, **more: Any) -> int:
         return (await self.appender.append(call(*numbers, **more))).first
+
+    def promise(self, *numbers: int, **more: Any) -> asyncio.Future[FeedNumbers] | None:
+        return self.appender.promise(call(*numbers, **more))
+
+    def accept(self, *numbers: int, **more: Any) -> int | None:
+        """The number of the first message, if the append is acknowledged at once."""
+        promised = self.promise(*numbers, **more)
+        return None if promised is None else promised.result().first
+
+    def close(self) -> None:
+        self.may_sync.set()
+        self.may_commit.set()
+        self.workers.close()
+        self.store.close()
 
 
 @contextlib.asynccontextmanager
@@ -78,8 +123,7 @@ async def bench(path: Path, *, durable: bool = False) -> AsyncIterator[Bench]:
     try:
         yield made
     finally:
-        made.workers.close()
-        made.store.close()
+        made.close()
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -87,7 +131,7 @@ async def test_what_comes_while_a_commit_runs_goes_into_one(tmp_path: Path, dura
     async with bench(tmp_path, durable=durable) as it:
         firsts = await asyncio.gather(*(it.append(number) for number in range(50)))
         assert firsts == list(range(50)) == it.held()
-        assert [len(commit) for commit in it.commits] == [1, 49]
+        assert [len(commit) for commit in it.told] == [1, 49]
 
 
 async def test_what_is_wrong_with_one_is_its_own_affair(tmp_path: Path) -> None:
@@ -122,7 +166,7 @@ async def test_a_commit_takes_no_more_than_so_many_bytes(
     monkeypatch.setattr(module, "FEED_COMMIT_BYTES", 10)
     async with bench(tmp_path, durable=True) as it:
         await asyncio.gather(*(it.append(number) for number in range(100, 112)))
-        assert [len(commit) for commit in it.commits] == [1, 4, 4, 3]
+        assert [len(commit) for commit in it.told] == [1, 4, 4, 3]
 
 
 async def test_one_who_is_cancelled_takes_no_other_along(tmp_path: Path) -> None:
@@ -134,30 +178,172 @@ async def test_one_who_is_cancelled_takes_no_other_along(tmp_path: Path) -> None
         assert it.held() == [0, 1, 2], "what was handed over is appended"
 
 
-# --- durability relaxed --------------------------------------------------------------------------
+# --- the spool -----------------------------------------------------------------------------------
 
 
-async def test_a_durable_node_acknowledges_nothing_before_its_commit(tmp_path: Path) -> None:
+@pytest.fixture
+def late_commits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in the spool is not committed before somebody waits for it."""
+    monkeypatch.setattr(module, "FEED_SPOOL_SECONDS", 3600.0)
+
+
+async def promised(it: Bench, *numbers: int, **more: Any) -> asyncio.Future[FeedNumbers]:
+    future = it.promise(*numbers, **more)
+    assert future is not None
+    return future
+
+
+@pytest.mark.usefixtures("late_commits")
+async def test_an_append_is_acknowledged_and_told_when_the_spool_is_on_the_disk(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path, durable=True) as it:
+        assert it.promise(0) is None, "nothing is known of the log yet"
+        await it.append(0)
+        it.may_sync.clear()
+        first, second = await promised(it, 1), await promised(it, 2, 3)
+        await asyncio.sleep(0.02)
+        assert not first.done()
+        assert not second.done()
+        assert it.told == [[0]]
+        it.may_sync.set()
+        assert (await first).first == 1
+        assert (await second).first == 2
+        assert it.told == [[0], [1], [2, 3]], "the second came while the disk was busy"
+        assert it.held() == [0], "they are in the spool only"
+        await it.appender.told((KEY.public, SUB))
+        assert it.held() == [0]
+        await it.appender.settle((KEY.public, SUB))
+        assert it.held() == [0, 1, 2, 3]
+        assert it.told == [[0], [1], [2, 3]], "once is enough"
+
+
+@pytest.mark.usefixtures("late_commits")
+async def test_what_comes_while_a_commit_runs_stays_in_the_spool(tmp_path: Path) -> None:
     async with bench(tmp_path, durable=True) as it:
         await it.append(0)
-        assert it.appender.accept(call(1)) is None
+        await it.append(1)
+        it.may_commit.clear()
+        settling = asyncio.create_task(it.appender.settle())
+        await asyncio.sleep(0)
+        assert await it.append(2) == 2, "the spool does not wait for the commit"
+        it.may_commit.set()
+        await settling
+        assert it.held() == [0, 1]
+    async with bench(tmp_path, durable=True) as it:  # it was killed
+        assert it.held() == [0, 1, 2]
+
+
+async def test_what_is_in_the_spool_is_committed_soon_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FEED_SPOOL_SECONDS", 0.001)
+    async with bench(tmp_path, durable=True) as it:
+        await it.append(0)
+        await asyncio.gather(*(it.append(number) for number in range(1, 20)))
+        await until(lambda: it.held() == list(range(20)))
+
+
+@pytest.mark.usefixtures("late_commits")
+async def test_what_nobody_listens_to_is_signed_and_told_with_its_commit(tmp_path: Path) -> None:
+    async with bench(tmp_path, durable=True) as it:
+        it.heard = False
+        for number in range(5):
+            await it.append(number)
+        assert it.told == [[0]]
+        await it.appender.told((KEY.public, SUB))
+        assert it.told == [[0], [1, 2, 3, 4]]
+        it.heard = True
+        assert await it.append(5) == 5
+        assert it.told[2:] == [[5]]
+
+
+@pytest.mark.usefixtures("late_commits")
+async def test_a_commit_that_is_faster_than_the_sync_acknowledges_and_tells(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path, durable=True) as it:
+        await it.append(0)
+        it.may_sync.clear()
+        one = await promised(it, 1)
+        assert await it.append(2, submission=b"n" * 16) == 2
+        assert (await one).first == 1
+        assert it.told == [[0], []], "two calls, and one of them a submission"
+        assert [head.size for head in it.heads] == [1, 3]
+        it.may_sync.set()
+        await until(lambda: not it.appender._syncing)
+        assert await it.append(3) == 3
+        await it.appender.settle()
+        assert it.held() == [0, 1, 2, 3]
+        assert [head.size for head in it.heads] == [1, 3, 4], "nobody was told of less afterwards"
+
+
+@pytest.mark.usefixtures("late_commits")
+async def test_what_may_be_refused_waits_for_its_commit(tmp_path: Path) -> None:
+    """Something else changed the log while the disk was busy with the spool."""
+    async with bench(tmp_path, durable=True) as it:
+        await it.append(0)
+        it.may_sync.clear()
+        good = await promised(it, 1)
+        it.appender.forget(KEY.public)
+        it.may_sync.set()
+        assert (await it.append(2), (await good).first) == (2, 1)
+        it.may_sync.clear()
+        bad = await promised(it, 3)
+        it.appender.forget(KEY.public)
+        other = sign_head(KEY, SUB, 3, b"r" * 32, 5)
+        it.store.record_fork(make_fork(it.heads[-1], other))
+        it.may_sync.set()
+        with pytest.raises(FeedForked):
+            await it.append(4)
+        with pytest.raises(FeedForked):
+            await bad
+        assert it.held() == [0, 1, 2]
+        assert all(head.size <= 3 for head in it.heads), "nothing else was ever signed for anybody"
+        assert not it.warnings, "nothing was acknowledged that is lost"
+
+
+@pytest.mark.usefixtures("late_commits")
+async def test_a_sync_that_fails_acknowledges_nothing_and_appends_go_on_otherwise(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path, durable=True) as it:
+        await it.append(0)
+        it.sync_error = StorageDamaged(path="/broken", reason="appended messages: broken")
+        with pytest.raises(StorageDamaged, match="broken"):
+            await it.append(1)
+        assert it.told == [[0]]
+        assert it.promise(2) is None
+        assert await it.append(2) == 2, "what failed has a place: it may be on the disk"
+        assert it.held() == [0, 1, 2]
+
+
+async def test_a_large_append_is_not_hashed_on_the_loop(tmp_path: Path) -> None:
+    async with bench(tmp_path, durable=True) as it:
+        await it.append(0)
+        assert it.promise(*range(1, 102)) is None
+        assert await it.append(*range(1, 102)) == 1
+        assert it.held() == list(range(102))
+
+
+# --- durability relaxed --------------------------------------------------------------------------
 
 
 async def test_numbers_are_promised_and_kept(tmp_path: Path) -> None:
     async with bench(tmp_path) as it:
-        assert it.appender.accept(call(0)) is None, "nothing is known of the log yet"
+        assert it.accept(0) is None, "nothing is known of the log yet"
         assert await it.append(0, 1) == 0
-        assert [it.appender.accept(call(n)) for n in (2, 3)] == [2, 3]
-        assert it.appender.accept(call(4, 5)) == 4
-        assert it.appender.accept(call(0, subfeed=OTHER)) is None
-        assert it.commits == [[b"0", b"1"]], "nobody hears of them yet"
+        assert [it.accept(n) for n in (2, 3)] == [2, 3]
+        assert it.accept(4, 5) == 4
+        assert it.accept(0, subfeed=OTHER) is None
+        assert it.told == [[0, 1]], "nobody hears of them yet"
         await it.appender.settle((KEY.public, OTHER))
-        assert len(it.commits) == 1, "nothing is owed there"
+        assert len(it.told) == 1, "nothing is owed there"
         await it.appender.settle((KEY.public, SUB))
         assert it.held() == [0, 1, 2, 3, 4, 5]
-        assert it.commits[1:] == [[b"2", b"3", b"4", b"5"]]
-        assert it.appender.accept(call(6)) == 6
-        await until(lambda: len(it.commits) == 3)  # by itself, soon
+        assert it.told[1:] == [[2, 3, 4, 5]]
+        assert it.accept(6) == 6
+        await until(lambda: len(it.told) == 3)  # by itself, soon
         assert it.held() == list(range(7))
         assert not it.warnings
 
@@ -165,12 +351,12 @@ async def test_numbers_are_promised_and_kept(tmp_path: Path) -> None:
 async def test_who_waits_and_who_does_not_keep_their_order(tmp_path: Path) -> None:
     async with bench(tmp_path) as it:
         await it.append(0)
-        assert it.appender.accept(call(1)) == 1
+        assert it.accept(1) == 1
         waiting = asyncio.create_task(it.append(2, submission=b"n" * 16))
         await asyncio.sleep(0)
-        assert it.appender.accept(call(3)) is None, "what the submission brings is not known"
+        assert it.accept(3) is None, "what the submission brings is not known"
         assert await waiting == 2
-        assert it.appender.accept(call(3)) == 3
+        assert it.accept(3) == 3
         await it.appender.settle()
         assert it.held() == [0, 1, 2, 3]
 
@@ -180,12 +366,12 @@ async def test_a_full_spool_is_waited_for(tmp_path: Path, monkeypatch: pytest.Mo
     async with bench(tmp_path) as it:
         await it.append(0)
         accepted = 1
-        while it.appender.accept(call(accepted)) is not None:
+        while it.accept(accepted) is not None:
             accepted += 1
         assert 1 < accepted < 10
         assert await it.append(accepted) == accepted
         assert it.held() == list(range(accepted + 1))
-        assert it.appender.accept(call(accepted + 1)) == accepted + 1, "there is room again"
+        assert it.accept(accepted + 1) == accepted + 1, "there is room again"
         await it.appender.settle()
 
 
@@ -195,17 +381,17 @@ async def test_a_commit_that_fails_loses_nothing_that_was_acknowledged(
     monkeypatch.setattr(module, "FEED_RETRY_SECONDS", 0.01)
     async with bench(tmp_path) as it:
         await it.append(0)
-        assert it.appender.accept(call(1)) == 1
+        assert it.accept(1) == 1
         it.error = full = StorageFull(what="feeds", path="/full")
         await it.appender.settle()
-        assert it.appender.accept(call(2)) is None, "nothing more is promised"
+        assert it.accept(2) is None, "nothing more is promised"
         with pytest.raises(StorageFull):
             await it.append(2)
         assert it.held() == [0]
         it.error = None
         await until(lambda: it.held() == [0, 1])
         assert await it.append(2) == 2
-        assert it.appender.accept(call(3)) == 3
+        assert it.accept(3) == 3
         await it.appender.settle()
         assert it.held() == [0, 1, 2, 3]
         assert set(it.warnings) == {f"1 acknowledged appends are not written yet: {full}"}
@@ -216,7 +402,7 @@ async def test_what_cannot_be_written_when_the_node_stops_is_there_at_its_next_s
 ) -> None:
     async with bench(tmp_path) as it:
         await it.append(0)
-        assert it.appender.accept(call(1)) == 1
+        assert it.accept(1) == 1
         it.error = StorageFull(what="feeds", path="/full")
         await it.appender.close()
         assert it.held() == [0]
@@ -230,20 +416,21 @@ async def test_nothing_is_promised_while_something_else_changes_the_log(tmp_path
         await asyncio.sleep(0)
         it.appender.forget(KEY.public)
         assert await waiting == 0
-        assert it.appender.accept(call(1)) is None
+        assert it.accept(1) is None
         assert await it.append(1) == 1
-        assert it.appender.accept(call(2)) == 2
+        assert it.accept(2) == 2
         it.appender.forget(KEY.public)
-        assert it.appender.accept(call(3)) is None
+        assert it.accept(3) is None
         assert await it.append(3) == 3
         assert it.held() == [0, 1, 2, 3]
 
 
 async def test_what_the_log_itself_refuses_is_told_to_the_user(tmp_path: Path) -> None:
     async with bench(tmp_path) as it:
-        head = (await it.appender.append(call(0))).head
+        await it.append(0)
+        [head] = it.heads
         other = sign_head(KEY, SUB, 1, b"r" * 32, 5)
-        assert it.appender.accept(call(1)) == 1
+        assert it.accept(1) == 1
         it.store.record_fork(make_fork(head, other))
         await it.appender.settle()
         assert it.held() == [0]
@@ -254,26 +441,27 @@ async def test_what_the_log_itself_refuses_is_told_to_the_user(tmp_path: Path) -
             await it.append(1)
 
 
-async def test_a_spool_that_cannot_be_written_is_an_error_and_nothing_is_promised(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("durable", [True, False])
+async def test_a_spool_that_cannot_be_written_costs_time_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool
 ) -> None:
-    async with bench(tmp_path) as it:
+    async with bench(tmp_path, durable=durable) as it:
         await it.append(0)
         monkeypatch.setattr(
             "kachery_p2p.storage.feed_spool.pwrite_all",
             lambda *_: (_ for _ in ()).throw(OSError(5, "broken")),
         )
-        with pytest.raises(StorageDamaged, match="broken"):
-            it.appender.accept(call(1))
+        assert it.promise(1) is None
         assert await it.append(1) == 1
         assert it.held() == [0, 1]
+        assert "broken" in it.warnings[0]
 
 
 OPERATIONS = st.lists(
     st.tuples(
         st.sampled_from(
             ["append", "append", "accept", "accept", "accept", "submit", "cancel", "settle",
-             "fail", "mend", "forget", "kill"]
+             "fail", "mend", "forget", "kill", "wait", "wait", "listen", "hold", "go on"]
         ),
         st.sampled_from([SUB, OTHER]),
     ),
@@ -282,16 +470,17 @@ OPERATIONS = st.lists(
 
 
 @settings(max_examples=60, deadline=None)
-@given(operations=OPERATIONS)
+@given(operations=OPERATIONS, durable=st.booleans())
 def test_whatever_happens_what_was_acknowledged_is_there_in_its_place(
-    tmp_path_factory: pytest.TempPathFactory, operations: list[tuple[str, bytes]]
+    tmp_path_factory: pytest.TempPathFactory, operations: list[tuple[str, bytes]], durable: bool
 ) -> None:
-    asyncio.run(_go_through(tmp_path_factory.mktemp("appender"), operations))
+    asyncio.run(_go_through(tmp_path_factory.mktemp("appender"), operations, durable))
 
 
-async def _go_through(path: Path, operations: list[tuple[str, bytes]]) -> None:
+async def _go_through(path: Path, operations: list[tuple[str, bytes]], durable: bool) -> None:
     acknowledged: dict[bytes, dict[int, int]] = {SUB: {}, OTHER: {}}
-    it = Bench(path / "feeds.sqlite", durable=False)
+    signed: list[Head] = []
+    it = Bench(path / "feeds.sqlite", durable=durable)
     waiting: list[asyncio.Task[None]] = []
 
     async def append(number: int, subfeed: bytes, **more: Any) -> None:
@@ -307,11 +496,21 @@ async def _go_through(path: Path, operations: list[tuple[str, bytes]]) -> None:
                 waiting.append(asyncio.create_task(append(number, subfeed, submission=submission)))
             case "cancel" if waiting:
                 waiting[-1].cancel()
-            case "accept":
-                first = it.appender.accept(call(number, subfeed=subfeed))
+            case "accept" if not durable:
+                first = it.accept(number, subfeed=subfeed)
                 if first is not None:
                     assert first not in acknowledged[subfeed]
                     acknowledged[subfeed][first] = number
+            case "accept":
+                waiting.append(asyncio.create_task(append(number, subfeed)))
+            case "wait" if waiting:
+                await asyncio.wait(waiting[-1:], timeout=0.01)
+            case "listen":
+                it.heard = not it.heard
+            case "hold":
+                it.may_sync.clear()
+            case "go on":
+                it.may_sync.set()
             case "settle":
                 await it.appender.settle()
             case "fail":
@@ -323,15 +522,27 @@ async def _go_through(path: Path, operations: list[tuple[str, bytes]]) -> None:
             case "kill":
                 for task in waiting:
                     task.cancel()
-                it.workers.close()
-                it.store.close()
-                it = Bench(path / "feeds.sqlite", durable=False)
+                it.close()
+                signed += it.heads
+                it = Bench(path / "feeds.sqlite", durable=durable)
         await asyncio.sleep(0)
     it.error = None
+    it.may_sync.set()
     await asyncio.gather(*waiting, return_exceptions=True)
     await it.appender.close()
+    signed += it.heads
     for subfeed, messages in acknowledged.items():
         held = it.held(subfeed) if it.store.info(KEY.public, subfeed) is not None else []
         assert {first: held[first] for first in messages} == messages
-    it.workers.close()
-    it.store.close()
+    for head in signed:
+        _check_of_one_history(it.store, head)
+    it.close()
+
+
+def _check_of_one_history(store: FeedStore, head: Head) -> None:
+    """What anybody was ever shown is the beginning of what is held in the end."""
+    check_head(head)
+    slice = store.read(head.feed, head.subfeed, 0, max_messages=head.size, max_bytes=1 << 40)
+    frontier = Frontier(ALGORITHM)
+    frontier.extend(leaf_hashes(slice))
+    assert (frontier.size, frontier.root()) == (head.size, head.root)

@@ -368,7 +368,10 @@ async def test_items_come_as_far_as_the_client_has_granted_them() -> None:
         assert not node.feeds._listeners
 
 
-async def test_failures_that_nobody_reads_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["no such call", "feed.append"])
+async def test_answers_that_nobody_reads_do_not_pile_up(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
     """Each is small, but a client may ask for them without end: it is read from no more."""
     monkeypatch.setattr("kachery_p2p.local.framed.LOCAL_QUEUE", 10_000)
     monkeypatch.setattr(api, "MAX_LOCAL_REQUESTS", 50)
@@ -376,10 +379,13 @@ async def test_failures_that_nobody_reads_do_not_pile_up(monkeypatch: pytest.Mon
         lazy.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         [held] = node.api.connections
         calls = iter(range(1, 1 << 30))
+        feed = await node.own_feeds.create(None)
+        params = {"feed": feed, "subfeed": subfeed_hash("n"), "name": "n", "data": b"1", "count": 1}
+        await node.own_feeds.append((feed, params["subfeed"]), "n", [b"0"])
 
         async def pour() -> None:
             while True:
-                await lazy.send(local.Call(next(calls), "no such call", {}))
+                await lazy.send(local.Call(next(calls), method, params))
 
         pouring = asyncio.create_task(pour())
         # Backed up too: fifty calls that are only just running say nothing yet.
@@ -394,7 +400,7 @@ async def test_failures_that_nobody_reads_do_not_pile_up(monkeypatch: pytest.Mon
         # When it reads, it goes on.
         before = next(calls)
         for _ in range(before):
-            assert isinstance(await lazy.read(), local.Failure)
+            assert isinstance(await lazy.read(), local.Failure | local.Answer)
         await until(lambda: next(calls) > before + 100)
         pouring.cancel()
         with contextlib.suppress(asyncio.CancelledError):

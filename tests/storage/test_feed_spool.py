@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kachery_p2p.protocol import limits
-from kachery_p2p.protocol.errors import StorageFull
+from kachery_p2p.protocol.errors import StorageDamaged, StorageFull
 from kachery_p2p.storage import feed_spool
 from kachery_p2p.storage.feed_append import Append
 from kachery_p2p.storage.feed_spool import Accepted, FeedSpool
@@ -139,12 +140,30 @@ def test_it_is_appended_too_if_the_node_is_durable_from_now_on(path):
         assert held(store) == texts(0, 2)
 
 
-def test_a_durable_store_accepts_nothing(path):
+def test_a_durable_store_has_it_on_the_disk_when_it_says_so(path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(feed_spool, "sync_data", lambda fd: synced.append(os.fstat(fd).st_size))
     with opened(path, durable=True) as store:
         store.create_feed(SEED, None, 1.0)
-        assert not store.accept(call(texts(0, 1)), 0)
-        store.all_committed()
-    assert not path.with_suffix(".spool").exists()
+        assert store.accept(call(texts(0, 1)), 0)
+        assert not synced
+        store.sync_accepted()
+        assert synced == [path.with_suffix(".spool").stat().st_size]
+    with opened(path, durable=True) as store:
+        assert held(store) == texts(0, 1)
+
+
+def test_a_spool_that_the_disk_refuses_is_an_error(path, monkeypatch):
+    with opened(path, durable=True) as store:
+        store.create_feed(SEED, None, 1.0)
+        assert store.accept(call(texts(0, 1)), 0)
+
+        def refuse(fd):
+            raise OSError(5, "broken")
+
+        monkeypatch.setattr(feed_spool, "sync_data", refuse)
+        with pytest.raises(StorageDamaged, match="appended messages: broken"):
+            store.sync_accepted()
 
 
 def test_what_is_appended_already_or_has_no_place_is_passed_over(path):
