@@ -175,6 +175,11 @@ class LoopConnection:
 
     def _on_message(self, message: local.Message) -> None:
         match message:
+            case local.Item():
+                call = self._calls.get(message.id)
+                if call is not None:
+                    call.items.append(message)
+                    call.notify()
             case local.Welcome():
                 if not self._greeted.done():
                     self._greeted.set_result(message)
@@ -195,11 +200,6 @@ class LoopConnection:
                     call.received += len(message.data)
                     if call.on_progress is not None:
                         call.on_progress({"done": call.received})
-            case local.Item():
-                call = self._calls.get(message.id)
-                if call is not None:
-                    call.items.append(message)
-                    call.notify()
             case _:
                 raise ProtocolViolation(reason="a message that only a client sends")
 

@@ -9,6 +9,7 @@ byte of its message; what is queued for a peer that does not read is bounded by 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import socket
 from collections import deque
@@ -19,6 +20,8 @@ from kachery_p2p.protocol.errors import KacheryError, LinkClosed, ProtocolViolat
 from kachery_p2p.protocol.limits import LOCAL_QUEUE, MAX_LOCAL_DESCRIPTORS
 
 _READ_BYTES = 256 * 1024
+_MOST_AT_ONCE = 64
+"""Messages that are written with one call; systems allow 1,024."""
 
 
 class FramedSocket:
@@ -116,6 +119,10 @@ class FramedSocket:
     ) -> None:
         """Queue a message; a descriptor is duplicated by the kernel when it leaves.
 
+        Args:
+            soon: more of the kind may follow at once: the first leaves now, so that the peer wakes up,
+                the others together.
+
         Raises:
             BadInput: it is too large for a frame, or cannot be packed.
             LinkClosed: the socket is closed.
@@ -125,21 +132,16 @@ class FramedSocket:
             raise LinkClosed(peer="the local node", reason="it closed the connection")
         self._out.append((memoryview(frame), descriptor))
         self._queued += len(frame)
-        if not self._writing:
-            if soon and self._flushing:
-                return
-            self._flush()
-            if soon:
-                self._flushing = True
-                self._loop.call_soon(self._flush_soon)
+        if self._writing or (soon and self._flushing):
+            return
+        self._flush()
+        if soon:
+            self._flushing = True
+            self._loop.call_soon(self._flush_others)
 
-    def _flush_soon(self) -> None:
+    def _flush_others(self) -> None:
         self._flushing = False
-        if not self._writing and not self.closed:
-            if len(self._out) > 1 and all(d is None for _, d in self._out):
-                joined = b"".join(view for view, _ in self._out)
-                self._out.clear()
-                self._out.append((memoryview(joined), None))
+        if self._out and not self._writing:
             self._flush()
 
     async def drained(self) -> None:
@@ -155,14 +157,11 @@ class FramedSocket:
             while self._out:
                 view, descriptor = self._out[0]
                 if descriptor is not None:
-                    sent = socket.send_fds(self._sock, [view], [descriptor])
+                    self._sent(socket.send_fds(self._sock, [view], [descriptor]))
+                elif len(self._out) == 1:
+                    self._sent(self._sock.send(view))
                 else:
-                    sent = self._sock.send(view)
-                self._queued -= sent
-                if sent < len(view):
-                    self._out[0] = (view[sent:], None)
-                else:
-                    self._out.popleft()
+                    self._sent(self._sock.sendmsg(self._next_views()))
         except (BlockingIOError, InterruptedError):
             if not self._writing:
                 self._writing = True
@@ -176,6 +175,21 @@ class FramedSocket:
                 self._loop.remove_writer(self._sock.fileno())
         if self._queued <= LOCAL_QUEUE // 2:
             self._room.set()
+
+    def _next_views(self) -> list[memoryview]:
+        """What can leave with one call: no descriptor."""
+        first = itertools.islice(self._out, _MOST_AT_ONCE)
+        return [view for view, _ in itertools.takewhile(lambda each: each[1] is None, first)]
+
+    def _sent(self, count: int) -> None:
+        self._queued -= count
+        while count:
+            view, _ = self._out[0]
+            if count < len(view):
+                self._out[0] = (view[count:], None)
+                return
+            count -= len(view)
+            self._out.popleft()
 
     def close(self, error: KacheryError | None = None) -> None:
         """Close at once; idempotent."""

@@ -1,0 +1,105 @@
+"""Messages and descriptors through a socket whose peer reads when it pleases."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kachery_p2p.local.framed import FramedSocket
+from kachery_p2p.protocol import local
+from kachery_p2p.protocol.errors import KacheryError, LinkClosed
+
+SENT = st.lists(
+    st.tuples(
+        st.sampled_from([0, 1, 500, 70_000]),  # bytes
+        st.sampled_from(["now", "soon", "soon", "descriptor"]),
+        st.booleans(),  # whether the loop has a turn afterwards
+    ),
+    max_size=150,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sent=SENT)
+def test_whatever_is_sent_arrives_whole_and_in_order(sent: list[tuple[int, str, bool]]) -> None:
+    asyncio.run(_send_and_compare(sent))
+
+
+async def _send_and_compare(sent: list[tuple[int, str, bool]]) -> None:
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+    found: list[tuple[int, int, int | None]] = []
+    all_came = asyncio.Event()
+
+    def on_message(message: local.Message) -> None:
+        assert isinstance(message, local.Call)
+        descriptor = None
+        if message.descriptors:
+            taken = reader.take_descriptor()
+            descriptor = os.fstat(taken).st_ino
+            os.close(taken)
+        found.append((message.id, len(message.params["data"]), descriptor))
+        if len(found) == len(sent):
+            all_came.set()
+
+    writer = FramedSocket(ours, lambda message: None, lambda error: None)
+    reader = FramedSocket(theirs, on_message, lambda error: None)
+    read_end, write_end = os.pipe()
+    try:
+        wanted = []
+        for number, (size, how, turn) in enumerate(sent):
+            riding = write_end if how == "descriptor" else None
+            call = local.Call(number, "m", {"data": bytes(size)}, int(riding is not None))
+            writer.send(call, riding, soon=how == "soon")
+            wanted.append((number, size, None if riding is None else os.fstat(riding).st_ino))
+            if turn:
+                await asyncio.sleep(0)
+        if sent:
+            await asyncio.wait_for(all_came.wait(), 10)
+        assert found == wanted
+        await writer.drained()
+        assert not writer.backed_up
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+        writer.close()
+        reader.close()
+
+
+async def test_what_follows_soon_leaves_together() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    framed = FramedSocket(ours, lambda message: None, lambda error: None)
+    one = local.encode_message(local.Finish(1))
+    try:
+        for _ in range(5):
+            framed.send(local.Finish(1), soon=True)
+        assert theirs.recv(1000) == one, "the first wakes the peer up"
+        await asyncio.sleep(0)
+        assert theirs.recv(1000) == 4 * one
+        framed.send(local.Finish(1), soon=True)
+        assert theirs.recv(1000) == one
+        framed.send(local.Finish(1))
+        assert theirs.recv(1000) == one, "what is urgent does not wait for anything"
+    finally:
+        framed.close()
+        theirs.close()
+
+
+async def test_a_socket_that_closes_with_messages_to_come_sends_nothing_more() -> None:
+    ours, theirs = socket.socketpair()
+    errors: list[KacheryError | None] = []
+    framed = FramedSocket(ours, lambda message: None, errors.append)
+    framed.send(local.Finish(1), soon=True)
+    framed.send(local.Finish(2), soon=True)
+    framed.close()
+    await asyncio.sleep(0)
+    assert errors == [None]
+    with pytest.raises(LinkClosed):
+        framed.send(local.Finish(3), soon=True)
+    theirs.close()
