@@ -186,8 +186,9 @@ class Subfeed:
                     async for batch in stream:
                         self._reached, found = True, bool(batch)
                         patience.restore()
-                        yield batch
-                        position += len(batch)
+                        if self._position == position:
+                            yield batch
+                            position += len(batch)
                         if self._position != position:
                             break  # it was set: go on from there
             except (LinkClosed, DaemonNotRunning) as error:
@@ -365,7 +366,10 @@ async def afollow(
     wait = seconds(wait_msec)
 
     async def read() -> list[Any]:
-        return await subfeed._log.read(subfeed._position, most, wait, signed=signed, once=True)
+        position = subfeed._position
+        found = await subfeed._log.read(position, most, wait, signed=signed, once=True)
+        # It may have been set meanwhile.
+        return found if subfeed._position == position else []
 
     found = await patiently(read, known=subfeed._reached)
     subfeed._reached = True

@@ -90,6 +90,8 @@ class Appender:
         self._unsynced: list[_Queued] = []
         """In the spool, and not on the disk yet."""
         self._syncing = False
+        self._doubtful = False
+        """A sync failed: what is added to the spool now may lie behind something that is broken."""
         self._spooled: Counter[Log] = Counter()
         """Appends to a log that are in the spool and not committed."""
         self._untold: Counter[Log] = Counter()
@@ -159,6 +161,8 @@ class Appender:
         tip, count = self._tips.get(log), len(call.texts)
         if tip is None or call.submission is not None or call.author is not None:
             return None
+        if self._doubtful:
+            return None
         if tip.size + count > MAX_FEED_MESSAGES:
             return None
         if self._store.durable and not are_few(call.texts):
@@ -204,9 +208,10 @@ class Appender:
         self._syncing = False
         if error is not None:
             # Whether it is on the disk nobody knows; it may be appended all the same.
-            self._tips.clear()
+            self._doubtful = True
             for queued in batch:
                 _end(queued, error)
+            self._start()
         else:
             for each in signed:
                 # Nothing, or all of it, or its beginning has been told, by commits.
@@ -299,6 +304,7 @@ class Appender:
                     self._refused(queued, queued.call.error)
         if not self._spooled:
             self._store.all_committed()
+            self._doubtful = False
         news = [
             queued.call
             for queued in batch

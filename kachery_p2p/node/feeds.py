@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -36,6 +37,8 @@ from kachery_p2p.storage.feeds import FeedStore
 
 from .appender import Appender, are_few
 from .context import Context
+
+_log = logging.getLogger(__name__)
 
 
 class Served(NamedTuple):
@@ -140,7 +143,10 @@ class Feeds:
     def ring(self, log: Log) -> None:
         """A log has changed."""
         for hear in list(self._listeners.get(log, ())):
-            hear()
+            try:
+                hear()
+            except Exception:  # a bug there must not cost the others, or who appended, anything
+                _log.exception("somebody who listens to a feed failed")
 
     # --- what is here ------------------------------------------------------------------------
 

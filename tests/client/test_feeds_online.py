@@ -259,6 +259,28 @@ def test_a_stream_goes_on_where_its_position_is_set_to(lab: Lab) -> None:
         asyncio.run(main())
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_position_that_is_set_while_a_stream_waits_counts(lab: Lab, signed: bool) -> None:
+    async def main() -> None:
+        found = []
+        async for message in subfeed.amessages(signed=signed):
+            found.append(message["body"]["message"] if signed else message)
+            if len(found) == 2:
+                # Once the stream waits for what is not there yet.
+                asyncio.get_running_loop().call_later(0.1, subfeed.set_position, 1)
+                asyncio.get_running_loop().call_later(0.2, timer.start)
+            if len(found) == 4:
+                break
+        assert found == [0, 1, 1, 2]
+
+    with at(lab.a):
+        subfeed = made([0, 1])
+        writer = kc.load_subfeed(subfeed.uri)
+        timer = threading.Thread(target=writer.append_message, args=(2,))
+        asyncio.run(main())
+        timer.join()
+
+
 def test_a_reader_that_takes_its_time_gets_every_message(lab: Lab) -> None:
     """More than the node sends ahead, and the reader is slower than what comes."""
 
