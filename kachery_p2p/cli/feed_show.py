@@ -102,16 +102,24 @@ def _holder(each: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _fork(shown: dict[str, Any]) -> list[str]:
-    fork = shown["fork"]
+    fork, decision = shown["fork"], shown["decision"]
+    decided = []
+    if decision is not None:
+        messages = count_text(decision["size"], "message")
+        decided = [
+            f"decision   the owner decided for the history with {messages} and root "
+            f"{clean(decision['root'])}, {_time(decision['timestamp'] / 1000)}"
+        ]
     if fork is None:
         forked = [clean(each["uri"]) for each in shown["subfeeds"] if each["forked"]]
-        return [f"fork       see 'kachery-p2p feed show {uri}'" for uri in forked]
+        return decided + [f"fork       see 'kachery-p2p feed show {uri}'" for uri in forked]
     heads = [
         f"fork       {which}: {count_text(head['size'], 'message')} with root "
         f"{clean(head['root'])}, signed {_time(head['timestamp'] / 1000)}"
         for which, head in (("first history ", fork["first"]), ("second history", fork["second"]))
     ]
     return [
+        *decided,
         "fork       FORKED: the owner's key signed two histories that exclude one another;",
         *heads,
         "fork       nothing more is accepted until the owner decides with 'kachery-p2p feed resolve'",

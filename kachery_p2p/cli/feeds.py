@@ -133,7 +133,8 @@ def resolve(output: Output, target: str) -> None:
     """Decide a fork of a feed whose key is here: what this node has is what goes on.
 
     A feed is forked when two histories of it were signed, as with a copied key or a restored backup;
-    see 'feed show'. Without a subfeed, all forks of the feed are decided.
+    see 'feed show'. The decision is signed and goes to all who read the feed: they drop what they have
+    of the other history. Without a subfeed, all forks of the feed are decided.
 
     \b
     Example:
@@ -143,8 +144,8 @@ def resolve(output: Output, target: str) -> None:
     opened = open_feed(text)
     names = [name]
     if name is None:
-        forked = [each for each in opened.show()["subfeeds"] if each["forked"]]
-        names = [f"~{each['hash']}" for each in forked]
+        # Of a fork the node may only hear now that it asks the others.
+        names = [f"~{each['hash']}" for each in opened.show()["subfeeds"]]
     subfeeds = [opened.load_subfeed(each) for each in names]
     resolved = [subfeed.uri for subfeed in subfeeds if subfeed.resolve_fork()]
     output.result({"resolved": resolved}, [f"resolved {uri}" for uri in resolved])

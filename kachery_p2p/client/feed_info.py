@@ -57,5 +57,6 @@ def described_snapshot(snapshot: Snapshot, subfeed_name: Any = None) -> dict[str
         "holders": [],
         "followers": 0,
         "fork": None,
+        "decision": None,
         "detail": "",
     }

@@ -150,7 +150,8 @@ class Feed:
         Returns:
             uri, feed_id, name, writeable, snapshot, subfeeds (as :func:`list_feeds` has them),
             holders (dicts with node, label, owner, size, route), followers, fork (None, or first and
-            second head with size, root, timestamp), detail (who was asked, in words).
+            second head with size, root, timestamp), decision (None, or the head that the owner decided
+            for after a fork), detail (who was asked, in words).
 
         Raises:
             as :meth:`Subfeed.get_next_messages`
@@ -163,7 +164,9 @@ class Feed:
             "timeout": self._timeout, "channel": self._channel,
         }  # fmt: skip
         answer = await call("show", "feed.show", params)
-        others = {key: answer[key] for key in ("holders", "followers", "fork", "detail")}
+        others = {
+            key: answer[key] for key in ("holders", "followers", "fork", "decision", "detail")
+        }
         shown = {**described(answer), **others}
         if subfeed is not None:
             shown["subfeeds"] = [s for s in shown["subfeeds"] if s["hash"] == subfeed.hex()]

@@ -320,7 +320,14 @@ class Subfeed:
 
     async def aresolve_fork(self) -> bool:
         """Owner only: of two histories that were signed, take the one on this node for the true one
-        and go on with it. Whether there was a fork. Raises as :meth:`grant_write_access`."""
+        and go on with it. The others hear of it, and drop what they have of the other one.
+
+        Returns:
+            Whether there was a fork.
+
+        Raises:
+            BadInput: this node holds no message; others as :meth:`grant_write_access`.
+        """
         return await self._log.resolve()
 
     get_next_messages = twin(aget_next_messages, asks_only=True)

@@ -51,6 +51,7 @@ from kachery_p2p.protocol.feed import (
 )
 from kachery_p2p.protocol.feed_access import AccessRules
 from kachery_p2p.protocol.limits import (
+    LOOKUP_SECONDS,
     MAX_CALL_SECONDS,
     MAX_FEED_MESSAGES,
     MAX_FEED_WATCHES,
@@ -382,9 +383,13 @@ class FeedCalls:
     # --- looking -----------------------------------------------------------------------------
 
     async def _show(self, params: _Show, live: LiveCall) -> Any:
+        if params.subfeed is not None and await self._feeds.is_own(params.feed):
+            # Nobody follows his own feeds: whether others know of a fork he must ask.
+            where = (params.feed, params.subfeed)
+            await self._node.own_feeds.look(where, min(params.timeout, LOOKUP_SECONDS))
         await self._feeds.settle()
         shown = await self._disk(self._describe, params.feed)
-        shown |= {"holders": [], "followers": 0, "fork": None, "detail": ""}
+        shown |= {"holders": [], "followers": 0, "fork": None, "decision": None, "detail": ""}
         if params.subfeed is None:
             return shown
         where = (params.feed, params.subfeed)
@@ -395,6 +400,8 @@ class FeedCalls:
                 "first": _plain_head(info.fork.first),
                 "second": _plain_head(info.fork.second),
             }
+        if info is not None and info.decision is not None:
+            shown["decision"] = _plain_head(info.decision.head)
         await self._node.feed_reader.contact(
             Wanted(where, info.size if info is not None else 0),
             channel=self._channel(params.channel),
@@ -404,15 +411,14 @@ class FeedCalls:
         return shown
 
     async def _resolve(self, params: _Log, live: LiveCall) -> Any:
-        await self._feeds.settle()
         live.caller.require_write()
         known = await self._feeds.info((params.feed, params.subfeed))
         if known is None:
             raise UnknownFeed(feed=params.feed.hex())
-        await self._node.feed_reader.forget(params.feed)
-        resolved = await self._disk(self._store.forget_fork, params.feed, params.subfeed)
-        self._feeds.ring((params.feed, params.subfeed))
-        return {"resolved": resolved}
+        await self._require_own(params.feed)
+        # Others may know of a fork of which nobody has told us.
+        await self._node.own_feeds.look((params.feed, params.subfeed), LOOKUP_SECONDS)
+        return {"resolved": await self._feeds.decide((params.feed, params.subfeed))}
 
 
 def _numbers(numbers: FeedNumbers) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from kachery_p2p.protocol.feed import (
     leaf_hashes,
     unpack_texts,
 )
+from kachery_p2p.protocol.feed_decision import Decision
 from kachery_p2p.protocol.frontier import Frontier
 from kachery_p2p.protocol.limits import (
     FEED_IDLE_SECONDS,
@@ -43,6 +44,7 @@ from kachery_p2p.protocol.limits import (
 from kachery_p2p.protocol.methods import FEED_FOLLOW, FeedFollow, FeedPart
 from kachery_p2p.protocol.plan import Holder
 from kachery_p2p.protocol.tree import ProofError
+from kachery_p2p.storage.feed_intake import OLDER_THAN_THE_DECISION
 from kachery_p2p.storage.feed_log import Log, LogInfo
 
 from .feed_proofs import Proofs, asked_proofs
@@ -302,7 +304,7 @@ class FeedReader:
             info = await self._feeds.info(wanted.where)
             if info is not None and wanted.position < info.base:
                 most = min(most, info.base - wanted.position)
-                return await self._fetch(wanted, most, follower)
+                return await self._fetch(wanted, most, follower, info.decision)
         return slice
 
     async def _check(self, wanted: Wanted, follower: Follower | None, *, last: bool) -> None:
@@ -322,10 +324,12 @@ class FeedReader:
         if isinstance(failure, RemoteError) or (last and not held):
             raise failure
 
-    async def _fetch(self, wanted: Wanted, most: int, follower: Follower) -> Slice | None:
+    async def _fetch(
+        self, wanted: Wanted, most: int, follower: Follower, decision: Decision | None
+    ) -> Slice | None:
         """Messages that come before the part that is held here, for the caller alone."""
         return await self._of_holders(
-            wanted.where, follower, lambda holder: self._fetch_from(holder, wanted, most)
+            wanted.where, follower, lambda holder: self._fetch_from(holder, wanted, most, decision)
         )
 
     async def prove(self, where: Log, slice: Slice, *, channel: bytes | None) -> Proofs:
@@ -356,7 +360,9 @@ class FeedReader:
         title = things.subfeed(*where).title
         raise follower.failure or NotFound(what=title, detail="nobody connected has its beginning")
 
-    async def _fetch_from(self, holder: Holder, wanted: Wanted, most: int) -> Slice:
+    async def _fetch_from(
+        self, holder: Holder, wanted: Wanted, most: int, decision: Decision | None
+    ) -> Slice:
         feed, subfeed = wanted.where
         stop = min(wanted.position + most, MAX_FEED_MESSAGES)
         params = FeedFollow(holder.channel, feed, subfeed, wanted.position, stop, False)
@@ -379,6 +385,9 @@ class FeedReader:
                 head = part.head or head
                 if not part.runs or head is None:
                     continue
+                if decision is not None and decision.is_after(head):
+                    title = things.subfeed(*wanted.where).title
+                    raise NotFound(what=title, detail=OLDER_THAN_THE_DECISION)
                 data = await stream.open_body(body)
                 return await self._feeds.context.workers.disk(
                     _proven, wanted, stop, part, head, data, name_of(holder)

@@ -21,6 +21,7 @@ from kachery_p2p.protocol.errors import (
 )
 from kachery_p2p.protocol.feed import Head, feed_uri, pack_texts, subfeed_hash, unpack_texts
 from kachery_p2p.protocol.feed_access import AccessRules
+from kachery_p2p.protocol.feed_decision import Decision
 from kachery_p2p.protocol.limits import MAX_SLICE
 from kachery_p2p.protocol.methods import (
     FEED_EVIDENCE,
@@ -148,6 +149,7 @@ class _Sending:
         self._position = params.position
         self._first = True
         self._said: Head | None = None
+        self._decision: Decision | None = None
         self._idle = False
         """Everything was sent, and this waits for more."""
 
@@ -217,9 +219,9 @@ class _Sending:
     async def _say_state(self) -> None:
         """How far the log is, and whether it may still grow."""
         info: LogInfo | None = await self._feeds.info(self._where)
-        base, head, fork = 0, None, None
+        base, head, fork, decision = 0, None, None, None
         if info is not None:
-            base, head, fork = info.base, info.head, info.fork
+            base, head, fork, decision = info.base, info.head, info.fork, info.decision
         if fork is None and base > self._position and not self._params.quiet:
             detail = f"only from message {base} on"
             raise NotFound(what=feed_uri(*self._where[:1]), detail=detail)
@@ -234,6 +236,8 @@ class _Sending:
             [],
             None if head == self._said else head,
             fork,
+            None if decision == self._decision else decision,
         )
         self._said = head or self._said
+        self._decision = decision
         await self._stream.send(codec.plain(part))

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from kachery_p2p.protocol import things
 from kachery_p2p.protocol.blinding import FEED_CONTEXT, FEED_OWNER_CONTEXT
 from kachery_p2p.protocol.feed import Head, Slice, subfeed_hash
+from kachery_p2p.protocol.feed_decision import Decision
 from kachery_p2p.protocol.feed_fork import Fork
 from kachery_p2p.protocol.limits import (
     MAX_FEED_MESSAGES,
@@ -400,14 +401,37 @@ class Feeds:
         self._tell(log, frozenset([channel.hex()]))
         return size
 
-    async def record_fork(self, fork: Fork, source: str) -> None:
-        """Keep the proof that a feed's owner signed two histories. Raises ForgedFeed."""
+    async def record_fork(self, fork: Fork, source: str) -> bool:
+        """Keep the proof that a feed's owner signed two histories; False if the owner has decided
+        since which of them counts. Raises ForgedFeed."""
         await self._hold(fork.first.feed)
-        await self._disk(self.store.record_fork, fork, source)
-        self.context.warn(
-            f"feed {fork.first.feed.hex()[:8]} was signed with two histories; it takes nothing more"
-        )
-        log = (fork.first.feed, fork.first.subfeed)
+        forked = await self._disk(self.store.record_fork, fork, source)
+        if forked:
+            self.context.warn(
+                f"feed {fork.first.feed.hex()[:8]} was signed with two histories; it takes nothing "
+                "more until its owner decides"
+            )
+        self._changed((fork.first.feed, fork.first.subfeed))
+        return forked
+
+    async def decide(self, log: Log) -> bool:
+        """Decide a fork of our own log for what is here; whether there was one. Raises FeedReadOnly,
+        BadInput."""
+        await self._hold(log[0])
+        decided = await self._disk(self.store.decide, *log, self._now_ms()) is not None
+        self._changed(log)
+        return decided
+
+    async def take_decision(self, decision: Decision, source: str) -> bool:
+        """An owner has decided which history counts; whether that is new. Raises ForgedFeed."""
+        await self._hold(decision.head.feed)
+        new = await self._disk(self.store.take_decision, decision, source)
+        if new:
+            self._changed((decision.head.feed, decision.head.subfeed))
+        return new
+
+    def _changed(self, log: Log) -> None:
+        """Not by messages that came at its end."""
         self._recent.pop(log, None)
         self.ring(log)
 

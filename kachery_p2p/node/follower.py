@@ -4,7 +4,8 @@ It finds who holds the log, or has the feed's key, and follows up to ``FEED_SOUR
 messages, the others say only how far they are. If one of these is ahead for a moment, it becomes the
 one that sends. What comes is proven before it counts; who sends what cannot be proven is dropped, who
 keeps back what it says that it has is passed over, and two histories that the owner signed are kept as
-a fork (:mod:`kachery_p2p.protocol.feed_fork`).
+a fork (:mod:`kachery_p2p.protocol.feed_fork`). Then nobody sends messages any more, until one of those
+who are followed says what the owner has decided (:mod:`kachery_p2p.protocol.feed_decision`).
 
 When a holder is lost, or a new one appears (a proxy tells), holders are looked up again. The log's own
 size is where every new stream begins, so nothing is missed and nothing comes twice.
@@ -32,6 +33,8 @@ from kachery_p2p.protocol.errors import (
     Unreachable,
 )
 from kachery_p2p.protocol.feed import Head, Slice, unpack_texts
+from kachery_p2p.protocol.feed_decision import Decision
+from kachery_p2p.protocol.feed_fork import Fork
 from kachery_p2p.protocol.limits import (
     FEED_APPEAR_SECONDS,
     FEED_LAG_SECONDS,
@@ -43,6 +46,7 @@ from kachery_p2p.protocol.limits import (
 from kachery_p2p.protocol.methods import FEED_FOLLOW, FeedFollow, FeedPart
 from kachery_p2p.protocol.plan import Holder, rank
 from kachery_p2p.protocol.session import Body
+from kachery_p2p.storage.feed_intake import OLDER_THAN_THE_DECISION
 from kachery_p2p.storage.feed_log import Log
 
 from .feeds import Feeds
@@ -105,8 +109,10 @@ class Follower:
         self._feeds = feeds
         self._roads = roads
         self._channel = channel
-        self.position = position
+        self.position = self._origin = position
         self._size = 0
+        self._forked = False
+        self._decision: Decision | None = None
         self._settled = asyncio.Event()
         self._again = asyncio.Event()
         """Somebody has appeared: look at once."""
@@ -201,12 +207,24 @@ class Follower:
                 wait.cancel()
 
     async def _begin(self) -> None:
-        """Where the next stream begins. Raises FeedForked."""
+        """Where the next stream begins."""
         info = await self._feeds.info(self.where)
-        if info is not None and info.fork is not None:
-            raise FeedForked(feed=self.where[0].hex())
+        self._forked = info is not None and info.fork is not None
+        self._decision = None if info is None else info.decision
         if info is not None and info.head is not None:
             self._size = self.position = info.size
+        else:
+            self._size, self.position = 0, self._origin
+
+    def _begin_again(self) -> None:
+        """What is here is not what it was: all who are followed are asked anew."""
+        tasks = [source.task for source in self.sources.values()]
+        self.sources.clear()
+        for task in tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
+        self._settled.clear()
+        self._again.set()
 
     async def _look(self) -> None:
         lookup = self._roads.lookup
@@ -229,7 +247,8 @@ class Follower:
             if len(self.sources) >= FEED_SOURCES:
                 self._untried = not holder.failures
                 break
-            self._start(holder, quiet=any(not s.quiet for s in self.sources.values()))
+            loud = not self._forked and all(s.quiet for s in self.sources.values())
+            self._start(holder, quiet=not loud)
         if not self.sources:
             raise self._worst()
         self._check_settled()
@@ -248,6 +267,8 @@ class Follower:
 
     def _promote(self, node: str) -> None:
         """From now on this one sends messages, and who did so before says heads only."""
+        if self._forked:
+            return
         for source in list(self.sources.values()):
             loud = source.holder.node == node
             if source.quiet == loud:
@@ -262,7 +283,9 @@ class Follower:
         mine = asyncio.current_task()
         try:
             link = await self._roads.link_to(holder)
-            await self._listen(holder, link, quiet)
+            if await self._listen(holder, link, quiet):
+                self._begin_again()
+                return
             error: KacheryError = NotFound(what="the feed", detail="it is served no longer")
         except KacheryError as failed:
             error = failed
@@ -307,13 +330,15 @@ class Follower:
             return
         sizes = [source.size for source in self.sources.values() if not source.late]
         longest = max((size for size in sizes if size is not None), default=0)
-        if None not in sizes and (self._size >= longest or self.position >= longest):
+        reached = self._forked or self._size >= longest or self.position >= longest
+        if None not in sizes and reached:
             self._settled.set()
             self._feeds.ring(self.where)
 
     # --- what they say -----------------------------------------------------------------------
 
-    async def _listen(self, holder: Holder, link: Link, quiet: bool) -> None:
+    async def _listen(self, holder: Holder, link: Link, quiet: bool) -> bool:
+        """Until the holder ends it; whether all must begin again."""
         feed, subfeed = self.where
         params = FeedFollow(holder.channel, feed, subfeed, self.position, None, quiet)
         stream = link.open(FEED_FOLLOW, codec.plain(params))
@@ -328,19 +353,36 @@ class Follower:
                     raise ProtocolViolation(reason="a head of another feed")
                 if part.runs and (head is None or part.start != position):
                     raise ProtocolViolation(reason="messages that were not asked for")
+                if part.decision is not None and await self._decided(part.decision, holder):
+                    return True
                 if part.fork is not None:
-                    await self._feeds.record_fork(part.fork, name_of(holder))
-                    raise FeedForked(feed=feed.hex())
+                    await self._fork_said(part.fork, holder)
                 if part.runs and head is not None:
                     data = await stream.open_body(body)
                     await self._take(holder, link, part, head, data)
                     position += sum(run.count for run in part.runs)
-                elif part.head is not None:
+                elif part.head is not None and not self._forked:
                     await compare_head(self._feeds, part.head, name_of(holder))
                 stream.done(cost)
                 self._heard(holder, part, head, link)
         finally:
             stream.end()
+        return False
+
+    async def _decided(self, decision: Decision, holder: Holder) -> bool:
+        """The owner has decided a fork; whether that is news."""
+        if (decision.head.feed, decision.head.subfeed) != self.where:
+            raise ProtocolViolation(reason="a decision on another feed")
+        return await self._feeds.take_decision(decision, name_of(holder))
+
+    async def _fork_said(self, fork: Fork, holder: Holder) -> None:
+        """Raises FeedForked, unless that was known; NotFound if the owner has decided it since."""
+        if (fork.first.feed, fork.first.subfeed) != self.where:
+            raise ProtocolViolation(reason="a fork of another feed")
+        if not await self._feeds.record_fork(fork, name_of(holder)):
+            raise NotFound(what=things.subfeed(*self.where).title, detail=OLDER_THAN_THE_DECISION)
+        if not self._forked:
+            raise FeedForked(feed=self.where[0].hex())
 
     async def _receive(self, stream: Stream, holder: Holder) -> tuple[Any, Body, int] | None:
         """What comes next. Who says nothing at all is as good as lost; who keeps messages back is
@@ -379,7 +421,8 @@ class Follower:
 
     def _heard(self, holder: Holder, part: FeedPart, head: Head | None, link: Link) -> None:
         source = self.sources[holder.node]
-        source.size = head.size if head is not None else 0
+        counts = head is not None and not (self._decision and self._decision.is_after(head))
+        source.size = head.size if counts and head is not None else 0
         source.owner = part.owner
         source.via = link.via
         self._check_settled()

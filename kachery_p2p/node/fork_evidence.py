@@ -9,7 +9,13 @@ from __future__ import annotations
 import logging
 
 from kachery_p2p.protocol import codec
-from kachery_p2p.protocol.errors import BadInput, FeedForked, ForgedFeed, ProtocolViolation
+from kachery_p2p.protocol.errors import (
+    BadInput,
+    FeedForked,
+    ForgedFeed,
+    NotFound,
+    ProtocolViolation,
+)
 from kachery_p2p.protocol.feed import Head, check_head
 from kachery_p2p.protocol.feed_fork import Fork, make_fork
 from kachery_p2p.protocol.methods import FEED_EVIDENCE, FeedEvidence, FeedLeaf
@@ -37,8 +43,7 @@ async def compare_head(feeds: Feeds, head: Head, source: str) -> None:
         return None if held is None else store.fork_with(head, source)
 
     fork = await feeds.context.workers.disk(work)
-    if fork is not None:
-        await feeds.record_fork(fork, source)
+    if fork is not None and await feeds.record_fork(fork, source):
         raise FeedForked(feed=head.feed.hex())
 
 
@@ -49,6 +54,7 @@ async def seek_fork(feeds: Feeds, link: Link, channel: bytes, head: Head, source
 
     Raises:
         FeedForked: the owner signed two histories; the proof is kept.
+        NotFound: it has decided since which of them counts; what does not is here no more.
         TransportError: the link was lost before that was clear.
     """
     where: Log = (head.feed, head.subfeed)
@@ -59,9 +65,11 @@ async def seek_fork(feeds: Feeds, link: Link, channel: bytes, head: Head, source
     try:
         answer = codec.convert(FeedLeaf, await link.request(FEED_EVIDENCE, codec.plain(ask)))
         fork = make_fork(info.head, answer.head, answer.leaf, answer.proof)
-        await feeds.record_fork(fork, source)
+        forked = await feeds.record_fork(fork, source)
     except (ForgedFeed, ProtocolViolation, BadInput, FeedForked) as error:
         # FeedForked, too: so far it is only what the other node says.
         log.info("%s proves no fork: %s", source, error)
         return
-    raise FeedForked(feed=head.feed.hex())
+    if forked:
+        raise FeedForked(feed=head.feed.hex())
+    raise NotFound(what="the feed", detail="its owner decided for another history; it is read anew")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from kachery_p2p.protocol.errors import FeedBehind, FeedForked
+from kachery_p2p.protocol.errors import FeedBehind, FeedForked, KacheryError
 from kachery_p2p.protocol.limits import LOOKUP_SECONDS
 from kachery_p2p.protocol.methods import FeedNumbers
 from kachery_p2p.storage.feed_log import Log
@@ -55,7 +55,11 @@ class OwnFeeds:
             if task is None:
                 asking = self._ask(where)
                 task = self._asked[where] = self._roads.network.spawn(asking, name="confirm feed")
-            await asyncio.shield(task)
+            try:
+                await asyncio.shield(task)
+            except KacheryError:
+                self._asked.pop(where, None)  # it may be decided by the next time
+                raise
         try:
             return await self._feeds.append(
                 where, name, texts, author=author, submission=submission
@@ -77,12 +81,16 @@ class OwnFeeds:
         return task is not None and task.done() and not task.cancelled() and not task.exception()
 
     async def _ask(self, where: Log) -> None:
-        if not await self._feeds.is_own(where[0]):
-            return
+        if await self._feeds.is_own(where[0]):
+            await self.look(where, LOOKUP_SECONDS)
+        info = await self._feeds.info(where)
+        if info is not None and info.fork is not None:
+            raise FeedForked(feed=where[0].hex())
+
+    async def look(self, where: Log, seconds: float) -> None:
+        """Hear from those who hold a log how far they know it, and whether it is forked."""
         follower = Follower(self._feeds, self._roads, where, channel=None, position=0)
         try:
-            await follower.settle(LOOKUP_SECONDS)
+            await follower.settle(seconds)
         finally:
             await follower.close()
-        if isinstance(follower.failure, FeedForked):
-            raise follower.failure

@@ -250,6 +250,8 @@ FEED_RETRY_SECONDS: Final = 1.0
 """After a commit of acknowledged appends that failed, such as for a full disk, until the next try."""
 FEED_SPOOL_BYTES: Final = 16 * MIB
 """Of appends that are not committed; further ones wait for their commit."""
+MAX_FEED_DECISIONS: Final = 1 << 32
+"""How often an owner may decide which history of a subfeed counts."""
 MAX_FEED_WRITERS: Final = 1_000
 """Access rules of one subfeed."""
 MAX_SUBFEED_NAME: Final = 1_000

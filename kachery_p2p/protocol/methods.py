@@ -44,6 +44,7 @@ import msgspec
 from msgspec import Meta
 
 from .feed import FeedId, Hash, Head, Place, Run, SubfeedHash
+from .feed_decision import Decision
 from .feed_fork import Fork
 from .limits import (
     ADMISSIONS_PER_NOTE,
@@ -257,7 +258,8 @@ class FeedPart(msgspec.Struct, frozen=True, array_like=True):
 
     With messages: ``runs`` describes those that begin at ``start``; ``peaks`` is the frontier there,
     in a stream's first part with messages; ``right`` leads from their end to ``head``. Without:
-    news of the log. ``head`` is left out while it is the one sent last, or there is none.
+    news of the log. ``head`` is left out while it is the one sent last, or there is none. ``decision``:
+    what the owner decided after a fork, in a stream's first part, and when it is new.
     """
 
     owner: bool
@@ -268,6 +270,7 @@ class FeedPart(msgspec.Struct, frozen=True, array_like=True):
     right: _Proof
     head: Head | None = None
     fork: Fork | None = None
+    decision: Decision | None = None
 
 
 class FeedSubmit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -11,15 +11,27 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
-from kachery_p2p.protocol.errors import BadInput, FeedForked, ForgedFeed
+from kachery_p2p.protocol.errors import BadInput, FeedForked, ForgedFeed, NotFound
 from kachery_p2p.protocol.feed import ALGORITHM, Head, Slice, check_head, leaf_hashes
 from kachery_p2p.protocol.feed_fork import Fork, make_fork
 from kachery_p2p.protocol.frontier import Frontier, left_peaks
 from kachery_p2p.protocol.tree import ProofError, range_proof
 
-from .feed_log import Growth, OpenLog, drop_first, grow, save_log, tree_nodes, write_growth
+from .feed_log import (
+    Growth,
+    OpenLog,
+    drop_first,
+    empty_log,
+    grow,
+    save_log,
+    tree_nodes,
+    write_growth,
+)
 from .feed_tiles import unknown_edges
+
+OLDER_THAN_THE_DECISION: Final = "a holder has not heard yet which history its owner decided for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +84,8 @@ def follows(log: OpenLog, incoming: Incoming) -> bool:
     info, slice, head = log.info, incoming.slice, incoming.head
     if info.fork is not None or info.head is None or info.head.size >= head.size:
         return False
+    if info.decision is not None and info.decision.is_after(head):
+        return False
     if slice.start != info.size or slice.stop != head.size:
         return False
     frontier = log.frontier.copy()
@@ -90,16 +104,20 @@ def take_in(db: sqlite3.Connection, log: OpenLog, incoming: Incoming) -> OpenLog
         BadInput: messages are missing between what is held and the slice.
         ForgedFeed: the slice does not belong under the head.
         FeedForked: there is a fork already.
+        NotFound: it may be of a history that the owner decided against.
     """
+    decision = log.info.decision
+    if decision is not None and decision.is_after(incoming.head):
+        # Even if it is of the history that counts: nobody can tell.
+        raise NotFound(what=f"Feed {log.feed.hex()}", detail=OLDER_THAN_THE_DECISION)
     if log.info.fork is not None:
         raise FeedForked(feed=log.feed.hex())
-    if log.info.head is None:
-        start = _begin(log, incoming)
-    else:
-        start = log
-        fork = find_fork(db, log, incoming.head)
-        if fork is not None:
-            return fork
+    fork = None if log.info.head is None else find_fork(db, log, incoming.head)
+    if fork is not None and (decision is None or log.key or not decision.settles(fork)):
+        return fork
+    if fork is not None:
+        log = empty_log(db, log)  # what is held is what does not count
+    start = _begin(log, incoming) if log.info.head is None else log
     growth = _verify(db, start, incoming)
     write_growth(db, growth)
     info = growth.log.info
@@ -128,12 +146,17 @@ def find_fork(db: sqlite3.Connection, log: OpenLog, head: Head) -> Fork | None:
         return None if head.root == ours.root else make_fork(ours, head)
     if not info.base < head.size <= info.size:
         return None
-    nodes = tree_nodes(db, log)
-    if Frontier(ALGORITHM, head.size, left_peaks(nodes, head.size)).root() == head.root:
+    if root_at(db, log, head.size) == head.root:
         return None
+    nodes = tree_nodes(db, log)
     last = head.size - 1
     proof = range_proof(nodes, ours.size, last, last + 1)
     return make_fork(ours, head, nodes(0, last), proof)
+
+
+def root_at(db: sqlite3.Connection, log: OpenLog, size: int) -> bytes:
+    """The root that a log had when it was that long: ``base < size <= size`` of what is held."""
+    return Frontier(ALGORITHM, size, left_peaks(tree_nodes(db, log), size)).root()
 
 
 def _begin(log: OpenLog, incoming: Incoming) -> OpenLog:

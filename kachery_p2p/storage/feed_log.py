@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput, StorageDamaged
 from kachery_p2p.protocol.feed import ALGORITHM, Head, Run, Slice, leaf_hashes, pack_texts
+from kachery_p2p.protocol.feed_decision import Decision
 from kachery_p2p.protocol.feed_fork import Fork
 from kachery_p2p.protocol.frontier import Frontier, left_peaks
 from kachery_p2p.protocol.identity import NodeKey
@@ -56,6 +57,7 @@ class LogInfo(NamedTuple):
         name: the subfeed's name for people, if somebody said it.
         fork: the proof that its owner signed two histories.
         channels: those it was fetched on; none if it is one's own.
+        decision: what its owner decided after a fork, last.
     """
 
     base: int
@@ -65,6 +67,7 @@ class LogInfo(NamedTuple):
     name: str | None
     fork: Fork | None
     channels: frozenset[str]
+    decision: Decision | None
 
 
 class OpenLog(NamedTuple):
@@ -113,6 +116,7 @@ def _info(db: sqlite3.Connection, row: Sequence[Any]) -> LogInfo:
     number, _, _, name, base, size, head, known = row[:8]
     fork = db.execute("SELECT fork FROM forks WHERE log = ?", (number,)).fetchone()
     channels = db.execute("SELECT channel FROM channels WHERE log = ?", (number,))
+    decision = db.execute("SELECT decision FROM decisions WHERE log = ?", (number,)).fetchone()
     return LogInfo(
         base,
         size,
@@ -121,6 +125,7 @@ def _info(db: sqlite3.Connection, row: Sequence[Any]) -> LogInfo:
         name,
         None if fork is None else codec.decode(Fork, fork[0]),
         frozenset(channel for (channel,) in channels),
+        None if decision is None else codec.decode(Decision, decision[0]),
     )
 
 
@@ -133,10 +138,28 @@ def make_log(db: sqlite3.Connection, feed: bytes, subfeed: bytes) -> int:
 
 def drop_log(db: sqlite3.Connection, number: int) -> None:
     """Delete all of a log."""
-    between = (_place(number, 0), _place(number + 1, 0))
-    db.execute("DELETE FROM runs WHERE place >= ? AND place < ?", between)
+    _drop_messages(db, number)
     for table in (*PER_LOG, "logs"):
         db.execute(f"DELETE FROM {table} WHERE log = ?", (number,))
+
+
+def _drop_messages(db: sqlite3.Connection, number: int) -> None:
+    between = (_place(number, 0), _place(number + 1, 0))
+    db.execute("DELETE FROM runs WHERE place >= ? AND place < ?", between)
+    db.execute("DELETE FROM tiles WHERE log = ?", (number,))
+
+
+def empty_log(db: sqlite3.Connection, log: OpenLog) -> OpenLog:
+    """The log without any message, as if none had come yet; what is known of it besides stays."""
+    _drop_messages(db, log.number)
+    return log._replace(
+        info=log.info._replace(base=0, size=0, head=None),
+        peaks=(),
+        rest=(),
+        frontier=Frontier(ALGORITHM),
+        edges=unknown_edges(0),
+        timestamp=0,
+    )
 
 
 def load_log(db: sqlite3.Connection, feed: bytes, subfeed: bytes) -> OpenLog | None:

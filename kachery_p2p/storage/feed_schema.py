@@ -57,8 +57,11 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     ) WITHOUT ROWID;
     CREATE UNIQUE INDEX submissions_by_id ON submissions (log, author, submission);
     """,
+    """
+    CREATE TABLE decisions (log INTEGER PRIMARY KEY, decision BLOB NOT NULL);
+    """,
 )
 """Step ``i`` takes a database from version ``i`` to ``i + 1``. Never edited, only appended to."""
 
-PER_LOG: Final = ("channels", "rules", "forks", "tiles", "submissions")
+PER_LOG: Final = ("channels", "rules", "forks", "decisions", "tiles", "submissions")
 """Tables whose rows name their log; runs do so in their place, logs is the one they name."""

@@ -17,13 +17,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput, FeedForked, FeedReadOnly, UnknownFeed
 from kachery_p2p.protocol.feed import Head, check_head
+from kachery_p2p.protocol.feed_decision import Decision, check_decision
 from kachery_p2p.protocol.feed_fork import Fork, check_fork
 from kachery_p2p.protocol.identity import NodeKey
 
 from .feed_append import Append, Appended, Tip, append_all
+from .feed_forks import add_fork, decide, take_decision
 from .feed_intake import Incoming, find_fork, follows, take_in
 from .feed_log import Log, OpenLog, drop_log, load_log, make_log
 from .feed_logs import LogStore
@@ -254,6 +255,8 @@ class FeedStore(LogStore):
         check_head(head, source)
         self._check_own(head.feed)
         info = self.info(head.feed, head.subfeed)
+        if info is not None and info.decision is not None and info.decision.is_after(head):
+            return
         if info is None or info.known < head.size:
             with self._changing(head.feed) as db:
                 number = make_log(db, head.feed, head.subfeed)
@@ -287,7 +290,7 @@ class FeedStore(LogStore):
                 log = self._log_for(db, incoming.head)
                 found = take_in(db, log, incoming)
                 if isinstance(found, Fork):
-                    _add_fork(db, log.number, found)
+                    add_fork(db, log, found)
             if isinstance(found, OpenLog):
                 self._keep(found)
                 return found.info.size
@@ -311,30 +314,43 @@ class FeedStore(LogStore):
         with self._reading(log) as db:
             return find_fork(db, log, head)
 
-    def record_fork(self, fork: Fork, source: str = "another node") -> None:
-        """Keep the proof of a fork: its log grows no more. A second one is not needed.
+    def record_fork(self, fork: Fork, source: str = "another node") -> bool:
+        """Keep the proof of a fork: its log grows no more, unless the owner has decided since which
+        history counts. A second proof is not needed.
+
+        Returns:
+            Whether the log is forked now.
 
         Raises:
             ForgedFeed: it proves nothing; names ``source``.
         """
         check_fork(fork, source)
         with self._changing(fork.first.feed) as db:
-            _add_fork(db, self._log_for(db, fork.first).number, fork)
+            return add_fork(db, self._log_for(db, fork.first), fork)
 
-    def forget_fork(self, feed: bytes, subfeed: bytes) -> bool:
-        """The user goes on with the history that is held here; whether there was a fork.
+    def decide(self, feed: bytes, subfeed: bytes, now_ms: int) -> Decision | None:
+        """Go on with the history of one's own log that is held here; None if there is no fork.
 
-        What was seen of the other history no longer counts as missing.
+        Raises:
+            FeedReadOnly: the feed's key is not here.
+            BadInput: nothing is held.
         """
         with self._changing(feed) as db:
             log = load_log(db, feed, subfeed)
             if log is None or log.info.fork is None:
-                return False
-            head = log.info.head
-            known = 0 if head is None else head.size
-            db.execute("UPDATE logs SET known = ? WHERE log = ?", (known, log.number))
-            db.execute("DELETE FROM forks WHERE log = ?", (log.number,))
-            return True
+                return None
+            return decide(db, log, now_ms)
+
+    def take_decision(self, decision: Decision, source: str = "another node") -> bool:
+        """An owner's decision: a mirror that does not fit it is emptied, a log of one's own is left as
+        it is. Whether it changes anything.
+
+        Raises:
+            ForgedFeed: the owner did not decide so; names ``source``.
+        """
+        check_decision(decision, source)
+        with self._changing(decision.head.feed) as db:
+            return take_decision(db, self._log_for(db, decision.head), decision)
 
     # --- parts -----------------------------------------------------------------------------------
 
@@ -381,7 +397,3 @@ class FeedStore(LogStore):
         if not self._owns(feed):
             there = self._rows("SELECT 1 FROM feeds WHERE feed = ?", feed)
             raise FeedReadOnly(feed=feed.hex()) if there else UnknownFeed(feed=feed.hex())
-
-
-def _add_fork(db: sqlite3.Connection, number: int, fork: Fork) -> None:
-    db.execute("INSERT OR IGNORE INTO forks VALUES (?, ?)", (number, codec.encode(fork)))

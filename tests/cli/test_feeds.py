@@ -97,6 +97,7 @@ def sample() -> dict[str, Any]:
         ],
         "followers": 2,
         "fork": {"first": head, "second": {**head, "size": 7}},
+        "decision": {**head, "size": 3},
         "detail": EVIL,
     }
 
@@ -125,16 +126,19 @@ def test_show_says_it_in_words_and_nobody_can_fake_a_line() -> None:
         "not on this node", "2 nodes now", "1 message ", "2,000,000 messages", "from 1000000 on here",
         "all here", "none here", f"~{SHA1}", "1970-01-01 00:00:00 UTC", "owner", "mirror",
         "20,000 messages", "size unknown", "FORKED", "5 messages with root cdcd", "7 messages",
-        "kachery-p2p feed resolve",
+        "kachery-p2p feed resolve", "decided for the history with 3 messages",
     ):  # fmt: skip
         assert part in text, part
 
 
 def test_a_feed_that_nobody_has_is_shown_too() -> None:
-    nothing = {"subfeeds": [], "holders": [], "fork": None, "created": None, "detail": ""}
+    nothing = {
+        "subfeeds": [], "holders": [], "fork": None, "decision": None, "created": None, "detail": "",
+    }  # fmt: skip
     lines = describe(sample() | nothing)
     assert "subfeed    none known here" in lines
-    assert not [line for line in lines if line.startswith(("fork", "holder", "asked", "created"))]
+    absent = ("fork", "decision", "holder", "asked", "created")
+    assert not [line for line in lines if line.startswith(absent)]
 
 
 # --- without a node ------------------------------------------------------------------------------

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +11,6 @@ import pytest
 from kachery_p2p.protocol.errors import (
     AccessDenied,
     BadInput,
-    FeedForked,
     FeedReadOnly,
     NotAWriter,
     NotFound,
@@ -297,69 +294,6 @@ async def test_a_submission_waits_for_the_owner_to_come_back() -> None:
         await lab.stop("A")
         with pytest.raises(NotFound, match="offline"):
             await feed.submit("B", "never", timeout=0.5)
-
-
-# --- forks and backups ---------------------------------------------------------------------------
-
-
-def copy_state(lab_root: Path, name: str, to: Path) -> None:
-    shutil.copytree(lab_root / name / "state", to)
-
-
-async def restore(lab: object, name: str, backup: Path) -> None:
-    root = lab.root / name / "state"  # type: ignore[attr-defined]
-    shutil.rmtree(root)
-    shutil.copytree(backup, root)
-
-
-async def test_an_old_backup_takes_back_what_it_lacks_before_it_signs(tmp_path: Path) -> None:
-    async with laboratory() as lab:
-        feed = await Subfeed.create(lab)
-        await feed.append("A", 0, 1)
-        await lab.stop("A")
-        copy_state(lab.root, "A", tmp_path / "backup")
-        await lab.restart("A")
-        await feed.append("A", 2, 3)
-        assert await feed.read("B") == [0, 1, 2, 3]
-        await lab.announced("B")
-        await lab.stop("A")
-        await restore(lab, "A", tmp_path / "backup")
-        await lab.restart("A")
-        await lab.linked("A", "lab")
-        assert await feed.append("A", 4) == 4
-        assert await feed.read("A") == [0, 1, 2, 3, 4]
-        assert await feed.next("B", 4) == [4]
-
-
-async def test_two_histories_are_proven_kept_and_said_to_readers(tmp_path: Path) -> None:
-    async with laboratory("A", "B", "C") as lab:
-        feed = await Subfeed.create(lab)
-        await feed.append("A", 0, 1)
-        await lab.announced("A")
-        await lab.stop("A")
-        copy_state(lab.root, "A", tmp_path / "backup")
-        await lab.restart("A")
-        await feed.append("A", "one history", "longer")
-        assert await feed.read("B") == [0, 1, "one history", "longer"]
-        # The backup signs while nobody is there who could say that it is one.
-        await lab.stop("A")
-        await lab.stop("B")
-        await restore(lab, "A", tmp_path / "backup")
-        await lab.restart("A")
-        await lab.linked("A", "lab")
-        await feed.append("A", "another history")
-        assert await feed.read("C") == [0, 1, "another history"]
-        await lab.restart("B")
-        await lab.linked("B", "lab")
-        error = await feed.error("B", 4, wait=5.0)
-        assert isinstance(error, FeedForked)
-        shown = await lab.call("B", "feed.show", feed=feed.feed, subfeed=feed.where[1], timeout=1.0)
-        assert {shown["fork"]["first"]["size"], shown["fork"]["second"]["size"]} == {3, 4}
-        # It reaches the others, the owner included, which signs nothing more.
-        await until(lambda: lab["C"].feeds.store.info(*feed.where).fork is not None)
-        info = await lab["C"].feeds.info(feed.where)
-        assert info is not None
-        assert info.size == 3
 
 
 async def test_bad_input_is_refused_and_changes_nothing() -> None:

@@ -21,6 +21,8 @@ from kachery_p2p.protocol.errors import (
     ProtocolViolation,
 )
 from kachery_p2p.protocol.feed import Run, sign_head, subfeed_hash
+from kachery_p2p.protocol.feed_decision import sign_decision
+from kachery_p2p.protocol.feed_fork import make_fork
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.limits import (
     MAX_FEED_MESSAGE,
@@ -338,5 +340,42 @@ async def test_false_evidence_of_a_fork_is_a_forgery(lie: str) -> None:
         it.prove(evidence)
         error = await it.feed.error("B", 50, wait=5.0)
         assert isinstance(error, ForgedFeed), error
+        await it.unharmed()
+        await it.truth()
+
+
+# --- decisions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lie", ["another key", "another head", "another number", "another feed"])
+async def test_nobody_but_the_owner_decides_for_a_history(lie: str) -> None:
+    async with trap(held=50) as it:
+        head = it.served.head
+        other = sign_head(it.key, head.subfeed, head.size, b"r" * 32, head.timestamp)
+        key = NodeKey(b"h" * 32) if lie == "another key" else it.key
+        subfeed = subfeed_hash("other") if lie == "another feed" else head.subfeed
+        true = sign_decision(
+            key,
+            subfeed,
+            size=head.size,
+            root=other.root,
+            fork=make_fork(head, other),
+            now_ms=head.timestamp + 1,
+            last=None,
+        )
+        forged = {
+            "another key": replace(true, head=replace(true.head, feed=head.feed)),
+            "another head": replace(true, head=head),
+            "another number": replace(true, number=7),
+            "another feed": true,
+        }[lie]
+
+        async def say(it: Trap, link: Link, stream: Stream) -> None:
+            await send(stream, replace(news(it, head), decision=forged))
+
+        it.answer(say)
+        error = await it.feed.error("B", 50, wait=5.0)
+        kind = ProtocolViolation if lie == "another feed" else ForgedFeed
+        assert type(error) is kind, error
         await it.unharmed()
         await it.truth()

@@ -32,6 +32,7 @@ from kachery_p2p.protocol import (
     errors,
     feed,
     feed_access,
+    feed_decision,
     feed_fork,
     frames,
     gossip,
@@ -107,6 +108,10 @@ def _head(data: bytes) -> object:
     return feed.check_head(codec.decode(feed.Head, data))
 
 
+def _decision(data: bytes) -> object:
+    return feed_decision.check_decision(codec.decode(feed_decision.Decision, data))
+
+
 def _fork(data: bytes) -> object:
     return feed_fork.check_fork(codec.decode(feed_fork.Fork, data))
 
@@ -165,6 +170,7 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[type[KacheryError], .
     "feed.parse_feed_uri": (_text(feed.parse_feed_uri), (errors.BadUri,)),
     "feed.unpack_texts": (lambda data: feed.unpack_texts(data, 1), (V,)),
     "feed_access.AccessRules.parse": (_rules, (V, B)),
+    "feed_decision.check_decision": (_decision, (V, errors.ForgedFeed)),
     "feed_fork.check_fork": (_fork, (V, errors.ForgedFeed)),
     "frames.decode_header": (frames.decode_header, (V,)),
     "document.check_label": (_text(document.check_label), (B,)),
@@ -195,8 +201,8 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[type[KacheryError], .
     "uri.parse_uri": (_text(uri.parse_uri), (errors.BadUri,)),
 }
 _MODULES = (
-    admission, invitation, frames, methods, local, announcements, feed, feed_fork, task, task_messages,
-    task_result,
+    admission, invitation, frames, methods, local, announcements, feed, feed_decision, feed_fork, task,
+    task_messages, task_result,
 )  # fmt: skip
 for _module in _MODULES:
     for _name, _kind in vars(_module).items():

@@ -10,6 +10,7 @@ import pytest
 from kachery_p2p.protocol import codec, methods
 from kachery_p2p.protocol.errors import ProtocolViolation
 from kachery_p2p.protocol.feed import Head, Run
+from kachery_p2p.protocol.feed_decision import Decision
 from kachery_p2p.protocol.feed_fork import Fork
 from kachery_p2p.protocol.limits import MAX_HOLDERS, MAX_QUERY_KEYS
 
@@ -40,6 +41,7 @@ SAMPLES: list[Any] = [
     methods.FeedFollow(CHANNEL, NODE, SHA1, 7, None, False),
     methods.FeedPart(True, 0, 7, [Run(2, 1_000, NODE)], [b"p" * 32], [], HEAD, None),
     methods.FeedPart(False, 0, 7, [], [], [], None, Fork(HEAD, HEAD, b"", [])),
+    methods.FeedPart(False, 0, 7, [], [], [], None, None, Decision(1, HEAD, b"s" * 64)),
     methods.FeedSubmit(CHANNEL, NODE, SHA1, "primes", b"x" * 16),
     methods.FeedTexts(3),
     methods.FeedNumbers(7, 3),

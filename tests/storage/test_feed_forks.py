@@ -51,10 +51,6 @@ def test_two_histories_stop_a_log(store):
         history.give(store, 30, 40)
     assert dump(store) == before
     assert store.read(FEED, SUB, 0, **ALL).texts == texts(0, 30)
-    assert store.forget_fork(FEED, SUB)
-    assert not store.forget_fork(FEED, SUB)
-    assert store.info(FEED, SUB).fork is None
-    assert history.give(store, 30, 40) == 40
 
 
 def test_a_fork_of_a_log_that_is_not_held_is_remembered(store):
@@ -193,5 +189,5 @@ def test_a_fork_of_ones_own_is_resolved_by_going_on(store):
     store.record_fork(make_fork(done.head, other.head(9), other.leaves[4], proof))
     with pytest.raises(FeedForked):
         append(store, [b"1"])
-    assert store.forget_fork(FEED, SUB)
+    assert store.decide(FEED, SUB, 1) is not None
     assert append(store, [b"1"]).first == 5
