@@ -405,13 +405,14 @@ class Feeds:
         """Keep the proof that a feed's owner signed two histories; False if the owner has decided
         since which of them counts. Raises ForgedFeed."""
         await self._hold(fork.first.feed)
-        forked = await self._disk(self.store.record_fork, fork, source)
+        log = (fork.first.feed, fork.first.subfeed)
+        forked = await self._weigh(log, lambda: self.store.record_fork(fork, source))
         if forked:
             self.context.warn(
                 f"feed {fork.first.feed.hex()[:8]} was signed with two histories; it takes nothing "
                 "more until its owner decides"
             )
-        self._changed((fork.first.feed, fork.first.subfeed))
+        self._changed(log)
         return forked
 
     async def decide(self, log: Log) -> bool:
@@ -425,10 +426,30 @@ class Feeds:
     async def take_decision(self, decision: Decision, source: str) -> bool:
         """An owner has decided which history counts; whether that is new. Raises ForgedFeed."""
         await self._hold(decision.head.feed)
-        new = await self._disk(self.store.take_decision, decision, source)
+        log = (decision.head.feed, decision.head.subfeed)
+        new = await self._weigh(log, lambda: self.store.take_decision(decision, source))
         if new:
-            self._changed((decision.head.feed, decision.head.subfeed))
+            self._changed(log)
         return new
+
+    async def _weigh(self, log: Log, work: Callable[[], bool]) -> bool:
+        """Do what may empty a mirror. Who has read what does not count any more should be able to find
+        out."""
+
+        def weigh() -> tuple[int, bool]:
+            before = self.store.info(*log)
+            result = work()
+            after = self.store.info(*log)
+            emptied = before is not None and after is not None and not after.size
+            return before.size if before is not None and emptied else 0, result
+
+        gone, result = await self._disk(weigh)
+        if gone:
+            self.context.warn(
+                f"feed {log[0].hex()[:8]}: {gone} messages of a subfeed were of a history that its "
+                "owner decided against; it is read anew"
+            )
+        return result
 
     def _changed(self, log: Log) -> None:
         """Not by messages that came at its end."""

@@ -79,6 +79,10 @@ def fork_at(lab: Lab, node: str, feed: Subfeed) -> Any:
     return None if info is None else info.fork
 
 
+def warnings(lab: Lab, node: str) -> list[str]:
+    return [text for _, text in lab[node].context.warnings]
+
+
 async def read_in_the_end(feed: Subfeed, node: str, wanted: list[Any]) -> None:
     """Somebody reads until it is there: what was decided comes by itself, and soon."""
     found: Any = None
@@ -116,6 +120,8 @@ async def test_what_the_owner_decides_reaches_everybody_and_the_feed_goes_on(
         assert await lab.call("A", "feed.resolve", **log) == {"resolved": False}
         history = [0, 1, "another history"]
         await read_in_the_end(feed, "B", history)
+        assert any("4 messages" in text for text in warnings(lab, "B")), "who read them can know"
+        assert not any("messages of a subfeed" in text for text in warnings(lab, "C"))
         await feed.append("A", "after")
         history.append("after")
         await read_in_the_end(feed, "B", history)
