@@ -37,10 +37,10 @@ from kachery_p2p.protocol.invitation import is_invitation
 from kachery_p2p.protocol.limits import DIAL_SECONDS, PROTOCOL_VERSION
 from kachery_p2p.protocol.roles import PROXY, parse_roles
 
-from .api import LiveCall
 from .call_table import CallTable, Nothing
 from .context import SOFTWARE
 from .link import Link
+from .live_call import LiveCall
 from .opening import handshake
 
 if TYPE_CHECKING:

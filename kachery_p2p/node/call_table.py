@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from .api import Later, LiveCall
+from .live_call import Later, LiveCall
 
 Call = Callable[[Any, LiveCall], Coroutine[Any, Any, Any] | Later]
 """Does one call: its parameters, and who waits for it."""

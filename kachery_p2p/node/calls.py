@@ -52,11 +52,11 @@ from kachery_p2p.protocol.limits import LOCAL_PIECE, MAX_CALL_SECONDS, MAX_FILE,
 from kachery_p2p.storage.blobs import Blob
 from kachery_p2p.storage.writer import Stored
 
-from .api import Later, LiveCall
 from .call_table import CallTable, Nothing
 from .doctor_calls import DoctorCalls
 from .feed_calls import FeedCalls
 from .invitation_calls import InvitationCalls
+from .live_call import Later, LiveCall
 from .lookup import Found
 from .status_calls import StatusCalls
 from .task_calls import TaskCalls

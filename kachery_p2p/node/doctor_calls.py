@@ -42,9 +42,9 @@ from kachery_p2p.protocol.things import Thing, provide_role
 from kachery_p2p.storage.blobs import Blob
 from kachery_p2p.storage.disk import create, disk_errors, remove, temporary_path, write_all
 
-from .api import LiveCall
 from .call_table import CallTable, Nothing
 from .feed_reader import Wanted
+from .live_call import LiveCall
 from .lookup import Found
 from .sources import Source
 

@@ -63,10 +63,10 @@ from kachery_p2p.protocol.methods import FeedNumbers
 from kachery_p2p.storage.feed_log import Log, LogInfo
 from kachery_p2p.storage.feeds import FeedRow
 
-from .api import Later, LiveCall
 from .call_table import CallTable, Nothing
 from .feed_proofs import Proofs, held_proofs
 from .feed_reader import Wanted
+from .live_call import Later, LiveCall
 
 if TYPE_CHECKING:
     from .node import Node

@@ -14,39 +14,26 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from kachery_p2p.protocol import codec, things
+from kachery_p2p.protocol import things
 from kachery_p2p.protocol.errors import (
     FeedForked,
-    ForgedFeed,
     KacheryError,
     NotFound,
-    ProtocolViolation,
     RemoteError,
-    Unreachable,
 )
 from kachery_p2p.protocol.feed import (
-    ALGORITHM,
-    Head,
     Slice,
-    check_head,
-    leaf_hashes,
-    unpack_texts,
 )
 from kachery_p2p.protocol.feed_decision import Decision
-from kachery_p2p.protocol.frontier import Frontier
 from kachery_p2p.protocol.limits import (
     FEED_IDLE_SECONDS,
-    FEED_SILENCE_SECONDS,
     MAX_FEED_MESSAGES,
     MAX_FOLLOWED,
-    STALL_SECONDS,
 )
-from kachery_p2p.protocol.methods import FEED_FOLLOW, FeedFollow, FeedPart
 from kachery_p2p.protocol.plan import Holder
-from kachery_p2p.protocol.tree import ProofError
-from kachery_p2p.storage.feed_intake import OLDER_THAN_THE_DECISION
 from kachery_p2p.storage.feed_log import Log, LogInfo
 
+from .feed_fetch import fetch_messages
 from .feed_proofs import Proofs, asked_proofs
 from .feeds import Feeds
 from .follower import Follower, Roads
@@ -251,11 +238,11 @@ class FeedReader:
         def hear() -> None:
             # News for who has all that came before it: no task need be woken for that.
             nonlocal position, heard
-            newest = self._feeds.newest(where, position) if idle else None
-            if newest is None or not offer(newest):
+            newest = self._feeds.newest.serve(where, position) if idle else None
+            if newest is None or not offer(newest.slice):
                 bell.set()
             else:
-                position, heard = newest.stop, loop.time()
+                position, heard = newest.slice.stop, loop.time()
 
         with (
             contextlib.ExitStack() as stack,
@@ -309,7 +296,7 @@ class FeedReader:
 
     async def _check(self, wanted: Wanted, follower: Follower | None, *, last: bool) -> None:
         """There is nothing to read: is there a reason that the caller should hear?"""
-        held = self._feeds.ends_at(*wanted)
+        held = self._feeds.newest.ends_at(*wanted)
         if not held:
             info: LogInfo | None = await self._feeds.info(wanted.where)
             held = info is not None
@@ -328,9 +315,18 @@ class FeedReader:
         self, wanted: Wanted, most: int, follower: Follower, decision: Decision | None
     ) -> Slice | None:
         """Messages that come before the part that is held here, for the caller alone."""
-        return await self._of_holders(
-            wanted.where, follower, lambda holder: self._fetch_from(holder, wanted, most, decision)
-        )
+
+        async def fetch(holder: Holder) -> Slice:
+            return await fetch_messages(
+                await self._roads.link_to(holder),
+                holder,
+                *wanted,
+                most,
+                decision=decision,
+                workers=self._feeds.context.workers,
+            )
+
+        return await self._of_holders(wanted.where, follower, fetch)
 
     async def prove(self, where: Log, slice: Slice, *, channel: bytes | None) -> Proofs:
         """Proofs of messages that are not held here. Raises as :meth:`read`, and BadInput."""
@@ -359,62 +355,3 @@ class FeedReader:
             raise errors[-1]
         title = things.subfeed(*where).title
         raise follower.failure or NotFound(what=title, detail="nobody connected has its beginning")
-
-    async def _fetch_from(
-        self, holder: Holder, wanted: Wanted, most: int, decision: Decision | None
-    ) -> Slice:
-        feed, subfeed = wanted.where
-        stop = min(wanted.position + most, MAX_FEED_MESSAGES)
-        params = FeedFollow(holder.channel, feed, subfeed, wanted.position, stop, False)
-        link = await self._roads.link_to(holder)
-        stream = link.open(FEED_FOLLOW, codec.plain(params))
-        head: Head | None = None
-        patience = FEED_SILENCE_SECONDS
-        try:
-            while True:
-                async with asyncio.timeout(patience):
-                    item = await stream.receive()
-                if item is None:
-                    raise NotFound(
-                        what=things.subfeed(*wanted.where).title,
-                        detail=f"{name_of(holder)} has not got message {wanted.position}",
-                    )
-                patience = STALL_SECONDS
-                meta, body, _ = item
-                part = codec.convert(FeedPart, meta)
-                head = part.head or head
-                if not part.runs or head is None:
-                    continue
-                if decision is not None and decision.is_after(head):
-                    title = things.subfeed(*wanted.where).title
-                    raise NotFound(what=title, detail=OLDER_THAN_THE_DECISION)
-                data = await stream.open_body(body)
-                return await self._feeds.context.workers.disk(
-                    _proven, wanted, stop, part, head, data, name_of(holder)
-                )
-        except TimeoutError:
-            raise Unreachable(what=name_of(holder), reason=f"silent for {patience:g} s") from None
-        finally:
-            stream.end()
-
-
-def _proven(
-    wanted: Wanted, stop: int, part: FeedPart, head: Head, data: bytes, source: str
-) -> Slice:
-    """The messages, if they are what the owner signed, with nothing to compare them to here."""
-    texts = unpack_texts(data, sum(run.count for run in part.runs))
-    slice = Slice(part.start, part.runs, texts)
-    asked = (head.feed, head.subfeed) == wanted.where
-    if not asked or slice.start != wanted.position or slice.stop > stop:
-        raise ProtocolViolation(reason="messages that were not asked for")
-    check_head(head, source)
-    try:
-        frontier = Frontier(ALGORITHM, slice.start, part.peaks)
-        frontier.extend(leaf_hashes(slice))
-        fits = frontier.root_within(head.size, part.right) == head.root
-    except (ProofError, ValueError):
-        fits = False
-    if not fits:
-        what = f"Messages {slice.start}-{slice.stop} of feed {head.feed.hex()}"
-        raise ForgedFeed(what=what, source=source, reason="they do not lead to the signed root")
-    return slice

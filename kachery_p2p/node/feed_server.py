@@ -36,9 +36,11 @@ from kachery_p2p.protocol.methods import (
 )
 from kachery_p2p.storage.feed_log import Log, LogInfo
 
-from .feeds import Feeds, Served, may_leave
+from .feed_offers import may_leave
+from .feeds import Feeds
 from .link import Link
 from .network import Network
+from .newest_messages import Served
 from .own_feeds import OwnFeeds
 from .stream import Stream
 
@@ -168,7 +170,10 @@ class _Sending:
                 finally:
                     self._idle = False
                 bell.clear()
-                if self._params.quiet or self._feeds.newest(self._where, self._position) is None:
+                if (
+                    self._params.quiet
+                    or self._feeds.newest.serve(self._where, self._position) is None
+                ):
                     await self._say_state()
 
     async def _send_all(self) -> bool:
@@ -187,7 +192,7 @@ class _Sending:
             if served is None:
                 return False
             await self._send(served)
-            if params.stop is None and self._feeds.ends_at(self._where, self._position):
+            if params.stop is None and self._feeds.newest.ends_at(self._where, self._position):
                 return False  # without a look at the disk for more
         return False
 
@@ -195,7 +200,7 @@ class _Sending:
         """Send what is new, if it continues what was sent and there is room for it; whether it did."""
         if self._params.quiet or self._params.stop is not None or self._first:
             return False
-        served = self._feeds.serve_newest(self._where, self._position)
+        served = self._feeds.newest.serve(self._where, self._position)
         if served is None or not self._stream.offer(*self._frame(served)):
             return False
         self._sent(served)

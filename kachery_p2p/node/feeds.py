@@ -13,82 +13,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 from kachery_p2p.protocol import things
-from kachery_p2p.protocol.blinding import FEED_CONTEXT, FEED_OWNER_CONTEXT
 from kachery_p2p.protocol.feed import Head, Slice, subfeed_hash
 from kachery_p2p.protocol.feed_decision import Decision
 from kachery_p2p.protocol.feed_fork import Fork
 from kachery_p2p.protocol.limits import (
     MAX_FEED_MESSAGES,
     MAX_FOLLOWED,
-    MAX_RECENT_BYTES,
-    MAX_RECENT_LOGS,
     MAX_SLICE,
 )
 from kachery_p2p.protocol.methods import FeedNumbers
-from kachery_p2p.protocol.things import Thing, ThingKind
+from kachery_p2p.protocol.things import Thing
 from kachery_p2p.storage.feed_append import Append
 from kachery_p2p.storage.feed_intake import Incoming
-from kachery_p2p.storage.feed_log import Log, LogInfo, drop_first
+from kachery_p2p.storage.feed_log import Log, LogInfo
 from kachery_p2p.storage.feeds import FeedStore
 
 from .appender import Appender, are_few
 from .context import Context
+from .newest_messages import NewestMessages, Served
 
 _log = logging.getLogger(__name__)
-
-
-class Served(NamedTuple):
-    """Some messages, with what proves them under ``head``."""
-
-    slice: Slice
-    peaks: list[bytes]
-    right: list[bytes]
-    head: Head
-
-
-class _Recent(NamedTuple):
-    """The newest messages of a log; they end where ``head`` does."""
-
-    slice: Slice
-    head: Head
-
-
-class FeedOffers:
-    """The feeds that a node can offer, as :class:`~kachery_p2p.node.announcer.Offers`."""
-
-    kind: ThingKind = "feeds"
-    contexts = frozenset({FEED_CONTEXT, FEED_OWNER_CONTEXT})
-
-    def __init__(self, store: FeedStore) -> None:
-        self._store = store
-
-    def scan(self) -> Iterator[Thing]:
-        for row in self._store.feeds():
-            if row.writable:
-                yield things.feed_owner(row.feed)
-        for feed, subfeed, info in self._store.logs():
-            if info.head is not None:
-                yield things.subfeed(feed, subfeed)
-
-    def may_leave(self, thing: Thing, channel: bytes) -> bool:
-        feed, subfeed = thing.identifier[:32], thing.identifier[32:]
-        return may_leave(self._store, (feed, subfeed), channel)
-
-
-def may_leave(store: FeedStore, log: Log, channel: bytes) -> bool:
-    """Whether a log may go out on a channel: one's own, or one that was fetched there.
-
-    Reads the disk: for a worker thread.
-    """
-    if store.key(log[0]) is not None:
-        return True
-    info = store.info(*log)
-    return info is not None and channel.hex() in info.channels
 
 
 class Feeds:
@@ -110,7 +57,7 @@ class Feeds:
         self._names: dict[Log, str] = {}
         """What local readers call the subfeeds of others."""
         self._listeners: dict[Log, dict[Callable[[], object], None]] = {}
-        self._recent: OrderedDict[Log, _Recent] = OrderedDict()
+        self.newest = NewestMessages()
         self._told: set[tuple[Log, frozenset[str]]] = set()
         self._own: dict[bytes, bool] = {}
         """Whether a feed's key lies here, as far as anybody asked."""
@@ -181,11 +128,11 @@ class Feeds:
     async def read(self, log: Log, start: int, most: int) -> Slice | None:
         """At most ``most`` messages from ``start`` on that fit one frame; None if none are held."""
         await self._appender.told(log)
-        if self.ends_at(log, start):
+        if self.newest.ends_at(log, start):
             return Slice(start, [], [])
-        newest = self.newest(log, start)
-        if newest is not None and len(newest.texts) <= most:
-            return newest
+        newest = self.newest.serve(log, start)
+        if newest is not None and len(newest.slice.texts) <= most:
+            return newest.slice
 
         def work() -> Slice | None:
             info = self.store.info(*log)
@@ -205,7 +152,7 @@ class Feeds:
         ``peaks``: with the frontier at ``start``, which who has what comes before it does not need.
         """
         await self._appender.told(log)
-        newest = None if peaks or stop is not None else self.serve_newest(log, start)
+        newest = None if peaks or stop is not None else self.newest.serve(log, start)
         if newest is not None:
             return newest
         most = MAX_FEED_MESSAGES if stop is None else stop - start
@@ -220,37 +167,6 @@ class Feeds:
 
         await self.in_store(log)
         return await self._disk(work)
-
-    def serve_newest(self, log: Log, position: int) -> Served | None:
-        """As :meth:`newest`, for another node that has what comes before."""
-        recent = self._newest(log, position)
-        return None if recent is None else Served(recent.slice, [], [], recent.head)
-
-    def newest(self, log: Log, position: int) -> Slice | None:
-        """The newest messages, from ``position`` on, if all of these are in memory."""
-        recent = self._newest(log, position)
-        return None if recent is None else recent.slice
-
-    def ends_at(self, log: Log, position: int) -> bool:
-        """Whether it is clear without a look at the disk that a log, on which there is no fork, ends
-        here. It may have grown: then its bell has not rung yet."""
-        recent = self._recent.get(log)
-        return recent is not None and recent.slice.stop == position
-
-    def _newest(self, log: Log, start: int) -> _Recent | None:
-        recent = self._recent.get(log)
-        if recent is None or not recent.slice.start <= start < recent.slice.stop:
-            return None
-        if start > recent.slice.start:
-            recent = _Recent(drop_first(recent.slice, start - recent.slice.start), recent.head)
-        return recent
-
-    def _remember(self, log: Log, slice: Slice, head: Head) -> None:
-        self._recent.pop(log, None)
-        if slice.stop == head.size and sum(map(len, slice.texts)) <= MAX_RECENT_BYTES:
-            self._recent[log] = _Recent(slice, head)
-            while len(self._recent) > MAX_RECENT_LOGS:
-                self._recent.popitem(last=False)
 
     # --- changes -----------------------------------------------------------------------------
 
@@ -270,7 +186,7 @@ class Feeds:
         self._own.pop(feed, None)
         self._withdraw(things.feed_owner(feed))
         for log in logs:
-            self._recent.pop(log, None)
+            self.newest.forget(log)
             self._withdraw(things.subfeed(*log))
             self._told = {told for told in self._told if told[0] != log}
             self.ring(log)
@@ -339,7 +255,7 @@ class Feeds:
         if not self._stores[log]:
             del self._stores[log]
         if storing.cancelled() or storing.exception() is not None:
-            self._recent.pop(log, None)
+            self.newest.forget(log)
             self.ring(log)
 
     async def _stored(self, log: Log) -> None:
@@ -348,9 +264,7 @@ class Feeds:
             await asyncio.wait(set(self._stores[log]))
 
     def _on_appended(self, log: Log, slice: Slice, head: Head) -> None:
-        self._recent.pop(log, None)
-        if slice.texts:
-            self._remember(log, slice, head)
+        self.newest.remember(log, slice, head)
         self._tell(log, frozenset())
         self.ring(log)
 
@@ -383,7 +297,7 @@ class Feeds:
                 heard = self.store.follows(checked)
                 if heard:
                     # Who reads them need not wait for our disk: they can be fetched again.
-                    self._remember(log, slice, head)
+                    self.newest.remember(log, slice, head)
                     self.ring(log)
                     size = await self._store(log, checked)
                 else:
@@ -391,12 +305,12 @@ class Feeds:
             else:
                 size = await self._disk(lambda: self.store.extend(incoming()))
         except BaseException:
-            self._recent.pop(log, None)
+            self.newest.forget(log)
             self.ring(log)
             raise
         if not heard:
             if slice.texts and size == slice.stop:
-                self._remember(log, slice, head)
+                self.newest.remember(log, slice, head)
             self.ring(log)
         self._tell(log, frozenset([channel.hex()]))
         return size
@@ -453,7 +367,7 @@ class Feeds:
 
     def _changed(self, log: Log) -> None:
         """Not by messages that came at its end."""
-        self._recent.pop(log, None)
+        self.newest.forget(log)
         self.ring(log)
 
     def _tell(self, log: Log, channels: frozenset[str]) -> None:

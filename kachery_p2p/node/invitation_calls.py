@@ -27,8 +27,8 @@ from kachery_p2p.protocol.limits import INVITATION_SECONDS
 from kachery_p2p.protocol.roles import ROLES, parse_roles
 from kachery_p2p.storage.invitations import InvitationRow
 
-from .api import LiveCall
 from .call_table import CallTable, OnChannel
+from .live_call import LiveCall
 
 if TYPE_CHECKING:
     from .node import Node

@@ -44,10 +44,11 @@ from .config import Config
 from .context import Context
 from .documents import Documents
 from .downloader import Downloader
+from .feed_offers import FeedOffers
 from .feed_reader import FeedReader
 from .feed_server import FeedServer
 from .feed_submitter import FeedSubmitter
-from .feeds import FeedOffers, Feeds
+from .feeds import Feeds
 from .follower import Roads
 from .invitations import Invitations
 from .joining import Joining

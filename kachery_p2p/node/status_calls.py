@@ -50,9 +50,9 @@ from kachery_p2p.protocol.limits import (
 from kachery_p2p.protocol.roles import PROXY
 from kachery_p2p.storage.feed_log import Log
 
-from .api import LiveCall
 from .call_table import CallTable, Nothing
 from .link import Link
+from .live_call import LiveCall
 from .storage_usage import StorageUsage
 from .task_jobs import Backend, Job
 from .task_requests import Request

@@ -46,8 +46,8 @@ from kachery_p2p.protocol.task_messages import TaskNews, make_news
 from kachery_p2p.protocol.task_result import sign_result
 from kachery_p2p.storage.tasks import ActionEnd
 
-from .api import LiveCall
 from .call_table import CallTable
+from .live_call import LiveCall
 from .task_jobs import Backend, Job
 from .task_requests import Request, RequestState
 from .task_server import LARGE_KWARGS

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from kachery_p2p.node import feed_reader as reader_module
+from kachery_p2p.node import feed_fetch as fetch_module
 from kachery_p2p.node import follower as follower_module
 from kachery_p2p.node.link import Link
 from kachery_p2p.node.stream import Stream
@@ -24,7 +24,7 @@ from .hostile_holder import Say, Trap, everything, news, part, runs_of, send, tr
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence is silence after a moment."""
-    for module in (follower_module, reader_module):
+    for module in (follower_module, fetch_module):
         monkeypatch.setattr(module, "FEED_SILENCE_SECONDS", 0.3)
 
 
