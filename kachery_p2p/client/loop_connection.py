@@ -118,7 +118,7 @@ class LoopConnection:
                 while call.items:
                     item = call.items.popleft()
                     yield item.meta, item.data
-                    owed += local.item_cost(item)
+                    owed += local.item_cost(item.data)
                     if owed >= _GRANT_BYTES and self.alive:
                         self._socket.send(local.Granted(number, owed))
                         owed = 0

@@ -114,32 +114,32 @@ class FramedSocket:
         """The peer has more to read than it should."""
         return self._queued > LOCAL_QUEUE
 
-    def send(
-        self, message: local.Message, descriptor: int | None = None, *, soon: bool = False
-    ) -> None:
+    def send(self, message: local.Message, descriptor: int | None = None) -> None:
         """Queue a message; a descriptor is duplicated by the kernel when it leaves.
-
-        Args:
-            soon: more of the kind may follow at once: the first leaves now, so that the peer wakes up,
-                the others together.
 
         Raises:
             BadInput: it is too large for a frame, or cannot be packed.
             LinkClosed: the socket is closed.
         """
-        frame = local.encode_message(message)
+        self._queue(local.encode_message(message), descriptor)
+        if not self._writing:
+            self._flush()
+
+    def send_soon(self, frame: bytes) -> None:
+        """Send an encoded message together with others that come before the loop's next turn: the peer
+        wakes up once for all of them. Raises LinkClosed."""
+        self._queue(frame, None)
+        if not self._writing and not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush_together)
+
+    def _queue(self, frame: bytes, descriptor: int | None) -> None:
         if self.closed:
             raise LinkClosed(peer="the local node", reason="it closed the connection")
         self._out.append((memoryview(frame), descriptor))
         self._queued += len(frame)
-        if self._writing or (soon and self._flushing):
-            return
-        self._flush()
-        if soon:
-            self._flushing = True
-            self._loop.call_soon(self._flush_others)
 
-    def _flush_others(self) -> None:
+    def _flush_together(self) -> None:
         self._flushing = False
         if self._out and not self._writing:
             self._flush()

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from kachery_p2p.protocol import codec
+from kachery_p2p.protocol import codec, local
 from kachery_p2p.protocol.errors import BadInput, FeedReadOnly, ProtocolViolation, UnknownFeed
 from kachery_p2p.protocol.feed import (
     FeedId,
@@ -152,6 +152,7 @@ class FeedCalls:
         self._feeds = node.feeds
         self._store = node.feeds.store
         self._disk = node.context.workers.disk
+        self._last_packed: tuple[Slice, local.PackedItem] | None = None
 
     def calls(self) -> CallTable:
         return {
@@ -287,11 +288,18 @@ class FeedCalls:
             self._feeds.note_name(where, params.name)
         return where, self._channel(params.channel)
 
+    def _packed(self, slice: Slice) -> local.PackedItem:
+        """As an item; new messages go to all who wait for them, so it is kept until the next."""
+        if self._last_packed is None or self._last_packed[0] is not slice:
+            item = local.pack_item([slice.start, len(slice.texts)], pack_texts(slice.texts))
+            self._last_packed = (slice, item)
+        return self._last_packed[1]
+
     async def _stream(self, params: _Stream, live: LiveCall) -> Any:
         where, channel = self._source(params)
 
         def offer(slice: Slice) -> bool:
-            return live.offer([slice.start, len(slice.texts)], pack_texts(slice.texts))
+            return live.offer(self._packed(slice))
 
         await self._node.feed_reader.stream(
             Wanted(where, params.position),

@@ -83,14 +83,13 @@ class LiveCall:
         await self._connection.socket.drained()
         self._connection.socket.send(local.Chunk(self._number, data))
 
-    def offer(self, meta: Any, data: bytes) -> bool:
+    def offer(self, packed: local.PackedItem) -> bool:
         """Send one of many results, if the client has room for it; whether it has."""
         socket = self._connection.socket
         if self._credit <= 0 or socket.backed_up or socket.closed:
             return False
-        item = local.Item(self._number, meta, data)
-        self._credit -= local.item_cost(item)
-        socket.send(item, soon=True)
+        self._credit -= packed.cost
+        socket.send_soon(local.encode_item(self._number, packed))
         return True
 
     async def room(self) -> None:

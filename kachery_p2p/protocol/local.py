@@ -31,7 +31,7 @@ more than one frame beyond what it was fed last, and looks at a length before it
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
@@ -40,6 +40,8 @@ from .codec import Buffer
 from .errors import BadInput, ProtocolViolation
 
 LENGTH_BYTES: Final = 4
+_ITEM_HEADER: Final = bytes([0x90 | 4, 16])
+"""In msgpack: an array of four, of which the first is Item's tag."""
 
 CallId = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 """Chosen by the client; 0 is the connection itself."""
@@ -136,9 +138,16 @@ class Item(msgspec.Struct, frozen=True, array_like=True, tag=16):
     data: bytes
 
 
-def item_cost(item: Item) -> int:
-    """The credit that an item takes, in bytes."""
-    return len(item.data) + limits.LOCAL_ITEM_OVERHEAD
+def item_cost(data: bytes) -> int:
+    """The credit that an item with such data takes, in bytes."""
+    return len(data) + limits.LOCAL_ITEM_OVERHEAD
+
+
+class PackedItem(NamedTuple):
+    """What is the same in the items that carry one result to many calls; made by :func:`pack_item`."""
+
+    tail: bytes
+    cost: int
 
 
 ClientMessage = Greeting | Call | Piece | Finish | CancelCall | Granted
@@ -172,6 +181,10 @@ def encode_frame(value: Any) -> bytes:
         packed = codec.encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BadInput(what="message to the node", reason=f"cannot be sent: {error}") from error
+    return _framed(packed)
+
+
+def _framed(packed: bytes) -> bytes:
     if len(packed) > limits.MAX_LOCAL_FRAME:
         most = limits.MAX_LOCAL_FRAME
         reason = f"it takes {len(packed)} bytes, more than the {most} that fit into one frame"
@@ -182,6 +195,20 @@ def encode_frame(value: Any) -> bytes:
 def encode_message(message: Message) -> bytes:
     """One message as a frame, ready to be sent. Raises like :func:`encode_frame`."""
     return encode_frame(message)
+
+
+def pack_item(meta: Any, data: bytes) -> PackedItem:
+    """A result that is to go to several calls. ``meta`` is plain."""
+    return PackedItem(codec.pack(meta) + codec.pack(data), item_cost(data))
+
+
+def encode_item(number: int, packed: PackedItem) -> bytes:
+    """``Item(number, meta, data)`` as a frame, as :func:`encode_message` has it.
+
+    Raises:
+        BadInput: it is longer than ``limits.MAX_LOCAL_FRAME``.
+    """
+    return _framed(_ITEM_HEADER + codec.pack(number) + packed.tail)
 
 
 def decode_message(value: Any) -> Message:

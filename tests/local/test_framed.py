@@ -55,7 +55,10 @@ async def _send_and_compare(sent: list[tuple[int, str, bool]]) -> None:
         for number, (size, how, turn) in enumerate(sent):
             riding = write_end if how == "descriptor" else None
             call = local.Call(number, "m", {"data": bytes(size)}, int(riding is not None))
-            writer.send(call, riding, soon=how == "soon")
+            if how == "soon":
+                writer.send_soon(local.encode_message(call))
+            else:
+                writer.send(call, riding)
             wanted.append((number, size, None if riding is None else os.fstat(riding).st_ino))
             if turn:
                 await asyncio.sleep(0)
@@ -78,14 +81,15 @@ async def test_what_follows_soon_leaves_together() -> None:
     one = local.encode_message(local.Finish(1))
     try:
         for _ in range(5):
-            framed.send(local.Finish(1), soon=True)
-        assert theirs.recv(1000) == one, "the first wakes the peer up"
+            framed.send_soon(one)
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1000)
         await asyncio.sleep(0)
-        assert theirs.recv(1000) == 4 * one
-        framed.send(local.Finish(1), soon=True)
-        assert theirs.recv(1000) == one
-        framed.send(local.Finish(1))
-        assert theirs.recv(1000) == one, "what is urgent does not wait for anything"
+        assert theirs.recv(1000) == 5 * one, "the peer wakes up once"
+        framed.send_soon(one)
+        framed.send(local.Finish(2))
+        both = one + local.encode_message(local.Finish(2))
+        assert theirs.recv(1000) == both, "what is urgent waits for nothing, and overtakes nothing"
     finally:
         framed.close()
         theirs.close()
@@ -95,11 +99,11 @@ async def test_a_socket_that_closes_with_messages_to_come_sends_nothing_more() -
     ours, theirs = socket.socketpair()
     errors: list[KacheryError | None] = []
     framed = FramedSocket(ours, lambda message: None, errors.append)
-    framed.send(local.Finish(1), soon=True)
-    framed.send(local.Finish(2), soon=True)
+    framed.send_soon(local.encode_message(local.Finish(1)))
+    framed.send_soon(local.encode_message(local.Finish(2)))
     framed.close()
     await asyncio.sleep(0)
     assert errors == [None]
     with pytest.raises(LinkClosed):
-        framed.send(local.Finish(3), soon=True)
+        framed.send_soon(local.encode_message(local.Finish(3)))
     theirs.close()

@@ -355,14 +355,14 @@ async def test_items_come_as_far_as_the_client_has_granted_them() -> None:
         while owed < LOCAL_ITEM_CREDIT:
             item = await slow.until(local.Item)
             assert item.meta[0] == taken
-            taken, owed = taken + item.meta[1], owed + local.item_cost(item)
+            taken, owed = taken + item.meta[1], owed + local.item_cost(item.data)
         assert owed <= LOCAL_ITEM_CREDIT + 2 * MAX_SLICE
         assert isinstance(await slow.call(2, "info"), local.Answer), "there was nothing before it"
         while taken < total:
             await slow.send(local.Granted(1, owed))
             item = await slow.until(local.Item)
             assert item.meta[0] == taken
-            taken, owed = taken + item.meta[1], local.item_cost(item)
+            taken, owed = taken + item.meta[1], local.item_cost(item.data)
         await slow.send(local.CancelCall(1), local.Granted(1, owed), local.Granted(99, 1))
         assert (await slow.until(local.Failure)).code == "cancelled"
         assert not node.feeds._listeners

@@ -40,6 +40,21 @@ def test_every_message_survives_the_wire(message: local.Message) -> None:
     assert local.decode_message(value) == message
 
 
+@given(number=st.integers(1, 2**53), start=st.integers(0, 1 << 40), data=st.binary(max_size=300))
+def test_an_item_that_is_packed_once_is_the_same_for_each_call(
+    number: int, start: int, data: bytes
+) -> None:
+    packed = local.pack_item([start, 1], data)
+    item = local.Item(number, [start, 1], data)
+    assert local.encode_item(number, packed) == local.encode_message(item)
+    assert packed.cost == local.item_cost(data)
+
+
+def test_an_item_that_fits_no_frame_is_refused() -> None:
+    with pytest.raises(BadInput, match="fit into one frame"):
+        local.encode_item(1, local.pack_item(None, bytes(limits.MAX_LOCAL_FRAME)))
+
+
 def test_the_samples_cover_every_message() -> None:
     assert {type(message) for message in MESSAGES} == set(get_args(local.Message))
 
