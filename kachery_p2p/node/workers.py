@@ -13,7 +13,8 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Generic, ParamSpec, Protocol, TypeVar
 
 
@@ -24,6 +25,9 @@ class Closable(Protocol):
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C", bound=Closable)
+
+_Work = Callable[[], object]
+_Then = Callable[[BaseException | None], object]
 
 CIPHER_THREADS = 2
 _PIECES_PER_VISIT = 64
@@ -38,8 +42,8 @@ class Workers:
     def __init__(self, cipher: Executor | None = None, disk: Executor | None = None) -> None:
         self._cipher = cipher or ThreadPoolExecutor(CIPHER_THREADS, "kachery-cipher")
         self._disk = disk or ThreadPoolExecutor(DISK_THREADS, "kachery-disk")
-        self._commits = ThreadPoolExecutor(1, "kachery-commit")
-        self._syncs = ThreadPoolExecutor(1, "kachery-sync")
+        self._commits = _Lane("kachery-commit")
+        self._syncs = _Lane("kachery-sync")
 
     async def cipher(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return await _run(self._cipher, function, *args, **kwargs)
@@ -53,33 +57,60 @@ class Workers:
     ) -> None:
         """Do ``work`` in the thread for commits, and call ``then`` on this loop with what it raised,
         or None."""
-        self._call(self._commits, work, then)
+        self._commits.submit(work, then)
 
     def sync(
         self, work: Callable[[], object], then: Callable[[BaseException | None], object]
     ) -> None:
         """As :meth:`commit`, in a thread that does not wait for commits."""
-        self._call(self._syncs, work, then)
-
-    def _call(
-        self,
-        pool: Executor,
-        work: Callable[[], object],
-        then: Callable[[BaseException | None], object],
-    ) -> None:
-        loop = asyncio.get_running_loop()
-
-        def done(future: Future[object]) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has been closed
-                loop.call_soon_threadsafe(then, future.exception())
-
-        pool.submit(work).add_done_callback(done)
+        self._syncs.submit(work, then)
 
     def close(self) -> None:
-        self._syncs.shutdown(wait=True)
-        self._commits.shutdown(wait=True)
+        self._syncs.close()
+        self._commits.close()
         self._cipher.shutdown(wait=True, cancel_futures=True)
         self._disk.shutdown(wait=True, cancel_futures=True)
+
+
+class _Lane:
+    """One thread that does pieces of work in order. An executor's futures and locks take as long again
+    as the hand-over itself, and what waits here is on its way to the disk."""
+
+    def __init__(self, name: str) -> None:
+        self._work: SimpleQueue[tuple[_Work, _Then, asyncio.AbstractEventLoop] | None] = (
+            SimpleQueue()
+        )
+        # Nobody waits for it at the interpreter's exit: what is acknowledged is on the disk by then.
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._started = self._closed = False
+
+    def submit(self, work: _Work, then: _Then) -> None:
+        """Raises RuntimeError once it is closed."""
+        if self._closed:
+            raise RuntimeError(f"{self._thread.name} is closed")
+        if not self._started:
+            self._started = True
+            self._thread.start()
+        self._work.put((work, then, asyncio.get_running_loop()))
+
+    def close(self) -> None:
+        """When all that was submitted is done."""
+        self._closed = True
+        if self._started:
+            self._work.put(None)
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (item := self._work.get()) is not None:
+            work, then, loop = item
+            outcome: BaseException | None = None
+            try:
+                work()
+            except BaseException as error:  # whatever it is, it is for who waits for this piece
+                outcome = error
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(then, outcome)
+            del item, work, then, outcome
 
 
 async def open_on_disk(workers: Workers, opener: Callable[[Callable[[], bool]], C]) -> C:

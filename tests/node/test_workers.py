@@ -84,3 +84,49 @@ async def test_an_opening_that_fails_after_its_caller_has_gone_is_no_news(worker
         await caller
     with pytest.raises(OSError, match="nothing there"):
         await open_on_disk(workers, fail)
+
+
+# --- commits and syncs ---------------------------------------------------------------------------
+
+
+async def test_what_is_committed_is_done_in_order_and_told_on_the_loop(workers: Workers) -> None:
+    done: list[int] = []
+    told: list[tuple[int, BaseException | None, threading.Thread]] = []
+
+    def work(number: int) -> None:
+        done.append(number)
+        if number == 3:
+            raise OSError(5, "broken")
+
+    for number in range(10):
+        workers.commit(
+            lambda n=number: work(n),  # type: ignore[misc]
+            lambda error, n=number: told.append((n, error, threading.current_thread())),  # type: ignore[misc]
+        )
+    await until(lambda: len(told) == 10)
+    assert done == list(range(10)) == [number for number, _, _ in told]
+    errors = [(number, str(error)) for number, error, _ in told if error is not None]
+    assert errors == [(3, "[Errno 5] broken")]
+    assert {thread for _, _, thread in told} == {threading.current_thread()}
+
+
+async def test_a_sync_does_not_wait_for_a_commit(workers: Workers) -> None:
+    go_on, synced = threading.Event(), asyncio.Event()
+    committed = asyncio.Event()
+    workers.commit(lambda: go_on.wait(10), lambda error: committed.set())
+    workers.sync(lambda: None, lambda error: synced.set())
+    await asyncio.wait_for(synced.wait(), 10)
+    assert not committed.is_set()
+    go_on.set()
+    await asyncio.wait_for(committed.wait(), 10)
+
+
+async def test_who_closes_waits_for_what_was_begun_and_nothing_more_begins() -> None:
+    pools = Workers()
+    done: list[int] = []
+    for number in range(5):
+        pools.commit(lambda n=number: done.append(n), lambda error: None)  # type: ignore[misc]
+    pools.close()
+    assert done == list(range(5))
+    with pytest.raises(RuntimeError, match="is closed"):
+        pools.commit(lambda: None, lambda error: None)
