@@ -13,7 +13,6 @@ closed with the loop (:mod:`.loop_connection`); a sync call that needs no loop b
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import weakref
@@ -168,13 +167,10 @@ async def call(what: str, method: str, params: dict[str, Any]) -> Any:
 async def items(
     what: str, method: str, params: dict[str, Any]
 ) -> AsyncGenerator[tuple[Any, bytes], None]:
-    """The results of one call of the local node that has many: meta and data of each, as they come.
-    Close it when no more are wanted. Arguments and errors as for :func:`call`."""
+    """The results of one call of the local node that has many: a generator of meta and data of each, as
+    they come. Close it when no more are wanted. Arguments and errors as for :func:`call`."""
     offline.require_node(what)
-    found = (await connection()).call_for_items(method, params)
-    async with contextlib.aclosing(found):
-        async for item in found:
-            yield item
+    return (await connection()).call_for_items(method, params)
 
 
 async def _of_loop(loop: asyncio.AbstractEventLoop) -> LoopConnection:

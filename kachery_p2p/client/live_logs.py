@@ -130,7 +130,7 @@ class LiveLog:
     async def stream(self, position: int, wait: float) -> AsyncGenerator[list[Any], None]:
         """Messages from ``position`` on, as they come, until none came for ``wait`` seconds."""
         params = {**self._source, "position": position, "wait": wait}
-        found = items("amessages", "feed.stream", params)
+        found = await items("amessages", "feed.stream", params)
         async with contextlib.aclosing(found):
             async for (start, count), data in found:
                 messages = decode(data)

@@ -52,7 +52,6 @@ class FramedSocket:
         self._room = asyncio.Event()
         self._room.set()
         self._writing = False
-        self._flushing = False
         self._reading = False
         self.closed = False
         self.resume()
@@ -125,24 +124,21 @@ class FramedSocket:
         if not self._writing:
             self._flush()
 
-    def send_soon(self, frame: bytes) -> None:
-        """Send an encoded message together with others that come before the loop's next turn: the peer
-        wakes up once for all of them. Raises LinkClosed."""
+    def queue(self, frame: bytes) -> None:
+        """Send an encoded message with the next :meth:`flush`: several wake the peer up once. Raises
+        LinkClosed."""
         self._queue(frame, None)
-        if not self._writing and not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush_together)
+
+    def flush(self) -> None:
+        """Send what is queued, as far as the peer takes it."""
+        if self._out and not self._writing:
+            self._flush()
 
     def _queue(self, frame: bytes, descriptor: int | None) -> None:
         if self.closed:
             raise LinkClosed(peer="the local node", reason="it closed the connection")
         self._out.append((memoryview(frame), descriptor))
         self._queued += len(frame)
-
-    def _flush_together(self) -> None:
-        self._flushing = False
-        if self._out and not self._writing:
-            self._flush()
 
     async def drained(self) -> None:
         """Wait while the peer has too much to read. Raises LinkClosed."""

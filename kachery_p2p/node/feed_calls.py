@@ -305,6 +305,7 @@ class FeedCalls:
             Wanted(where, params.position),
             offer,
             live.room,
+            live.flush,
             wait=params.wait,
             timeout=params.timeout,
             channel=channel,

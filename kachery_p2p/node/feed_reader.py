@@ -218,6 +218,7 @@ class FeedReader:
         wanted: Wanted,
         offer: Callable[[Slice], bool],
         room: Callable[[], Awaitable[None]],
+        flush: Callable[[], None],
         *,
         wait: float,
         timeout: float,
@@ -228,6 +229,7 @@ class FeedReader:
         Args:
             offer: takes them, or says that it has no room.
             room: returns when it has.
+            flush: sends what it took.
             timeout, channel: as for :meth:`read`, and so is what is raised.
         """
         where, position = wanted
@@ -235,14 +237,15 @@ class FeedReader:
         contact, heard = loop.time() + timeout, loop.time()
         idle = False
 
-        def hear() -> None:
+        def hear() -> Callable[[], None] | None:
             # News for who has all that came before it: no task need be woken for that.
             nonlocal position, heard
             newest = self._feeds.newest.serve(where, position) if idle else None
             if newest is None or not offer(newest.slice):
                 bell.set()
-            else:
-                position, heard = newest.slice.stop, loop.time()
+                return None
+            position, heard = newest.slice.stop, loop.time()
+            return flush
 
         with (
             contextlib.ExitStack() as stack,
@@ -260,6 +263,7 @@ class FeedReader:
                 if slice is not None and slice.texts:
                     while not offer(slice):
                         await room()
+                    flush()
                     position, heard = slice.stop, loop.time()
                     continue
                 left = heard + wait - loop.time()

@@ -37,6 +37,8 @@ from .newest_messages import NewestMessages, Served
 
 _log = logging.getLogger(__name__)
 
+Hear = Callable[[], Callable[[], None] | None]
+
 
 class Feeds:
     def __init__(
@@ -56,7 +58,7 @@ class Feeds:
         self._stores: dict[Log, set[asyncio.Future[int]]] = {}
         self._names: dict[Log, str] = {}
         """What local readers call the subfeeds of others."""
-        self._listeners: dict[Log, dict[Callable[[], object], None]] = {}
+        self._listeners: dict[Log, dict[Hear, None]] = {}
         self.newest = NewestMessages()
         self._told: set[tuple[Log, frozenset[str]]] = set()
         self._own: dict[bytes, bool] = {}
@@ -65,12 +67,11 @@ class Feeds:
     # --- hearing -----------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def listening(
-        self, *logs: Log, hear: Callable[[], object] | None = None
-    ) -> Iterator[asyncio.Event]:
+    def listening(self, *logs: Log, hear: Hear | None = None) -> Iterator[asyncio.Event]:
         """An event that is set whenever one of these logs changes; clear it before you look.
 
-        ``hear``: what is called instead, for who need not always be woken.
+        ``hear``: what is called instead, for who need not always be woken. What it returns, if it is
+        not None, is called once all have heard, once for all who return the same.
         """
         bell = asyncio.Event()
         called = hear or bell.set
@@ -90,11 +91,17 @@ class Feeds:
 
     def ring(self, log: Log) -> None:
         """A log has changed."""
+        afterwards: dict[Callable[[], None], None] = {}
         for hear in list(self._listeners.get(log, ())):
             try:
-                hear()
+                then = hear()
             except Exception:  # a bug there must not cost the others, or who appended, anything
                 _log.exception("somebody who listens to a feed failed")
+            else:
+                if then is not None:
+                    afterwards[then] = None
+        for then in afterwards:
+            then()
 
     # --- what is here ------------------------------------------------------------------------
 

@@ -69,6 +69,7 @@ class LiveCall:
         self.descriptor = descriptor
         self._connection = connection
         self._number = number
+        self._item_header = b""
         self._credit = LOCAL_ITEM_CREDIT
         self._granted = asyncio.Event()
 
@@ -84,13 +85,21 @@ class LiveCall:
         self._connection.socket.send(local.Chunk(self._number, data))
 
     def offer(self, packed: local.PackedItem) -> bool:
-        """Send one of many results, if the client has room for it; whether it has."""
+        """Send one of many results with the next :attr:`flush`, if the client has room for it; whether
+        it has."""
         socket = self._connection.socket
         if self._credit <= 0 or socket.backed_up or socket.closed:
             return False
         self._credit -= packed.cost
-        socket.send_soon(local.encode_item(self._number, packed))
+        if not self._item_header:
+            self._item_header = local.item_header(self._number)
+        socket.queue(local.encode_item(self._item_header, packed))
         return True
+
+    @property
+    def flush(self) -> Callable[[], None]:
+        """Send what was offered; the same for all calls of one client."""
+        return self._connection.socket.flush
 
     async def room(self) -> None:
         """Wait until :meth:`offer` takes something. Raises LinkClosed."""

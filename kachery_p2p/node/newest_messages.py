@@ -26,7 +26,7 @@ class NewestMessages:
     """By log: a slice that ends where the head does that is remembered with it."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Log, tuple[Slice, Head]] = OrderedDict()
+        self._kept: OrderedDict[Log, Served] = OrderedDict()
 
     def remember(self, log: Log, slice: Slice, head: Head) -> None:
         """The log has grown to ``head`` by these; without any, or if they are not its end, only what
@@ -34,7 +34,7 @@ class NewestMessages:
         self.forget(log)
         whole = bool(slice.texts) and slice.stop == head.size
         if whole and sum(map(len, slice.texts)) <= MAX_RECENT_BYTES:
-            self._kept[log] = slice, head
+            self._kept[log] = Served(slice, [], [], head)
             while len(self._kept) > MAX_RECENT_LOGS:
                 self._kept.popitem(last=False)
 
@@ -43,14 +43,14 @@ class NewestMessages:
 
     def serve(self, log: Log, position: int) -> Served | None:
         """What is new from ``position`` on, if all of that is here, and there is something."""
-        slice, head = self._kept.get(log, (None, None))
-        if slice is None or head is None or not slice.start <= position < slice.stop:
+        kept = self._kept.get(log)
+        if kept is None or not kept.slice.start <= position < kept.slice.stop:
             return None
-        if position > slice.start:
-            slice = drop_first(slice, position - slice.start)
-        return Served(slice, [], [], head)
+        if position > kept.slice.start:
+            return kept._replace(slice=drop_first(kept.slice, position - kept.slice.start))
+        return kept
 
     def ends_at(self, log: Log, position: int) -> bool:
         """Whether it is clear that a log, on which there is no fork, ends here."""
         kept = self._kept.get(log)
-        return kept is not None and kept[0].stop == position
+        return kept is not None and kept.slice.stop == position

@@ -202,13 +202,18 @@ def pack_item(meta: Any, data: bytes) -> PackedItem:
     return PackedItem(codec.pack(meta) + codec.pack(data), item_cost(data))
 
 
-def encode_item(number: int, packed: PackedItem) -> bytes:
+def item_header(number: int) -> bytes:
+    """What is the same in all items of a call."""
+    return _ITEM_HEADER + codec.pack(number)
+
+
+def encode_item(header: bytes, packed: PackedItem) -> bytes:
     """``Item(number, meta, data)`` as a frame, as :func:`encode_message` has it.
 
     Raises:
         BadInput: it is longer than ``limits.MAX_LOCAL_FRAME``.
     """
-    return _framed(_ITEM_HEADER + codec.pack(number) + packed.tail)
+    return _framed(header + packed.tail)
 
 
 def decode_message(value: Any) -> Message:

@@ -56,12 +56,14 @@ async def _send_and_compare(sent: list[tuple[int, str, bool]]) -> None:
             riding = write_end if how == "descriptor" else None
             call = local.Call(number, "m", {"data": bytes(size)}, int(riding is not None))
             if how == "soon":
-                writer.send_soon(local.encode_message(call))
+                writer.queue(local.encode_message(call))
             else:
                 writer.send(call, riding)
             wanted.append((number, size, None if riding is None else os.fstat(riding).st_ino))
             if turn:
+                writer.flush()
                 await asyncio.sleep(0)
+        writer.flush()
         if sent:
             await asyncio.wait_for(all_came.wait(), 10)
         assert found == wanted
@@ -74,22 +76,23 @@ async def _send_and_compare(sent: list[tuple[int, str, bool]]) -> None:
         reader.close()
 
 
-async def test_what_follows_soon_leaves_together() -> None:
+async def test_what_is_queued_leaves_together() -> None:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     framed = FramedSocket(ours, lambda message: None, lambda error: None)
     one = local.encode_message(local.Finish(1))
     try:
+        framed.flush()
         for _ in range(5):
-            framed.send_soon(one)
+            framed.queue(one)
         with pytest.raises(BlockingIOError):
             theirs.recv(1000)
-        await asyncio.sleep(0)
+        framed.flush()
         assert theirs.recv(1000) == 5 * one, "the peer wakes up once"
-        framed.send_soon(one)
+        framed.queue(one)
         framed.send(local.Finish(2))
         both = one + local.encode_message(local.Finish(2))
-        assert theirs.recv(1000) == both, "what is urgent waits for nothing, and overtakes nothing"
+        assert theirs.recv(1000) == both, "nothing overtakes it"
     finally:
         framed.close()
         theirs.close()
@@ -99,11 +102,10 @@ async def test_a_socket_that_closes_with_messages_to_come_sends_nothing_more() -
     ours, theirs = socket.socketpair()
     errors: list[KacheryError | None] = []
     framed = FramedSocket(ours, lambda message: None, errors.append)
-    framed.send_soon(local.encode_message(local.Finish(1)))
-    framed.send_soon(local.encode_message(local.Finish(2)))
+    framed.queue(local.encode_message(local.Finish(1)))
     framed.close()
-    await asyncio.sleep(0)
+    framed.flush()
     assert errors == [None]
     with pytest.raises(LinkClosed):
-        framed.send_soon(local.encode_message(local.Finish(3)))
+        framed.queue(local.encode_message(local.Finish(3)))
     theirs.close()

@@ -27,6 +27,7 @@ class Reader:
     refusals: float = 0.0
     found: list[object] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
+    flushed: int = 0
 
     def offer(self, slice: Slice) -> bool:
         if self.chance.random() < self.refusals:
@@ -39,6 +40,9 @@ class Reader:
     async def room(self) -> None:
         await asyncio.sleep(0)
 
+    def flush(self) -> None:
+        self.flushed = len(self.found)
+
 
 @asynccontextmanager
 async def streaming(
@@ -50,6 +54,7 @@ async def streaming(
                 Wanted(feed.where, 0),
                 reader.offer,
                 reader.room,
+                reader.flush,
                 wait=wait,
                 timeout=PATIENCE,
                 channel=None,
@@ -79,6 +84,7 @@ async def test_each_reader_gets_every_message_once_and_in_order(node: str, refus
                     await until(lambda n=number: all(len(each.found) > n for each in readers))
             await until(lambda: all(len(each.found) == 200 for each in readers))
         assert all(each.found == list(range(200)) for each in readers)
+        assert all(each.flushed == 200 for each in readers)
         assert not lab[node].feeds._listeners
 
 

@@ -46,13 +46,14 @@ def test_an_item_that_is_packed_once_is_the_same_for_each_call(
 ) -> None:
     packed = local.pack_item([start, 1], data)
     item = local.Item(number, [start, 1], data)
-    assert local.encode_item(number, packed) == local.encode_message(item)
+    assert local.encode_item(local.item_header(number), packed) == local.encode_message(item)
     assert packed.cost == local.item_cost(data)
 
 
 def test_an_item_that_fits_no_frame_is_refused() -> None:
+    header, packed = local.item_header(1), local.pack_item(None, bytes(limits.MAX_LOCAL_FRAME))
     with pytest.raises(BadInput, match="fit into one frame"):
-        local.encode_item(1, local.pack_item(None, bytes(limits.MAX_LOCAL_FRAME)))
+        local.encode_item(header, packed)
 
 
 def test_the_samples_cover_every_message() -> None:
