@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from kachery_p2p.protocol.errors import FeedForked, FeedReadOnly, KacheryError
+from kachery_p2p.protocol.errors import FeedBehind, FeedForked, FeedReadOnly, KacheryError
+from kachery_p2p.protocol.feed import sign_head
 
 from .feed_lab import Subfeed
 from .harness import PATIENCE, Lab, laboratory, until
@@ -44,6 +45,22 @@ async def test_an_old_backup_takes_back_what_it_lacks_before_it_signs(tmp_path: 
         assert await feed.append("A", 4) == 4
         assert await feed.read("A") == [0, 1, 2, 3, 4]
         assert await feed.next("B", 4) == [4]
+
+
+async def test_a_head_that_is_ahead_of_ones_own_log_stops_appends_at_once() -> None:
+    """Also those that would be acknowledged before they are committed."""
+    async with laboratory() as lab:
+        feed = await Subfeed.create(lab)
+        await feed.append("A", 0)
+        await feed.append("A", 1)
+        key = lab["A"].feeds.store.key(feed.feed)
+        assert key is not None
+        ahead = sign_head(key, feed.where[1], 5, b"r" * 32, 1)
+        await lab["A"].feeds.note_head(ahead, "a test")
+        with pytest.raises(FeedBehind):
+            await feed.append("A", 2)
+        assert await feed.read("A") == [0, 1]
+        assert not any("acknowledged" in text for text in warnings(lab, "A"))
 
 
 @asynccontextmanager
