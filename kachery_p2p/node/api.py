@@ -141,7 +141,7 @@ class Connection:
         self._live[call.id] = live
         try:
             begun = self._server.calls.begin(call.method, call.params, live)
-        except Exception as error:
+        except Exception as error:  # answered as if the call had run into it
             begun = _failing(error)
         if isinstance(begun, Later) and not self.socket.backed_up:
             if begun.future.done():
@@ -176,7 +176,7 @@ class Connection:
                 result = await self._server.calls.wait(call.method, begun)
                 await self.socket.drained()
                 self._finish(live, local.Answer(call.id, result))
-            except Exception as error:
+            except Exception as error:  # a bug in one call must not cost the client its connection
                 self._fail(call, live, error)
         except asyncio.CancelledError:
             self._cancelled(call, live)
@@ -186,7 +186,6 @@ class Connection:
 
     def _fail(self, call: local.Call, live: LiveCall, error: BaseException) -> None:
         if not isinstance(error, KacheryError):
-            # A bug in one call must not cost the client its connection.
             log.error("call %s failed", call.method, exc_info=error)
         self._finish(live, local.Failure(call.id, *to_wire(error)))
 

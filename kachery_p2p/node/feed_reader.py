@@ -21,9 +21,7 @@ from kachery_p2p.protocol.errors import (
     NotFound,
     RemoteError,
 )
-from kachery_p2p.protocol.feed import (
-    Slice,
-)
+from kachery_p2p.protocol.feed import Slice
 from kachery_p2p.protocol.feed_decision import Decision
 from kachery_p2p.protocol.limits import (
     FEED_IDLE_SECONDS,

@@ -357,17 +357,14 @@ class Feeds:
         """Do what may empty a mirror. Who has read what does not count any more should be able to find
         out."""
 
-        def weigh() -> tuple[int, bool]:
-            before = self.store.info(*log)
-            result = work()
-            after = self.store.info(*log)
-            emptied = before is not None and after is not None and not after.size
-            return before.size if before is not None and emptied else 0, result
+        def size() -> int:
+            info = self.store.info(*log)
+            return 0 if info is None else info.size
 
-        gone, result = await self._disk(weigh)
-        if gone:
+        before, result, after = await self._disk(lambda: (size(), work(), size()))
+        if before and not after:
             self.context.warn(
-                f"feed {log[0].hex()[:8]}: {gone} messages of a subfeed were of a history that its "
+                f"feed {log[0].hex()[:8]}: {before} messages of a subfeed were of a history that its "
                 "owner decided against; it is read anew"
             )
         return result

@@ -421,8 +421,9 @@ class Follower:
 
     def _heard(self, holder: Holder, part: FeedPart, head: Head | None, link: Link) -> None:
         source = self.sources[holder.node]
-        counts = head is not None and not (self._decision and self._decision.is_after(head))
-        source.size = head.size if counts and head is not None else 0
+        # What is older than the owner's decision may not count, so nobody waits for it.
+        old = head is not None and self._decision is not None and self._decision.is_after(head)
+        source.size = 0 if head is None or old else head.size
         source.owner = part.owner
         source.via = link.via
         self._check_settled()

@@ -38,9 +38,10 @@ async def compare_head(feeds: Feeds, head: Head, source: str) -> None:
     await feeds.note_head(head, source)
 
     def work() -> Fork | None:
+        if store.info(head.feed, head.subfeed) is not None:
+            return store.fork_with(head, source)
         check_head(head, source)
-        held = store.info(head.feed, head.subfeed)
-        return None if held is None else store.fork_with(head, source)
+        return None
 
     fork = await feeds.context.workers.disk(work)
     if fork is not None and await feeds.record_fork(fork, source):

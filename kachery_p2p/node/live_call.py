@@ -71,7 +71,7 @@ class LiveCall:
         self._number = number
         self._item_header = b""
         self._credit = LOCAL_ITEM_CREDIT
-        self._granted = asyncio.Event()
+        self._granted: asyncio.Event | None = None
 
     def progress(self, info: dict[str, Any]) -> None:
         """Tell how far it is. Dropped if the client does not keep up."""
@@ -104,14 +104,15 @@ class LiveCall:
     async def room(self) -> None:
         """Wait until :meth:`offer` takes something. Raises LinkClosed."""
         while self._credit <= 0:
-            self._granted.clear()
+            self._granted = asyncio.Event()
             await self._granted.wait()
         await self._connection.socket.drained()
 
     def grant(self, credit: int) -> None:
         """The client has dealt with as much."""
         self._credit = min(self._credit + credit, LOCAL_ITEM_CREDIT)
-        self._granted.set()
+        if self._granted is not None:
+            self._granted.set()
 
     def close(self) -> None:
         if self.descriptor is not None:

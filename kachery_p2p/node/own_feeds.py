@@ -81,8 +81,9 @@ class OwnFeeds:
         return task is not None and task.done() and not task.cancelled() and not task.exception()
 
     async def _ask(self, where: Log) -> None:
-        if await self._feeds.is_own(where[0]):
-            await self.look(where, LOOKUP_SECONDS)
+        if not await self._feeds.is_own(where[0]):
+            return
+        await self.look(where, LOOKUP_SECONDS)
         info = await self._feeds.info(where)
         if info is not None and info.fork is not None:
             raise FeedForked(feed=where[0].hex())

@@ -46,6 +46,7 @@ class FeedSpool:
         self._path = path
         with disk_errors(_WHAT, path):
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # Each time: who made it may have been killed before its name was on the disk.
             sync_folder(path.parent)
             self._size = os.fstat(self._fd).st_size
 
