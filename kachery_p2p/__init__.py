@@ -10,7 +10,14 @@ has an event loop, ``await kc.aload_npy(uri)``. Errors are in :mod:`kachery_p2p.
 """
 
 from kachery_p2p._version import __version__
-from kachery_p2p.client.feeds import (
+from kachery_p2p.client.channels.invitations import (
+    achannel_authorise,
+    achannel_invite,
+    achannel_invites,
+    achannel_revoke_invite,
+)
+from kachery_p2p.client.display.progress import ProgressInfo
+from kachery_p2p.client.feeds.feeds import (
     Feed,
     acreate_feed,
     adelete_feed,
@@ -19,7 +26,9 @@ from kachery_p2p.client.feeds import (
     aload_feed,
     aload_subfeed,
 )
-from kachery_p2p.client.files import (
+from kachery_p2p.client.feeds.subfeeds import Subfeed
+from kachery_p2p.client.feeds.watches import awatch_for_new_messages
+from kachery_p2p.client.files.files import (
     afind_file,
     alink_file,
     aload_bytes,
@@ -34,12 +43,6 @@ from kachery_p2p.client.files import (
     astore_npy,
     astore_pkl,
     astore_text,
-)
-from kachery_p2p.client.invitations import (
-    achannel_authorise,
-    achannel_invite,
-    achannel_invites,
-    achannel_revoke_invite,
 )
 from kachery_p2p.client.nodes import (
     achannel_add_node,
@@ -60,8 +63,6 @@ from kachery_p2p.client.nodes import (
     aset,
     astop_node,
 )
-from kachery_p2p.client.progress import ProgressInfo
-from kachery_p2p.client.subfeeds import Subfeed
 from kachery_p2p.client.sync import (
     channel_add_node,
     channel_authorise,
@@ -108,18 +109,17 @@ from kachery_p2p.client.sync import (
     store_text,
     watch_for_new_messages,
 )
-from kachery_p2p.client.task_context import task_cancelled, task_progress
-from kachery_p2p.client.task_functions import taskfunction
-from kachery_p2p.client.task_requests import TaskRequest, arequest_task
-from kachery_p2p.client.task_serving import arun_task_backend, run_task_backend, task_backend
-from kachery_p2p.client.tasks import alist_tasks, arun_task, run_task
+from kachery_p2p.client.tasks.context import task_cancelled, task_progress
+from kachery_p2p.client.tasks.functions import taskfunction
+from kachery_p2p.client.tasks.requests import TaskRequest, arequest_task
+from kachery_p2p.client.tasks.serving import arun_task_backend, run_task_backend, task_backend
+from kachery_p2p.client.tasks.tasks import alist_tasks, arun_task, run_task
 from kachery_p2p.client.temporary import TemporaryDirectory
-from kachery_p2p.client.watches import awatch_for_new_messages
 from kachery_p2p.embedded import Node
 from kachery_p2p.protocol import errors
 from kachery_p2p.protocol.errors import KacheryError
+from kachery_p2p.protocol.feeds.signed_message import check_signed_message
 from kachery_p2p.protocol.limits import PROTOCOL_VERSION
-from kachery_p2p.protocol.signed_message import check_signed_message
 from kachery_p2p.protocol.uri import KacheryUri, build_uri, parse_uri
 from kachery_p2p.testdaemon import TestDaemon
 

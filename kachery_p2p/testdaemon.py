@@ -118,7 +118,7 @@ class TestDaemon:
         _running.append(self)
 
     def _join(self) -> None:
-        from .client import portal
+        from kachery_p2p.client.session import portal
 
         assert self._daemon is not None
         with places.talking_to(self._daemon.target()):
@@ -238,7 +238,7 @@ class TestDaemon:
             self._settle(daemon)
 
     def _settle(self, daemon: Daemon) -> None:
-        from .client import portal
+        from kachery_p2p.client.session import portal
 
         with places.talking_to(daemon.target()), contextlib.suppress(KacheryError):
             portal.run(self._asettle, name="TestDaemon.testEnv")

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 import kachery_p2p as kc
-from kachery_p2p.client.progress_display import Bars, display
+from kachery_p2p.client.display.progress_display import Bars, display
 from kachery_p2p.testing import Network
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "img" / "progress.svg"

@@ -20,7 +20,7 @@ from typing import Any
 from demo import Person, free_port
 from rich.console import Console
 
-from kachery_p2p.cli.status_view import View
+from kachery_p2p.cli.status.view import View
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "img"
 WIDTHS = (80, 160)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 from unittest import mock
 
-from kachery_p2p.client import portal
+from kachery_p2p.client.session import portal
 from kachery_p2p.testing import AnyNode, Daemon, Network, free_port
 
 __all__ = ["ROOT", "Daemon", "Lab", "at", "free_port", "short_folder"]

@@ -17,37 +17,27 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from kachery_p2p.protocol import (
-    admission,
-    announcements,
-    blinding,
-    channel,
-    codec,
-    errors,
-    feed,
-    feed_decision,
-    feed_fork,
-    frames,
-    identity,
-    invitation,
-    limits,
-    local,
-    methods,
-    noise,
-    task,
-    task_messages,
-    task_result,
-    things,
-    tree,
-)
-from kachery_p2p.protocol.document import Admitter, Bootstrap, ChannelDocument, Member
+from kachery_p2p.protocol import codec, errors, identity, limits, methods, tree
+from kachery_p2p.protocol.channels import admission, invitation
+from kachery_p2p.protocol.channels import signed_document as channel
+from kachery_p2p.protocol.channels.document import Admitter, Bootstrap, ChannelDocument, Member
+from kachery_p2p.protocol.channels.membership import ChannelBook
+from kachery_p2p.protocol.channels.roles import ROLES
+from kachery_p2p.protocol.feeds import decision as feed_decision
+from kachery_p2p.protocol.feeds import feed
+from kachery_p2p.protocol.feeds import fork as feed_fork
+from kachery_p2p.protocol.files.manifest import Chunk, Manifest, Tree
+from kachery_p2p.protocol.gossip import announcements, blinding
+from kachery_p2p.protocol.gossip import keys as things
 from kachery_p2p.protocol.identity import NodeKey
-from kachery_p2p.protocol.manifest import Chunk, Manifest, Tree
-from kachery_p2p.protocol.membership import ChannelBook
-from kachery_p2p.protocol.mux import cost_of
-from kachery_p2p.protocol.noise import Handshake
-from kachery_p2p.protocol.roles import ROLES
-from kachery_p2p.protocol.session import MAGIC, Session, prologue
+from kachery_p2p.protocol.links import frames, noise
+from kachery_p2p.protocol.links.mux import cost_of
+from kachery_p2p.protocol.links.noise import Handshake
+from kachery_p2p.protocol.links.session import MAGIC, Session, prologue
+from kachery_p2p.protocol.local import messages as local
+from kachery_p2p.protocol.tasks import messages as task_messages
+from kachery_p2p.protocol.tasks import result as task_result
+from kachery_p2p.protocol.tasks import task
 from tests.node.harness import laboratory
 
 TEXT = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")

@@ -89,7 +89,7 @@ def room_of(module: str) -> str | None:
 def test_the_walk_sees_the_package() -> None:
     assert {room_of(name) for name in MODULES} - {None} == set(ROOMS)
     assert "kachery_p2p.protocol.errors" in imports("kachery_p2p.protocol.codec")
-    assert "kachery_p2p.storage.blobs" in imports("kachery_p2p.node.node")
+    assert "kachery_p2p.storage.files.blobs" in imports("kachery_p2p.node.node")
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if room_of(name)])
@@ -134,7 +134,7 @@ def test_importing_the_package_imports_nothing_heavy_and_no_daemon() -> None:
     code = "import sys, kachery_p2p, kachery_client; print('\\n'.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
-    assert "kachery_p2p.client.files" in loaded
+    assert "kachery_p2p.client.files.files" in loaded
     heavy = {"numpy", "rich", "websockets", "uvloop", "click", "kachery_p2p.node", "sqlite3"}
     heavy |= {"IPython", "cloudpickle", "distributed", "html", "matplotlib"}
     assert not loaded & heavy

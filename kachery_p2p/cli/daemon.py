@@ -25,8 +25,9 @@ from typing import Any
 import click
 
 import kachery_p2p
-from kachery_p2p.client import nodes, portal, sync
-from kachery_p2p.client.loop_connection import LoopConnection
+from kachery_p2p.client import nodes, sync
+from kachery_p2p.client.session import portal
+from kachery_p2p.client.session.loop_connection import LoopConnection
 from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import (
     BadPath,

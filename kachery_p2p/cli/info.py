@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import click
 
+from kachery_p2p.cli.channels.commands import roles_text
 from kachery_p2p.client import sync
 
-from .channels import roles_text
 from .output import Output, clean, columns, delay_text, pass_output, size_text, with_output
 
 

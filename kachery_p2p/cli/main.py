@@ -21,21 +21,16 @@ from kachery_p2p._version import __version__
 from kachery_p2p.protocol.errors import BadInput, Cancelled, KacheryError, from_wire, to_wire
 from kachery_p2p.protocol.limits import PROTOCOL_VERSION
 
-from . import (
-    channels,
-    daemon,
-    doctor,
-    feeds,
-    files,
-    info,
-    invitations,
-    old_names,
-    shell,
-    status,
-    tasks,
-)
+from . import daemon, info, old_names, shell
+from .channels import commands as channels
+from .channels import invitations
+from .doctor import commands as doctor
 from .examples import put_examples_last
+from .feeds import commands as feeds
+from .files import commands as files
 from .output import Output, ReaderGone, pass_output, show_error, show_error_json, with_output
+from .status import commands as status
+from .tasks import commands as tasks
 
 PROGRAM = "kachery-p2p"
 _PIPE_CLOSED = 141

@@ -14,7 +14,9 @@ from typing import Final
 
 import click
 
-from . import channels, daemon, files, info
+from . import daemon, info
+from .channels import commands as channels
+from .files import commands as files
 
 COMMANDS: Final[dict[str, tuple[str, click.Command]]] = {
     "cat-file": ("cat", files.cat),

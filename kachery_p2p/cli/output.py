@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 
 import click
 
-from kachery_p2p.client.progress_display import display
-from kachery_p2p.client.texts import clean as clean
-from kachery_p2p.client.texts import delay_text as delay_text
-from kachery_p2p.client.texts import size_text as size_text
+from kachery_p2p.client.display.progress_display import display
+from kachery_p2p.client.display.texts import clean as clean
+from kachery_p2p.client.display.texts import delay_text as delay_text
+from kachery_p2p.client.display.texts import size_text as size_text
 from kachery_p2p.protocol.errors import BadPath, KacheryError, StorageFull, to_wire
 
 Command = TypeVar("Command", bound=Callable[..., Any])

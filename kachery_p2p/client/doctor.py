@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from kachery_p2p.protocol.feed import parse_feed_uri, subfeed_hash
+from kachery_p2p.client.session.connection import call, connection
+from kachery_p2p.protocol.feeds.feed import parse_feed_uri, subfeed_hash
 from kachery_p2p.protocol.uri import parse_uri
 
-from . import offline
-from .connection import call, connection
+from .session import offline
 
 
 async def aexamine_node() -> dict[str, Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from kachery_p2p.client.display.notebook_html import NodeInfo
+from kachery_p2p.client.session.connection import call, connection
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import MAX_MUTABLE
 
-from . import offline
-from .connection import call, connection
-from .notebook_html import NodeInfo
+from .session import offline
 
 
 async def aget_node_id() -> str:

@@ -1,10 +1,16 @@
 """The sync twins: each is the async function of the same name with an ``a`` in front, run on the
-portal's loop (:mod:`.portal`). Nothing else is here, so the two cannot differ."""
+portal's loop (:mod:`.session.portal`). Nothing else is here, so the two cannot differ."""
 
 from __future__ import annotations
 
-from . import feeds, files, invitations, nodes, task_requests, tasks, watches
-from .portal import twin
+from kachery_p2p.client.session.portal import twin
+
+from . import nodes
+from .channels import invitations
+from .feeds import feeds, watches
+from .files import files
+from .tasks import requests as task_requests
+from .tasks import tasks
 
 store_bytes = twin(files.astore_bytes, asks_only=True)
 store_text = twin(files.astore_text, asks_only=True)

@@ -1,4 +1,4 @@
-"""A socket that carries the messages of :mod:`kachery_p2p.protocol.local`, with descriptors.
+"""A socket that carries the messages of :mod:`kachery_p2p.protocol.local.messages`, with descriptors.
 
 Used at both ends. Reading and writing happen in callbacks of the event loop, so that a small call
 costs no task switch. Invariants: messages arrive in order and whole; a descriptor rides on the first
@@ -15,9 +15,9 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from kachery_p2p.protocol import local
 from kachery_p2p.protocol.errors import KacheryError, LinkClosed, ProtocolViolation
 from kachery_p2p.protocol.limits import LOCAL_QUEUE, MAX_LOCAL_DESCRIPTORS
+from kachery_p2p.protocol.local import messages as local
 
 _READ_BYTES = 256 * 1024
 _MOST_AT_ONCE = 64

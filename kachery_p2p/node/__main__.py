@@ -1,7 +1,7 @@
 """The daemon's process: ``python -m kachery_p2p.node``, started by ``kachery-p2p daemon start``.
 
 Configuration comes as one JSON object on the command line; readiness is told by the socket answering
-(:mod:`.api`), failure by one line of JSON on standard error and an exit status.
+(:mod:`.local.server`), failure by one line of JSON on standard error and an exit status.
 """
 
 from __future__ import annotations

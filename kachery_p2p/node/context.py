@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kachery_p2p._version import __version__
+from kachery_p2p.protocol.channels.membership import ChannelBook
 from kachery_p2p.protocol.identity import NodeKey
-from kachery_p2p.protocol.membership import ChannelBook
-from kachery_p2p.storage.blobs import BlobStore
+from kachery_p2p.storage.files.blobs import BlobStore
 from kachery_p2p.storage.state import StateDB
 
 from .workers import Workers

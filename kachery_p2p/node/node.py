@@ -19,51 +19,51 @@ from typing import Any
 
 from websockets.asyncio.server import Server
 
-from kachery_p2p.protocol import things
+from kachery_p2p.node.channels.admissions import Admissions
+from kachery_p2p.node.channels.bootstraps import Bootstraps
+from kachery_p2p.node.channels.documents import Documents
+from kachery_p2p.node.channels.invitations import Invitations
+from kachery_p2p.node.channels.joining import Joining
+from kachery_p2p.node.channels.presence import Presence
+from kachery_p2p.node.feeds.feeds import Feeds
+from kachery_p2p.node.feeds.follower import Roads
+from kachery_p2p.node.feeds.offers import FeedOffers
+from kachery_p2p.node.feeds.own_feeds import OwnFeeds
+from kachery_p2p.node.feeds.reader import FeedReader
+from kachery_p2p.node.feeds.server import FeedServer
+from kachery_p2p.node.feeds.submitter import FeedSubmitter
+from kachery_p2p.node.files.downloader import Downloader
+from kachery_p2p.node.files.offers import BlobOffers
+from kachery_p2p.node.files.provider import Provider
+from kachery_p2p.node.gossip.announcer import Announcer
+from kachery_p2p.node.gossip.availability import Availability
+from kachery_p2p.node.gossip.lookup import Lookup
+from kachery_p2p.node.gossip.watches import Watches
+from kachery_p2p.node.links.circuit import Relay
+from kachery_p2p.node.links.network import Network
+from kachery_p2p.node.links.reach import Reach
+from kachery_p2p.node.local.calls import Calls
+from kachery_p2p.node.local.channel_calls import Administration
+from kachery_p2p.node.local.server import LocalServer
+from kachery_p2p.node.tasks.backends import TaskBackends, TaskFunctionOffers
+from kachery_p2p.node.tasks.queue import TaskQueue
+from kachery_p2p.node.tasks.requests import TaskRequests
+from kachery_p2p.node.tasks.results import ResultOffers, TaskResults
+from kachery_p2p.node.tasks.server import TaskServer
+from kachery_p2p.protocol.channels.membership import ChannelBook
 from kachery_p2p.protocol.errors import BadInput, KacheryError, LinkClosed, StorageDamaged
+from kachery_p2p.protocol.gossip import keys as things
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.limits import SHUTDOWN_SECONDS
-from kachery_p2p.protocol.membership import ChannelBook
-from kachery_p2p.storage.blobs import BlobStore
 from kachery_p2p.storage.disk import disk_errors, write_all
-from kachery_p2p.storage.feeds import FeedStore
+from kachery_p2p.storage.feeds.store import FeedStore
+from kachery_p2p.storage.files.blobs import BlobStore
 from kachery_p2p.storage.state import StateDB
-from kachery_p2p.storage.tasks import TaskStore
+from kachery_p2p.storage.tasks.store import TaskStore
 
-from . import transport
-from .administration import Administration
-from .admissions import Admissions
-from .announcer import Announcer
-from .api import LocalServer
-from .availability import Availability
-from .blob_offers import BlobOffers
-from .bootstraps import Bootstraps
-from .calls import Calls
-from .circuit import Relay
 from .config import Config
 from .context import Context
-from .documents import Documents
-from .downloader import Downloader
-from .feed_offers import FeedOffers
-from .feed_reader import FeedReader
-from .feed_server import FeedServer
-from .feed_submitter import FeedSubmitter
-from .feeds import Feeds
-from .follower import Roads
-from .invitations import Invitations
-from .joining import Joining
-from .lookup import Lookup
-from .network import Network
-from .own_feeds import OwnFeeds
-from .presence import Presence
-from .provider import Provider
-from .reach import Reach
-from .task_backends import TaskBackends, TaskFunctionOffers
-from .task_queue import TaskQueue
-from .task_requests import TaskRequests
-from .task_results import ResultOffers, TaskResults
-from .task_server import TaskServer
-from .watches import Watches
+from .links import transport
 from .workers import Workers
 
 log = logging.getLogger(__name__)

@@ -33,7 +33,7 @@ A stream's data frames carry a small ``meta`` and a body: ``file.read`` sends
 records of the end-to-end session. ``feed.follow`` sends :class:`FeedPart`, with the messages' texts
 as body where there are any; on ``feed.submit`` the submitter sends one :class:`FeedTexts` with the
 texts as body, and the owner answers with :class:`FeedNumbers`. What goes over ``task.run`` and the
-other methods of tasks is in :mod:`.task_messages`.
+other methods of tasks is in :mod:`.tasks.messages`.
 """
 
 from __future__ import annotations
@@ -43,9 +43,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from .feed import FeedId, Hash, Head, Place, Run, SubfeedHash
-from .feed_decision import Decision
-from .feed_fork import Fork
+from kachery_p2p.protocol.feeds.decision import Decision
+from kachery_p2p.protocol.feeds.feed import FeedId, Hash, Head, Place, Run, SubfeedHash
+from kachery_p2p.protocol.feeds.fork import Fork
+from kachery_p2p.protocol.gossip.keys import ThingKind
+
 from .limits import (
     ADMISSIONS_PER_NOTE,
     MAX_FEED_MESSAGES,
@@ -57,7 +59,6 @@ from .limits import (
     MAX_SLICE_RUNS,
     MAX_SUBFEED_NAME,
 )
-from .things import ThingKind
 
 WHO_HAS = "who-has"
 FILE_OPEN = "file.open"
@@ -97,14 +98,14 @@ class Online(msgspec.Struct, frozen=True):
 
 
 class Admissions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``channel.admissions``: packed :class:`~.admission.Admission` records."""
+    """``channel.admissions``: packed :class:`~.channels.admission.Admission` records."""
 
     channel: bytes
     admissions: Annotated[list[bytes], Meta(max_length=ADMISSIONS_PER_NOTE)]
 
 
 class Join(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``join``: make me a member. ``invitation`` is its id, ``proof`` of :func:`~.invitation.prove`,
+    """``join``: make me a member. ``invitation`` is its id, ``proof`` of :func:`~.channels.invitation.prove`,
     ``label`` what the newcomer calls itself."""
 
     channel: bytes

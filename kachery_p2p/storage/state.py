@@ -1,7 +1,7 @@
 """What a node remembers besides content: one SQLite file.
 
 Mutables, the origins of fetched blobs, manifests of blobs, channels, announcement logs, invitations
-and admissions (:mod:`.invitations`), and a few single values. A method that changes something returns
+and admissions (:mod:`.channels.invitations`), and a few single values. A method that changes something returns
 when the change is on disk.
 
 Invariants: those of :class:`.database.Database`. That one process has it open matters here, since
@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from kachery_p2p.storage.channels.invitations import InvitationTables
+
 from .database import Database
 from .group_commit import GroupCommit
-from .invitations import InvitationTables
 from .paths import STATE_LOCK_FILE, check_sha1
 
 MIGRATIONS: Final[tuple[str, ...]] = (

@@ -12,8 +12,8 @@ import time
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from kachery_p2p.protocol.channel import from_text, parse, sign
-from kachery_p2p.protocol.document import ChannelDocument
+from kachery_p2p.protocol.channels.document import ChannelDocument
+from kachery_p2p.protocol.channels.signed_document import from_text, parse, sign
 from kachery_p2p.protocol.errors import BadInput, Unreachable
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.limits import DIAL_SECONDS
@@ -86,8 +86,8 @@ async def identify(url: str, patience: float) -> str:
     Raises:
         Unreachable: nobody did for ``patience`` seconds.
     """
-    from kachery_p2p.node import transport
-    from kachery_p2p.node.opening import handshake
+    from kachery_p2p.node.links import transport
+    from kachery_p2p.node.links.opening import handshake
 
     deadline = time.monotonic() + patience
     while True:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from kachery_p2p.client.connection import connection
+from kachery_p2p.client.session.connection import connection
 from kachery_p2p.local import places
 
 _POLL_SECONDS = 0.01

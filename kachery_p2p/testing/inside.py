@@ -15,8 +15,8 @@ from .nodes import AnyNode
 
 if TYPE_CHECKING:
     from kachery_p2p.node.config import Config
+    from kachery_p2p.node.links.transport import Transport
     from kachery_p2p.node.node import Node as InnerNode
-    from kachery_p2p.node.transport import Transport
 
 
 class _RoadsBy:
@@ -26,7 +26,7 @@ class _RoadsBy:
         self._http_proxy = http_proxy
 
     async def dial(self, url: str) -> Transport:
-        from kachery_p2p.node import transport
+        from kachery_p2p.node.links import transport
 
         return await transport.dial(url, http_proxy=self._http_proxy)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kachery_p2p.client import portal
+from kachery_p2p.client.session import portal
 
 
 @pytest.fixture

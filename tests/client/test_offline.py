@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import kachery_p2p as kc
-from kachery_p2p.client import portal
+from kachery_p2p.client.session import portal
 from kachery_p2p.protocol import errors
 from kachery_p2p.protocol.limits import MANIFEST_CHUNK
 from tests.daemons import Daemon, Lab

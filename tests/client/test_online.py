@@ -232,7 +232,7 @@ def test_a_dest_without_room_is_a_full_disk(lab: Lab, tmp_path: Path) -> None:
         uri = kc.store_text("to be copied nowhere")
         full = OSError(errno.ENOSPC, "No space left on device")
         with (
-            mock.patch("kachery_p2p.client.blocking._copy", side_effect=full),
+            mock.patch("kachery_p2p.client.session.blocking._copy", side_effect=full),
             pytest.raises(errors.StorageFull),
         ):
             kc.load_file(uri, tmp_path / "x")

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kachery_p2p.local.framed import FramedSocket
-from kachery_p2p.protocol import local
 from kachery_p2p.protocol.errors import KacheryError, LinkClosed
+from kachery_p2p.protocol.local import messages as local
 
 SENT = st.lists(
     st.tuples(

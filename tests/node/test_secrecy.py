@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from kachery_p2p.node import circuit
-from kachery_p2p.node import link as link_module
-from kachery_p2p.protocol import codec, things
-from kachery_p2p.protocol.session import SealedBody, Session
+from kachery_p2p.node.links import circuit
+from kachery_p2p.node.links import link as link_module
+from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.gossip import keys as things
+from kachery_p2p.protocol.links.session import SealedBody, Session
 from tests.node.harness import laboratory, until
 
 WINDOW = 32

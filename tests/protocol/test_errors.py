@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kachery_p2p.protocol import errors, frames
+from kachery_p2p.protocol import errors
 from kachery_p2p.protocol.errors import BY_CODE, KacheryError, from_wire, to_wire
 from kachery_p2p.protocol.limits import MAX_HEADER
+from kachery_p2p.protocol.links import frames
 
 
 def all_classes(kind: type[KacheryError] = KacheryError) -> list[type[KacheryError]]:

@@ -22,38 +22,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kachery_p2p.protocol as package
-from kachery_p2p.protocol import (
-    admission,
-    announcements,
-    armour,
-    channel,
-    codec,
-    document,
-    errors,
-    feed,
-    feed_access,
-    feed_decision,
-    feed_fork,
-    frames,
-    gossip,
-    identity,
-    invitation,
-    local,
-    manifest,
-    methods,
-    roles,
-    session,
-    signed_message,
-    task,
-    task_messages,
-    task_result,
-    uri,
-)
-from kachery_p2p.protocol.document import ChannelDocument
+from kachery_p2p.protocol import codec, errors, identity, methods, uri
+from kachery_p2p.protocol.channels import admission, document, invitation, roles
+from kachery_p2p.protocol.channels import signed_document as channel
+from kachery_p2p.protocol.channels import text_encoding as armour
+from kachery_p2p.protocol.channels.document import ChannelDocument
+from kachery_p2p.protocol.channels.membership import ChannelBook
 from kachery_p2p.protocol.errors import KacheryError
+from kachery_p2p.protocol.feeds import access as feed_access
+from kachery_p2p.protocol.feeds import decision as feed_decision
+from kachery_p2p.protocol.feeds import feed, signed_message
+from kachery_p2p.protocol.feeds import fork as feed_fork
+from kachery_p2p.protocol.files import manifest
+from kachery_p2p.protocol.gossip import announcements
+from kachery_p2p.protocol.gossip import index as gossip
 from kachery_p2p.protocol.identity import NodeKey
-from kachery_p2p.protocol.membership import ChannelBook
-from kachery_p2p.protocol.noise import Handshake
+from kachery_p2p.protocol.links import frames, session
+from kachery_p2p.protocol.links.noise import Handshake
+from kachery_p2p.protocol.local import messages as local
+from kachery_p2p.protocol.tasks import messages as task_messages
+from kachery_p2p.protocol.tasks import result as task_result
+from kachery_p2p.protocol.tasks import task
 
 KEY = NodeKey(b"\x07" * 32)
 DOCUMENT = ChannelDocument.create(

@@ -9,8 +9,8 @@ import itertools
 import pytest
 
 from kachery_p2p.protocol import codec, limits
-from kachery_p2p.protocol.feed import Run, sign_head
-from kachery_p2p.protocol.frontier import TILE_HEIGHT
+from kachery_p2p.protocol.feeds.feed import Run, sign_head
+from kachery_p2p.protocol.feeds.frontier import TILE_HEIGHT
 from kachery_p2p.protocol.identity import NodeKey
 
 BODY = ast.parse(inspect.getsource(limits)).body

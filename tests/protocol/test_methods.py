@@ -9,9 +9,9 @@ import pytest
 
 from kachery_p2p.protocol import codec, methods
 from kachery_p2p.protocol.errors import ProtocolViolation
-from kachery_p2p.protocol.feed import Head, Run
-from kachery_p2p.protocol.feed_decision import Decision
-from kachery_p2p.protocol.feed_fork import Fork
+from kachery_p2p.protocol.feeds.decision import Decision
+from kachery_p2p.protocol.feeds.feed import Head, Run
+from kachery_p2p.protocol.feeds.fork import Fork
 from kachery_p2p.protocol.limits import MAX_HOLDERS, MAX_QUERY_KEYS
 
 CHANNEL, NODE, SHA1 = b"c" * 32, b"n" * 32, b"s" * 20

@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 
-from .scenario import run
+from tests.sim.scenario import run
 
 
 def main() -> int:

@@ -7,10 +7,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from kachery_p2p.protocol.manifest import Chunk, Manifest, Tree
-from kachery_p2p.storage.trees import ensure_tree
-
-from .world import Peer, Violation, World
+from kachery_p2p.protocol.files.manifest import Chunk, Manifest, Tree
+from kachery_p2p.storage.files.trees import ensure_tree
+from tests.sim.world import Peer, Violation, World
 
 CALL_SECONDS = 400.0
 """Virtual time within which every call must have ended: a stall, after asking everybody in turn."""

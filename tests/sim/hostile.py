@@ -11,13 +11,14 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from kachery_p2p.node.circuit import Relay
-from kachery_p2p.node.link import Link
+from kachery_p2p.node.links.circuit import Relay
+from kachery_p2p.node.links.link import Link
+from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.node.node import Node
-from kachery_p2p.node.stream import Stream
-from kachery_p2p.protocol import codec, things
-from kachery_p2p.protocol.announcements import PROVIDE, make_batch, pack_entries
+from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BY_CODE, KacheryError, LinkClosed
+from kachery_p2p.protocol.gossip import keys as things
+from kachery_p2p.protocol.gossip.announcements import PROVIDE, make_batch, pack_entries
 from kachery_p2p.protocol.methods import (
     FILE_OPEN,
     FILE_READ,

@@ -20,8 +20,7 @@ from typing import Any
 
 from kachery_p2p.protocol.errors import LinkClosed, Unreachable
 from kachery_p2p.protocol.limits import DIAL_SECONDS, KIB
-
-from .loop import SimLoop
+from tests.sim.loop import SimLoop
 
 _ROOM = 256 * KIB
 """Bytes under way in one direction beyond which a sender waits."""

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kachery_p2p.protocol.errors import KacheryError
-
-from .loop import SimLoop
-from .trouble import Channel, Trouble
-from .world import Peer, Violation, Watch, World
+from tests.sim.loop import SimLoop
+from tests.sim.trouble import Channel, Trouble
+from tests.sim.world import Peer, Violation, Watch, World
 
 PREFIX = "kachery-sim-"
 SETTLE_SECONDS = 150.0

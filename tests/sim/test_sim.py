@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from .loop import WHOSE, Deadlock, Incarnation, SimLoop
-from .scenario import run
+from tests.sim.loop import WHOSE, Deadlock, Incarnation, SimLoop
+from tests.sim.scenario import run
 
 CHUNK = 20
 SEEDS = 240

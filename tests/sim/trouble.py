@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from .files import Files
-from .roads import End
-from .world import Peer, Violation, World
+from tests.sim.files import Files
+from tests.sim.roads import End
+from tests.sim.world import Peer, Violation, World
 
 REVOKE_SECONDS = 6.0
 """Virtual time in which a removal reaches everybody who is connected."""

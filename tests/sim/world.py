@@ -19,20 +19,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kachery_p2p.node.circuit import CircuitTransport
 from kachery_p2p.node.config import Config
 from kachery_p2p.node.context import Context
-from kachery_p2p.node.link import Link
+from kachery_p2p.node.links.circuit import CircuitTransport
+from kachery_p2p.node.links.link import Link
+from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.node.node import Node
-from kachery_p2p.node.stream import Stream
 from kachery_p2p.protocol.errors import InternalError, KacheryError
 from kachery_p2p.protocol.limits import CIRCUIT_CREDIT
 from kachery_p2p.protocol.methods import FILE_OPEN, FILE_READ, FileOpen, FileRead
 from kachery_p2p.storage.paths import scan
-
-from .hostile import Villain
-from .loop import WHOSE, Incarnation, SimLoop, SlowDisk
-from .roads import End, Host, Roads
+from tests.sim.hostile import Villain
+from tests.sim.loop import WHOSE, Incarnation, SimLoop, SlowDisk
+from tests.sim.roads import End, Host, Roads
 
 EPOCH = 1_800_000_000.0
 """Unix time at virtual time 0."""
@@ -52,7 +51,7 @@ class Caller:
 
 
 class Live:
-    """One call of a client, as :class:`~kachery_p2p.node.calls.Calls` sees it."""
+    """One call of a client, as :class:`~kachery_p2p.node.local.calls.Calls` sees it."""
 
     descriptor = None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kachery_p2p.storage.blobs import BlobStore
+from kachery_p2p.storage.files.blobs import BlobStore
 
 
 @pytest.fixture

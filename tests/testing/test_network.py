@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import kachery_p2p as kc
-from kachery_p2p.client import portal
+from kachery_p2p.client.session import portal
 from kachery_p2p.protocol.errors import AccessDenied, BadInput, KacheryError, Unreachable
 from kachery_p2p.testing import Network
 

@@ -12,7 +12,7 @@ import pytest
 
 import kachery_client
 import kachery_p2p as kp
-from kachery_p2p.client import portal
+from kachery_p2p.client.session import portal
 from kachery_p2p.protocol.errors import BadInput, DaemonNotRunning, KacheryError, Unreachable
 from kachery_p2p.testing import free_port
 from kachery_p2p.testing.channels import open_channel, with_proxy
@@ -184,7 +184,7 @@ def test_pytest_does_not_take_it_for_a_test() -> None:
 
 
 def test_an_open_channel_follows_from_its_name() -> None:
-    from kachery_p2p.protocol.channel import from_text, parse
+    from kachery_p2p.protocol.channels.signed_document import from_text, parse
     from kachery_p2p.protocol.identity import NodeKey
 
     node = NodeKey(bytes(32)).node_id

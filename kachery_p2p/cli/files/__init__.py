@@ -1,0 +1,1 @@
+"""The commands that store, link, load and find."""

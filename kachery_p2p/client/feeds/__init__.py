@@ -1,0 +1,1 @@
+"""Feeds for users: handles, live logs, snapshots, watches."""

@@ -1,0 +1,1 @@
+"""Files by content, for users: storing, linking, loading, finding."""

@@ -1,0 +1,260 @@
+"""Storing: content, files and links to files become URIs. The async API, see :mod:`.files`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kachery_p2p.client.display.progress import Progress, Transfer, relay
+from kachery_p2p.client.session import blocking, offline
+from kachery_p2p.client.session.connection import connection
+from kachery_p2p.client.session.thread_connection import need_loop
+from kachery_p2p.client.values import codecs, pickles
+from kachery_p2p.local import places
+from kachery_p2p.protocol.errors import BadInput, BadPath
+from kachery_p2p.protocol.limits import LOCAL_PIECE
+from kachery_p2p.protocol.uri import build_uri
+
+from .uris import PathLike, without_nones
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+async def astore_bytes(
+    data: bytes | bytearray | memoryview,
+    basename: str | None = None,
+    *,
+    channel: str | None = None,
+    progress: Progress = None,
+) -> str:
+    """Store bytes and return their URI.
+
+    Args:
+        data: the content.
+        basename: label in the URI; ``file.dat`` if not given.
+        channel: provide it on this channel only; on all by default.
+        progress: None shows a bar if it takes long, False never does; or a function, which gets a
+            :class:`ProgressInfo`.
+
+    Raises:
+        DaemonNotRunning, StorageFull, ReadOnlyUser, BadInput
+    """
+    return await _store(memoryview(data).cast("B"), basename or "file.dat", channel, progress)
+
+
+async def astore_text(
+    text: str,
+    basename: str | None = None,
+    *,
+    channel: str | None = None,
+    progress: Progress = None,
+) -> str:
+    """Store text as UTF-8; label ``file.txt``. Raises as :func:`astore_bytes`."""
+    data = codecs.text_to_bytes(text)
+    return await _store(memoryview(data), basename or "file.txt", channel, progress)
+
+
+async def astore_json(
+    object: Any,
+    basename: str | None = None,
+    *,
+    separators: tuple[str, str] = (",", ":"),
+    indent: int | None = None,
+    channel: str | None = None,
+    progress: Progress = None,
+) -> str:
+    """Store a JSON value (dict, list, str, int, float, bool, None); label ``file.json``.
+
+    The text is made as it always was, so the same object has the URI that older users know. NaN and
+    infinities are refused. Raises as :func:`astore_bytes`.
+    """
+    data = codecs.json_to_bytes(object, separators=separators, indent=indent)
+    return await _store(memoryview(data), basename or "file.json", channel, progress)
+
+
+async def astore_npy(
+    array: NDArray[Any],
+    basename: str | None = None,
+    *,
+    channel: str | None = None,
+    progress: Progress = None,
+) -> str:
+    """Store a numpy array of any shape and any dtype but object, in npy format; label ``file.npy``.
+
+    Raises as :func:`astore_bytes`.
+    """
+    data = await asyncio.to_thread(codecs.npy_to_bytes, array)
+    return await _store(memoryview(data).cast("B"), basename or "file.npy", channel, progress)
+
+
+async def astore_pkl(
+    x: Any,
+    basename: str | None = None,
+    *,
+    channel: str | None = None,
+    progress: Progress = None,
+) -> str:
+    """Store a Python object of plain types and numpy arrays as a pickle; label ``file.pkl``.
+
+    Raises:
+        UnsafePickle: something in it is of another type; the error says where.
+        Others as :func:`astore_bytes`.
+    """
+    data = await asyncio.to_thread(pickles.dumps, x)
+    return await _store(memoryview(data), basename or "file.pkl", channel, progress)
+
+
+async def astore_file(
+    path: PathLike,
+    basename: str | None = None,
+    *,
+    channel: str | None = None,
+    progress: Progress = None,
+) -> str:
+    """Store a copy of a file and return its URI, with ``?manifest=`` above 20,000,000 bytes.
+
+    The file system shares the bytes between original and copy where it can (reflink).
+
+    Raises:
+        BadPath: there is no such file, it is a directory, or it cannot be read.
+        Others as :func:`astore_bytes`.
+    """
+    label = basename or Path(path).name
+    with _opened(path) as descriptor, Transfer("storing", label, progress) as moving:
+        moving.begin()
+        stored = await _store_opened(descriptor, channel, moving)
+        moving.complete(stored["size"])
+    return _uri(stored, label)
+
+
+async def _store_opened(descriptor: int, channel: str | None, moving: Transfer) -> dict[str, Any]:
+    folder = places.offline_dir()
+    if folder is not None:
+        root, advanced = folder, relay(moving)
+        moving.total = os.fstat(descriptor).st_size
+        return await blocking.run(lambda gone: offline.store_fd(root, descriptor, gone, advanced))
+    node = await connection()
+    params = without_nones(channel=channel)
+    stored: dict[str, Any]
+    if node.passes_descriptors:
+        stored = await node.call("store", params, descriptor=descriptor, on_progress=moving.hear)
+        return stored
+    with _mapped(descriptor) as data:
+        stored = await node.call("store", params, pieces=data, on_progress=moving.hear)
+        return stored
+
+
+async def alink_file(
+    path: PathLike, basename: str | None = None, *, progress: Progress = None
+) -> str:
+    """Make a file available without copying it, and return its URI.
+
+    The file must stay as it is: if its size or time of change differs later, it is no longer
+    available under the URI. Its content is read once.
+
+    Raises:
+        BadPath, DaemonNotRunning, ReadOnlyUser
+    """
+    label = basename or Path(path).name
+    with _opened(path) as descriptor, Transfer("linking", label, progress) as moving:
+        moving.begin()
+        stored = await _link_opened(descriptor, os.path.realpath(path), moving)
+        moving.complete(stored["size"])
+    return _uri(stored, label)
+
+
+async def _link_opened(descriptor: int, path: str, moving: Transfer) -> dict[str, Any]:
+    folder = places.offline_dir()
+    if folder is not None:
+        root, advanced = folder, relay(moving)
+        moving.total = os.fstat(descriptor).st_size
+        return await blocking.run(
+            lambda gone: offline.link_fd(root, descriptor, path, gone, advanced)
+        )
+    node = await connection()
+    if not node.passes_descriptors:
+        raise BadInput(what="link_file", reason="it needs the node's Unix socket, not TCP")
+    stored: dict[str, Any] = await node.call(
+        "link", {"path": path}, descriptor=descriptor, on_progress=moving.hear
+    )
+    return stored
+
+
+async def _store(data: memoryview, label: str, channel: str | None, progress: Progress) -> str:
+    with Transfer("storing", label, progress) as moving:
+        if len(data) > LOCAL_PIECE:  # else it is one message, which has no progress
+            need_loop()
+            moving.begin()
+        stored = await _store_data(data, channel, moving)
+        moving.complete(len(data))
+    return _uri(stored, label)
+
+
+async def _store_data(data: memoryview, channel: str | None, moving: Transfer) -> dict[str, Any]:
+    folder = places.offline_dir()
+    if folder is not None:
+        need_loop()
+        return await asyncio.to_thread(offline.store_bytes, folder, data)
+    node = await connection()
+    params = without_nones(channel=channel)
+    stored: dict[str, Any]
+    if len(data) <= LOCAL_PIECE:
+        stored = await node.call("store", {"data": bytes(data), **params})
+    elif node.passes_descriptors and hasattr(os, "memfd_create"):
+        with _in_memory_file() as descriptor:
+            await blocking.run(lambda gone: blocking.fill(descriptor, data, gone))
+            stored = await node.call(
+                "store", params, descriptor=descriptor, on_progress=moving.hear
+            )
+    else:
+        stored = await node.call("store", params, pieces=data, on_progress=moving.hear)
+    return stored
+
+
+def _uri(stored: dict[str, Any], label: str) -> str:
+    return build_uri(sha1=stored["sha1"], label=label, manifest=stored["manifest"])
+
+
+@contextlib.contextmanager
+def _opened(path: PathLike) -> Iterator[int]:
+    """A regular file, open for reading. Raises BadPath."""
+    try:
+        # Not blocking: opening a pipe that nobody writes to would hang.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise BadPath(path=os.fspath(path), reason=(error.strerror or "?").lower()) from error
+    try:
+        if os.path.isdir(descriptor):
+            raise BadPath(
+                path=os.fspath(path), reason="it is a directory; store the files in it one by one"
+            )
+        if not os.path.isfile(descriptor):
+            raise BadPath(path=os.fspath(path), reason="it is not a regular file")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _mapped(descriptor: int) -> Iterator[memoryview]:
+    import mmap
+
+    if os.fstat(descriptor).st_size == 0:
+        yield memoryview(b"")
+        return
+    with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
+        yield view
+
+
+@contextlib.contextmanager
+def _in_memory_file() -> Iterator[int]:
+    descriptor = os.memfd_create("kachery")
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

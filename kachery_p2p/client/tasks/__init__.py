@@ -1,0 +1,1 @@
+"""Tasks for users: functions, backends and their workers, requests."""

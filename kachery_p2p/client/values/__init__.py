@@ -1,0 +1,1 @@
+"""Objects to stored bytes and back."""

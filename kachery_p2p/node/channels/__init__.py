@@ -1,0 +1,1 @@
+"""Channel documents and membership: passing them on, admitting newcomers, who is online."""

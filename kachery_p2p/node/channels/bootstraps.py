@@ -1,0 +1,112 @@
+"""Keeps a link to every bootstrap node of every channel, for ever.
+
+One task per address. A link that cannot be made or that ends is made anew after a jittered backoff;
+what went wrong last is kept for ``info``. The set of addresses follows the channel documents.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from kachery_p2p.node.links.network import Network
+from kachery_p2p.node.links.reach import Reach
+from kachery_p2p.protocol.backoff import Backoff
+from kachery_p2p.protocol.errors import KacheryError, NotAMember
+from kachery_p2p.protocol.limits import RECONNECT_FIRST, RECONNECT_MOST
+
+_STEADY_SECONDS = 10.0
+"""A link that lasted this long was a good one: the backoff starts anew."""
+_NOT_YET_SECONDS = 5.0
+"""How long a node that does not know us as a member is left alone, at most."""
+
+
+@dataclass
+class Bootstrap:
+    """The state of one address, for people."""
+
+    url: str
+    node: str
+    state: str = "connecting"
+    trying: bool = True
+    """An attempt is under way, or about to be."""
+    error: str = ""
+    code: str = ""
+
+
+class Bootstraps:
+    def __init__(self, network: Network, reach: Reach) -> None:
+        self._network = network
+        self._reach = reach
+        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._hurry = asyncio.Event()
+        self.status: dict[tuple[str, str], Bootstrap] = {}
+
+    def refresh(self) -> None:
+        """Follow the channel documents; also retries at once whatever is waiting."""
+        wanted = {
+            (bootstrap.url, bootstrap.node_id)
+            for channel in self._network.book
+            for bootstrap in self._network.book.signed(channel).document.bootstraps
+            if bootstrap.node_id != self._network.context.node_id
+            and not self._network.book.signed(channel).document.expired(
+                self._network.context.clock()
+            )
+        }
+        for key in sorted(set(self._tasks) - wanted):
+            self._tasks.pop(key).cancel()
+            self.status.pop(key, None)
+        for key in sorted(wanted - set(self._tasks)):
+            self.status[key] = Bootstrap(*key)
+            self._tasks[key] = self._network.spawn(self._keep(*key), name=f"keep {key[0]}")
+        self.hurry()
+
+    def hurry(self) -> None:
+        """Somebody needs the network now: do not wait out the backoff."""
+        waiting = [status for status in self.status.values() if status.state == "waiting"]
+        for status in waiting:
+            status.trying = True
+        if waiting:
+            self._hurry.set()
+            self._hurry = asyncio.Event()
+
+    async def _keep(self, url: str, node: str) -> None:
+        status = self.status[url, node]
+        backoff = Backoff(RECONNECT_FIRST, RECONNECT_MOST, self._network.context.random)
+        loop = asyncio.get_running_loop()
+        while True:
+            status.trying = True
+            try:
+                link = await self._reach.connect(url, node)
+                self._reach.keep(link)
+                status.state, status.error, status.code = "connected", "", ""
+                status.trying = False
+                since = loop.time()
+                await link.closed.wait()
+                if loop.time() - since > _STEADY_SECONDS:
+                    backoff.reset()
+                if link.closed_by is not None:
+                    raise link.closed_by
+            except KacheryError as error:
+                status.state, status.error, status.code = "waiting", str(error), error.code
+                status.trying = False
+                self._network.context.warn(f"{url}: {error}{_remedy(error)}")
+            pause = backoff.next()
+            if status.code == NotAMember.code:
+                # Somebody is about to mend that, at one end or the other.
+                pause = min(pause, _NOT_YET_SECONDS)
+            try:
+                async with asyncio.timeout(pause):
+                    await self._hurry.wait()
+            except TimeoutError:
+                pass
+
+
+def _remedy(error: KacheryError) -> str:
+    """What else to do than the error says, seen from the one who dialled."""
+    if not isinstance(error, NotAMember):
+        return ""
+    return (
+        " Or the bootstrap node has not joined the channel itself: type 'kachery-p2p channel join' "
+        "there, with what 'kachery-p2p channel export' prints here."
+    )

@@ -1,0 +1,1 @@
+"""Feeds between nodes: appending, serving, following, submitting, and forks."""

@@ -1,0 +1,248 @@
+"""Serves feeds to other nodes: what a holder does, and what the owner does besides.
+
+Every stream is checked at its beginning, and again whenever a channel changes: the requester's role,
+our own, and that the feed may go out on that channel at all. What is sent carries its proof, so a
+holder need not be trusted; what is submitted is appended only if the owner's rules for the subfeed let
+its sender write.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from kachery_p2p.node.links.link import Link
+from kachery_p2p.node.links.network import Network
+from kachery_p2p.node.links.stream import Stream
+from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.errors import (
+    BadInput,
+    KacheryError,
+    NotAWriter,
+    NotFound,
+    ProtocolViolation,
+)
+from kachery_p2p.protocol.feeds.access import AccessRules
+from kachery_p2p.protocol.feeds.decision import Decision
+from kachery_p2p.protocol.feeds.feed import Head, feed_uri, pack_texts, subfeed_hash, unpack_texts
+from kachery_p2p.protocol.limits import MAX_SLICE
+from kachery_p2p.protocol.methods import (
+    FEED_EVIDENCE,
+    FEED_FOLLOW,
+    FEED_SUBMIT,
+    FeedEvidence,
+    FeedFollow,
+    FeedLeaf,
+    FeedPart,
+    FeedSubmit,
+    FeedTexts,
+)
+from kachery_p2p.storage.feeds.log import Log, LogInfo
+
+from .feeds import Feeds
+from .newest_messages import Served
+from .offers import may_leave
+from .own_feeds import OwnFeeds
+
+
+class FeedServer:
+    def __init__(self, network: Network, feeds: Feeds, own: OwnFeeds) -> None:
+        self._network = network
+        self._feeds = feeds
+        self._own = own
+        self._store = feeds.store
+        self._disk = network.context.workers.disk
+        self.following: dict[Stream, tuple[Link, FeedFollow]] = {}
+        """The streams that we send messages on."""
+        network.on_stream_of(FEED_FOLLOW, FeedFollow, self._follow)
+        network.on_stream_of(FEED_SUBMIT, FeedSubmit, self._submit)
+        network.on_request_of(FEED_EVIDENCE, FeedEvidence, self._evidence)
+
+    def _require(self, link: Link, channel: bytes) -> None:
+        self._network.require_role(link, channel, theirs="request-feeds", ours="provide-feeds")
+
+    def cut(self) -> None:
+        """A channel changed: end what is sent to those who may no longer have it."""
+        for stream, (link, params) in list(self.following.items()):
+            try:
+                self._require(link, params.channel)
+            except KacheryError as error:
+                stream.end(error)
+
+    def followers(self, where: Log) -> int:
+        """How many streams of a log are open."""
+        return sum((p.feed, p.subfeed) == where for _, p in self.following.values())
+
+    async def _follow(self, link: Link, stream: Stream, params: FeedFollow) -> None:
+        self._require(link, params.channel)
+        where = (params.feed, params.subfeed)
+        if not await self._disk(may_leave, self._store, where, params.channel):
+            raise NotFound(what=feed_uri(params.feed), detail="it is not held on this channel")
+        stream.set_group(link.peer)
+        self.following[stream] = (link, params)
+        try:
+            owner = await self._feeds.is_own(params.feed)
+            await _Sending(self._feeds, link, stream, params, owner).run()
+        finally:
+            del self.following[stream]
+
+    async def _evidence(self, link: Link, params: FeedEvidence) -> object:
+        self._require(link, params.channel)
+        where = (params.feed, params.subfeed)
+
+        def work() -> FeedLeaf | None:
+            if not may_leave(self._store, where, params.channel):
+                return None
+            found = self._store.leaf_proof(*where, params.index)
+            return FeedLeaf(found.head, found.leaf, found.proof)
+
+        await self._feeds.in_store(where)
+        leaf = await self._disk(work)
+        if leaf is None:
+            raise NotFound(what=feed_uri(params.feed), detail="it is not held on this channel")
+        return codec.plain(leaf)
+
+    async def _submit(self, link: Link, stream: Stream, params: FeedSubmit) -> None:
+        self._require(link, params.channel)
+        where = (params.feed, params.subfeed)
+        if not await self._feeds.is_own(params.feed):
+            raise NotFound(what=feed_uri(params.feed), detail="its key does not lie on this node")
+        if subfeed_hash(params.name) != params.subfeed:
+            raise BadInput(what="submission", reason="that name is another subfeed's")
+        await self._check_writer(link.peer, where, params.name)
+        stream.set_group(link.peer)
+        stream.grant(2 * MAX_SLICE)
+        item = await stream.receive()
+        if item is None:
+            raise ProtocolViolation(reason="a submission without messages")
+        meta, body, cost = item
+        count = codec.convert(FeedTexts, meta).count
+        texts = await self._disk(unpack_texts, await stream.open_body(body), count)
+        # The owner may have changed its mind while they came.
+        await self._check_writer(link.peer, where, params.name)
+        numbers = await self._own.append(
+            where,
+            params.name,
+            texts,
+            author=bytes.fromhex(link.peer),
+            submission=params.submission,
+        )
+        stream.done(cost)
+        await stream.send(codec.plain(numbers))
+
+    async def _check_writer(self, node: str, where: Log, name: str) -> None:
+        text = await self._disk(self._store.get_rules, *where)
+        if text is None or not codec.convert(AccessRules, json.loads(text)).may_write(node):
+            raise NotAWriter(node=node, feed=feed_uri(where[0], name))
+
+
+class _Sending:
+    """One stream of ``feed.follow``, from the holder's side."""
+
+    def __init__(
+        self, feeds: Feeds, link: Link, stream: Stream, params: FeedFollow, owner: bool
+    ) -> None:
+        self._feeds = feeds
+        self._link = link
+        self._stream = stream
+        self._params = params
+        self._owner = owner
+        self._where = (params.feed, params.subfeed)
+        self._position = params.position
+        self._first = True
+        self._said: Head | None = None
+        self._decision: Decision | None = None
+        self._idle = False
+        """Everything was sent, and this waits for more."""
+
+    async def run(self) -> None:
+        def hear() -> None:
+            # Most news need no task to be woken.
+            if not (self._idle and self._send_newest()):
+                bell.set()
+
+        with self._feeds.listening(self._where, hear=hear) as bell:
+            await self._say_state()
+            while not await self._send_all() and not self._stream.ended:
+                self._idle = True
+                try:
+                    await bell.wait()
+                finally:
+                    self._idle = False
+                bell.clear()
+                if (
+                    self._params.quiet
+                    or self._feeds.newest.serve(self._where, self._position) is None
+                ):
+                    await self._say_state()
+
+    async def _send_all(self) -> bool:
+        """Send what there is; whether that was all that was asked for."""
+        params = self._params
+        while not params.quiet:
+            if params.stop is not None and self._position >= params.stop:
+                return True
+            served = await self._feeds.serve(
+                self._where,
+                self._position,
+                params.stop,
+                peaks=self._first,
+                most_bytes=self._link.bulk_bytes,
+            )
+            if served is None:
+                return False
+            await self._send(served)
+            if params.stop is None and self._feeds.newest.ends_at(self._where, self._position):
+                return False  # without a look at the disk for more
+        return False
+
+    def _send_newest(self) -> bool:
+        """Send what is new, if it continues what was sent and there is room for it; whether it did."""
+        if self._params.quiet or self._params.stop is not None or self._first:
+            return False
+        served = self._feeds.newest.serve(self._where, self._position)
+        if served is None or not self._stream.offer(*self._frame(served)):
+            return False
+        self._sent(served)
+        return True
+
+    async def _send(self, served: Served) -> None:
+        await self._stream.send(*self._frame(served))
+        self._sent(served)
+
+    def _frame(self, served: Served) -> tuple[Any, bytes]:
+        slice = served.slice
+        head = None if served.head == self._said else served.head
+        part = FeedPart(self._owner, 0, slice.start, slice.runs, served.peaks, served.right, head)
+        return codec.plain(part), pack_texts(slice.texts)
+
+    def _sent(self, served: Served) -> None:
+        self._said = served.head
+        self._first = False
+        self._position = served.slice.stop
+
+    async def _say_state(self) -> None:
+        """How far the log is, and whether it may still grow."""
+        info: LogInfo | None = await self._feeds.info(self._where)
+        base, head, fork, decision = 0, None, None, None
+        if info is not None:
+            base, head, fork, decision = info.base, info.head, info.fork, info.decision
+        if fork is None and base > self._position and not self._params.quiet:
+            detail = f"only from message {base} on"
+            raise NotFound(what=feed_uri(*self._where[:1]), detail=detail)
+        if head is not None and info is not None and head.size != info.size:
+            head = None  # what is held does not reach it: it is said with the messages
+        part = FeedPart(
+            self._owner,
+            base,
+            self._position,
+            [],
+            [],
+            [],
+            None if head == self._said else head,
+            fork,
+            None if decision == self._decision else decision,
+        )
+        self._said = head or self._said
+        self._decision = decision
+        await self._stream.send(codec.plain(part))

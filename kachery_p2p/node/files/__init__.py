@@ -1,0 +1,1 @@
+"""Files between nodes: downloads from several sources, and providing to others."""

@@ -1,0 +1,241 @@
+"""The bytes of one download: what of a file is verified and here, and who is fetching the rest.
+
+What has arrived is verified and written by :class:`kachery_p2p.storage.files.partials.Partial` before anybody
+sees a byte of it; what to ask for next is decided in :mod:`kachery_p2p.protocol.files.plan`. Here the two are
+kept in step, and disk work is kept off the loop and in order: one write at a time, none while the
+partial becomes the blob, a sync whenever one is due.
+
+Invariant: a blob's origin is on disk before the blob is, so that it never looks as if it was stored
+here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from kachery_p2p.node.context import Context
+from kachery_p2p.node.workers import InOrder, open_on_disk
+from kachery_p2p.protocol.errors import CorruptContent, KacheryError
+from kachery_p2p.protocol.files.manifest import Manifest
+from kachery_p2p.protocol.files.plan import Plan, Range, intersect
+from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK, MAX_MANIFEST
+from kachery_p2p.protocol.links.session import SealedBody
+from kachery_p2p.protocol.methods import Piece
+from kachery_p2p.storage.files.partials import Partial
+
+Part = tuple[int, int | None]
+"""A byte range [start, stop) that a caller waits for; None is the file's end."""
+
+
+class Content:
+    """``spawn`` makes tasks that the node ends when it stops. Sizes are in bytes."""
+
+    def __init__(
+        self, context: Context, sha1: str, spawn: Callable[..., asyncio.Task[Any]]
+    ) -> None:
+        self.sha1 = sha1
+        self.size = 0
+        """What the manifest says, or else one of the sources."""
+        self.partial: Partial | None = None
+        self._context = context
+        self._spawn = spawn
+        self._plan = Plan(0, 1)
+        self._channels: set[bytes] = set()
+        self._lock = asyncio.Lock()
+        self._writes = InOrder(context.workers, self._lock)
+        self._syncing: asyncio.Task[None] | None = None
+
+    # --- what is here ------------------------------------------------------------------------
+
+    @property
+    def verified(self) -> int:
+        return self.partial.verified_bytes if self.partial is not None else 0
+
+    @property
+    def verifies_parts(self) -> bool:
+        """Whether a part can be told from a forged one before the whole is there."""
+        return self.partial is not None and self.partial.kind != "whole"
+
+    @property
+    def has_proofs(self) -> bool:
+        """Whether pieces are verified by their place in the manifest's tree."""
+        return self.partial is not None and self.partial.kind == "tree"
+
+    def is_on(self, channel: bytes) -> bool:
+        """Whether its bytes come from this channel alone."""
+        return self._channels == {channel}
+
+    def has(self, part: Part) -> bool:
+        if self.partial is None or not self.verifies_parts:
+            return False  # without a manifest even the size is only somebody's word
+        start, stop = part[0], self.partial.size if part[1] is None else part[1]
+        return start >= self.partial.size or self.partial.have(start, min(stop, self.partial.size))
+
+    @property
+    def is_whole(self) -> bool:
+        return self.partial is not None and not self.partial.missing(1)
+
+    async def read(self, start: int, stop: int) -> bytes | None:
+        """Verified bytes; None if they went away again (the whole turned out to be wrong, say)."""
+        async with self._lock:  # not while the partial becomes the blob
+            return await self._context.workers.disk(self._read, start, stop)
+
+    def _read(self, start: int, stop: int) -> bytes | None:
+        blob = self._context.store.find(self.sha1)
+        if blob is not None:
+            return self._context.store.read(blob, start, stop - start)
+        if self.partial is None:
+            return None
+        first = start // BLOCK * BLOCK
+        last = min(self.partial.size, -(-stop // BLOCK) * BLOCK)
+        data = self.partial.read_verified(first, last)
+        return None if data is None else data[start - first : stop - first]
+
+    # --- what is to be fetched ---------------------------------------------------------------
+
+    def want(self, parts: Iterable[Part] | None) -> bool:
+        """Plan to fetch what these parts (None: the whole file) lack; whether that is anything
+        that nobody is fetching yet. Without a tree, a part takes the whole file."""
+        if self.partial is None:
+            return False
+        missing = self.partial.missing()
+        if parts is not None and self.partial.kind == "tree":
+            missing = [item for part in parts for item in self._blocks_of(part, missing)]
+        self._plan.set_missing(missing)
+        return self._plan.free
+
+    def _blocks_of(self, part: Part, missing: list[Range]) -> list[Range]:
+        start, stop = part[0], self.size if part[1] is None else part[1]
+        if start >= self.size:
+            return []  # nothing lies there, not even the end of the last block
+        first = start // BLOCK * BLOCK
+        last = min(self.size, -(-stop // BLOCK) * BLOCK)
+        return intersect(missing, first, last)
+
+    def take(self, sources: int) -> tuple[int, Range] | None:
+        """The next segment for one of ``sources`` sources, with a ticket to be given back."""
+        return self._plan.take(sources)
+
+    def give_back(self, ticket: int) -> None:
+        """Nobody fetches this segment any more."""
+        self._plan.give_back(ticket)
+
+    # --- what arrives ------------------------------------------------------------------------
+
+    def comes_from(self, channel: bytes) -> None:
+        """Bytes are about to come from a channel; the blob will be served on no other."""
+        self._channels.add(channel)
+
+    async def open(self, size: int, manifest: Manifest | None) -> None:
+        """Begin, or go on with what an earlier download left."""
+        partial = await open_on_disk(
+            self._context.workers,
+            lambda _: Partial.open(self._context.store, self.sha1, size, manifest),
+        )
+        units = {"tree": BLOCK, "chunks": MANIFEST_CHUNK, "whole": max(size, 1)}
+        self.partial, self.size = partial, size
+        self._plan = Plan(size, units[partial.kind])
+
+    async def write(self, ticket: int, piece: Piece, body: SealedBody, source: str) -> None:
+        """Decrypt, verify and write a piece of a segment; ``source`` is its giver's name.
+
+        Raises:
+            CorruptContent: it is not what belongs there.
+            ProtocolViolation: its body was forged on the way.
+            StorageFull, StorageDamaged
+        """
+        partial = self.partial
+        assert partial is not None
+
+        def work() -> None:
+            data = body.open()
+            if partial.kind == "tree":
+                partial.write_blocks(piece.offset, data, piece.proof, source)
+            else:
+                partial.append(piece.offset, data, source)
+
+        await self._writes.run(work)
+        self._plan.advance(ticket, piece.offset + len(body))
+
+    def sync_if_due(self) -> None:
+        partial = self.partial
+        if partial is None or not partial.sync_due():
+            return
+        if self._syncing is None or self._syncing.done():
+            self._syncing = self._spawn(
+                self._context.workers.disk(partial.sync), name="sync partial"
+            )
+
+    async def store_whole(self, data: bytes, channel: bytes) -> None:
+        """Take a small file that came in one piece, its hash checked."""
+        self.comes_from(channel)
+        self.size = len(data)
+        await self.store_small(self.sha1, data, channel)
+
+    async def store_small(self, sha1: str, data: bytes, channel: bytes) -> None:
+        """Store a file, such as the manifest, that came from a channel, its hash checked."""
+
+        def work() -> None:
+            if self._context.store.find(sha1) is None:
+                self._context.state.add_origin(sha1, channel.hex())
+            self._context.store.store_bytes(data)
+
+        await self._context.workers.disk(work)
+
+    async def stored_manifest(self, sha1: str) -> bytes | None:
+        """The manifest of that name, if it is here and whole."""
+
+        def work() -> bytes | None:
+            blob = self._context.store.find(sha1)
+            if blob is None or blob.size > MAX_MANIFEST:
+                return None
+            data = self._context.store.read(blob, 0, blob.size)
+            return data if hashlib.sha1(data).hexdigest() == sha1 else None
+
+        return await self._context.workers.disk(work)
+
+    # --- how it ends -------------------------------------------------------------------------
+
+    async def finish(self) -> None:
+        """Everything is here: check the whole, and make it the blob.
+
+        Raises:
+            CorruptContent: the whole is wrong. Nothing of it is kept.
+        """
+        partial = self.partial
+        assert partial is not None
+        if self._syncing is not None:
+            await asyncio.wait([self._syncing])
+        async with self._lock:
+            try:
+                await self._context.workers.disk(self._complete, partial)
+            except CorruptContent:
+                self.partial = None
+                raise
+
+    def _complete(self, partial: Partial) -> None:
+        if self._context.store.find(self.sha1) is None:
+            for channel in self._channels:
+                self._context.state.add_origin(self.sha1, channel.hex())
+        partial.finish()
+
+    async def discard(self) -> None:
+        """Throw away what came, to begin anew."""
+        async with self._lock:
+            if self.partial is not None:
+                await self._context.workers.disk(self.partial.discard)
+            self.partial = None
+
+    async def close(self) -> None:
+        """Leave what was verified for the next download to go on with."""
+        await self._writes.wait()
+        if self._syncing is not None:
+            with contextlib.suppress(KacheryError, asyncio.CancelledError):
+                await asyncio.shield(self._syncing)
+        if self.partial is not None:
+            async with self._lock:
+                await asyncio.shield(self._context.workers.disk(self.partial.close))

@@ -1,0 +1,384 @@
+"""One file that is being fetched, for as long as somebody waits for it.
+
+A :class:`Download` brings together those who wait (for the whole file or for parts of it), the bytes
+that are here (:mod:`~kachery_p2p.node.files.content`) and those who give them
+(:mod:`~kachery_p2p.node.files.sources`), and turns what goes wrong into an error that says what it was.
+
+It ends when nobody waits for it any more (what was verified is kept), when it is complete, or when it
+has made no progress for ``STALL_SECONDS``: sources that fail are retried and looked up anew until then,
+so a proxy or a provider that restarts is only a pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from kachery_p2p.node.gossip.lookup import Found, Lookup
+from kachery_p2p.protocol.errors import (
+    AccessDenied,
+    BadInput,
+    Cancelled,
+    CorruptContent,
+    KacheryError,
+    LocalError,
+    NotFound,
+    ProtocolViolation,
+    RemoteError,
+    Stalled,
+)
+from kachery_p2p.protocol.files.manifest import Manifest
+from kachery_p2p.protocol.files.plan import Holder
+from kachery_p2p.protocol.gossip import keys as things
+from kachery_p2p.protocol.limits import MAX_SOURCES, STALL_SECONDS
+from kachery_p2p.protocol.links.session import SealedBody
+from kachery_p2p.protocol.methods import Piece
+from kachery_p2p.storage.files.partials import Partial
+
+from .content import Content, Part
+from .progress import Progress
+from .sources import Pieces, Source, Sources
+
+_RETRY_SECONDS = 0.5
+"""Between two look-ups of a download that has lost its sources."""
+_TELL_SECONDS = 0.1
+"""Between two reports of progress to one caller."""
+_WRITES_AHEAD = 4
+"""Pieces of one source that wait for the disk before the source is held back."""
+
+
+class Download:
+    """See the module. Callers share it; each waits for the whole file or for a part.
+
+    ``provide`` is called with the hash of each file that has come to be here. It starts when there is
+    a place in ``slots``.
+    """
+
+    def __init__(
+        self,
+        content: Content,
+        sources: Sources,
+        lookup: Lookup,
+        *,
+        manifest: str | None,
+        channel: bytes | None,
+        provide: Callable[[str], None],
+        slots: asyncio.Semaphore,
+    ) -> None:
+        self.sha1 = content.sha1
+        self._thing = things.file(content.sha1)
+        self.progress = Progress(started=asyncio.get_running_loop().time())
+        self._content = content
+        self._sources = sources
+        self._lookup = lookup
+        self._manifest = manifest
+        self._channel = channel
+        self._provide = provide
+        self._slots = slots
+        self._joinable = True
+        self._waiters = 0
+        self._whole = 0
+        self._parts: Counter[Part] = Counter()
+        self._advanced = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self._last_progress = self.progress.started
+        self._prepared_by = ""
+        self._doubtful = False
+        self._one_source = False
+        self.task = asyncio.create_task(self._run(), name=f"download {self.sha1[:8]}")
+
+    # --- those who wait ----------------------------------------------------------------------
+
+    def serves(self, channel: bytes | None, manifest: str | None) -> bool:
+        """Whether a new caller can share this download."""
+        fits = self._channel in (None, channel) and manifest in (None, self._manifest)
+        return fits and self._joinable
+
+    def partial_on(self, channel: bytes) -> Partial | None:
+        """What is here of it, if all of that came from this channel."""
+        return self._content.partial if self._content.is_on(channel) else None
+
+    @property
+    def partial(self) -> Partial | None:
+        return self._content.partial
+
+    @contextlib.asynccontextmanager
+    async def waiting(self, part: Part | None) -> AsyncIterator[None]:
+        """Be one of those for whom the download goes on; the last to leave ends it."""
+        self._waiters += 1
+        if part is None:
+            self._whole += 1
+        else:
+            self._parts[part] += 1
+        self._replan()
+        try:
+            yield
+        finally:
+            self._waiters -= 1
+            if part is None:
+                self._whole -= 1
+            else:
+                self._parts[part] -= 1
+            if not self._waiters and not self.task.done():
+                self._joinable = False
+                self.task.cancel()
+                await asyncio.shield(asyncio.wait([self.task]))
+
+    async def wait(
+        self, part: Part | None, on_progress: Callable[[dict[str, Any]], None] | None
+    ) -> dict[str, Any]:
+        """Wait for a part, or for everything; call it inside :meth:`waiting`."""
+        loop = asyncio.get_running_loop()
+        told = loop.time()
+        while not self.task.done():
+            if part is not None and self._content.has(part):
+                return self.progress.plain(loop.time())
+            advanced = asyncio.ensure_future(self._advanced.wait())
+            try:
+                await asyncio.wait({self.task, advanced}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                advanced.cancel()
+            if on_progress is not None and loop.time() - told > _TELL_SECONDS:
+                told = loop.time()
+                on_progress(self.progress.plain(told))
+        if self.task.cancelled():
+            raise Cancelled(what=f"The download of sha1://{self.sha1}")
+        self.task.result()
+        return self.progress.plain(loop.time())
+
+    async def read(self, start: int, stop: int) -> bytes:
+        """Verified bytes of a part that was waited for; call it inside :meth:`waiting`.
+
+        Raises:
+            NotFound: they went away again (the whole turned out to be wrong, say).
+        """
+        stop = min(stop, self.progress.size)
+        if start >= stop:
+            return b""
+        data = await self._content.read(start, stop)
+        if data is None:
+            raise NotFound(what=f"sha1://{self.sha1}", detail="it went away while it was read")
+        return data
+
+    def _replan(self) -> bool:
+        """Whether there is something to fetch that nobody is fetching."""
+        free = self._content.want(None if self._whole else +self._parts)
+        if free:
+            self._wanted.set()
+        else:
+            self._wanted.clear()
+        return free
+
+    def _progressed(self) -> None:
+        self._last_progress = asyncio.get_running_loop().time()
+        self._tell()
+
+    def _tell(self) -> None:
+        self._advanced.set()
+        self._advanced = asyncio.Event()
+
+    # --- life --------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        async with self._slots:
+            try:
+                await self._fetch()
+            finally:
+                await self._content.close()
+
+    async def _fetch(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._last_progress = loop.time()
+        found = await self._lookup.find(self._thing, self._channel)
+        if not found.holders:
+            raise self._lookup.not_found(self._thing, found)
+        last_error: KacheryError | None = None
+        while True:
+            holders = self._sources.usable(found.holders)
+            try:
+                if holders and await self._from(holders):
+                    return
+            except CorruptContent as error:
+                last_error = error
+            except (LocalError, AccessDenied):
+                raise
+            except KacheryError as error:
+                last_error = error
+            else:
+                last_error = self._sources.refusal or last_error
+            if isinstance(last_error, AccessDenied | NotFound) and self.partial is None:
+                raise last_error
+            refusal = self._sources.refusal
+            if refusal is not None and not self._sources.usable(found.holders):
+                raise refusal
+            if loop.time() - self._last_progress > STALL_SECONDS:
+                names = ", ".join(sorted(h.label or h.node[:8] for h in found.holders))
+                stalled = Stalled(
+                    what=f"Loading sha1://{self.sha1}", seconds=STALL_SECONDS, sources=names
+                )
+                raise stalled from last_error
+            await asyncio.sleep(_RETRY_SECONDS)
+            found = await self._look_again(found)
+
+    async def _look_again(self, before: Found) -> Found:
+        try:
+            found = await self._lookup.find(self._thing, self._channel)
+        except KacheryError:
+            return before
+        return found if found.holders else before
+
+    async def _from(self, holders: list[Holder]) -> bool:
+        """Fetch from these, best first. True when everything that was wanted is there."""
+        if self.partial is None:
+            await self._sources.first(holders, self._prepare)
+        if self.partial is None:  # it was small and came with the answer
+            return True
+        while True:
+            free = self._replan()
+            if self._content.is_whole:
+                await self._finish()
+                return True
+            if free:
+                await self._drain(self._chosen(holders))
+                if self._replan():
+                    await self._doubt()
+                    return False
+            else:
+                # The parts that were asked for are there. Whoever waited reads them now; the last
+                # to leave ends the download, and somebody may yet want more.
+                self._tell()
+                await self._wanted.wait()
+                self._last_progress = asyncio.get_running_loop().time()
+
+    def _chosen(self, holders: list[Holder]) -> list[Holder]:
+        ranked = self._sources.ranked(holders)
+        if self._one_source:
+            return [h for h in ranked if h.node == self._prepared_by] or ranked[:1]
+        return ranked[:MAX_SOURCES]
+
+    async def _doubt(self) -> None:
+        """Begin anew if the size, which one source alone has told, may be what the others refuse."""
+        if self._doubtful:
+            self._doubtful = False
+            self._sources.failed(self._prepared_by)
+            await self._content.discard()
+            self.progress.sources.clear()
+
+    async def _finish(self) -> None:
+        try:
+            await self._content.finish()
+        except CorruptContent as error:
+            # Every part fitted what was asked for, and yet the whole is wrong. Without a tree
+            # nobody can be blamed but one who gave all of it: so the next try has one source.
+            self._one_source = True
+            for node, entry in self.progress.sources.items():
+                self._sources.failed(node)
+                if entry["bytes"] >= self._content.size:
+                    self._sources.ban(node, error)
+            self.progress.sources.clear()
+            raise
+        self.progress.verified = self.progress.size
+        self._provide(self.sha1)
+
+    # --- what the sources are asked ----------------------------------------------------------
+
+    async def _prepare(self, source: Source) -> None:
+        """Learn the size, and the manifest if the URI names one; or the file itself, if small."""
+        info = await source.open(self.sha1)
+        if info.inline is not None:
+            await self._take_whole(source, info.inline)
+            return
+        manifest = None
+        if self._manifest is not None:
+            manifest = await self._load_manifest(source, self._manifest)
+        size = manifest.size if manifest is not None else info.size
+        if info.size != size:
+            raise CorruptContent(what=f"The size of sha1://{self.sha1}", source=source.name)
+        self._content.comes_from(source.holder.channel)
+        self._prepared_by = source.holder.node
+        await self._content.open(size, manifest)
+        self.progress.size = size
+        self.progress.verified = self._content.verified
+        self._progressed()
+        self._replan()
+
+    async def _take_whole(self, source: Source, data: bytes) -> None:
+        source.check(data, self.sha1, f"sha1://{self.sha1}")
+        self.progress.size = self.progress.verified = len(data)
+        self.progress.credit(source, len(data))
+        await self._content.store_whole(data, source.holder.channel)
+        self._provide(self.sha1)
+
+    async def _load_manifest(self, source: Source, sha1: str) -> Manifest:
+        data = await self._content.stored_manifest(sha1)
+        if data is None:
+            data = await source.manifest(sha1)
+            await self._content.store_small(sha1, data, source.holder.channel)
+            self._provide(sha1)
+        manifest = Manifest.parse(data)
+        if manifest.sha1 != self.sha1:
+            raise BadInput(
+                what=f"manifest {sha1}", reason=f"it is of sha1://{manifest.sha1}, another file"
+            )
+        return manifest
+
+    async def _drain(self, holders: list[Holder]) -> None:
+        """Fetch from these at once, until nothing is left or all have failed."""
+
+        async def drain(source: Source) -> None:
+            while (taken := self._content.take(len(holders))) is not None:
+                await self._segment(source, *taken)
+
+        failures = await self._sources.each(holders, drain)
+        if not self._content.verifies_parts:
+            self._doubtful |= any(
+                isinstance(error, RemoteError) and holder.node != self._prepared_by
+                for holder, error in failures
+            )
+
+    async def _segment(self, source: Source, ticket: int, wanted: tuple[int, int]) -> None:
+        self._content.comes_from(source.holder.channel)
+        writes: set[asyncio.Task[None]] = set()
+        try:
+            with source.reading(self.sha1, *wanted, proofs=self._content.has_proofs) as pieces:
+                while (item := await pieces.next()) is not None:
+                    while len(writes) >= _WRITES_AHEAD:
+                        done, _ = await asyncio.wait(writes, return_when=asyncio.FIRST_COMPLETED)
+                        for task in done:
+                            task.result()
+                        writes -= done
+                    write = self._write(source, pieces, ticket, *item)
+                    writes.add(asyncio.create_task(write))
+                for task in writes:
+                    await task
+        finally:
+            # What is being written is verified or not; either way the thread must be let finish.
+            if writes:
+                await asyncio.wait(writes)
+                for task in writes:
+                    if not task.cancelled():
+                        task.exception()
+            self._content.give_back(ticket)
+
+    async def _write(
+        self,
+        source: Source,
+        pieces: Pieces,
+        ticket: int,
+        piece: Piece,
+        body: SealedBody,
+        cost: int,
+    ) -> None:
+        try:
+            await self._content.write(ticket, piece, body, source.name)
+        except ProtocolViolation as error:
+            source.link.close(error)
+            raise
+        pieces.done(cost)
+        self.progress.credit(source, len(body))
+        self.progress.verified = self._content.verified
+        self._progressed()
+        self._content.sync_if_due()

@@ -1,0 +1,109 @@
+"""Fetches files: one :class:`~kachery_p2p.node.files.download.Download` per content, however many callers
+wait for it, and so many at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from kachery_p2p.node.gossip.lookup import Lookup
+from kachery_p2p.node.links.network import Network
+from kachery_p2p.node.links.reach import Reach
+from kachery_p2p.protocol.errors import KacheryError
+from kachery_p2p.protocol.limits import MAX_DOWNLOADS
+from kachery_p2p.storage.files.partials import Partial
+
+from .content import Content, Part
+from .download import Download
+from .sources import Sources
+
+
+class Downloader:
+    """``provide`` is called with the hash of each file that has come to be here."""
+
+    def __init__(
+        self, network: Network, reach: Reach, lookup: Lookup, *, provide: Callable[[str], None]
+    ) -> None:
+        self.downloads: dict[str, Download] = {}
+        self._network = network
+        self._reach = reach
+        self._lookup = lookup
+        self._provide = provide
+        self._slots = asyncio.Semaphore(MAX_DOWNLOADS)
+
+    def partial(self, sha1: str, channel: bytes) -> Partial | None:
+        """The partial of a download in progress on a channel, to serve from on that channel."""
+        download = self.downloads.get(sha1)
+        return download.partial_on(channel) if download is not None else None
+
+    async def load(
+        self,
+        sha1: str,
+        manifest: str | None = None,
+        *,
+        channel: bytes | None = None,
+        on_progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> dict[str, Any]:
+        """Fetch a file whole into the storage. Cancelling is safe: what was verified is kept.
+
+        Returns:
+            plain values: size, verified, fetched (bytes from the network), seconds, sources.
+
+        Raises:
+            NotFound, AccessDenied, CorruptContent, Stalled, Unreachable, StorageFull, ...
+        """
+        download = await self._get(sha1, manifest, channel)
+        async with download.waiting(None):
+            return await download.wait(None, on_progress)
+
+    @contextlib.asynccontextmanager
+    async def hold(
+        self, sha1: str, manifest: str | None, channel: bytes | None, part: Part
+    ) -> AsyncIterator[Download]:
+        """Make a byte range available, by fetching only what it takes, and keep it so meanwhile.
+
+        Yields the download, to :meth:`Download.read` from. Without a manifest's tree no range can
+        be verified by itself: the whole file is fetched.
+        """
+        download = await self._get(sha1, manifest, channel)
+        async with download.waiting(part):
+            await download.wait(part, None)
+            yield download
+
+    async def _get(self, sha1: str, manifest: str | None, channel: bytes | None) -> Download:
+        download = self.downloads.get(sha1)
+        while download is not None and not download.serves(channel, manifest):
+            # Somebody fetches it on another channel or by another manifest: wait, then look.
+            await asyncio.wait([download.task])
+            self._forget(sha1, download)
+            download = self.downloads.get(sha1)
+        if download is None:
+            download = self.downloads[sha1] = self._begin(sha1, manifest, channel)
+            mine = download
+            download.task.add_done_callback(lambda _: self._forget(sha1, mine))
+        return download
+
+    def _begin(self, sha1: str, manifest: str | None, channel: bytes | None) -> Download:
+        return Download(
+            Content(self._network.context, sha1, self._network.spawn),
+            Sources(self._network, self._reach, self._lookup, sha1),
+            self._lookup,
+            manifest=manifest,
+            channel=channel,
+            provide=self._provide,
+            slots=self._slots,
+        )
+
+    def _forget(self, sha1: str, download: Download) -> None:
+        if self.downloads.get(sha1) is download:
+            del self.downloads[sha1]
+        if not download.task.cancelled():
+            download.task.exception()  # its waiters have it; nobody else needs to hear
+
+    async def close(self) -> None:
+        for download in list(self.downloads.values()):
+            download.task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, KacheryError):
+                await download.task

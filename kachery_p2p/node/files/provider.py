@@ -1,0 +1,298 @@
+"""Serves files to members: what a provider does.
+
+Every request is checked: the requester's role, our own, that the file may go out on that channel at
+all, and, before a byte leaves, that the bytes on this disk still are what their hash says. A blob
+that is damaged is put aside (quarantined) and withdrawn; the requester is told so and asks another.
+
+A download in progress is served from too, as far as it has been verified.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from kachery_p2p.node.links.link import Link
+from kachery_p2p.node.links.network import Network
+from kachery_p2p.node.links.stream import Stream
+from kachery_p2p.node.workers import open_on_disk
+from kachery_p2p.protocol.errors import BadInput, CorruptContent, KacheryError, NotFound
+from kachery_p2p.protocol.limits import BLOCK, INLINE_FILE, MANIFEST_CHUNK, MAX_BODY
+from kachery_p2p.protocol.methods import FILE_OPEN, FILE_READ, FileInfo, FileOpen, FileRead
+from kachery_p2p.storage.files.blobs import Blob, BlobStore
+from kachery_p2p.storage.files.partials import Partial
+from kachery_p2p.storage.files.treefile import TreeFile
+from kachery_p2p.storage.files.trees import ensure_tree, rebuild_tree
+
+log = logging.getLogger(__name__)
+
+_MAX_CHECKED = 100_000
+"""Small blobs whose hash was checked since they last changed; each entry is about 200 bytes."""
+
+Reader = Callable[[int, int], tuple[bytes, list[bytes]]]
+
+
+class Provider:
+    def __init__(
+        self,
+        network: Network,
+        *,
+        partial: Callable[[str, bytes], Partial | None],
+        withdrawn: Callable[[str], None],
+    ) -> None:
+        self._network = network
+        self._context = network.context
+        self._store = network.context.store
+        self._partial = partial
+        self._withdrawn = withdrawn
+        self._checked: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._reading: dict[Stream, tuple[Link, FileRead]] = {}
+        self.served_bytes = 0
+        network.on_request_of(FILE_OPEN, FileOpen, self._open)
+        network.on_stream_of(FILE_READ, FileRead, self._read)
+
+    def _require(self, link: Link, channel: bytes, sha1: bytes) -> str:
+        self._network.require_role(link, channel, theirs="request-files", ours="provide-files")
+        if len(sha1) != 20:
+            raise BadInput(what="file hash", reason="not 20 bytes")
+        return sha1.hex()
+
+    def reading(self) -> list[tuple[Link, FileRead]]:
+        """What is being sent now: to whom, and which range."""
+        return list(self._reading.values())
+
+    def cut(self) -> None:
+        """A channel changed: end what is being sent to those who may no longer have it.
+
+        The links need not end with it: they may share another channel, or have lost only a role.
+        """
+        for stream, (link, params) in list(self._reading.items()):
+            try:
+                self._require(link, params.channel, params.sha1)
+            except KacheryError as error:
+                stream.end(error)
+
+    async def _find(self, sha1: str, channel: bytes) -> Blob | None:
+        if not await self._context.workers.disk(self._context.may_leave, sha1, channel):
+            return None
+        return await self._context.workers.disk(self._store.find, sha1)
+
+    async def _open(self, link: Link, params: FileOpen) -> Any:
+        sha1 = self._require(link, params.channel, params.sha1)
+        try:
+            info = await self._context.workers.disk(self._info, sha1, params.channel)
+        except CorruptContent:
+            self._withdrawn(sha1)
+            raise
+        if info is None:
+            partial = self._partial(sha1, params.channel)
+            if partial is None:
+                raise await self._gone(sha1)
+            info = FileInfo(partial.size, None, True)
+        if info.inline is not None:
+            self.served_bytes += len(info.inline)
+        return {"size": info.size, "inline": info.inline, "partial": info.partial}
+
+    def _info(self, sha1: str, channel: bytes) -> FileInfo | None:
+        # One trip to a worker thread: small files are many.
+        if not self._context.may_leave(sha1, channel):
+            return None
+        blob = self._store.find(sha1)
+        if blob is None:
+            return None
+        if blob.size > INLINE_FILE:
+            return FileInfo(blob.size, None, False)
+        data = self._store.read(blob, 0, blob.size)
+        if hashlib.sha1(data).hexdigest() != sha1:
+            raise self._damaged(sha1)
+        return FileInfo(blob.size, data, False)
+
+    async def _read(self, link: Link, stream: Stream, params: FileRead) -> None:
+        sha1 = self._require(link, params.channel, params.sha1)
+        self._reading[stream] = (link, params)
+        try:
+            await self._serve(link, stream, params, sha1)
+        finally:
+            del self._reading[stream]
+
+    async def _serve(self, link: Link, stream: Stream, params: FileRead, sha1: str) -> None:
+        blob = await self._find(sha1, params.channel)
+        partial = None if blob is not None else self._partial(sha1, params.channel)
+        size = blob.size if blob is not None else partial.size if partial is not None else 0
+        if blob is None and partial is None:
+            raise await self._gone(sha1)
+        if not 0 <= params.start <= params.stop <= size:
+            raise BadInput(what="range", reason=f"{params.start}-{params.stop} of {size} bytes")
+        if params.proofs and (params.start % BLOCK or (params.stop % BLOCK and params.stop < size)):
+            raise BadInput(what="range", reason=f"not on {BLOCK}-byte blocks")
+        stream.set_group(link.peer)
+        blocks: _TreeReader | None = None
+        try:
+            if blob is None:
+                assert partial is not None
+                reader = _PartialReader(partial, params.proofs).read
+            elif params.proofs or blob.size > MANIFEST_CHUNK:
+                tree = await open_on_disk(
+                    self._context.workers,
+                    lambda gone: ensure_tree(self._store, blob, cancelled=gone),
+                )
+                blocks = _TreeReader(self._store, blob, tree, params.proofs, self._damaged)
+                reader = blocks.read
+            else:
+                await self._context.workers.disk(self._check_small, blob)
+                reader = _PlainReader(self._store, blob).read
+            await self._send(link, stream, params, reader)
+        except CorruptContent:
+            self._withdrawn(sha1)
+            raise
+        finally:
+            if blocks is not None:
+                await asyncio.shield(self._context.workers.disk(blocks.close))
+
+    async def _send(self, link: Link, stream: Stream, params: FileRead, reader: Reader) -> None:
+        """Read one piece ahead of the link."""
+        position = params.start
+        ahead: asyncio.Task[tuple[bytes, list[bytes]]] | None = None
+        ahead_range = (0, 0)
+        try:
+            while position < params.stop or ahead is not None:
+                current, current_range = ahead, ahead_range
+                ahead = None
+                if position < params.stop:
+                    stop = _piece_end(position, params.stop, link.bulk_bytes)
+                    ahead = asyncio.ensure_future(
+                        self._context.workers.disk(reader, position, stop)
+                    )
+                    ahead_range = (position, stop)
+                    position = stop
+                if current is not None:
+                    data, proof = await current
+                    self.served_bytes += len(data)
+                    await stream.send([current_range[0], proof], data)
+        finally:
+            if ahead is not None:
+                # The thread may still be reading: the tree it reads from is closed after this.
+                await asyncio.wait([ahead])
+                if not ahead.cancelled():
+                    ahead.exception()
+
+    def _check_small(self, blob: Blob) -> None:
+        """Hash a blob without a tree, unless that was done since it last changed."""
+        status = blob.path.stat()
+        stamp = (status.st_mtime_ns, status.st_size)
+        if self._checked.get(blob.sha1) == stamp:
+            return
+        digest = hashlib.sha1()
+        for offset in range(0, blob.size, MAX_BODY):
+            digest.update(self._store.read(blob, offset, min(MAX_BODY, blob.size - offset)))
+        if digest.hexdigest() != blob.sha1:
+            raise self._damaged(blob.sha1)
+        self._checked[blob.sha1] = stamp
+        if len(self._checked) > _MAX_CHECKED:
+            self._checked.popitem(last=False)
+
+    async def _gone(self, sha1: str) -> NotFound:
+        """The error that says so. What somebody deleted is not announced any longer."""
+        if await self._context.workers.disk(self._store.find, sha1) is None:
+            self._withdrawn(sha1)
+        return NotFound(what=f"sha1://{sha1}", detail="the provider no longer has it")
+
+    def _damaged(self, sha1: str) -> CorruptContent:
+        """Put a blob aside. Returns the error that says so."""
+        self._store.quarantine(sha1)
+        text = f"sha1://{sha1} was damaged on this disk; it was put aside. Store the file anew."
+        log.error(text)
+        self._context.warn(text)
+        return CorruptContent(what=f"sha1://{sha1}", source=f"node {self._context.node_id[:8]}")
+
+
+def _piece_end(start: int, stop: int, size: int) -> int:
+    """Pieces end at multiples of their size, so that their proofs fit anybody else's pieces."""
+    return min(stop, (start // size + 1) * size)
+
+
+class _TreeReader:
+    """Reads and checks blocks of a blob. Two threads at a time use it: one reads ahead."""
+
+    def __init__(
+        self,
+        store: BlobStore,
+        blob: Blob,
+        tree: TreeFile,
+        proofs: bool,
+        damaged: Callable[[str], CorruptContent],
+    ) -> None:
+        self._store = store
+        self._blob = blob
+        # The last one counts. Those before it were damaged, and may still be in use.
+        self._trees = [tree]
+        self._proofs = proofs
+        self._damaged = damaged
+        self._repairing = threading.Lock()
+        self._lost: CorruptContent | None = None
+
+    def close(self) -> None:
+        for tree in self._trees:
+            tree.close()
+
+    def read(self, start: int, stop: int) -> tuple[bytes, list[bytes]]:
+        tree = self._trees[-1]
+        found = self._read(tree, start, stop)
+        if found is None:
+            found = self._read(self._repaired(tree), start, stop)
+        if found is None:
+            raise self._damaged(self._blob.sha1)
+        return found
+
+    def _read(self, tree: TreeFile, start: int, stop: int) -> tuple[bytes, list[bytes]] | None:
+        """None if the content and the tree contradict each other, or the tree itself."""
+        first = start // BLOCK * BLOCK
+        last = min(-(-stop // BLOCK) * BLOCK, self._blob.size)
+        data = self._store.read(self._blob, first, last - first)
+        if not tree.check_blocks(first // BLOCK, data):
+            return None
+        if not self._proofs:
+            return data[start - first : stop - first], []
+        try:
+            return data, tree.proof(start // BLOCK, -(-stop // BLOCK))
+        except CorruptContent:
+            return None
+
+    def _repaired(self, damaged: TreeFile) -> TreeFile:
+        """A tree that fits the content, unless it is the content that is damaged."""
+        with self._repairing:
+            if self._lost is None and self._trees[-1] is damaged:
+                try:
+                    self._trees.append(rebuild_tree(self._store, self._blob))
+                except CorruptContent:
+                    self._lost = self._damaged(self._blob.sha1)
+            if self._lost is not None:
+                raise CorruptContent(**self._lost.fields)
+            return self._trees[-1]
+
+
+class _PlainReader:
+    def __init__(self, store: BlobStore, blob: Blob) -> None:
+        self._store = store
+        self._blob = blob
+
+    def read(self, start: int, stop: int) -> tuple[bytes, list[bytes]]:
+        return self._store.read(self._blob, start, stop - start), []
+
+
+class _PartialReader:
+    def __init__(self, partial: Partial, proofs: bool) -> None:
+        self._partial = partial
+        self._proofs = proofs
+
+    def read(self, start: int, stop: int) -> tuple[bytes, list[bytes]]:
+        data = self._partial.read_verified(start, stop) if self._proofs else None
+        proof = self._partial.proof(start // BLOCK, -(-stop // BLOCK)) if data is not None else None
+        if data is None or proof is None:
+            raise NotFound(what="that range", detail="the provider is still fetching it itself")
+        return data, proof

@@ -1,0 +1,263 @@
+"""The nodes that a download reads from: opening them, asking them, and remembering who failed.
+
+A :class:`Source` is one holder over a live link, and speaks the file protocol with it; the pieces that
+it hands out have the right form and place, but are *not* verified. :class:`Sources` is the memory of
+one download: whom to try first, who failed how often, and who is banned for a lie or a refusal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from kachery_p2p.node.gossip.lookup import Lookup
+from kachery_p2p.node.links.link import Link
+from kachery_p2p.node.links.network import Network
+from kachery_p2p.node.links.reach import Reach
+from kachery_p2p.node.links.stream import Stream
+from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.errors import (
+    AccessDenied,
+    CorruptContent,
+    KacheryError,
+    LinkClosed,
+    LocalError,
+    NotFound,
+    ProtocolViolation,
+    TransportError,
+)
+from kachery_p2p.protocol.files.plan import Holder, rank
+from kachery_p2p.protocol.limits import INLINE_FILE, MAX_FILE, MAX_MANIFEST, STALL_SECONDS
+from kachery_p2p.protocol.links.session import SealedBody
+from kachery_p2p.protocol.methods import FILE_OPEN, FILE_READ, FileInfo, Piece
+
+log = logging.getLogger(__name__)
+
+
+class Pieces:
+    """What comes on one ``file.read`` of [start, stop), in its order and nothing else."""
+
+    def __init__(self, stream: Stream, start: int, stop: int) -> None:
+        self._stream = stream
+        self._position = start
+        self._stop = stop
+
+    async def next(self) -> tuple[Piece, SealedBody, int] | None:
+        """The next piece, its sealed bytes and its cost; None after the last.
+
+        Raises:
+            ProtocolViolation: it is not what was asked for.
+            LinkClosed: nothing came for ``STALL_SECONDS``; KacheryError: what the source said.
+        """
+        if self._position >= self._stop:
+            return None
+        try:
+            async with asyncio.timeout(STALL_SECONDS):
+                item = await self._stream.receive()
+        except TimeoutError as error:
+            raise LinkClosed(peer=self._stream.peer[:8], reason="it sent nothing") from error
+        if item is None:
+            raise ProtocolViolation(reason="fewer bytes than asked for")
+        meta, body, cost = item
+        piece = codec.convert(Piece, meta)
+        if not isinstance(body, SealedBody):
+            raise ProtocolViolation(reason="a piece without a body")
+        if piece.offset != self._position or not 0 < len(body) <= self._stop - self._position:
+            raise ProtocolViolation(reason="bytes that were not asked for")
+        self._position += len(body)
+        return piece, body, cost
+
+    async def unseal(self, body: SealedBody) -> bytes:
+        """A piece's bytes; a forged one ends the link."""
+        return await self._stream.open_body(body)
+
+    def done(self, cost: int) -> None:
+        """A piece has been dealt with: the source may send more."""
+        self._stream.done(cost)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A holder that can be asked. ``via`` is the proxy's label, or None if the link is direct."""
+
+    holder: Holder
+    link: Link
+    via: str | None
+
+    @property
+    def name(self) -> str:
+        return name_of(self.holder)
+
+    async def open(self, sha1: str) -> FileInfo:
+        """Ask for a file's size, and for its bytes if they are few."""
+        answer = await self.link.request(
+            FILE_OPEN, {"channel": self.holder.channel, "sha1": bytes.fromhex(sha1)}
+        )
+        info = codec.convert(FileInfo, answer)
+        too_long = info.inline is not None and len(info.inline) > INLINE_FILE
+        if not 0 <= info.size <= MAX_FILE or too_long:
+            raise ProtocolViolation(reason=f"a file of {info.size} bytes")
+        return info
+
+    @contextlib.contextmanager
+    def reading(self, sha1: str, start: int, stop: int, *, proofs: bool) -> Iterator[Pieces]:
+        """Read [start, stop); the stream is open as long as the context is."""
+        params = {
+            "channel": self.holder.channel,
+            "sha1": bytes.fromhex(sha1),
+            "start": start,
+            "stop": stop,
+            "proofs": proofs,
+        }
+        stream = self.link.open(FILE_READ, params)
+        try:
+            yield Pieces(stream, start, stop)
+        finally:
+            stream.end()
+
+    async def manifest(self, sha1: str) -> bytes:
+        """A manifest's bytes, its hash checked."""
+        info = await self.open(sha1)
+        data = info.inline
+        if data is None:
+            if info.size > MAX_MANIFEST:
+                raise ProtocolViolation(reason=f"a manifest of {info.size} bytes")
+            data = await self._whole(sha1, info.size)
+        self.check(data, sha1, f"The manifest sha1://{sha1}")
+        return data
+
+    async def _whole(self, sha1: str, size: int) -> bytes:
+        data = bytearray()
+        with self.reading(sha1, 0, size, proofs=False) as pieces:
+            while (item := await pieces.next()) is not None:
+                _, body, cost = item
+                data += await pieces.unseal(body)
+                pieces.done(cost)
+        return bytes(data)
+
+    def check(self, data: bytes, sha1: str, what: str) -> None:
+        """Raise CorruptContent, with this source to blame, unless the bytes fit their name."""
+        if hashlib.sha1(data).hexdigest() != sha1:
+            raise CorruptContent(what=what, source=self.name)
+
+
+class Sources:
+    def __init__(self, network: Network, reach: Reach, lookup: Lookup, sha1: str) -> None:
+        self._network = network
+        self._reach = reach
+        self._lookup = lookup
+        self._sha1 = sha1
+        self._failures: dict[str, int] = {}
+        self._banned: dict[str, KacheryError] = {}
+
+    # --- memory ------------------------------------------------------------------------------
+
+    @property
+    def refusal(self) -> KacheryError | None:
+        """Why the first who was banned was."""
+        return next(iter(self._banned.values()), None)
+
+    def usable(self, holders: Iterable[Holder]) -> list[Holder]:
+        return [holder for holder in holders if holder.node not in self._banned]
+
+    def ranked(self, holders: Iterable[Holder]) -> list[Holder]:
+        """Best first, by how often each has failed here and by the road to it."""
+        return rank(
+            replace(holder, failures=self._failures.get(holder.node, 0)) for holder in holders
+        )
+
+    def failed(self, node: str) -> None:
+        """Try it later than the others."""
+        self._failures[node] = self._failures.get(node, 0) + 1
+
+    def ban(self, node: str, error: KacheryError) -> None:
+        """Ask it no more."""
+        self._banned[node] = error
+
+    def _blame(self, holder: Holder, error: KacheryError) -> None:
+        self.failed(holder.node)
+        if isinstance(error, CorruptContent | ProtocolViolation | AccessDenied):
+            self.ban(holder.node, error)
+
+    # --- asking ------------------------------------------------------------------------------
+
+    async def _connect(self, holder: Holder) -> Source:
+        relays = self._lookup.relays.get((holder.node, holder.channel), set())
+        link = await self._reach.to(holder.node, holder.channel, urls=holder.urls, relays=relays)
+        return Source(holder, link, self._via(link))
+
+    def _via(self, link: Link) -> str | None:
+        if link.via is None:
+            return None
+        for other in self._network.links:
+            if other.peer == link.via and other.hello is not None and other.hello.label:
+                return other.hello.label
+        return link.via[:8]
+
+    async def first(
+        self, holders: Iterable[Holder], work: Callable[[Source], Awaitable[None]]
+    ) -> None:
+        """Do ``work`` with the best source with which it can be done.
+
+        Raises:
+            LocalError: at once; it is nobody's fault.
+            KacheryError: no source would do; what says most about the cause.
+        """
+        errors: list[KacheryError] = []
+        for holder in self.ranked(holders):
+            try:
+                await work(await self._connect(holder))
+                return
+            except LocalError:
+                raise
+            except KacheryError as error:
+                errors.append(error)
+                self._blame(holder, error)
+        # A refusal says most, then bad data, then a broken road.
+        for kind in (AccessDenied, CorruptContent, NotFound, KacheryError):
+            for failure in errors:
+                if isinstance(failure, kind):
+                    raise failure
+
+    async def each(
+        self, holders: Iterable[Holder], work: Callable[[Source], Awaitable[None]]
+    ) -> list[tuple[Holder, KacheryError]]:
+        """Do ``work`` with all of them at once. Returns those that failed and were blamed.
+
+        Raises:
+            LocalError: it is nobody's fault, and the others are stopped.
+        """
+        failures: list[tuple[Holder, KacheryError]] = []
+
+        async def one(holder: Holder) -> None:
+            try:
+                await work(await self._connect(holder))
+            except LocalError:
+                raise
+            except NotFound:
+                # It is itself still downloading: others go on, it may have more later.
+                self.failed(holder.node)
+            except KacheryError as error:
+                failures.append((holder, error))
+                self._blame(holder, error)
+                log.info("source %s of %s failed: %s", name_of(holder), self._sha1[:8], error)
+                if not isinstance(error, TransportError):
+                    self._network.context.warn(f"{name_of(holder)}: {error}")
+
+        tasks = [asyncio.create_task(one(holder)) for holder in holders]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return failures
+
+
+def name_of(holder: Holder) -> str:
+    """For people."""
+    return f"{holder.label or 'node'} ({holder.node[:8]})"

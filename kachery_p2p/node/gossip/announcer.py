@@ -1,0 +1,332 @@
+"""What this node announces: its own log, one for each channel.
+
+The rules are in :mod:`kachery_p2p.protocol.gossip.announcements`; this is the shell that keeps the logs on
+disk, in line with roles, secrets and the storage, and sends what is new to the proxies.
+
+What there is to announce, the rooms that keep it say (:class:`Offers`): blobs, feeds, tasks.
+
+Invariants. An announcement is on disk before anybody hears it (else a crash could make us sign two
+different ones under one number). Nothing is announced on a channel where we may not, or do not want
+to, provide things of its kind, nor anything that came from another channel.
+
+Non-goals: what others announce, and answering look-ups; see :mod:`~kachery_p2p.node.gossip.availability`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+from kachery_p2p.node.links.link import Link
+from kachery_p2p.node.links.network import Network
+from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.gossip.announcements import AnnouncementLog, Batch
+from kachery_p2p.protocol.gossip.keys import Thing, ThingKind, provide_role
+from kachery_p2p.protocol.limits import ANNOUNCE_DELAY
+from kachery_p2p.protocol.methods import GOSSIP_BATCH
+
+_MAX_EPOCH_JUMP = 1_000_000
+"""A peer's claim about our own log that is further ahead than this is a lie."""
+_Row = tuple[int, int, bytes, bytes]
+"""(seq, operation, blinded key, name) of one announcement, as the state keeps it."""
+_Change = tuple[bytes, bytes, bool]
+"""(blinded key, name, whether it is here now)."""
+_SLICE = 1_000
+"""Things dealt with in one visit to a worker thread while what is here is compared with the log."""
+
+
+class Offers(Protocol):
+    """What a room of the node has. Both methods read the disk: they are called in worker threads."""
+
+    @property
+    def kind(self) -> ThingKind: ...
+
+    @property
+    def contexts(self) -> frozenset[bytes]:
+        """The contexts of these things (:mod:`kachery_p2p.protocol.gossip.blinding`)."""
+
+    def scan(self) -> Iterator[Thing]:
+        """Everything that is here."""
+
+    def may_leave(self, thing: Thing, channel: bytes) -> bool:
+        """Whether it may go out on a channel at all: what was fetched on another may not."""
+
+
+class Announcer:
+    def __init__(self, network: Network, offers: Iterable[Offers]) -> None:
+        self.scanned = asyncio.Event()
+        """Set when the storage has been compared with the logs once."""
+        self.on_batch: list[Callable[[Batch], None]] = []
+        """Called with what we announce where we are a proxy ourselves."""
+        self._network = network
+        self._context = network.context
+        self._book = network.book
+        self._state = network.context.state
+        self._logs: dict[bytes, AnnouncementLog] = {}
+        self._secret_versions: dict[bytes, int] = {}
+        self._offers = list(offers)
+        self._by_context = {context: each for each in self._offers for context in each.contexts}
+        self._pending: dict[Thing, bool] = {}
+        self._flush_soon: asyncio.TimerHandle | None = None
+        self._lock = asyncio.Lock()
+
+    def provide(self, thing: Thing) -> None:
+        """It is here now. Heard of by the proxies a few milliseconds later."""
+        self._later(thing, True)
+
+    def withdraw(self, thing: Thing) -> None:
+        """It is gone, or must not be served any more."""
+        self._later(thing, False)
+
+    def _later(self, thing: Thing, here: bool) -> None:
+        self._pending[thing] = here
+        self._flush_later()
+
+    def _flush_later(self) -> None:
+        if self._flush_soon is None and self._pending and self._logs:
+            loop = asyncio.get_running_loop()
+            self._flush_soon = loop.call_later(
+                ANNOUNCE_DELAY, lambda: self._network.spawn(self._flush(), name="announce")
+            )
+
+    def close(self) -> None:
+        """Announce nothing more; what is pending is found by the next start's comparison."""
+        self._logs.clear()
+        if self._flush_soon is not None:
+            self._flush_soon.cancel()
+
+    async def _flush(self) -> None:
+        async with self._lock:
+            self._flush_soon = None
+            pending, self._pending = self._pending, {}
+            for channel in list(self._logs):
+                await self._announce(channel, pending.items())
+
+    async def _announce(self, channel: bytes, changes: Iterable[tuple[Thing, bool]]) -> None:
+        own = self._logs.get(channel)
+        secret = self._book.secret(channel) if channel in self._book else None
+        kinds = self._kinds(channel)
+        if own is None or secret is None or not kinds:
+            return
+        head = own.head
+
+        def extend() -> None:
+            allowed = [
+                (thing.key(secret[1]), thing.name, here)
+                for thing, here in changes
+                if not here or (thing.kind in kinds and self._may_leave(thing, channel))
+            ]
+            self._extend(channel, own, allowed)
+
+        await self._context.workers.disk(extend)
+        if own.head > head:
+            self._send_own(channel, own, head)
+        if own.needs_compaction():
+            self._network.spawn(self._compact(channel, own), name="compact announcements")
+
+    def _may_leave(self, thing: Thing, channel: bytes) -> bool:
+        return self._by_context[thing.context].may_leave(thing, channel)
+
+    def _extend(self, channel: bytes, own: AnnouncementLog, changes: Iterable[_Change]) -> None:
+        """In a worker thread; the lock is held. Disk first, see the module."""
+        entries = []
+        head = own.head
+        for key, name, here in changes:
+            if own.provide(key) if here else own.withdraw(key):
+                ((seq, operation, _),) = own.since(own.head - 1)
+                entries.append((seq, operation, key, name))
+        if own.head > head:
+            self._state.append_announcements(channel.hex(), entries)
+
+    def _kinds(self, channel: bytes) -> frozenset[ThingKind]:
+        """What we may, and want to, provide on a channel."""
+        roles = self._network.own_roles(channel)
+        kinds = {offer.kind for offer in self._offers}
+        return frozenset(kind for kind in kinds if provide_role(kind) in roles)
+
+    async def refresh(self, channels: Iterable[bytes] | None = None) -> None:
+        """Bring our logs in line with roles, secrets and what is here.
+
+        Slow on big storages, and run in the background: look-ups, loads and the announcing of what
+        is stored meanwhile do not wait for it.
+        """
+        for channel in list(self._book) if channels is None else list(channels):
+            async with self._lock:
+                if channel in self._book:
+                    own, secret = await self._prepare(channel)
+                else:
+                    self._logs.pop(channel, None)
+                    continue
+            if secret is not None:
+                await self._compare_with_storage(channel, own, secret)
+        self._flush_later()  # what came before there was any log
+        self.scanned.set()
+
+    async def _prepare(self, channel: bytes) -> tuple[AnnouncementLog, bytes | None]:
+        """Our log, in the right epoch, and the secret if we may announce. The lock is held."""
+        own = self._logs.get(channel)
+        if own is None:
+            own = self._logs[channel] = await self._context.workers.disk(self._load, channel)
+        if own.head and self._network.is_proxy(channel):
+            # The index lives in memory: after a restart, or when we become a proxy, it lacks us.
+            self._send_own(channel, own, 0)
+        secret = self._book.secret(channel)
+        may = bool(self._kinds(channel)) and secret is not None
+        version = secret[0] if secret is not None else -1
+        known = self._secret_versions.get(channel, -1)
+        if (not may and own.live) or (may and known != version and own.head):
+            # Silence, or a new secret: a fresh epoch that begins with nothing.
+            own = await self._start_epoch(channel, own.epoch + 1)
+            self._send_own(channel, own, 0)
+        elif may and known != version:
+            # Nothing to take back, but a comparison with the old secret may be under way: it ends
+            # when it finds that its log is no longer ours.
+            own = self._logs[channel] = AnnouncementLog(own.epoch)
+        if secret is None or not may:
+            return own, None
+        if known != version:
+            self._secret_versions[channel] = version
+            await self._context.workers.disk(
+                self._state.set_meta, f"secret:{channel.hex()}", str(version)
+            )
+        return own, secret[1]
+
+    async def _start_epoch(self, channel: bytes, epoch: int) -> AnnouncementLog:
+        own = self._logs[channel] = AnnouncementLog(epoch)
+        await self._context.workers.disk(self._restart, channel, epoch, [])
+        return own
+
+    def _load(self, channel: bytes) -> AnnouncementLog:
+        name = channel.hex()
+        epoch = int(self._state.get_meta(f"epoch:{name}") or 0)
+        self._secret_versions[channel] = int(self._state.get_meta(f"secret:{name}") or -1)
+        rows = self._state.announcements(name)
+        return AnnouncementLog(epoch, [(row.seq, row.op, row.key) for row in rows])
+
+    def _restart(self, channel: bytes, epoch: int, entries: list[_Row]) -> None:
+        with self._state.transaction():
+            self._state.set_meta(f"epoch:{channel.hex()}", str(epoch))
+            self._state.clear_announcements(channel.hex())
+            self._state.append_announcements(channel.hex(), entries)
+
+    async def _compare_with_storage(
+        self, channel: bytes, own: AnnouncementLog, secret: bytes
+    ) -> None:
+        """Announce what is here and was not announced, withdraw what has gone."""
+        gone = set(own)
+        kinds = self._kinds(channel)
+        found = itertools.chain.from_iterable(
+            offer.scan() for offer in self._offers if offer.kind in kinds
+        )
+
+        def some() -> list[tuple[Thing, bytes]]:
+            things = itertools.islice(found, _SLICE)
+            return [(thing, thing.key(secret)) for thing in things]
+
+        def allowed(fresh: list[tuple[Thing, bytes]]) -> list[_Change]:
+            return [(k, thing.name, True) for thing, k in fresh if self._may_leave(thing, channel)]
+
+        while here := await self._context.workers.disk(some):
+            gone.difference_update(key for _, key in here)
+            fresh = [(thing, key) for thing, key in here if key not in own]
+            changes = await self._context.workers.disk(allowed, fresh) if fresh else []
+            if not await self._change(channel, own, changes):
+                return
+        if gone:
+            names = await self._context.workers.disk(self._names, channel)
+            stale = [(key, names[key], False) for key in sorted(gone) if key in names]
+            await self._change(channel, own, stale)
+        if own.needs_compaction():
+            await self._compact(channel, own)
+
+    async def _change(self, channel: bytes, own: AnnouncementLog, changes: list[_Change]) -> bool:
+        """Log and announce; False if the log has been replaced meanwhile."""
+        async with self._lock:
+            if self._logs.get(channel) is not own:
+                return False
+            head = own.head
+            if changes:
+                await self._context.workers.disk(self._extend, channel, own, changes)
+                self._send_own(channel, own, head)
+            return True
+
+    def _names(self, channel: bytes) -> dict[bytes, bytes]:
+        return {row.key: row.name for row in self._state.announcements(channel.hex())}
+
+    async def _compact(self, channel: bytes, own: AnnouncementLog) -> None:
+        """Most of the log says what no longer counts: say the rest anew, in a new epoch."""
+        async with self._lock:
+            if self._logs.get(channel) is not own:
+                return
+            names = await self._context.workers.disk(self._names, channel)
+            entries = own.compact(own.epoch + 1)
+            rows = [(seq, op, key, names[key]) for seq, op, key in entries]
+            await self._context.workers.disk(self._restart, channel, own.epoch, rows)
+            self._send_own(channel, own, 0)
+
+    def _send_own(self, channel: bytes, own: AnnouncementLog, since: int) -> None:
+        if since >= own.head > 0:
+            return
+        batches = own.batches(channel, self._context.key, since)
+        if self._network.is_proxy(channel):
+            for batch in batches:
+                for callback in self.on_batch:
+                    callback(batch)
+            return
+        for proxy in self._network.proxies_on(channel):
+            send_batches(proxy, batches)
+
+    def announced(self) -> dict[str, int]:
+        """How many things we announce, per channel name."""
+        return {self._network.name_of(c): own.live for c, own in self._logs.items()}
+
+    def state(self, channel: bytes) -> tuple[int, int, bool]:
+        """(epoch, head) of our log, and whether there is something that it does not say yet."""
+        own = self._logs.get(channel)
+        pending = bool(
+            own is None or self._pending or self._flush_soon or not self.scanned.is_set()
+        )
+        epoch, head = (0, 0) if own is None else (own.epoch, own.head)
+        return epoch, head, pending or self._lock.locked()
+
+    # --- what others say of our log ----------------------------------------------------------
+
+    def catch_up(self, link: Link, channel: bytes, known: tuple[int, int] | None) -> None:
+        """A proxy says how much of our log it knows, (epoch, seq): send it what it lacks."""
+        own = self._logs.get(channel)
+        if own is None:
+            return
+        if known is not None and own.is_behind(known):
+            self._overtake(channel, known)
+        elif own.head or known is not None:
+            since = own.lacks(known)
+            if since is not None:
+                send_batches(link, own.batches(channel, self._context.key, since))
+
+    def _overtake(self, channel: bytes, known: tuple[int, int]) -> None:
+        """The peer knows more of our log than we do: a restored backup. Start a higher epoch."""
+        own = self._logs[channel]
+        if known[0] - own.epoch > _MAX_EPOCH_JUMP:
+            self._context.warn("a proxy claims an absurd epoch of this node's announcements")
+            return
+        self._context.warn("this node's announcement log was behind its peers'; it starts anew")
+        self._network.spawn(self._renew(channel, known[0] + 1), name="renew announcements")
+
+    async def _renew(self, channel: bytes, epoch: int) -> None:
+        async with self._lock:
+            own = self._logs.get(channel)
+            if own is None or own.epoch >= epoch:
+                return
+            await self._start_epoch(channel, epoch)
+        await self.refresh([channel])
+
+    def on_change(self, channel: bytes) -> None:
+        """The channel's document, or what we want on it, changed."""
+        self._network.spawn(self.refresh([channel]), name="refresh announcements")
+
+
+def send_batches(link: Link, batches: Iterable[Batch]) -> None:
+    for batch in batches:
+        link.note(GOSSIP_BATCH, codec.plain(batch))

@@ -1,0 +1,167 @@
+"""Being told when somebody who has a thing appears, at both ends.
+
+:class:`WatchList` is the proxy's: who watches which key. :class:`Watches` is a member's: what it
+watches for, said to each proxy of the channel, again whenever one is linked.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+
+from kachery_p2p.node.links.link import Link
+from kachery_p2p.node.links.network import Network
+from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.gossip.keys import Thing, ThingKind, request_role
+from kachery_p2p.protocol.limits import MAX_QUERY_KEYS, MAX_WATCHED_KEYS
+from kachery_p2p.protocol.methods import APPEARED, WATCH, Appeared, Watch
+
+_Key = tuple[bytes, bytes]
+"""(channel, blinded key)."""
+
+
+class WatchList:
+    """What a proxy was asked to watch for. ``holders(channel, key)`` are the origins that have it."""
+
+    def __init__(self, network: Network, holders: Callable[[bytes, bytes], list[bytes]]) -> None:
+        self._network = network
+        self._holders = holders
+        self._watchers: dict[_Key, dict[Link, None]] = {}
+        self._watched: dict[Link, OrderedDict[_Key, None]] = {}
+        network.on_note_of(WATCH, Watch, self._on_watch)
+        network.on_lost.append(self._on_lost)
+        network.on_shared.append(self._on_shared)
+
+    def _on_watch(self, link: Link, note: Watch) -> None:
+        network = self._network
+        network.require_role(link, note.channel, theirs=request_role(note.kind), ours=None)
+        if not network.is_proxy(note.channel):
+            return
+        mine = self._watched.setdefault(link, OrderedDict())
+        for key in note.keys:
+            where = (note.channel, key)
+            if note.on:
+                mine[where] = None
+                self._watchers.setdefault(where, {})[link] = None
+            elif where in mine:
+                del mine[where]
+                self._forget(where, link)
+        while len(mine) > MAX_WATCHED_KEYS:
+            where, _ = mine.popitem(last=False)
+            self._forget(where, link)
+
+    def _forget(self, where: _Key, link: Link) -> None:
+        watchers = self._watchers.get(where, {})
+        watchers.pop(link, None)
+        if not watchers:
+            self._watchers.pop(where, None)
+
+    def _on_lost(self, link: Link) -> None:
+        for where in self._watched.pop(link, ()):
+            self._forget(where, link)
+
+    def _on_shared(self, link: Link, channel: bytes) -> None:
+        """Somebody is back: tell those who watch for what it has."""
+        origin = bytes.fromhex(link.peer)
+        keys = [
+            key
+            for where, key in self._watchers
+            if where == channel and origin in self._holders(channel, key)
+        ]
+        self.appeared(channel, keys, origin)
+
+    def appeared(self, channel: bytes, keys: Iterable[bytes], origin: bytes) -> None:
+        """``origin`` provides these keys now, and did not before."""
+        found: dict[Link, list[bytes]] = {}
+        for key in keys:
+            for link in self._watchers.get((channel, key), ()):
+                if link.peer != origin.hex():
+                    found.setdefault(link, []).append(key)
+        for link, theirs in found.items():
+            if channel not in self._network.shared(link):
+                continue
+            for start in range(0, len(theirs), MAX_QUERY_KEYS):
+                note = Appeared(channel, theirs[start : start + MAX_QUERY_KEYS])
+                link.note(APPEARED, codec.plain(note))
+
+
+class Watches:
+    """What this node watches for, on every channel where it may ask for it."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._book = network.book
+        self._callbacks: dict[Thing, list[Callable[[], None]]] = {}
+        self._things: dict[_Key, Thing] = {}
+        network.on_note_of(APPEARED, Appeared, self._on_appeared)
+        network.on_shared.append(self._on_shared)
+
+    def add(self, thing: Thing, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call ``callback`` whenever somebody who has ``thing`` appears. Returns what ends that."""
+        callbacks = self._callbacks.setdefault(thing, [])
+        callbacks.append(callback)
+        if len(callbacks) == 1:
+            for channel in self._book:
+                self._say(channel, thing, True)
+
+        def end() -> None:
+            callbacks.remove(callback)
+            if not callbacks and self._callbacks.get(thing) is callbacks:
+                del self._callbacks[thing]
+                for channel in self._book:
+                    self._say(channel, thing, False)
+                for where in [where for where, other in self._things.items() if other == thing]:
+                    del self._things[where]
+
+        return end
+
+    def appeared(self, channel: bytes, keys: Iterable[bytes]) -> None:
+        """Somebody has these keys now: called with a proxy's word, or our own index's."""
+        for key in keys:
+            thing = self._things.get((channel, key))
+            for callback in list(self._callbacks.get(thing, ())) if thing is not None else ():
+                callback()
+
+    def _say(self, channel: bytes, thing: Thing, on: bool) -> None:
+        key = self._key(channel, thing)
+        if key is None:
+            return
+        for proxy in self._network.proxies_on(channel):
+            self._note(proxy, channel, thing.kind, [key], on)
+
+    def _key(self, channel: bytes, thing: Thing) -> bytes | None:
+        secret = self._book.secret(channel)
+        if secret is None or request_role(thing.kind) not in self._network.own_roles(channel):
+            return None
+        key = thing.key(secret[1])
+        self._things[channel, key] = thing
+        return key
+
+    def _note(
+        self, proxy: Link, channel: bytes, kind: ThingKind, keys: list[bytes], on: bool
+    ) -> None:
+        proxy.note(WATCH, codec.plain(Watch(channel, kind, keys, on)))
+
+    def _on_shared(self, link: Link, channel: bytes) -> None:
+        """A proxy may have come, which has been told nothing yet; or a node to us, the proxy."""
+        if self._network.is_proxy(channel):
+            self.appeared(channel, [key for where, key in self._things if where == channel])
+        if link.via is not None or "proxy" not in self._book.effective(channel, link.peer):
+            return
+        kinds: dict[ThingKind, list[bytes]] = {}
+        for thing in self._callbacks:
+            key = self._key(channel, thing)
+            if key is not None:
+                kinds.setdefault(thing.kind, []).append(key)
+        for kind, keys in kinds.items():
+            for start in range(0, len(keys), MAX_QUERY_KEYS):
+                self._note(link, channel, kind, keys[start : start + MAX_QUERY_KEYS], True)
+
+    def on_change(self, channel: bytes) -> None:
+        """The channel's document, its secret, or what we want on it, changed."""
+        for link in self._network.links_on(channel) if channel in self._book else ():
+            self._on_shared(link, channel)
+
+    def _on_appeared(self, link: Link, note: Appeared) -> None:
+        if note.channel in self._network.shared(link):
+            self.appeared(note.channel, note.keys)

@@ -1,0 +1,1 @@
+"""Encrypted connections to other nodes: opening them, what flows over them, relaying for others."""

@@ -1,0 +1,439 @@
+"""The node's links: who is linked, on which channels, and what they may.
+
+:class:`Network` owns every link. It greets, finds the channels two nodes share, closes links that
+share none, and answers requests through the handlers that other parts of the node register. How a
+link to somebody comes about is the business of :mod:`~kachery_p2p.node.links.reach`.
+
+Invariant: what a handler is called with has been decoded and type-checked, and its link shares at
+least one channel; *which* channel and role a call needs is the handler's to check, with
+:meth:`Network.require_shared` and :meth:`Network.require_role`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from kachery_p2p.node.context import Context
+from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.channels.membership import GUEST_VERSION, channel_tag
+from kachery_p2p.protocol.errors import (
+    AccessDenied,
+    ClockSkew,
+    KacheryError,
+    NotAMember,
+    ProtocolViolation,
+)
+from kachery_p2p.protocol.limits import (
+    GUEST_SECONDS,
+    HANDSHAKE_SECONDS,
+    MAX_CHANNELS,
+    MAX_CLOCK_SKEW,
+    MAX_GUESTS,
+    MAX_HELLO_URLS,
+    MAX_LABEL,
+    MAX_URL,
+)
+from kachery_p2p.protocol.links.frames import Hello
+from kachery_p2p.protocol.methods import CHANNELS
+
+from .link import Link
+from .opening import handshake
+from .stream import Stream
+from .transport import Transport
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+OnRequest = Callable[[Link, Any], Awaitable[Any]]
+OnStream = Callable[[Link, Stream, Any], Awaitable[None]]
+OnNote = Callable[[Link, Any], None]
+
+
+class Network:
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.book = context.book
+        self.links: dict[Link, None] = {}
+        """An ordered set: what a node does must not depend on where its objects lie in memory."""
+        self.on_shared: list[Callable[[Link, bytes], None]] = []
+        """Called when a link comes to share a channel."""
+        self.on_lost: list[Callable[[Link], None]] = []
+        self.on_peer_version: list[Callable[[Link, bytes, int], None]] = []
+        """Called when a peer says which version of a channel's document it has."""
+        self._shared: dict[Link, set[bytes]] = {}
+        self._peer_channels: dict[Link, dict[bytes, tuple[int, list[str]]]] = {}
+        self._requests: dict[str, tuple[type[Any], OnRequest]] = {}
+        self._streams: dict[str, tuple[type[Any], OnStream]] = {}
+        self._notes: dict[str, tuple[type[Any], OnNote]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._greeting: dict[Transport, None] = {}
+        """Transports that are not links yet."""
+        self._said: dict[Link, dict[bytes, tuple[int, list[str]]]] = {}
+        """What our hello said, until the peer's has come."""
+        self._guest_of: dict[Link, bytes] = {}
+        """Links that this node opened to join a channel, and nothing else."""
+        self._guests: set[Link] = set()
+        """Links of others who hold an invitation, until they are members."""
+        self._closed_by: KacheryError | None = None
+        self.on_note_of(CHANNELS, dict[bytes, tuple[int, list[str]]], self.set_peer_channels)
+
+    # --- registering -------------------------------------------------------------------------
+
+    def on_request_of(
+        self, method: str, kind: type[T], handler: Callable[[Link, T], Awaitable[Any]]
+    ) -> None:
+        self._requests[method] = (kind, handler)
+
+    def on_stream_of(
+        self, method: str, kind: type[T], handler: Callable[[Link, Stream, T], Awaitable[None]]
+    ) -> None:
+        self._streams[method] = (kind, handler)
+
+    def on_note_of(self, topic: str, kind: type[T], handler: Callable[[Link, T], None]) -> None:
+        self._notes[topic] = (kind, handler)
+
+    # --- Handler of each link ----------------------------------------------------------------
+
+    async def on_request(self, link: Link, method: str, params: Any) -> Any:
+        entry = self._requests.get(method)
+        if entry is None:
+            raise ProtocolViolation(reason=f"no such request: {method[:40]!r}")
+        self._check_shares(link)
+        return await entry[1](link, codec.convert(entry[0], params))
+
+    async def on_stream(self, link: Link, stream: Stream, method: str, params: Any) -> None:
+        entry = self._streams.get(method)
+        if entry is None:
+            raise ProtocolViolation(reason=f"no such stream: {method[:40]!r}")
+        await entry[1](link, stream, codec.convert(entry[0], params))
+
+    def on_note(self, link: Link, topic: str, params: Any) -> None:
+        entry = self._notes.get(topic)
+        if entry is not None:  # a newer peer may tell us things we do not know
+            entry[1](link, codec.convert(entry[0], params))
+
+    def _check_shares(self, link: Link) -> None:
+        if not self._shared.get(link):
+            raise NotAMember(node=link.peer, peer=self.context.node_id[:8])
+
+    # --- permission --------------------------------------------------------------------------
+
+    def name_of(self, channel: bytes) -> str:
+        """The channel's name for people, or the start of its id."""
+        if channel in self.book:
+            return self.book.signed(channel).document.name
+        return channel.hex()[:8]
+
+    def version_of(self, channel: bytes) -> int:
+        return self.book.signed(channel).document.version
+
+    def own_roles(self, channel: bytes) -> frozenset[str]:
+        return self.book.effective(channel, self.context.node_id)
+
+    def is_proxy(self, channel: bytes) -> bool:
+        """Whether this node relays and answers look-ups on a channel."""
+        return "proxy" in self.own_roles(channel)
+
+    def require_proxy(self, channel: bytes, *, does: str = "answer look-ups") -> None:
+        """Raise AccessDenied unless this node is a proxy of the channel; ``does``: what is asked."""
+        if not self.is_proxy(channel):
+            raise AccessDenied(
+                channel=self.name_of(channel),
+                who=f"node {self.context.node_id[:8]}",
+                role="proxy",
+                cause=f"it does not {does} on this channel",
+            )
+
+    def is_member(self, channel: bytes, node: str) -> bool:
+        return self.book.is_member(channel, node)
+
+    def require_shared(self, link: Link, channel: bytes) -> None:
+        """Raise NotAMember unless both ends of ``link`` are members of ``channel`` now."""
+        if channel not in self._shared.get(link, ()):
+            raise NotAMember(node=link.peer, peer=self.context.node_id[:8])
+
+    def require_guest(self, link: Link, channel: bytes) -> None:
+        """Raise NotAMember unless the peer said that it holds an invitation to ``channel``, or is a
+        member by now."""
+        if channel in self._shared.get(link, ()):
+            return
+        named = any(c == channel and v == GUEST_VERSION for c, v, _ in self._peer_says(link))
+        if link not in self._guests or not named:
+            raise NotAMember(node=link.peer, peer=self.context.node_id[:8])
+
+    def require_role(self, link: Link, channel: bytes, *, theirs: str, ours: str | None) -> None:
+        """Raise AccessDenied unless the peer has the role ``theirs`` and we have ``ours``."""
+        self.require_shared(link, channel)
+        self.book.require(channel, node_id=link.peer, role=theirs, side="requester")
+        if ours is not None:
+            self.book.require(channel, node_id=self.context.node_id, role=ours, side="provider")
+
+    def switched_off(self, link: Link, channel: bytes, role: str) -> bool:
+        """Whether the peer's own user has said no to a role on a channel."""
+        for known, _, wanted in self._peer_says(link):
+            if known == channel:
+                return role not in wanted
+        return False
+
+    def peer_version(self, link: Link, channel: bytes) -> int:
+        """Which version of a channel's document the peer says it has; 0 if it has said none."""
+        return max((v for known, v, _ in self._peer_says(link) if known == channel), default=0)
+
+    def _peer_says(self, link: Link) -> list[tuple[bytes, int, list[str]]]:
+        """(channel, document version, wanted roles) of the peer's channels that we know too."""
+        tags = self.book.tags(link.session.handshake_hash, link.peer)
+        return [
+            (tags[tag], version, wanted)
+            for tag, (version, wanted) in self._peer_channels.get(link, {}).items()
+            if tag in tags
+        ]
+
+    # --- links -------------------------------------------------------------------------------
+
+    def shared(self, link: Link) -> frozenset[bytes]:
+        return frozenset(self._shared.get(link, ()))
+
+    def links_on(self, channel: bytes) -> list[Link]:
+        return [link for link in self.links if channel in self._shared.get(link, ())]
+
+    def links_to(self, node: str, channel: bytes) -> list[Link]:
+        """Live links to a node that share a channel, direct ones first, newest first."""
+        found = [
+            link
+            for link in self.links
+            if link.peer == node
+            and link.closed_by is None
+            and channel in self._shared.get(link, ())
+        ]
+        return sorted(found, key=lambda link: (link.via is not None, -link.opened_at))
+
+    def proxies_on(self, channel: bytes) -> list[Link]:
+        """Direct links to nodes that may relay on a channel, one per node."""
+        seen: dict[str, Link] = {}
+        for link in self.links_on(channel):
+            if (
+                link.via is None
+                and link.closed_by is None
+                and "proxy" in self.book.effective(channel, link.peer)
+            ):
+                seen.setdefault(link.peer, link)
+        return [seen[peer] for peer in sorted(seen)]
+
+    def _my_channels(self, link: Link) -> dict[bytes, tuple[int, list[str]]]:
+        handshake_hash = link.session.handshake_hash
+        if link in self._guest_of:
+            tag = channel_tag(self._guest_of[link], self.context.key.public, handshake_hash)
+            return {tag: (GUEST_VERSION, [])}
+        return {
+            tag: (self.version_of(channel), sorted(self.book.wanted(channel)))
+            for tag, channel in self.book.tags(handshake_hash).items()
+        }
+
+    async def attend(
+        self,
+        transport: Transport,
+        *,
+        initiator: bool,
+        expected: str | None = None,
+        via: str | None = None,
+        proved: Callable[[], None] = lambda: None,
+        guest_of: bytes | None = None,
+    ) -> Link:
+        """Handshake, greet, and find common channels. Returns the live link.
+
+        With ``guest_of`` the link is for joining that channel and for nothing else; the caller
+        closes it.
+
+        Raises:
+            KacheryError: why there is no link; the transport is closed then.
+        """
+        self._greeting[transport] = None
+        try:
+            session = await handshake(
+                transport,
+                initiator=initiator,
+                key=self.context.key,
+                random_bytes=self.context.random_bytes,
+                expected_peer=bytes.fromhex(expected) if expected else None,
+            )
+            if self._closed_by is not None:
+                raise self._closed_by
+        except BaseException:
+            with contextlib.suppress(KacheryError):
+                await transport.close()
+            raise
+        finally:
+            del self._greeting[transport]
+        link = Link(
+            transport,
+            session,
+            initiator=initiator,
+            handler=self,
+            workers=self.context.workers,
+            via=via,
+        )
+        if guest_of is not None:
+            self._guest_of[link] = guest_of
+        hello = Hello(
+            software=self.context.software,
+            now=self.context.clock(),
+            label=self.context.label,
+            urls=list(self.context.urls),
+            channels=self._my_channels(link),
+        )
+        self._said[link] = hello.channels
+        self.spawn(self._life(link, hello), name=f"link {link.peer[:8]}")
+        await link.greeted.wait()
+        proved()
+        if guest_of is None:
+            await self._settled(link)
+        if link.closed_by is not None:
+            raise link.closed_by
+        return link
+
+    async def _life(self, link: Link, hello: Hello) -> None:
+        try:
+            await link.run(hello)
+        finally:
+            self.links.pop(link, None)
+            self._said.pop(link, None)
+            self._shared.pop(link, None)
+            self._peer_channels.pop(link, None)
+            self._guest_of.pop(link, None)
+            self._guests.discard(link)
+            for callback in self.on_lost:
+                callback(link)
+
+    def on_hello(self, link: Link) -> None:
+        assert link.hello is not None
+        if link.peer == self.context.node_id:
+            link.close(ProtocolViolation(reason="this node reached itself"))
+            return
+        if not math.isfinite(link.hello.now) or not _fits(link.hello):
+            link.close(ProtocolViolation(reason="a hello with absurd values"))
+            return
+        skew = link.skew = link.hello.now - self.context.clock()
+        if not abs(skew) <= MAX_CLOCK_SKEW:
+            error = ClockSkew(
+                peer=link.hello.label[:40] or link.peer[:8],
+                seconds=round(abs(skew)),
+                limit=MAX_CLOCK_SKEW,
+            )
+            self.context.warn(str(error))
+            link.close(error)
+            return
+        self.links[link] = None
+        self._shared[link] = set()
+        current = self._my_channels(link)
+        if current != self._said.pop(link, current):
+            # A document changed while the hellos were under way, and this link was not told.
+            link.note(CHANNELS, current)
+        self.set_peer_channels(link, link.hello.channels)
+        invited = any(version == GUEST_VERSION for _, version, _ in self._peer_says(link))
+        if invited and not self._shared[link] and len(self._guests) < MAX_GUESTS:
+            self._guests.add(link)
+
+    async def _settled(self, link: Link) -> None:
+        """Wait until the link shares a channel, or it is clear that it will not."""
+        loop = asyncio.get_running_loop()
+        seconds = GUEST_SECONDS if link in self._guests else HANDSHAKE_SECONDS / 2
+        deadline = loop.time() + seconds
+        while link.closed_by is None and not self._shared.get(link):
+            hope = link in self._guests or self._may_come_to_share(link)
+            if not hope or loop.time() >= deadline:
+                link.close(NotAMember(node=link.peer, peer=self.context.node_id[:8]))
+                # The peer may know better: its word is more use than ours.
+                await link.closed.wait()
+                return
+            await asyncio.sleep(0.02)
+
+    def _may_come_to_share(self, link: Link) -> bool:
+        """One side will have a newer document soon, which may make both members."""
+        return any(
+            version > self.version_of(channel)
+            or (version < self.version_of(channel) and self.is_member(channel, link.peer))
+            for channel, version, _ in self._peer_says(link)
+        )
+
+    def set_peer_channels(self, link: Link, channels: dict[bytes, tuple[int, list[str]]]) -> None:
+        """The peer said which channels it is on (as tags), with versions and wanted roles."""
+        if len(channels) > MAX_CHANNELS:
+            raise ProtocolViolation(reason=f"more than {MAX_CHANNELS} channels")
+        if link not in self.links:
+            return
+        self._peer_channels[link] = channels
+        self.reconsider(link)
+        for channel, version, _ in self._peer_says(link):
+            for callback in self.on_peer_version:
+                callback(link, channel, version)
+
+    def reconsider(self, link: Link) -> None:
+        """Find anew what a link shares; tell the rest of the node; cut it if that is nothing."""
+        before = self._shared.get(link)
+        if before is None or link in self._guest_of:
+            return
+        now = self.book.common(
+            set(self._peer_channels.get(link, ())), link.session.handshake_hash, link.peer
+        )
+        self._shared[link] = set(now)
+        if now:
+            self._guests.discard(link)
+        for channel in sorted(now - before):
+            for callback in self.on_shared:
+                callback(link, channel)
+        if before and not now:
+            link.close(NotAMember(node=link.peer, peer=self.context.node_id[:8]))
+
+    def reconsider_all(self) -> None:
+        """After the book changed: what links share, and what we tell our peers about it."""
+        for link in list(self.links):
+            link.note(CHANNELS, self._my_channels(link))
+            self.reconsider(link)
+
+    # --- tasks -------------------------------------------------------------------------------
+
+    def spawn(self, work: Any, *, name: str) -> asyncio.Task[Any]:
+        """A task that is cancelled and awaited when the network closes."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            if not isinstance(error, KacheryError):
+                log.error("%s failed", task.get_name(), exc_info=error)
+            else:
+                log.debug("%s: %s", task.get_name(), error)
+
+    async def close(self, error: KacheryError) -> None:
+        """Say goodbye on every link, then stop everything."""
+        self._closed_by = error
+        for transport in list(self._greeting):
+            with contextlib.suppress(KacheryError):
+                await transport.close()
+        for link in list(self.links):
+            link.close(error)
+        if self.links:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await asyncio.gather(*(link.closed.wait() for link in list(self.links)))
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _fits(hello: Hello) -> bool:
+    """What a node says of itself is passed on to others, who must be able to take it."""
+    return (
+        max(len(hello.label), len(hello.software)) <= MAX_LABEL
+        and len(hello.urls) <= MAX_HELLO_URLS
+        and all(len(url) <= MAX_URL for url in hello.urls)
+    )

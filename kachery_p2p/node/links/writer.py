@@ -1,0 +1,110 @@
+"""What a link sends: in the order of the mux, sealed, one record after the other.
+
+Ciphers run in worker threads, a few records ahead of the socket, so that both are busy. The order is
+the mux's alone: control before bulk, bulk shared fairly. How fast the socket takes records is measured
+on the way, because a bulk frame should occupy a slow link only briefly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from kachery_p2p.node.workers import Workers
+from kachery_p2p.protocol.codec import Buffer
+from kachery_p2p.protocol.errors import InternalError, to_wire
+from kachery_p2p.protocol.limits import MIN_BODY
+from kachery_p2p.protocol.links import pace
+from kachery_p2p.protocol.links.frames import SEALED_TAIL, Data, Failure, Frame, Response
+from kachery_p2p.protocol.links.mux import Mux
+from kachery_p2p.protocol.links.session import Seal, Session
+
+from .transport import Transport
+
+INLINE_BYTES = 16 * 1024
+"""Smaller bodies are sealed and opened on the loop: a hop to a thread costs more than the cipher."""
+_AHEAD = 2
+"""Records sealed ahead of the socket, so that cipher and socket work overlap."""
+
+
+class Writer:
+    """``on_data`` is called with a stream's number when a frame of it has left the mux."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        session: Session,
+        mux: Mux,
+        workers: Workers,
+        on_data: Callable[[int], None],
+    ) -> None:
+        self.sent = 0
+        self._transport = transport
+        self._session = session
+        self._mux = mux
+        self._workers = workers
+        self._on_data = on_data
+        self._wake = asyncio.Event()
+        self._ending = False
+        self._rate = 0.0
+
+    def wake(self) -> None:
+        """The mux may have something to send."""
+        self._wake.set()
+
+    def end(self) -> None:
+        """Send what the mux still has, the goodbye in the end; then :meth:`run` returns."""
+        self._ending = True
+        self._wake.set()
+
+    @property
+    def bulk_bytes(self) -> int:
+        """How long a bulk frame should be for this link's speed (a power of two)."""
+        rate = self._transport.rate
+        return pace.bulk_bytes(self._rate if rate is None else rate)
+
+    async def run(self) -> None:
+        """Send until :meth:`end`, or until the transport fails."""
+        ahead: deque[asyncio.Future[Buffer] | Buffer] = deque()
+        while True:
+            item = self._mux.next_frame() if len(ahead) < _AHEAD else None
+            if item is not None:
+                ahead.append(self._sealed(*item))
+            elif ahead:
+                record = ahead.popleft()
+                await self._send(record if isinstance(record, Buffer) else await record)
+            elif self._ending:
+                return
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+
+    def _sealed(self, frame: Frame, body: Buffer | None) -> asyncio.Future[Buffer] | Buffer:
+        seal = self._session.seal()
+        if isinstance(frame, Response):
+            return _seal_answer(seal, frame)
+        if isinstance(frame, Data):
+            self._on_data(frame.id)
+            if frame.tail == SEALED_TAIL and frame.size > INLINE_BYTES:
+                return asyncio.ensure_future(self._workers.cipher(seal, frame, body))
+        return seal(frame, body)
+
+    async def _send(self, record: Buffer) -> None:
+        size = len(record)
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        await self._transport.send(record)
+        self.sent += size
+        if size > MIN_BODY:
+            seconds = max(loop.time() - start, 1e-6)
+            self._rate = 0.8 * self._rate + 0.2 * (size / seconds) if self._rate else size / seconds
+
+
+def _seal_answer(seal: Seal, frame: Response) -> Buffer:
+    """A handler's answer that fits no frame is that request's failure, not the link's."""
+    try:
+        return seal(frame)
+    except ValueError as error:
+        failure = InternalError(reason=f"an answer that cannot be sent: {error}")
+        return seal(Failure(frame.id, *to_wire(failure)))

@@ -1,0 +1,1 @@
+"""The local API: who calls, and the calls of each noun."""

@@ -1,0 +1,375 @@
+"""Channels as their owner and their members' users manage them, and what a node says of itself.
+
+=====================  ================================================  =============================
+call                   parameters                                        who
+=====================  ================================================  =============================
+``channel.create``     name, bootstraps [url | url#node_id], open,        the future owner
+                       default_roles, expires_in
+``channel.show``       channel                                           anybody
+``channel.export``     channel, secret?                                  anybody on the channel
+``channel.join``       document (text, or an invitation line), roles     the node's user
+``channel.leave``      channel                                           the node's user
+``channel.add-node``   channel, node, label, roles                       the owner
+``channel.remove-node``  channel, node                                   the owner
+``channel.set-roles``  channel, node, roles                              the owner
+``channel.announced``  channel, node?                                    anybody on the channel
+=====================  ================================================  =============================
+
+The owner's key lies in the state of the node where the channel was created, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from kachery_p2p._version import __version__
+from kachery_p2p.node.context import SOFTWARE
+from kachery_p2p.node.links.link import Link
+from kachery_p2p.node.links.opening import handshake
+from kachery_p2p.protocol.channels.document import ChannelDocument
+from kachery_p2p.protocol.channels.invitation import is_invitation
+from kachery_p2p.protocol.channels.roles import PROXY, parse_roles
+from kachery_p2p.protocol.channels.signed_document import parse, sign
+from kachery_p2p.protocol.channels.text_encoding import from_text
+from kachery_p2p.protocol.errors import AccessDenied, BadInput, KacheryError
+from kachery_p2p.protocol.gossip.blinding import SECRET_BYTES
+from kachery_p2p.protocol.identity import NodeKey, check_node_id
+from kachery_p2p.protocol.limits import DIAL_SECONDS, PROTOCOL_VERSION
+
+from .call_table import CallTable, Nothing
+from .live_call import LiveCall
+
+if TYPE_CHECKING:
+    from kachery_p2p.node.node import Node
+
+
+class _Create(msgspec.Struct, frozen=True):
+    name: str
+    bootstraps: list[str]
+    open: bool = False
+    default_roles: str = "none"
+    expires_in: float | None = None
+    roles: str = "all"
+
+
+class _Channel(msgspec.Struct, frozen=True):
+    channel: str
+    secret: bool = True
+
+
+class _Join(msgspec.Struct, frozen=True):
+    document: str
+    roles: str = "all"
+
+
+class _Member(msgspec.Struct, frozen=True):
+    channel: str
+    node: str
+    label: str = ""
+    roles: str = "all"
+
+
+class _Announced(msgspec.Struct, frozen=True):
+    channel: str
+    node: str | None = None
+
+
+class Administration:
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._started = asyncio.get_running_loop().time()
+
+    def calls(self) -> CallTable:
+        return {
+            "channel.create": (_Create, self._create),
+            "channel.show": (_Channel, self._show),
+            "channel.list": (Nothing, self._list),
+            "channel.export": (_Channel, self._export),
+            "channel.join": (_Join, self._join),
+            "channel.leave": (_Channel, self._leave),
+            "channel.add-node": (_Member, self._add_node),
+            "channel.remove-node": (_Member, self._remove_node),
+            "channel.set-roles": (_Member, self._set_roles),
+            "channel.announced": (_Announced, self._announced),
+        }
+
+    # --- the owner ---------------------------------------------------------------------------
+
+    async def _create(self, params: _Create, live: LiveCall) -> Any:
+        live.caller.require_write()
+        node = self._node
+        if not params.bootstraps:
+            raise BadInput(
+                what="channel", reason="it needs at least one --bootstrap ws://HOST:PORT"
+            )
+        bootstraps = [await self._identify(text) for text in params.bootstraps]
+        me = node.context.node_id
+        key = NodeKey.generate(node.context.random_bytes)
+        now = node.context.clock()
+        members: dict[str, tuple[str, str]] = {me: (node.config.label, params.roles)}
+        for url, node_id in bootstraps:
+            label, roles = members.get(node_id, (url, "none"))
+            members[node_id] = (label, f"{roles},{PROXY}")
+        secret = node.context.random_bytes(SECRET_BYTES)
+        document = ChannelDocument.create(
+            params.name,
+            key,
+            secret,
+            bootstraps,
+            now,
+            members=[(node_id, label, roles) for node_id, (label, roles) in members.items()],
+            expires_at=None if params.expires_in is None else now + params.expires_in,
+            open=params.open,
+            default_roles=params.default_roles,
+        )
+        wanted = parse_roles(params.roles) | self._willing()
+        channel = node.documents.join(sign(document, key), wanted, secret, key)
+        return self.describe(channel)
+
+    def _willing(self) -> frozenset[str]:
+        return frozenset({PROXY}) if self._node.config.proxy else frozenset()
+
+    async def _identify(self, text: str) -> tuple[str, str]:
+        """A bootstrap as URL#NODE_ID; without the id, whoever answers at the URL now."""
+        url, _, node_id = text.partition("#")
+        if node_id:
+            return url, check_node_id(node_id)
+        if url in self._node.context.urls:
+            return url, self._node.context.node_id
+        try:
+            road = await self._node.reach.roads.dial(url)
+            try:
+                async with asyncio.timeout(DIAL_SECONDS):
+                    session = await handshake(
+                        road,
+                        initiator=True,
+                        key=self._node.context.key,
+                        random_bytes=self._node.context.random_bytes,
+                    )
+            finally:
+                await road.close()
+        except BadInput:
+            raise
+        except (KacheryError, TimeoutError) as error:
+            raise BadInput(
+                what=f"bootstrap {url}",
+                reason=f"no node answers there ({error}). Start it first, or give its id too: "
+                "ws://HOST:PORT#NODE_ID",
+            ) from error
+        return url, session.peer.hex()
+
+    def owned(self, name: str) -> tuple[bytes, ChannelDocument, NodeKey]:
+        """A channel's id, document and key. Raises UnknownChannel, or AccessDenied if this node does
+        not own it."""
+        book = self._node.context.book
+        channel = book.resolve(name)
+        key = book.owner_key(channel)
+        document = book.signed(channel).document
+        if key is None:
+            raise AccessDenied(
+                channel=document.name,
+                who="this node",
+                role="owner",
+                cause="the channel was created on another node; use that one",
+            )
+        return channel, document, key
+
+    def _secret(self, channel: bytes) -> bytes:
+        secret = self._node.context.book.secret(channel)
+        if secret is None:
+            raise BadInput(what="channel", reason="this node has lost the channel's secret")
+        return secret[1]
+
+    def publish(self, document: ChannelDocument, key: NodeKey) -> bytes:
+        """From now on this is the channel's document; the channel's id."""
+        signed = sign(document, key)
+        self._node.documents.offer(signed.to_bytes())
+        return document.channel_id
+
+    async def _add_node(self, params: _Member, live: LiveCall) -> Any:
+        live.caller.require_write()
+        channel, document, key = self.owned(params.channel)
+        changed = document.with_member(
+            check_node_id(params.node),
+            params.label,
+            parse_roles(params.roles),
+            self._secret(channel),
+            self._node.context.clock(),
+        )
+        return self.describe(self.publish(changed, key))
+
+    async def _remove_node(self, params: _Member, live: LiveCall) -> Any:
+        live.caller.require_write()
+        _, document, key = self.owned(params.channel)
+        node_id = self.member_id(document, params.node)
+        fresh = self._node.context.random_bytes(SECRET_BYTES)
+        changed = document.without_member(node_id, fresh, self._node.context.clock())
+        return self.describe(self.publish(changed, key))
+
+    async def _set_roles(self, params: _Member, live: LiveCall) -> Any:
+        live.caller.require_write()
+        channel, document, key = self.owned(params.channel)
+        changed = document.with_roles(
+            self.member_id(document, params.node),
+            parse_roles(params.roles),
+            self._secret(channel),
+            self._node.context.random_bytes(SECRET_BYTES),
+            self._node.context.clock(),
+        )
+        return self.describe(self.publish(changed, key))
+
+    def member_id(self, document: ChannelDocument, text: str) -> str:
+        """A member by node id, or by a label or id prefix that only one has."""
+        found = [
+            member.node_id
+            for member in document.members
+            if text in (member.node_id, member.label)
+            or (len(text) >= 8 and member.node_id.startswith(text))
+        ]
+        if len(found) != 1:
+            names = ", ".join(f"{m.label or '-'} {m.node_id}" for m in document.members[:20])
+            reason = "several members fit" if found else "it is not a member"
+            raise BadInput(what=f"node {text!r}", reason=f"{reason}; members: {names}")
+        return found[0]
+
+    # --- everybody ---------------------------------------------------------------------------
+
+    async def _join(self, params: _Join, live: LiveCall) -> Any:
+        live.caller.require_write()
+        wanted = parse_roles(params.roles) | self._willing()
+        if is_invitation(params.document):
+            return self.describe(await self._node.joining.join(params.document, wanted))
+        data, secret = from_text(params.document)
+        signed = parse(data, now=self._node.context.clock())
+        channel = self._node.documents.join(signed, wanted, secret)
+        return self.describe(channel)
+
+    async def _leave(self, params: _Channel, live: LiveCall) -> Any:
+        live.caller.require_write()
+        book = self._node.context.book
+        channel = book.resolve(params.channel)
+        if book.owner_key(channel) is not None and params.secret:
+            raise BadInput(
+                what=f"channel {params.channel!r}",
+                reason="this node owns it, and leaving would destroy the owner's key for ever; "
+                "say --force if you mean it",
+            )
+        self._node.documents.leave(channel)
+        return {"left": channel.hex()}
+
+    async def _export(self, params: _Channel, live: LiveCall) -> Any:
+        book = self._node.context.book
+        channel = book.resolve(params.channel)
+        signed = book.signed(channel)
+        secret = book.secret(channel)
+        give = signed.document.open and params.secret and secret is not None
+        return {"text": signed.to_text(secret[1] if give and secret else None)}
+
+    async def _show(self, params: _Channel, live: LiveCall) -> Any:
+        await self._node.presence.refresh()
+        return self.describe(self._node.context.book.resolve(params.channel), members=True)
+
+    async def _announced(self, params: _Announced, live: LiveCall) -> Any:
+        """How far this node's log of announcements is, or what this node knows of another's."""
+        channel = self._node.context.book.resolve(params.channel)
+        if params.node is None:
+            epoch, seq, pending = self._node.announcer.state(channel)
+            return {"epoch": epoch, "seq": seq, "pending": pending}
+        origin = bytes.fromhex(check_node_id(params.node))
+        epoch, seq = self._node.availability.index.digest(channel).get(origin, (0, 0))
+        return {"epoch": epoch, "seq": seq, "pending": False}
+
+    async def _list(self, params: Nothing, live: LiveCall) -> Any:
+        return {"channels": [self.describe(channel) for channel in self._node.context.book]}
+
+    def describe(self, channel: bytes, *, members: bool = False) -> dict[str, Any]:
+        """A channel as the calls answer with it: plain values."""
+        book = self._node.context.book
+        document = book.signed(channel).document
+        me = self._node.context.node_id
+        described: dict[str, Any] = {
+            "name": document.name,
+            "id": channel.hex(),
+            "version": document.version,
+            "owner": book.owner_key(channel) is not None,
+            "open": document.open,
+            "expires_at": document.expires_at,
+            "granted": sorted(book.granted(channel, me)),
+            "wanted": sorted(book.wanted(channel)),
+            "effective": sorted(book.effective(channel, me)),
+            "member": book.is_member(channel, me),
+            "bootstraps": [
+                {"url": bootstrap.url, "node": bootstrap.node_id}
+                for bootstrap in document.bootstraps
+            ],
+        }
+        if members:
+            online = self._node.presence.online(channel) | {me}
+            described["members"] = [
+                {
+                    "node": member.node_id,
+                    "label": member.label,
+                    "roles": sorted(member.roles),
+                    "online": member.node_id in online,
+                    "may_admit": sorted(document.may_admit(member.node_id)),
+                    "admitted_by": None,
+                }
+                for member in document.members
+            ] + [
+                {
+                    "node": admission.node_id,
+                    "label": admission.label,
+                    "roles": sorted(admission.roles),
+                    "online": admission.node_id in online,
+                    "may_admit": [],
+                    "admitted_by": admission.admitter.hex(),
+                }
+                for admission in book.admissions(channel)
+            ]
+        return described
+
+    # --- the node itself ---------------------------------------------------------------------
+
+    def info(self) -> dict[str, Any]:
+        """What ``kachery-p2p info`` shows; plain values."""
+        node = self._node
+        return {
+            "node_id": node.context.node_id,
+            "label": node.config.label,
+            "software": SOFTWARE,
+            "version": __version__,
+            "protocol": PROTOCOL_VERSION,
+            "pid": os.getpid(),
+            "uptime": asyncio.get_running_loop().time() - self._started,
+            "storage_dir": str(node.store.root),
+            "state_dir": str(node.config.state_dir),
+            "socket": str(node.config.socket_path),
+            "listening": getattr(node, "listening", None),
+            "urls": list(node.context.urls),
+            "channels": [self.describe(channel) for channel in node.context.book],
+            "links": [self._link(link) for link in node.network.links],
+            "bootstraps": [
+                {"url": b.url, "node": b.node, "state": b.state, "error": b.error, "code": b.code}
+                for b in node.bootstraps.status.values()
+            ],
+            "circuits": len(node.relay),
+            "relayed_bytes": node.relay.relayed_bytes,
+            "served_bytes": node.provider.served_bytes,
+            "announced": node.announcer.announced(),
+            "warnings": [{"at": at, "text": text} for at, text in node.context.warnings],
+        }
+
+    def _link(self, link: Link) -> dict[str, Any]:
+        return {
+            "node": link.peer,
+            "label": link.hello.label if link.hello else "",
+            "via": link.via,
+            "rtt": link.rtt,
+            "sent": link.sent,
+            "received": link.received,
+            "channels": [self._node.network.name_of(c) for c in self._node.network.shared(link)],
+        }

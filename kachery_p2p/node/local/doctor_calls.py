@@ -1,0 +1,311 @@
+"""The calls of the local API behind ``kachery-p2p doctor``: they look, and say what they saw.
+
+=====================  ==================================================  ===========================
+method                 parameters                                          result
+=====================  ==================================================  ===========================
+``doctor.node``                                                            ``info``, and folders, clock,
+                                                                           and of channels more
+``doctor.file``        sha1, manifest?, channel?                           title, local, channels, trial
+``doctor.feed``        feed, subfeed?, channel?                            the same
+=====================  ==================================================  ===========================
+
+What it means, and what to do about it, is said by the command. An error is ``[code, fields]``.
+
+Looking costs what a small load costs: each holder is asked for the file's first block, which it
+checks before it sends it, and then the file is fetched for some seconds. What came is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from kachery_p2p.node.feeds.reader import Wanted
+from kachery_p2p.node.files.sources import Source
+from kachery_p2p.node.gossip.lookup import Found
+from kachery_p2p.protocol.errors import DeadlineExceeded, KacheryError, to_wire
+from kachery_p2p.protocol.feeds.feed import FeedId, SubfeedHash
+from kachery_p2p.protocol.files.plan import Holder
+from kachery_p2p.protocol.gossip import keys as things
+from kachery_p2p.protocol.gossip.keys import Thing, provide_role
+from kachery_p2p.protocol.limits import (
+    BLOCK,
+    DIAL_SECONDS,
+    DOCTOR_HASH_BYTES,
+    DOCTOR_PROBE_BYTES,
+    DOCTOR_TRIAL_SECONDS,
+    REQUEST_SECONDS,
+)
+from kachery_p2p.storage.disk import create, disk_errors, remove, temporary_path, write_all
+from kachery_p2p.storage.files.blobs import Blob
+
+from .call_table import CallTable, Nothing
+from .live_call import LiveCall
+
+if TYPE_CHECKING:
+    from kachery_p2p.node.node import Node
+
+_POLL_SECONDS = 0.05
+
+
+class _File(msgspec.Struct, frozen=True):
+    sha1: str
+    manifest: str | None = None
+    channel: str | None = None
+
+    def __post_init__(self) -> None:
+        for text in (self.sha1, self.manifest):
+            if text is not None and (len(text) != 40 or set(text) - set("0123456789abcdef")):
+                raise ValueError("not 40 lower-case hex digits")
+
+
+class _Feed(msgspec.Struct, frozen=True):
+    feed: FeedId
+    subfeed: SubfeedHash | None = None
+    channel: str | None = None
+
+
+class DoctorCalls:
+    """A method per call, for :class:`~.calls.Calls`."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def calls(self) -> CallTable:
+        return {
+            "doctor.node": (Nothing, self._examine_node),
+            "doctor.file": (_File, self._examine_file),
+            "doctor.feed": (_Feed, self._examine_feed),
+        }
+
+    # --- the node ----------------------------------------------------------------------------
+
+    async def _examine_node(self, params: Nothing, live: LiveCall) -> Any:
+        node = self._node
+        await self._dial()
+        disk = node.context.workers.disk
+        seen = node.administration.info()
+        expired = node.context.book.expired(node.context.clock())
+        for channel in seen["channels"]:
+            channel_id = bytes.fromhex(channel["id"])
+            channel["expired"] = channel_id in expired
+            channel["secret"] = node.context.book.secret(channel_id) is not None
+            channel["proxies"] = len(node.network.proxies_on(channel_id))
+            channel["is_proxy"] = node.network.is_proxy(channel_id)
+        skews = {link.peer: link.skew for link in node.network.links}
+        for link in seen["links"]:
+            link["skew"] = skews.get(link["node"])
+        seen["clock"] = node.context.clock()
+        seen["folders"] = [
+            await disk(_examine_folder, "storage", node.store.root),
+            await disk(_examine_folder, "state", node.config.state_dir),
+        ]
+        return seen
+
+    async def _dial(self) -> None:
+        """Try every bootstrap node that is not connected, now; returns when it is clear."""
+        bootstraps = self._node.bootstraps
+        bootstraps.hurry()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DIAL_SECONDS):
+                while any(status.trying for status in bootstraps.status.values()):  # noqa: ASYNC110
+                    await asyncio.sleep(_POLL_SECONDS)
+
+    # --- files -------------------------------------------------------------------------------
+
+    async def _examine_file(self, params: _File, live: LiveCall) -> Any:
+        thing = things.file(params.sha1)
+        seen: dict[str, Any] = {"title": thing.title, "local": None, "channels": [], "trial": None}
+        seen["local"] = local = await self._local(params.sha1)
+        if local is not None and not local["damaged"]:
+            return seen
+
+        async def probe(holder: Holder) -> dict[str, Any]:
+            return await self._probe(holder, params.sha1)
+
+        seen["channels"] = await self._on_channels([thing], params.channel, probe)
+        if _somebody_gives(seen["channels"]):
+            seen["trial"] = await self._try(self._load(params))
+        return seen
+
+    async def _local(self, sha1: str) -> dict[str, Any] | None:
+        """What is here; a copy that is damaged is put aside, as on any read."""
+        node = self._node
+        blob: Blob | None = await node.context.workers.disk(node.store.find, sha1)
+        if blob is None:
+            return None
+        local: dict[str, Any] = {"path": str(blob.path), "size": blob.size, "damaged": None}
+        if blob.size <= DOCTOR_HASH_BYTES:
+            local["damaged"] = await node.calls.put_aside_if_damaged(sha1)
+        return local
+
+    async def _probe(self, holder: Holder, sha1: str) -> dict[str, Any]:
+        """Ask a holder for the file and its first block."""
+        source = await self._connect(holder)
+        info = await source.open(sha1)
+        if info.inline is not None:
+            source.check(info.inline, sha1, f"sha1://{sha1}")
+        elif not info.partial:
+            with source.reading(sha1, 0, min(info.size, BLOCK), proofs=False) as pieces:
+                while (item := await pieces.next()) is not None:
+                    pieces.done(item[2])
+        return {"size": info.size, "partial": info.partial, "via": source.via}
+
+    async def _connect(self, holder: Holder) -> Source:
+        node = self._node
+        relays = node.lookup.relays.get((holder.node, holder.channel), set())
+        link = await node.reach.to(holder.node, holder.channel, urls=holder.urls, relays=relays)
+        return Source(holder, link, link.via)
+
+    async def _load(self, params: _File) -> dict[str, Any]:
+        channel = self._channel(params.channel)
+        return await self._node.downloader.load(params.sha1, params.manifest, channel=channel)
+
+    # --- feeds -------------------------------------------------------------------------------
+
+    async def _examine_feed(self, params: _Feed, live: LiveCall) -> Any:
+        node = self._node
+        wanted = [things.feed_owner(params.feed)]
+        if params.subfeed is not None:
+            wanted.insert(0, things.subfeed(params.feed, params.subfeed))
+        seen: dict[str, Any] = {
+            "title": wanted[0].title, "local": None, "channels": [], "trial": None,
+        }  # fmt: skip
+        if await node.feeds.is_own(params.feed):
+            seen["local"] = {"path": "", "size": None, "damaged": False}
+            return seen
+
+        async def probe(holder: Holder) -> dict[str, Any]:
+            return {"size": None, "partial": False, "via": (await self._connect(holder)).via}
+
+        seen["channels"] = await self._on_channels(wanted, params.channel, probe)
+        if params.subfeed is not None and _somebody_gives(seen["channels"]):
+            seen["trial"] = await self._try(self._read(params.feed, params.subfeed, params.channel))
+        return seen
+
+    async def _read(self, feed: bytes, subfeed: bytes, channel: str | None) -> dict[str, Any]:
+        where = (feed, subfeed)
+        found = await self._node.feed_reader.read(
+            [Wanted(where, 0)],
+            most=1,
+            wait=0.0,
+            timeout=DOCTOR_TRIAL_SECONDS,
+            channel=self._channel(channel),
+        )
+        return {"size": self._node.feed_reader.size_elsewhere(where), "sources": len(found)}
+
+    # --- both --------------------------------------------------------------------------------
+
+    def _channel(self, name: str | None) -> bytes | None:
+        return None if name is None else self._node.context.book.resolve(name)
+
+    async def _on_channels(
+        self,
+        wanted: list[Thing],
+        name: str | None,
+        probe: Callable[[Holder], Awaitable[dict[str, Any]]],
+    ) -> list[dict[str, Any]]:
+        one = self._channel(name)
+        channels = list(self._node.context.book) if one is None else [one]
+        return list(
+            await asyncio.gather(*(self._on_channel(each, wanted, probe) for each in channels))
+        )
+
+    async def _on_channel(
+        self,
+        channel: bytes,
+        wanted: list[Thing],
+        probe: Callable[[Holder], Awaitable[dict[str, Any]]],
+    ) -> dict[str, Any]:
+        lookup = self._node.lookup
+        founds = await asyncio.gather(*(lookup.find(thing, channel) for thing in wanted))
+        holders = {holder.node: holder for found in founds for holder in found.holders}
+        error = None
+        if not holders:
+            error = lookup.not_found(wanted[0], _together(founds))
+        return {
+            "name": self._node.network.name_of(channel),
+            "kind": wanted[0].kind,
+            "asked": sorted({each for found in founds for each in found.asked}),
+            "silent": sorted({each for found in founds for each in found.silent}),
+            "offline": sorted({each for found in founds for each in found.offline}),
+            "providers": self._providers(channel, provide_role(wanted[0].kind)),
+            "error": None if error is None else list(to_wire(error)),
+            "holders": list(
+                await asyncio.gather(*(self._ask(each, probe) for each in holders.values()))
+            ),
+        }
+
+    def _providers(self, channel: bytes, role: str) -> int:
+        """How many others the owner lets provide such things."""
+        book = self._node.context.book
+        members = [member.node_id for member in book.signed(channel).document.members]
+        me = self._node.context.node_id
+        return sum(role in book.effective(channel, each) for each in members if each != me)
+
+    async def _ask(
+        self, holder: Holder, probe: Callable[[Holder], Awaitable[dict[str, Any]]]
+    ) -> dict[str, Any]:
+        seen: dict[str, Any] = {"node": holder.node, "label": holder.label, "error": None}
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                return seen | await probe(holder)
+        except KacheryError as error:
+            failure: KacheryError = error
+        except TimeoutError:
+            failure = DeadlineExceeded(what=f"Asking {holder.node[:8]}", seconds=REQUEST_SECONDS)
+        return seen | {"error": list(to_wire(failure))}
+
+    async def _try(self, work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+        """Do what a user would do, for some seconds."""
+        try:
+            async with asyncio.timeout(DOCTOR_TRIAL_SECONDS):
+                return {"state": "done", "error": None, **await work}
+        except TimeoutError:
+            return {"state": "going", "error": None}
+        except KacheryError as error:
+            return {"state": "failed", "error": list(to_wire(error))}
+
+
+def _together(founds: list[Found]) -> Found:
+    """What several look-ups on one channel came to, as one."""
+    return Found(
+        offline=[each for found in founds for each in found.offline],
+        asked=founds[0].asked,
+        silent=founds[0].silent,
+        errors=[error for found in founds for error in found.errors],
+    )
+
+
+def _somebody_gives(channels: list[dict[str, Any]]) -> bool:
+    return any(h["error"] is None for channel in channels for h in channel["holders"])
+
+
+def _examine_folder(what: str, folder: Path) -> dict[str, Any]:
+    """Free space, and whether a small file can be written now. Blocks on the disk."""
+    seen: dict[str, Any] = {"what": what, "path": str(folder), "free": None, "error": None}
+    try:
+        with disk_errors(f"the node's {what}", folder):
+            status = os.statvfs(folder)
+            seen["free"] = status.f_bavail * status.f_frsize
+            _write_and_remove(folder)
+    except KacheryError as error:
+        seen["error"] = list(to_wire(error))
+    return seen
+
+
+def _write_and_remove(folder: Path) -> None:
+    path = temporary_path(folder)
+    fd = create(path)
+    try:
+        write_all(fd, bytes(DOCTOR_PROBE_BYTES))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+        remove(path)

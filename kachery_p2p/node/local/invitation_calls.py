@@ -1,0 +1,136 @@
+"""The calls of the local API about invitations.
+
+=========================  ============================================  =============================
+call                       parameters                                    result
+=========================  ============================================  =============================
+``channel.invite``         channel, roles?, label?, uses?, expires_in?   the invitation, with its line
+``channel.invites``        channel                                       invitations
+``channel.revoke-invite``  channel, invitation                           the invitation
+``channel.authorise``      channel, node, roles                          the channel
+=========================  ============================================  =============================
+
+``expires_in`` is in seconds. An invitation is named by its id or the beginning of it (8 digits), or by
+the line. The line is in the answer to ``channel.invite`` and kept nowhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from kachery_p2p.protocol.channels.document import check_label
+from kachery_p2p.protocol.channels.invitation import is_invitation, parse_line, to_line
+from kachery_p2p.protocol.channels.roles import ROLES, parse_roles
+from kachery_p2p.protocol.errors import BadInput
+from kachery_p2p.protocol.limits import INVITATION_SECONDS
+from kachery_p2p.storage.channels.invitations import InvitationRow
+
+from .call_table import CallTable, OnChannel
+from .live_call import LiveCall
+
+if TYPE_CHECKING:
+    from kachery_p2p.node.node import Node
+
+_LEAST_DIGITS = 8
+_LONGEST_SECONDS = 10 * 365 * 24 * 3600.0
+
+
+class _Invite(msgspec.Struct, frozen=True):
+    channel: str
+    roles: str | None = None
+    label: str = ""
+    uses: int = 1
+    expires_in: Annotated[float, Meta(gt=0, le=_LONGEST_SECONDS)] = INVITATION_SECONDS
+
+
+class _Revoke(msgspec.Struct, frozen=True):
+    channel: str
+    invitation: str
+
+
+class _Authorise(msgspec.Struct, frozen=True):
+    channel: str
+    node: str
+    roles: str
+
+
+class InvitationCalls:
+    """A method per call, for :class:`~.calls.Calls`."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def calls(self) -> CallTable:
+        return {
+            "channel.invite": (_Invite, self._invite),
+            "channel.invites": (OnChannel, self._invites),
+            "channel.revoke-invite": (_Revoke, self._revoke),
+            "channel.authorise": (_Authorise, self._authorise),
+        }
+
+    async def _invite(self, params: _Invite, live: LiveCall) -> Any:
+        live.caller.require_write()
+        check_label(params.label)
+        invitation, row = self._node.invitations.make(
+            self._node.context.book.resolve(params.channel),
+            roles=None if params.roles is None else parse_roles(params.roles),
+            label=params.label,
+            uses=params.uses,
+            seconds=params.expires_in,
+        )
+        self._node.bootstraps.hurry()  # whoever gets it will come through them soon
+        return self._describe(row) | {"line": to_line(invitation), "channel": invitation.name}
+
+    async def _invites(self, params: OnChannel, live: LiveCall) -> Any:
+        channel = self._node.context.book.resolve(params.channel)
+        rows = self._node.state.invitations(channel.hex())
+        return {"invitations": [self._describe(row) for row in rows]}
+
+    async def _revoke(self, params: _Revoke, live: LiveCall) -> Any:
+        live.caller.require_write()
+        channel = self._node.context.book.resolve(params.channel)
+        row = self._named(channel, params.invitation.strip())
+        self._node.state.revoke_invitation(row.id)
+        after = self._node.state.invitation(row.id)
+        return self._describe(after or row)
+
+    def _named(self, channel: bytes, text: str) -> InvitationRow:
+        rows = self._node.state.invitations(channel.hex())
+        if is_invitation(text):
+            wanted = parse_line(text).key.node_id
+        else:
+            wanted = text.lower() if len(text) >= _LEAST_DIGITS else "?"
+        found = [row for row in rows if row.id.hex().startswith(wanted)]
+        if len(found) != 1:
+            raise BadInput(
+                what=f"invitation {text[:80]!r}",
+                reason="this node has made none, or several, with that id; give its first digits "
+                "as 'channel invites' shows them",
+            )
+        return found[0]
+
+    async def _authorise(self, params: _Authorise, live: LiveCall) -> Any:
+        live.caller.require_write()
+        administration = self._node.administration
+        channel, document, key = administration.owned(params.channel)
+        changed = document.with_admitter(
+            administration.member_id(document, params.node),
+            parse_roles(params.roles),
+            self._node.context.clock(),
+        )
+        administration.publish(changed, key)
+        return administration.describe(channel, members=True)
+
+    def _describe(self, row: InvitationRow) -> dict[str, Any]:
+        return {
+            "id": row.id.hex(),
+            "label": row.label,
+            "roles": [role for role in ROLES if role in row.roles],
+            "uses": row.uses,
+            "nodes": list(row.nodes),
+            "created_at": row.created_at,
+            "expires_at": row.expires_at,
+            "state": self._node.invitations.state_of(row),
+        }

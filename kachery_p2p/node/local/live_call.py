@@ -1,0 +1,128 @@
+"""One call of a local client while it runs: who called, what comes and goes beside its parameters.
+
+This is what :class:`~.calls.Calls` gets to see of a connection (:mod:`.server`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kachery_p2p.protocol.errors import ReadOnlyUser
+from kachery_p2p.protocol.limits import LOCAL_ITEM_CREDIT, LOCAL_UPLOAD_PIECES
+from kachery_p2p.protocol.local import messages as local
+
+if TYPE_CHECKING:
+    from .server import Connection
+
+
+class Caller:
+    """Who is at the other end."""
+
+    def __init__(self, *, pid: int, uid: int, name: str, read_only: bool) -> None:
+        self.pid = pid
+        self.uid = uid
+        self.name = name
+        self.read_only = read_only
+
+    def require_write(self) -> None:
+        if self.read_only:
+            raise ReadOnlyUser(user=self.name)
+
+
+class Upload:
+    """The pieces of one streamed call, in order; ends with None."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._pieces: deque[bytes | None] = deque()
+        self._ready: asyncio.Event | None = None
+
+    def put(self, piece: bytes | None) -> None:
+        self._pieces.append(piece)
+        if self._ready is not None:
+            self._ready.set()
+
+    @property
+    def full(self) -> bool:
+        return len(self._pieces) >= LOCAL_UPLOAD_PIECES
+
+    async def next(self) -> bytes | None:
+        while not self._pieces:
+            self._ready = asyncio.Event()
+            await self._ready.wait()
+        piece = self._pieces.popleft()
+        self._connection.resume()
+        return piece
+
+
+class LiveCall:
+    """One call while it runs: what :class:`~.calls.Calls` gets to see of its caller."""
+
+    def __init__(self, connection: Connection, number: int, descriptor: int | None) -> None:
+        self.caller = connection.caller
+        self.upload = Upload(connection)
+        self.descriptor = descriptor
+        self._connection = connection
+        self._number = number
+        self._item_header = b""
+        self._credit = LOCAL_ITEM_CREDIT
+        self._granted: asyncio.Event | None = None
+
+    def progress(self, info: dict[str, Any]) -> None:
+        """Tell how far it is. Dropped if the client does not keep up."""
+        socket = self._connection.socket
+        if not socket.backed_up and not socket.closed:
+            socket.send(local.Progress(self._number, info))
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes of the result; waits for the client to read."""
+        await self._connection.socket.drained()
+        self._connection.socket.send(local.Chunk(self._number, data))
+
+    def offer(self, packed: local.PackedItem) -> bool:
+        """Send one of many results with the next :attr:`flush`, if the client has room for it; whether
+        it has."""
+        socket = self._connection.socket
+        if self._credit <= 0 or socket.backed_up or socket.closed:
+            return False
+        self._credit -= packed.cost
+        if not self._item_header:
+            self._item_header = local.item_header(self._number)
+        socket.queue(local.encode_item(self._item_header, packed))
+        return True
+
+    @property
+    def flush(self) -> Callable[[], None]:
+        """Send what was offered; the same for all calls of one client."""
+        return self._connection.socket.flush
+
+    async def room(self) -> None:
+        """Wait until :meth:`offer` takes something. Raises LinkClosed."""
+        while self._credit <= 0:
+            self._granted = asyncio.Event()
+            await self._granted.wait()
+        await self._connection.socket.drained()
+
+    def grant(self, credit: int) -> None:
+        """The client has dealt with as much."""
+        self._credit = min(self._credit + credit, LOCAL_ITEM_CREDIT)
+        if self._granted is not None:
+            self._granted.set()
+
+    def close(self) -> None:
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """A result that is waited for without a task: ``finish`` of what ``future`` gives."""
+
+    future: asyncio.Future[Any]
+    finish: Callable[[Any], Any]

@@ -1,0 +1,1 @@
+"""Tasks between nodes: backends, the queue, requests, runs and results."""

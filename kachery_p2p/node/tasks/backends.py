@@ -1,0 +1,195 @@
+"""Which nodes could run a task: looked up, asked for their load, put in an order.
+
+This node's own backends count like any other's. Of several nodes with a free slot, a pure calculation
+goes to the one that its key picks, so that the same calculation asked for by many at once goes to one;
+if none is free, to the least loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+from typing import Final, NamedTuple
+
+from kachery_p2p.node.feeds.follower import Roads
+from kachery_p2p.node.files.sources import name_of
+from kachery_p2p.node.gossip.lookup import Found
+from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.errors import AccessDenied, KacheryError
+from kachery_p2p.protocol.files.plan import Holder
+from kachery_p2p.protocol.gossip import keys as things
+from kachery_p2p.protocol.gossip.blinding import TASK_BACKEND_CONTEXT, TASK_CONTEXT
+from kachery_p2p.protocol.gossip.keys import Thing, ThingKind
+from kachery_p2p.protocol.limits import MAX_TASK_OFFERS_ASKED, TASK_LOOK_SECONDS
+from kachery_p2p.protocol.methods import TASK_OFFERS
+from kachery_p2p.protocol.tasks.messages import TaskOffer, TaskOfferPage, TaskOffers
+
+from .queue import TaskQueue
+
+_RECENT_SECONDS: Final = 2.0
+"""For so long who was found to offer a function is not looked up again."""
+_MAX_RECENT: Final = 1_000
+
+
+class TaskFunctionOffers:
+    """As :class:`~kachery_p2p.node.gossip.announcer.Offers`: the functions that are on offer here now."""
+
+    kind: ThingKind = "tasks"
+    contexts = frozenset({TASK_CONTEXT, TASK_BACKEND_CONTEXT})
+
+    def __init__(self) -> None:
+        self._offered: dict[Thing, frozenset[bytes]] = {}
+        """With the channels where it is on offer. Replaced as a whole: worker threads read it."""
+
+    def update(self, queue: TaskQueue) -> tuple[set[Thing], set[Thing]]:
+        """Backends came or went: what is on offer now and was not, and the other way round."""
+        offered: dict[Thing, frozenset[bytes]] = {}
+        for function in queue.functions():
+            offered[things.task_function(function)] = frozenset(queue.channels_of(function))
+        if offered:
+            offered[things.task_backends()] = frozenset().union(*offered.values())
+        old, self._offered = self._offered, offered
+        fresh = {thing for thing, channels in offered.items() if channels - old.get(thing, set())}
+        return fresh, old.keys() - offered.keys()
+
+    def scan(self) -> Iterator[Thing]:
+        yield from list(self._offered)
+
+    def may_leave(self, thing: Thing, channel: bytes) -> bool:
+        return channel in self._offered.get(thing, ())
+
+
+class Choice(NamedTuple):
+    """A node that could run a task. ``holder`` is None for this node."""
+
+    holder: Holder | None
+    channel: bytes
+    offer: TaskOffer
+
+    @property
+    def free(self) -> bool:
+        return self.offer.running + self.offer.queued < self.offer.slots
+
+
+def in_order(choices: Iterable[Choice], key: bytes, *, shared: bool, own: str) -> list[Choice]:
+    """The best first. ``shared``: the same task may be asked for by others at the same moment."""
+
+    def rank(choice: Choice) -> tuple[object, ...]:
+        node = own if choice.holder is None else choice.holder.node
+        offer = choice.offer
+        load = (offer.running + offer.queued) / max(1, offer.slots)
+        lot = sha256(key + bytes.fromhex(node)).digest()
+        if shared and choice.free:
+            return (False, 0.0, lot)
+        return (not choice.free, load, lot)
+
+    return sorted(choices, key=rank)
+
+
+class TaskBackends:
+    def __init__(self, roads: Roads, queue: TaskQueue) -> None:
+        self._roads = roads
+        self._queue = queue
+        self._network = roads.network
+        self._book = roads.network.book
+        self._recent: OrderedDict[tuple[str, bytes | None], tuple[float, Found]] = OrderedDict()
+
+    async def find(
+        self, function: str, channel: bytes | None, avoid: Iterable[str] = ()
+    ) -> tuple[list[Choice], Found]:
+        """Who offers a function now, and what the look-up met."""
+        found = await self._look(function, channel, fresh=bool(avoid))
+        holders = [holder for holder in found.holders if holder.node not in set(avoid)]
+        choices = self._own(function, channel)
+        if len(holders) == 1 and not choices:
+            # Nobody to compare it with.
+            offer = TaskOffer(function, "query", 1, 0, 0, True)
+            return [Choice(holders[0], holders[0].channel, offer)], found
+        answers = await asyncio.gather(*(self._ask(holder, function) for holder in holders))
+        for holder, answer in zip(holders, answers, strict=True):
+            choices += [Choice(holder, holder.channel, offer) for offer in answer]
+        return choices, found
+
+    async def _look(self, function: str, channel: bytes | None, *, fresh: bool) -> Found:
+        """Who has the function; what was found a moment ago will do, unless it failed."""
+        loop = asyncio.get_running_loop()
+        where = (function, channel)
+        known = self._recent.get(where)
+        if known is not None and not fresh and loop.time() - known[0] < _RECENT_SECONDS:
+            return known[1]
+        self._recent.pop(where, None)
+        found = await self._roads.lookup.find(things.task_function(function), channel)
+        if found.holders:
+            self._recent[where] = (loop.time(), found)
+            while len(self._recent) > _MAX_RECENT:
+                self._recent.popitem(last=False)
+        return found
+
+    def _own(self, function: str, channel: bytes | None) -> list[Choice]:
+        choices = []
+        for where in self._queue.channels_of(function):
+            if channel in (None, where) and where in self._book:
+                choices += [
+                    Choice(None, where, offer)
+                    for offer in self._queue.offers(where)
+                    if offer.function == function and self._may(where)
+                ][:1]
+        return choices
+
+    def _may(self, channel: bytes) -> bool:
+        roles = self._book.effective(channel, self._network.context.node_id)
+        return {"provide-tasks", "request-tasks"} <= roles
+
+    async def _ask(self, holder: Holder, function: str) -> list[TaskOffer]:
+        """How a node offers a function; nothing if it does not answer."""
+        try:
+            return await self.ask(holder, function)
+        except KacheryError:
+            return []
+
+    async def ask(self, holder: Holder, function: str | None = None) -> list[TaskOffer]:
+        """What a node offers on a channel. Raises what the link or the node says."""
+        link = await self._roads.link_to(holder)
+        offers: list[TaskOffer] = []
+        query = TaskOffers(holder.channel, function)
+        while True:
+            answer = await link.request(TASK_OFFERS, codec.plain(query), seconds=TASK_LOOK_SECONDS)
+            page = codec.convert(TaskOfferPage, answer)
+            offers += page.offers
+            if not (page.more and page.offers) or len(offers) >= MAX_TASK_OFFERS_ASKED:
+                return offers
+            query = TaskOffers(holder.channel, function, page.offers[-1].function)
+
+    async def all(self, channel: bytes | None) -> tuple[list[Choice], list[str]]:
+        """Everything on offer, by node; and who did not answer."""
+        offers: list[Choice] = []
+        silent: list[str] = []
+        for where in list(self._book):
+            if channel in (None, where):
+                offers += [Choice(None, where, offer) for offer in self._queue.offers(where)]
+        found = await self._roads.lookup.find(things.task_backends(), channel)
+        if not offers and not found.holders and found.errors:
+            raise found.errors[0]
+
+        async def ask(holder: Holder) -> None:
+            try:
+                offers.extend(
+                    Choice(holder, holder.channel, offer) for offer in await self.ask(holder)
+                )
+            except KacheryError as error:
+                silent.append(f"{name_of(holder)}: {error}")
+
+        await asyncio.gather(*(ask(holder) for holder in found.holders))
+        return offers, silent + [f"{label}: offline" for label in found.offline]
+
+    def missing(self, function: str, found: Found) -> KacheryError | None:
+        """A reason, besides that nobody is there, why nobody runs it."""
+        others = [error for error in found.errors if not isinstance(error, AccessDenied)]
+        denied = [error for error in found.errors if isinstance(error, AccessDenied)]
+        if denied and not found.asked:
+            return denied[0]
+        if others and not found.asked:
+            return others[0]
+        return denied[0] if denied and not found.offline else None

@@ -1,0 +1,130 @@
+"""Jobs: what was asked of the backends of this node, and who waits to hear of it.
+
+A :class:`Job` lives from the request to its end; everybody who waits for it has a :class:`Watcher`. A
+:class:`Backend` is a local process that offered functions and takes jobs. The rules of the queue are in
+:mod:`.queue`.
+
+Bounds: a watcher holds one piece of news, into which later ones are merged until it is heard; of what
+a function prints in between, the newest ``MAX_TASK_LOG`` bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kachery_p2p.protocol.tasks.messages import ENDS, TaskNews, TaskState, make_news
+from kachery_p2p.protocol.tasks.task import TaskType
+
+
+def merge(old: TaskNews | None, new: TaskNews) -> TaskNews:
+    """What somebody has to hear who has not heard ``old`` yet."""
+    if old is None:
+        return new
+    return make_news(
+        new.state,
+        place=new.place,
+        fraction=old.fraction if new.fraction is None else new.fraction,
+        message=new.message or old.message,
+        log=old.log + new.log,
+        reason=new.reason,
+        traceback=new.traceback,
+        result=new.result,
+    )
+
+
+class Watcher:
+    """Somebody who waits for a job: another node's stream, or a local call."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._news: TaskNews | None = None
+        self._ready = asyncio.Event()
+
+    def put(self, news: TaskNews) -> None:
+        self._news = merge(self._news, news)
+        self._ready.set()
+
+    async def next(self) -> TaskNews:
+        """What is new, once there is anything."""
+        await self._ready.wait()
+        self._ready.clear()
+        news, self._news = self._news, None
+        assert news is not None
+        return news
+
+
+@dataclass(eq=False)
+class Backend:
+    """A local process that runs functions."""
+
+    id: bytes
+    functions: Mapping[str, TaskType]
+    channels: frozenset[bytes]
+    slots: int
+    label: str
+    returned: frozenset[bytes] = frozenset()
+    """Actions that it still runs from before this node was started."""
+    bell: asyncio.Event = field(default_factory=asyncio.Event)
+    ready: set[Job] = field(default_factory=set)
+    """Actions that a slot is kept for until their requester says that they may begin."""
+    granted: deque[Job] = field(default_factory=deque)
+    """Jobs that it gets when it asks next."""
+    running: dict[bytes, Job] = field(default_factory=dict)
+    cancels: list[bytes] = field(default_factory=list)
+    gone: bool = False
+
+    def suits(self, job: Job) -> bool:
+        return job.channel in self.channels and self.functions.get(job.function) == job.type
+
+    @property
+    def load(self) -> int:
+        return len(self.ready) + len(self.granted) + len(self.running)
+
+
+@dataclass(eq=False)
+class Job:
+    """One run of a function. ``id``: for an action or a query, that of the requester's task."""
+
+    id: bytes
+    function: str
+    type: TaskType
+    kwargs: bytes
+    key: bytes
+    channel: bytes
+    requester: str
+    since: float
+    state: TaskState = "queued"
+    backend: Backend | None = None
+    started: bool = False
+    """The function has begun, as far as its backend has said; or, an action, it may have."""
+    closing: bool = False
+    """Its end is being written down: it must not begin any more."""
+    end: TaskNews | None = None
+    reason: str = ""
+    watchers: dict[Watcher, None] = field(default_factory=dict)
+    tasks: set[bytes] = field(default_factory=set)
+    """The ids under which it was asked for."""
+
+    def watch(self) -> Watcher:
+        watcher = Watcher(self)
+        self.watchers[watcher] = None
+        watcher.put(self.end or TaskNews(self.state))
+        return watcher
+
+    def heard_by(self, node: str) -> bool:
+        """Whether a node may hear of it under a task's id: of its own, or of what is anybody's."""
+        return self.requester == node or self.type == "pure-calculation"
+
+    def tell(self, news: TaskNews) -> None:
+        """To all who wait; an end is remembered for who comes later."""
+        if self.end is not None:
+            return
+        self.state = news.state
+        if news.state in ENDS:
+            self.end = news
+            self.reason = news.reason
+        for watcher in self.watchers:
+            watcher.put(news)

@@ -1,0 +1,485 @@
+"""The queue of a node's backends: which job runs where, and that an action begins at most once.
+
+The same pure calculation, whoever asks for it, is one job. An action, when there is a slot for it,
+waits for its requester's word (the requester first notes on its disk that it gives it to us and nobody
+else); then it is noted here, and only then does a backend get it. So whatever crashes when, it can be
+told whether an action may have begun, and what may have begun is never begun again.
+
+A backend that is lost (its connection ended): what it had not begun goes back into the queue, pure
+calculations and queries that it had begun fail, actions that it had begun are ``unknown``.
+
+Bounds: ``MAX_TASKS_QUEUED`` jobs, ``MAX_TASK_BACKENDS`` backends, ``MAX_TASKS_KEPT`` ends remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict, deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from kachery_p2p.node.context import Context
+from kachery_p2p.protocol.errors import BadInput, Busy, KacheryError, NoBackend, TaskNotAllowed
+from kachery_p2p.protocol.limits import (
+    MAX_TASK_BACKENDS,
+    MAX_TASKS_KEPT,
+    MAX_TASKS_QUEUED,
+    TASK_KEEP_SECONDS,
+)
+from kachery_p2p.protocol.tasks.messages import TaskNews, TaskOffer, make_news
+from kachery_p2p.protocol.tasks.result import TaskResult, sign_result
+from kachery_p2p.protocol.tasks.task import Parcel, TaskType, task_key
+from kachery_p2p.storage.tasks.store import ActionEnd, TaskStore
+
+from .jobs import Backend, Job, Watcher
+from .results import TaskResults
+
+_GO_SECONDS: Final = 10.0
+"""A requester that does not say so soon that its action may begin has gone."""
+RETURN_SECONDS: Final = 10.0
+"""After a start, so long is waited for backends to say which actions they still run."""
+
+
+class TaskQueue:
+    """``allowed``: whether the node's user lets a function run here."""
+
+    def __init__(
+        self,
+        context: Context,
+        store: TaskStore,
+        results: TaskResults,
+        *,
+        allowed: Callable[[str], bool],
+        changed: Callable[[], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+    ) -> None:
+        self.backends: dict[bytes, Backend] = {}
+        self.jobs: dict[bytes, Job] = {}
+        """Those that have not ended, by id."""
+        self.ended: OrderedDict[bytes, tuple[float, Job]] = OrderedDict()
+        self._context = context
+        self._store = store
+        self._disk = context.workers.disk
+        self._results = results
+        self.allowed = allowed
+        self._changed = changed
+        self._spawn = spawn
+        self._pure: dict[tuple[bytes, bytes], Job] = {}
+        self._tasks: dict[bytes, Job] = {}
+        """Live jobs by the id of each task that waits for them."""
+        self._waiting: deque[Job] = deque()
+        self._opened = asyncio.get_running_loop().time()
+        self._settled = False
+        """Whether what did not return has been given up."""
+        self._returned: set[bytes] = set()
+        """Actions of before the last start that a backend says it still runs."""
+
+    # --- backends ----------------------------------------------------------------------------
+
+    def offer(self, backend: Backend) -> None:
+        """A backend is there. Raises Busy, BadInput."""
+        if backend.id in self.backends:
+            raise BadInput(what="task backend", reason="it has made an offer already")
+        if len(self.backends) >= MAX_TASK_BACKENDS:
+            raise Busy(limit=f"{MAX_TASK_BACKENDS} task backends")
+        self.backends[backend.id] = backend
+        self._returned |= backend.returned
+        self._changed()
+
+    def withdraw(self, backend: Backend) -> None:
+        """It has gone."""
+        if self.backends.pop(backend.id, None) is None:
+            return
+        backend.gone = True
+        backend.bell.set()
+        for job in [*backend.ready, *backend.granted, *backend.running.values()]:
+            job.backend = None
+            if job in backend.ready and job.started:
+                continue  # it is being noted that it begins, and who does that puts it back
+            if job.state == "running" or (job.id in backend.running and job.type == "action"):
+                self._lost(job)
+            else:
+                self._back(job)
+        for task in backend.returned & self._returned:
+            self._returned.discard(task)
+            self._spawn(self._gone_again(task))
+        self._changed()
+
+    async def _gone_again(self, task: bytes) -> None:
+        """An action that had outlived a restart of this node was lost with its backend."""
+        reason = "the backend that ran it ended, or was killed"
+        await self._note(task, "unknown", None, reason, "")
+        job = self._tasks.get(task)
+        if job is not None:
+            self._finish(job, TaskNews("unknown", reason=reason))
+
+    def _lost(self, job: Job) -> None:
+        reason = "the backend that ran it ended, or was killed"
+        if job.type == "action":
+            self._end_soon(job, "unknown", reason)
+        else:
+            self._finish(job, TaskNews("failed", reason=reason))
+
+    def _back(self, job: Job) -> None:
+        """Into the queue again, at the front."""
+        self._waiting.appendleft(job)
+        job.tell(TaskNews("queued"))
+        self._ring(job)
+
+    def channels_of(self, function: str) -> set[bytes]:
+        """Where a function is on offer."""
+        backends = [b for b in self.backends.values() if function in b.functions]
+        return {channel for backend in backends for channel in backend.channels}
+
+    def functions(self) -> set[str]:
+        return {function for backend in self.backends.values() for function in backend.functions}
+
+    def offers(self, channel: bytes) -> list[TaskOffer]:
+        """What is on offer on a channel, with its load."""
+        found: dict[tuple[str, TaskType], list[Backend]] = {}
+        for backend in self.backends.values():
+            if channel in backend.channels:
+                for function, kind in backend.functions.items():
+                    found.setdefault((function, kind), []).append(backend)
+        queued: dict[str, int] = {}
+        for job in self.jobs.values():
+            if job.state == "queued":
+                queued[job.function] = queued.get(job.function, 0) + 1
+        return [
+            TaskOffer(
+                function,
+                kind,
+                sum(backend.slots for backend in backends),
+                sum(backend.load for backend in backends),
+                queued.get(function, 0),
+                self.allowed(function),
+            )
+            for (function, kind), backends in sorted(found.items())
+        ]
+
+    # --- requests ----------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        task: bytes,
+        function: str,
+        kind: TaskType,
+        kwargs: bytes,
+        *,
+        channel: bytes,
+        requester: str,
+        again: bool,
+    ) -> Watcher:
+        """Ask for a run, or for news of one that was asked for.
+
+        Raises:
+            NoBackend: nobody here offers the function, with this type, on the channel.
+            TaskNotAllowed: the node's user does not allow it.
+            Busy: the queue is full.
+        """
+        known = self._tasks.get(task) or self._ended(task)
+        if known is not None and known.function == function and known.heard_by(requester):
+            return known.watch()
+        key = task_key(function, kwargs)
+        job = Job(task, function, kind, kwargs, key, channel, requester, self._context.clock())
+        if kind == "action":
+            # The same may have been asked for once more while the disk was read.
+            past = await self._past(task, job) or self._tasks.get(task)
+            if past is not None:
+                return past.watch()
+        if again:
+            job.tell(TaskNews("absent"))
+            return job.watch()
+        if kind == "pure-calculation":
+            shared = self._pure.get((channel, key))
+            if shared is not None:
+                self._join(shared, task)
+                return shared.watch()
+        self._check(job)
+        if kind == "pure-calculation":
+            self._pure[channel, key] = job
+        self.jobs[job.id] = job
+        self._join(job, task)
+        self._waiting.append(job)
+        watcher = job.watch()
+        self._ring(job)
+        return watcher
+
+    def _join(self, job: Job, task: bytes) -> None:
+        self._tasks[task] = job
+        job.tasks.add(task)
+
+    def _check(self, job: Job) -> None:
+        if not any(backend.suits(job) for backend in self.backends.values()):
+            raise NoBackend(function=job.function, detail="no backend of this node offers it")
+        if not self.allowed(job.function):
+            raise TaskNotAllowed(function=job.function, node=self._context.node_id[:8])
+        if len(self.jobs) >= MAX_TASKS_QUEUED:
+            raise Busy(limit=f"{MAX_TASKS_QUEUED} tasks in its queue")
+
+    def _ended(self, task: bytes) -> Job | None:
+        found = self.ended.get(task)
+        if found is None or found[1].state == "absent":
+            return None
+        return found[1]
+
+    async def _past(self, task: bytes, job: Job) -> Job | None:
+        """An action that was begun before this node was restarted: what is known of it."""
+        row = await self._disk(self._store.action, task)
+        if row is None or row.node.hex() != job.requester:
+            return None
+        if row.state == "started" or row.state == "sent":
+            if task in self._returned:
+                job.started = True
+                job.tell(TaskNews("running"))
+                self.jobs[task] = job
+                self._join(job, task)
+                return job
+            wait = self._opened + RETURN_SECONDS - asyncio.get_running_loop().time()
+            if wait > 0:
+                await asyncio.sleep(min(wait, 0.2))
+                return self._tasks.get(task) or await self._past(task, job)
+            news = TaskNews("unknown", reason="its node was stopped while it ran")
+        elif row.state == "finished" and row.parcel is not None:
+            news = TaskNews("finished", result=self._sign(job, row.parcel))
+        else:
+            news = make_news(row.state, reason=row.reason, traceback=row.traceback)
+        job.tell(news)
+        return job
+
+    def leave(self, watcher: Watcher) -> None:
+        """Somebody waits no longer. What has not begun is dropped when nobody is left, but for pure
+        calculations, which may finish for whoever asks next."""
+        job = watcher.job
+        job.watchers.pop(watcher, None)
+        if job.watchers or job.type == "pure-calculation" or job.state not in ("queued", "ready"):
+            return
+        if job.type == "action" and job.started:
+            return  # it is being noted that it begins
+        self._finish(job, TaskNews("absent", reason="its requester had gone"))
+
+    def cancel(self, job: Job, reason: str = "its requester cancelled it") -> None:
+        """End a job; one that runs is asked to end, and made to."""
+        if job.end is not None or job.closing:
+            return
+        backend = job.backend
+        if backend is not None and job.id in backend.running:
+            backend.cancels.append(job.id)
+            backend.bell.set()
+            return
+        if backend is not None and job in backend.granted:
+            backend.granted.remove(job)
+        if job.type == "action" and job.started:
+            self._end_soon(job, "cancelled", reason)
+        else:
+            self._finish(job, TaskNews("cancelled", reason=reason))
+
+    def cancel_for(self, watcher: Watcher) -> None:
+        """One who waits cancels: for itself alone, if others wait for the same calculation."""
+        if len(watcher.job.watchers) > 1:
+            self.leave(watcher)
+            watcher.put(TaskNews("cancelled", reason="its requester cancelled it"))
+        else:
+            self.cancel(watcher.job)
+
+    async def go(self, job: Job) -> None:
+        """The requester's word that an action may begin."""
+        backend = job.backend
+        if job.state != "ready" or job.started or backend is None:
+            return
+        job.started = True
+        try:
+            begun = await self._disk(
+                self._store.action_started,
+                job.id,
+                bytes.fromhex(job.requester),
+                job.function,
+                self._context.clock(),
+            )
+        except KacheryError as error:  # a full disk: it must not begin
+            self._finish(job, TaskNews("failed", reason=f"it was not begun: {error}"))
+            return
+        if not begun:
+            self._finish(job, TaskNews("unknown", reason="it was begun before"))
+        elif job.end is not None or job.closing:
+            await self._note(job.id, "cancelled", None, "cancelled before it began", "")
+        elif backend.gone:
+            self._back(job)  # it needs no word any more
+        else:
+            backend.ready.discard(job)
+            backend.granted.append(job)
+            backend.bell.set()
+
+    # --- what backends say -------------------------------------------------------------------
+
+    async def take(
+        self, backend_id: bytes, most: int, wait: float
+    ) -> tuple[list[Job], list[bytes]]:
+        """Jobs for a backend's free slots, and the running ones that it must end."""
+        backend = self._backend(backend_id)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait
+        while True:
+            backend.bell.clear()
+            self._fill(backend, most)
+            jobs = [backend.granted.popleft() for _ in range(min(most, len(backend.granted)))]
+            for job in jobs:
+                backend.running[job.id] = job
+            cancels, backend.cancels = backend.cancels, []
+            left = deadline - loop.time()
+            if jobs or cancels or left <= 0 or backend.gone:
+                return jobs, cancels
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await backend.bell.wait()
+
+    def _backend(self, backend_id: bytes) -> Backend:
+        backend = self.backends.get(backend_id)
+        if backend is None:
+            raise BadInput(what="task backend", reason="it has made no offer on this connection")
+        return backend
+
+    def _fill(self, backend: Backend, free: int) -> None:
+        free -= len(backend.granted) + len(backend.ready)
+        passed: list[Job] = []
+        while free > 0 and self._waiting:
+            job = self._waiting.popleft()
+            if job.end is not None or job.closing:
+                continue
+            if not backend.suits(job):
+                passed.append(job)
+                continue
+            free -= 1
+            job.backend = backend
+            if job.type == "action" and not job.started:
+                backend.ready.add(job)
+                job.tell(TaskNews("ready"))
+                asyncio.get_running_loop().call_later(_GO_SECONDS, self._go_late, job)
+            else:
+                backend.granted.append(job)
+        self._waiting.extendleft(reversed(passed))
+
+    def _go_late(self, job: Job) -> None:
+        if job.state == "ready" and not job.started:
+            self.cancel(job, "its requester did not answer when there was a slot")
+
+    async def report(
+        self,
+        backend_id: bytes,
+        task: bytes,
+        news: TaskNews,
+        end: ActionEnd | None,
+        parcel: Parcel | None,
+    ) -> bool:
+        """A backend's word about a job; whether it is known.
+
+        ``end``: how it ended, if it did. What ``news`` says besides counts then, and not its state;
+        the result of a job that finished is made of ``parcel``.
+        """
+        backend = self._backend(backend_id)
+        job = backend.running.get(task)
+        if job is None:
+            return end is not None and await self._late(task, news, end, parcel)
+        if end is None:
+            job.started = True
+            job.tell(news)
+            return True
+        if job.type == "action":
+            await self._note(task, end, parcel, news.reason, news.traceback)
+        await self._ended_as(job, news, end, parcel)
+        return True
+
+    async def _late(
+        self, task: bytes, news: TaskNews, end: ActionEnd, parcel: Parcel | None
+    ) -> bool:
+        """The end of an action that began before this node was restarted."""
+        row = await self._disk(self._store.action, task)
+        if row is None or row.state not in ("started", "unknown"):
+            return False
+        await self._note(task, end, parcel, news.reason, news.traceback)
+        self._returned.discard(task)
+        job = self._tasks.get(task)
+        if job is not None:
+            await self._ended_as(job, news, end, parcel)
+        return True
+
+    async def _ended_as(
+        self, job: Job, news: TaskNews, end: ActionEnd, parcel: Parcel | None
+    ) -> None:
+        result = None if parcel is None else self._sign(job, parcel)
+        if result is not None and job.type == "pure-calculation":
+            await self._results.keep(result, job.channel)
+        elif result is not None and job.type == "query":
+            self._results.keep_soon(result, job.channel)
+        self._finish(
+            job,
+            make_news(
+                end,
+                log=news.log,
+                reason=news.reason,
+                traceback=news.traceback,
+                result=result,
+            ),
+        )
+
+    # --- ends --------------------------------------------------------------------------------
+
+    def _sign(self, job: Job, parcel: Parcel) -> TaskResult:
+        now = round(self._context.clock() * 1000)
+        return sign_result(
+            self._context.key,
+            key=job.key,
+            function=job.function,
+            type=job.type,
+            timestamp=now,
+            parcel=parcel,
+        )
+
+    async def _note(
+        self, task: bytes, state: ActionEnd, parcel: Parcel | None, reason: str, traceback: str
+    ) -> None:
+        await self._disk(self._store.action_ended, task, state, parcel, reason, traceback)
+
+    def _end_soon(self, job: Job, state: ActionEnd, reason: str) -> None:
+        """End an action, on disk first."""
+        job.closing = True
+
+        async def end() -> None:
+            await self._note(job.id, state, None, reason, "")
+            self._finish(job, TaskNews(state, reason=reason))
+
+        self._spawn(end())
+
+    def _finish(self, job: Job, news: TaskNews) -> None:
+        job.tell(news)
+        backend = job.backend
+        if backend is not None:
+            backend.running.pop(job.id, None)
+            backend.ready.discard(job)
+            if not backend.gone:
+                backend.bell.set()
+        self.jobs.pop(job.id, None)
+        if self._pure.get((job.channel, job.key)) is job:
+            del self._pure[job.channel, job.key]
+        now = asyncio.get_running_loop().time()
+        for task in job.tasks:
+            if self._tasks.pop(task, None) is not None:
+                self.ended[task] = (now, job)
+        while len(self.ended) > MAX_TASKS_KEPT:
+            self.ended.popitem(last=False)
+
+    async def sweep(self) -> None:
+        """Forget ends that nobody asked for, and give up what did not return after a start."""
+        now = asyncio.get_running_loop().time()
+        while self.ended and next(iter(self.ended.values()))[0] < now - TASK_KEEP_SECONDS:
+            self.ended.popitem(last=False)
+        if not self._settled and now > self._opened + RETURN_SECONDS:
+            self._settled = True
+            mine = {job.id for job in self.jobs.values() if job.type == "action"} | self._returned
+            await self._disk(self._store.abandon_started, mine)
+
+    def _ring(self, job: Job) -> None:
+        for backend in self.backends.values():
+            if backend.suits(job):
+                backend.bell.set()

@@ -1,0 +1,147 @@
+"""Results of tasks: kept here, shared with the channel they came on, found there by others.
+
+A result is signed by the node that computed it, so whoever has it may hand it on. What counts is
+whether that node may provide tasks on the channel now: a result of a node that has lost the role, or
+never had it, is no result (:class:`~kachery_p2p.protocol.errors.ForgedResult`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+from kachery_p2p.node.context import Context
+from kachery_p2p.node.feeds.follower import Roads
+from kachery_p2p.node.files.sources import name_of
+from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.errors import ForgedResult, KacheryError
+from kachery_p2p.protocol.files.plan import Holder
+from kachery_p2p.protocol.gossip import keys as things
+from kachery_p2p.protocol.gossip.blinding import TASK_RESULT_CONTEXT
+from kachery_p2p.protocol.gossip.keys import Thing, ThingKind
+from kachery_p2p.protocol.limits import TASK_LOOK_SECONDS
+from kachery_p2p.protocol.methods import TASK_RESULT
+from kachery_p2p.protocol.tasks.messages import TaskResultQuery, TaskResultReply
+from kachery_p2p.protocol.tasks.result import TaskResult, check_result
+from kachery_p2p.protocol.tasks.task import TaskType
+from kachery_p2p.storage.tasks.store import TaskStore
+
+log = logging.getLogger(__name__)
+
+
+class ResultOffers:
+    """As :class:`~kachery_p2p.node.gossip.announcer.Offers`: results go as files do."""
+
+    kind: ThingKind = "files"
+    contexts = frozenset({TASK_RESULT_CONTEXT})
+
+    def __init__(self, store: TaskStore) -> None:
+        self._store = store
+
+    def scan(self) -> Iterator[Thing]:
+        for key in self._store.results():
+            yield things.task_result(key)
+
+    def may_leave(self, thing: Thing, channel: bytes) -> bool:
+        return self._store.may_give(thing.identifier, channel.hex())
+
+
+class TaskResults:
+    def __init__(
+        self,
+        context: Context,
+        store: TaskStore,
+        *,
+        provide: Callable[[Thing], None],
+        withdraw: Callable[[Thing], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+    ) -> None:
+        self._context = context
+        self._store = store
+        self._provide = provide
+        self._withdraw = withdraw
+        self._spawn = spawn
+        self._keeping = asyncio.Lock()
+        self._disk = context.workers.disk
+
+    async def keep(self, result: TaskResult, channel: bytes, *, tell: bool = True) -> None:
+        """Keep a result that was checked, and tell the channel, unless that is not worth it."""
+        # In order: the last answer to a query is the one that is kept.
+        async with self._keeping:
+            now = self._context.clock()
+            forgotten = await self._disk(self._store.keep_result, result, channel.hex(), now)
+        for key in forgotten:
+            self._withdraw(things.task_result(key))
+        if tell:
+            self._provide(things.task_result(result.key))
+
+    def keep_soon(self, result: TaskResult, channel: bytes, *, tell: bool = True) -> None:
+        """As :meth:`keep`, for one that nobody relies on being found at once."""
+        self._spawn(self.keep(result, channel, tell=tell))
+
+    async def leave(self, channel: bytes) -> None:
+        """The node is no longer on a channel: what came on it counts no longer."""
+        await self._disk(self._store.forget_results_of, channel.hex())
+
+    def check(self, result: TaskResult, key: bytes, channel: bytes, source: str) -> None:
+        """Whether it is a result of this task that counts on the channel.
+
+        Raises:
+            ForgedResult: it is not; names ``source``, who sent it.
+        """
+        check_result(result, source, key=key)
+        node = result.node.hex()
+        if "provide-tasks" not in self._context.book.effective(channel, node):
+            reason = f"node {node[:8]}, which signed it, may not provide tasks on this channel"
+            what = f"A result of task function {result.function!r}"
+            raise ForgedResult(what=what, source=source, reason=reason)
+
+    async def here(self, key: bytes, kind: TaskType, channel: bytes | None) -> TaskResult | None:
+        """One that is kept here and counts on the channel (None: on any)."""
+        found = await self._disk(self._store.result, key)
+        if found is None or found[0].type != kind:
+            return None
+        result, channels = found
+        for name in channels:
+            where = bytes.fromhex(name)
+            if channel in (None, where) and where in self._context.book:
+                try:
+                    self.check(result, key, where, "this node's cache")
+                except ForgedResult:
+                    continue
+                return result
+        return None
+
+    async def held(self, key: bytes, channel: bytes) -> TaskResult | None:
+        """What is kept here and may go out on a channel."""
+        found = await self._disk(self._store.result, key)
+        return None if found is None or channel.hex() not in found[1] else found[0]
+
+    async def elsewhere(
+        self, roads: Roads, key: bytes, kind: TaskType, channel: bytes | None
+    ) -> TaskResult | None:
+        """One that another node of the channel holds; it is kept here from now on."""
+        thing = things.task_result(key)
+        found = await roads.lookup.find(thing, channel)
+        for holder in found.holders:
+            try:
+                result = await self._ask(roads, holder, key)
+                if result is None or result.type != kind:
+                    continue
+                self.check(result, key, holder.channel, name_of(holder))
+            except ForgedResult as error:
+                self._context.warn(str(error))
+            except KacheryError as error:
+                log.info("result of a task from %s: %s", name_of(holder), error)
+            else:
+                await self.keep(result, holder.channel)
+                return result
+        return None
+
+    async def _ask(self, roads: Roads, holder: Holder, key: bytes) -> TaskResult | None:
+        link = await roads.link_to(holder)
+        params = codec.plain(TaskResultQuery(holder.channel, key))
+        answer = await link.request(TASK_RESULT, params, seconds=TASK_LOOK_SECONDS)
+        return codec.convert(TaskResultReply, answer).result

@@ -1,0 +1,115 @@
+"""One conversation about one task: with another node over a stream, or with this node's own queue."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import msgspec
+
+from kachery_p2p.node.feeds.follower import Roads
+from kachery_p2p.node.links.stream import Stream
+from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.files.plan import Holder
+from kachery_p2p.protocol.methods import TASK_RUN
+from kachery_p2p.protocol.tasks.messages import ENDS, TaskKwargs, TaskNews, TaskRun, TaskWord
+
+from .jobs import Watcher
+from .queue import TaskQueue
+
+
+class Run(Protocol):
+    """Whoever closes it leaves the task alone: see :meth:`.queue.TaskQueue.leave`."""
+
+    def close(self) -> None:
+        """Wait no longer."""
+
+    async def begin(self, kwargs: bytes, *, again: bool) -> None:
+        """Ask. ``again``: only for news of what was asked before."""
+
+    async def next(self) -> TaskNews | None:
+        """What is new; None if the other side has no more to say."""
+
+    async def go(self) -> None:
+        """An action may begin."""
+
+    async def cancel(self) -> None:
+        """The requester wants it no longer."""
+
+
+class RemoteRun:
+    def __init__(self, roads: Roads, holder: Holder, ask: TaskRun) -> None:
+        self._roads = roads
+        self._holder = holder
+        self._ask = ask
+        self._stream: Stream | None = None
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.end()
+
+    async def begin(self, kwargs: bytes, *, again: bool) -> None:
+        link = await self._roads.link_to(self._holder)
+        ask = msgspec.structs.replace(self._ask, again=again)
+        self._stream = link.open(TASK_RUN, codec.plain(ask))
+        await self._stream.send(codec.plain(TaskKwargs(len(kwargs))), kwargs)
+
+    async def next(self) -> TaskNews | None:
+        assert self._stream is not None
+        item = await self._stream.receive()
+        if item is None:
+            return None
+        meta, _, cost = item
+        self._stream.done(cost)
+        return codec.convert(TaskNews, meta)
+
+    async def _say(self, word: Literal["go", "cancel"]) -> None:
+        if self._stream is not None:
+            await self._stream.send(codec.plain(TaskWord(word)))
+
+    async def go(self) -> None:
+        await self._say("go")
+
+    async def cancel(self) -> None:
+        await self._say("cancel")
+
+
+class OwnRun:
+    """``node``: our own id."""
+
+    def __init__(self, queue: TaskQueue, ask: TaskRun, node: str) -> None:
+        self._queue = queue
+        self._ask = ask
+        self._node = node
+        self._watcher: Watcher | None = None
+        self._over = False
+
+    def close(self) -> None:
+        if self._watcher is not None:
+            self._queue.leave(self._watcher)
+
+    async def begin(self, kwargs: bytes, *, again: bool) -> None:
+        ask = self._ask
+        self._watcher = await self._queue.submit(
+            ask.task,
+            ask.function,
+            ask.type,
+            kwargs,
+            channel=ask.channel,
+            requester=self._node,
+            again=again,
+        )
+
+    async def next(self) -> TaskNews | None:
+        if self._over or self._watcher is None:
+            return None
+        news = await self._watcher.next()
+        self._over = news.state in ENDS
+        return news
+
+    async def go(self) -> None:
+        if self._watcher is not None:
+            await self._queue.go(self._watcher.job)
+
+    async def cancel(self) -> None:
+        if self._watcher is not None:
+            self._queue.cancel_for(self._watcher)

@@ -1,0 +1,136 @@
+"""Serves tasks to other nodes: runs of functions that are on offer here, and results that are kept.
+
+Every request is checked: the requester's role, ours, and (:mod:`.queue`) the user's allow list. A
+requester whose role is taken from it while its tasks wait is cut off like one that has gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Final
+
+from kachery_p2p.node.links.link import Link
+from kachery_p2p.node.links.network import Network
+from kachery_p2p.node.links.stream import Stream
+from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.errors import KacheryError, ProtocolViolation
+from kachery_p2p.protocol.limits import MAX_SLICE, MAX_TASK_KWARGS
+from kachery_p2p.protocol.methods import TASK_OFFERS, TASK_RESULT, TASK_RUN
+from kachery_p2p.protocol.tasks.messages import (
+    ENDS,
+    TaskKwargs,
+    TaskOffers,
+    TaskResultQuery,
+    TaskResultReply,
+    TaskRun,
+    TaskWord,
+    make_page,
+)
+from kachery_p2p.protocol.tasks.task import parse_kwargs
+
+from .jobs import Watcher
+from .queue import TaskQueue
+from .results import TaskResults
+
+LARGE_KWARGS: Final = 16_000
+"""Bytes of arguments that are not looked through on the event loop: a millisecond's worth."""
+
+
+class TaskServer:
+    def __init__(self, network: Network, queue: TaskQueue, results: TaskResults) -> None:
+        self._network = network
+        self._queue = queue
+        self._results = results
+        self._running: dict[Stream, tuple[Link, bytes]] = {}
+        network.on_stream_of(TASK_RUN, TaskRun, self._run)
+        network.on_request_of(TASK_OFFERS, TaskOffers, self._offers)
+        network.on_request_of(TASK_RESULT, TaskResultQuery, self._result)
+
+    def _require(self, link: Link, channel: bytes) -> None:
+        self._network.require_role(link, channel, theirs="request-tasks", ours="provide-tasks")
+
+    def cut(self) -> None:
+        """A channel changed: end the requests of those who may no longer make any."""
+        for stream, (link, channel) in list(self._running.items()):
+            try:
+                self._require(link, channel)
+            except KacheryError as error:
+                stream.end(error)
+
+    async def _offers(self, link: Link, params: TaskOffers) -> object:
+        self._require(link, params.channel)
+        return codec.plain(make_page(params, self._queue.offers(params.channel)))
+
+    async def _result(self, link: Link, params: TaskResultQuery) -> object:
+        self._network.require_role(
+            link, params.channel, theirs="request-files", ours="provide-files"
+        )
+        return codec.plain(TaskResultReply(await self._results.held(params.key, params.channel)))
+
+    async def _run(self, link: Link, stream: Stream, params: TaskRun) -> None:
+        self._require(link, params.channel)
+        stream.set_group(link.peer)
+        stream.grant(MAX_TASK_KWARGS + MAX_SLICE)
+        kwargs = await self._kwargs(stream)
+        self._running[stream] = (link, params.channel)
+        try:
+            watcher = await self._queue.submit(
+                params.task,
+                params.function,
+                params.type,
+                kwargs,
+                channel=params.channel,
+                requester=link.peer,
+                again=params.again,
+            )
+            try:
+                await self._converse(stream, watcher)
+            finally:
+                self._queue.leave(watcher)
+        finally:
+            del self._running[stream]
+
+    async def _kwargs(self, stream: Stream) -> bytes:
+        item = await stream.receive()
+        if item is None:
+            raise ProtocolViolation(reason="a task without arguments")
+        meta, body, cost = item
+        size = codec.convert(TaskKwargs, meta).size
+        text = bytes(await stream.open_body(body))
+        if len(text) != size:
+            raise ProtocolViolation(reason="a task's arguments are not as long as was said")
+        if size > LARGE_KWARGS:
+            await self._network.context.workers.disk(parse_kwargs, text)
+        else:
+            parse_kwargs(text)
+        stream.done(cost)
+        return text
+
+    async def _converse(self, stream: Stream, watcher: Watcher) -> None:
+        """Tell what becomes of the job, and do what its requester says, until it ends."""
+        listening = asyncio.create_task(self._listen(stream, watcher), name="task words")
+        try:
+            while True:
+                news = await watcher.next()
+                await stream.send(codec.plain(news))
+                if news.state in ENDS:
+                    return
+        finally:
+            listening.cancel()
+            with contextlib.suppress(asyncio.CancelledError, KacheryError):
+                await listening
+
+    async def _listen(self, stream: Stream, watcher: Watcher) -> None:
+        """The requester's words. When it goes, it waits no longer."""
+        try:
+            while (item := await stream.receive()) is not None:
+                meta, _, cost = item
+                word = codec.convert(TaskWord, meta).word
+                if word == "go":
+                    await self._queue.go(watcher.job)
+                else:
+                    self._queue.cancel_for(watcher)
+                stream.done(cost)
+        finally:
+            self._queue.leave(watcher)

@@ -1,0 +1,1 @@
+"""Channels as values: signed documents, members and their roles, admissions, invitations."""

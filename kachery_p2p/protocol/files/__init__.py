@@ -1,0 +1,1 @@
+"""Files as values: manifests, and which bytes of a download to ask of whom."""

@@ -1,0 +1,333 @@
+"""The index of who announced what, and how indexes of several proxies come to agree.
+
+Participants: each member writes its own announcement log per channel (announcements.py); each proxy
+keeps an :class:`Index` of everybody's. A leaf needs none; it asks a proxy.
+
+The protocol, driven by the node's shell, per link and channel, with two notes:
+
+1. On linking, and every so often, a proxy sends its digest {origin: (epoch, head)}. A leaf's digest
+   names only itself.
+2. Who gets a digest sends what the other lacks: an origin, from its own log (``log.lacks``,
+   ``log.batches``); a proxy to another proxy, from its index (:meth:`Index.missing`,
+   :meth:`Index.batches`).
+3. Who gets a batch checks that its origin is a member that may provide, and applies it.
+   ``extended``: pass it on to the other linked proxies. A :class:`Gap`: answer with a digest, and
+   the peer sends from there. Nothing is acknowledged; a lost batch shows in the next digest.
+
+Goals: after a pause, only what is new travels; any order, loss or repetition of batches ends in the
+same index once the digests agree; nobody but the origin can add to, change or hide part of its log
+(withhold the end of it, yes); a lying origin is found out and hurts only itself.
+
+Non-goals: telling who is a member or online, freshness beyond what links bring, resisting a proxy
+that says nothing, consensus about an origin that signs two different logs: each index keeps what
+came first until the origin starts a new epoch.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from kachery_p2p.protocol.errors import ProtocolViolation
+from kachery_p2p.protocol.limits import MAX_KEYS_PER_ORIGIN, MAX_LOG_BATCHES, MAX_LOG_ENTRIES
+
+from .announcements import (
+    ENTRY_BYTES,
+    PROVIDE,
+    WITHDRAW,
+    AnnouncementLog,
+    Batch,
+    check_batch,
+    check_shape,
+    check_signature,
+    make_batch,
+    unpack_entries,
+)
+
+__all__ = ["AnnouncementLog", "Applied", "Batch", "Gap", "Index", "check_batch", "make_batch"]
+
+_SWEPT_PER_BATCH: Final = 4
+"""Dead batches cleared per batch applied: more than one, so the dead never pile up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A batch was taken in, or there was nothing new in it.
+
+    ``fresh``: keys that the origin provides now and did not in this epoch before. ``extended``: the
+    log is longer, so others may want the batch too.
+    """
+
+    fresh: list[bytes]
+    extended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A batch cannot be applied before the one that contains ``need_seq`` of that epoch."""
+
+    channel: bytes
+    origin: bytes
+    epoch: int
+    need_seq: int
+
+
+@dataclass(slots=True)
+class _Log:
+    """``batches`` ascend in start and in end, cover 1 to ``head``, and none contains another."""
+
+    number: int
+    epoch: int
+    head: int = 0
+    live: int = 0
+    held: int = 0
+    batches: list[Batch] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Channel:
+    """``holders``: key -> the number of a log, or a tuple of several.
+
+    A log that was replaced or forgotten loses its number at once; the keys that still bear it are
+    cleared bit by bit, so that no single call takes as long as a large log.
+    """
+
+    logs: dict[bytes, _Log] = field(default_factory=dict)
+    origins: dict[int, bytes] = field(default_factory=dict)
+    holders: dict[bytes, int | tuple[int, ...]] = field(default_factory=dict)
+    dead: deque[list[Batch]] = field(default_factory=deque)
+    last_number: int = 0
+
+
+class Index:
+    """Everybody's announcements, per channel. Channels and origins are 32-byte ids."""
+
+    def __init__(self) -> None:
+        self._channels: dict[bytes, _Channel] = {}
+
+    def digest(self, channel: bytes) -> dict[bytes, tuple[int, int]]:
+        """How far each origin's log is known: {origin: (epoch, last sequence number)}."""
+        known = self._channels.get(channel)
+        return {o: (log.epoch, log.head) for o, log in known.logs.items()} if known else {}
+
+    def missing(
+        self, channel: bytes, peer_digest: dict[bytes, tuple[int, int]]
+    ) -> list[tuple[bytes, int, int]]:
+        """What this index has and a peer lacks, by its digest.
+
+        Returns:
+            Triples (origin, epoch, from_seq), each an argument list for :meth:`batches`.
+        """
+        result = []
+        for origin, mine in self.digest(channel).items():
+            theirs = peer_digest.get(origin, (-1, 0))
+            if theirs < mine:
+                from_seq = theirs[1] + 1 if theirs[0] == mine[0] else 1
+                result.append((origin, mine[0], max(1, from_seq)))
+        return result
+
+    def batches(self, channel: bytes, origin: bytes, epoch: int, from_seq: int) -> list[Batch]:
+        """The batches, as signed by the origin, that hold ``from_seq`` and all after it.
+
+        Empty if that epoch is not the one known, or there is nothing after.
+        """
+        log = self._log(channel, origin)
+        if log is None or log.epoch != epoch:
+            return []
+        if log.head == 0:
+            return list(log.batches) if from_seq <= 1 else []
+        return log.batches[bisect_left(log.batches, from_seq, key=_end) :]
+
+    def holders(self, channel: bytes, key: bytes) -> list[bytes]:
+        """The origins that provide ``key``, the longest known first."""
+        known = self._channels.get(channel)
+        if known is None:
+            return []
+        return [known.origins[n] for n in _numbers(known, key)]
+
+    def apply(self, batch: Batch) -> Applied | Gap:
+        """Take in a batch, from its origin or passed on by anybody.
+
+        Whether its origin is a member is the caller's to check first. Repetitions and overlaps are
+        skipped, older epochs ignored, and a newer epoch replaces all that the origin announced. A
+        batch in which several known ones are contained takes their place.
+
+        Returns:
+            What it brought, or the gap before it.
+
+        Raises:
+            ProtocolViolation: malformed, not signed by its origin, over a limit, or contradicting
+                what the origin signed before. The index stays as it was; the field ``origin`` names
+                the culprit, which need not be the peer that passed it on.
+        """
+        check_shape(batch)
+        log = self._log(batch.channel, batch.origin)
+        if log is not None and batch.epoch < log.epoch:
+            return Applied([], False)
+        if log is None or batch.epoch > log.epoch:
+            check_signature(batch)
+            if batch.start > 1:
+                return Gap(batch.channel, batch.origin, batch.epoch, 1)
+            log = self._new_log(batch)
+            return Applied(self._extend(log, batch), True)
+        if batch.start > log.head + 1:
+            check_signature(batch)
+            return Gap(batch.channel, batch.origin, batch.epoch, log.head + 1)
+        overlap = _stored(log, batch.start, min(batch.end, log.head))
+        if batch.entries[: len(overlap)] != overlap:
+            check_signature(batch)
+            origin = batch.origin.hex()
+            raise ProtocolViolation(
+                reason=f"node {origin} signed two different announcements under one number",
+                origin=origin,
+            )
+        if batch.end > log.head:
+            check_signature(batch)
+            return Applied(self._extend(log, batch), True)
+        if len(_contained(log, batch)) > 1:
+            check_signature(batch)
+            _store(log, batch)
+        return Applied([], False)
+
+    def forget_origin(self, channel: bytes, origin: bytes) -> None:
+        """Drop what a node announced: it left the channel, or may no longer provide."""
+        known = self._channels.get(channel)
+        if known is not None and origin in known.logs:
+            _bury(known, known.logs.pop(origin))
+            if not known.logs:
+                del self._channels[channel]
+
+    def forget_channel(self, channel: bytes) -> None:
+        """Drop everything about a channel."""
+        self._channels.pop(channel, None)
+
+    def _log(self, channel: bytes, origin: bytes) -> _Log | None:
+        known = self._channels.get(channel)
+        return known.logs.get(origin) if known else None
+
+    def _new_log(self, batch: Batch) -> _Log:
+        known = self._channels.setdefault(batch.channel, _Channel())
+        old = known.logs.pop(batch.origin, None)
+        if old is not None:
+            _bury(known, old)
+        known.last_number += 1
+        log = known.logs[batch.origin] = _Log(known.last_number, batch.epoch)
+        known.origins[log.number] = batch.origin
+        return log
+
+    def _extend(self, log: _Log, batch: Batch) -> list[bytes]:
+        known = self._channels[batch.channel]
+        new = batch.entries[(log.head + 1 - batch.start) * ENTRY_BYTES :]
+        operations = new[::ENTRY_BYTES]
+        growth = operations.count(PROVIDE) - operations.count(WITHDRAW)
+        contained = _contained(log, batch)
+        held = log.held + batch.count - sum(log.batches[at].count for at in contained)
+        count = len(log.batches) + 1 - len(contained)
+        if (
+            log.live + growth > MAX_KEYS_PER_ORIGIN
+            or held > MAX_LOG_ENTRIES
+            or count > MAX_LOG_BATCHES
+        ):
+            origin = batch.origin.hex()
+            raise ProtocolViolation(
+                reason=f"the announcements of node {origin} are too many; it must compact them",
+                origin=origin,
+            )
+        fresh: dict[bytes, None] = {}
+        for operation, key in unpack_entries(new):
+            if operation == PROVIDE:
+                if _add(known, key, log.number):
+                    log.live += 1
+                    fresh[key] = None
+            elif _remove(known, key, log.number):
+                log.live -= 1
+                fresh.pop(key, None)
+        log.head = batch.end
+        _store(log, batch)
+        _sweep(known)
+        return list(fresh)
+
+
+def _end(batch: Batch) -> int:
+    return batch.end
+
+
+def _start(batch: Batch) -> int:
+    return batch.start
+
+
+def _stored(log: _Log, first: int, last: int) -> bytes:
+    """The known entries with numbers ``first`` to ``last``, packed."""
+    result = bytearray()
+    at = bisect_left(log.batches, first, key=_end)
+    while first <= last:
+        batch = log.batches[at]
+        end = min(last, batch.end)
+        offset = batch.start
+        result += batch.entries[(first - offset) * ENTRY_BYTES : (end + 1 - offset) * ENTRY_BYTES]
+        first = end + 1
+        at += 1
+    return bytes(result)
+
+
+def _contained(log: _Log, batch: Batch) -> range:
+    """Places of the known batches that ``batch`` makes superfluous."""
+    first = bisect_left(log.batches, batch.start, key=_start)
+    last = bisect_left(log.batches, batch.end + 1, key=_end)
+    return range(first, max(first, last))
+
+
+def _store(log: _Log, batch: Batch) -> None:
+    places = _contained(log, batch)
+    log.held += batch.count - sum(log.batches[at].count for at in places)
+    log.batches[places.start : places.stop] = [batch]
+
+
+def _numbers(known: _Channel, key: bytes) -> tuple[int, ...]:
+    numbers = known.holders.get(key, ())
+    if isinstance(numbers, int):
+        numbers = (numbers,)
+    return tuple(n for n in numbers if n in known.origins)
+
+
+def _put(known: _Channel, key: bytes, numbers: tuple[int, ...]) -> None:
+    if not numbers:
+        known.holders.pop(key, None)
+    else:
+        # Nearly every key has one holder: a bare number costs no object of its own.
+        known.holders[key] = numbers[0] if len(numbers) == 1 else numbers
+
+
+def _add(known: _Channel, key: bytes, number: int) -> bool:
+    numbers = _numbers(known, key)
+    if number in numbers:
+        return False
+    _put(known, key, (*numbers, number))
+    return True
+
+
+def _remove(known: _Channel, key: bytes, number: int) -> bool:
+    numbers = _numbers(known, key)
+    if number not in numbers:
+        return False
+    _put(known, key, tuple(n for n in numbers if n != number))
+    return True
+
+
+def _bury(known: _Channel, log: _Log) -> None:
+    del known.origins[log.number]
+    known.dead.append(log.batches)
+
+
+def _sweep(known: _Channel) -> None:
+    for _ in range(_SWEPT_PER_BATCH):
+        if not known.dead:
+            return
+        batches = known.dead[0]
+        if batches:
+            for _, key in unpack_entries(batches.pop().entries):
+                _put(known, key, _numbers(known, key))
+        if not batches:
+            known.dead.popleft()

@@ -1,0 +1,1 @@
+"""Links as values: frames, the Noise handshake and session, many streams over one session, and pace."""

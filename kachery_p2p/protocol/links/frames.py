@@ -1,0 +1,147 @@
+"""Frames: what two linked nodes say to each other, and how it is packed.
+
+A frame has a *header*, a msgpack array whose first item is the frame's tag, and, for :class:`Data`
+alone, a *tail* of bulk bytes. The header is always encrypted and authenticated by the session that
+carries it; it says how long the tail is and whether the tail is sealed by the same session or is
+opaque, that is, a record of some other session that is only passing through (see
+:mod:`.session`).
+
+Two kinds of exchange share one number space (the initiator of the session opens odd numbers, the
+responder even ones, each strictly growing):
+
+* a *request*: ``Request`` -> ``Response`` | ``Failure``;
+* a *stream*: ``Open`` -> any number of ``Data`` both ways, as far as ``Credit`` allows -> ``End``
+  from either side ends both directions.
+
+``Note`` is one way and unanswered; ``Ping``/``Pong`` prove life; ``Hello`` is the first frame of
+each side and ``Bye`` the last, with the reason.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.limits import MAX_HEADER
+
+NO_TAIL = 0
+SEALED_TAIL = 1
+OPAQUE_TAIL = 2
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag=0):
+    """First frame of each side.
+
+    ``channels`` maps a channel's tag under this session (see :mod:`.channels.membership`) to
+    ``[document version, wanted roles]``, so that two nodes find what they have in common and name
+    nothing else. ``now`` is Unix time in seconds.
+    """
+
+    software: str
+    now: float
+    label: str
+    urls: list[str]
+    channels: dict[bytes, tuple[int, list[str]]]
+
+
+class Request(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    id: int
+    method: str
+    params: Any
+
+
+class Response(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    id: int
+    result: Any
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    id: int
+    code: str
+    fields: dict[str, Any]
+
+
+class Open(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """``credit`` is what the opener lets the other side send, in bytes."""
+
+    id: int
+    method: str
+    params: Any
+    credit: int
+
+
+class Data(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """``size`` is the length of the tail on the wire in bytes, tag included."""
+
+    id: int
+    meta: Any
+    tail: int
+    size: int
+
+
+class Credit(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    id: int
+    more: int
+
+
+class End(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """``code`` is empty for a good end."""
+
+    id: int
+    code: str
+    fields: dict[str, Any]
+
+
+class Note(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    topic: str
+    params: Any
+
+
+class Ping(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    token: int
+
+
+class Pong(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    token: int
+
+
+class Bye(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    code: str
+    fields: dict[str, Any]
+
+
+Frame = Hello | Request | Response | Failure | Open | Data | Credit | End | Note | Ping | Pong | Bye
+
+_KINDS = (Hello, Request, Response, Failure, Open, Data, Credit, End, Note, Ping, Pong, Bye)
+
+
+def encode_header(frame: Frame) -> bytes:
+    """Pack a frame's header.
+
+    Raises:
+        ValueError: it is longer than ``MAX_HEADER``: the caller must use a stream instead.
+    """
+    tag = frame.__struct_config__.tag
+    header = codec.pack((tag, *msgspec.structs.astuple(frame)))
+    if len(header) > MAX_HEADER:
+        raise ValueError(
+            f"a {type(frame).__name__} of {len(header)} bytes is over the limit of {MAX_HEADER}"
+        )
+    return header
+
+
+def decode_header(header: codec.Buffer) -> Frame:
+    """The inverse of :func:`encode_header`.
+
+    Raises:
+        ProtocolViolation: the bytes are no frame.
+    """
+    fields = codec.unpack(header)
+    kind: Any = Frame
+    if isinstance(fields, list) and fields and type(fields[0]) is int:
+        # One struct checks faster than the union of all, and its messages name the frame.
+        kind = _KINDS[fields[0]] if 0 <= fields[0] < len(_KINDS) else Frame
+    frame: Frame = codec.convert(kind, fields)
+    return frame

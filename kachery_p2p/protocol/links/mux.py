@@ -1,0 +1,499 @@
+"""Many requests and streams over one session: the pure part of a link.
+
+Participants: the shell (:mod:`kachery_p2p.node.links.link`) feeds received frames to :meth:`Mux.receive`
+and obeys the events it returns; it pulls what is to be sent from :meth:`Mux.next_frame` whenever the
+socket can take more.
+
+Goals. Control frames go before bulk, always. Bulk is shared fairly: first between *groups* (the
+nodes on whose behalf it flows), then between the streams of a group. No stream can make the other
+side hold more than it granted. Everything a peer can make us hold is counted against a limit.
+
+Non-goals: encryption, sockets, time (``now`` is an argument).
+
+A frame that cannot be right raises :class:`~.errors.ProtocolViolation`, and the link must be closed.
+A frame for an exchange that has ended here is ignored: the peer could not know yet.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+from kachery_p2p.protocol.codec import Buffer
+from kachery_p2p.protocol.errors import (
+    Busy,
+    KacheryError,
+    LinkClosed,
+    ProtocolViolation,
+    from_peer,
+    to_wire,
+)
+from kachery_p2p.protocol.limits import (
+    DEAD_SECONDS,
+    FRAME_OVERHEAD,
+    MAX_BODY,
+    MAX_CONTROL_QUEUE,
+    MAX_RELAY_TAIL,
+    MAX_REQUESTS,
+    MAX_STREAMS,
+    PING_SECONDS,
+    STREAM_CREDIT,
+)
+
+from .frames import (
+    NO_TAIL,
+    OPAQUE_TAIL,
+    SEALED_TAIL,
+    Bye,
+    Credit,
+    Data,
+    End,
+    Failure,
+    Frame,
+    Hello,
+    Note,
+    Open,
+    Ping,
+    Pong,
+    Request,
+    Response,
+)
+from .session import TAG_BYTES, Body
+
+# --- events: what the shell must do ----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    id: int
+    method: str
+    params: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Responded:
+    id: int
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    id: int
+    error: KacheryError
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    id: int
+    method: str
+    params: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    id: int
+    meta: Any
+    body: Body
+    cost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Writable:
+    """Credit came for a stream that had none."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    id: int
+    error: KacheryError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    topic: str
+    params: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Greeted:
+    hello: Hello
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTrip:
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SaidBye:
+    error: KacheryError
+
+
+Event = (
+    Requested
+    | Responded
+    | Failed
+    | Opened
+    | Received
+    | Writable
+    | Ended
+    | Noted
+    | Greeted
+    | RoundTrip
+    | SaidBye
+)
+
+
+@dataclass(slots=True)
+class _Stream:
+    group: Hashable
+    send_credit: int
+    granted: int  # what the peer may still send
+    outbox: deque[tuple[Frame, Buffer | None]] = field(default_factory=deque)
+    starved: bool = False
+
+
+def cost_of(tail_bytes: int) -> int:
+    """What a data frame costs in credit."""
+    return tail_bytes + FRAME_OVERHEAD
+
+
+class Mux:
+    """The state of one link's exchanges. Sync, pure, single-threaded."""
+
+    def __init__(self, *, initiator: bool, now: float) -> None:
+        self._initiator = initiator
+        self._next_id = 1 if initiator else 2
+        self._highest_theirs = 0
+        self._control: deque[Frame] = deque()
+        self._waiting: set[int] = set()  # requests of ours without an answer
+        self._serving: set[int] = set()  # requests of theirs without an answer
+        self._streams: dict[int, _Stream] = {}
+        self._groups: dict[Hashable, deque[int]] = {}  # streams with something to send
+        self._turn: deque[Hashable] = deque()
+        self._greeted = False
+        self._said_bye = False
+        self._heard = now
+        self._ping: tuple[int, float] | None = None
+        self._ping_token = 0
+
+    # --- what we want to say -----------------------------------------------------------------
+
+    def hello(self, hello: Hello) -> None:
+        self._control.appendleft(hello)
+
+    def request(self, method: str, params: Any) -> int:
+        """Queue a request and return its number. Raises Busy over ``MAX_REQUESTS``."""
+        if len(self._waiting) >= MAX_REQUESTS:
+            raise Busy(limit=f"{MAX_REQUESTS} requests under way on this link")
+        number = self._take_id()
+        self._waiting.add(number)
+        self._push(Request(number, method, params))
+        return number
+
+    def abandon(self, number: int) -> None:
+        """The caller of a request has gone; its answer will be ignored."""
+        if number in self._waiting:
+            self._waiting.discard(number)
+            self._push(End(number, "cancelled", {}))
+
+    def respond(self, number: int, result: Any) -> None:
+        if number in self._serving:
+            self._serving.discard(number)
+            self._push(Response(number, result))
+
+    def fail(self, number: int, error: BaseException) -> None:
+        if number in self._serving:
+            self._serving.discard(number)
+            self._push(Failure(number, *to_wire(error)))
+
+    def open(
+        self, method: str, params: Any, *, group: Hashable = None, credit: int = STREAM_CREDIT
+    ) -> int:
+        """Queue the opening of a stream and return its number."""
+        if len(self._streams) >= MAX_STREAMS:
+            raise Busy(limit=f"{MAX_STREAMS} streams open on this link")
+        number = self._take_id()
+        self._streams[number] = _Stream(group, 0, credit)
+        self._push(Open(number, method, params, credit))
+        return number
+
+    def set_group(self, number: int, group: Hashable) -> None:
+        """On whose behalf a stream flows, for fairness. Before anything is sent on it."""
+        if number in self._streams:
+            self._streams[number].group = group
+
+    def can_send(self, number: int, tail_bytes: int) -> bool:
+        """Whether a tail of this length may be sent now. If not, ``Writable`` will come."""
+        stream = self._streams.get(number)
+        if stream is None:
+            return True  # ended: the send will say so
+        if stream.send_credit >= cost_of(tail_bytes):
+            return True
+        stream.starved = True
+        return False
+
+    def credit(self, number: int) -> int:
+        """Bytes of cost that may be sent on a stream now; 0 if it has ended."""
+        stream = self._streams.get(number)
+        return stream.send_credit if stream is not None else 0
+
+    def await_credit(self, number: int) -> None:
+        """Whatever credit comes next for a stream is to be told, as ``Writable``."""
+        stream = self._streams.get(number)
+        if stream is not None:
+            stream.starved = True
+
+    def send(
+        self, number: int, meta: Any, body: Buffer | None = None, *, opaque: bool = False
+    ) -> None:
+        """Queue data on a stream; the credit must be there (see :meth:`can_send`).
+
+        Raises:
+            LinkClosed: the stream has ended.
+        """
+        stream = self._streams.get(number)
+        if stream is None:
+            raise LinkClosed(peer="the peer", reason="the stream has ended")
+        if body is None:
+            data = Data(number, meta, NO_TAIL, 0)
+        elif opaque:
+            data = Data(number, meta, OPAQUE_TAIL, len(body))
+        else:
+            data = Data(number, meta, SEALED_TAIL, len(body) + TAG_BYTES)
+        if stream.send_credit < cost_of(data.size):
+            raise ValueError("sent beyond the credit of the stream")
+        stream.send_credit -= cost_of(data.size)
+        self._enqueue(number, stream, data, body)
+
+    def queued(self, number: int) -> int:
+        """Frames of a stream that wait to be sent."""
+        stream = self._streams.get(number)
+        return len(stream.outbox) if stream else 0
+
+    def grant(self, number: int, more: int) -> None:
+        """Let the peer send ``more`` bytes of cost on a stream."""
+        stream = self._streams.get(number)
+        if stream is not None:
+            stream.granted += more
+            self._push(Credit(number, more))
+
+    def end(self, number: int, error: BaseException | None = None) -> None:
+        """End a stream: after what is queued if all is well, at once if not."""
+        stream = self._streams.get(number)
+        if stream is None:
+            return
+        if error is None and stream.outbox:
+            self._enqueue(number, stream, End(number, "", {}), None)
+            return
+        self._forget(number)
+        self._push(End(number, "", {}) if error is None else End(number, *to_wire(error)))
+
+    def note(self, topic: str, params: Any) -> None:
+        self._push(Note(topic, params))
+
+    def bye(self, error: KacheryError) -> None:
+        """The last word; nothing is sent after it."""
+        if not self._said_bye:
+            self._control.append(Bye(*to_wire(error)))
+            self._said_bye = True
+
+    def next_frame(self) -> tuple[Frame, Buffer | None] | None:
+        """What to send now, or None: control first, then the streams in fair turn."""
+        if self._control:
+            return self._control.popleft(), None
+        if not self._turn or self._said_bye:
+            return None
+        group = self._turn[0]
+        self._turn.rotate(-1)
+        ready = self._groups[group]
+        number = ready[0]
+        ready.rotate(-1)
+        stream = self._streams[number]
+        item = stream.outbox.popleft()
+        if isinstance(item[0], End):
+            self._forget(number)
+        elif not stream.outbox:
+            self._unready(number, group)
+        return item
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way in either direction."""
+        return not (self._streams or self._waiting or self._serving or self._control)
+
+    # --- life --------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> bool:
+        """To be called every few seconds; queues pings. False: the peer is dead."""
+        silent = now - self._heard
+        if silent >= DEAD_SECONDS:
+            return False
+        if silent >= PING_SECONDS and self._ping is None:
+            self.ping(now)
+        return True
+
+    def ping(self, now: float) -> None:
+        self._ping_token += 1
+        self._ping = (self._ping_token, now)
+        self._push(Ping(self._ping_token))
+
+    # --- what the peer says ------------------------------------------------------------------
+
+    def receive(self, frame: Frame, body: Body, now: float) -> list[Event]:
+        """Take one frame in.
+
+        Raises:
+            ProtocolViolation: it breaks the rules; close the link.
+        """
+        self._heard = now
+        if not self._greeted:
+            if isinstance(frame, Bye):
+                return [SaidBye(from_peer(frame.code, frame.fields))]
+            if not isinstance(frame, Hello):
+                raise ProtocolViolation(reason="the first frame is not a hello")
+            self._greeted = True
+            return [Greeted(frame)]
+        match frame:
+            case Data():
+                return self._on_data(frame, body)
+            case Credit():
+                return self._on_credit(frame)
+            case Request():
+                self._check_theirs(frame.id)
+                if len(self._serving) >= MAX_REQUESTS:
+                    self._push(Failure(frame.id, *to_wire(Busy(limit=f"{MAX_REQUESTS} requests"))))
+                    return []
+                self._serving.add(frame.id)
+                return [Requested(frame.id, frame.method, frame.params)]
+            case Response() | Failure():
+                return self._on_answer(frame)
+            case Open():
+                self._check_theirs(frame.id)
+                if frame.credit < 0:
+                    raise ProtocolViolation(reason="negative credit")
+                if len(self._streams) >= MAX_STREAMS:
+                    self._push(End(frame.id, *to_wire(Busy(limit=f"{MAX_STREAMS} streams"))))
+                    return []
+                self._streams[frame.id] = _Stream(None, frame.credit, 0)
+                return [Opened(frame.id, frame.method, frame.params)]
+            case End():
+                return self._on_end(frame)
+            case Note():
+                return [Noted(frame.topic, frame.params)]
+            case Ping():
+                self._push(Pong(frame.token))
+                return []
+            case Pong():
+                if self._ping is None or self._ping[0] != frame.token:
+                    return []
+                sent = self._ping[1]
+                self._ping = None
+                return [RoundTrip(now - sent)]
+            case Bye():
+                return [SaidBye(from_peer(frame.code, frame.fields))]
+            case Hello():
+                raise ProtocolViolation(reason="a second hello")
+
+    def _on_data(self, frame: Data, body: Body) -> list[Event]:
+        stream = self._streams.get(frame.id)
+        if stream is None:
+            self._check_known(frame.id)
+            return []
+        most = MAX_RELAY_TAIL if frame.tail == OPAQUE_TAIL else MAX_BODY + TAG_BYTES
+        if not 0 <= frame.size <= most:
+            raise ProtocolViolation(reason=f"a data frame of {frame.size} bytes")
+        cost = cost_of(frame.size)
+        stream.granted -= cost
+        if stream.granted < 0:
+            raise ProtocolViolation(reason="more data than was granted")
+        return [Received(frame.id, frame.meta, body, cost)]
+
+    def _on_credit(self, frame: Credit) -> list[Event]:
+        stream = self._streams.get(frame.id)
+        if stream is None:
+            self._check_known(frame.id)
+            return []
+        if not 0 < frame.more <= 1 << 40 or stream.send_credit > 1 << 40:
+            raise ProtocolViolation(reason="absurd credit")
+        stream.send_credit += frame.more
+        if not stream.starved:
+            return []
+        stream.starved = False
+        return [Writable(frame.id)]
+
+    def _on_answer(self, frame: Response | Failure) -> list[Event]:
+        if frame.id not in self._waiting:
+            if not self._is_ours(frame.id) or not 0 < frame.id < self._next_id:
+                raise ProtocolViolation(reason="an answer to no request")
+            return []
+        self._waiting.discard(frame.id)
+        if isinstance(frame, Response):
+            return [Responded(frame.id, frame.result)]
+        return [Failed(frame.id, from_peer(frame.code, frame.fields))]
+
+    def _on_end(self, frame: End) -> list[Event]:
+        error = from_peer(frame.code, frame.fields) if frame.code else None
+        if frame.id in self._serving:  # the requester has gone
+            self._serving.discard(frame.id)
+            return [Ended(frame.id, error)]
+        if frame.id not in self._streams:
+            self._check_known(frame.id)
+            return []
+        self._forget(frame.id)
+        return [Ended(frame.id, error)]
+
+    # --- book-keeping ------------------------------------------------------------------------
+
+    def _take_id(self) -> int:
+        number = self._next_id
+        self._next_id += 2
+        return number
+
+    def _is_ours(self, number: int) -> bool:
+        return number % 2 == (1 if self._initiator else 0)
+
+    def _check_theirs(self, number: int) -> None:
+        if self._is_ours(number) or number <= self._highest_theirs:
+            raise ProtocolViolation(reason=f"exchange number {number} out of order")
+        self._highest_theirs = number
+
+    def _check_known(self, number: int) -> None:
+        last = self._next_id - 2 if self._is_ours(number) else self._highest_theirs
+        if not 0 < number <= last:
+            raise ProtocolViolation(reason=f"a frame for exchange {number}, which never was")
+
+    def _push(self, frame: Frame) -> None:
+        if self._said_bye:
+            return
+        if len(self._control) >= MAX_CONTROL_QUEUE:
+            raise LinkClosed(
+                peer="the peer", reason=f"it does not take its {MAX_CONTROL_QUEUE} control frames"
+            )
+        self._control.append(frame)
+
+    def _enqueue(self, number: int, stream: _Stream, frame: Frame, body: Buffer | None) -> None:
+        if not stream.outbox:
+            ready = self._groups.get(stream.group)
+            if ready is None:
+                ready = self._groups[stream.group] = deque()
+                self._turn.append(stream.group)
+            ready.append(number)
+        stream.outbox.append((frame, body))
+
+    def _unready(self, number: int, group: Hashable) -> None:
+        ready = self._groups[group]
+        ready.remove(number)
+        if not ready:
+            del self._groups[group]
+            self._turn.remove(group)
+
+    def _forget(self, number: int) -> None:
+        stream = self._streams.pop(number)
+        ready = self._groups.get(stream.group)
+        if ready is not None and number in ready:
+            self._unready(number, stream.group)

@@ -1,0 +1,183 @@
+"""Sessions: after the handshake, records that only the two ends can read or make.
+
+Opening. Each handshake message is preceded by :data:`MAGIC` and the sender's protocol version, so
+that two nodes of different versions can say so to each other before any cryptography is tried. The
+same bytes are the Noise prologue, so nobody on the way can have changed them.
+
+Records. ``record = u32 n | sealed header (n bytes) | tail``. Record number k of a direction uses the
+Noise nonce 2k for its header and 2k + 1 for its tail. Numbers are implicit: a record that is lost,
+repeated, reordered or altered does not authenticate, and the session ends. Because a tail's nonce
+follows from its number, tails may be opened later, in any order and in any thread.
+
+A tail is sealed (encrypted by this session) or opaque (a record of an end-to-end session that
+passes through a proxy: it is encrypted already, encrypting it again would only cost time). Which of
+the two, and how long it is, stands in the authenticated header.
+
+Keys are replaced (Noise REKEY) after each :data:`~.limits.REKEY_RECORDS` records of a direction.
+
+Everything here is pure; :class:`Seal` and :class:`SealedBody` may be used from worker threads.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from kachery_p2p.protocol.codec import Buffer
+from kachery_p2p.protocol.errors import ProtocolViolation, VersionMismatch
+from kachery_p2p.protocol.limits import MAX_HEADER, MAX_RECORD, PROTOCOL_VERSION, REKEY_RECORDS
+
+from . import noise
+from .frames import NO_TAIL, OPAQUE_TAIL, SEALED_TAIL, Data, Frame, decode_header, encode_header
+
+MAGIC = b"kachery-p2p"
+TAG_BYTES = 16
+_PREFIX = struct.Struct(">11sH")
+_LENGTH = struct.Struct(">I")
+
+
+def prologue(version: int = PROTOCOL_VERSION) -> bytes:
+    """What both sides mix into the handshake, and what precedes each handshake message."""
+    return _PREFIX.pack(MAGIC, version)
+
+
+def unwrap_handshake(message: Buffer, version: int = PROTOCOL_VERSION) -> bytes:
+    """Strip the prefix of a received handshake message.
+
+    Raises:
+        ProtocolViolation: the other side is no kachery_p2p node.
+        VersionMismatch: it is one, of another protocol version.
+    """
+    if len(message) < _PREFIX.size:
+        raise ProtocolViolation(reason="the other side is not a kachery_p2p node (short greeting)")
+    magic, theirs = _PREFIX.unpack_from(message)
+    if magic != MAGIC:
+        raise ProtocolViolation(reason="the other side is not a kachery_p2p node (no magic)")
+    if theirs != version:
+        raise VersionMismatch(ours=version, theirs=theirs)
+    return bytes(message[_PREFIX.size :])
+
+
+class _Direction:
+    """One key and its record counter."""
+
+    __slots__ = ("_aead", "_key", "_number")
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._aead = AESGCM(key)
+        self._number = 0
+
+    def take(self) -> tuple[AESGCM, int]:
+        number = self._number
+        if number and number % REKEY_RECORDS == 0:
+            self._key = noise.rekey(self._key)
+            self._aead = AESGCM(self._key)
+        self._number = number + 1
+        return self._aead, number
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """The right to make one record. Records must be sent in the order their seals were taken."""
+
+    aead: AESGCM
+    number: int
+
+    def __call__(self, frame: Frame, body: Buffer | None = None) -> bytes | bytearray:
+        """The record of ``frame``. For :class:`~.frames.Data`, ``body`` is the plain body of a
+        sealed tail or the whole of an opaque one, and ``frame.size`` must fit it."""
+        sealed = self.aead.encrypt(noise.nonce(2 * self.number), encode_header(frame), None)
+        if not isinstance(frame, Data) or frame.tail == NO_TAIL:
+            return _LENGTH.pack(len(sealed)) + sealed
+        assert body is not None
+        start = _LENGTH.size + len(sealed)
+        record = bytearray(start + frame.size)
+        record[: _LENGTH.size] = _LENGTH.pack(len(sealed))
+        record[_LENGTH.size : start] = sealed
+        if frame.tail == OPAQUE_TAIL:
+            record[start:] = body
+        else:
+            tail = memoryview(record)[start:]
+            self.aead.encrypt_into(noise.nonce(2 * self.number + 1), body, None, tail)
+            tail.release()
+        return record
+
+
+@dataclass(frozen=True, slots=True)
+class SealedBody:
+    """A received tail that is still encrypted. ``open()`` is for a worker thread when it is big."""
+
+    aead: AESGCM
+    number: int
+    tail: memoryview
+
+    def __len__(self) -> int:
+        return len(self.tail) - TAG_BYTES
+
+    def open(self) -> bytes:
+        """The plain bytes.
+
+        Raises:
+            ProtocolViolation: they are not what the peer sent. The session must end.
+        """
+        try:
+            return self.aead.decrypt(noise.nonce(2 * self.number + 1), self.tail, None)
+        except InvalidTag as error:
+            raise ProtocolViolation(reason="a record's body does not authenticate") from error
+
+
+Body = SealedBody | memoryview | None
+"""A received tail: still sealed, opaque, or absent."""
+
+
+class Session:
+    """Both directions of one finished handshake."""
+
+    def __init__(
+        self, *, send_key: bytes, receive_key: bytes, peer: bytes, handshake_hash: bytes
+    ) -> None:
+        self.peer = peer
+        """The other end's Ed25519 public key, 32 bytes."""
+        self.handshake_hash = handshake_hash
+        self._sending = _Direction(send_key)
+        self._receiving = _Direction(receive_key)
+
+    def seal(self) -> Seal:
+        """Take the next record number."""
+        return Seal(*self._sending.take())
+
+    def open(self, record: Buffer) -> tuple[Frame, Body]:
+        """Decrypt a record's header, and say what its tail is.
+
+        Raises:
+            ProtocolViolation: anything is wrong with it. The session must end.
+        """
+        if not _LENGTH.size <= len(record) <= MAX_RECORD:
+            raise ProtocolViolation(reason=f"a record of {len(record)} bytes")
+        (length,) = _LENGTH.unpack_from(record)
+        start = _LENGTH.size + length
+        if not TAG_BYTES < length <= MAX_HEADER + TAG_BYTES or start > len(record):
+            raise ProtocolViolation(reason=f"a record header of {length} bytes")
+        view = memoryview(record)
+        aead, number = self._receiving.take()
+        try:
+            header = aead.decrypt(noise.nonce(2 * number), view[_LENGTH.size : start], None)
+        except InvalidTag as error:
+            raise ProtocolViolation(reason="a record's header does not authenticate") from error
+        frame = decode_header(header)
+        tail = view[start:]
+        if not isinstance(frame, Data) or frame.tail == NO_TAIL:
+            if len(tail) or (isinstance(frame, Data) and frame.size):
+                raise ProtocolViolation(reason="a tail where none was announced")
+            return frame, None
+        if frame.size != len(tail):
+            raise ProtocolViolation(reason="a tail of another length than announced")
+        if frame.tail == OPAQUE_TAIL:
+            return frame, tail
+        if frame.tail != SEALED_TAIL or len(tail) < TAG_BYTES:
+            raise ProtocolViolation(reason="an unknown kind of tail")
+        return frame, SealedBody(aead, number, tail)

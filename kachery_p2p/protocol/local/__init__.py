@@ -1,0 +1,1 @@
+"""The messages between a client and the node of its own computer."""

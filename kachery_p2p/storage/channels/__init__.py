@@ -1,0 +1,1 @@
+"""What a node keeps of channels besides their documents: invitations and admissions."""

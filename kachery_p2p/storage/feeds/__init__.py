@@ -1,0 +1,1 @@
+"""Logs of feeds on disk: one's own, and mirrors of others'."""

@@ -1,0 +1,134 @@
+"""The files of a download in progress, and the order in which they come and go.
+
+``<hash>.partial`` is the data at its final size, ``.partial.tree`` the hashes learned so far (zeros
+where none is known) and ``.partial.map`` the marks. Created, resumed, placed and removed so that a
+crash at any point leaves either a partial that tells the truth or none.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from kachery_p2p.protocol import tree
+from kachery_p2p.storage import paths
+from kachery_p2p.storage.direct import DirectFile
+from kachery_p2p.storage.disk import Buffer, create, disk_errors, make_folders, remove, sync_folder
+
+from .blobs import BlobStore
+from .partial_map import PartialMap
+
+_WHAT: Final = "a download"
+
+
+class PartialFiles:
+    """Descriptors and paths of one partial. OSErrors of the syncs are the caller's to name."""
+
+    def __init__(self, store: BlobStore, what: dict[str, Any], units: int) -> None:
+        """Resume or create what ``what`` (sha1, size, kind, plan) describes."""
+        sha1, size = what["sha1"], what["size"]
+        self.data_path = store.path(sha1, paths.PARTIAL)
+        self.map_path = store.path(sha1, paths.PARTIAL_MAP)
+        self.tree_path = store.path(sha1, paths.PARTIAL_TREE)
+        self.final_tree_path = store.path(sha1, paths.TREE)
+        self.blob_path = store.path(sha1)
+        self.link_path = store.path(sha1, paths.LINK)
+        self.durable = store.durable
+        self.data = self.tree = -1
+        self._map: PartialMap | None = None
+        self._writer: DirectFile | None = None
+        tree_size = tree.flat_size(units) if what["kind"] == "tree" else 0
+        try:
+            with disk_errors(_WHAT, self.data_path):
+                if not self._resume(what, units, size, tree_size):
+                    self._create(what, units, size, tree_size)
+        except BaseException:
+            self.close()
+            raise
+
+    def _resume(self, what: dict[str, Any], units: int, size: int, tree_size: int) -> bool:
+        try:
+            found = PartialMap.load(self.map_path, what, units)
+            if found is None:
+                return False
+            self._map = found
+            self.data = os.open(self.data_path, os.O_RDWR | os.O_CLOEXEC)
+            if tree_size:
+                if not self.tree_path.exists():
+                    # The machine stopped between the two renames of a finish.
+                    os.replace(self.final_tree_path, self.tree_path)
+                self.tree = os.open(self.tree_path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        return os.fstat(self.data).st_size == size and (
+            not tree_size or os.fstat(self.tree).st_size == tree_size
+        )
+
+    def _create(self, what: dict[str, Any], units: int, size: int, tree_size: int) -> None:
+        self.remove()
+        make_folders(self.data_path.parent)
+        self.data = create(self.data_path)
+        os.ftruncate(self.data, size)
+        if tree_size:
+            self.tree = create(self.tree_path)
+            os.ftruncate(self.tree, tree_size)
+        self._map = PartialMap.create(self.map_path, what, units)
+
+    @property
+    def marks(self) -> PartialMap:
+        """Which units are on disk."""
+        assert self._map is not None
+        return self._map
+
+    def write(self, data: Buffer, offset: int) -> None:
+        """Write data. Raises OSError."""
+        if self._writer is None:
+            self._writer = DirectFile(self.data_path, self.data)
+        self._writer.write(data, offset)
+
+    def sync_data(self) -> None:
+        """Make data and hashes durable; the marks are not touched."""
+        if self.durable:
+            os.fdatasync(self.data)
+            if self.tree >= 0:
+                os.fdatasync(self.tree)
+
+    def place(self) -> Path:
+        """Give everything its final name and close; the path of the blob.
+
+        The tree goes first: if the machine stops in between, the next open takes it back. The marks
+        go last, when nobody will ask for them.
+        """
+        self.sync_data()
+        if self.tree >= 0:
+            os.replace(self.tree_path, self.final_tree_path)
+        os.replace(self.data_path, self.blob_path)
+        remove(self.map_path)
+        remove(self.link_path)
+        self.close()
+        if self.durable:
+            # The three folders above may be as new as the blob.
+            for folder in self.blob_path.parents[:4]:
+                sync_folder(folder)
+        return self.blob_path
+
+    def remove(self) -> None:
+        """Close and delete. The marks go first, and durably: they must not outlive the data."""
+        self.close()
+        if remove(self.map_path) and self.durable:
+            sync_folder(self.map_path.parent)
+        remove(self.data_path)
+        remove(self.tree_path)
+
+    def close(self) -> None:
+        """Close all descriptors; a second time does nothing."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        for fd in (self.data, self.tree):
+            if fd >= 0:
+                os.close(fd)
+        self.data = self.tree = -1
+        if self._map is not None:
+            self._map.close()

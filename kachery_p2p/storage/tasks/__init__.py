@@ -1,0 +1,1 @@
+"""Tasks on disk: the journal of what was asked and run, and signed results."""

@@ -1,0 +1,156 @@
+"""What a node says of what goes on in it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from kachery_p2p.node.files.storage_usage import StorageUsage, Usage
+from kachery_p2p.protocol.limits import (
+    MAX_LOCAL_FRAME,
+    MAX_STATUS_LABEL,
+    MAX_STATUS_NAMES,
+    MAX_STATUS_ROWS,
+    MAX_STATUS_TEXT,
+)
+from kachery_p2p.protocol.local import messages as local
+from kachery_p2p.protocol.methods import FILE_READ
+from tests.node.harness import laboratory, until
+from tests.node.tasks.lab import Request, backend
+
+
+async def test_lists_are_bounded_counted_and_fit_a_frame() -> None:
+    async with laboratory() as lab:
+        node = lab["A"]
+        many = MAX_STATUS_ROWS + 20
+        for number in range(many):
+            await lab.call("A", "feed.create", name=f"{number}")
+            node.context.warn("é" * 9_000 + f" {number}. Do this.")
+        feeds = (await lab.call("A", "feed.list"))["feeds"]
+        for each in feeds:
+            name = "🙂" * 900
+            await node.own_feeds.append((each["feed"], os.urandom(20)), name, [b"1"])
+        waiting = [
+            asyncio.create_task(
+                lab.call(
+                    "A", "task.request", task=os.urandom(16), function="f" * 200, type="query",
+                    kwargs=b"{}", backend_timeout=60.0,
+                )
+            )
+            for _ in range(many)
+        ]  # fmt: skip
+        await until(lambda: len(node.task_requests.live) == many)
+        status = await lab.call("A", "status")
+        for name in ("feeds", "tasks"):
+            assert len(status[name]) == MAX_STATUS_ROWS
+            assert status["totals"][name] == many
+        assert len(status["warnings"]) <= MAX_STATUS_ROWS
+        newest = status["warnings"][0]["text"]
+        assert newest.endswith(f"{many - 1}. Do this.")  # what to do is not what is cut
+        assert all(len(each["text"]) <= MAX_STATUS_TEXT for each in status["warnings"])
+        assert all(len(each["name"]) <= MAX_STATUS_LABEL for each in status["feeds"])
+        frame = local.encode_message(local.Answer(1, status))
+        assert len(frame) < MAX_LOCAL_FRAME
+        for request in waiting:
+            request.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_a_busy_proxy_names_some_of_those_who_are_on_line() -> None:
+    names = tuple(f"N{number:02}" for number in range(MAX_STATUS_NAMES + 3))
+    async with laboratory(*names) as lab:
+        for name in names:
+            await lab.linked(name, "lab")
+        status = await lab.call("P", "status")
+        (channel,) = status["channels"]
+        assert channel["proxy"]
+        assert channel["online"] == len(names)
+        assert len(channel["names"]) == MAX_STATUS_NAMES
+        assert set(channel["names"]) <= set(names)
+        assert channel["members"] == len(names) + 1
+        assert {link["label"] for link in status["links"]} == set(names)
+
+
+async def test_what_is_being_sent_is_told_with_to_whom() -> None:
+    async with laboratory() as lab:
+        data = os.urandom(3_000_000)
+        sha1, _ = await lab.store("A", data)
+        other, _ = await lab.store("A", b"so that there is a link")
+        await lab.load("B", other)
+        link = lab["B"].network.links_to(lab.id("A"), lab.channels["lab"])[0]
+        params = {
+            "channel": lab.channels["lab"],
+            "sha1": bytes.fromhex(sha1),
+            "start": 0,
+            "stop": len(data),
+            "proofs": False,
+        }
+        # Whoever grants no credit gets nothing, and is shown for as long as that lasts.
+        stream = link.open(FILE_READ, params, credit=0)
+        await until(lambda: lab["A"].provider.reading())
+        (upload,) = (await lab.call("A", "status"))["uploads"]
+        assert upload == {
+            "sha1": sha1,
+            "node": lab.id("B"),
+            "label": "B",
+            "via_label": "P",
+            "channel": "lab",
+            "ranges": 1,
+        }
+        stream.end()
+        await until(lambda: not lab["A"].provider.reading())
+        assert (await lab.call("A", "status"))["uploads"] == []
+
+
+async def test_the_storage_is_measured_however_many_files_there_are() -> None:
+    async with laboratory("A") as lab:
+        node = lab["A"]
+        for number in range(1_100):
+            node.store.store_bytes(b"%5d" % number)
+        usage = StorageUsage(node.context, node.network.spawn)
+        measured = await until_measured(usage)
+        assert (measured.blobs, measured.used) == (1_100, 5_500)
+        assert 0 < measured.free <= measured.size
+        node.store.store_bytes(b"one more")
+        assert await usage.measured() == measured  # not again so soon
+
+
+async def until_measured(usage: StorageUsage) -> Usage:
+    while True:
+        measured = await usage.measured()  # which waits a moment itself
+        if measured is not None:
+            return measured
+
+
+async def test_tasks_are_told_on_both_sides_with_their_backends() -> None:
+    async with laboratory() as lab:
+        gate = asyncio.Event()
+
+        async def slow(job: object) -> str:
+            await gate.wait()
+            return "null"
+
+        async with backend(lab, "A", {"slow.1": ("query", slow)}, slots=1):
+            running = Request(lab, "B", "slow.1", {}, type="query")
+            await running.state("running")
+            waiting = Request(lab, "B", "slow.1", {}, type="query")
+            own = Request(lab, "A", "slow.1", {}, type="query")
+            await until(lambda: len(lab["A"].task_queue.jobs) == 3)
+            asked = (await lab.call("B", "status"))["tasks"]
+            here = await lab.call("A", "status")
+            gate.set()
+            await asyncio.gather(running.end(), waiting.end(), own.end())
+        assert [(each["state"], each["side"]) for each in asked] == [
+            ("running", "requested"),
+            ("queued", "requested"),
+        ]
+        assert {each["label"] for each in asked} == {"A"}
+        # What this node asks of itself is told once.
+        assert [each["side"] for each in here["tasks"]] == ["here"] * 3
+        assert [each["state"] for each in here["tasks"]] == ["running", "queued", "queued"]
+        assert {each["node"] for each in here["tasks"]} == {lab.id("A"), lab.id("B")}
+        (offered,) = here["backends"]
+        assert offered["functions"] == ["slow.1"]
+        assert (offered["slots"], offered["busy"]) == (1, 1)
+        after = await lab.call("A", "status")
+        assert after["tasks"] == after["backends"] == []
