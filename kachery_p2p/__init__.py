@@ -28,15 +28,17 @@ from kachery_p2p.client.feeds.feeds import (
 )
 from kachery_p2p.client.feeds.subfeeds import Subfeed
 from kachery_p2p.client.feeds.watches import awatch_for_new_messages
-from kachery_p2p.client.files.files import (
+from kachery_p2p.client.files.loads import (
     afind_file,
-    alink_file,
     aload_bytes,
     aload_file,
     aload_json,
     aload_npy,
     aload_pkl,
     aload_text,
+)
+from kachery_p2p.client.files.stores import (
+    alink_file,
     astore_bytes,
     astore_file,
     astore_json,

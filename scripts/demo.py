@@ -126,13 +126,13 @@ def size_of(count: int) -> str:
 
 
 def route_of(result: dict[str, Any]) -> str:
-    roads = [
+    routes = [
         f"{source['label']}, relayed by {source['via']}"
         if source["via"]
         else f"{source['label']}, direct"
         for source in result["sources"]
     ]
-    return "; ".join(roads)
+    return "; ".join(routes)
 
 
 def show(console: Console, uris: dict[str, str], results: dict[str, dict[str, Any]]) -> bool:

@@ -17,27 +17,54 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from kachery_p2p.protocol import codec, errors, identity, limits, methods, tree
+from kachery_p2p.protocol import codec, errors, identity, limits, tree
 from kachery_p2p.protocol.channels import admission, invitation
 from kachery_p2p.protocol.channels import signed_document as channel
-from kachery_p2p.protocol.channels.document import Admitter, Bootstrap, ChannelDocument, Member
+from kachery_p2p.protocol.channels.document import (
+    SECRET_BYTES,
+    Admitter,
+    Bootstrap,
+    ChannelDocument,
+    Member,
+)
 from kachery_p2p.protocol.channels.membership import ChannelBook
+from kachery_p2p.protocol.channels.messages import (
+    Joined,
+)
 from kachery_p2p.protocol.channels.roles import ROLES
 from kachery_p2p.protocol.feeds import decision as feed_decision
 from kachery_p2p.protocol.feeds import feed
 from kachery_p2p.protocol.feeds import fork as feed_fork
+from kachery_p2p.protocol.feeds.messages import (
+    FeedLeaf,
+    FeedNumbers,
+    FeedPart,
+    FeedTexts,
+)
+from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.files.manifest import Chunk, Manifest, Tree
-from kachery_p2p.protocol.gossip import announcements, blinding
-from kachery_p2p.protocol.gossip import keys as things
+from kachery_p2p.protocol.files.messages import (
+    FileInfo,
+    Piece,
+)
+from kachery_p2p.protocol.gossip import announcements
+from kachery_p2p.protocol.gossip.messages import (
+    GOSSIP_BATCH,
+    Holders,
+    NodeInfo,
+    OriginState,
+)
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.links import frames, noise
 from kachery_p2p.protocol.links.mux import cost_of
 from kachery_p2p.protocol.links.noise import Handshake
 from kachery_p2p.protocol.links.session import MAGIC, Session, prologue
 from kachery_p2p.protocol.local import messages as local
+from kachery_p2p.protocol.methods import METHODS
 from kachery_p2p.protocol.tasks import messages as task_messages
 from kachery_p2p.protocol.tasks import result as task_result
 from kachery_p2p.protocol.tasks import task
+from kachery_p2p.protocol.tasks.keys import task_backends_key, task_function_key, task_result_key
 from tests.node.harness import laboratory
 
 TEXT = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -252,7 +279,7 @@ def test_the_blinded_key_of_the_document_is_real() -> None:
     values = example("blinded-key")
     sha1 = hashlib.sha1(b"abc").digest()
     assert values["sha1"] == sha1
-    assert values["blinded key"] == blinding.blind(SECRET, sha1.hex())
+    assert values["blinded key"] == file_key(sha1.hex()).blinded(SECRET)
     assert (
         values["blinded key"]
         == hashlib.blake2b(sha1, digest_size=16, key=SECRET, person=b"kachery-file").digest()
@@ -261,11 +288,11 @@ def test_the_blinded_key_of_the_document_is_real() -> None:
 
 def test_the_batch_of_the_document_is_real() -> None:
     values = example("batch")
-    key = blinding.blind(SECRET, hashlib.sha1(b"abc").hexdigest())
+    key = file_key(hashlib.sha1(b"abc").hexdigest()).blinded(SECRET)
     entries = announcements.pack_entries([(announcements.PROVIDE, key)])
     batch = announcements.make_batch(ALICE, OWNER.public, 0, 1, entries)
     message = codec.pack([OWNER.public, ALICE.public, 0, 1, entries])
-    note = frames.Note(methods.GOSSIP_BATCH, codec.plain(batch))
+    note = frames.Note(GOSSIP_BATCH, codec.plain(batch))
     assert values == {
         "entries": entries,
         "signed": b"kachery-p2p:announcements\0" + message,
@@ -324,7 +351,7 @@ def test_the_task_of_the_document_is_real() -> None:
     message = codec.pack([*fields, ["json", b"5", None]])
     result = task_result.sign_result(
         ALICE, key=key, function="count.1", type="pure-calculation", timestamp=1_700_000_000_000,
-        parcel=task.Parcel("json", b"5"),
+        payload=task.Payload("json", b"5"),
     )  # fmt: skip
 
     def blinded(identifier: bytes, person: bytes) -> bytes:
@@ -339,9 +366,9 @@ def test_the_task_of_the_document_is_real() -> None:
         "signature": result.signature,
         "result": codec.encode(result),
     }
-    assert things.task_function("count.1").key(SECRET) == values["backend's blinded key"]
-    assert things.task_result(key).key(SECRET) == values["result's blinded key"]
-    assert things.task_backends().key(SECRET) == blinded(b"", b"kachery-backend")
+    assert task_function_key("count.1").blinded(SECRET) == values["backend's blinded key"]
+    assert task_result_key(key).blinded(SECRET) == values["result's blinded key"]
+    assert task_backends_key().blinded(SECRET) == blinded(b"", b"kachery-backend")
     task_result.check_result(codec.decode(task_result.TaskResult, values["result"]))
 
 
@@ -365,67 +392,37 @@ def test_every_frame_is_in_the_table_with_its_tag_and_fields() -> None:
     }
 
 
-PARAMS: dict[str, Any] = {
-    methods.WHO_HAS: methods.WhoHas,
-    methods.FILE_OPEN: methods.FileOpen,
-    methods.FILE_READ: methods.FileRead,
-    methods.CHANNEL_DOCUMENT: methods.ChannelQuery,
-    methods.CHANNEL_ONLINE: methods.ChannelQuery,
-    methods.CHANNEL_ADMISSIONS: methods.Admissions,
-    methods.JOIN: methods.Join,
-    methods.JOIN_CIRCUIT: methods.CircuitTo,
-    methods.JOIN_IN: methods.CircuitTo,
-    methods.CIRCUIT: methods.CircuitTo,
-    methods.CIRCUIT_IN: methods.CircuitTo,
-    methods.CHANNELS: None,
-    methods.GOSSIP_DIGEST: methods.Digest,
-    methods.GOSSIP_BATCH: announcements.Batch,
-    methods.WATCH: methods.Watch,
-    methods.APPEARED: methods.Appeared,
-    methods.FEED_FOLLOW: methods.FeedFollow,
-    methods.FEED_SUBMIT: methods.FeedSubmit,
-    methods.FEED_EVIDENCE: methods.FeedEvidence,
-    methods.TASK_RUN: task_messages.TaskRun,
-    methods.TASK_OFFERS: task_messages.TaskOffers,
-    methods.TASK_RESULT: task_messages.TaskResultQuery,
-}
-
-
 def test_every_method_is_in_the_table_with_its_parameters() -> None:
-    known = {
-        value for name, value in vars(methods).items() if name.isupper() and type(value) is str
-    }
-    assert known == set(PARAMS), "a new method: add its parameters here and to the document"
     rows = {row[0]: row for row in table("methods")}
-    assert set(rows) == known
-    for name, kind in PARAMS.items():
-        if kind is not None:
-            assert tuple(names(rows[name][2])) == kind.__struct_fields__, name
+    assert set(rows) == set(METHODS)
+    for name, method in METHODS.items():
+        if method.params is not None:
+            assert tuple(names(rows[name][2])) == method.params.__struct_fields__, name
 
 
 @pytest.mark.parametrize(
     "kind",
     [
-        methods.Holders,
-        methods.NodeInfo,
-        methods.FileInfo,
-        methods.Piece,
-        methods.OriginState,
-        methods.Joined,
+        Holders,
+        NodeInfo,
+        FileInfo,
+        Piece,
+        OriginState,
+        Joined,
         admission.Admission,
-        methods.FeedPart,
-        methods.FeedTexts,
-        methods.FeedNumbers,
-        methods.FeedLeaf,
+        FeedPart,
+        FeedTexts,
+        FeedNumbers,
+        FeedLeaf,
         feed.Run,
         feed.Head,
         feed_fork.Fork,
         feed_decision.Decision,
-        task.Parcel,
+        task.Payload,
         task_result.TaskResult,
         task_messages.TaskKwargs,
         task_messages.TaskWord,
-        task_messages.TaskNews,
+        task_messages.TaskUpdate,
         task_messages.TaskOfferPage,
         task_messages.TaskOffer,
         task_messages.TaskResultReply,
@@ -513,7 +510,7 @@ async def test_every_local_call_is_in_the_table_with_parameters_that_it_takes() 
 def test_the_sums_of_the_document_are_right() -> None:
     assert cost_of(0) == limits.FRAME_OVERHEAD == 64
     assert (noise.PROTOCOL_NAME, noise.TAG_BYTES) == (b"Noise_XX_25519_AESGCM_SHA256", 16)
-    assert identity.SEAL_OVERHEAD + blinding.SECRET_BYTES == 80
+    assert identity.SEAL_OVERHEAD + SECRET_BYTES == 80
     assert announcements.ENTRY_BYTES == 17
     assert (announcements.PROVIDE, announcements.WITHDRAW) == (1, 2)
     assert (frames.NO_TAIL, frames.SEALED_TAIL, frames.OPAQUE_TAIL) == (0, 1, 2)

@@ -1,4 +1,4 @@
-"""The arrows between the rooms, read from the imports."""
+"""The arrows between the rooms, read from the imports, against the plan in tests/plan.py."""
 
 from __future__ import annotations
 
@@ -10,21 +10,10 @@ from pathlib import Path
 import pytest
 
 import kachery_p2p
+from tests.plan import NOUNS, PLAN, reach, room_of, rows
 
 ROOT = Path(kachery_p2p.__file__).parent
-ROOMS = {
-    "protocol": set(),
-    "storage": {"protocol"},
-    "local": {"protocol"},
-    "client": {"local", "storage", "protocol"},
-    "cli": {"client", "local", "storage", "protocol"},
-    "node": {"local", "storage", "protocol"},
-    "embedded": {"node", "client", "local", "protocol"},
-    "testing": {"embedded", "node", "client", "local", "protocol"},
-    "testdaemon": {"testing", "embedded", "client", "local", "protocol"},
-    "pytest_plugin": {"testing"},
-}
-"""Room -> what it may import besides itself. ``_version`` is everybody's."""
+TESTS = Path(__file__).parent
 IMPURE = {
     "asyncio", "concurrent", "http", "io", "logging", "multiprocessing", "os", "pathlib", "random",
     "requests", "secrets", "select", "selectors", "shutil", "signal", "socket", "sqlite3", "ssl",
@@ -81,35 +70,97 @@ def _top(tree: ast.Module) -> list[ast.stmt]:
     return found
 
 
-def room_of(module: str) -> str | None:
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 and parts[0] == ROOT.name and parts[1] in ROOMS else None
+def room(module: str) -> str | None:
+    return room_of(module.removeprefix(f"{ROOT.name}."))
 
 
-def test_the_walk_sees_the_package() -> None:
-    assert {room_of(name) for name in MODULES} - {None} == set(ROOMS)
-    assert "kachery_p2p.protocol.errors" in imports("kachery_p2p.protocol.codec")
-    assert "kachery_p2p.storage.files.blobs" in imports("kachery_p2p.node.node")
+def floor(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if room_of(name)])
-def test_no_arrow_points_the_wrong_way(name: str) -> None:
-    room = room_of(name)
-    assert room is not None
-    allowed = ROOMS[room] | {room}
-    wrong = {found for found in imports(name) if (to := room_of(found)) and to not in allowed}
-    assert not wrong
-    if room not in ("cli", "client"):
+def test_every_module_has_a_room_and_every_room_a_module() -> None:
+    everybodys = {ROOT.name, f"{ROOT.name}._version"}
+    assert {name for name in MODULES if room(name) is None} == everybodys
+    found = {room(name) for name in MODULES if not MODULES[name].name.startswith("__init__")}
+    assert found - {None} == set(rows()), PLAN
+
+
+def test_the_plan_has_no_circle_and_leads_to_rooms() -> None:
+    for each, lefts in rows().items():
+        assert set(lefts) <= set(rows()), each
+        assert reach(each)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if room(name)])
+def test_no_arrow_but_those_of_the_plan(name: str) -> None:
+    mine = room(name)
+    assert mine is not None
+    allowed = reach(mine)
+    wrong = {found for found in imports(name) if (to := room(found)) and to not in allowed}
+    assert not wrong, f"{mine} may not import {sorted(wrong)}. The plan:\n{PLAN}"
+    if floor(name) not in ("cli", "client"):
         assert "kachery_p2p" not in imports(name), "a room does not lean on the whole package"
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    """Not even under TYPE_CHECKING, nor in functions."""
+    left = {name: {to for to in imports(name) if to in MODULES} - {name} for name in MODULES}
+    # Packages are left out: that they are imported with their modules is no arrow anybody drew.
+    left = {
+        name: {to for to in tos if MODULES[to].name != "__init__.py"} for name, tos in left.items()
+    }
+    while free := [name for name, tos in left.items() if not tos]:
+        for name in free:
+            del left[name]
+        left = {name: tos - set(free) for name, tos in left.items()}
+    assert not left, f"in circles, or behind them: {sorted(left)}. The plan:\n{PLAN}"
+
+
+def test_every_noun_has_its_room_on_every_floor() -> None:
+    """A new kind of content is a room on each floor, a line in the composition root, and calls."""
+    with_keys = {path.parent.name for path in (ROOT / "protocol").glob("*/keys.py")} - {"gossip"}
+    assert with_keys == set(NOUNS), "a noun is what has content keys: name it in tests/plan.py"
+    root = {room(found) for found in imports("kachery_p2p.node.node")}
+    for noun in NOUNS:
+        for each in ("protocol", "storage", "node", "client", "cli"):
+            assert f"{each}.{noun}" in rows(), f"the {each} floor has no room for {noun}"
+            assert (TESTS / each / noun).is_dir(), f"nothing tests {each}/{noun}"
+        assert "messages.py" in {path.name for path in (ROOT / "protocol" / noun).iterdir()}
+        methods = imports("kachery_p2p.protocol.methods")
+        assert f"kachery_p2p.protocol.{noun}.messages" in methods, f"methods.py forgets {noun}"
+        assert f"node.{noun}" in root, f"node.py, the composition root, forgets {noun}"
+        calls = f"kachery_p2p.node.local.{noun.removesuffix('s')}_calls"
+        assert calls in imports("kachery_p2p.node.local.calls"), f"calls.py forgets {noun}"
+
+
+def test_the_tests_lie_where_what_they_test_lies() -> None:
+    floors = {each.split(".")[0] for each in rows()}
+    for path in TESTS.rglob("test_*.py"):
+        where = ".".join(path.parent.relative_to(TESTS).parts)
+        if where.split(".")[0] in floors - {"testing"} and "." in where:
+            assert where in rows(), f"{path.relative_to(TESTS)}: there is no such room. {PLAN}"
+
+
+def test_a_room_and_a_file_can_be_held_in_the_head() -> None:
+    sizes: dict[Path, int] = {}
+    for name, path in MODULES.items():
+        sizes[path.parent] = sizes.get(path.parent, 0) + 1
+        most = 700 if name == "kachery_p2p.protocol.errors" else 450
+        assert len(path.read_text().splitlines()) <= most, f"{name}: does a noun want out?"
+    assert max(sizes.values()) <= 20
+
+
+def test_contributing_shows_the_plan() -> None:
+    assert PLAN.strip() in TESTS.with_name("CONTRIBUTING.md").read_text().replace("\n    ", "\n")
 
 
 def test_nothing_imports_the_node_but_the_node_and_who_embeds_it() -> None:
     for name in MODULES:
-        if room_of(name) not in ("node", "embedded", "testing"):
-            assert not {found for found in imports(name) if room_of(found) == "node"}, name
+        if floor(name) not in ("node", "embedded", "testing"):
+            assert not {found for found in imports(name) if floor(found) == "node"}, name
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if room_of(name) == "protocol"])
+@pytest.mark.parametrize("name", [name for name in MODULES if floor(name) == "protocol"])
 def test_the_protocol_is_pure(name: str) -> None:
     found = imports(name)
     assert not {each for each in found if each in IMPURE or each.split(".")[0] in IMPURE}
@@ -125,8 +176,8 @@ def test_the_protocol_is_pure(name: str) -> None:
 def test_heavy_modules_are_imported_where_they_are_needed() -> None:
     for name in MODULES:
         top = {found.split(".")[0] for found in imports(name, at_import_only=True)}
-        heavy = {"numpy", "rich"} if room_of(name) != "node" else {"numpy", "rich", "click"}
-        if room_of(name) != "cli":
+        heavy = {"numpy", "rich"} if floor(name) != "node" else {"numpy", "rich", "click"}
+        if floor(name) != "cli":
             assert not top & heavy, name
 
 
@@ -134,7 +185,7 @@ def test_importing_the_package_imports_nothing_heavy_and_no_daemon() -> None:
     code = "import sys, kachery_p2p, kachery_client; print('\\n'.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
-    assert "kachery_p2p.client.files.files" in loaded
+    assert "kachery_p2p.client.files.loads" in loaded
     heavy = {"numpy", "rich", "websockets", "uvloop", "click", "kachery_p2p.node", "sqlite3"}
     heavy |= {"IPython", "cloudpickle", "distributed", "html", "matplotlib"}
     assert not loaded & heavy

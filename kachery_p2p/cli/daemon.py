@@ -17,35 +17,26 @@ import json
 import os
 import socket
 import struct
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-import kachery_p2p
 from kachery_p2p.client import nodes, sync
 from kachery_p2p.client.session import portal
-from kachery_p2p.client.session.loop_connection import LoopConnection
 from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import (
     BadPath,
     DaemonAlreadyRunning,
-    DaemonNotStarted,
     DeadlineExceeded,
     KacheryError,
-    from_wire,
 )
-from kachery_p2p.protocol.limits import DEFAULT_API_PORT, START_SECONDS, STOP_SECONDS
+from kachery_p2p.protocol.limits import DEFAULT_API_PORT, STOP_SECONDS
 from kachery_p2p.storage.disk import disk_errors
 
+from .daemon_process import ProcessEnd, environment, start_process
 from .output import Output, clean, pass_output, with_output
-
-_POLL_SECONDS = 0.02
-_LOG_LINES = 10
-_LOG_TAIL = 20_000
-"""Bytes of the log's end in which its last lines are looked for."""
 
 
 def _octal(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
@@ -134,8 +125,8 @@ def start(output: Output, /, *, foreground: bool, **options: Any) -> None:
     if foreground:
         if sys.stdout is not None:
             sys.stdout.flush()
-        os.execve(sys.executable, [*command, "--foreground"], _environment())
-    info = portal.run(lambda: _start(command, config, output), name="daemon start")
+        os.execve(sys.executable, [*command, "--foreground"], environment())
+    info = portal.run(lambda: start_process(command, config, output), name="daemon start")
     output.result(info, _describe(info))
     output.note("Next:")
     for line in _next_commands(info):
@@ -182,17 +173,6 @@ def _config(
     }
 
 
-def _environment() -> dict[str, str]:
-    """This one, such that the node's Python finds this very package without the current folder."""
-    environment = dict(os.environ)
-    folder = Path(kachery_p2p.__file__).absolute().parent.parent
-    if folder.name not in ("site-packages", "dist-packages"):
-        before = environment.get("PYTHONPATH", "").split(os.pathsep)
-        paths = [os.path.abspath(path) for path in before if path]
-        environment["PYTHONPATH"] = os.pathsep.join([*paths, str(folder)])
-    return environment
-
-
 def _make_folder(path: Path) -> None:
     with disk_errors("the node's state", path):
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -225,108 +205,6 @@ def _owner(sock: socket.socket) -> str:
         return "one"
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return f"pid {struct.unpack('3i', raw)[0]}"
-
-
-# --- the process -------------------------------------------------------------------------------
-
-
-async def _start(command: list[str], config: dict[str, Any], output: Output) -> dict[str, Any]:
-    """Start the process and return what it says of itself. If that fails, it is ended."""
-    log = Path(config["state_dir"]) / "daemon.out"
-    child = _spawn(command, log)
-    try:
-        async with asyncio.timeout(START_SECONDS):
-            info = await _until_ready(child, Path(config["runtime_dir"]) / places.SOCKET_NAME, log)
-    except BaseException as error:
-        child.kill()
-        child.wait()
-        if not isinstance(error, TimeoutError):
-            raise
-        told = log.with_name("node.log")
-        for line in _last_lines(told):
-            output.note(line)
-        raise DaemonNotStarted(
-            reason=f"it did not answer within {START_SECONDS:g} s, so it was ended again",
-            log=str(told),
-        ) from error
-    child.returncode = 0  # it lives on; without this, Popen would warn that it does
-    return info
-
-
-def _spawn(command: list[str], log: Path) -> subprocess.Popen[bytes]:
-    with disk_errors("the node's log", log):
-        # Appending, so that nobody who still has the file open writes into the middle of it.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
-        descriptor = os.open(log, flags, 0o600)
-    try:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=descriptor,
-            stderr=descriptor,
-            cwd=log.parent,
-            env=_environment(),
-            start_new_session=True,
-        )
-    finally:
-        os.close(descriptor)
-
-
-async def _until_ready(child: subprocess.Popen[bytes], path: Path, log: Path) -> dict[str, Any]:
-    while True:
-        status = child.poll()
-        if status is not None:
-            raise _failure(log, status)
-        info = await _ask(path)
-        # Another one may have been quicker; then ours is about to say so.
-        if info is not None and info["pid"] == child.pid:
-            return info
-        await asyncio.sleep(_POLL_SECONDS)
-
-
-async def _ask(path: Path) -> dict[str, Any] | None:
-    """What the node at this socket says of itself, if there is one."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.connect(str(path))
-    except OSError:
-        sock.close()
-        return None
-    connection = LoopConnection(sock)
-    try:
-        await connection.greet(None)
-        info: dict[str, Any] = await connection.call("info", {})
-    except (KacheryError, TimeoutError):
-        return None
-    else:
-        return info
-    finally:
-        connection.close()
-
-
-def _failure(log: Path, status: int) -> KacheryError:
-    """Why the process ended: its last words if they are an error, else all that is known."""
-    lines = _last_lines(log)
-    try:
-        told = json.loads(lines[-1])
-        return from_wire(told["code"], told["fields"])
-    except (IndexError, ValueError, TypeError, KeyError):
-        if not lines:
-            # It may have had no room to say anything.
-            with disk_errors("the node's log", log):
-                log.write_bytes(b"\n")
-        said = lines[-1] if lines else "it said nothing"
-        return DaemonNotStarted(reason=f"it ended with status {status}: {said}", log=str(log))
-
-
-def _last_lines(path: Path) -> list[str]:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_TAIL))
-            text = file.read(_LOG_TAIL).decode("utf-8", "replace")
-    except OSError:
-        return []
-    return [line for line in text.splitlines() if line.strip()][-_LOG_LINES:]
 
 
 def _describe(info: dict[str, Any]) -> list[str]:
@@ -388,7 +266,7 @@ def stop(output: Output) -> None:
 async def _stop() -> int:
     pid: int = (await nodes.anode_info())["pid"]
     with contextlib.ExitStack() as stack:
-        gone = _Watch(pid)
+        gone = ProcessEnd(pid)
         stack.callback(gone.close)
         await nodes.astop_node()
         try:
@@ -397,42 +275,3 @@ async def _stop() -> int:
         except TimeoutError as error:
             raise DeadlineExceeded(what=f"Stopping pid {pid}", seconds=STOP_SECONDS) from error
     return pid
-
-
-class _Watch:
-    """Sees a process end that is not our child, even one that nobody reaps."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._descriptor: int | None = None
-        if hasattr(os, "pidfd_open"):
-            # Without it: another system, or a node in another container. Then ask for the number.
-            with contextlib.suppress(OSError):
-                self._descriptor = os.pidfd_open(pid)
-
-    async def wait(self) -> None:
-        if self._descriptor is None:
-            while _exists(self._pid):  # noqa: ASYNC110  # nothing tells us of a stranger's end
-                await asyncio.sleep(_POLL_SECONDS)
-            return
-        loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
-        loop.add_reader(self._descriptor, ended.set)
-        try:
-            await ended.wait()
-        finally:
-            loop.remove_reader(self._descriptor)
-
-    def close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

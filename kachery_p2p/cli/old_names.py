@@ -1,7 +1,7 @@
 """The commands of kachery_client and of the first kachery_p2p, for shell scripts that have them.
 
 They are the commands of today under another name, and not shown by ``--help``. ``kachery-load`` and
-the other programs of kachery_client are entry points of the package; each is one of these commands.
+the other programs of kachery_client are in :mod:`.old_programs`.
 
 Non-goal: options that have no meaning any more. ``docs/names.md`` says what to write instead.
 """
@@ -9,7 +9,6 @@ Non-goal: options that have no meaning any more. ``docs/names.md`` says what to 
 from __future__ import annotations
 
 import copy
-import sys
 from typing import Final
 
 import click
@@ -43,34 +42,3 @@ def add_to(group: click.Group) -> None:
             f"kachery-p2p {today}", f"kachery-p2p {name}"
         )
         group.add_command(hidden, name)
-
-
-def _program(command: str) -> int:
-    from .main import main
-
-    return main([command, *sys.argv[1:]])
-
-
-def cat() -> int:
-    """The program ``kachery-cat``."""
-    return _program("cat")
-
-
-def load() -> int:
-    """The program ``kachery-load``."""
-    return _program("load")
-
-
-def store() -> int:
-    """The program ``kachery-store``."""
-    return _program("store")
-
-
-def link() -> int:
-    """The program ``kachery-link``."""
-    return _program("link")
-
-
-def describe() -> int:
-    """The program ``kachery-info``."""
-    return _program("info")

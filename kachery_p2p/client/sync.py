@@ -8,24 +8,24 @@ from kachery_p2p.client.session.portal import twin
 from . import nodes
 from .channels import invitations
 from .feeds import feeds, watches
-from .files import files
+from .files import loads, stores
 from .tasks import requests as task_requests
 from .tasks import tasks
 
-store_bytes = twin(files.astore_bytes, asks_only=True)
-store_text = twin(files.astore_text, asks_only=True)
-store_json = twin(files.astore_json, asks_only=True)
-store_npy = twin(files.astore_npy)
-store_pkl = twin(files.astore_pkl)
-store_file = twin(files.astore_file)
-link_file = twin(files.alink_file)
-load_file = twin(files.aload_file)
-load_bytes = twin(files.aload_bytes)
-load_text = twin(files.aload_text)
-load_json = twin(files.aload_json)
-load_npy = twin(files.aload_npy)
-load_pkl = twin(files.aload_pkl)
-find_file = twin(files.afind_file)
+store_bytes = twin(stores.astore_bytes, asks_only=True)
+store_text = twin(stores.astore_text, asks_only=True)
+store_json = twin(stores.astore_json, asks_only=True)
+store_npy = twin(stores.astore_npy)
+store_pkl = twin(stores.astore_pkl)
+store_file = twin(stores.astore_file)
+link_file = twin(stores.alink_file)
+load_file = twin(loads.aload_file)
+load_bytes = twin(loads.aload_bytes)
+load_text = twin(loads.aload_text)
+load_json = twin(loads.aload_json)
+load_npy = twin(loads.aload_npy)
+load_pkl = twin(loads.aload_pkl)
+find_file = twin(loads.afind_file)
 
 get_node_id = twin(nodes.aget_node_id, asks_only=True)
 node_info = twin(nodes.anode_info, asks_only=True)

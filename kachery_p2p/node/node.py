@@ -26,7 +26,6 @@ from kachery_p2p.node.channels.invitations import Invitations
 from kachery_p2p.node.channels.joining import Joining
 from kachery_p2p.node.channels.presence import Presence
 from kachery_p2p.node.feeds.feeds import Feeds
-from kachery_p2p.node.feeds.follower import Roads
 from kachery_p2p.node.feeds.offers import FeedOffers
 from kachery_p2p.node.feeds.own_feeds import OwnFeeds
 from kachery_p2p.node.feeds.reader import FeedReader
@@ -37,14 +36,15 @@ from kachery_p2p.node.files.offers import BlobOffers
 from kachery_p2p.node.files.provider import Provider
 from kachery_p2p.node.gossip.announcer import Announcer
 from kachery_p2p.node.gossip.availability import Availability
+from kachery_p2p.node.gossip.discovery import Discovery
 from kachery_p2p.node.gossip.lookup import Lookup
 from kachery_p2p.node.gossip.watches import Watches
 from kachery_p2p.node.links.circuit import Relay
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.reach import Reach
 from kachery_p2p.node.local.calls import Calls
-from kachery_p2p.node.local.channel_calls import Administration
 from kachery_p2p.node.local.server import LocalServer
+from kachery_p2p.node.local.services import Services
 from kachery_p2p.node.tasks.backends import TaskBackends, TaskFunctionOffers
 from kachery_p2p.node.tasks.queue import TaskQueue
 from kachery_p2p.node.tasks.requests import TaskRequests
@@ -52,7 +52,7 @@ from kachery_p2p.node.tasks.results import ResultOffers, TaskResults
 from kachery_p2p.node.tasks.server import TaskServer
 from kachery_p2p.protocol.channels.membership import ChannelBook
 from kachery_p2p.protocol.errors import BadInput, KacheryError, LinkClosed, StorageDamaged
-from kachery_p2p.protocol.gossip import keys as things
+from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.limits import SHUTDOWN_SECONDS
 from kachery_p2p.storage.disk import disk_errors, write_all
@@ -71,8 +71,8 @@ log = logging.getLogger(__name__)
 _HOUSEKEEPING_SECONDS = 5.0
 
 
-class SocketRoads:
-    """The real roads: WebSockets."""
+class WebSocketDialer:
+    """Dials over real WebSockets."""
 
     async def dial(self, url: str) -> transport.Transport:
         return await transport.dial(url)
@@ -113,22 +113,24 @@ def _make_key(path: Path, random_bytes: Callable[[int], bytes]) -> NodeKey:
 
 
 class Node:
-    """One node. ``roads`` and ``context`` are replaced by the simulator, nobody else."""
+    """One node. ``dialer`` and ``context`` are replaced by the simulator, nobody else."""
 
     def __init__(
         self,
         config: Config,
         *,
-        roads: Any = None,
+        dialer: Any = None,
         workers: Workers | None = None,
         adjust: Callable[[Context], Context] = lambda context: context,
     ) -> None:
         config.check()
         self.config = config
-        self._roads = roads or SocketRoads()
+        self._dialer = dialer or WebSocketDialer()
         self._workers = workers
         self._adjust = adjust
         self._servers: list[Server] = []
+        self.listening: str | None = None
+        """Where other nodes reach this one, if it listens."""
         self.stopping = asyncio.Event()
         """Set by whoever wants the node to stop: a signal, or the local API."""
 
@@ -167,7 +169,7 @@ class Node:
         key = load_key(config.state_dir / "node.key", context.random_bytes)
         self.context = replace(context, key=key, book=ChannelBook(key))
         self.network = Network(self.context)
-        self.reach = Reach(self.network, self._roads)
+        self.reach = Reach(self.network, self._dialer)
         self.relay = Relay(self.network)
         self.documents = Documents(self.network)
         self.admissions = Admissions(self.network, self.documents)
@@ -192,15 +194,14 @@ class Node:
         self.provider = Provider(
             self.network,
             partial=self.downloader.partial,
-            withdrawn=lambda sha1: self.announcer.withdraw(things.file(sha1)),
+            withdrawn=lambda sha1: self.announcer.withdraw(file_key(sha1)),
         )
         self.presence = Presence(self.network)
         self.watches = Watches(self.network)
         self.availability.on_fresh.append(self.watches.appeared)
-        roads = Roads(self.network, self.reach, self.lookup, self.watches)
-        self._make_feeds(roads)
-        self._make_tasks(roads)
-        self.administration = Administration(self)
+        discovery = Discovery(self.network, self.reach, self.lookup, self.watches)
+        self._make_feeds(discovery)
+        self._make_tasks(discovery)
         self.documents.load()
         self.admissions.load()
         self.documents.on_change.append(self._on_channel_change)
@@ -208,25 +209,26 @@ class Node:
         self.network.spawn(self.announcer.refresh(), name="compare storage")
         self.network.spawn(self._housekeeping(), name="housekeeping")
         self.bootstraps.refresh()
-        self.calls = Calls(self)
+        services = self._services()
+        self.calls = Calls(services)
         if config.local_api:
-            self.api = LocalServer(self, self.calls)
+            self.api = LocalServer(services, self.calls)
             await self.api.start()
         log.info("node %s is up", self.context.node_id)
 
-    def _make_feeds(self, roads: Roads) -> None:
+    def _make_feeds(self, discovery: Discovery) -> None:
         self.feeds = Feeds(
             self.context,
             self.feed_store,
             provide=self.announcer.provide,
             withdraw=self.announcer.withdraw,
         )
-        self.own_feeds = OwnFeeds(self.feeds, roads)
+        self.own_feeds = OwnFeeds(self.feeds, discovery)
         self.feed_server = FeedServer(self.network, self.feeds, self.own_feeds)
-        self.feed_reader = FeedReader(self.feeds, roads)
-        self.feed_submitter = FeedSubmitter(roads)
+        self.feed_reader = FeedReader(self.feeds, discovery)
+        self.feed_submitter = FeedSubmitter(discovery)
 
-    def _make_tasks(self, roads: Roads) -> None:
+    def _make_tasks(self, discovery: Discovery) -> None:
         allowed = self.config.allow_tasks
         self.task_results = TaskResults(
             self.context,
@@ -244,17 +246,32 @@ class Node:
             spawn=lambda work: self.network.spawn(work, name="end an action"),
         )
         self.task_server = TaskServer(self.network, self.task_queue, self.task_results)
-        self.task_backends = TaskBackends(roads, self.task_queue)
+        self.task_backends = TaskBackends(discovery, self.task_queue)
         self.task_requests = TaskRequests(
-            roads, self.task_store, self.task_results, self.task_backends, self.task_queue
+            discovery, self.task_store, self.task_results, self.task_backends, self.task_queue
         )
 
     def _on_task_offers(self) -> None:
         fresh, gone = self.task_offers.update(self.task_queue)
-        for thing in fresh:
-            self.announcer.provide(thing)
-        for thing in gone:
-            self.announcer.withdraw(thing)
+        for content in fresh:
+            self.announcer.provide(content)
+        for content in gone:
+            self.announcer.withdraw(content)
+
+    def _services(self) -> Services:
+        return Services(
+            config=self.config, context=self.context, stopping=self.stopping,
+            listening=self.listening, state=self.state, store=self.store,
+            feed_store=self.feed_store, network=self.network, reach=self.reach, relay=self.relay,
+            documents=self.documents, invitations=self.invitations, joining=self.joining,
+            bootstraps=self.bootstraps, presence=self.presence, announcer=self.announcer,
+            availability=self.availability, lookup=self.lookup, downloader=self.downloader,
+            provider=self.provider, feeds=self.feeds, own_feeds=self.own_feeds,
+            feed_reader=self.feed_reader, feed_server=self.feed_server,
+            feed_submitter=self.feed_submitter, task_queue=self.task_queue,
+            task_requests=self.task_requests, task_backends=self.task_backends,
+            task_results=self.task_results,
+        )  # fmt: skip
 
     async def _listen(self) -> None:
         address = self.config.address()
@@ -282,20 +299,22 @@ class Node:
             raise BadInput(what=f"--tls-cert {self.config.tls_cert}", reason=str(error)) from error
         return tls
 
-    async def accept(self, road: transport.Transport, proved: Callable[[], None]) -> None:
+    async def accept(self, connection: transport.Transport, proved: Callable[[], None]) -> None:
         """Somebody connected: serve the link until it ends."""
         try:
-            link = await self.network.attend(road, initiator=False, proved=proved)
+            link = await self.network.attend(connection, initiator=False, proved=proved)
         except KacheryError as error:
-            log.info("refused %s: %s", road.name, error)
+            log.info("refused %s: %s", connection.name, error)
             return
         await link.closed.wait()
 
-    async def _accept(self, road: transport.WebSocketTransport, proved: Callable[[], None]) -> None:
-        await self.accept(road, proved)
+    async def _accept(
+        self, connection: transport.WebSocketTransport, proved: Callable[[], None]
+    ) -> None:
+        await self.accept(connection, proved)
 
     def _provide_file(self, sha1: str) -> None:
-        self.announcer.provide(things.file(sha1))
+        self.announcer.provide(file_key(sha1))
 
     def _on_channel_change(self, channel: bytes, update: Any) -> None:
         self.bootstraps.refresh()

@@ -41,7 +41,7 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     │   ├── VersionMismatch
     │   ├── ClockSkew
     │   └── Busy                    a named limit of the other side is reached
-    ├── TransportError              the road between
+    ├── TransportError              the path between
     │   ├── LinkClosed
     │   ├── Unreachable
     │   ├── Stalled                 no progress, whatever the total time
@@ -414,7 +414,7 @@ class Busy(RemoteError):
 
 
 class TransportError(KacheryError):
-    """The road between two nodes."""
+    """The path between two nodes."""
 
     code = "transport"
     exit_status = 7

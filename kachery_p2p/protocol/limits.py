@@ -58,7 +58,7 @@ STREAM_CREDIT: Final = 8 * MIB
 CIRCUIT_CREDIT: Final = 4 * MIB
 """Bytes of one circuit, each way, that a proxy holds at most: its whole memory for that user."""
 CIRCUIT_WINDOW_LEAST: Final = 256 * KIB
-"""Bytes that an end of a circuit may always have under way, however slow the road."""
+"""Bytes that an end of a circuit may always have under way, however slow the path."""
 CIRCUIT_CREDIT_BATCH: Final = 32 * KIB
 """Bytes of a circuit that are forwarded before their credit goes back: finer than the window."""
 QUEUE_SECONDS: Final = 0.2
@@ -69,7 +69,7 @@ MAX_CONTROL_QUEUE: Final = 8_192
 """Control frames waiting for a slow link; a peer that lets so many pile up is dropped."""
 MAX_CIRCUITS_PER_NODE: Final = 512
 """Circuits that one node may have open through one proxy."""
-MAX_BAD_ROADS: Final = 1_024
+MAX_BAD_ROUTES: Final = 1_024
 """Addresses, and proxies, that a node remembers as not working; the oldest are forgotten first."""
 
 # --- time --------------------------------------------------------------------------------------
@@ -87,9 +87,9 @@ LOOKUP_SECONDS: Final = 5.0
 MAX_ONLINE: Final = 1_000
 """Members that a proxy names when it is asked who is linked to it."""
 PRESENCE_SECONDS: Final = 3.0
-"""For so long a node does not ask again who is on line."""
+"""For so long a node does not ask again who is online."""
 PRESENCE_ASK_SECONDS: Final = 1.0
-"""A proxy that does not say within this who is on line is not waited for."""
+"""A proxy that does not say within this who is online is not waited for."""
 LINK_GRACE_SECONDS: Final = 5.0
 """A look-up waits so long for a bootstrap link that is just being opened."""
 STALL_SECONDS: Final = 30.0
@@ -270,13 +270,13 @@ MAX_INLINE_RESULT: Final = 32_000
 MAX_TASK_MESSAGE: Final = 1_000
 """Characters of what a function says about its progress."""
 MAX_TASK_LOG: Final = 8_000
-"""Bytes of what a function printed, in one news."""
+"""Bytes of what a function printed, in one update."""
 MAX_TASK_REASON: Final = 2_000
 """Characters of why a task failed."""
 MAX_TASK_TRACEBACK: Final = 16_000
 """Characters of the traceback of a function that raised."""
-MAX_TASK_NEWS: Final = 60_000
-"""Bytes of all texts and the result in one news, so that it fits a header whatever the script."""
+MAX_TASK_UPDATE: Final = 60_000
+"""Bytes of all texts and the result in one update, so that it fits a header whatever the script."""
 MAX_TASK_OFFERS: Final = 48_000
 """Bytes, about, of one answer to what is on offer; of more there are several."""
 MAX_TASK_FUNCTIONS: Final = 1_000

@@ -1,8 +1,8 @@
 """What a node remembers besides content: one SQLite file.
 
 Mutables, the origins of fetched blobs, manifests of blobs, channels, announcement logs, invitations
-and admissions (:mod:`.channels.invitations`), and a few single values. A method that changes something returns
-when the change is on disk.
+and admissions (:mod:`.channels.invitations`), and a few single values. A method that changes
+something returns when the change is on disk.
 
 Invariants: those of :class:`.database.Database`. That one process has it open matters here, since
 two nodes with one key and one announcement log would undo one another's work.

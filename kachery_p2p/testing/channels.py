@@ -92,7 +92,7 @@ async def identify(url: str, patience: float) -> str:
     deadline = time.monotonic() + patience
     while True:
         try:
-            road = await transport.dial(url)
+            connection = await transport.dial(url)
             break
         except Unreachable:
             if time.monotonic() > deadline:
@@ -101,9 +101,9 @@ async def identify(url: str, patience: float) -> str:
     try:
         async with asyncio.timeout(DIAL_SECONDS):
             key = NodeKey.generate(os.urandom)
-            session = await handshake(road, initiator=True, key=key, random_bytes=os.urandom)
+            session = await handshake(connection, initiator=True, key=key, random_bytes=os.urandom)
     except TimeoutError:
         raise Unreachable(what=url, reason=f"no handshake within {DIAL_SECONDS:g} s") from None
     finally:
-        await road.close()
+        await connection.close()
     return session.peer.hex()

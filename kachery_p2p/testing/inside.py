@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kachery_p2p.node.node import Node as InnerNode
 
 
-class _RoadsBy:
+class _DialerBy:
     """All that it dials goes through one HTTP proxy."""
 
     def __init__(self, http_proxy: str) -> None:
@@ -50,7 +50,7 @@ class _InHome(Node):
         from kachery_p2p.node.node import Node as InnerNode
 
         return InnerNode(
-            config, roads=None if self._http_proxy is None else _RoadsBy(self._http_proxy)
+            config, dialer=None if self._http_proxy is None else _DialerBy(self._http_proxy)
         )
 
 

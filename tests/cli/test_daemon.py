@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from kachery_p2p.cli import daemon as module
+from kachery_p2p.cli import daemon_process as process
 from kachery_p2p.cli.output import Output
 from kachery_p2p.protocol.errors import DaemonNotStarted, StorageFull
 from tests.daemons import Daemon, free_port
@@ -194,31 +195,31 @@ def test_in_the_foreground_it_is_this_very_process(short_folder: Path) -> None:
 
 
 class Children:
-    """Sees what :func:`module._spawn` made."""
+    """Sees what :func:`process._spawn` made."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made: list[subprocess.Popen[bytes]] = []
-        spawn = module._spawn
+        spawn = process._spawn
 
         def spy(command: list[str], log: Path) -> subprocess.Popen[bytes]:
             self.made.append(spawn(command, log))
             return self.made[-1]
 
-        monkeypatch.setattr(module, "_spawn", spy)
+        monkeypatch.setattr(process, "_spawn", spy)
 
 
 async def start(folder: Path, code: str) -> dict[str, Any]:
     config = {"state_dir": str(folder), "runtime_dir": str(folder)}
     output = Output()
     output.quiet = True
-    return await module._start([sys.executable, "-c", code], config, output)
+    return await process.start_process([sys.executable, "-c", code], config, output)
 
 
 async def test_one_that_never_answers_is_ended(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     children = Children(monkeypatch)
-    monkeypatch.setattr(module, "START_SECONDS", 0.1)
+    monkeypatch.setattr(process, "START_SECONDS", 0.1)
     with pytest.raises(DaemonNotStarted, match="did not answer within"):
         await start(short_folder, "import signal; signal.pause()")
     assert children.made[0].returncode == -signal.SIGKILL
@@ -246,8 +247,8 @@ async def test_an_answer_of_another_process_is_not_taken_for_its_own(
     async def other(path: Path) -> dict[str, Any]:
         return {"pid": os.getpid()}
 
-    monkeypatch.setattr(module, "_ask", other)
-    monkeypatch.setattr(module, "START_SECONDS", 0.1)
+    monkeypatch.setattr(process, "_ask", other)
+    monkeypatch.setattr(process, "START_SECONDS", 0.1)
     with pytest.raises(DaemonNotStarted):
         await start(short_folder, "import signal; signal.pause()")
 

@@ -1,4 +1,4 @@
-"""Two people at home: each behind a router that translates addresses, on roads that lose packets."""
+"""Two people at home: each behind a router that translates addresses, on lines that lose packets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A provider behind a road of 20 Mbit/s."""
+"""A provider behind a line of 20 Mbit/s."""
 
 from __future__ import annotations
 
@@ -61,6 +61,6 @@ def test_small_things_do_not_wait_behind_a_large_one(short_folder: Path) -> None
                 daemon.cli("channel", "join", "-", "--roles", roles, stdin=text)
             uris = far.python(STORE)
             done = int(near.python(LOAD, stdin=json.dumps(json.loads(uris))))
-            # The large file takes eight seconds of road. With a window as for a fast road each
+            # The large file takes eight seconds of line. With a window as for a fast path each
             # small one would take two of them.
             assert done >= 10

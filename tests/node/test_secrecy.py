@@ -15,7 +15,7 @@ import pytest
 from kachery_p2p.node.links import circuit
 from kachery_p2p.node.links import link as link_module
 from kachery_p2p.protocol import codec
-from kachery_p2p.protocol.gossip import keys as things
+from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.links.session import SealedBody, Session
 from tests.node.harness import laboratory, until
 
@@ -104,7 +104,7 @@ async def link(node: Any, path: Path) -> str:
         stored = await node.context.workers.disk(node.store.link_fd, fd, path)
     finally:
         os.close(fd)
-    node.announcer.provide(things.file(stored.sha1))
+    node.announcer.provide(file_key(stored.sha1))
     return str(stored.sha1)
 
 

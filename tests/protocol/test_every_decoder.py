@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kachery_p2p.protocol as package
-from kachery_p2p.protocol import codec, errors, identity, methods, uri
+from kachery_p2p.protocol import codec, errors, identity, uri
 from kachery_p2p.protocol.channels import admission, document, invitation, roles
 from kachery_p2p.protocol.channels import signed_document as channel
 from kachery_p2p.protocol.channels import text_encoding as armour
@@ -40,7 +40,6 @@ from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.links import frames, session
 from kachery_p2p.protocol.links.noise import Handshake
 from kachery_p2p.protocol.local import messages as local
-from kachery_p2p.protocol.tasks import messages as task_messages
 from kachery_p2p.protocol.tasks import result as task_result
 from kachery_p2p.protocol.tasks import task
 
@@ -141,82 +140,90 @@ def _typed(kind: Any) -> Callable[[bytes], object]:
 
 V, B = errors.ProtocolViolation, errors.BadInput
 DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[type[KacheryError], ...]]] = {
-    "admission.check_admission": (lambda data: admission.check_admission(data, DOCUMENT), (V,)),
-    "announcements.check_batch": (_batch, (V,)),
-    "announcements.unpack_entries": (_batch, (V,)),
-    "armour.from_text": (_text(armour.from_text), (errors.BadChannelDocument,)),
-    "channel.parse": (
+    "channels.admission.check_admission": (
+        lambda data: admission.check_admission(data, DOCUMENT),
+        (V,),
+    ),
+    "gossip.announcements.check_batch": (_batch, (V,)),
+    "gossip.announcements.unpack_entries": (_batch, (V,)),
+    "channels.text_encoding.from_text": (_text(armour.from_text), (errors.BadChannelDocument,)),
+    "channels.signed_document.parse": (
         lambda data: channel.parse(data, now=0.0),
         (errors.BadChannelDocument,),
     ),
-    "channel.peek": (channel.peek, (errors.BadChannelDocument,)),
+    "channels.signed_document.peek": (channel.peek, (errors.BadChannelDocument,)),
     "codec.decode": (_typed(dict[bytes, list[int]]), (V,)),
     "codec.unpack": (codec.unpack, (V,)),
     "errors.from_wire": (_error, (V,)),
     "errors.from_peer": (_error, (V,)),
-    "feed.check_head": (_head, (V, errors.ForgedFeed)),
-    "feed.decode_messages": (_messages, (V,)),
-    "feed.parse_feed_uri": (_text(feed.parse_feed_uri), (errors.BadUri,)),
-    "feed.unpack_texts": (lambda data: feed.unpack_texts(data, 1), (V,)),
-    "feed_access.AccessRules.parse": (_rules, (V, B)),
-    "feed_decision.check_decision": (_decision, (V, errors.ForgedFeed)),
-    "feed_fork.check_fork": (_fork, (V, errors.ForgedFeed)),
-    "frames.decode_header": (frames.decode_header, (V,)),
-    "document.check_label": (_text(document.check_label), (B,)),
-    "document.check_url": (_text(document.check_url), (B,)),
+    "feeds.feed.check_head": (_head, (V, errors.ForgedFeed)),
+    "feeds.feed.decode_messages": (_messages, (V,)),
+    "feeds.feed.parse_feed_uri": (_text(feed.parse_feed_uri), (errors.BadUri,)),
+    "feeds.feed.unpack_texts": (lambda data: feed.unpack_texts(data, 1), (V,)),
+    "feeds.access.AccessRules.parse": (_rules, (V, B)),
+    "feeds.decision.check_decision": (_decision, (V, errors.ForgedFeed)),
+    "feeds.fork.check_fork": (_fork, (V, errors.ForgedFeed)),
+    "links.frames.decode_header": (frames.decode_header, (V,)),
+    "channels.document.check_label": (_text(document.check_label), (B,)),
+    "channels.document.check_url": (_text(document.check_url), (B,)),
     "identity.check_node_id": (_text(identity.check_node_id), (B,)),
     "identity.NodeKey.unseal": (KEY.unseal, (V,)),
-    "invitation.parse_line": (_line, (errors.BadInvitation,)),
-    "local.decode_message": (_local_stream, (V,)),
-    "local.FrameReader.feed": (_local_stream, (V,)),
-    "manifest.Manifest.parse": (manifest.Manifest.parse, (B,)),
-    "membership.ChannelBook.offer": (
+    "channels.invitation.parse_line": (_line, (errors.BadInvitation,)),
+    "local.messages.decode_message": (_local_stream, (V,)),
+    "local.messages.FrameReader.feed": (_local_stream, (V,)),
+    "files.manifest.Manifest.parse": (manifest.Manifest.parse, (B,)),
+    "channels.membership.ChannelBook.offer": (
         lambda data: ChannelBook(KEY).offer(data, 0.0),
         (errors.BadChannelDocument,),
     ),
-    "noise.Handshake.read 1": (lambda d: _handshake(initiator=False, steps=0).read(d), (V,)),
-    "noise.Handshake.read 2": (lambda d: _handshake(initiator=True, steps=1).read(d), (V,)),
-    "noise.Handshake.read 3": (lambda d: _handshake(initiator=False, steps=2).read(d), (V,)),
-    "roles.parse_roles": (_text(roles.parse_roles), (B,)),
-    "session.Session.open": (_record, (V,)),
-    "session.SealedBody.open": (_sealed_body, (V,)),
-    "session.unwrap_handshake": (session.unwrap_handshake, (V, errors.VersionMismatch)),
-    "signed_message.check_signed_message": (_signed_message, (V, B, errors.ForgedFeed)),
-    "task.check_function_id": (_text(task.check_function_id), (B,)),
-    "task.check_task_type": (_text(task.check_task_type), (B,)),
-    "task.check_key": (task.check_key, (B,)),
-    "task.parse_kwargs": (task.parse_kwargs, (V,)),
-    "task_result.check_result": (_result, (V, errors.ForgedResult)),
+    "links.noise.Handshake.read 1": (lambda d: _handshake(initiator=False, steps=0).read(d), (V,)),
+    "links.noise.Handshake.read 2": (lambda d: _handshake(initiator=True, steps=1).read(d), (V,)),
+    "links.noise.Handshake.read 3": (lambda d: _handshake(initiator=False, steps=2).read(d), (V,)),
+    "channels.roles.parse_roles": (_text(roles.parse_roles), (B,)),
+    "links.session.Session.open": (_record, (V,)),
+    "links.session.SealedBody.open": (_sealed_body, (V,)),
+    "links.session.unwrap_handshake": (session.unwrap_handshake, (V, errors.VersionMismatch)),
+    "feeds.signed_message.check_signed_message": (_signed_message, (V, B, errors.ForgedFeed)),
+    "tasks.task.check_function_id": (_text(task.check_function_id), (B,)),
+    "tasks.task.check_task_type": (_text(task.check_task_type), (B,)),
+    "tasks.task.check_key": (task.check_key, (B,)),
+    "tasks.task.parse_kwargs": (task.parse_kwargs, (V,)),
+    "tasks.result.check_result": (_result, (V, errors.ForgedResult)),
     "uri.parse_uri": (_text(uri.parse_uri), (errors.BadUri,)),
 }
-_MODULES = (
-    admission, invitation, frames, methods, local, announcements, feed, feed_decision, feed_fork, task,
-    task_messages, task_result,
-)  # fmt: skip
-for _module in _MODULES:
+
+
+def _within(module: Any) -> str:
+    """The name of a module within the package, with its room: many rooms have messages."""
+    return str(module.__name__.removeprefix(f"{package.__name__}."))
+
+
+for _info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+    _module = importlib.import_module(_info.name)
     for _name, _kind in vars(_module).items():
         is_message = isinstance(_kind, type) and issubclass(_kind, msgspec.Struct)
         if is_message and _kind.__module__ == _module.__name__:
-            DECODERS[f"{_module.__name__.rsplit('.')[-1]}.{_name}"] = (_typed(_kind), (V,))
+            DECODERS[f"{_within(_module)}.{_name}"] = (_typed(_kind), (V,))
 
 VERBS = ("parse", "decode", "unpack", "unwrap", "peek", "open", "unseal", "feed", "from_", "check_")
 NOT_DECODERS = {
-    "announcements.check_shape", "announcements.check_signature",  # parts of check_batch
-    "document.check", "document.check_name",  # of values; channel.parse calls them
-    "roles.from_bits",  # an int
-    "noise.HandshakeState.read_message",  # Handshake.read is its only caller
+    "gossip.announcements.check_shape", "gossip.announcements.check_signature",  # parts of check_batch
+    "channels.document.check", "channels.document.check_name",  # of values; channel.parse calls them
+    "channels.roles.from_bits",  # an int
+    "links.noise.HandshakeState.read_message",  # Handshake.read is its only caller
 }  # fmt: skip
 
 
 def _functions() -> list[str]:
     found = []
-    for info in pkgutil.iter_modules(package.__path__):
-        module = importlib.import_module(f"{package.__name__}.{info.name}")
+    for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        module = importlib.import_module(info.name)
+        name = _within(module)
         for node in ast.parse(inspect.getsource(module)).body:
             inner = [node] if isinstance(node, ast.FunctionDef) else []
-            prefix = info.name
+            prefix = name
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                prefix = f"{info.name}.{node.name}"
+                prefix = f"{name}.{node.name}"
                 inner = [part for part in node.body if isinstance(part, ast.FunctionDef)]
             found += [
                 f"{prefix}.{part.name}"
@@ -228,11 +235,15 @@ def _functions() -> list[str]:
 
 def test_every_decoder_of_the_package_is_listed_here() -> None:
     listed = {name.split(" ")[0] for name in DECODERS} | NOT_DECODERS
-    listed |= {"mux.Mux.open", "roles.to_bits"}  # opens a stream; packs
+    listed |= {"links.mux.Mux.open", "channels.roles.to_bits"}  # opens a stream; packs
     # Of feeds: there it is no verb.
-    listed |= {"feed.feed_uri", "blinding.feed_key", "blinding.feed_owner_key", "things.feed_owner"}
+    listed |= {"feeds.feed.feed_uri", "feeds.keys.feed_owner_key"}
     assert {name for name in _functions() if name not in listed} == set()
-    assert {*_functions(), "document.check", "noise.HandshakeState.read_message"} >= NOT_DECODERS
+    assert {
+        *_functions(),
+        "channels.document.check",
+        "links.noise.HandshakeState.read_message",
+    } >= NOT_DECODERS
 
 
 shaped = st.recursive(

@@ -7,46 +7,74 @@ from typing import Any
 import msgspec
 import pytest
 
-from kachery_p2p.protocol import codec, methods
+from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.channels import messages as channels
+from kachery_p2p.protocol.channels.messages import Admissions, ChannelQuery, Join, Joined, Online
 from kachery_p2p.protocol.errors import ProtocolViolation
+from kachery_p2p.protocol.feeds import messages as feeds
 from kachery_p2p.protocol.feeds.decision import Decision
 from kachery_p2p.protocol.feeds.feed import Head, Run
 from kachery_p2p.protocol.feeds.fork import Fork
+from kachery_p2p.protocol.feeds.messages import (
+    FeedEvidence,
+    FeedFollow,
+    FeedLeaf,
+    FeedNumbers,
+    FeedPart,
+    FeedSubmit,
+    FeedTexts,
+)
+from kachery_p2p.protocol.files import messages as files
+from kachery_p2p.protocol.files.messages import FileInfo, FileOpen, FileRead, Piece
+from kachery_p2p.protocol.gossip import messages as gossip
+from kachery_p2p.protocol.gossip.messages import (
+    Appeared,
+    Digest,
+    Holders,
+    NodeInfo,
+    OriginState,
+    Watch,
+    WhoHas,
+)
 from kachery_p2p.protocol.limits import MAX_HOLDERS, MAX_QUERY_KEYS
+from kachery_p2p.protocol.links import messages as links
+from kachery_p2p.protocol.links.messages import CircuitTo
+from kachery_p2p.protocol.methods import METHODS
+from kachery_p2p.protocol.tasks import messages as tasks
 
 CHANNEL, NODE, SHA1 = b"c" * 32, b"n" * 32, b"s" * 20
 HEAD = Head(NODE, SHA1, 9, b"r" * 32, 1_000, b"g" * 64)
 
 SAMPLES: list[Any] = [
-    methods.ChannelQuery(CHANNEL),
-    methods.CircuitTo(CHANNEL, NODE),
-    methods.Admissions(CHANNEL, [b"an admission"]),
-    methods.Join(CHANNEL, NODE, b"p" * 64, "alice"),
-    methods.Joined(b"an admission"),
-    methods.Joined(None),
-    methods.WhoHas(CHANNEL, "files", [b"k" * 16]),
-    methods.WhoHas(CHANNEL, "tasks", [b"k" * 16]),
-    methods.NodeInfo(NODE, "lab", ["ws://h:1"], True),
-    methods.Holders([methods.NodeInfo(NODE, "lab", [], False)], [[0], []], [NODE]),
-    methods.Online([NODE]),
-    methods.FileOpen(CHANNEL, SHA1),
-    methods.FileInfo(5, b"hello", False),
-    methods.FileInfo(1 << 40, None, True),
-    methods.FileRead(CHANNEL, SHA1, 0, 1 << 40, True),
-    methods.Piece(65_536, [b"p" * 32]),
-    methods.OriginState(NODE, 1, 2),
-    methods.Digest(CHANNEL, bytes(32), b"\xff" * 32, [methods.OriginState(NODE, 1, 2)]),
-    methods.Watch(CHANNEL, "feeds", [b"k" * 16], True),
-    methods.Appeared(CHANNEL, [b"k" * 16]),
-    methods.FeedFollow(CHANNEL, NODE, SHA1, 7, None, False),
-    methods.FeedPart(True, 0, 7, [Run(2, 1_000, NODE)], [b"p" * 32], [], HEAD, None),
-    methods.FeedPart(False, 0, 7, [], [], [], None, Fork(HEAD, HEAD, b"", [])),
-    methods.FeedPart(False, 0, 7, [], [], [], None, None, Decision(1, HEAD, b"s" * 64)),
-    methods.FeedSubmit(CHANNEL, NODE, SHA1, "primes", b"x" * 16),
-    methods.FeedTexts(3),
-    methods.FeedNumbers(7, 3),
-    methods.FeedEvidence(CHANNEL, NODE, SHA1, 6),
-    methods.FeedLeaf(HEAD, b"l" * 32, [b"p" * 32]),
+    ChannelQuery(CHANNEL),
+    CircuitTo(CHANNEL, NODE),
+    Admissions(CHANNEL, [b"an admission"]),
+    Join(CHANNEL, NODE, b"p" * 64, "alice"),
+    Joined(b"an admission"),
+    Joined(None),
+    WhoHas(CHANNEL, "files", [b"k" * 16]),
+    WhoHas(CHANNEL, "tasks", [b"k" * 16]),
+    NodeInfo(NODE, "lab", ["ws://h:1"], True),
+    Holders([NodeInfo(NODE, "lab", [], False)], [[0], []], [NODE]),
+    Online([NODE]),
+    FileOpen(CHANNEL, SHA1),
+    FileInfo(5, b"hello", False),
+    FileInfo(1 << 40, None, True),
+    FileRead(CHANNEL, SHA1, 0, 1 << 40, True),
+    Piece(65_536, [b"p" * 32]),
+    OriginState(NODE, 1, 2),
+    Digest(CHANNEL, bytes(32), b"\xff" * 32, [OriginState(NODE, 1, 2)]),
+    Watch(CHANNEL, "feeds", [b"k" * 16], True),
+    Appeared(CHANNEL, [b"k" * 16]),
+    FeedFollow(CHANNEL, NODE, SHA1, 7, None, False),
+    FeedPart(True, 0, 7, [Run(2, 1_000, NODE)], [b"p" * 32], [], HEAD, None),
+    FeedPart(False, 0, 7, [], [], [], None, Fork(HEAD, HEAD, b"", [])),
+    FeedPart(False, 0, 7, [], [], [], None, None, Decision(1, HEAD, b"s" * 64)),
+    FeedSubmit(CHANNEL, NODE, SHA1, "primes", b"x" * 16),
+    FeedTexts(3),
+    FeedNumbers(7, 3),
+    FeedEvidence(CHANNEL, NODE, SHA1, 6),
+    FeedLeaf(HEAD, b"l" * 32, [b"p" * 32]),
 ]
 QUESTIONS = {
     "ChannelQuery",
@@ -67,12 +95,14 @@ QUESTIONS = {
 
 
 def structs() -> set[type]:
+    """The messages of every room; those of tasks have samples of their own."""
     return {
         kind
-        for kind in vars(methods).values()
+        for room in (links, channels, gossip, files, feeds)
+        for kind in vars(room).values()
         if isinstance(kind, type)
         and issubclass(kind, msgspec.Struct)
-        and kind.__module__ == methods.__name__
+        and kind.__module__ == room.__name__
     }
 
 
@@ -116,25 +146,29 @@ def test_questions_refuse_what_they_do_not_know_and_answers_ignore_it(sample: An
 
 def test_a_question_has_a_bounded_number_of_keys() -> None:
     plain = {"channel": CHANNEL, "kind": "files", "keys": [b"k"] * MAX_QUERY_KEYS}
-    assert len(codec.convert(methods.WhoHas, plain).keys) == MAX_QUERY_KEYS
+    assert len(codec.convert(WhoHas, plain).keys) == MAX_QUERY_KEYS
     plain["keys"] = [b"k"] * (MAX_QUERY_KEYS + 1)
     with pytest.raises(ProtocolViolation, match="keys"):
-        codec.convert(methods.WhoHas, plain)
+        codec.convert(WhoHas, plain)
 
 
 def test_places_that_point_nowhere_are_left_out() -> None:
-    info = methods.NodeInfo(NODE, "", [], True)
-    answer = methods.Holders([info], [[0, 1, -1, 1 << 40, 0]], [])
+    info = NodeInfo(NODE, "", [], True)
+    answer = Holders([info], [[0, 1, -1, 1 << 40, 0]], [])
     assert answer.of(0) == [info, info]
     assert answer.of(1) == []
-    assert len(methods.Holders([info], [[0] * 10_000], []).of(0)) == MAX_HOLDERS
+    assert len(Holders([info], [[0] * 10_000], []).of(0)) == MAX_HOLDERS
 
 
 def test_every_method_has_a_name_of_its_own_and_stands_in_the_table() -> None:
+    rooms = (links, channels, gossip, files, feeds, tasks)
     names = [
-        value for name, value in vars(methods).items() if name.isupper() and isinstance(value, str)
+        value
+        for room in rooms
+        for name, value in vars(room).items()
+        if name.isupper() and not name.startswith("_") and isinstance(value, str)
     ]
     assert len(names) == len(set(names)) > 5
-    assert methods.__doc__ is not None
-    for name in names:
-        assert f"``{name}``" in methods.__doc__
+    assert set(names) == set(METHODS)
+    assert sum(len(room.METHODS) for room in rooms) == len(METHODS)
+    assert all(method.between and method.who for method in METHODS.values())

@@ -17,17 +17,10 @@ from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.node.node import Node
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BY_CODE, KacheryError, LinkClosed
-from kachery_p2p.protocol.gossip import keys as things
+from kachery_p2p.protocol.files.keys import file_key
+from kachery_p2p.protocol.files.messages import FILE_OPEN, FILE_READ, FileOpen, FileRead
 from kachery_p2p.protocol.gossip.announcements import PROVIDE, make_batch, pack_entries
-from kachery_p2p.protocol.methods import (
-    FILE_OPEN,
-    FILE_READ,
-    GOSSIP_BATCH,
-    WHO_HAS,
-    FileOpen,
-    FileRead,
-    WhoHas,
-)
+from kachery_p2p.protocol.gossip.messages import GOSSIP_BATCH, WHO_HAS, WhoHas
 
 OPEN_TRICKS = ("honest", "wrong bytes", "wrong size", "silent", "nonsense", "error", "huge")
 READ_TRICKS = (
@@ -194,7 +187,7 @@ class Villain:
             await asyncio.sleep(rng.random() * 4)
             links = [link for link in node.network.links if link.closed_by is None]
             for sha1 in self._known():
-                node.announcer.provide(things.file(sha1))
+                node.announcer.provide(file_key(sha1))
             if not links:
                 continue
             link = rng.choice(links)

@@ -128,11 +128,11 @@ class Story(Trouble):
         """All calls end; everything heals; what is there can be had by whoever may have it."""
         world = self.world
         world.log("healing")
-        world.roads.heal()
+        world.internet.heal()
         await self._finish_calls()
         world.check()
-        world.roads.spikes = 0.0
-        for host in world.roads.hosts.values():
+        world.internet.spikes = 0.0
+        for host in world.internet.hosts.values():
             host.latency, host.rate = 0.01, 1e7
         for peer in world.peers.values():
             if peer.hostile and peer.proxy and peer.up:

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from tests.sim.files import Files
-from tests.sim.roads import End
+from tests.sim.internet import End
 from tests.sim.world import Peer, Violation, World
 
 REVOKE_SECONDS = 6.0
@@ -66,7 +66,7 @@ class Trouble(Files):
         return node.context.book.resolve(channel.name)
 
     async def _revoked(self, channel: Channel, peer: Peer) -> None:
-        """Where the road is good, everybody knows within seconds."""
+        """Where the route is good, everybody knows within seconds."""
         node = channel.owner.node
         assert node is not None
         identity = self._id(channel)
@@ -128,7 +128,7 @@ class Trouble(Files):
         self.world.log("roles", name, roles)
 
     async def revoke_midway(self) -> None:
-        """A role is taken away, or a node removed, while it loads over a slow road."""
+        """A role is taken away, or a node removed, while it loads over a slow path."""
         peers = [p for p in self.world.honest() if not p.proxy]
         large = [content for content in self.contents if len(content.data) >= 100_000]
         peer = self._some(peers)
@@ -175,23 +175,23 @@ class Trouble(Files):
         side = set(self.rng.sample(names, self.rng.randrange(1, len(names))))
         if self.rng.random() < 0.5:
             a, b = self.rng.sample(names, 2)
-            self.world.roads.part(a, b)
+            self.world.internet.part(a, b)
             return
         for a in sorted(side):
             for b in names:
                 if b not in side:
-                    self.world.roads.part(a, b)
+                    self.world.internet.part(a, b)
 
     async def heal(self) -> None:
         self._changes += 1
-        self.world.roads.heal()
+        self.world.internet.heal()
 
     async def reset(self) -> None:
         self._changes += 1
-        self.world.roads.break_one()
+        self.world.internet.break_one()
 
     async def slow(self) -> None:
         self._changes += 1
-        host = self.rng.choice(list(self.world.roads.hosts.values()))
+        host = self.rng.choice(list(self.world.internet.hosts.values()))
         host.latency = self.rng.choice((0.001, 0.1, 0.4))
         host.rate = self.rng.choice((1e5, 1e6, 1e8))

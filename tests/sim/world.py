@@ -1,7 +1,7 @@
 """A simulated network: hosts, the nodes on them, and what must hold of them at every moment.
 
 A :class:`Peer` is a computer with folders that outlive its node's crashes. :class:`World` owns all
-of them, the roads and the run's randomness, and raises :class:`Violation` when an invariant is
+of them, the internet and the run's randomness, and raises :class:`Violation` when an invariant is
 broken: unverified bytes, bytes for who may not have them, links that should not be, calls that end
 in anything but a result or an error of the tree.
 """
@@ -26,12 +26,12 @@ from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.node.node import Node
 from kachery_p2p.protocol.errors import InternalError, KacheryError
+from kachery_p2p.protocol.files.messages import FILE_OPEN, FILE_READ, FileOpen, FileRead
 from kachery_p2p.protocol.limits import CIRCUIT_CREDIT
-from kachery_p2p.protocol.methods import FILE_OPEN, FILE_READ, FileOpen, FileRead
 from kachery_p2p.storage.paths import scan
 from tests.sim.hostile import Villain
+from tests.sim.internet import End, Host, Internet
 from tests.sim.loop import WHOSE, Incarnation, SimLoop, SlowDisk
-from tests.sim.roads import End, Host, Roads
 
 EPOCH = 1_800_000_000.0
 """Unix time at virtual time 0."""
@@ -117,7 +117,7 @@ class Peer:
             local_api=False,
             durable=False,
         )
-        node = Node(config, roads=world.roads.of(self.host), workers=disk, adjust=adjust)  # type: ignore[arg-type]
+        node = Node(config, dialer=world.internet.of(self.host), workers=disk, adjust=adjust)  # type: ignore[arg-type]
 
         async def begin() -> None:
             await node.start()
@@ -173,7 +173,7 @@ class Peer:
         disk.dead = True
         self.world.loop.freeze(life)
         self.world.dead.append(life)
-        self.world.roads.gone(self.host, silent=silent)
+        self.world.internet.gone(self.host, silent=silent)
         # What the system does for a dead process: close its files.
         for download in node.downloader.downloads.values():
             if download.partial is not None:
@@ -248,7 +248,7 @@ class World:
         self.contents: dict[str, bytes] = {}
         """All bytes that were ever stored, manifests included, by SHA-1."""
         self.violations: list[str] = []
-        self.roads = Roads(loop, random.Random(f"roads {seed}"), self.log)
+        self.internet = Internet(loop, random.Random(f"routes {seed}"), self.log)
 
     def log(self, event: str, *details: Any) -> None:
         """Into the trace: two runs of one seed must agree on every one of these."""
@@ -267,7 +267,7 @@ class World:
     def add(self, name: str, *, proxy: bool, url: str | None) -> Peer:
         latency = self.rng.choice((0.0005, 0.005, 0.02, 0.08))
         rate = self.rng.choice((1e6, 1e7, 1e8))
-        host = self.roads.hosts[name] = Host(name, latency, rate, url)
+        host = self.internet.hosts[name] = Host(name, latency, rate, url)
         peer = self.peers[name] = Peer(self, name, host, proxy=proxy)
         return peer
 

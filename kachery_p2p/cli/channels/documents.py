@@ -2,7 +2,7 @@
 text.
 
 Bounds: size and time, whatever the server at the URL does. What is in the text is verified by the
-node; it is signed, so that the road it came on need not be trusted for what it says. It may carry an
+node; it is signed, so that the route it came on need not be trusted for what it says. It may carry an
 open channel's secret, though, which is why plain http is refused except to this computer.
 """
 

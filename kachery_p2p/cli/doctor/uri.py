@@ -74,8 +74,8 @@ def _holder(about: str, holder: dict[str, Any]) -> Check:
     if holder["error"] is None:
         size = "" if holder["size"] is None else f", {size_text(holder['size'])}"
         part = ", as far as it has fetched it itself" if holder["partial"] else ""
-        road = "directly" if holder["via"] is None else "through a proxy"
-        return ok(about, f"{name} has it{size}{part}, and answers {road}")
+        route = "directly" if holder["via"] is None else "through a proxy"
+        return ok(about, f"{name} has it{size}{part}, and answers {route}")
     error = error_of(holder["error"])
     if isinstance(error, CorruptContent):
         return problem(

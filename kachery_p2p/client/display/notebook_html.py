@@ -50,9 +50,9 @@ class NodeInfo(dict[str, object]):
 
 def _link(link: dict[str, object]) -> str:
     rtt, via = link.get("rtt"), link.get("via")
-    road = f"relayed by {str(via)[:8]}" if via else "direct"
+    route = f"relayed by {str(via)[:8]}" if via else "direct"
     time = f", {delay_text(rtt)}" if isinstance(rtt, int | float) else ""
-    return f"{link.get('label') or str(link.get('node'))[:8]} ({road}{time})"
+    return f"{link.get('label') or str(link.get('node'))[:8]} ({route}{time})"
 
 
 def _list(value: object) -> list[object]:

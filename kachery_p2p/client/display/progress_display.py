@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from rich import progress as rich_progress
     from rich.console import RenderableType
 
-    from .progress import Transfer
-
 _DRAW_SECONDS: Final = 0.1
 _DRAW_NOTEBOOK_SECONDS: Final = 0.25
 _ROWS: Final = 6
@@ -40,6 +38,27 @@ _HTML: Final = "<pre style='line-height:normal;overflow-x:auto'>{code}</pre>"
 
 
 _log = logging.getLogger("kachery_p2p.progress")
+
+
+class Shown(Protocol):
+    """What a row shows: a load or a store that goes on (:class:`~.progress.Transfer`)."""
+
+    @property
+    def what(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def done(self) -> int: ...
+    @property
+    def total(self) -> int | None: ...
+    @property
+    def rate(self) -> float: ...
+    @property
+    def left(self) -> float | None: ...
+    @property
+    def sources(self) -> list[dict[str, Any]]: ...
+    @property
+    def over(self) -> bool: ...
 
 
 class _Screen(Protocol):
@@ -58,7 +77,7 @@ class Past:
     files: int = 0
     done: int = 0
 
-    def plus(self, transfer: Transfer) -> Past:
+    def plus(self, transfer: Shown) -> Past:
         return Past(self.files + 1, self.done + transfer.done)
 
 
@@ -66,7 +85,7 @@ class Display:
     """See the module; :data:`display` is the only one."""
 
     def __init__(self) -> None:
-        self.shown: tuple[Transfer, ...] = ()
+        self.shown: tuple[Shown, ...] = ()
         """Replaced, never changed, so that it may be read without the lock."""
         self.past = Past()
         self._lock = threading.Lock()
@@ -74,7 +93,7 @@ class Display:
         self._closed: threading.Event | None = None
         """Set when the display that is there now is to go; None: there is none."""
 
-    def add(self, transfer: Transfer) -> None:
+    def add(self, transfer: Shown) -> None:
         """Show a transfer that still goes on, if there is somebody to show it to."""
         with self._lock:
             if transfer.over or transfer in self.shown:
@@ -94,7 +113,7 @@ class Display:
                 ).start()
             self.shown = (*self.shown, transfer)
 
-    def remove(self, transfer: Transfer) -> None:
+    def remove(self, transfer: Shown) -> None:
         """Show it no longer. Harmless if it was not shown."""
         with self._lock:
             if transfer not in self.shown:
@@ -184,12 +203,12 @@ class Bars:
             auto_refresh=False,
             expand=True,
         )
-        self._rows: dict[Transfer | None, rich_progress.TaskID] = {}
+        self._rows: dict[Shown | None, rich_progress.TaskID] = {}
 
     def render(self) -> RenderableType:
         """What to draw now."""
         shown, past = self._of.shown, self._of.past
-        wanted: list[Transfer | None] = list(shown[:_ROWS])
+        wanted: list[Shown | None] = list(shown[:_ROWS])
         if len(shown) + past.files > 1:
             wanted.insert(0, None)
         if (None in wanted) != (None in self._rows):
@@ -205,11 +224,11 @@ class Bars:
                 )  # fmt: skip
         return self._progress.get_renderable()
 
-    def _keep(self, wanted: list[Transfer | None]) -> None:
+    def _keep(self, wanted: list[Shown | None]) -> None:
         for each in [each for each in self._rows if each not in wanted]:
             self._progress.remove_task(self._rows.pop(each))
 
-    def _show_all(self, shown: tuple[Transfer, ...], past: Past) -> None:
+    def _show_all(self, shown: tuple[Shown, ...], past: Past) -> None:
         totals = [each.total for each in shown]
         total = None if None in totals else past.done + sum(each or 0 for each in totals)
         done = past.done + sum(each.done for each in shown)
@@ -221,7 +240,7 @@ class Bars:
 
     def _show(
         self,
-        key: Transfer | None,
+        key: Shown | None,
         label: str,
         done: int,
         total: int | None,

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from kachery_p2p.client.display.notebook_html import table
-from kachery_p2p.client.files import files
+from kachery_p2p.client.files import loads, stores
 from kachery_p2p.client.session.connection import call
 from kachery_p2p.client.session.portal import twin
 from kachery_p2p.local import places
@@ -121,7 +121,7 @@ class Feed:
             messages = await self.load_subfeed(name).aget_next_messages(wait_msec=0)
             content[subfeed_hash(name)] = messages
         stored = snapshot_content(content)
-        uri = await files.astore_json(stored, basename=BASENAME)
+        uri = await stores.astore_json(stored, basename=BASENAME)
         return Feed(Snapshot(uri, stored))
 
     async def adelete(self) -> bool:
@@ -353,7 +353,7 @@ async def _load_snapshot(
     try:
         # Without a limit of the caller's, the file's transfer has its own: no progress.
         async with asyncio.timeout(timeout_sec):
-            content = await files.aload_json(file, channel=channel)
+            content = await loads.aload_json(file, channel=channel)
     except TimeoutError as error:
         raise DeadlineExceeded(what=f"Loading {file}", seconds=timeout_sec) from error
     if content is None:

@@ -258,7 +258,7 @@ class Backend:
             with contextlib.suppress(LinkClosed, DaemonNotRunning):
                 try:
                     await running.reports.end(
-                        state, outcome.parcel if state == "finished" else None,
+                        state, outcome.payload if state == "finished" else None,
                         reason, outcome.traceback, outcome.log,
                     )  # fmt: skip
                 except (LinkClosed, DaemonNotRunning):

@@ -70,18 +70,18 @@ class ExecutorRunner:
         context = None
         try:
             if self._here:
-                context = TaskContext(lambda *news: _soon(loop, tell, *news))
+                context = TaskContext(lambda *update: _soon(loop, tell, *update))
                 function = self._functions[job.function].function
                 future = self._executor.submit(perform, function, job.kwargs, job.channel, context)
             else:
                 await self._line.start()
                 self._line.open(name, once=job.type == "action", tell=tell)
-                payload = {
+                order = {
                     "name": name, "once": job.type == "action", "kwargs": job.kwargs,
                     "function": self._pickled[job.function], "channel": job.channel,
                     "port": self._line.port, "token": self._line.token,
                 }  # fmt: skip
-                future = self._executor.submit(run_elsewhere, payload)
+                future = self._executor.submit(run_elsewhere, order)
         except (
             Exception
         ) as error:  # a broken or closed executor; each kind has exceptions of its own
@@ -153,11 +153,11 @@ def _lost(error: BaseException, *, begun: bool) -> Outcome:
     return Outcome("lost" if begun else "failed", reason=reason)
 
 
-def run_elsewhere(payload: dict[str, Any]) -> Any:
+def run_elsewhere(order: dict[str, Any]) -> Any:
     """Run a job in a process of an executor; an :class:`Outcome` as plain values."""
 
     def work(context: TaskContext, go: bool | None) -> Outcome:
-        if go is None and payload["once"]:
+        if go is None and order["once"]:
             reason = (
                 "the backend could not be reached from the executor's process, and an action begins "
                 "only with its word: run executor and backend on one computer"
@@ -165,18 +165,18 @@ def run_elsewhere(payload: dict[str, Any]) -> Any:
             return Outcome("failed", reason=reason)
         if go is False:
             reason = "it had begun before in a process that was lost, and is not run twice"
-            return Outcome("lost" if payload["once"] else "cancelled", reason=reason)
+            return Outcome("lost" if order["once"] else "cancelled", reason=reason)
         try:
             import cloudpickle
 
-            function = cloudpickle.loads(payload["function"])
+            function = cloudpickle.loads(order["function"])
         except Exception as error:  # a module that is not installed there, say
             found = failure(error)
             reason = f"the executor's process could not load it: {found.reason}"
             return Outcome("failed", reason=reason, traceback=found.traceback)
-        return perform(function, payload["kwargs"], payload["channel"], context)
+        return perform(function, order["kwargs"], order["channel"], context)
 
-    return codec.plain(with_line(payload["port"], payload["token"], payload["name"], work))
+    return codec.plain(with_line(order["port"], order["token"], order["name"], work))
 
 
 def count_slots(executor: Executor) -> int:

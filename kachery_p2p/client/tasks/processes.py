@@ -232,7 +232,7 @@ class _Worker(asyncio.Protocol):
                 continue
             if kind == "begun":
                 run.begun = True
-            elif kind == "news":
+            elif kind == "update":
                 run.tell(*items)
             else:
                 self._finish(codec.convert(Outcome, items[0]))

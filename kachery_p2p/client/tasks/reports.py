@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.limits import MAX_TASK_LOG, MAX_TASK_REASON, MAX_TASK_TRACEBACK
-from kachery_p2p.protocol.tasks.task import Parcel
+from kachery_p2p.protocol.tasks.task import Payload
 
 _MOST_WAITING: Final = 32 * MAX_TASK_LOG
 """Bytes of what was printed that wait for the node to take them; of more, the newest."""
@@ -68,7 +68,7 @@ class JobReports:
         )
 
     async def end(
-        self, state: str, parcel: Parcel | None, reason: str, traceback: str, log: bytes
+        self, state: str, payload: Payload | None, reason: str, traceback: str, log: bytes
     ) -> None:
         """The last report, after all that was printed. Raises what ``send`` raises."""
         if self._sending is not None:
@@ -87,7 +87,7 @@ class JobReports:
                 "fraction": self._fraction,
                 "message": self._message,
                 "log": last,
-                "parcel": None if parcel is None else codec.plain(parcel),
+                "payload": None if payload is None else codec.plain(payload),
                 "reason": reason[:MAX_TASK_REASON],
                 "traceback": traceback[-MAX_TASK_TRACEBACK:],
             }

@@ -30,7 +30,7 @@ from kachery_p2p.protocol.limits import (
     TASK_BACKEND_SECONDS,
     TASK_BYTES,
 )
-from kachery_p2p.protocol.tasks.task import Parcel, TaskType, check_function_id
+from kachery_p2p.protocol.tasks.task import Payload, TaskType, check_function_id
 
 from . import values as task_values
 from .functions import check_type
@@ -222,8 +222,8 @@ class TaskRequest:
         reason = result["reason"] or "it did not say why"
         match result["state"]:
             case "finished":
-                parcel = codec.convert(Parcel, result["parcel"])
-                return await task_values.aunpack(parcel, self._channel)
+                payload = codec.convert(Payload, result["payload"])
+                return await task_values.aunpack(payload, self._channel)
             case "cancelled":
                 raise self._cancelled(result["reason"] or "by its requester")
             case "unknown":

@@ -1,4 +1,4 @@
-"""One run of a task function: arguments in, a parcel or the reason why there is none out.
+"""One run of a task function: arguments in, a payload or the reason why there is none out.
 
 Used wherever functions run: worker processes, threads, other executors' processes, and by
 :func:`run_task`. Nothing that a function does comes out of :func:`perform` as an exception.
@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from kachery_p2p.protocol.errors import KacheryError
 from kachery_p2p.protocol.limits import MAX_TASK_REASON, MAX_TASK_TRACEBACK
-from kachery_p2p.protocol.tasks.task import Parcel, TaskType
+from kachery_p2p.protocol.tasks.task import Payload, TaskType
 
 from . import values as task_values
 from .context import TaskContext, running
@@ -32,7 +32,7 @@ class Outcome(Struct, frozen=True):
     """How a run ended. ``log``: what was printed last."""
 
     state: OutcomeState
-    parcel: Parcel | None = None
+    payload: Payload | None = None
     reason: str = ""
     traceback: str = ""
     log: bytes = b""
@@ -72,7 +72,7 @@ def perform(
         # SystemExit, and whatever else is not meant to end a worker.
         outcome = failure(error, context)
     return Outcome(
-        outcome.state, outcome.parcel, outcome.reason, outcome.traceback, context.finish()
+        outcome.state, outcome.payload, outcome.reason, outcome.traceback, context.finish()
     )
 
 

@@ -13,7 +13,7 @@ from kachery_p2p.client.session.connection import call
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput, UnknownTask
 from kachery_p2p.protocol.limits import TASK_BYTES
-from kachery_p2p.protocol.tasks.task import Parcel
+from kachery_p2p.protocol.tasks.task import Payload
 
 from . import functions as task_functions
 from . import run as task_run
@@ -150,20 +150,20 @@ def _pure(f: Callable[..., Any]) -> TaskFunction:
 
 async def _known(
     function: TaskFunction, arguments: dict[str, Any], channel: str | None
-) -> tuple[Parcel | None, bytes]:
+) -> tuple[Payload | None, bytes]:
     """The result that there is, and the arguments as text."""
     text = await task_values.encode_kwargs(arguments, channel)
     params = {"function": function.id, "kwargs": text, "channel": channel, "look": True}
     answer = await call("run_task", "task.cached", params)
-    parcel = answer["parcel"]
-    return None if parcel is None else codec.convert(Parcel, parcel), text
+    payload = answer["payload"]
+    return None if payload is None else codec.convert(Payload, payload), text
 
 
 async def _publish(function: TaskFunction, text: bytes, value: Any, channel: str | None) -> Any:
-    parcel = await task_values.apack(value, channel)
+    payload = await task_values.apack(value, channel)
     params = {
         "function": function.id, "type": function.type, "kwargs": text,
-        "parcel": codec.plain(parcel), "channel": channel,
+        "payload": codec.plain(payload), "channel": channel,
     }  # fmt: skip
     await call("run_task", "task.publish", params)
     return value

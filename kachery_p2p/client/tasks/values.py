@@ -1,9 +1,10 @@
-"""What goes into a task and what comes out: arguments to text, results to parcels, and back.
+"""What goes into a task and what comes out: arguments to text, results to payloads, and back.
 
-Arguments are JSON; a numpy array anywhere in them is stored as a file, and its URI goes in its place.
-A result is written as JSON if it comes back from that as it was, an array as npy, bytes as they are,
-and anything else as one of the package's own pickles (:mod:`.values.pickles`), so that a tuple arrives as a
-tuple. A result of more than ``MAX_INLINE_RESULT`` bytes is stored, and its URI travels.
+Arguments are JSON; a numpy array anywhere in them is stored as a file, and its URI goes in its
+place. A result is written as JSON if it comes back from that as it was, an array as npy, bytes as
+they are, and anything else as one of the package's own pickles (:mod:`.values.pickles`), so that a
+tuple arrives as a tuple. A result of more than ``MAX_INLINE_RESULT`` bytes is stored, and its URI
+travels.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import json
 import sys
 from typing import Any, Final
 
-from kachery_p2p.client.files import files
+from kachery_p2p.client.files import loads, stores
 from kachery_p2p.client.session import portal
 from kachery_p2p.client.values import codecs, pickles
 from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import BadInput, KacheryError, NotFound
 from kachery_p2p.protocol.limits import MAX_FEED_MESSAGE_DEPTH, MAX_INLINE_RESULT
-from kachery_p2p.protocol.tasks.task import ARRAY_KEY, Parcel, ParcelFormat, canonical_kwargs
+from kachery_p2p.protocol.tasks.task import ARRAY_KEY, ParcelFormat, Payload, canonical_kwargs
 
 _LABELS: dict[ParcelFormat, str] = {
     "json": "result.json", "npy": "result.npy", "bytes": "result.dat", "pkl": "result.pkl",
@@ -57,7 +58,7 @@ async def _stored(value: Any, channel: str | None, depth: int) -> Any:
     if type(value) in (list, tuple):
         return [await _stored(item, channel, depth - 1) for item in value]
     if _is_array(value):
-        return {ARRAY_KEY: await files.astore_npy(value, "array.npy", channel=channel)}
+        return {ARRAY_KEY: await stores.astore_npy(value, "array.npy", channel=channel)}
     return value
 
 
@@ -115,46 +116,48 @@ def encode_result(value: Any) -> tuple[ParcelFormat, bytes | memoryview]:
         raise BadInput(what="task result", reason=reason) from error
 
 
-_store_bytes = portal.twin(files.astore_bytes, asks_only=True)
+_store_bytes = portal.twin(stores.astore_bytes, asks_only=True)
 
 
-async def apack(value: Any, channel: str | None = None) -> Parcel:
-    """A result as a parcel; a large one is stored. Raises as :func:`encode_result` and
+async def apack(value: Any, channel: str | None = None) -> Payload:
+    """A result as a payload; a large one is stored. Raises as :func:`encode_result` and
     :func:`store_bytes`."""
     written, data = await asyncio.to_thread(encode_result, value)
     if len(data) <= MAX_INLINE_RESULT:
-        return Parcel(written, bytes(data))
-    return Parcel(written, None, await files.astore_bytes(data, _LABELS[written], channel=channel))
+        return Payload(written, bytes(data))
+    return Payload(
+        written, None, await stores.astore_bytes(data, _LABELS[written], channel=channel)
+    )
 
 
-def pack(value: Any, channel: str | None = None) -> Parcel:
+def pack(value: Any, channel: str | None = None) -> Payload:
     """As :func:`apack`, in a thread or process that runs tasks."""
     written, data = encode_result(value)
     if len(data) <= MAX_INLINE_RESULT:
-        return Parcel(written, bytes(data))
-    return Parcel(written, None, _store_bytes(data, _LABELS[written], channel=channel))
+        return Payload(written, bytes(data))
+    return Payload(written, None, _store_bytes(data, _LABELS[written], channel=channel))
 
 
-async def aunpack(parcel: Parcel, channel: str | None = None) -> Any:
-    """The value in a parcel.
+async def aunpack(payload: Payload, channel: str | None = None) -> Any:
+    """The value in a payload.
 
     Raises:
         NotFound: nobody reachable has the file in which it lies.
         BadInput, UnsafePickle: it was not written as it says; nothing was run.
         Others as :func:`load_bytes`.
     """
-    if parcel.uri is not None:
-        return await _load(parcel.uri, parcel.format, channel)
-    assert parcel.data is not None
-    match parcel.format:
+    if payload.uri is not None:
+        return await _load(payload.uri, payload.format, channel)
+    assert payload.data is not None
+    match payload.format:
         case "json":
-            return codecs.bytes_to_json(parcel.data)
+            return codecs.bytes_to_json(payload.data)
         case "npy":
-            return codecs.bytes_to_npy(parcel.data)
+            return codecs.bytes_to_npy(payload.data)
         case "pkl":
-            return pickles.loads(parcel.data)
+            return pickles.loads(payload.data)
         case "bytes":
-            return parcel.data
+            return payload.data
 
 
 async def _load(uri: str, written: ParcelFormat, channel: str | None) -> Any:
@@ -163,7 +166,7 @@ async def _load(uri: str, written: ParcelFormat, channel: str | None) -> Any:
     deadline = loop.time() + _APPEAR_SECONDS
     pause = _PAUSE_SECONDS
     # As a whole into the storage first: its hash is then verified, and others can have it.
-    while await files.aload_file(uri, channel=channel) is None:
+    while await loads.aload_file(uri, channel=channel) is None:
         if loop.time() + pause > deadline or places.offline_dir() is not None:
             asked = "all who are on a common channel and could be asked were asked"
             raise NotFound(what=uri, detail=asked)
@@ -171,13 +174,13 @@ async def _load(uri: str, written: ParcelFormat, channel: str | None) -> Any:
         pause *= 2
     match written:
         case "json":
-            return await files.aload_json(uri, channel=channel)
+            return await loads.aload_json(uri, channel=channel)
         case "npy":
-            return await files.aload_npy(uri, channel=channel)
+            return await loads.aload_npy(uri, channel=channel)
         case "pkl":
-            return await files.aload_pkl(uri, channel=channel)
+            return await loads.aload_pkl(uri, channel=channel)
         case "bytes":
-            return await files.aload_bytes(uri, channel=channel)
+            return await loads.aload_bytes(uri, channel=channel)
 
 
 def reason_of(error: BaseException) -> str:

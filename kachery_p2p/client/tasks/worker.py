@@ -7,7 +7,7 @@ Frames are a big-endian u32 and so many bytes of msgpack, a list whose first ite
 
 * to the worker: ``job`` (id, function id, the pickled function or None if it was sent before, kwargs,
   channel), ``cancel`` (job id)
-* from the worker: ``begun`` (job id), ``news`` (job id, fraction, message, log), ``end`` (job id,
+* from the worker: ``begun`` (job id), ``update`` (job id, fraction, message, log), ``end`` (job id,
   outcome)
 """
 
@@ -72,7 +72,7 @@ class _Worker:
         self, job: bytes, name: str, pickled: bytes | None, kwargs: bytes, channel: str
     ) -> None:
         context = TaskContext(
-            lambda fraction, message, log: self._send("news", job, fraction, message, log)
+            lambda fraction, message, log: self._send("update", job, fraction, message, log)
         )
         with self._lock:
             self._running = (job, context)

@@ -1,10 +1,10 @@
 """How admissions spread: whoever has a new one tells every member that it is linked to.
 
 An admission makes a node a member next to the channel's document, see
-:mod:`kachery_p2p.protocol.channels.admission`. Linked members send each other all that count when they come to
-share a channel and whenever one of them has another document, and each new one when it comes. The
-owner's own node takes them into the document; then they are void, and forgotten by everybody who has
-that document.
+:mod:`kachery_p2p.protocol.channels.admission`. Linked members send each other all that count when
+they come to share a channel and whenever one of them has another document, and each new one when it
+comes. The owner's own node takes them into the document; then they are void, and forgotten by
+everybody who has that document.
 
 Invariant: what counts is on disk before anybody is let in on its account.
 """
@@ -17,11 +17,11 @@ from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.channels.membership import Update
+from kachery_p2p.protocol.channels.messages import CHANNEL_ADMISSIONS
+from kachery_p2p.protocol.channels.messages import Admissions as Note
 from kachery_p2p.protocol.channels.signed_document import sign
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import ADMISSIONS_PER_NOTE
-from kachery_p2p.protocol.methods import CHANNEL_ADMISSIONS
-from kachery_p2p.protocol.methods import Admissions as Note
 
 from .documents import Documents
 

@@ -18,6 +18,7 @@ from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.protocol.channels.membership import Update
+from kachery_p2p.protocol.channels.messages import CHANNEL_DOCUMENT, ChannelQuery
 from kachery_p2p.protocol.channels.signed_document import SignedDocument, parse
 from kachery_p2p.protocol.errors import (
     BadChannelDocument,
@@ -27,7 +28,6 @@ from kachery_p2p.protocol.errors import (
 )
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.limits import MAX_BODY, MAX_CHANNEL_DOCUMENT, REQUEST_SECONDS
-from kachery_p2p.protocol.methods import CHANNEL_DOCUMENT, ChannelQuery
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.channels.admission import admit
 from kachery_p2p.protocol.channels.invitation import Invitation, is_proven, make_invitation
+from kachery_p2p.protocol.channels.messages import JOIN, JOIN_IN, Join, Joined
 from kachery_p2p.protocol.channels.roles import PROXY, ROLES
 from kachery_p2p.protocol.channels.signed_document import sign
 from kachery_p2p.protocol.errors import (
@@ -34,7 +35,7 @@ from kachery_p2p.protocol.limits import (
     MAX_INVITATIONS,
     MAX_LABEL,
 )
-from kachery_p2p.protocol.methods import JOIN, JOIN_IN, CircuitTo, Join, Joined
+from kachery_p2p.protocol.links.messages import CircuitTo
 from kachery_p2p.storage.channels.invitations import InvitationRow
 
 from .admissions import Admissions

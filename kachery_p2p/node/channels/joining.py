@@ -18,6 +18,7 @@ from kachery_p2p.node.links.reach import Reach
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.channels.document import Bootstrap
 from kachery_p2p.protocol.channels.invitation import Invitation, parse_line, prove
+from kachery_p2p.protocol.channels.messages import JOIN, JOIN_CIRCUIT, Join, Joined
 from kachery_p2p.protocol.channels.signed_document import parse
 from kachery_p2p.protocol.errors import (
     BadChannelDocument,
@@ -36,7 +37,6 @@ from kachery_p2p.protocol.limits import (
     JOIN_SECONDS,
     MAX_CHANNEL_DOCUMENT,
 )
-from kachery_p2p.protocol.methods import JOIN, JOIN_CIRCUIT, Join, Joined
 
 from .admissions import Admissions
 from .documents import Documents

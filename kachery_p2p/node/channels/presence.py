@@ -1,4 +1,4 @@
-"""Who is on line: those that this node is linked to, and those that its proxies are.
+"""Who is online: those that this node is linked to, and those that its proxies are.
 
 A proxy tells any member of a channel which other members are linked to it. A node asks when somebody
 looks at its status, and not again for a moment.
@@ -16,9 +16,9 @@ from typing import Any
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.channels.messages import CHANNEL_ONLINE, ChannelQuery, Online
 from kachery_p2p.protocol.errors import KacheryError
 from kachery_p2p.protocol.limits import MAX_ONLINE, PRESENCE_ASK_SECONDS, PRESENCE_SECONDS
-from kachery_p2p.protocol.methods import CHANNEL_ONLINE, ChannelQuery, Online
 
 
 class Presence:
@@ -31,7 +31,7 @@ class Presence:
         network.on_request_of(CHANNEL_ONLINE, ChannelQuery, self._tell)
 
     def online(self, channel: bytes) -> frozenset[str]:
-        """The ids of the members that are on line, as far as this node knows; without itself."""
+        """The ids of the members that are online, as far as this node knows; without itself."""
         linked = {link.peer for link in self._network.links_on(channel)}
         known = linked | self._told.get(channel, frozenset())
         return frozenset(known - {self._network.context.node_id})
@@ -40,7 +40,7 @@ class Presence:
         """Ask the proxies again, if it is time. Takes no longer than PRESENCE_ASK_SECONDS."""
         now = asyncio.get_running_loop().time()
         if self._asking is None and now - self._asked >= PRESENCE_SECONDS:
-            self._asking = self._network.spawn(self._ask_all(), name="who is on line")
+            self._asking = self._network.spawn(self._ask_all(), name="who is online")
             self._asking.add_done_callback(self._on_asked)
         if self._asking is not None:
             await asyncio.wait([self._asking])

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from kachery_p2p.node.context import Context
 from kachery_p2p.protocol.errors import KacheryError, LocalError
 from kachery_p2p.protocol.feeds.feed import Head, Slice
+from kachery_p2p.protocol.feeds.messages import FeedNumbers
 from kachery_p2p.protocol.limits import (
     FEED_COMMIT_BYTES,
     FEED_RELAXED_SECONDS,
@@ -29,8 +30,7 @@ from kachery_p2p.protocol.limits import (
     MAX_FEED_MESSAGES,
     MAX_RECENT_LOGS,
 )
-from kachery_p2p.protocol.methods import FeedNumbers
-from kachery_p2p.storage.feeds.append import Append, Tip, slice_of
+from kachery_p2p.storage.feeds.append import Append, LogHead, slice_of
 from kachery_p2p.storage.feeds.log import Log
 from kachery_p2p.storage.feeds.store import FeedStore
 
@@ -47,12 +47,12 @@ def are_few(texts: Sequence[bytes]) -> bool:
 
 @dataclass(slots=True, eq=False)
 class _Queued:
-    """``call``: none, if somebody just waits. ``end``: who waits. ``tip``, ``numbers``: what promised
-    which numbers; none, if they are known when it is committed."""
+    """``call``: none, if somebody just waits. ``end``: who waits. ``log_head``, ``numbers``: what
+    promised which numbers; none, if they are known when it is committed."""
 
     call: Append | None
     end: asyncio.Future[Any]
-    tip: Tip | None = None
+    log_head: LogHead | None = None
     numbers: FeedNumbers | None = None
     told: bool = False
 
@@ -60,7 +60,7 @@ class _Queued:
 class _Signed(NamedTuple):
     """Of what goes to the disk with one sync of the spool: all of one log."""
 
-    tip: Tip
+    log_head: LogHead
     batch: list[_Queued]
     slice: Slice
     head: Head
@@ -99,7 +99,7 @@ class Appender:
         """Appends to a log whose numbers nobody knows yet."""
         self._changed: set[Log] = set()
         """Of these: where something else than an append came in between."""
-        self._tips: OrderedDict[Log, Tip] = OrderedDict()
+        self._log_heads: OrderedDict[Log, LogHead] = OrderedDict()
         """Where a log will end when all that is queued is committed."""
 
     async def append(self, call: Append) -> FeedNumbers:
@@ -108,7 +108,7 @@ class Appender:
         if promised is not None:
             return await promised
         log = (call.feed, call.subfeed)
-        self._tips.pop(log, None)
+        self._log_heads.pop(log, None)
         self._waited[log] += 1
         await self._wait(call)
         if call.error is not None:
@@ -118,8 +118,8 @@ class Appender:
 
     def forget(self, feed: bytes) -> None:
         """Something else than an append changes a feed's logs."""
-        for log in [log for log in self._tips if log[0] == feed]:
-            self._tips.pop(log).certain = False
+        for log in [log for log in self._log_heads if log[0] == feed]:
+            self._log_heads.pop(log).certain = False
         self._changed.update(log for log in self._waited if log[0] == feed)
 
     async def told(self, log: Log) -> None:
@@ -157,29 +157,29 @@ class Appender:
         """As :meth:`append`, if the number is certain; None if it is not, or there is no room in the
         spool."""
         log = (call.feed, call.subfeed)
-        tip, count = self._tips.get(log), len(call.texts)
-        if tip is None or call.submission is not None or call.author is not None:
+        log_head, count = self._log_heads.get(log), len(call.texts)
+        if log_head is None or call.submission is not None or call.author is not None:
             return None
         if self._doubtful:
             return None
-        if tip.size + count > MAX_FEED_MESSAGES:
+        if log_head.size + count > MAX_FEED_MESSAGES:
             return None
         if self._store.durable and not are_few(call.texts):
             return None
-        numbers = FeedNumbers(tip.size, count)
+        numbers = FeedNumbers(log_head.size, count)
         try:
-            if not self._store.accept(call, tip.size):
+            if not self._store.accept(call, log_head.size):
                 return None
         except LocalError as error:
             # The database may be better off; if it is not, its error is the one that counts.
             self._context.warn(f"appends wait for their commit: {error}")
             return None
-        tip.size += count
-        self._tips.move_to_end(log)
+        log_head.size += count
+        self._log_heads.move_to_end(log)
         self._spooled[log] += 1
         self._untold[log] += 1
         end: asyncio.Future[FeedNumbers] = asyncio.get_running_loop().create_future()
-        queued = _Queued(call, end, tip, numbers)
+        queued = _Queued(call, end, log_head, numbers)
         self._queue.append(queued)
         self._soon(self._patience)
         if self._store.durable:
@@ -215,14 +215,14 @@ class Appender:
             for each in signed:
                 # Nothing, or all of it, or its beginning has been told, by commits.
                 news = [queued for queued in each.batch if not queued.told]
-                if each.tip.certain and news:
-                    self._tell(each.tip.log, each.slice, each.head)
+                if each.log_head.certain and news:
+                    self._tell(each.log_head.log, each.slice, each.head)
                     for queued in news:
                         queued.told = True
-                        _less(self._untold, each.tip.log)
+                        _less(self._untold, each.log_head.log)
             for queued in batch:
                 # Else it may be refused: it waits for its commit.
-                if queued.tip is not None and queued.tip.certain:
+                if queued.log_head is not None and queued.log_head.certain:
                     _end(queued, None)
         self._sync()
 
@@ -252,19 +252,21 @@ class Appender:
     def _on_done(self, batch: list[_Queued], error: BaseException | None) -> None:
         self._running = False
         for queued in batch:
-            if queued.tip is None and queued.call is not None:
+            if queued.log_head is None and queued.call is not None:
                 self._known(queued.call)
         if error is None:
             self._on_committed(batch)
         else:
             # Nothing of it is committed. What was promised is tried again; nothing more is promised
             # until that succeeds.
-            self._queue.extendleft(queued for queued in reversed(batch) if queued.tip is not None)
-            self._tips.clear()
+            self._queue.extendleft(
+                queued for queued in reversed(batch) if queued.log_head is not None
+            )
+            self._log_heads.clear()
         for queued in batch:
             if error is None or queued.call is None:
                 _end(queued, None)
-            elif queued.tip is None:
+            elif queued.log_head is None:
                 _end(queued, error)
         if error is not None and self._spooled:
             count = sum(self._spooled.values())
@@ -272,7 +274,7 @@ class Appender:
             self._soon(FEED_RETRY_SECONDS)
         elif self._queue:
             # What is in the spool only has time.
-            if any(queued.tip is None for queued in self._queue):
+            if any(queued.log_head is None for queued in self._queue):
                 self._start()
             else:
                 self._soon(self._patience)
@@ -286,15 +288,15 @@ class Appender:
         if log in self._changed:
             self._changed.discard(log)
         elif call.result is not None:
-            tip = self._store.tip(*log)
-            if tip is not None and tip.size == call.result.head.size:
-                self._tips[log] = tip
-                if len(self._tips) > MAX_RECENT_LOGS:
-                    self._tips.popitem(last=False)
+            log_head = self._store.log_head(*log)
+            if log_head is not None and log_head.size == call.result.head.size:
+                self._log_heads[log] = log_head
+                if len(self._log_heads) > MAX_RECENT_LOGS:
+                    self._log_heads.popitem(last=False)
 
     def _on_committed(self, batch: Sequence[_Queued]) -> None:
         for queued in batch:
-            if queued.tip is not None and queued.call is not None:
+            if queued.log_head is not None and queued.call is not None:
                 log = (queued.call.feed, queued.call.subfeed)
                 _less(self._spooled, log)
                 if not queued.told:
@@ -328,15 +330,15 @@ class Appender:
 
 
 def _sign(batch: list[_Queued], is_heard: Callable[[Log], bool]) -> list[_Signed]:
-    by_tip: dict[Tip, list[_Queued]] = {}
+    by_log: dict[LogHead, list[_Queued]] = {}
     for queued in batch:
-        assert queued.tip is not None
-        by_tip.setdefault(queued.tip, []).append(queued)
+        assert queued.log_head is not None
+        by_log.setdefault(queued.log_head, []).append(queued)
     signed = []
-    for tip, mine in by_tip.items():
-        slice = tip.grow([queued.call for queued in mine if queued.call is not None])
-        if is_heard(tip.log):
-            signed.append(_Signed(tip, mine, slice, tip.sign()))
+    for log_head, mine in by_log.items():
+        slice = log_head.grow([queued.call for queued in mine if queued.call is not None])
+        if is_heard(log_head.log):
+            signed.append(_Signed(log_head, mine, slice, log_head.sign()))
     return signed
 
 

@@ -1,8 +1,8 @@
 """The feeds of a node: what is held of them, and who must hear when there is more.
 
-:class:`Feeds` stands between the store (:mod:`kachery_p2p.storage.feeds.store`) and everybody who waits for
-messages: local readers (:mod:`.reader`), other nodes that follow (:mod:`.server`) and our own
-followers of others (:mod:`.follower`).
+:class:`Feeds` stands between the store (:mod:`kachery_p2p.storage.feeds.store`) and everybody who
+waits for messages: local readers (:mod:`.reader`), other nodes that follow (:mod:`.server`) and our
+own followers of others (:mod:`.follower`).
 
 Invariants: a message of one's own is on disk before anybody hears of it, one of others is proven;
 whoever listens before it looks hears of everything that comes after.
@@ -19,14 +19,14 @@ from kachery_p2p.node.context import Context
 from kachery_p2p.protocol.feeds.decision import Decision
 from kachery_p2p.protocol.feeds.feed import Head, Slice, subfeed_hash
 from kachery_p2p.protocol.feeds.fork import Fork
-from kachery_p2p.protocol.gossip import keys as things
-from kachery_p2p.protocol.gossip.keys import Thing
+from kachery_p2p.protocol.feeds.keys import feed_owner_key, subfeed_key
+from kachery_p2p.protocol.feeds.messages import FeedNumbers
+from kachery_p2p.protocol.gossip.keys import ContentKey
 from kachery_p2p.protocol.limits import (
     MAX_FEED_MESSAGES,
     MAX_FOLLOWED,
     MAX_SLICE,
 )
-from kachery_p2p.protocol.methods import FeedNumbers
 from kachery_p2p.storage.feeds.append import Append
 from kachery_p2p.storage.feeds.intake import Incoming
 from kachery_p2p.storage.feeds.log import Log, LogInfo
@@ -46,8 +46,8 @@ class Feeds:
         context: Context,
         store: FeedStore,
         *,
-        provide: Callable[[Thing], None],
-        withdraw: Callable[[Thing], None],
+        provide: Callable[[ContentKey], None],
+        withdraw: Callable[[ContentKey], None],
     ) -> None:
         self.context = context
         self.store = store
@@ -182,7 +182,7 @@ class Feeds:
         seed, now = self.context.random_bytes(32), self.context.clock()
         feed = await self._disk(self.store.create_feed, seed, name, now)
         self._own[feed] = True
-        self._provide(things.feed_owner(feed))
+        self._provide(feed_owner_key(feed))
         return feed
 
     async def delete(self, feed: bytes) -> bool:
@@ -191,10 +191,10 @@ class Feeds:
         logs = [(feed, subfeed) for _, subfeed, _ in await self._disk(self.store.logs, feed)]
         deleted = await self._disk(self.store.delete_feed, feed)
         self._own.pop(feed, None)
-        self._withdraw(things.feed_owner(feed))
+        self._withdraw(feed_owner_key(feed))
         for log in logs:
             self.newest.forget(log)
-            self._withdraw(things.subfeed(*log))
+            self._withdraw(subfeed_key(*log))
             self._told = {told for told in self._told if told[0] != log}
             self.ring(log)
         return deleted
@@ -378,4 +378,4 @@ class Feeds:
         """Announce a log once for each set of channels that it came on."""
         if (log, channels) not in self._told:
             self._told.add((log, channels))
-            self._provide(things.subfeed(*log))
+            self._provide(subfeed_key(*log))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from kachery_p2p.node.files.sources import name_of
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.workers import Workers
 from kachery_p2p.protocol import codec
@@ -19,10 +18,10 @@ from kachery_p2p.protocol.feeds.feed import (
     unpack_texts,
 )
 from kachery_p2p.protocol.feeds.frontier import Frontier
-from kachery_p2p.protocol.files.plan import Holder
-from kachery_p2p.protocol.gossip import keys as things
+from kachery_p2p.protocol.feeds.keys import subfeed_key
+from kachery_p2p.protocol.feeds.messages import FEED_FOLLOW, FeedFollow, FeedPart
+from kachery_p2p.protocol.gossip.holders import Holder
 from kachery_p2p.protocol.limits import FEED_SILENCE_SECONDS, MAX_FEED_MESSAGES, STALL_SECONDS
-from kachery_p2p.protocol.methods import FEED_FOLLOW, FeedFollow, FeedPart
 from kachery_p2p.protocol.tree import ProofError
 from kachery_p2p.storage.feeds.intake import OLDER_THAN_THE_DECISION
 from kachery_p2p.storage.feeds.log import Log
@@ -60,8 +59,8 @@ async def fetch_messages(
                 item = await stream.receive()
             if item is None:
                 raise NotFound(
-                    what=things.subfeed(*where).title,
-                    detail=f"{name_of(holder)} has not got message {start}",
+                    what=subfeed_key(*where).title,
+                    detail=f"{holder.name} has not got message {start}",
                 )
             patience = STALL_SECONDS
             meta, body, _ = item
@@ -70,14 +69,12 @@ async def fetch_messages(
             if not part.runs or head is None:
                 continue
             if decision is not None and decision.is_after(head):
-                title = things.subfeed(*where).title
+                title = subfeed_key(*where).title
                 raise NotFound(what=title, detail=OLDER_THAN_THE_DECISION)
             data = await stream.open_body(body)
-            return await workers.disk(
-                _proven, where, start, stop, part, head, data, name_of(holder)
-            )
+            return await workers.disk(_proven, where, start, stop, part, head, data, holder.name)
     except TimeoutError:
-        raise Unreachable(what=name_of(holder), reason=f"silent for {patience:g} s") from None
+        raise Unreachable(what=holder.name, reason=f"silent for {patience:g} s") from None
     finally:
         stream.end()
 

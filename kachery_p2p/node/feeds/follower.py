@@ -1,6 +1,7 @@
 """Keeping up with a subfeed that others hold: one :class:`Follower` for each, as long as it is read.
 
-It finds who holds the log, or has the feed's key, and follows up to ``FEED_SOURCES`` of them: one sends
+It finds who holds the log, or has the feed's key, and follows up to ``FEED_SOURCES`` of them
+(:mod:`.followed`): one sends
 messages, the others say only how far they are. If one of these is ahead for a moment, it becomes the
 one that sends. What comes is proven before it counts; who sends what cannot be proven is dropped, who
 keeps back what it says that it has is passed over, and two histories that the owner signed are kept as
@@ -16,21 +17,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter
-from dataclasses import dataclass, replace
 from typing import Any
 
-from kachery_p2p.node.files.sources import name_of
-from kachery_p2p.node.gossip.lookup import Lookup
-from kachery_p2p.node.gossip.watches import Watches
+from kachery_p2p.node.gossip.discovery import Discovery
 from kachery_p2p.node.links.link import Link
-from kachery_p2p.node.links.network import Network
-from kachery_p2p.node.links.reach import Reach
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.backoff import Backoff
 from kachery_p2p.protocol.errors import (
-    AccessDenied,
     FeedForked,
     ForgedFeed,
     KacheryError,
@@ -42,8 +36,9 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.feeds.decision import Decision
 from kachery_p2p.protocol.feeds.feed import Head, Slice, unpack_texts
 from kachery_p2p.protocol.feeds.fork import Fork
-from kachery_p2p.protocol.files.plan import Holder, rank
-from kachery_p2p.protocol.gossip import keys as things
+from kachery_p2p.protocol.feeds.keys import feed_owner_key, subfeed_key
+from kachery_p2p.protocol.feeds.messages import FEED_FOLLOW, FeedFollow, FeedPart
+from kachery_p2p.protocol.gossip.holders import Holder
 from kachery_p2p.protocol.limits import (
     FEED_APPEAR_SECONDS,
     FEED_LAG_SECONDS,
@@ -53,11 +48,11 @@ from kachery_p2p.protocol.limits import (
     RECONNECT_MOST,
 )
 from kachery_p2p.protocol.links.session import Body
-from kachery_p2p.protocol.methods import FEED_FOLLOW, FeedFollow, FeedPart
 from kachery_p2p.storage.feeds.intake import OLDER_THAN_THE_DECISION
 from kachery_p2p.storage.feeds.log import Log
 
 from .feeds import Feeds
+from .followed import Followed, Source
 from .fork_evidence import compare_head, seek_fork
 
 log = logging.getLogger(__name__)
@@ -69,46 +64,25 @@ _DOUBLED = 3
 """How often the patience with a late holder doubles: to half a minute."""
 
 
-@dataclass(frozen=True)
-class Roads:
-    """What a follower needs to find holders and to reach them."""
-
-    network: Network
-    reach: Reach
-    lookup: Lookup
-    watches: Watches
-
-    async def link_to(self, holder: Holder) -> Link:
-        relays = self.lookup.relays.get((holder.node, holder.channel), set())
-        return await self.reach.to(holder.node, holder.channel, urls=holder.urls, relays=relays)
-
-
-@dataclass
-class Source:
-    """A holder that is being followed. ``size`` is that of its head, None until it has said it."""
-
-    holder: Holder
-    task: asyncio.Task[None]
-    quiet: bool
-    size: int | None = None
-    late: bool = False
-    """It said that it has messages, and did not send them."""
-    owner: bool = False
-    via: str | None = None
-
-
 class Follower:
     """``position``: where to begin if nothing of the log is here. ``channel``: None for any."""
 
     def __init__(
-        self, feeds: Feeds, roads: Roads, where: Log, *, channel: bytes | None, position: int
+        self,
+        feeds: Feeds,
+        discovery: Discovery,
+        where: Log,
+        *,
+        channel: bytes | None,
+        position: int,
     ) -> None:
         self.where = where
         self.failure: KacheryError | None = None
         """Why nobody is followed; None while somebody is, or may be."""
-        self.sources: dict[str, Source] = {}
+        self._followed = Followed()
+        self.sources = self._followed.sources
         self._feeds = feeds
-        self._roads = roads
+        self._discovery = discovery
         self._channel = channel
         self.position = self._origin = position
         self._size = 0
@@ -120,13 +94,11 @@ class Follower:
         self._retry = asyncio.Event()
         """Somebody was lost: look soon."""
         self._backoff = Backoff(RECONNECT_FIRST, RECONNECT_MOST, feeds.context.random)
-        self._errors: dict[str, KacheryError] = {}
-        self.failures: Counter[str] = Counter()
-        """How often each node was lost, or was late, since it last sent something."""
+        self.failures = self._followed.failures
         self._untried = False
         """More hold it than are followed, and some of them never failed."""
         self._taking = asyncio.Lock()
-        self.task = roads.network.spawn(self._run(), name=f"follow feed {where[0].hex()[:8]}")
+        self.task = discovery.network.spawn(self._run(), name=f"follow feed {where[0].hex()[:8]}")
 
     @property
     def settled(self) -> bool:
@@ -147,9 +119,8 @@ class Follower:
 
     def silence(self) -> KacheryError:
         """What was said to be there has not come: from whom."""
-        missing = [s for s in self.sources.values() if s.size is None or s.size > self._size]
-        names = ", ".join(name_of(source.holder) for source in missing)
-        what = f"Reading {things.subfeed(*self.where).title}"
+        names = ", ".join(source.holder.name for source in self._followed.owing(self._size))
+        what = f"Reading {subfeed_key(*self.where).title}"
         return Unreachable(what=what, reason=f"no answer yet from {names or 'the proxies'}")
 
     async def close(self) -> None:
@@ -161,9 +132,9 @@ class Follower:
     # --- who is followed ---------------------------------------------------------------------
 
     async def _run(self) -> None:
-        watches = self._roads.watches
-        wanted = (things.subfeed(*self.where), things.feed_owner(self.where[0]))
-        ends = [watches.add(thing, self._again.set) for thing in wanted]
+        watches = self._discovery.watches
+        wanted = (subfeed_key(*self.where), feed_owner_key(self.where[0]))
+        ends = [watches.add(content, self._again.set) for content in wanted]
         try:
             while True:
                 self._again.clear()
@@ -228,10 +199,10 @@ class Follower:
         self._again.set()
 
     async def _look(self) -> None:
-        lookup = self._roads.lookup
-        wanted = (things.subfeed(*self.where), things.feed_owner(self.where[0]))
+        lookup = self._discovery.lookup
+        wanted = (subfeed_key(*self.where), feed_owner_key(self.where[0]))
         found, owners = await asyncio.gather(
-            *(lookup.find(thing, self._channel) for thing in wanted)
+            *(lookup.find(content, self._channel) for content in wanted)
         )
         holders = {holder.node: holder for holder in [*found.holders, *owners.holders]}
         if not holders and not self.sources:
@@ -241,9 +212,8 @@ class Follower:
         if not self.sources:
             self._settled.clear()
         self._untried = False
-        known = (replace(h, failures=self.failures[h.node]) for h in holders.values())
-        for holder in rank(known):
-            if holder.node in self.sources or self._is_banned(holder.node):
+        for holder in self._followed.rank(holders.values()):
+            if holder.node in self.sources or self._followed.is_banned(holder.node):
                 continue
             if len(self.sources) >= FEED_SOURCES:
                 self._untried = not holder.failures
@@ -251,11 +221,8 @@ class Follower:
             loud = not self._forked and all(s.quiet for s in self.sources.values())
             self._start(holder, quiet=not loud)
         if not self.sources:
-            raise self._worst()
+            raise self._followed.worst()
         self._check_settled()
-
-    def _is_banned(self, node: str) -> bool:
-        return isinstance(self._errors.get(node), ForgedFeed | ProtocolViolation)
 
     def _fail(self, error: KacheryError) -> None:
         self.failure = error
@@ -263,7 +230,7 @@ class Follower:
         self._feeds.ring(self.where)
 
     def _start(self, holder: Holder, *, quiet: bool, late: bool = False) -> None:
-        task = self._roads.network.spawn(self._follow(holder, quiet), name="follow a holder")
+        task = self._discovery.network.spawn(self._follow(holder, quiet), name="follow a holder")
         self.sources[holder.node] = Source(holder, task, quiet, late=late)
 
     def _promote(self, node: str) -> None:
@@ -276,14 +243,10 @@ class Follower:
                 source.task.cancel()
                 self._start(source.holder, quiet=not loud, late=source.late)
 
-    def _best(self) -> Source:
-        """Who should send, of those that are followed."""
-        return max(self.sources.values(), key=lambda s: (not s.late, s.size or 0))
-
     async def _follow(self, holder: Holder, quiet: bool) -> None:
         mine = asyncio.current_task()
         try:
-            link = await self._roads.link_to(holder)
+            link = await self._discovery.link_to(holder)
             if await self._listen(holder, link, quiet):
                 self._begin_again()
                 return
@@ -295,44 +258,35 @@ class Follower:
             if source is not None and source.task is mine:
                 del self.sources[holder.node]
             raise
-        log.info("following %s: %s", name_of(holder), error)
+        log.info("following %s: %s", holder.name, error)
         source = self.sources.get(holder.node)
         if source is not None and source.task is mine:
             self._lost(holder.node, error)
 
     def _lost(self, node: str, error: KacheryError) -> None:
         source = self.sources.pop(node)
-        self._errors[node] = error
-        self.failures[node] += 1
+        self._followed.lost(node, error)
         if isinstance(error, ForgedFeed | ProtocolViolation):
-            self._feeds.context.warn(f"{name_of(source.holder)}: {error}")
+            self._feeds.context.warn(f"{source.holder.name}: {error}")
         if isinstance(error, FeedForked | LocalError):
             self._fail(error)
         elif not self.sources:
             if self._untried:
                 self._again.set()
             else:
-                self._fail(self._worst())
+                self._fail(self._followed.worst())
         elif not source.quiet:
-            self._promote(self._best().holder.node)
+            self._promote(self._followed.best().holder.node)
         self._check_settled()
         self._retry.set()
-
-    def _worst(self) -> KacheryError:
-        """Of what the holders said, what says most about the cause."""
-        for kind in (AccessDenied, ForgedFeed, NotFound, KacheryError):
-            for error in self._errors.values():
-                if isinstance(error, kind):
-                    return error
-        raise AssertionError("nobody failed")
 
     def _check_settled(self) -> None:
         if self._settled.is_set() or not self.sources:
             return
-        sizes = [source.size for source in self.sources.values() if not source.late]
-        longest = max((size for size in sizes if size is not None), default=0)
-        reached = self._forked or self._size >= longest or self.position >= longest
-        if None not in sizes and reached:
+        longest = self._followed.longest()
+        if longest is None:
+            return
+        if self._forked or self._size >= longest or self.position >= longest:
             self._settled.set()
             self._feeds.ring(self.where)
 
@@ -363,7 +317,7 @@ class Follower:
                     await self._take(holder, link, part, head, data)
                     position += sum(run.count for run in part.runs)
                 elif part.head is not None and not self._forked:
-                    await compare_head(self._feeds, part.head, name_of(holder))
+                    await compare_head(self._feeds, part.head, holder.name)
                 stream.done(cost)
                 self._heard(holder, part, head, link)
         finally:
@@ -374,14 +328,14 @@ class Follower:
         """The owner has decided a fork; whether that is news."""
         if (decision.head.feed, decision.head.subfeed) != self.where:
             raise ProtocolViolation(reason="a decision on another feed")
-        return await self._feeds.take_decision(decision, name_of(holder))
+        return await self._feeds.take_decision(decision, holder.name)
 
     async def _fork_said(self, fork: Fork, holder: Holder) -> None:
         """Raises FeedForked, unless that was known; NotFound if the owner has decided it since."""
         if (fork.first.feed, fork.first.subfeed) != self.where:
             raise ProtocolViolation(reason="a fork of another feed")
-        if not await self._feeds.record_fork(fork, name_of(holder)):
-            raise NotFound(what=things.subfeed(*self.where).title, detail=OLDER_THAN_THE_DECISION)
+        if not await self._feeds.record_fork(fork, holder.name):
+            raise NotFound(what=subfeed_key(*self.where).title, detail=OLDER_THAN_THE_DECISION)
         if not self._forked:
             raise FeedForked(feed=self.where[0].hex())
 
@@ -397,7 +351,7 @@ class Follower:
         if source.size is None:
             patience = FEED_SILENCE_SECONDS
         elif source.size > self._size and not source.quiet:
-            # What is late for the second time may be much, on a slow road.
+            # What is late for the second time may be much, on a slow path.
             patience = FEED_SILENCE_SECONDS * 2 ** min(self.failures[holder.node], _DOUBLED)
         try:
             try:
@@ -406,7 +360,7 @@ class Follower:
             except TimeoutError:
                 if source.size is None:
                     reason = f"silent for {patience:g} s"
-                    raise Unreachable(what=name_of(holder), reason=reason) from None
+                    raise Unreachable(what=holder.name, reason=reason) from None
             self._be_late(source)
             return await stream.receive()
         except FeedForked as error:
@@ -416,7 +370,7 @@ class Follower:
         source.late = True
         self.failures[source.holder.node] += 1
         self._check_settled()
-        best = self._best()
+        best = self._followed.best()
         if not best.late:
             self._promote(best.holder.node)
 
@@ -456,12 +410,12 @@ class Follower:
                     head,
                     channel=holder.channel,
                     peaks=part.peaks,
-                    source=name_of(holder),
+                    source=holder.name,
                 )
                 self.position = self._size
                 self._backoff.reset()
                 self.sources[holder.node].late = False
                 del self.failures[holder.node]
             except ForgedFeed:
-                await seek_fork(self._feeds, link, holder.channel, head, name_of(holder))
+                await seek_fork(self._feeds, link, holder.channel, head, holder.name)
                 raise

@@ -19,7 +19,7 @@ from kachery_p2p.protocol.errors import (
 )
 from kachery_p2p.protocol.feeds.feed import Head, check_head
 from kachery_p2p.protocol.feeds.fork import Fork, make_fork
-from kachery_p2p.protocol.methods import FEED_EVIDENCE, FeedEvidence, FeedLeaf
+from kachery_p2p.protocol.feeds.messages import FEED_EVIDENCE, FeedEvidence, FeedLeaf
 from kachery_p2p.storage.feeds.log import Log
 
 from .feeds import Feeds

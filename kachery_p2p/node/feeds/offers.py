@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kachery_p2p.protocol.gossip import keys as things
-from kachery_p2p.protocol.gossip.blinding import FEED_CONTEXT, FEED_OWNER_CONTEXT
-from kachery_p2p.protocol.gossip.keys import Thing, ThingKind
+from kachery_p2p.protocol.feeds.keys import (
+    FEED_CONTEXT,
+    FEED_OWNER_CONTEXT,
+    feed_owner_key,
+    subfeed_key,
+)
+from kachery_p2p.protocol.gossip.keys import ContentKey, ContentKind
 from kachery_p2p.storage.feeds.log import Log
 from kachery_p2p.storage.feeds.store import FeedStore
 
@@ -14,22 +18,22 @@ from kachery_p2p.storage.feeds.store import FeedStore
 class FeedOffers:
     """The feeds that a node can offer, as :class:`~kachery_p2p.node.gossip.announcer.Offers`."""
 
-    kind: ThingKind = "feeds"
+    kind: ContentKind = "feeds"
     contexts = frozenset({FEED_CONTEXT, FEED_OWNER_CONTEXT})
 
     def __init__(self, store: FeedStore) -> None:
         self._store = store
 
-    def scan(self) -> Iterator[Thing]:
+    def scan(self) -> Iterator[ContentKey]:
         for row in self._store.feeds():
             if row.writable:
-                yield things.feed_owner(row.feed)
+                yield feed_owner_key(row.feed)
         for feed, subfeed, info in self._store.logs():
             if info.head is not None:
-                yield things.subfeed(feed, subfeed)
+                yield subfeed_key(feed, subfeed)
 
-    def may_leave(self, thing: Thing, channel: bytes) -> bool:
-        feed, subfeed = thing.identifier[:32], thing.identifier[32:]
+    def may_leave(self, content: ContentKey, channel: bytes) -> bool:
+        feed, subfeed = content.identifier[:32], content.identifier[32:]
         return may_leave(self._store, (feed, subfeed), channel)
 
 

@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import asyncio
 
+from kachery_p2p.node.gossip.discovery import Discovery
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.protocol.errors import FeedBehind, FeedForked, KacheryError
+from kachery_p2p.protocol.feeds.messages import FeedNumbers
 from kachery_p2p.protocol.limits import LOOKUP_SECONDS
-from kachery_p2p.protocol.methods import FeedNumbers
 from kachery_p2p.storage.feeds.log import Log
 
 from .feeds import Feeds
-from .follower import Follower, Roads
+from .follower import Follower
 
 
 class OwnFeeds:
-    def __init__(self, feeds: Feeds, roads: Roads) -> None:
+    def __init__(self, feeds: Feeds, discovery: Discovery) -> None:
         self._feeds = feeds
-        self._roads = roads
+        self._discovery = discovery
         self._fresh: set[bytes] = set()
         """Feeds that were made in this run: nobody can know more of them."""
         self._asked: dict[Log, asyncio.Task[None]] = {}
-        roads.network.on_shared.append(self._on_shared)
+        discovery.network.on_shared.append(self._on_shared)
 
     def _on_shared(self, link: Link, channel: bytes) -> None:
         """Somebody has come who may know more than those who were asked."""
@@ -54,7 +55,9 @@ class OwnFeeds:
             task = self._asked.get(where)
             if task is None:
                 asking = self._ask(where)
-                task = self._asked[where] = self._roads.network.spawn(asking, name="confirm feed")
+                task = self._asked[where] = self._discovery.network.spawn(
+                    asking, name="confirm feed"
+                )
             try:
                 await asyncio.shield(task)
             except KacheryError:
@@ -90,7 +93,7 @@ class OwnFeeds:
 
     async def look(self, where: Log, seconds: float) -> None:
         """Hear from those who hold a log how far they know it, and whether it is forked."""
-        follower = Follower(self._feeds, self._roads, where, channel=None, position=0)
+        follower = Follower(self._feeds, self._discovery, where, channel=None, position=0)
         try:
             await follower.settle(seconds)
         finally:

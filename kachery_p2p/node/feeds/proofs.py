@@ -9,8 +9,8 @@ from kachery_p2p.node.links.link import Link
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput, ForgedFeed
 from kachery_p2p.protocol.feeds.feed import ALGORITHM, Head, Slice, check_head, leaf_hashes
+from kachery_p2p.protocol.feeds.messages import FEED_EVIDENCE, FeedEvidence, FeedLeaf
 from kachery_p2p.protocol.limits import PROOFS_AT_ONCE
-from kachery_p2p.protocol.methods import FEED_EVIDENCE, FeedEvidence, FeedLeaf
 from kachery_p2p.protocol.tree import ProofError, verify_range
 from kachery_p2p.storage.feeds.log import Log
 from kachery_p2p.storage.feeds.store import FeedStore

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from kachery_p2p.node.files.sources import name_of
+from kachery_p2p.node.gossip.discovery import Discovery
 from kachery_p2p.protocol.errors import (
     FeedForked,
     KacheryError,
@@ -23,8 +23,8 @@ from kachery_p2p.protocol.errors import (
 )
 from kachery_p2p.protocol.feeds.decision import Decision
 from kachery_p2p.protocol.feeds.feed import Slice
-from kachery_p2p.protocol.files.plan import Holder
-from kachery_p2p.protocol.gossip import keys as things
+from kachery_p2p.protocol.feeds.keys import subfeed_key
+from kachery_p2p.protocol.gossip.holders import Holder
 from kachery_p2p.protocol.limits import (
     FEED_IDLE_SECONDS,
     MAX_FEED_MESSAGES,
@@ -34,7 +34,7 @@ from kachery_p2p.storage.feeds.log import Log, LogInfo
 
 from .feeds import Feeds
 from .fetch import fetch_messages
-from .follower import Follower, Roads
+from .follower import Follower
 from .proofs import Proofs, asked_proofs
 
 T = TypeVar("T")
@@ -66,9 +66,9 @@ class _Entry:
 
 
 class FeedReader:
-    def __init__(self, feeds: Feeds, roads: Roads) -> None:
+    def __init__(self, feeds: Feeds, discovery: Discovery) -> None:
         self._feeds = feeds
-        self._roads = roads
+        self._discovery = discovery
         self._followers: OrderedDict[tuple[Log, bytes | None], _Entry] = OrderedDict()
 
     # --- followers ---------------------------------------------------------------------------
@@ -110,7 +110,7 @@ class FeedReader:
         if entry is None:
             follower = Follower(
                 self._feeds,
-                self._roads,
+                self._discovery,
                 wanted.where,
                 channel=channel,
                 position=wanted.position,
@@ -320,7 +320,7 @@ class FeedReader:
 
         async def fetch(holder: Holder) -> Slice:
             return await fetch_messages(
-                await self._roads.link_to(holder),
+                await self._discovery.link_to(holder),
                 holder,
                 *wanted,
                 most,
@@ -334,8 +334,8 @@ class FeedReader:
         """Proofs of messages that are not held here. Raises as :meth:`read`, and BadInput."""
 
         async def ask(holder: Holder) -> Proofs:
-            link = await self._roads.link_to(holder)
-            return await asked_proofs(link, holder.channel, where, slice, name_of(holder))
+            link = await self._discovery.link_to(holder)
+            return await asked_proofs(link, holder.channel, where, slice, holder.name)
 
         with await self._following(Wanted(where, slice.start), channel) as follower:
             return await self._of_holders(where, follower, ask)
@@ -355,5 +355,5 @@ class FeedReader:
                 errors.append(error)
         if errors:
             raise errors[-1]
-        title = things.subfeed(*where).title
+        title = subfeed_key(*where).title
         raise follower.failure or NotFound(what=title, detail="nobody connected has its beginning")

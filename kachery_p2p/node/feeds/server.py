@@ -25,8 +25,7 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.feeds.access import AccessRules
 from kachery_p2p.protocol.feeds.decision import Decision
 from kachery_p2p.protocol.feeds.feed import Head, feed_uri, pack_texts, subfeed_hash, unpack_texts
-from kachery_p2p.protocol.limits import MAX_SLICE
-from kachery_p2p.protocol.methods import (
+from kachery_p2p.protocol.feeds.messages import (
     FEED_EVIDENCE,
     FEED_FOLLOW,
     FEED_SUBMIT,
@@ -37,6 +36,7 @@ from kachery_p2p.protocol.methods import (
     FeedSubmit,
     FeedTexts,
 )
+from kachery_p2p.protocol.limits import MAX_SLICE
 from kachery_p2p.storage.feeds.log import Log, LogInfo
 
 from .feeds import Feeds

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
+from kachery_p2p.node.gossip.discovery import Discovery
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import (
     DeadlineExceeded,
@@ -17,24 +18,17 @@ from kachery_p2p.protocol.errors import (
     TransportError,
 )
 from kachery_p2p.protocol.feeds.feed import feed_uri, pack_texts
-from kachery_p2p.protocol.files.plan import Holder
-from kachery_p2p.protocol.gossip import keys as things
-from kachery_p2p.protocol.methods import (
-    FEED_SUBMIT,
-    FeedNumbers,
-    FeedSubmit,
-    FeedTexts,
-)
+from kachery_p2p.protocol.feeds.keys import feed_owner_key
+from kachery_p2p.protocol.feeds.messages import FEED_SUBMIT, FeedNumbers, FeedSubmit, FeedTexts
+from kachery_p2p.protocol.gossip.holders import Holder
 from kachery_p2p.storage.feeds.log import Log
-
-from .follower import Roads
 
 _RETRY_SECONDS = 0.3
 
 
 class FeedSubmitter:
-    def __init__(self, roads: Roads) -> None:
-        self._roads = roads
+    def __init__(self, discovery: Discovery) -> None:
+        self._discovery = discovery
 
     async def submit(
         self,
@@ -74,7 +68,7 @@ class FeedSubmitter:
         self, where: Log, name: str, texts: list[bytes], submission: bytes, channel: bytes | None
     ) -> FeedNumbers:
         holder = await self._owner(where, channel)
-        link = await self._roads.link_to(holder)
+        link = await self._discovery.link_to(holder)
         params = FeedSubmit(holder.channel, *where, name, submission)
         stream = link.open(FEED_SUBMIT, codec.plain(params))
         try:
@@ -90,8 +84,8 @@ class FeedSubmitter:
             stream.end()
 
     async def _owner(self, where: Log, channel: bytes | None) -> Holder:
-        thing = things.feed_owner(where[0])
-        found = await self._roads.lookup.find(thing, channel)
+        content = feed_owner_key(where[0])
+        found = await self._discovery.lookup.find(content, channel)
         if not found.holders:
-            raise self._roads.lookup.not_found(thing, found)
+            raise self._discovery.lookup.not_found(content, found)
         return found.holders[0]

@@ -1,9 +1,10 @@
 """The bytes of one download: what of a file is verified and here, and who is fetching the rest.
 
-What has arrived is verified and written by :class:`kachery_p2p.storage.files.partials.Partial` before anybody
-sees a byte of it; what to ask for next is decided in :mod:`kachery_p2p.protocol.files.plan`. Here the two are
-kept in step, and disk work is kept off the loop and in order: one write at a time, none while the
-partial becomes the blob, a sync whenever one is due.
+What has arrived is verified and written by :class:`kachery_p2p.storage.files.partials.Partial`
+before anybody sees a byte of it; what to ask for next is decided in
+:mod:`kachery_p2p.protocol.files.plan`. Here the two are kept in step, and disk work is kept off the
+loop and in order: one write at a time, none while the partial becomes the blob, a sync whenever one
+is due.
 
 Invariant: a blob's origin is on disk before the blob is, so that it never looks as if it was stored
 here.
@@ -21,10 +22,10 @@ from kachery_p2p.node.context import Context
 from kachery_p2p.node.workers import InOrder, open_on_disk
 from kachery_p2p.protocol.errors import CorruptContent, KacheryError
 from kachery_p2p.protocol.files.manifest import Manifest
+from kachery_p2p.protocol.files.messages import Piece
 from kachery_p2p.protocol.files.plan import Plan, Range, intersect
 from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK, MAX_MANIFEST
 from kachery_p2p.protocol.links.session import SealedBody
-from kachery_p2p.protocol.methods import Piece
 from kachery_p2p.storage.files.partials import Partial
 
 Part = tuple[int, int | None]

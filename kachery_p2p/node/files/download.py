@@ -30,12 +30,12 @@ from kachery_p2p.protocol.errors import (
     RemoteError,
     Stalled,
 )
+from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.files.manifest import Manifest
-from kachery_p2p.protocol.files.plan import Holder
-from kachery_p2p.protocol.gossip import keys as things
+from kachery_p2p.protocol.files.messages import Piece
+from kachery_p2p.protocol.gossip.holders import Holder
 from kachery_p2p.protocol.limits import MAX_SOURCES, STALL_SECONDS
 from kachery_p2p.protocol.links.session import SealedBody
-from kachery_p2p.protocol.methods import Piece
 from kachery_p2p.storage.files.partials import Partial
 
 from .content import Content, Part
@@ -69,7 +69,7 @@ class Download:
         slots: asyncio.Semaphore,
     ) -> None:
         self.sha1 = content.sha1
-        self._thing = things.file(content.sha1)
+        self._thing = file_key(content.sha1)
         self.progress = Progress(started=asyncio.get_running_loop().time())
         self._content = content
         self._sources = sources

@@ -1,5 +1,5 @@
-"""Fetches files: one :class:`~kachery_p2p.node.files.download.Download` per content, however many callers
-wait for it, and so many at once."""
+"""Fetches files: one :class:`~kachery_p2p.node.files.download.Download` per content, however many
+callers wait for it, and so many at once."""
 
 from __future__ import annotations
 

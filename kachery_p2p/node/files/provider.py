@@ -22,8 +22,8 @@ from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.node.workers import open_on_disk
 from kachery_p2p.protocol.errors import BadInput, CorruptContent, KacheryError, NotFound
+from kachery_p2p.protocol.files.messages import FILE_OPEN, FILE_READ, FileInfo, FileOpen, FileRead
 from kachery_p2p.protocol.limits import BLOCK, INLINE_FILE, MANIFEST_CHUNK, MAX_BODY
-from kachery_p2p.protocol.methods import FILE_OPEN, FILE_READ, FileInfo, FileOpen, FileRead
 from kachery_p2p.storage.files.blobs import Blob, BlobStore
 from kachery_p2p.storage.files.partials import Partial
 from kachery_p2p.storage.files.treefile import TreeFile

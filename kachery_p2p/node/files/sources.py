@@ -30,10 +30,10 @@ from kachery_p2p.protocol.errors import (
     ProtocolViolation,
     TransportError,
 )
-from kachery_p2p.protocol.files.plan import Holder, rank
+from kachery_p2p.protocol.files.messages import FILE_OPEN, FILE_READ, FileInfo, Piece
+from kachery_p2p.protocol.gossip.holders import Holder, rank
 from kachery_p2p.protocol.limits import INLINE_FILE, MAX_FILE, MAX_MANIFEST, STALL_SECONDS
 from kachery_p2p.protocol.links.session import SealedBody
-from kachery_p2p.protocol.methods import FILE_OPEN, FILE_READ, FileInfo, Piece
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        return name_of(self.holder)
+        return self.holder.name
 
     async def open(self, sha1: str) -> FileInfo:
         """Ask for a file's size, and for its bytes if they are few."""
@@ -165,7 +165,7 @@ class Sources:
         return [holder for holder in holders if holder.node not in self._banned]
 
     def ranked(self, holders: Iterable[Holder]) -> list[Holder]:
-        """Best first, by how often each has failed here and by the road to it."""
+        """Best first, by how often each has failed here and by the route to it."""
         return rank(
             replace(holder, failures=self._failures.get(holder.node, 0)) for holder in holders
         )
@@ -217,7 +217,7 @@ class Sources:
             except KacheryError as error:
                 errors.append(error)
                 self._blame(holder, error)
-        # A refusal says most, then bad data, then a broken road.
+        # A refusal says most, then bad data, then a broken route.
         for kind in (AccessDenied, CorruptContent, NotFound, KacheryError):
             for failure in errors:
                 if isinstance(failure, kind):
@@ -244,9 +244,9 @@ class Sources:
             except KacheryError as error:
                 failures.append((holder, error))
                 self._blame(holder, error)
-                log.info("source %s of %s failed: %s", name_of(holder), self._sha1[:8], error)
+                log.info("source %s of %s failed: %s", holder.name, self._sha1[:8], error)
                 if not isinstance(error, TransportError):
-                    self._network.context.warn(f"{name_of(holder)}: {error}")
+                    self._network.context.warn(f"{holder.name}: {error}")
 
         tasks = [asyncio.create_task(one(holder)) for holder in holders]
         try:
@@ -256,8 +256,3 @@ class Sources:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         return failures
-
-
-def name_of(holder: Holder) -> str:
-    """For people."""
-    return f"{holder.label or 'node'} ({holder.node[:8]})"

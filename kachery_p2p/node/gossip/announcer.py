@@ -1,7 +1,7 @@
 """What this node announces: its own log, one for each channel.
 
-The rules are in :mod:`kachery_p2p.protocol.gossip.announcements`; this is the shell that keeps the logs on
-disk, in line with roles, secrets and the storage, and sends what is new to the proxies.
+The rules are in :mod:`kachery_p2p.protocol.gossip.announcements`; this is the shell that keeps the
+logs on disk, in line with roles, secrets and the storage, and sends what is new to the proxies.
 
 What there is to announce, the rooms that keep it say (:class:`Offers`): blobs, feeds, tasks.
 
@@ -9,7 +9,8 @@ Invariants. An announcement is on disk before anybody hears it (else a crash cou
 different ones under one number). Nothing is announced on a channel where we may not, or do not want
 to, provide things of its kind, nor anything that came from another channel.
 
-Non-goals: what others announce, and answering look-ups; see :mod:`~kachery_p2p.node.gossip.availability`.
+Non-goals: what others announce, and answering look-ups; see
+:mod:`~kachery_p2p.node.gossip.availability`.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.gossip.announcements import AnnouncementLog, Batch
-from kachery_p2p.protocol.gossip.keys import Thing, ThingKind, provide_role
+from kachery_p2p.protocol.gossip.keys import ContentKey, ContentKind, provide_role
+from kachery_p2p.protocol.gossip.messages import GOSSIP_BATCH
 from kachery_p2p.protocol.limits import ANNOUNCE_DELAY
-from kachery_p2p.protocol.methods import GOSSIP_BATCH
 
 _MAX_EPOCH_JUMP = 1_000_000
 """A peer's claim about our own log that is further ahead than this is a lie."""
@@ -41,16 +42,16 @@ class Offers(Protocol):
     """What a room of the node has. Both methods read the disk: they are called in worker threads."""
 
     @property
-    def kind(self) -> ThingKind: ...
+    def kind(self) -> ContentKind: ...
 
     @property
     def contexts(self) -> frozenset[bytes]:
-        """The contexts of these things (:mod:`kachery_p2p.protocol.gossip.blinding`)."""
+        """The contexts of its content (:mod:`kachery_p2p.protocol.gossip.blinding`)."""
 
-    def scan(self) -> Iterator[Thing]:
+    def scan(self) -> Iterator[ContentKey]:
         """Everything that is here."""
 
-    def may_leave(self, thing: Thing, channel: bytes) -> bool:
+    def may_leave(self, content: ContentKey, channel: bytes) -> bool:
         """Whether it may go out on a channel at all: what was fetched on another may not."""
 
 
@@ -68,20 +69,20 @@ class Announcer:
         self._secret_versions: dict[bytes, int] = {}
         self._offers = list(offers)
         self._by_context = {context: each for each in self._offers for context in each.contexts}
-        self._pending: dict[Thing, bool] = {}
+        self._pending: dict[ContentKey, bool] = {}
         self._flush_soon: asyncio.TimerHandle | None = None
         self._lock = asyncio.Lock()
 
-    def provide(self, thing: Thing) -> None:
+    def provide(self, content: ContentKey) -> None:
         """It is here now. Heard of by the proxies a few milliseconds later."""
-        self._later(thing, True)
+        self._later(content, True)
 
-    def withdraw(self, thing: Thing) -> None:
+    def withdraw(self, content: ContentKey) -> None:
         """It is gone, or must not be served any more."""
-        self._later(thing, False)
+        self._later(content, False)
 
-    def _later(self, thing: Thing, here: bool) -> None:
-        self._pending[thing] = here
+    def _later(self, content: ContentKey, here: bool) -> None:
+        self._pending[content] = here
         self._flush_later()
 
     def _flush_later(self) -> None:
@@ -104,7 +105,7 @@ class Announcer:
             for channel in list(self._logs):
                 await self._announce(channel, pending.items())
 
-    async def _announce(self, channel: bytes, changes: Iterable[tuple[Thing, bool]]) -> None:
+    async def _announce(self, channel: bytes, changes: Iterable[tuple[ContentKey, bool]]) -> None:
         own = self._logs.get(channel)
         secret = self._book.secret(channel) if channel in self._book else None
         kinds = self._kinds(channel)
@@ -114,9 +115,9 @@ class Announcer:
 
         def extend() -> None:
             allowed = [
-                (thing.key(secret[1]), thing.name, here)
-                for thing, here in changes
-                if not here or (thing.kind in kinds and self._may_leave(thing, channel))
+                (content.blinded(secret[1]), content.name, here)
+                for content, here in changes
+                if not here or (content.kind in kinds and self._may_leave(content, channel))
             ]
             self._extend(channel, own, allowed)
 
@@ -126,8 +127,8 @@ class Announcer:
         if own.needs_compaction():
             self._network.spawn(self._compact(channel, own), name="compact announcements")
 
-    def _may_leave(self, thing: Thing, channel: bytes) -> bool:
-        return self._by_context[thing.context].may_leave(thing, channel)
+    def _may_leave(self, content: ContentKey, channel: bytes) -> bool:
+        return self._by_context[content.context].may_leave(content, channel)
 
     def _extend(self, channel: bytes, own: AnnouncementLog, changes: Iterable[_Change]) -> None:
         """In a worker thread; the lock is held. Disk first, see the module."""
@@ -140,7 +141,7 @@ class Announcer:
         if own.head > head:
             self._state.append_announcements(channel.hex(), entries)
 
-    def _kinds(self, channel: bytes) -> frozenset[ThingKind]:
+    def _kinds(self, channel: bytes) -> frozenset[ContentKind]:
         """What we may, and want to, provide on a channel."""
         roles = self._network.own_roles(channel)
         kinds = {offer.kind for offer in self._offers}
@@ -221,16 +222,18 @@ class Announcer:
             offer.scan() for offer in self._offers if offer.kind in kinds
         )
 
-        def some() -> list[tuple[Thing, bytes]]:
-            things = itertools.islice(found, _SLICE)
-            return [(thing, thing.key(secret)) for thing in things]
+        def some() -> list[tuple[ContentKey, bytes]]:
+            contents = itertools.islice(found, _SLICE)
+            return [(content, content.blinded(secret)) for content in contents]
 
-        def allowed(fresh: list[tuple[Thing, bytes]]) -> list[_Change]:
-            return [(k, thing.name, True) for thing, k in fresh if self._may_leave(thing, channel)]
+        def allowed(fresh: list[tuple[ContentKey, bytes]]) -> list[_Change]:
+            return [
+                (k, content.name, True) for content, k in fresh if self._may_leave(content, channel)
+            ]
 
         while here := await self._context.workers.disk(some):
             gone.difference_update(key for _, key in here)
-            fresh = [(thing, key) for thing, key in here if key not in own]
+            fresh = [(content, key) for content, key in here if key not in own]
             changes = await self._context.workers.disk(allowed, fresh) if fresh else []
             if not await self._change(channel, own, changes):
                 return

@@ -16,9 +16,8 @@ from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import ProtocolViolation
 from kachery_p2p.protocol.gossip.announcements import Batch
 from kachery_p2p.protocol.gossip.index import Gap, Index
-from kachery_p2p.protocol.gossip.keys import KINDS, ThingKind, provide_role, request_role
-from kachery_p2p.protocol.limits import MAX_ANSWER_NODES, MAX_DIGEST_ORIGINS, MAX_HOLDERS
-from kachery_p2p.protocol.methods import (
+from kachery_p2p.protocol.gossip.keys import KINDS, ContentKind, provide_role, request_role
+from kachery_p2p.protocol.gossip.messages import (
     GOSSIP_BATCH,
     GOSSIP_DIGEST,
     WHO_HAS,
@@ -27,6 +26,7 @@ from kachery_p2p.protocol.methods import (
     OriginState,
     WhoHas,
 )
+from kachery_p2p.protocol.limits import MAX_ANSWER_NODES, MAX_DIGEST_ORIGINS, MAX_HOLDERS
 
 from .announcer import Announcer, send_batches
 from .watches import WatchList
@@ -166,7 +166,7 @@ class Availability:
         return self.holders(query.channel, query.keys, query.kind, asker=link.peer)
 
     def holders(
-        self, channel: bytes, keys: list[bytes], kind: ThingKind, *, asker: str
+        self, channel: bytes, keys: list[bytes], kind: ContentKind, *, asker: str
     ) -> dict[str, Any]:
         """The answer to ``who-has`` from our own index, as plain values."""
         places: dict[bytes, int] = {}

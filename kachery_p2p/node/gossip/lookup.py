@@ -23,19 +23,19 @@ from kachery_p2p.protocol.errors import (
     ProtocolViolation,
     Unreachable,
 )
-from kachery_p2p.protocol.files.plan import Holder, rank
-from kachery_p2p.protocol.gossip.keys import Thing, ThingKind, provide_role, request_role
+from kachery_p2p.protocol.gossip.holders import Holder, rank
+from kachery_p2p.protocol.gossip.keys import ContentKey, ContentKind, provide_role, request_role
+from kachery_p2p.protocol.gossip.messages import WHO_HAS, Holders, NodeInfo
 from kachery_p2p.protocol.limits import (
     LINK_GRACE_SECONDS,
     LOOKUP_SECONDS,
     MAX_HELLO_URLS,
     MAX_QUERY_KEYS,
 )
-from kachery_p2p.protocol.methods import WHO_HAS, Holders, NodeInfo
 
 from .availability import Availability
 
-_Where = tuple[bytes, ThingKind]
+_Where = tuple[bytes, ContentKind]
 """A question goes to one channel and is about things of one kind."""
 
 
@@ -84,8 +84,8 @@ class Lookup:
         self._waiting: dict[_Where, list[tuple[bytes, asyncio.Future[_Answer]]]] = {}
         self.relays: dict[tuple[str, bytes], set[str]] = {}
 
-    async def find(self, thing: Thing, channel: bytes | None = None) -> Found:
-        """Ask every channel (or one) where we may request such things.
+    async def find(self, content: ContentKey, channel: bytes | None = None) -> Found:
+        """Ask every channel (or one) where we may request such content.
 
         What went wrong on one of them is in the result's ``errors``, see :meth:`not_found`.
         """
@@ -97,14 +97,14 @@ class Lookup:
                 self._book.require(
                     each,
                     node_id=self._network.context.node_id,
-                    role=request_role(thing.kind),
+                    role=request_role(content.kind),
                     side="requester",
                 )
                 allowed.append(each)
             except AccessDenied as error:
                 found.errors.append(error)
         results = await asyncio.gather(
-            *(self._on_channel(each, thing, found) for each in allowed), return_exceptions=True
+            *(self._on_channel(each, content, found) for each in allowed), return_exceptions=True
         )
         for result in results:
             if isinstance(result, KacheryError):
@@ -114,7 +114,7 @@ class Lookup:
         found.holders = rank(found.holders)
         return found
 
-    def not_found(self, thing: Thing, found: Found) -> KacheryError:
+    def not_found(self, content: ContentKey, found: Found) -> KacheryError:
         """The right error for a look-up without holders."""
         denied = [error for error in found.errors if isinstance(error, AccessDenied)]
         others = [error for error in found.errors if not isinstance(error, AccessDenied)]
@@ -124,19 +124,19 @@ class Lookup:
             return denied[0]
         if denied and not found.offline:
             return denied[0]
-        return NotFound(what=thing.title, detail=found.detail())
+        return NotFound(what=content.title, detail=found.detail())
 
-    async def _on_channel(self, channel: bytes, thing: Thing, found: Found) -> None:
+    async def _on_channel(self, channel: bytes, content: ContentKey, found: Found) -> None:
         secret = self._book.secret(channel)
         name = self._network.name_of(channel)
         if secret is None:
             raise AccessDenied(
                 channel=name,
                 who=f"requester {self._network.context.node_id[:8]}",
-                role=request_role(thing.kind),
+                role=request_role(content.kind),
                 cause="this node has not been given the channel's secret",
             )
-        answer = await self._ask((channel, thing.kind), thing.key(secret[1]))
+        answer = await self._ask((channel, content.kind), content.blinded(secret[1]))
         found.asked += [f"{peer} on {name!r}" for peer in answer.asked]
         found.silent += [f"{peer} on {name!r}" for peer, _ in answer.silent]
         for origin, node in answer.nodes.items():
@@ -145,7 +145,7 @@ class Lookup:
             if answer.silent:
                 raise answer.silent[0][1]
             if not answer.nodes:
-                self._check_providers(channel, answer, provide_role(thing.kind))
+                self._check_providers(channel, answer, provide_role(content.kind))
 
     def _add(
         self, channel: bytes, origin: bytes, node: NodeInfo, answer: _Answer, found: Found

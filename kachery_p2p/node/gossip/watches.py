@@ -1,4 +1,4 @@
-"""Being told when somebody who has a thing appears, at both ends.
+"""Being told when somebody who has a content appears, at both ends.
 
 :class:`WatchList` is the proxy's: who watches which key. :class:`Watches` is a member's: what it
 watches for, said to each proxy of the channel, again whenever one is linked.
@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.protocol import codec
-from kachery_p2p.protocol.gossip.keys import Thing, ThingKind, request_role
+from kachery_p2p.protocol.gossip.keys import ContentKey, ContentKind, request_role
+from kachery_p2p.protocol.gossip.messages import APPEARED, WATCH, Appeared, Watch
 from kachery_p2p.protocol.limits import MAX_QUERY_KEYS, MAX_WATCHED_KEYS
-from kachery_p2p.protocol.methods import APPEARED, WATCH, Appeared, Watch
 
 _Key = tuple[bytes, bytes]
 """(channel, blinded key)."""
@@ -91,68 +91,68 @@ class Watches:
     def __init__(self, network: Network) -> None:
         self._network = network
         self._book = network.book
-        self._callbacks: dict[Thing, list[Callable[[], None]]] = {}
-        self._things: dict[_Key, Thing] = {}
+        self._callbacks: dict[ContentKey, list[Callable[[], None]]] = {}
+        self._contents: dict[_Key, ContentKey] = {}
         network.on_note_of(APPEARED, Appeared, self._on_appeared)
         network.on_shared.append(self._on_shared)
 
-    def add(self, thing: Thing, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call ``callback`` whenever somebody who has ``thing`` appears. Returns what ends that."""
-        callbacks = self._callbacks.setdefault(thing, [])
+    def add(self, content: ContentKey, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call ``callback`` whenever somebody who has ``content`` appears. Returns what ends that."""
+        callbacks = self._callbacks.setdefault(content, [])
         callbacks.append(callback)
         if len(callbacks) == 1:
             for channel in self._book:
-                self._say(channel, thing, True)
+                self._say(channel, content, True)
 
         def end() -> None:
             callbacks.remove(callback)
-            if not callbacks and self._callbacks.get(thing) is callbacks:
-                del self._callbacks[thing]
+            if not callbacks and self._callbacks.get(content) is callbacks:
+                del self._callbacks[content]
                 for channel in self._book:
-                    self._say(channel, thing, False)
-                for where in [where for where, other in self._things.items() if other == thing]:
-                    del self._things[where]
+                    self._say(channel, content, False)
+                for where in [where for where, other in self._contents.items() if other == content]:
+                    del self._contents[where]
 
         return end
 
     def appeared(self, channel: bytes, keys: Iterable[bytes]) -> None:
         """Somebody has these keys now: called with a proxy's word, or our own index's."""
         for key in keys:
-            thing = self._things.get((channel, key))
-            for callback in list(self._callbacks.get(thing, ())) if thing is not None else ():
+            content = self._contents.get((channel, key))
+            for callback in list(self._callbacks.get(content, ())) if content is not None else ():
                 callback()
 
-    def _say(self, channel: bytes, thing: Thing, on: bool) -> None:
-        key = self._key(channel, thing)
+    def _say(self, channel: bytes, content: ContentKey, on: bool) -> None:
+        key = self._key(channel, content)
         if key is None:
             return
         for proxy in self._network.proxies_on(channel):
-            self._note(proxy, channel, thing.kind, [key], on)
+            self._note(proxy, channel, content.kind, [key], on)
 
-    def _key(self, channel: bytes, thing: Thing) -> bytes | None:
+    def _key(self, channel: bytes, content: ContentKey) -> bytes | None:
         secret = self._book.secret(channel)
-        if secret is None or request_role(thing.kind) not in self._network.own_roles(channel):
+        if secret is None or request_role(content.kind) not in self._network.own_roles(channel):
             return None
-        key = thing.key(secret[1])
-        self._things[channel, key] = thing
+        key = content.blinded(secret[1])
+        self._contents[channel, key] = content
         return key
 
     def _note(
-        self, proxy: Link, channel: bytes, kind: ThingKind, keys: list[bytes], on: bool
+        self, proxy: Link, channel: bytes, kind: ContentKind, keys: list[bytes], on: bool
     ) -> None:
         proxy.note(WATCH, codec.plain(Watch(channel, kind, keys, on)))
 
     def _on_shared(self, link: Link, channel: bytes) -> None:
         """A proxy may have come, which has been told nothing yet; or a node to us, the proxy."""
         if self._network.is_proxy(channel):
-            self.appeared(channel, [key for where, key in self._things if where == channel])
+            self.appeared(channel, [key for where, key in self._contents if where == channel])
         if link.via is not None or "proxy" not in self._book.effective(channel, link.peer):
             return
-        kinds: dict[ThingKind, list[bytes]] = {}
-        for thing in self._callbacks:
-            key = self._key(channel, thing)
+        kinds: dict[ContentKind, list[bytes]] = {}
+        for content in self._callbacks:
+            key = self._key(channel, content)
             if key is not None:
-                kinds.setdefault(thing.kind, []).append(key)
+                kinds.setdefault(content.kind, []).append(key)
         for kind, keys in kinds.items():
             for start in range(0, len(keys), MAX_QUERY_KEYS):
                 self._note(link, channel, kind, keys[start : start + MAX_QUERY_KEYS], True)

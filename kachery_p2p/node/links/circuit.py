@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 from collections import Counter
 
+from kachery_p2p.protocol.channels.messages import JOIN_CIRCUIT, JOIN_IN
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import (
     Busy,
@@ -27,15 +28,15 @@ from kachery_p2p.protocol.errors import (
 )
 from kachery_p2p.protocol.limits import CIRCUIT_CREDIT, CIRCUIT_CREDIT_BATCH, MAX_CIRCUITS_PER_NODE
 from kachery_p2p.protocol.links import mux
+from kachery_p2p.protocol.links.messages import CIRCUIT, CIRCUIT_IN, CircuitTo
 from kachery_p2p.protocol.links.pace import Pace
-from kachery_p2p.protocol.methods import CIRCUIT, CIRCUIT_IN, JOIN_CIRCUIT, JOIN_IN, CircuitTo
 
 from .link import Link
 from .network import Network
 from .stream import Stream
 
 _FIRST_RTT = 0.1
-"""Seconds; until the road has been measured."""
+"""Seconds; until the path has been measured."""
 
 
 class CircuitTransport:

@@ -5,8 +5,9 @@ The rules are in :mod:`kachery_p2p.protocol.links.mux` (exchanges, fairness, cre
 them. A link lives inside :meth:`Link.run`: when that returns, everything that waited on the link has
 been given an error, and its transport is closed. Cancelling any method is safe.
 
-What it carries is in :mod:`~kachery_p2p.node.links.stream`, how it sends in :mod:`~kachery_p2p.node.links.writer`,
-how the session came about in :mod:`~kachery_p2p.node.links.opening`.
+What it carries is in :mod:`~kachery_p2p.node.links.stream`, how it sends in
+:mod:`~kachery_p2p.node.links.writer`, how the session came about in
+:mod:`~kachery_p2p.node.links.opening`.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from kachery_p2p.protocol.errors import (
     to_wire,
 )
 from kachery_p2p.protocol.limits import HANDSHAKE_SECONDS, REQUEST_SECONDS, STREAM_CREDIT
-from kachery_p2p.protocol.links import mux
+from kachery_p2p.protocol.links import events
 from kachery_p2p.protocol.links.frames import Bye, Hello
+from kachery_p2p.protocol.links.mux import Mux
 from kachery_p2p.protocol.links.session import TAG_BYTES, SealedBody, Session
 
 from .stream import Stream
@@ -89,7 +91,7 @@ class Link:
         self._closing = asyncio.Event()
         self._handler = handler
         self._workers = workers
-        self._mux = mux.Mux(initiator=initiator, now=self.opened_at)
+        self._mux = Mux(initiator=initiator, now=self.opened_at)
         self._writer = Writer(transport, session, self._mux, workers, self._on_data_sent)
         self._requests: dict[int, asyncio.Future[Any]] = {}
         self._streams: dict[int, Stream] = {}
@@ -97,8 +99,8 @@ class Link:
         self._tasks: asyncio.TaskGroup | None = None
 
     def __repr__(self) -> str:
-        road = f"via {self.via[:8]}" if self.via else "direct"
-        return f"<Link {self.peer[:8]} {road}>"
+        route = f"via {self.via[:8]}" if self.via else "direct"
+        return f"<Link {self.peer[:8]} {route}>"
 
     @property
     def sent(self) -> int:
@@ -210,45 +212,45 @@ class Link:
 
     # --- what the peer says ------------------------------------------------------------------
 
-    def _on_event(self, event: mux.Event) -> None:
+    def _on_event(self, event: events.Event) -> None:
         match event:
-            case mux.Received():
+            case events.Received():
                 self.used_at = asyncio.get_running_loop().time()
                 stream = self._streams.get(event.id)
                 if stream is not None:
                     stream.on_data(event.meta, event.body, event.cost)
-            case mux.Responded():
+            case events.Responded():
                 self._answer(event.id, event.result)
-            case mux.Failed():
+            case events.Failed():
                 self._answer(event.id, event.error)
-            case mux.Requested():
+            case events.Requested():
                 self.used_at = asyncio.get_running_loop().time()
                 self._spawn(event.id, self._serve(event.id, event.method, event.params))
-            case mux.Opened():
+            case events.Opened():
                 self.used_at = asyncio.get_running_loop().time()
                 stream = Stream(self, event.id)
                 self._streams[event.id] = stream
                 self._spawn(event.id, self._serve_stream(stream, event.method, event.params))
-            case mux.Writable():
+            case events.Writable():
                 stream = self._streams.get(event.id)
                 if stream is not None:
                     stream.on_room()
-            case mux.Ended():
+            case events.Ended():
                 task = self._serving.get(event.id)
                 if task is not None and event.id not in self._streams:
                     task.cancel()
                 stream = self._streams.pop(event.id, None)
                 if stream is not None:
                     stream.on_end(event.error)
-            case mux.Noted():
+            case events.Noted():
                 self._handler.on_note(self, event.topic, event.params)
-            case mux.Greeted():
+            case events.Greeted():
                 self.hello = event.hello
                 self._handler.on_hello(self)
                 self.greeted.set()
-            case mux.RoundTrip():
+            case events.RoundTrip():
                 self.rtt = event.seconds
-            case mux.SaidBye():
+            case events.SaidBye():
                 raise event.error
 
     def _spawn(self, number: int, work: Coroutine[Any, Any, None]) -> None:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from kachery_p2p.node.context import Context
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.channels.membership import GUEST_VERSION, channel_tag
+from kachery_p2p.protocol.channels.messages import CHANNELS
 from kachery_p2p.protocol.errors import (
     AccessDenied,
     ClockSkew,
@@ -39,7 +40,6 @@ from kachery_p2p.protocol.limits import (
     MAX_URL,
 )
 from kachery_p2p.protocol.links.frames import Hello
-from kachery_p2p.protocol.methods import CHANNELS
 
 from .link import Link
 from .opening import handshake

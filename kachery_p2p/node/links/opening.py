@@ -1,7 +1,7 @@
 """The Noise handshake over a fresh transport: who is there, and the keys of the session with them.
 
-The rules are in :mod:`kachery_p2p.protocol.links.noise`. What a session is used for, and whether its peer
-is welcome, is decided by others, after it.
+The rules are in :mod:`kachery_p2p.protocol.links.noise`. What a session is used for, and whether
+its peer is welcome, is decided by others, after it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""How a link to somebody comes about: the roads to a member, tried from the best to the last.
+"""How a link to somebody comes about: the routes to a member, tried from the best to the last.
 
 Over an existing link; directly, if the member has an address; else through a proxy, as a circuit. And
 the other end of that: a circuit that a proxy brings is accepted here. Links that were made on demand
 are closed again when nobody has used them for a while.
 
-A road that failed is remembered for a minute: a bad address is not tried again, a bad proxy is tried
-last. That is only an order of trying, so a lie about a road costs time and nothing else.
+A route that failed is remembered for a minute: a bad address is not tried again, a bad proxy is tried
+last. That is only an order of trying, so a lie about a route costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections.abc import Hashable, Iterable
 from typing import Protocol
 
 from kachery_p2p.protocol.errors import KacheryError, NotAMember, Unreachable
-from kachery_p2p.protocol.limits import CIRCUIT_CREDIT, IDLE_CIRCUIT_SECONDS, MAX_BAD_ROADS
-from kachery_p2p.protocol.methods import CIRCUIT, CIRCUIT_IN, CircuitTo
+from kachery_p2p.protocol.limits import CIRCUIT_CREDIT, IDLE_CIRCUIT_SECONDS, MAX_BAD_ROUTES
+from kachery_p2p.protocol.links.messages import CIRCUIT, CIRCUIT_IN, CircuitTo
 
 from .circuit import CircuitTransport
 from .link import Link
@@ -26,18 +26,18 @@ from .stream import Stream
 from .transport import Transport
 
 _RETRY_SECONDS = 60.0
-"""How long a road that failed is remembered as bad."""
+"""How long a route that failed is remembered as bad."""
 _DIRECT_SECONDS = 3.0
 """How long a direct attempt may take before the proxy is used instead."""
 
 
-class Roads(Protocol):
+class Dialer(Protocol):
     """How transports are made: real sockets, or the simulator's."""
 
     async def dial(self, url: str) -> Transport: ...
 
 
-class BadRoads:
+class BadRoutes:
     """What failed lately. ``now`` is in seconds of any clock that never goes back."""
 
     def __init__(self) -> None:
@@ -46,29 +46,29 @@ class BadRoads:
     def __len__(self) -> int:
         return len(self._until)
 
-    def add(self, road: Hashable, now: float) -> None:
-        """Remember it; of more than ``MAX_BAD_ROADS``, the oldest are forgotten."""
-        self._until[road] = now + _RETRY_SECONDS
-        self._until.move_to_end(road)
-        while len(self._until) > MAX_BAD_ROADS:
+    def add(self, route: Hashable, now: float) -> None:
+        """Remember it; of more than ``MAX_BAD_ROUTES``, the oldest are forgotten."""
+        self._until[route] = now + _RETRY_SECONDS
+        self._until.move_to_end(route)
+        while len(self._until) > MAX_BAD_ROUTES:
             self._until.popitem(last=False)
 
-    def forgive(self, road: Hashable) -> None:
+    def forgive(self, route: Hashable) -> None:
         """It has been seen to work."""
-        self._until.pop(road, None)
+        self._until.pop(route, None)
 
-    def is_bad(self, road: Hashable, now: float) -> bool:
-        return self._until.get(road, now) > now
+    def is_bad(self, route: Hashable, now: float) -> bool:
+        return self._until.get(route, now) > now
 
 
 class Reach:
-    def __init__(self, network: Network, roads: Roads) -> None:
-        self.roads = roads
+    def __init__(self, network: Network, dialer: Dialer) -> None:
+        self.dialer = dialer
         self._network = network
         self._kept: set[Link] = set()
         self._reaching: dict[tuple[str, bytes], asyncio.Task[Link]] = {}
-        self._bad_urls = BadRoads()
-        self._bad_proxies = BadRoads()
+        self._bad_urls = BadRoutes()
+        self._bad_proxies = BadRoutes()
         network.on_lost.append(self._kept.discard)
         network.on_stream_of(CIRCUIT_IN, CircuitTo, self._on_circuit)
 
@@ -77,7 +77,7 @@ class Reach:
     ) -> Link:
         """Dial an address and make a link; with ``expected``, to that node or nobody. ``guest_of``:
         as for :meth:`Network.attend`."""
-        transport = await self.roads.dial(url)
+        transport = await self.dialer.dial(url)
         return await self._network.attend(
             transport, initiator=True, expected=expected, guest_of=guest_of
         )

@@ -56,7 +56,7 @@ _BOTH_ENDS: dict[str, Any] = {
 
 
 class Transport(Protocol):
-    """See the module. ``send`` waits while the road is full; both raise LinkClosed at its end."""
+    """See the module. ``send`` waits while the route is full; both raise LinkClosed at its end."""
 
     name: str
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from .live_call import Later, LiveCall
+from .live_call import DeferredResult, LiveCall
 
-Call = Callable[[Any, LiveCall], Coroutine[Any, Any, Any] | Later]
+Call = Callable[[Any, LiveCall], Coroutine[Any, Any, Any] | DeferredResult]
 """Does one call: its parameters, and who waits for it."""
 CallTable = dict[str, tuple[type[Any], Call]]
 """By method: what its parameters are, and who does it."""

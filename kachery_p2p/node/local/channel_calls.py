@@ -1,4 +1,4 @@
-"""Channels as their owner and their members' users manage them, and what a node says of itself.
+"""The calls of the local API about channels, as their owner and their members' users manage them.
 
 =====================  ================================================  =============================
 call                   parameters                                        who
@@ -21,30 +21,23 @@ The owner's key lies in the state of the node where the channel was created, and
 from __future__ import annotations
 
 import asyncio
-import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from kachery_p2p._version import __version__
-from kachery_p2p.node.context import SOFTWARE
-from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.opening import handshake
-from kachery_p2p.protocol.channels.document import ChannelDocument
+from kachery_p2p.protocol.channels.document import SECRET_BYTES, ChannelDocument
 from kachery_p2p.protocol.channels.invitation import is_invitation
 from kachery_p2p.protocol.channels.roles import PROXY, parse_roles
 from kachery_p2p.protocol.channels.signed_document import parse, sign
 from kachery_p2p.protocol.channels.text_encoding import from_text
 from kachery_p2p.protocol.errors import AccessDenied, BadInput, KacheryError
-from kachery_p2p.protocol.gossip.blinding import SECRET_BYTES
 from kachery_p2p.protocol.identity import NodeKey, check_node_id
-from kachery_p2p.protocol.limits import DIAL_SECONDS, PROTOCOL_VERSION
+from kachery_p2p.protocol.limits import DIAL_SECONDS
 
 from .call_table import CallTable, Nothing
 from .live_call import LiveCall
-
-if TYPE_CHECKING:
-    from kachery_p2p.node.node import Node
+from .services import Services
 
 
 class _Create(msgspec.Struct, frozen=True):
@@ -78,10 +71,11 @@ class _Announced(msgspec.Struct, frozen=True):
     node: str | None = None
 
 
-class Administration:
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._started = asyncio.get_running_loop().time()
+class ChannelCalls:
+    """A method per call, for :class:`~.calls.Calls`."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
 
     def calls(self) -> CallTable:
         return {
@@ -101,20 +95,20 @@ class Administration:
 
     async def _create(self, params: _Create, live: LiveCall) -> Any:
         live.caller.require_write()
-        node = self._node
+        services = self._services
         if not params.bootstraps:
             raise BadInput(
                 what="channel", reason="it needs at least one --bootstrap ws://HOST:PORT"
             )
         bootstraps = [await self._identify(text) for text in params.bootstraps]
-        me = node.context.node_id
-        key = NodeKey.generate(node.context.random_bytes)
-        now = node.context.clock()
-        members: dict[str, tuple[str, str]] = {me: (node.config.label, params.roles)}
+        me = services.context.node_id
+        key = NodeKey.generate(services.context.random_bytes)
+        now = services.context.clock()
+        members: dict[str, tuple[str, str]] = {me: (services.config.label, params.roles)}
         for url, node_id in bootstraps:
             label, roles = members.get(node_id, (url, "none"))
             members[node_id] = (label, f"{roles},{PROXY}")
-        secret = node.context.random_bytes(SECRET_BYTES)
+        secret = services.context.random_bytes(SECRET_BYTES)
         document = ChannelDocument.create(
             params.name,
             key,
@@ -127,31 +121,31 @@ class Administration:
             default_roles=params.default_roles,
         )
         wanted = parse_roles(params.roles) | self._willing()
-        channel = node.documents.join(sign(document, key), wanted, secret, key)
+        channel = services.documents.join(sign(document, key), wanted, secret, key)
         return self.describe(channel)
 
     def _willing(self) -> frozenset[str]:
-        return frozenset({PROXY}) if self._node.config.proxy else frozenset()
+        return frozenset({PROXY}) if self._services.config.proxy else frozenset()
 
     async def _identify(self, text: str) -> tuple[str, str]:
         """A bootstrap as URL#NODE_ID; without the id, whoever answers at the URL now."""
         url, _, node_id = text.partition("#")
         if node_id:
             return url, check_node_id(node_id)
-        if url in self._node.context.urls:
-            return url, self._node.context.node_id
+        if url in self._services.context.urls:
+            return url, self._services.context.node_id
         try:
-            road = await self._node.reach.roads.dial(url)
+            connection = await self._services.reach.dialer.dial(url)
             try:
                 async with asyncio.timeout(DIAL_SECONDS):
                     session = await handshake(
-                        road,
+                        connection,
                         initiator=True,
-                        key=self._node.context.key,
-                        random_bytes=self._node.context.random_bytes,
+                        key=self._services.context.key,
+                        random_bytes=self._services.context.random_bytes,
                     )
             finally:
-                await road.close()
+                await connection.close()
         except BadInput:
             raise
         except (KacheryError, TimeoutError) as error:
@@ -165,7 +159,7 @@ class Administration:
     def owned(self, name: str) -> tuple[bytes, ChannelDocument, NodeKey]:
         """A channel's id, document and key. Raises UnknownChannel, or AccessDenied if this node does
         not own it."""
-        book = self._node.context.book
+        book = self._services.context.book
         channel = book.resolve(name)
         key = book.owner_key(channel)
         document = book.signed(channel).document
@@ -179,7 +173,7 @@ class Administration:
         return channel, document, key
 
     def _secret(self, channel: bytes) -> bytes:
-        secret = self._node.context.book.secret(channel)
+        secret = self._services.context.book.secret(channel)
         if secret is None:
             raise BadInput(what="channel", reason="this node has lost the channel's secret")
         return secret[1]
@@ -187,7 +181,7 @@ class Administration:
     def publish(self, document: ChannelDocument, key: NodeKey) -> bytes:
         """From now on this is the channel's document; the channel's id."""
         signed = sign(document, key)
-        self._node.documents.offer(signed.to_bytes())
+        self._services.documents.offer(signed.to_bytes())
         return document.channel_id
 
     async def _add_node(self, params: _Member, live: LiveCall) -> Any:
@@ -198,7 +192,7 @@ class Administration:
             params.label,
             parse_roles(params.roles),
             self._secret(channel),
-            self._node.context.clock(),
+            self._services.context.clock(),
         )
         return self.describe(self.publish(changed, key))
 
@@ -206,8 +200,8 @@ class Administration:
         live.caller.require_write()
         _, document, key = self.owned(params.channel)
         node_id = self.member_id(document, params.node)
-        fresh = self._node.context.random_bytes(SECRET_BYTES)
-        changed = document.without_member(node_id, fresh, self._node.context.clock())
+        fresh = self._services.context.random_bytes(SECRET_BYTES)
+        changed = document.without_member(node_id, fresh, self._services.context.clock())
         return self.describe(self.publish(changed, key))
 
     async def _set_roles(self, params: _Member, live: LiveCall) -> Any:
@@ -217,8 +211,8 @@ class Administration:
             self.member_id(document, params.node),
             parse_roles(params.roles),
             self._secret(channel),
-            self._node.context.random_bytes(SECRET_BYTES),
-            self._node.context.clock(),
+            self._services.context.random_bytes(SECRET_BYTES),
+            self._services.context.clock(),
         )
         return self.describe(self.publish(changed, key))
 
@@ -242,15 +236,15 @@ class Administration:
         live.caller.require_write()
         wanted = parse_roles(params.roles) | self._willing()
         if is_invitation(params.document):
-            return self.describe(await self._node.joining.join(params.document, wanted))
+            return self.describe(await self._services.joining.join(params.document, wanted))
         data, secret = from_text(params.document)
-        signed = parse(data, now=self._node.context.clock())
-        channel = self._node.documents.join(signed, wanted, secret)
+        signed = parse(data, now=self._services.context.clock())
+        channel = self._services.documents.join(signed, wanted, secret)
         return self.describe(channel)
 
     async def _leave(self, params: _Channel, live: LiveCall) -> Any:
         live.caller.require_write()
-        book = self._node.context.book
+        book = self._services.context.book
         channel = book.resolve(params.channel)
         if book.owner_key(channel) is not None and params.secret:
             raise BadInput(
@@ -258,11 +252,11 @@ class Administration:
                 reason="this node owns it, and leaving would destroy the owner's key for ever; "
                 "say --force if you mean it",
             )
-        self._node.documents.leave(channel)
+        self._services.documents.leave(channel)
         return {"left": channel.hex()}
 
     async def _export(self, params: _Channel, live: LiveCall) -> Any:
-        book = self._node.context.book
+        book = self._services.context.book
         channel = book.resolve(params.channel)
         signed = book.signed(channel)
         secret = book.secret(channel)
@@ -270,27 +264,27 @@ class Administration:
         return {"text": signed.to_text(secret[1] if give and secret else None)}
 
     async def _show(self, params: _Channel, live: LiveCall) -> Any:
-        await self._node.presence.refresh()
-        return self.describe(self._node.context.book.resolve(params.channel), members=True)
+        await self._services.presence.refresh()
+        return self.describe(self._services.context.book.resolve(params.channel), members=True)
 
     async def _announced(self, params: _Announced, live: LiveCall) -> Any:
         """How far this node's log of announcements is, or what this node knows of another's."""
-        channel = self._node.context.book.resolve(params.channel)
+        channel = self._services.context.book.resolve(params.channel)
         if params.node is None:
-            epoch, seq, pending = self._node.announcer.state(channel)
+            epoch, seq, pending = self._services.announcer.state(channel)
             return {"epoch": epoch, "seq": seq, "pending": pending}
         origin = bytes.fromhex(check_node_id(params.node))
-        epoch, seq = self._node.availability.index.digest(channel).get(origin, (0, 0))
+        epoch, seq = self._services.availability.index.digest(channel).get(origin, (0, 0))
         return {"epoch": epoch, "seq": seq, "pending": False}
 
     async def _list(self, params: Nothing, live: LiveCall) -> Any:
-        return {"channels": [self.describe(channel) for channel in self._node.context.book]}
+        return {"channels": [self.describe(channel) for channel in self._services.context.book]}
 
     def describe(self, channel: bytes, *, members: bool = False) -> dict[str, Any]:
         """A channel as the calls answer with it: plain values."""
-        book = self._node.context.book
+        book = self._services.context.book
         document = book.signed(channel).document
-        me = self._node.context.node_id
+        me = self._services.context.node_id
         described: dict[str, Any] = {
             "name": document.name,
             "id": channel.hex(),
@@ -308,7 +302,7 @@ class Administration:
             ],
         }
         if members:
-            online = self._node.presence.online(channel) | {me}
+            online = self._services.presence.online(channel) | {me}
             described["members"] = [
                 {
                     "node": member.node_id,
@@ -331,45 +325,3 @@ class Administration:
                 for admission in book.admissions(channel)
             ]
         return described
-
-    # --- the node itself ---------------------------------------------------------------------
-
-    def info(self) -> dict[str, Any]:
-        """What ``kachery-p2p info`` shows; plain values."""
-        node = self._node
-        return {
-            "node_id": node.context.node_id,
-            "label": node.config.label,
-            "software": SOFTWARE,
-            "version": __version__,
-            "protocol": PROTOCOL_VERSION,
-            "pid": os.getpid(),
-            "uptime": asyncio.get_running_loop().time() - self._started,
-            "storage_dir": str(node.store.root),
-            "state_dir": str(node.config.state_dir),
-            "socket": str(node.config.socket_path),
-            "listening": getattr(node, "listening", None),
-            "urls": list(node.context.urls),
-            "channels": [self.describe(channel) for channel in node.context.book],
-            "links": [self._link(link) for link in node.network.links],
-            "bootstraps": [
-                {"url": b.url, "node": b.node, "state": b.state, "error": b.error, "code": b.code}
-                for b in node.bootstraps.status.values()
-            ],
-            "circuits": len(node.relay),
-            "relayed_bytes": node.relay.relayed_bytes,
-            "served_bytes": node.provider.served_bytes,
-            "announced": node.announcer.announced(),
-            "warnings": [{"at": at, "text": text} for at, text in node.context.warnings],
-        }
-
-    def _link(self, link: Link) -> dict[str, Any]:
-        return {
-            "node": link.peer,
-            "label": link.hello.label if link.hello else "",
-            "via": link.via,
-            "rtt": link.rtt,
-            "sent": link.sent,
-            "received": link.received,
-            "channels": [self._node.network.name_of(c) for c in self._node.network.shared(link)],
-        }

@@ -22,7 +22,7 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -31,9 +31,10 @@ from kachery_p2p.node.files.sources import Source
 from kachery_p2p.node.gossip.lookup import Found
 from kachery_p2p.protocol.errors import DeadlineExceeded, KacheryError, to_wire
 from kachery_p2p.protocol.feeds.feed import FeedId, SubfeedHash
-from kachery_p2p.protocol.files.plan import Holder
-from kachery_p2p.protocol.gossip import keys as things
-from kachery_p2p.protocol.gossip.keys import Thing, provide_role
+from kachery_p2p.protocol.feeds.keys import feed_owner_key, subfeed_key
+from kachery_p2p.protocol.files.keys import file_key
+from kachery_p2p.protocol.gossip.holders import Holder
+from kachery_p2p.protocol.gossip.keys import ContentKey, provide_role
 from kachery_p2p.protocol.limits import (
     BLOCK,
     DIAL_SECONDS,
@@ -46,10 +47,10 @@ from kachery_p2p.storage.disk import create, disk_errors, remove, temporary_path
 from kachery_p2p.storage.files.blobs import Blob
 
 from .call_table import CallTable, Nothing
+from .file_calls import FileCalls
 from .live_call import LiveCall
-
-if TYPE_CHECKING:
-    from kachery_p2p.node.node import Node
+from .node_calls import NodeCalls
+from .services import Services
 
 _POLL_SECONDS = 0.05
 
@@ -74,8 +75,10 @@ class _Feed(msgspec.Struct, frozen=True):
 class DoctorCalls:
     """A method per call, for :class:`~.calls.Calls`."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, services: Services, node: NodeCalls, files: FileCalls) -> None:
+        self._services = services
         self._node = node
+        self._files = files
 
     def calls(self) -> CallTable:
         return {
@@ -87,30 +90,30 @@ class DoctorCalls:
     # --- the node ----------------------------------------------------------------------------
 
     async def _examine_node(self, params: Nothing, live: LiveCall) -> Any:
-        node = self._node
+        services = self._services
         await self._dial()
-        disk = node.context.workers.disk
-        seen = node.administration.info()
-        expired = node.context.book.expired(node.context.clock())
+        disk = services.context.workers.disk
+        seen = self._node.info()
+        expired = services.context.book.expired(services.context.clock())
         for channel in seen["channels"]:
             channel_id = bytes.fromhex(channel["id"])
             channel["expired"] = channel_id in expired
-            channel["secret"] = node.context.book.secret(channel_id) is not None
-            channel["proxies"] = len(node.network.proxies_on(channel_id))
-            channel["is_proxy"] = node.network.is_proxy(channel_id)
-        skews = {link.peer: link.skew for link in node.network.links}
+            channel["secret"] = services.context.book.secret(channel_id) is not None
+            channel["proxies"] = len(services.network.proxies_on(channel_id))
+            channel["is_proxy"] = services.network.is_proxy(channel_id)
+        skews = {link.peer: link.skew for link in services.network.links}
         for link in seen["links"]:
             link["skew"] = skews.get(link["node"])
-        seen["clock"] = node.context.clock()
+        seen["clock"] = services.context.clock()
         seen["folders"] = [
-            await disk(_examine_folder, "storage", node.store.root),
-            await disk(_examine_folder, "state", node.config.state_dir),
+            await disk(_examine_folder, "storage", services.store.root),
+            await disk(_examine_folder, "state", services.config.state_dir),
         ]
         return seen
 
     async def _dial(self) -> None:
         """Try every bootstrap node that is not connected, now; returns when it is clear."""
-        bootstraps = self._node.bootstraps
+        bootstraps = self._services.bootstraps
         bootstraps.hurry()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DIAL_SECONDS):
@@ -120,8 +123,13 @@ class DoctorCalls:
     # --- files -------------------------------------------------------------------------------
 
     async def _examine_file(self, params: _File, live: LiveCall) -> Any:
-        thing = things.file(params.sha1)
-        seen: dict[str, Any] = {"title": thing.title, "local": None, "channels": [], "trial": None}
+        content = file_key(params.sha1)
+        seen: dict[str, Any] = {
+            "title": content.title,
+            "local": None,
+            "channels": [],
+            "trial": None,
+        }
         seen["local"] = local = await self._local(params.sha1)
         if local is not None and not local["damaged"]:
             return seen
@@ -129,20 +137,20 @@ class DoctorCalls:
         async def probe(holder: Holder) -> dict[str, Any]:
             return await self._probe(holder, params.sha1)
 
-        seen["channels"] = await self._on_channels([thing], params.channel, probe)
+        seen["channels"] = await self._on_channels([content], params.channel, probe)
         if _somebody_gives(seen["channels"]):
             seen["trial"] = await self._try(self._load(params))
         return seen
 
     async def _local(self, sha1: str) -> dict[str, Any] | None:
         """What is here; a copy that is damaged is put aside, as on any read."""
-        node = self._node
-        blob: Blob | None = await node.context.workers.disk(node.store.find, sha1)
+        services = self._services
+        blob: Blob | None = await services.context.workers.disk(services.store.find, sha1)
         if blob is None:
             return None
         local: dict[str, Any] = {"path": str(blob.path), "size": blob.size, "damaged": None}
         if blob.size <= DOCTOR_HASH_BYTES:
-            local["damaged"] = await node.calls.put_aside_if_damaged(sha1)
+            local["damaged"] = await self._files.put_aside_if_damaged(sha1)
         return local
 
     async def _probe(self, holder: Holder, sha1: str) -> dict[str, Any]:
@@ -158,26 +166,26 @@ class DoctorCalls:
         return {"size": info.size, "partial": info.partial, "via": source.via}
 
     async def _connect(self, holder: Holder) -> Source:
-        node = self._node
-        relays = node.lookup.relays.get((holder.node, holder.channel), set())
-        link = await node.reach.to(holder.node, holder.channel, urls=holder.urls, relays=relays)
+        services = self._services
+        relays = services.lookup.relays.get((holder.node, holder.channel), set())
+        link = await services.reach.to(holder.node, holder.channel, urls=holder.urls, relays=relays)
         return Source(holder, link, link.via)
 
     async def _load(self, params: _File) -> dict[str, Any]:
         channel = self._channel(params.channel)
-        return await self._node.downloader.load(params.sha1, params.manifest, channel=channel)
+        return await self._services.downloader.load(params.sha1, params.manifest, channel=channel)
 
     # --- feeds -------------------------------------------------------------------------------
 
     async def _examine_feed(self, params: _Feed, live: LiveCall) -> Any:
-        node = self._node
-        wanted = [things.feed_owner(params.feed)]
+        services = self._services
+        wanted = [feed_owner_key(params.feed)]
         if params.subfeed is not None:
-            wanted.insert(0, things.subfeed(params.feed, params.subfeed))
+            wanted.insert(0, subfeed_key(params.feed, params.subfeed))
         seen: dict[str, Any] = {
             "title": wanted[0].title, "local": None, "channels": [], "trial": None,
         }  # fmt: skip
-        if await node.feeds.is_own(params.feed):
+        if await services.feeds.is_own(params.feed):
             seen["local"] = {"path": "", "size": None, "damaged": False}
             return seen
 
@@ -191,28 +199,28 @@ class DoctorCalls:
 
     async def _read(self, feed: bytes, subfeed: bytes, channel: str | None) -> dict[str, Any]:
         where = (feed, subfeed)
-        found = await self._node.feed_reader.read(
+        found = await self._services.feed_reader.read(
             [Wanted(where, 0)],
             most=1,
             wait=0.0,
             timeout=DOCTOR_TRIAL_SECONDS,
             channel=self._channel(channel),
         )
-        return {"size": self._node.feed_reader.size_elsewhere(where), "sources": len(found)}
+        return {"size": self._services.feed_reader.size_elsewhere(where), "sources": len(found)}
 
     # --- both --------------------------------------------------------------------------------
 
     def _channel(self, name: str | None) -> bytes | None:
-        return None if name is None else self._node.context.book.resolve(name)
+        return None if name is None else self._services.context.book.resolve(name)
 
     async def _on_channels(
         self,
-        wanted: list[Thing],
+        wanted: list[ContentKey],
         name: str | None,
         probe: Callable[[Holder], Awaitable[dict[str, Any]]],
     ) -> list[dict[str, Any]]:
         one = self._channel(name)
-        channels = list(self._node.context.book) if one is None else [one]
+        channels = list(self._services.context.book) if one is None else [one]
         return list(
             await asyncio.gather(*(self._on_channel(each, wanted, probe) for each in channels))
         )
@@ -220,17 +228,17 @@ class DoctorCalls:
     async def _on_channel(
         self,
         channel: bytes,
-        wanted: list[Thing],
+        wanted: list[ContentKey],
         probe: Callable[[Holder], Awaitable[dict[str, Any]]],
     ) -> dict[str, Any]:
-        lookup = self._node.lookup
-        founds = await asyncio.gather(*(lookup.find(thing, channel) for thing in wanted))
+        lookup = self._services.lookup
+        founds = await asyncio.gather(*(lookup.find(content, channel) for content in wanted))
         holders = {holder.node: holder for found in founds for holder in found.holders}
         error = None
         if not holders:
             error = lookup.not_found(wanted[0], _together(founds))
         return {
-            "name": self._node.network.name_of(channel),
+            "name": self._services.network.name_of(channel),
             "kind": wanted[0].kind,
             "asked": sorted({each for found in founds for each in found.asked}),
             "silent": sorted({each for found in founds for each in found.silent}),
@@ -243,10 +251,10 @@ class DoctorCalls:
         }
 
     def _providers(self, channel: bytes, role: str) -> int:
-        """How many others the owner lets provide such things."""
-        book = self._node.context.book
+        """How many others the owner lets provide such content."""
+        book = self._services.context.book
         members = [member.node_id for member in book.signed(channel).document.members]
-        me = self._node.context.node_id
+        me = self._services.context.node_id
         return sum(role in book.effective(channel, each) for each in members if each != me)
 
     async def _ask(

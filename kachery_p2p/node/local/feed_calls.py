@@ -1,7 +1,7 @@
 """The calls of the local API about feeds.
 
-A feed is 32 bytes, a subfeed 20 (:func:`~kachery_p2p.protocol.feeds.feed.subfeed_hash`). Messages travel as
-``data``: their JSON texts with a newline between them, ``count`` of them.
+A feed is 32 bytes, a subfeed 20 (:func:`~kachery_p2p.protocol.feeds.feed.subfeed_hash`). Messages
+travel as ``data``: their JSON texts with a newline between them, ``count`` of them.
 
 =====================  ==================================================  ===========================
 method                 parameters                                          result
@@ -33,156 +33,76 @@ from __future__ import annotations
 
 import json
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Annotated, Any
-
-import msgspec
-from msgspec import Meta
+from typing import Any
 
 from kachery_p2p.node.feeds.proofs import Proofs, held_proofs
 from kachery_p2p.node.feeds.reader import Wanted
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput, FeedReadOnly, ProtocolViolation, UnknownFeed
-from kachery_p2p.protocol.feeds.access import AccessRules
 from kachery_p2p.protocol.feeds.feed import (
-    FeedId,
     Head,
-    Place,
     Slice,
-    SubfeedHash,
     pack_texts,
     unpack_texts,
 )
+from kachery_p2p.protocol.feeds.messages import FeedNumbers
 from kachery_p2p.protocol.limits import (
     LOOKUP_SECONDS,
-    MAX_CALL_SECONDS,
     MAX_FEED_MESSAGES,
-    MAX_FEED_WATCHES,
     MAX_SLICE,
-    MAX_SUBFEED_NAME,
     MOST_ASKED_PROOFS,
 )
 from kachery_p2p.protocol.local import messages as local
-from kachery_p2p.protocol.methods import FeedNumbers
 from kachery_p2p.storage.feeds.log import Log, LogInfo
 from kachery_p2p.storage.feeds.store import FeedRow
 
 from .call_table import CallTable, Nothing
-from .live_call import Later, LiveCall
-
-if TYPE_CHECKING:
-    from kachery_p2p.node.node import Node
+from .feed_params import Append, Create, Feed, OneLog, Read, Rules, Show, Stream, Submit, Watch
+from .live_call import DeferredResult, LiveCall
+from .services import Services
 
 _LARGE = MAX_SLICE // 16
 """Bytes of messages that are not checked on the loop."""
-_Name = Annotated[str, Meta(max_length=MAX_SUBFEED_NAME)]
-_Seconds = Annotated[float, Meta(ge=0, le=MAX_CALL_SECONDS)]
-_Most = Annotated[int, Meta(ge=0, le=MAX_FEED_MESSAGES)]
-_Count = Annotated[int, Meta(ge=1, le=MAX_FEED_MESSAGES)]
-
-
-class _Create(msgspec.Struct, frozen=True):
-    name: Annotated[str, Meta(min_length=1, max_length=MAX_SUBFEED_NAME)] | None = None
-
-
-class _Feed(msgspec.Struct, frozen=True):
-    feed: FeedId
-
-
-class _Log(msgspec.Struct, frozen=True):
-    feed: FeedId
-    subfeed: SubfeedHash
-
-
-class _Append(msgspec.Struct, frozen=True):
-    feed: FeedId
-    subfeed: SubfeedHash
-    name: _Name
-    data: bytes
-    count: _Count
-
-
-class _Submit(_Append, frozen=True, kw_only=True):
-    submission: Annotated[bytes, Meta(min_length=16, max_length=16)]
-    timeout: _Seconds
-    channel: str | None = None
-
-
-class _Stream(msgspec.Struct, frozen=True):
-    feed: FeedId
-    subfeed: SubfeedHash
-    position: Place
-    timeout: _Seconds
-    wait: _Seconds = 0.0
-    channel: str | None = None
-    name: _Name | None = None
-
-
-class _Read(_Stream, frozen=True):
-    most: _Most = 0
-    proofs: bool = False
-
-
-class _Watch(msgspec.Struct, frozen=True):
-    watches: Annotated[
-        list[tuple[FeedId, SubfeedHash, Place]], Meta(min_length=1, max_length=MAX_FEED_WATCHES)
-    ]
-    timeout: _Seconds
-    most: _Most = 0
-    wait: _Seconds = 0.0
-    channel: str | None = None
-
-
-class _Rules(msgspec.Struct, frozen=True):
-    feed: FeedId
-    subfeed: SubfeedHash
-    rules: AccessRules
-
-
-class _Show(msgspec.Struct, frozen=True):
-    feed: FeedId
-    timeout: _Seconds
-    subfeed: SubfeedHash | None = None
-    channel: str | None = None
 
 
 class FeedCalls:
     """A method per call, for :class:`~.calls.Calls`."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._feeds = node.feeds
-        self._store = node.feeds.store
-        self._disk = node.context.workers.disk
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._feeds = services.feeds
+        self._store = services.feeds.store
+        self._disk = services.context.workers.disk
         self._last_packed: tuple[Slice, local.PackedItem] | None = None
 
     def calls(self) -> CallTable:
         return {
-            "feed.create": (_Create, self._create),
-            "feed.named": (_Create, self._named),
+            "feed.create": (Create, self._create),
+            "feed.named": (Create, self._named),
             "feed.list": (Nothing, self._list),
-            "feed.info": (_Feed, self._info),
-            "feed.delete": (_Feed, self._delete),
-            "feed.append": (_Append, self._append),
-            "feed.submit": (_Submit, self._submit),
-            "feed.read": (_Read, self._read),
-            "feed.stream": (_Stream, self._stream),
-            "feed.watch": (_Watch, self._watch),
-            "feed.get_rules": (_Log, self._get_rules),
-            "feed.set_rules": (_Rules, self._set_rules),
-            "feed.show": (_Show, self._show),
-            "feed.resolve": (_Log, self._resolve),
+            "feed.info": (Feed, self._info),
+            "feed.delete": (Feed, self._delete),
+            "feed.append": (Append, self._append),
+            "feed.submit": (Submit, self._submit),
+            "feed.read": (Read, self._read),
+            "feed.stream": (Stream, self._stream),
+            "feed.watch": (Watch, self._watch),
+            "feed.get_rules": (OneLog, self._get_rules),
+            "feed.set_rules": (Rules, self._set_rules),
+            "feed.show": (Show, self._show),
+            "feed.resolve": (OneLog, self._resolve),
         }
 
     def _channel(self, name: str | None) -> bytes | None:
-        return None if name is None else self._node.context.book.resolve(name)
+        return None if name is None else self._services.context.book.resolve(name)
 
     # --- feeds -------------------------------------------------------------------------------
 
-    async def _create(self, params: _Create, live: LiveCall) -> Any:
+    async def _create(self, params: Create, live: LiveCall) -> Any:
         live.caller.require_write()
-        return {"feed": await self._node.own_feeds.create(params.name)}
+        return {"feed": await self._services.own_feeds.create(params.name)}
 
-    async def _named(self, params: _Create, live: LiveCall) -> Any:
+    async def _named(self, params: Create, live: LiveCall) -> Any:
         return {"feed": await self._disk(self._store.feed_named, params.name or "")}
 
     async def _list(self, params: Nothing, live: LiveCall) -> Any:
@@ -193,7 +113,7 @@ class FeedCalls:
 
         return {"feeds": await self._disk(work)}
 
-    async def _info(self, params: _Feed, live: LiveCall) -> Any:
+    async def _info(self, params: Feed, live: LiveCall) -> Any:
         await self._feeds.settle(params.feed)
         return await self._disk(self._describe, params.feed)
 
@@ -213,7 +133,7 @@ class FeedCalls:
         }
 
     def _describe_log(self, subfeed: bytes, info: LogInfo) -> dict[str, Any]:
-        network = self._node.network
+        network = self._services.network
         return {
             "subfeed": subfeed,
             "name": info.name,
@@ -224,38 +144,38 @@ class FeedCalls:
             "channels": sorted(network.name_of(bytes.fromhex(c)) for c in info.channels),
         }
 
-    async def _delete(self, params: _Feed, live: LiveCall) -> Any:
+    async def _delete(self, params: Feed, live: LiveCall) -> Any:
         await self._feeds.settle()
         live.caller.require_write()
-        await self._node.feed_reader.forget(params.feed)
+        await self._services.feed_reader.forget(params.feed)
         return {"deleted": await self._feeds.delete(params.feed)}
 
     # --- writing -----------------------------------------------------------------------------
 
-    def _texts(self, params: _Append) -> list[bytes]:
+    def _texts(self, params: Append) -> list[bytes]:
         try:
             return unpack_texts(params.data, params.count)
         except ProtocolViolation as error:
             raise BadInput(what="feed messages", reason=error.fields["reason"]) from error
 
-    def _append(self, params: _Append, live: LiveCall) -> Coroutine[Any, Any, Any] | Later:
+    def _append(self, params: Append, live: LiveCall) -> Coroutine[Any, Any, Any] | DeferredResult:
         live.caller.require_write()
         where = (params.feed, params.subfeed)
         if len(params.data) > _LARGE:
             return self._append_large(where, params)
         texts = self._texts(params)
-        promised = self._node.own_feeds.promise(where, params.name, texts)
+        promised = self._services.own_feeds.promise(where, params.name, texts)
         if promised is not None:
-            return Later(promised, _numbers)
+            return DeferredResult(promised, _numbers)
         return self._append_texts(where, params, texts)
 
-    async def _append_large(self, where: Log, params: _Append) -> Any:
+    async def _append_large(self, where: Log, params: Append) -> Any:
         return await self._append_texts(where, params, await self._disk(self._texts, params))
 
-    async def _append_texts(self, where: Log, params: _Append, texts: list[bytes]) -> Any:
-        return _numbers(await self._node.own_feeds.append(where, params.name, texts))
+    async def _append_texts(self, where: Log, params: Append, texts: list[bytes]) -> Any:
+        return _numbers(await self._services.own_feeds.append(where, params.name, texts))
 
-    async def _submit(self, params: _Submit, live: LiveCall) -> Any:
+    async def _submit(self, params: Submit, live: LiveCall) -> Any:
         live.caller.require_write()
         if len(params.data) > MAX_SLICE:
             raise BadInput(
@@ -266,11 +186,11 @@ class FeedCalls:
         channel = self._channel(params.channel)
         if await self._feeds.is_own(params.feed):
             return _numbers(
-                await self._node.own_feeds.append(
+                await self._services.own_feeds.append(
                     where, params.name, texts, submission=params.submission
                 )
             )
-        numbers = await self._node.feed_submitter.submit(
+        numbers = await self._services.feed_submitter.submit(
             where,
             params.name,
             texts,
@@ -282,7 +202,7 @@ class FeedCalls:
 
     # --- reading -----------------------------------------------------------------------------
 
-    def _source(self, params: _Stream) -> tuple[Log, bytes | None]:
+    def _source(self, params: Stream) -> tuple[Log, bytes | None]:
         """The log to read, and the channel; its reader's name for it is noted."""
         where = (params.feed, params.subfeed)
         if params.name is not None:
@@ -296,13 +216,13 @@ class FeedCalls:
             self._last_packed = (slice, item)
         return self._last_packed[1]
 
-    async def _stream(self, params: _Stream, live: LiveCall) -> Any:
+    async def _stream(self, params: Stream, live: LiveCall) -> Any:
         where, channel = self._source(params)
 
         def offer(slice: Slice) -> bool:
             return live.offer(self._packed(slice))
 
-        await self._node.feed_reader.stream(
+        await self._services.feed_reader.stream(
             Wanted(where, params.position),
             offer,
             live.room,
@@ -313,12 +233,12 @@ class FeedCalls:
         )
         return {}
 
-    async def _read(self, params: _Read, live: LiveCall) -> Any:
+    async def _read(self, params: Read, live: LiveCall) -> Any:
         where, channel = self._source(params)
         most = params.most or MAX_FEED_MESSAGES
         if params.proofs and not await self._held(where, params.position):
             most = min(most, MOST_ASKED_PROOFS)
-        found = await self._node.feed_reader.read(
+        found = await self._services.feed_reader.read(
             [Wanted(where, params.position)],
             most=most,
             wait=params.wait,
@@ -334,7 +254,7 @@ class FeedCalls:
             "size": max(
                 info.size if info is not None else 0,
                 slice.stop if slice.texts else 0,
-                self._node.feed_reader.size_elsewhere(where),
+                self._services.feed_reader.size_elsewhere(where),
             ),
             "head": None,
             "proofs": None,
@@ -351,11 +271,11 @@ class FeedCalls:
     async def _prove(self, where: Log, slice: Slice, channel: bytes | None) -> Proofs:
         if await self._held(where, slice.start):
             return await self._disk(held_proofs, self._store, where, slice)
-        return await self._node.feed_reader.prove(where, slice, channel=channel)
+        return await self._services.feed_reader.prove(where, slice, channel=channel)
 
-    async def _watch(self, params: _Watch, live: LiveCall) -> Any:
+    async def _watch(self, params: Watch, live: LiveCall) -> Any:
         wanted = [Wanted((feed, subfeed), at) for feed, subfeed, at in params.watches]
-        found = await self._node.feed_reader.read(
+        found = await self._services.feed_reader.read(
             wanted,
             most=params.most or MAX_FEED_MESSAGES,
             wait=params.wait,
@@ -374,12 +294,12 @@ class FeedCalls:
 
     # --- access ------------------------------------------------------------------------------
 
-    async def _get_rules(self, params: _Log, live: LiveCall) -> Any:
+    async def _get_rules(self, params: OneLog, live: LiveCall) -> Any:
         await self._require_own(params.feed)
         text = await self._disk(self._store.get_rules, params.feed, params.subfeed)
         return {"rules": {"rules": []} if text is None else json.loads(text)}
 
-    async def _set_rules(self, params: _Rules, live: LiveCall) -> Any:
+    async def _set_rules(self, params: Rules, live: LiveCall) -> Any:
         live.caller.require_write()
         await self._require_own(params.feed)
         text = json.dumps(codec.plain(params.rules))
@@ -392,18 +312,18 @@ class FeedCalls:
 
     # --- looking -----------------------------------------------------------------------------
 
-    async def _show(self, params: _Show, live: LiveCall) -> Any:
+    async def _show(self, params: Show, live: LiveCall) -> Any:
         if params.subfeed is not None and await self._feeds.is_own(params.feed):
             # Nobody follows his own feeds: whether others know of a fork he must ask.
             where = (params.feed, params.subfeed)
-            await self._node.own_feeds.look(where, min(params.timeout, LOOKUP_SECONDS))
+            await self._services.own_feeds.look(where, min(params.timeout, LOOKUP_SECONDS))
         await self._feeds.settle()
         shown = await self._disk(self._describe, params.feed)
         shown |= {"holders": [], "followers": 0, "fork": None, "decision": None, "detail": ""}
         if params.subfeed is None:
             return shown
         where = (params.feed, params.subfeed)
-        shown["followers"] = self._node.feed_server.followers(where)
+        shown["followers"] = self._services.feed_server.followers(where)
         info = await self._feeds.info(where)
         if info is not None and info.fork is not None:
             shown["fork"] = {
@@ -412,7 +332,7 @@ class FeedCalls:
             }
         if info is not None and info.decision is not None:
             shown["decision"] = _plain_head(info.decision.head)
-        await self._node.feed_reader.contact(
+        await self._services.feed_reader.contact(
             Wanted(where, info.size if info is not None else 0),
             channel=self._channel(params.channel),
             timeout=params.timeout,
@@ -420,14 +340,14 @@ class FeedCalls:
         )
         return shown
 
-    async def _resolve(self, params: _Log, live: LiveCall) -> Any:
+    async def _resolve(self, params: OneLog, live: LiveCall) -> Any:
         live.caller.require_write()
         known = await self._feeds.info((params.feed, params.subfeed))
         if known is None:
             raise UnknownFeed(feed=params.feed.hex())
         await self._require_own(params.feed)
         # Others may know of a fork of which nobody has told us.
-        await self._node.own_feeds.look((params.feed, params.subfeed), LOOKUP_SECONDS)
+        await self._services.own_feeds.look((params.feed, params.subfeed), LOOKUP_SECONDS)
         return {"resolved": await self._feeds.decide((params.feed, params.subfeed))}
 
 

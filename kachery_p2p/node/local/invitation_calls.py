@@ -15,7 +15,7 @@ the line. The line is in the answer to ``channel.invite`` and kept nowhere.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -28,10 +28,9 @@ from kachery_p2p.protocol.limits import INVITATION_SECONDS
 from kachery_p2p.storage.channels.invitations import InvitationRow
 
 from .call_table import CallTable, OnChannel
+from .channel_calls import ChannelCalls
 from .live_call import LiveCall
-
-if TYPE_CHECKING:
-    from kachery_p2p.node.node import Node
+from .services import Services
 
 _LEAST_DIGITS = 8
 _LONGEST_SECONDS = 10 * 365 * 24 * 3600.0
@@ -59,8 +58,9 @@ class _Authorise(msgspec.Struct, frozen=True):
 class InvitationCalls:
     """A method per call, for :class:`~.calls.Calls`."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, services: Services, channels: ChannelCalls) -> None:
+        self._services = services
+        self._channels = channels
 
     def calls(self) -> CallTable:
         return {
@@ -73,31 +73,31 @@ class InvitationCalls:
     async def _invite(self, params: _Invite, live: LiveCall) -> Any:
         live.caller.require_write()
         check_label(params.label)
-        invitation, row = self._node.invitations.make(
-            self._node.context.book.resolve(params.channel),
+        invitation, row = self._services.invitations.make(
+            self._services.context.book.resolve(params.channel),
             roles=None if params.roles is None else parse_roles(params.roles),
             label=params.label,
             uses=params.uses,
             seconds=params.expires_in,
         )
-        self._node.bootstraps.hurry()  # whoever gets it will come through them soon
+        self._services.bootstraps.hurry()  # whoever gets it will come through them soon
         return self._describe(row) | {"line": to_line(invitation), "channel": invitation.name}
 
     async def _invites(self, params: OnChannel, live: LiveCall) -> Any:
-        channel = self._node.context.book.resolve(params.channel)
-        rows = self._node.state.invitations(channel.hex())
+        channel = self._services.context.book.resolve(params.channel)
+        rows = self._services.state.invitations(channel.hex())
         return {"invitations": [self._describe(row) for row in rows]}
 
     async def _revoke(self, params: _Revoke, live: LiveCall) -> Any:
         live.caller.require_write()
-        channel = self._node.context.book.resolve(params.channel)
+        channel = self._services.context.book.resolve(params.channel)
         row = self._named(channel, params.invitation.strip())
-        self._node.state.revoke_invitation(row.id)
-        after = self._node.state.invitation(row.id)
+        self._services.state.revoke_invitation(row.id)
+        after = self._services.state.invitation(row.id)
         return self._describe(after or row)
 
     def _named(self, channel: bytes, text: str) -> InvitationRow:
-        rows = self._node.state.invitations(channel.hex())
+        rows = self._services.state.invitations(channel.hex())
         if is_invitation(text):
             wanted = parse_line(text).key.node_id
         else:
@@ -113,15 +113,14 @@ class InvitationCalls:
 
     async def _authorise(self, params: _Authorise, live: LiveCall) -> Any:
         live.caller.require_write()
-        administration = self._node.administration
-        channel, document, key = administration.owned(params.channel)
+        channel, document, key = self._channels.owned(params.channel)
         changed = document.with_admitter(
-            administration.member_id(document, params.node),
+            self._channels.member_id(document, params.node),
             parse_roles(params.roles),
-            self._node.context.clock(),
+            self._services.context.clock(),
         )
-        administration.publish(changed, key)
-        return administration.describe(channel, members=True)
+        self._channels.publish(changed, key)
+        return self._channels.describe(channel, members=True)
 
     def _describe(self, row: InvitationRow) -> dict[str, Any]:
         return {
@@ -132,5 +131,5 @@ class InvitationCalls:
             "nodes": list(row.nodes),
             "created_at": row.created_at,
             "expires_at": row.expires_at,
-            "state": self._node.invitations.state_of(row),
+            "state": self._services.invitations.state_of(row),
         }

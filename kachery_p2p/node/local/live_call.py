@@ -10,14 +10,12 @@ import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from kachery_p2p.local.framed import FramedSocket
 from kachery_p2p.protocol.errors import ReadOnlyUser
 from kachery_p2p.protocol.limits import LOCAL_ITEM_CREDIT, LOCAL_UPLOAD_PIECES
 from kachery_p2p.protocol.local import messages as local
-
-if TYPE_CHECKING:
-    from .server import Connection
 
 
 class Caller:
@@ -37,8 +35,8 @@ class Caller:
 class Upload:
     """The pieces of one streamed call, in order; ends with None."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, resume: Callable[[], None]) -> None:
+        self._resume = resume
         self._pieces: deque[bytes | None] = deque()
         self._ready: asyncio.Event | None = None
 
@@ -56,18 +54,28 @@ class Upload:
             self._ready = asyncio.Event()
             await self._ready.wait()
         piece = self._pieces.popleft()
-        self._connection.resume()
+        self._resume()
         return piece
 
 
 class LiveCall:
-    """One call while it runs: what :class:`~.calls.Calls` gets to see of its caller."""
+    """One call while it runs: what :class:`~.calls.Calls` gets to see of its caller.
 
-    def __init__(self, connection: Connection, number: int, descriptor: int | None) -> None:
-        self.caller = connection.caller
-        self.upload = Upload(connection)
+    ``resume``: there is room for more pieces of an upload.
+    """
+
+    def __init__(
+        self,
+        caller: Caller,
+        socket: FramedSocket,
+        number: int,
+        descriptor: int | None,
+        resume: Callable[[], None],
+    ) -> None:
+        self.caller = caller
+        self.upload = Upload(resume)
         self.descriptor = descriptor
-        self._connection = connection
+        self._socket = socket
         self._number = number
         self._item_header = b""
         self._credit = LOCAL_ITEM_CREDIT
@@ -75,19 +83,18 @@ class LiveCall:
 
     def progress(self, info: dict[str, Any]) -> None:
         """Tell how far it is. Dropped if the client does not keep up."""
-        socket = self._connection.socket
-        if not socket.backed_up and not socket.closed:
-            socket.send(local.Progress(self._number, info))
+        if not self._socket.backed_up and not self._socket.closed:
+            self._socket.send(local.Progress(self._number, info))
 
     async def send(self, data: bytes) -> None:
         """Send bytes of the result; waits for the client to read."""
-        await self._connection.socket.drained()
-        self._connection.socket.send(local.Chunk(self._number, data))
+        await self._socket.drained()
+        self._socket.send(local.Chunk(self._number, data))
 
     def offer(self, packed: local.PackedItem) -> bool:
         """Send one of many results with the next :attr:`flush`, if the client has room for it; whether
         it has."""
-        socket = self._connection.socket
+        socket = self._socket
         if self._credit <= 0 or socket.backed_up or socket.closed:
             return False
         self._credit -= packed.cost
@@ -99,14 +106,14 @@ class LiveCall:
     @property
     def flush(self) -> Callable[[], None]:
         """Send what was offered; the same for all calls of one client."""
-        return self._connection.socket.flush
+        return self._socket.flush
 
     async def room(self) -> None:
         """Wait until :meth:`offer` takes something. Raises LinkClosed."""
         while self._credit <= 0:
             self._granted = asyncio.Event()
             await self._granted.wait()
-        await self._connection.socket.drained()
+        await self._socket.drained()
 
     def grant(self, credit: int) -> None:
         """The client has dealt with as much."""
@@ -121,7 +128,7 @@ class LiveCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Later:
+class DeferredResult:
     """A result that is waited for without a task: ``finish`` of what ``future`` gives."""
 
     future: asyncio.Future[Any]

@@ -1,8 +1,8 @@
 """The local API's sockets: a Unix-domain socket, and loopback TCP if asked for.
 
-The messages are in :mod:`kachery_p2p.protocol.local.messages`, what they do in :mod:`.calls`. This room knows
-who is calling: peer credentials come from the kernel (Unix) or a token file (TCP), are logged once
-per connection, and decide whether the caller may change anything.
+The messages are in :mod:`kachery_p2p.protocol.local.messages`, what they do in :mod:`.calls`. This
+room knows who is calling: peer credentials come from the kernel (Unix) or a token file (TCP), are
+logged once per connection, and decide whether the caller may change anything.
 
 Bounds: clients, calls per client, frame size, what is queued for a client that does not read
 (its calls wait). Descriptors that come with a call are closed when the call ends.
@@ -20,7 +20,7 @@ import socket
 import struct
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kachery_p2p.local.framed import FramedSocket
 from kachery_p2p.local.places import PORT_VARIABLE
@@ -45,12 +45,9 @@ from kachery_p2p.protocol.limits import (
 )
 from kachery_p2p.protocol.local import messages as local
 
-from .live_call import Caller, Later, LiveCall
-
-if TYPE_CHECKING:
-    from kachery_p2p.node.node import Node
-
-    from .calls import Calls
+from .calls import Calls
+from .live_call import Caller, DeferredResult, LiveCall
+from .services import Services
 
 log = logging.getLogger(__name__)
 
@@ -121,21 +118,21 @@ class Connection:
             self._server.check_token(message.token)
             self.caller.pid = message.pid
         self._greeted = True
-        node = self._server.node
+        services = self._server.services
         self.socket.send(
             local.Welcome(
                 PROTOCOL_VERSION,
                 SOFTWARE,
-                node.context.node_id,
-                str(node.store.root),
-                node.config.label,
+                services.context.node_id,
+                str(services.store.root),
+                services.config.label,
                 self.caller.read_only,
             )
         )
 
     def _on_call(self, call: local.Call) -> None:
         descriptor = self.socket.take_descriptor() if call.descriptors else None
-        live = LiveCall(self, call.id, descriptor)
+        live = LiveCall(self.caller, self.socket, call.id, descriptor, self.resume)
         if call.id in self._calls or call.id < 1:
             live.close()
             raise ProtocolViolation(reason=f"call {call.id} is not new")
@@ -144,7 +141,7 @@ class Connection:
             begun = self._server.calls.begin(call.method, call.params, live)
         except Exception as error:  # answered as if the call had run into it
             begun = _failing(error)
-        if isinstance(begun, Later) and not self.socket.backed_up:
+        if isinstance(begun, DeferredResult) and not self.socket.backed_up:
             if begun.future.done():
                 self._answer_later(call, live, begun)
                 return
@@ -159,7 +156,7 @@ class Connection:
         if len(self._calls) >= MAX_LOCAL_REQUESTS:
             self.socket.pause()
 
-    def _answer_later(self, call: local.Call, live: LiveCall, begun: Later) -> None:
+    def _answer_later(self, call: local.Call, live: LiveCall, begun: DeferredResult) -> None:
         """What it waited for is there."""
         if not begun.future.cancelled():
             error = begun.future.exception()
@@ -170,7 +167,7 @@ class Connection:
         self._ended(call, live)
 
     async def _run(
-        self, call: local.Call, live: LiveCall, begun: Coroutine[Any, Any, Any] | Later
+        self, call: local.Call, live: LiveCall, begun: Coroutine[Any, Any, Any] | DeferredResult
     ) -> None:
         try:
             try:
@@ -200,9 +197,9 @@ class Connection:
         self._finish(live, local.Failure(call.id, *to_wire(error)))
 
     def _task_ended(
-        self, call: local.Call, live: LiveCall, begun: Coroutine[Any, Any, Any] | Later
+        self, call: local.Call, live: LiveCall, begun: Coroutine[Any, Any, Any] | DeferredResult
     ) -> None:
-        if not isinstance(begun, Later):
+        if not isinstance(begun, DeferredResult):
             begun.close()  # it never began, if the task was cancelled at once
         self._ended(call, live)
 
@@ -238,8 +235,8 @@ async def _failing(error: Exception) -> Any:
 class LocalServer:
     """Listens, identifies callers, and closes everything again."""
 
-    def __init__(self, node: Node, calls: Calls) -> None:
-        self.node = node
+    def __init__(self, services: Services, calls: Calls) -> None:
+        self.services = services
         self.calls = calls
         self.connections: set[Connection] = set()
         self.closing = False
@@ -249,7 +246,7 @@ class LocalServer:
 
     async def start(self) -> None:
         """Raises DaemonAlreadyRunning, StorageDamaged (the folder), BadInput."""
-        config = self.node.config
+        config = self.services.config
         self._make_runtime_dir()
         self._listen_unix(config.socket_path)
         if config.api_port is not None:
@@ -259,7 +256,7 @@ class LocalServer:
             loop.add_reader(sock.fileno(), self._on_connection, sock, unix)
 
     def _make_runtime_dir(self) -> None:
-        config = self.node.config
+        config = self.services.config
         group = config.group_id()
         mode = 0o700 if group is None and config.socket_mode & 0o077 == 0 else 0o755
         try:
@@ -282,7 +279,7 @@ class LocalServer:
             finally:
                 probe.close()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        config = self.node.config
+        config = self.services.config
         group = config.group_id()
         try:
             before = os.umask(0o177)
@@ -312,9 +309,9 @@ class LocalServer:
                 f"another port (clients find it by {PORT_VARIABLE})",
             ) from error
         port = sock.getsockname()[1]
-        self._token = self.node.context.random_bytes(32).hex()
-        path = self.node.config.runtime_dir / f"api-{port}.token"
-        group = self.node.config.group_id()
+        self._token = self.services.context.random_bytes(32).hex()
+        path = self.services.config.runtime_dir / f"api-{port}.token"
+        group = self.services.config.group_id()
         path.unlink(missing_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
@@ -355,7 +352,7 @@ class LocalServer:
             name = pwd.getpwuid(uid).pw_name
         except KeyError:
             name = str(uid)
-        read_only = self.node.config.others_read_only and uid not in (os.getuid(), 0)
+        read_only = self.services.config.others_read_only and uid not in (os.getuid(), 0)
         log.info("local client pid %s user %s%s", pid, name, " (read only)" if read_only else "")
         return Caller(pid=pid, uid=uid, name=name, read_only=read_only)
 

@@ -37,13 +37,13 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from kachery_p2p._version import __version__
 from kachery_p2p.node.files.storage_usage import StorageUsage
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.tasks.jobs import Backend, Job
-from kachery_p2p.node.tasks.requests import Request
+from kachery_p2p.node.tasks.request import Request
 from kachery_p2p.protocol.channels.roles import PROXY
 from kachery_p2p.protocol.limits import (
     MAX_STATUS_LABEL,
@@ -56,43 +56,43 @@ from kachery_p2p.storage.feeds.log import Log
 
 from .call_table import CallTable, Nothing
 from .live_call import LiveCall
-
-if TYPE_CHECKING:
-    from kachery_p2p.node.node import Node
+from .services import Services
 
 T = TypeVar("T")
 Row = dict[str, Any]
 
 
 class StatusCalls:
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._usage = StorageUsage(node.context, node.network.spawn)
-        self._started_at = node.context.clock()
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._usage = StorageUsage(services.context, services.network.spawn)
+        self._started_at = services.context.clock()
         self._started = asyncio.get_running_loop().time()
 
     def calls(self) -> CallTable:
         return {"status": (Nothing, self._status)}
 
     async def _status(self, params: Nothing, live: LiveCall) -> Any:
-        node = self._node
+        services = self._services
         storage = await self._storage()
-        await node.presence.refresh()
+        await services.presence.refresh()
         feeds_total, feeds = await self._feeds()
         now = asyncio.get_running_loop().time()
-        links = list(node.network.links)
+        links = list(services.network.links)
         labels = {link.peer: _label(link) for link in links}
-        bootstraps = node.bootstraps.status.values()
+        bootstraps = services.bootstraps.status.values()
         uploads = self._uploads(labels)
-        downloads = node.downloader.downloads
+        downloads = services.downloader.downloads
         requests, jobs = self._tasks()
-        warnings = node.context.warnings
-        backends = node.task_queue.backends.values()
+        warnings = services.context.warnings
+        backends = services.task_queue.backends.values()
         return {
             "now": now,
             "node": self._describe_node(now),
             "storage": storage,
-            "channels": [self._describe_channel(channel) for channel in _first(node.context.book)],
+            "channels": [
+                self._describe_channel(channel) for channel in _first(services.context.book)
+            ],
             "links": [self._describe_link(link, labels) for link in _busiest(links)],
             "bootstraps": [
                 {
@@ -120,7 +120,7 @@ class StatusCalls:
                 for at, text in itertools.islice(reversed(warnings), MAX_STATUS_ROWS)
             ],
             "totals": {
-                "channels": len(node.context.book),
+                "channels": len(services.context.book),
                 "links": len(links),
                 "bootstraps": len(bootstraps),
                 "downloads": len(downloads),
@@ -130,14 +130,14 @@ class StatusCalls:
                 "backends": len(backends),
                 "warnings": len(warnings),
             },
-            "relay": {"circuits": len(node.relay), "bytes": node.relay.relayed_bytes},
-            "served": node.provider.served_bytes,
+            "relay": {"circuits": len(services.relay), "bytes": services.relay.relayed_bytes},
+            "served": services.provider.served_bytes,
         }
 
     # --- the node ----------------------------------------------------------------------------
 
     def _describe_node(self, now: float) -> Row:
-        context = self._node.context
+        context = self._services.context
         return {
             "id": context.node_id,
             "label": context.label[:MAX_STATUS_LABEL],
@@ -146,14 +146,14 @@ class StatusCalls:
             "pid": os.getpid(),
             "started_at": self._started_at,
             "uptime": now - self._started,
-            "listening": getattr(self._node, "listening", None),
+            "listening": self._services.listening,
             "urls": _first(context.urls),
         }
 
     async def _storage(self) -> Row:
         usage = await self._usage.measured()
         return {
-            "dir": str(self._node.store.root),
+            "dir": str(self._services.store.root),
             "used": None if usage is None else usage.used,
             "blobs": None if usage is None else usage.blobs,
             "links": None if usage is None else usage.links,
@@ -163,17 +163,17 @@ class StatusCalls:
         }
 
     def _name(self, channel: bytes | None) -> str:
-        return "" if channel is None else self._node.network.name_of(channel)[:MAX_STATUS_LABEL]
+        return "" if channel is None else self._services.network.name_of(channel)[:MAX_STATUS_LABEL]
 
     def _describe_channel(self, channel: bytes) -> Row:
-        book = self._node.context.book
+        book = self._services.context.book
         document = book.signed(channel).document
-        me = self._node.context.node_id
+        me = self._services.context.node_id
         effective = book.effective(channel, me)
-        online = self._node.presence.online(channel)
+        online = self._services.presence.online(channel)
         labels = {each.node_id: each.label for each in book.admissions(channel)}
         labels |= {member.node_id: member.label for member in document.members}
-        labels |= {link.peer: _label(link) for link in self._node.network.links_on(channel)}
+        labels |= {link.peer: _label(link) for link in self._services.network.links_on(channel)}
         return {
             "name": self._name(channel),
             "id": channel.hex(),
@@ -193,7 +193,7 @@ class StatusCalls:
         }
 
     def _describe_link(self, link: Link, labels: dict[str, str]) -> Row:
-        shared = sorted(self._node.network.shared(link))
+        shared = sorted(self._services.network.shared(link))
         return {
             "node": link.peer,
             "label": _label(link),
@@ -221,7 +221,7 @@ class StatusCalls:
 
     def _uploads(self, labels: dict[str, str]) -> list[Row]:
         sending: Counter[tuple[Link, bytes, bytes]] = Counter()
-        for link, params in self._node.provider.reading():
+        for link, params in self._services.provider.reading():
             sending[link, params.channel, params.sha1] += 1
         return [
             {
@@ -239,31 +239,31 @@ class StatusCalls:
 
     async def _feeds(self) -> tuple[int, list[Row]]:
         """How many there are, and those that are read, then the newest."""
-        node = self._node
-        readers = Counter((p.feed, p.subfeed) for _, p in node.feed_server.following.values())
-        followed = node.feed_reader.followed()
+        services = self._services
+        readers = Counter((p.feed, p.subfeed) for _, p in services.feed_server.following.values())
+        followed = services.feed_reader.followed()
         most_read = [log for log, _ in readers.most_common(MAX_STATUS_ROWS)]
         read = dict.fromkeys([*most_read, *reversed(followed)])
 
         def work() -> tuple[int, list[Row]]:
-            total, newest = node.feed_store.newest(MAX_STATUS_ROWS)
+            total, newest = services.feed_store.newest(MAX_STATUS_ROWS)
             shown = list(itertools.islice(dict.fromkeys([*read, *newest]), MAX_STATUS_ROWS))
             rows = [self._describe_feed(log, readers[log], followed.get(log)) for log in shown]
             return max(total, len(shown)), rows
 
-        return await node.context.workers.disk(work)
+        return await services.context.workers.disk(work)
 
     def _describe_feed(self, log: Log, readers: int, local: int | None) -> Row:
         """Reads the disk: for a worker thread."""
         feed, subfeed = log
-        info = self._node.feed_store.info(*log)
+        info = self._services.feed_store.info(*log)
         name = info.name if info is not None else None
         return {
             "feed": feed.hex(),
             "subfeed": subfeed.hex(),
             "name": None if name is None else name[:MAX_STATUS_LABEL],
             "size": info.size if info is not None else 0,
-            "own": self._node.feed_store.key(feed) is not None,
+            "own": self._services.feed_store.key(feed) is not None,
             "forked": info is not None and info.fork is not None,
             "followed": local is not None,
             "readers": readers,
@@ -275,9 +275,9 @@ class StatusCalls:
     def _tasks(self) -> tuple[list[Request], list[Job]]:
         """What was asked for here and is not run here; and what is run here, for whomever. What runs
         comes before what waits."""
-        me = self._node.context.node_id
-        requests = [each for each in self._node.task_requests.live.values() if each.node != me]
-        jobs = list(dict.fromkeys(self._node.task_queue.jobs.values()))
+        me = self._services.context.node_id
+        requests = [each for each in self._services.task_requests.live.values() if each.node != me]
+        jobs = list(dict.fromkeys(self._services.task_queue.jobs.values()))
         return (
             sorted(requests, key=lambda request: request.state != "running"),
             sorted(jobs, key=lambda job: job.state != "running"),

@@ -3,17 +3,17 @@
 =================  ===============================================================  ==================
 method             parameters                                                       result
 =================  ===============================================================  ==================
-``task.request``   task, function, type, kwargs, channel?, backend_timeout,         state, parcel, ...
+``task.request``   task, function, type, kwargs, channel?, backend_timeout,         state, payload, ...
                    timeout?, retries, cached; sends progress
 ``task.cancel``    task                                                             cancelled
 ``task.list``      channel?                                                         offers, silent
 ``task.show``      task?                                                            tasks
-``task.publish``   function, type, kwargs, parcel, channel?
-``task.cached``    function, kwargs, channel?, look                                 parcel, node, ...
+``task.publish``   function, type, kwargs, payload, channel?
+``task.cached``    function, kwargs, channel?, look                                 payload, node, ...
 ``task.offer``     backend, functions, channels, slots, label, running; ends with   (nothing)
                    the backend
 ``task.take``      backend, most, wait                                              jobs, cancel
-``task.report``    backend, job, state, fraction, message, log, parcel, ...         known
+``task.report``    backend, job, state, fraction, message, log, payload, ...         known
 =================  ===============================================================  ==================
 
 Whoever may change something may request; a backend moreover runs what others ask for, so it must be
@@ -23,13 +23,13 @@ started by somebody who may.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from kachery_p2p.node.tasks.jobs import Backend, Job
-from kachery_p2p.node.tasks.requests import Request, RequestState
+from kachery_p2p.node.tasks.request import Request, RequestState
 from kachery_p2p.node.tasks.server import LARGE_KWARGS
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput, ProtocolViolation
@@ -44,10 +44,10 @@ from kachery_p2p.protocol.limits import (
     MAX_TASK_SLOTS,
     MAX_TASK_TRACEBACK,
 )
-from kachery_p2p.protocol.tasks.messages import TaskNews, make_news
+from kachery_p2p.protocol.tasks.messages import TaskUpdate, make_update
 from kachery_p2p.protocol.tasks.result import sign_result
 from kachery_p2p.protocol.tasks.task import (
-    Parcel,
+    Payload,
     TaskType,
     check_function_id,
     parse_kwargs,
@@ -57,9 +57,7 @@ from kachery_p2p.storage.tasks.store import ActionEnd
 
 from .call_table import CallTable
 from .live_call import LiveCall
-
-if TYPE_CHECKING:
-    from kachery_p2p.node.node import Node
+from .services import Services
 
 _Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _Seconds = Annotated[float, Meta(ge=0, le=MAX_CALL_SECONDS)]
@@ -90,7 +88,7 @@ class _Publish(msgspec.Struct, frozen=True):
     function: str
     type: TaskType
     kwargs: _Kwargs
-    parcel: Parcel
+    payload: Payload
     channel: str | None = None
 
 
@@ -124,18 +122,18 @@ class _Report(msgspec.Struct, frozen=True):
     fraction: float | None = None
     message: Annotated[str, Meta(max_length=MAX_TASK_MESSAGE)] = ""
     log: Annotated[bytes, Meta(max_length=MAX_TASK_LOG)] = b""
-    parcel: Parcel | None = None
+    payload: Payload | None = None
     reason: Annotated[str, Meta(max_length=MAX_TASK_REASON)] = ""
     traceback: Annotated[str, Meta(max_length=MAX_TASK_TRACEBACK)] = ""
 
 
 class TaskCalls:
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._context = node.context
-        self._book = node.context.book
-        self._queue = node.task_queue
-        self._requests = node.task_requests
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._context = services.context
+        self._book = services.context.book
+        self._queue = services.task_queue
+        self._requests = services.task_requests
 
     def calls(self) -> CallTable:
         return {
@@ -167,14 +165,14 @@ class TaskCalls:
         await self._check(params.function, params.kwargs)
         now = asyncio.get_running_loop().time()
 
-        def tell(state: RequestState, news: TaskNews, node: str, label: str) -> None:
+        def tell(state: RequestState, update: TaskUpdate, node: str, label: str) -> None:
             live.progress(
                 {
                     "state": state,
-                    "place": news.place,
-                    "fraction": news.fraction,
-                    "message": news.message,
-                    "log": news.log,
+                    "place": update.place,
+                    "fraction": update.fraction,
+                    "message": update.message,
+                    "log": update.log,
                     "node": node or None,
                     "label": label,
                 }
@@ -205,11 +203,11 @@ class TaskCalls:
         return {"cancelled": True}
 
     async def _list(self, params: _Channel, live: LiveCall) -> Any:
-        offers, silent = await self._node.task_backends.all(self._channel(params.channel))
+        offers, silent = await self._services.task_backends.all(self._channel(params.channel))
         return {
             "offers": [
                 {
-                    "channel": self._node.network.name_of(channel),
+                    "channel": self._services.network.name_of(channel),
                     "node": self._context.node_id if holder is None else holder.node,
                     "label": self._context.label if holder is None else holder.label,
                     **msgspec.structs.asdict(offer),
@@ -237,7 +235,7 @@ class TaskCalls:
             "state": request.state,
             "node": request.node,
             "label": request.label,
-            "channel": "" if where is None else self._node.network.name_of(where),
+            "channel": "" if where is None else self._services.network.name_of(where),
             "since": request.at,
             "reason": request.reason,
             "side": "requested",
@@ -251,7 +249,7 @@ class TaskCalls:
             "state": job.state,
             "node": job.requester,
             "label": job.backend.label if job.backend is not None else "",
-            "channel": self._node.network.name_of(job.channel),
+            "channel": self._services.network.name_of(job.channel),
             "since": job.since,
             "reason": job.reason,
             "side": "running here",
@@ -274,10 +272,10 @@ class TaskCalls:
             function=params.function,
             type=params.type,
             timestamp=round(self._context.clock() * 1000),
-            parcel=params.parcel,
+            payload=params.payload,
         )
         for each in able:
-            await self._node.task_results.keep(result, each)
+            await self._services.task_results.keep(result, each)
         return {}
 
     async def _cached(self, params: _Cached, live: LiveCall) -> Any:
@@ -287,9 +285,9 @@ class TaskCalls:
             key, params.type, self._channel(params.channel), look=params.look
         )
         if result is None:
-            return {"parcel": None, "node": "", "timestamp": 0}
+            return {"payload": None, "node": "", "timestamp": 0}
         return {
-            "parcel": codec.plain(result.parcel),
+            "payload": codec.plain(result.payload),
             "node": result.node.hex(),
             "timestamp": result.timestamp,
         }
@@ -331,7 +329,7 @@ class TaskCalls:
                     "type": job.type,
                     "kwargs": job.kwargs,
                     "requester": job.requester,
-                    "channel": self._node.network.name_of(job.channel),
+                    "channel": self._services.network.name_of(job.channel),
                     "timeout": None,
                 }
                 for job in jobs
@@ -341,9 +339,9 @@ class TaskCalls:
 
     async def _report(self, params: _Report, live: LiveCall) -> Any:
         live.caller.require_write()
-        if (params.state == "finished") != (params.parcel is not None):
-            raise BadInput(what="task report", reason="its state and its parcel do not fit")
-        news = make_news(
+        if (params.state == "finished") != (params.payload is not None):
+            raise BadInput(what="task report", reason="its state and its payload do not fit")
+        update = make_update(
             "running",
             fraction=params.fraction,
             message=params.message,
@@ -352,7 +350,7 @@ class TaskCalls:
             traceback=params.traceback,
         )
         end = None if params.state == "running" else params.state
-        known = await self._queue.report(params.backend, params.job, news, end, params.parcel)
+        known = await self._queue.report(params.backend, params.job, update, end, params.payload)
         return {"known": known}
 
 

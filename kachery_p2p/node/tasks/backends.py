@@ -13,18 +13,20 @@ from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import Final, NamedTuple
 
-from kachery_p2p.node.feeds.follower import Roads
-from kachery_p2p.node.files.sources import name_of
+from kachery_p2p.node.gossip.discovery import Discovery
 from kachery_p2p.node.gossip.lookup import Found
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import AccessDenied, KacheryError
-from kachery_p2p.protocol.files.plan import Holder
-from kachery_p2p.protocol.gossip import keys as things
-from kachery_p2p.protocol.gossip.blinding import TASK_BACKEND_CONTEXT, TASK_CONTEXT
-from kachery_p2p.protocol.gossip.keys import Thing, ThingKind
+from kachery_p2p.protocol.gossip.holders import Holder
+from kachery_p2p.protocol.gossip.keys import ContentKey, ContentKind
 from kachery_p2p.protocol.limits import MAX_TASK_OFFERS_ASKED, TASK_LOOK_SECONDS
-from kachery_p2p.protocol.methods import TASK_OFFERS
-from kachery_p2p.protocol.tasks.messages import TaskOffer, TaskOfferPage, TaskOffers
+from kachery_p2p.protocol.tasks.keys import (
+    TASK_BACKEND_CONTEXT,
+    TASK_CONTEXT,
+    task_backends_key,
+    task_function_key,
+)
+from kachery_p2p.protocol.tasks.messages import TASK_OFFERS, TaskOffer, TaskOfferPage, TaskOffers
 
 from .queue import TaskQueue
 
@@ -34,31 +36,34 @@ _MAX_RECENT: Final = 1_000
 
 
 class TaskFunctionOffers:
-    """As :class:`~kachery_p2p.node.gossip.announcer.Offers`: the functions that are on offer here now."""
+    """As :class:`~kachery_p2p.node.gossip.announcer.Offers`: the functions that are on offer here
+    now."""
 
-    kind: ThingKind = "tasks"
+    kind: ContentKind = "tasks"
     contexts = frozenset({TASK_CONTEXT, TASK_BACKEND_CONTEXT})
 
     def __init__(self) -> None:
-        self._offered: dict[Thing, frozenset[bytes]] = {}
+        self._offered: dict[ContentKey, frozenset[bytes]] = {}
         """With the channels where it is on offer. Replaced as a whole: worker threads read it."""
 
-    def update(self, queue: TaskQueue) -> tuple[set[Thing], set[Thing]]:
+    def update(self, queue: TaskQueue) -> tuple[set[ContentKey], set[ContentKey]]:
         """Backends came or went: what is on offer now and was not, and the other way round."""
-        offered: dict[Thing, frozenset[bytes]] = {}
+        offered: dict[ContentKey, frozenset[bytes]] = {}
         for function in queue.functions():
-            offered[things.task_function(function)] = frozenset(queue.channels_of(function))
+            offered[task_function_key(function)] = frozenset(queue.channels_of(function))
         if offered:
-            offered[things.task_backends()] = frozenset().union(*offered.values())
+            offered[task_backends_key()] = frozenset().union(*offered.values())
         old, self._offered = self._offered, offered
-        fresh = {thing for thing, channels in offered.items() if channels - old.get(thing, set())}
+        fresh = {
+            content for content, channels in offered.items() if channels - old.get(content, set())
+        }
         return fresh, old.keys() - offered.keys()
 
-    def scan(self) -> Iterator[Thing]:
+    def scan(self) -> Iterator[ContentKey]:
         yield from list(self._offered)
 
-    def may_leave(self, thing: Thing, channel: bytes) -> bool:
-        return channel in self._offered.get(thing, ())
+    def may_leave(self, content: ContentKey, channel: bytes) -> bool:
+        return channel in self._offered.get(content, ())
 
 
 class Choice(NamedTuple):
@@ -89,11 +94,11 @@ def in_order(choices: Iterable[Choice], key: bytes, *, shared: bool, own: str) -
 
 
 class TaskBackends:
-    def __init__(self, roads: Roads, queue: TaskQueue) -> None:
-        self._roads = roads
+    def __init__(self, discovery: Discovery, queue: TaskQueue) -> None:
+        self._discovery = discovery
         self._queue = queue
-        self._network = roads.network
-        self._book = roads.network.book
+        self._network = discovery.network
+        self._book = discovery.network.book
         self._recent: OrderedDict[tuple[str, bytes | None], tuple[float, Found]] = OrderedDict()
 
     async def find(
@@ -120,7 +125,7 @@ class TaskBackends:
         if known is not None and not fresh and loop.time() - known[0] < _RECENT_SECONDS:
             return known[1]
         self._recent.pop(where, None)
-        found = await self._roads.lookup.find(things.task_function(function), channel)
+        found = await self._discovery.lookup.find(task_function_key(function), channel)
         if found.holders:
             self._recent[where] = (loop.time(), found)
             while len(self._recent) > _MAX_RECENT:
@@ -151,7 +156,7 @@ class TaskBackends:
 
     async def ask(self, holder: Holder, function: str | None = None) -> list[TaskOffer]:
         """What a node offers on a channel. Raises what the link or the node says."""
-        link = await self._roads.link_to(holder)
+        link = await self._discovery.link_to(holder)
         offers: list[TaskOffer] = []
         query = TaskOffers(holder.channel, function)
         while True:
@@ -169,7 +174,7 @@ class TaskBackends:
         for where in list(self._book):
             if channel in (None, where):
                 offers += [Choice(None, where, offer) for offer in self._queue.offers(where)]
-        found = await self._roads.lookup.find(things.task_backends(), channel)
+        found = await self._discovery.lookup.find(task_backends_key(), channel)
         if not offers and not found.holders and found.errors:
             raise found.errors[0]
 
@@ -179,7 +184,7 @@ class TaskBackends:
                     Choice(holder, holder.channel, offer) for offer in await self.ask(holder)
                 )
             except KacheryError as error:
-                silent.append(f"{name_of(holder)}: {error}")
+                silent.append(f"{holder.name}: {error}")
 
         await asyncio.gather(*(ask(holder) for holder in found.holders))
         return offers, silent + [f"{label}: offline" for label in found.offline]

@@ -4,26 +4,26 @@ A :class:`Job` lives from the request to its end; everybody who waits for it has
 :class:`Backend` is a local process that offered functions and takes jobs. The rules of the queue are in
 :mod:`.queue`.
 
-Bounds: a watcher holds one piece of news, into which later ones are merged until it is heard; of what
+Bounds: a watcher holds one update, into which later ones are merged until it is heard; of what
 a function prints in between, the newest ``MAX_TASK_LOG`` bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from kachery_p2p.protocol.tasks.messages import ENDS, TaskNews, TaskState, make_news
+from kachery_p2p.protocol.tasks.messages import ENDS, TaskOffer, TaskState, TaskUpdate, make_update
 from kachery_p2p.protocol.tasks.task import TaskType
 
 
-def merge(old: TaskNews | None, new: TaskNews) -> TaskNews:
+def merge(old: TaskUpdate | None, new: TaskUpdate) -> TaskUpdate:
     """What somebody has to hear who has not heard ``old`` yet."""
     if old is None:
         return new
-    return make_news(
+    return make_update(
         new.state,
         place=new.place,
         fraction=old.fraction if new.fraction is None else new.fraction,
@@ -40,20 +40,20 @@ class Watcher:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self._news: TaskNews | None = None
+        self._update: TaskUpdate | None = None
         self._ready = asyncio.Event()
 
-    def put(self, news: TaskNews) -> None:
-        self._news = merge(self._news, news)
+    def put(self, update: TaskUpdate) -> None:
+        self._update = merge(self._update, update)
         self._ready.set()
 
-    async def next(self) -> TaskNews:
+    async def next(self) -> TaskUpdate:
         """What is new, once there is anything."""
         await self._ready.wait()
         self._ready.clear()
-        news, self._news = self._news, None
-        assert news is not None
-        return news
+        update, self._update = self._update, None
+        assert update is not None
+        return update
 
 
 @dataclass(eq=False)
@@ -102,7 +102,7 @@ class Job:
     """The function has begun, as far as its backend has said; or, an action, it may have."""
     closing: bool = False
     """Its end is being written down: it must not begin any more."""
-    end: TaskNews | None = None
+    end: TaskUpdate | None = None
     reason: str = ""
     watchers: dict[Watcher, None] = field(default_factory=dict)
     tasks: set[bytes] = field(default_factory=set)
@@ -111,20 +111,42 @@ class Job:
     def watch(self) -> Watcher:
         watcher = Watcher(self)
         self.watchers[watcher] = None
-        watcher.put(self.end or TaskNews(self.state))
+        watcher.put(self.end or TaskUpdate(self.state))
         return watcher
 
     def heard_by(self, node: str) -> bool:
         """Whether a node may hear of it under a task's id: of its own, or of what is anybody's."""
         return self.requester == node or self.type == "pure-calculation"
 
-    def tell(self, news: TaskNews) -> None:
+    def tell(self, update: TaskUpdate) -> None:
         """To all who wait; an end is remembered for who comes later."""
         if self.end is not None:
             return
-        self.state = news.state
-        if news.state in ENDS:
-            self.end = news
-            self.reason = news.reason
+        self.state = update.state
+        if update.state in ENDS:
+            self.end = update
+            self.reason = update.reason
         for watcher in self.watchers:
-            watcher.put(news)
+            watcher.put(update)
+
+
+def offers_of(
+    backends: Iterable[Backend], jobs: Iterable[Job], allowed: Callable[[str], bool]
+) -> list[TaskOffer]:
+    """What these backends offer together, with its load, sorted by function and type."""
+    found: dict[tuple[str, TaskType], list[Backend]] = {}
+    for backend in backends:
+        for function, kind in backend.functions.items():
+            found.setdefault((function, kind), []).append(backend)
+    queued = Counter(job.function for job in jobs if job.state == "queued")
+    return [
+        TaskOffer(
+            function,
+            kind,
+            sum(backend.slots for backend in having),
+            sum(backend.load for backend in having),
+            queued[function],
+            allowed(function),
+        )
+        for (function, kind), having in sorted(found.items())
+    ]

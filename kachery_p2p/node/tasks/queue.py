@@ -27,18 +27,16 @@ from kachery_p2p.protocol.limits import (
     MAX_TASKS_QUEUED,
     TASK_KEEP_SECONDS,
 )
-from kachery_p2p.protocol.tasks.messages import TaskNews, TaskOffer, make_news
-from kachery_p2p.protocol.tasks.result import TaskResult, sign_result
-from kachery_p2p.protocol.tasks.task import Parcel, TaskType, task_key
+from kachery_p2p.protocol.tasks.messages import TaskOffer, TaskUpdate, make_update
+from kachery_p2p.protocol.tasks.task import Payload, TaskType, task_key
 from kachery_p2p.storage.tasks.store import ActionEnd, TaskStore
 
-from .jobs import Backend, Job, Watcher
+from .action_journal import ActionJournal
+from .jobs import Backend, Job, Watcher, offers_of
 from .results import TaskResults
 
 _GO_SECONDS: Final = 10.0
 """A requester that does not say so soon that its action may begin has gone."""
-RETURN_SECONDS: Final = 10.0
-"""After a start, so long is waited for backends to say which actions they still run."""
 
 
 class TaskQueue:
@@ -59,8 +57,6 @@ class TaskQueue:
         """Those that have not ended, by id."""
         self.ended: OrderedDict[bytes, tuple[float, Job]] = OrderedDict()
         self._context = context
-        self._store = store
-        self._disk = context.workers.disk
         self._results = results
         self.allowed = allowed
         self._changed = changed
@@ -69,11 +65,7 @@ class TaskQueue:
         self._tasks: dict[bytes, Job] = {}
         """Live jobs by the id of each task that waits for them."""
         self._waiting: deque[Job] = deque()
-        self._opened = asyncio.get_running_loop().time()
-        self._settled = False
-        """Whether what did not return has been given up."""
-        self._returned: set[bytes] = set()
-        """Actions of before the last start that a backend says it still runs."""
+        self._journal = ActionJournal(context, store)
 
     # --- backends ----------------------------------------------------------------------------
 
@@ -84,7 +76,7 @@ class TaskQueue:
         if len(self.backends) >= MAX_TASK_BACKENDS:
             raise Busy(limit=f"{MAX_TASK_BACKENDS} task backends")
         self.backends[backend.id] = backend
-        self._returned |= backend.returned
+        self._journal.returned |= backend.returned
         self._changed()
 
     def withdraw(self, backend: Backend) -> None:
@@ -101,30 +93,30 @@ class TaskQueue:
                 self._lost(job)
             else:
                 self._back(job)
-        for task in backend.returned & self._returned:
-            self._returned.discard(task)
+        for task in backend.returned & self._journal.returned:
+            self._journal.returned.discard(task)
             self._spawn(self._gone_again(task))
         self._changed()
 
     async def _gone_again(self, task: bytes) -> None:
         """An action that had outlived a restart of this node was lost with its backend."""
         reason = "the backend that ran it ended, or was killed"
-        await self._note(task, "unknown", None, reason, "")
+        await self._journal.end(task, "unknown", reason=reason)
         job = self._tasks.get(task)
         if job is not None:
-            self._finish(job, TaskNews("unknown", reason=reason))
+            self._finish(job, TaskUpdate("unknown", reason=reason))
 
     def _lost(self, job: Job) -> None:
         reason = "the backend that ran it ended, or was killed"
         if job.type == "action":
             self._end_soon(job, "unknown", reason)
         else:
-            self._finish(job, TaskNews("failed", reason=reason))
+            self._finish(job, TaskUpdate("failed", reason=reason))
 
     def _back(self, job: Job) -> None:
         """Into the queue again, at the front."""
         self._waiting.appendleft(job)
-        job.tell(TaskNews("queued"))
+        job.tell(TaskUpdate("queued"))
         self._ring(job)
 
     def channels_of(self, function: str) -> set[bytes]:
@@ -137,26 +129,8 @@ class TaskQueue:
 
     def offers(self, channel: bytes) -> list[TaskOffer]:
         """What is on offer on a channel, with its load."""
-        found: dict[tuple[str, TaskType], list[Backend]] = {}
-        for backend in self.backends.values():
-            if channel in backend.channels:
-                for function, kind in backend.functions.items():
-                    found.setdefault((function, kind), []).append(backend)
-        queued: dict[str, int] = {}
-        for job in self.jobs.values():
-            if job.state == "queued":
-                queued[job.function] = queued.get(job.function, 0) + 1
-        return [
-            TaskOffer(
-                function,
-                kind,
-                sum(backend.slots for backend in backends),
-                sum(backend.load for backend in backends),
-                queued.get(function, 0),
-                self.allowed(function),
-            )
-            for (function, kind), backends in sorted(found.items())
-        ]
+        backends = [b for b in self.backends.values() if channel in b.channels]
+        return offers_of(backends, self.jobs.values(), self.allowed)
 
     # --- requests ----------------------------------------------------------------------------
 
@@ -171,7 +145,7 @@ class TaskQueue:
         requester: str,
         again: bool,
     ) -> Watcher:
-        """Ask for a run, or for news of one that was asked for.
+        """Ask for a run, or for the updates of one that was asked for.
 
         Raises:
             NoBackend: nobody here offers the function, with this type, on the channel.
@@ -189,7 +163,7 @@ class TaskQueue:
             if past is not None:
                 return past.watch()
         if again:
-            job.tell(TaskNews("absent"))
+            job.tell(TaskUpdate("absent"))
             return job.watch()
         if kind == "pure-calculation":
             shared = self._pure.get((channel, key))
@@ -226,26 +200,26 @@ class TaskQueue:
 
     async def _past(self, task: bytes, job: Job) -> Job | None:
         """An action that was begun before this node was restarted: what is known of it."""
-        row = await self._disk(self._store.action, task)
+        row = await self._journal.row(task)
         if row is None or row.node.hex() != job.requester:
             return None
         if row.state == "started" or row.state == "sent":
-            if task in self._returned:
+            if task in self._journal.returned:
                 job.started = True
-                job.tell(TaskNews("running"))
+                job.tell(TaskUpdate("running"))
                 self.jobs[task] = job
                 self._join(job, task)
                 return job
-            wait = self._opened + RETURN_SECONDS - asyncio.get_running_loop().time()
+            wait = self._journal.left_to_return()
             if wait > 0:
                 await asyncio.sleep(min(wait, 0.2))
                 return self._tasks.get(task) or await self._past(task, job)
-            news = TaskNews("unknown", reason="its node was stopped while it ran")
-        elif row.state == "finished" and row.parcel is not None:
-            news = TaskNews("finished", result=self._sign(job, row.parcel))
+            update = TaskUpdate("unknown", reason="its node was stopped while it ran")
+        elif row.state == "finished" and row.payload is not None:
+            update = TaskUpdate("finished", result=self._results.sign(job, row.payload))
         else:
-            news = make_news(row.state, reason=row.reason, traceback=row.traceback)
-        job.tell(news)
+            update = make_update(row.state, reason=row.reason, traceback=row.traceback)
+        job.tell(update)
         return job
 
     def leave(self, watcher: Watcher) -> None:
@@ -257,7 +231,7 @@ class TaskQueue:
             return
         if job.type == "action" and job.started:
             return  # it is being noted that it begins
-        self._finish(job, TaskNews("absent", reason="its requester had gone"))
+        self._finish(job, TaskUpdate("absent", reason="its requester had gone"))
 
     def cancel(self, job: Job, reason: str = "its requester cancelled it") -> None:
         """End a job; one that runs is asked to end, and made to."""
@@ -273,13 +247,13 @@ class TaskQueue:
         if job.type == "action" and job.started:
             self._end_soon(job, "cancelled", reason)
         else:
-            self._finish(job, TaskNews("cancelled", reason=reason))
+            self._finish(job, TaskUpdate("cancelled", reason=reason))
 
     def cancel_for(self, watcher: Watcher) -> None:
         """One who waits cancels: for itself alone, if others wait for the same calculation."""
         if len(watcher.job.watchers) > 1:
             self.leave(watcher)
-            watcher.put(TaskNews("cancelled", reason="its requester cancelled it"))
+            watcher.put(TaskUpdate("cancelled", reason="its requester cancelled it"))
         else:
             self.cancel(watcher.job)
 
@@ -290,20 +264,14 @@ class TaskQueue:
             return
         job.started = True
         try:
-            begun = await self._disk(
-                self._store.action_started,
-                job.id,
-                bytes.fromhex(job.requester),
-                job.function,
-                self._context.clock(),
-            )
+            begun = await self._journal.begin(job)
         except KacheryError as error:  # a full disk: it must not begin
-            self._finish(job, TaskNews("failed", reason=f"it was not begun: {error}"))
+            self._finish(job, TaskUpdate("failed", reason=f"it was not begun: {error}"))
             return
         if not begun:
-            self._finish(job, TaskNews("unknown", reason="it was begun before"))
+            self._finish(job, TaskUpdate("unknown", reason="it was begun before"))
         elif job.end is not None or job.closing:
-            await self._note(job.id, "cancelled", None, "cancelled before it began", "")
+            await self._journal.end(job.id, "cancelled", reason="cancelled before it began")
         elif backend.gone:
             self._back(job)  # it needs no word any more
         else:
@@ -354,7 +322,7 @@ class TaskQueue:
             job.backend = backend
             if job.type == "action" and not job.started:
                 backend.ready.add(job)
-                job.tell(TaskNews("ready"))
+                job.tell(TaskUpdate("ready"))
                 asyncio.get_running_loop().call_later(_GO_SECONDS, self._go_late, job)
             else:
                 backend.granted.append(job)
@@ -368,91 +336,75 @@ class TaskQueue:
         self,
         backend_id: bytes,
         task: bytes,
-        news: TaskNews,
+        update: TaskUpdate,
         end: ActionEnd | None,
-        parcel: Parcel | None,
+        payload: Payload | None,
     ) -> bool:
         """A backend's word about a job; whether it is known.
 
-        ``end``: how it ended, if it did. What ``news`` says besides counts then, and not its state;
-        the result of a job that finished is made of ``parcel``.
+        ``end``: how it ended, if it did. What ``update`` says besides counts then, and not its state;
+        the result of a job that finished is made of ``payload``.
         """
         backend = self._backend(backend_id)
         job = backend.running.get(task)
         if job is None:
-            return end is not None and await self._late(task, news, end, parcel)
+            return end is not None and await self._late(task, update, end, payload)
         if end is None:
             job.started = True
-            job.tell(news)
+            job.tell(update)
             return True
         if job.type == "action":
-            await self._note(task, end, parcel, news.reason, news.traceback)
-        await self._ended_as(job, news, end, parcel)
+            await self._journal.end(task, end, payload, update.reason, update.traceback)
+        await self._ended_as(job, update, end, payload)
         return True
 
     async def _late(
-        self, task: bytes, news: TaskNews, end: ActionEnd, parcel: Parcel | None
+        self, task: bytes, update: TaskUpdate, end: ActionEnd, payload: Payload | None
     ) -> bool:
         """The end of an action that began before this node was restarted."""
-        row = await self._disk(self._store.action, task)
+        row = await self._journal.row(task)
         if row is None or row.state not in ("started", "unknown"):
             return False
-        await self._note(task, end, parcel, news.reason, news.traceback)
-        self._returned.discard(task)
+        await self._journal.end(task, end, payload, update.reason, update.traceback)
+        self._journal.returned.discard(task)
         job = self._tasks.get(task)
         if job is not None:
-            await self._ended_as(job, news, end, parcel)
+            await self._ended_as(job, update, end, payload)
         return True
 
     async def _ended_as(
-        self, job: Job, news: TaskNews, end: ActionEnd, parcel: Parcel | None
+        self, job: Job, update: TaskUpdate, end: ActionEnd, payload: Payload | None
     ) -> None:
-        result = None if parcel is None else self._sign(job, parcel)
+        result = None if payload is None else self._results.sign(job, payload)
         if result is not None and job.type == "pure-calculation":
             await self._results.keep(result, job.channel)
         elif result is not None and job.type == "query":
             self._results.keep_soon(result, job.channel)
         self._finish(
             job,
-            make_news(
+            make_update(
                 end,
-                log=news.log,
-                reason=news.reason,
-                traceback=news.traceback,
+                log=update.log,
+                reason=update.reason,
+                traceback=update.traceback,
                 result=result,
             ),
         )
 
     # --- ends --------------------------------------------------------------------------------
 
-    def _sign(self, job: Job, parcel: Parcel) -> TaskResult:
-        now = round(self._context.clock() * 1000)
-        return sign_result(
-            self._context.key,
-            key=job.key,
-            function=job.function,
-            type=job.type,
-            timestamp=now,
-            parcel=parcel,
-        )
-
-    async def _note(
-        self, task: bytes, state: ActionEnd, parcel: Parcel | None, reason: str, traceback: str
-    ) -> None:
-        await self._disk(self._store.action_ended, task, state, parcel, reason, traceback)
-
     def _end_soon(self, job: Job, state: ActionEnd, reason: str) -> None:
         """End an action, on disk first."""
         job.closing = True
 
         async def end() -> None:
-            await self._note(job.id, state, None, reason, "")
-            self._finish(job, TaskNews(state, reason=reason))
+            await self._journal.end(job.id, state, reason=reason)
+            self._finish(job, TaskUpdate(state, reason=reason))
 
         self._spawn(end())
 
-    def _finish(self, job: Job, news: TaskNews) -> None:
-        job.tell(news)
+    def _finish(self, job: Job, update: TaskUpdate) -> None:
+        job.tell(update)
         backend = job.backend
         if backend is not None:
             backend.running.pop(job.id, None)
@@ -474,10 +426,7 @@ class TaskQueue:
         now = asyncio.get_running_loop().time()
         while self.ended and next(iter(self.ended.values()))[0] < now - TASK_KEEP_SECONDS:
             self.ended.popitem(last=False)
-        if not self._settled and now > self._opened + RETURN_SECONDS:
-            self._settled = True
-            mine = {job.id for job in self.jobs.values() if job.type == "action"} | self._returned
-            await self._disk(self._store.abandon_started, mine)
+        await self._journal.settle({job.id for job in self.jobs.values() if job.type == "action"})
 
     def _ring(self, job: Job) -> None:
         for backend in self.backends.values():

@@ -14,14 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
-import msgspec
-
-from kachery_p2p.node.feeds.follower import Roads
-from kachery_p2p.node.files.sources import name_of
+from kachery_p2p.node.gossip.discovery import Discovery
 from kachery_p2p.node.gossip.lookup import Found
 from kachery_p2p.protocol.backoff import Backoff
 from kachery_p2p.protocol.errors import (
@@ -36,21 +31,22 @@ from kachery_p2p.protocol.errors import (
     TransportError,
     Unreachable,
 )
-from kachery_p2p.protocol.files.plan import Holder
-from kachery_p2p.protocol.gossip import keys as things
+from kachery_p2p.protocol.gossip.holders import Holder
 from kachery_p2p.protocol.limits import (
     RECONNECT_FIRST,
     RECONNECT_MOST,
     TASK_BYTES,
     TASK_LOOK_SECONDS,
 )
-from kachery_p2p.protocol.tasks.messages import ENDS, TaskNews, TaskOffer, TaskRun, TaskState
+from kachery_p2p.protocol.tasks.keys import task_function_key, task_result_key
+from kachery_p2p.protocol.tasks.messages import ENDS, TaskOffer, TaskRun, TaskUpdate
 from kachery_p2p.protocol.tasks.result import TaskResult
-from kachery_p2p.protocol.tasks.task import Parcel, TaskType, task_key
+from kachery_p2p.protocol.tasks.task import TaskType
 from kachery_p2p.storage.tasks.store import TaskStore
 
 from .backends import Choice, TaskBackends, in_order
 from .queue import TaskQueue
+from .request import CANCELLED, Outcome, Request, outcome_of
 from .results import TaskResults
 from .run import OwnRun, RemoteRun, Run
 
@@ -62,71 +58,6 @@ _END_SECONDS: Final = 5.0
 """How long an action that is cancelled because time is up may take to say how it ended."""
 _RETURN_SECONDS: Final = 10.0
 """How long a node that was lost while it ran something may take to be back."""
-
-RequestState = TaskState | Literal["looking", "no backend yet"]
-Tell = Callable[[RequestState, TaskNews, str, str], None]
-"""Called with a state, what is new, and the id and label of the node that it comes from."""
-
-
-@dataclass(eq=False)
-class Request:
-    """What a local caller asks for. ``deadline``, ``backend_deadline`` and ``since`` are of the loop's
-    clock, ``at`` is Unix time."""
-
-    task: bytes
-    function: str
-    type: TaskType
-    kwargs: bytes
-    channel: bytes | None
-    deadline: float | None
-    backend_deadline: float
-    retries: int
-    cached: bool
-    since: float
-    at: float
-    tell: Tell
-    state: RequestState = "looking"
-    node: str = ""
-    label: str = ""
-    reason: str = ""
-    where: bytes | None = None
-    run: Run | None = None
-    refusal: KacheryError | None = None
-    returning: tuple[str, float] | None = None
-    """The node that was lost while it ran it, and until when it may be back."""
-    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
-    attempt: bytes = b""
-    """The id under which nodes know it now: a run that is repeated is another task to them."""
-
-    def __post_init__(self) -> None:
-        self.attempt = self.task
-
-    @property
-    def key(self) -> bytes:
-        return task_key(self.function, self.kwargs)
-
-    def say(self, news: TaskNews) -> None:
-        self.reason = news.reason
-        self.state = news.state
-        self.tell(self.state, news, self.node, self.label)
-
-    def wait(self) -> None:
-        """Nobody is there who could run it."""
-        self.node = self.label = ""
-        self.state = "no backend yet"
-        self.tell(self.state, TaskNews("queued"), "", "")
-
-
-class Ending(msgspec.Struct, frozen=True):
-    """How a request ended: "finished", "failed", "cancelled" or "unknown"."""
-
-    state: str
-    parcel: Parcel | None = None
-    reason: str = ""
-    traceback: str = ""
-    cached: bool = False
-    node: str = ""
-    timestamp: int = 0
 
 
 class _Lost(Exception):
@@ -148,22 +79,22 @@ class _Lost(Exception):
 class TaskRequests:
     def __init__(
         self,
-        roads: Roads,
+        discovery: Discovery,
         store: TaskStore,
         results: TaskResults,
         backends: TaskBackends,
         queue: TaskQueue,
     ) -> None:
         self.live: dict[bytes, Request] = {}
-        self._roads = roads
+        self._discovery = discovery
         self._store = store
         self._results = results
         self._backends = backends
         self._queue = queue
-        self._context = roads.network.context
+        self._context = discovery.network.context
         self._disk = self._context.workers.disk
 
-    async def run(self, request: Request) -> Ending:
+    async def run(self, request: Request) -> Outcome:
         """See a request through.
 
         Raises:
@@ -179,7 +110,7 @@ class TaskRequests:
             if self.live.get(request.task) is request:
                 del self.live[request.task]
 
-    async def _see_through(self, request: Request) -> Ending:
+    async def _see_through(self, request: Request) -> Outcome:
         """A cancel, or the end of the caller's time, ends what only looks or waits; what runs is told
         to end, and after a cancel it is waited for."""
         loop = asyncio.get_running_loop()
@@ -196,24 +127,24 @@ class TaskRequests:
                     await asyncio.wait([work], timeout=_END_SECONDS if late else None)
             if work.done() and not (late and work.result().state == "cancelled"):
                 return work.result()
-            return await self._out_of_time(request) if late else _CANCELLED
+            return await self._out_of_time(request) if late else CANCELLED
         finally:
             for task in (work, cancel):
                 task.cancel()
             await asyncio.gather(work, cancel, return_exceptions=True)
 
-    async def _out_of_time(self, request: Request) -> Ending:
+    async def _out_of_time(self, request: Request) -> Outcome:
         if request.type == "action":
             known = await self._disk(self._store.outcome, request.task)
             sent = await self._disk(self._store.sent, request.task)
             if sent is not None and known is None:
                 reason = f"node {sent.hex()[:8]} did not say in time how it ended"
-                return Ending("unknown", reason=reason, node=sent.hex())
+                return Outcome("unknown", reason=reason, node=sent.hex())
         seconds = round((request.deadline or 0.0) - request.since, 1)
         what = f"Task {request.function} ({request.state})"
         raise DeadlineExceeded(what=what, seconds=seconds)
 
-    async def _run(self, request: Request) -> Ending:
+    async def _run(self, request: Request) -> Outcome:
         known = await self._known(request)
         if known is not None:
             return known
@@ -222,13 +153,13 @@ class TaskRequests:
         avoid: set[str] = set()
         while True:
             try:
-                ending = await self._once(request, avoid)
-                if ending.state != "failed" or not retries or request.type == "action":
-                    return ending
+                outcome = await self._once(request, avoid)
+                if outcome.state != "failed" or not retries or request.type == "action":
+                    return outcome
             except _Lost as lost:
                 request.run = None
                 if request.cancelled.is_set() and request.type != "action":
-                    return _CANCELLED
+                    return CANCELLED
                 if not lost.began:
                     avoid.add(request.node)
                     request.refusal = lost.error if lost.refused else request.refusal
@@ -243,7 +174,7 @@ class TaskRequests:
                     continue
                 if not retries:
                     reason = f"its node was lost while it ran: {lost.error}"
-                    return Ending("failed", reason=reason, node=request.node)
+                    return Outcome("failed", reason=reason, node=request.node)
             except (NoBackend, TransportError):
                 kept = await self._kept_answer(request)
                 if kept is None:
@@ -262,34 +193,34 @@ class TaskRequests:
         if result is None and look:
             with contextlib.suppress(KacheryError, TimeoutError):
                 async with asyncio.timeout(TASK_LOOK_SECONDS):
-                    result = await self._results.elsewhere(self._roads, key, kind, channel)
+                    result = await self._results.elsewhere(self._discovery, key, kind, channel)
         return result
 
-    async def _known(self, request: Request) -> Ending | None:
+    async def _known(self, request: Request) -> Outcome | None:
         """A calculation that somebody has done already."""
         if request.type != "pure-calculation" or not request.cached:
             return None
         result = await self.cached(request.key, request.type, request.channel, look=True)
-        return None if result is None else _ending(result, cached=True)
+        return None if result is None else outcome_of(result, cached=True)
 
-    async def _kept_answer(self, request: Request) -> Ending | None:
+    async def _kept_answer(self, request: Request) -> Outcome | None:
         """A query that nobody answers: the last answer."""
         if request.type != "query" or not request.cached:
             return None
         result = await self.cached(request.key, request.type, request.channel, look=True)
-        return None if result is None else _ending(result, cached=True)
+        return None if result is None else outcome_of(result, cached=True)
 
     # --- one node ----------------------------------------------------------------------------
 
-    async def _once(self, request: Request, avoid: set[str]) -> Ending:
+    async def _once(self, request: Request, avoid: set[str]) -> Outcome:
         """Have it run by one node."""
         sent = None
         if request.type == "action":
             sent = await self._disk(self._store.sent, request.task)
             known = await self._disk(self._store.outcome, request.task)
             if known is not None:
-                end = (known.state, known.parcel, known.reason, known.traceback)
-                return Ending(*end, node=known.node.hex())
+                end = (known.state, known.payload, known.reason, known.traceback)
+                return Outcome(*end, node=known.node.hex())
         again = sent is not None or request.returning is not None
         if sent is not None:
             choice = await self._same(request, sent.hex(), None)
@@ -297,22 +228,22 @@ class TaskRequests:
             choice = await self._same(request, *request.returning)
         else:
             chosen = await self._choose(request, avoid)
-            if isinstance(chosen, Ending):
+            if isinstance(chosen, Outcome):
                 return chosen
             choice = chosen
         request.where = choice.channel
         request.node = self._context.node_id if choice.holder is None else choice.holder.node
         request.label = self._context.label if choice.holder is None else choice.holder.label
         if request.cancelled.is_set() and not again:
-            return _CANCELLED
+            return CANCELLED
         began = again
         try:
             with contextlib.closing(self._converse(request, choice)) as run:
                 request.run = run
                 await run.begin(request.kwargs, again=again)
-                while (news := await run.next()) is not None:
-                    request.say(news)
-                    if news.state == "ready":
+                while (update := await run.next()) is not None:
+                    request.say(update)
+                    if update.state == "ready":
                         node = bytes.fromhex(request.node)
                         if not await self._disk(
                             self._store.action_sent,
@@ -323,16 +254,16 @@ class TaskRequests:
                             raise _Lost(_gone("another node was given it"), began=False)
                         began = True
                         await run.go()
-                    elif news.state == "running":
+                    elif update.state == "running":
                         began = True
-                    elif news.state == "absent":
+                    elif update.state == "absent":
                         if sent is None:
                             raise _Lost(_gone("it was restarted meanwhile"), began=True)
                         # It never began there: the journal of that node would know.
                         await self._disk(self._store.forget_sent, request.task)
                         raise _Lost(_gone("it is not known there"), began=False)
-                    elif news.state in ENDS:
-                        return await self._end(request, choice, news)
+                    elif update.state in ENDS:
+                        return await self._end(request, choice, update)
             raise _Lost(_gone("its stream ended"), began=began, returns=True)
         except (TransportError, Busy) as error:
             raise _Lost(error, began=began, returns=True) from error
@@ -345,26 +276,26 @@ class TaskRequests:
         ask = TaskRun(choice.channel, request.attempt, request.function, request.type, False)
         if choice.holder is None:
             return OwnRun(self._queue, ask, self._context.node_id)
-        return RemoteRun(self._roads, choice.holder, ask)
+        return RemoteRun(self._discovery, choice.holder, ask)
 
-    async def _end(self, request: Request, choice: Choice, news: TaskNews) -> Ending:
+    async def _end(self, request: Request, choice: Choice, update: TaskUpdate) -> Outcome:
         node = request.node
-        if news.state != "finished":
-            ending = Ending(news.state, None, news.reason, news.traceback, node=node)
+        if update.state != "finished":
+            outcome = Outcome(update.state, None, update.reason, update.traceback, node=node)
         else:
-            source = "this node" if choice.holder is None else name_of(choice.holder)
-            if news.result is None or news.result.node.hex() != node:
+            source = "this node" if choice.holder is None else choice.holder.name
+            if update.result is None or update.result.node.hex() != node:
                 what = f"The result of task function {request.function!r}"
                 raise ForgedResult(
                     what=what, source=source, reason="it is not signed by who ran it"
                 )
-            self._results.check(news.result, request.key, choice.channel, source)
-            ending = _ending(news.result, cached=False)
+            self._results.check(update.result, request.key, choice.channel, source)
+            outcome = outcome_of(update.result, cached=False)
             if request.type != "action" and choice.holder is not None:
                 # The answer to a query is told of by the node that gave it, and that is enough.
                 tell = request.type == "pure-calculation"
-                self._results.keep_soon(news.result, choice.channel, tell=tell)
-        if request.type == "action" and news.state in (
+                self._results.keep_soon(update.result, choice.channel, tell=tell)
+        if request.type == "action" and update.state in (
             "finished",
             "failed",
             "cancelled",
@@ -373,22 +304,22 @@ class TaskRequests:
             await self._disk(
                 self._store.action_known,
                 request.task,
-                news.state,
-                ending.parcel,
-                ending.reason,
-                ending.traceback,
+                update.state,
+                outcome.payload,
+                outcome.reason,
+                outcome.traceback,
             )
-        return ending
+        return outcome
 
-    async def _choose(self, request: Request, avoid: set[str]) -> Choice | Ending:
+    async def _choose(self, request: Request, avoid: set[str]) -> Choice | Outcome:
         """A node for it, waiting for one as long as the caller allows; or the result, if that comes to
         be known meanwhile."""
         loop = asyncio.get_running_loop()
         appeared = asyncio.Event()
-        awaited = [things.task_function(request.function)]
+        awaited = [task_function_key(request.function)]
         if request.type == "pure-calculation" and request.cached:
-            awaited.append(things.task_result(request.key))
-        ends = [self._roads.watches.add(thing, appeared.set) for thing in awaited]
+            awaited.append(task_result_key(request.key))
+        ends = [self._discovery.watches.add(content, appeared.set) for content in awaited]
         try:
             while True:
                 appeared.clear()
@@ -438,30 +369,17 @@ class TaskRequests:
             for where in channels:
                 if node == self._context.node_id:
                     return Choice(None, where, offer)
-                if self._roads.network.is_member(where, node):
+                if self._discovery.network.is_member(where, node):
                     holder = Holder(node, where, linked=False, direct=False)
                     with contextlib.suppress(KacheryError):
-                        await self._roads.link_to(holder)
+                        await self._discovery.link_to(holder)
                         return Choice(holder, where, offer)
             if until is not None and asyncio.get_running_loop().time() > until:
                 raise _Lost(_gone(f"node {node[:8]} is gone"), began=True)
             request.node = node
-            request.say(TaskNews("running", message=f"waiting for node {node[:8]} to be back"))
+            request.say(TaskUpdate("running", message=f"waiting for node {node[:8]} to be back"))
             await asyncio.sleep(_AGAIN_SECONDS)
-
-
-_CANCELLED: Final = Ending("cancelled", reason="its requester cancelled it")
 
 
 def _gone(reason: str) -> KacheryError:
     return Unreachable(what="the task", reason=reason)
-
-
-def _ending(result: TaskResult, *, cached: bool) -> Ending:
-    return Ending(
-        "finished",
-        result.parcel,
-        cached=cached,
-        node=result.node.hex(),
-        timestamp=result.timestamp,
-    )

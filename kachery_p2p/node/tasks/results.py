@@ -13,20 +13,19 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from kachery_p2p.node.context import Context
-from kachery_p2p.node.feeds.follower import Roads
-from kachery_p2p.node.files.sources import name_of
+from kachery_p2p.node.gossip.discovery import Discovery
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import ForgedResult, KacheryError
-from kachery_p2p.protocol.files.plan import Holder
-from kachery_p2p.protocol.gossip import keys as things
-from kachery_p2p.protocol.gossip.blinding import TASK_RESULT_CONTEXT
-from kachery_p2p.protocol.gossip.keys import Thing, ThingKind
+from kachery_p2p.protocol.gossip.holders import Holder
+from kachery_p2p.protocol.gossip.keys import ContentKey, ContentKind
 from kachery_p2p.protocol.limits import TASK_LOOK_SECONDS
-from kachery_p2p.protocol.methods import TASK_RESULT
-from kachery_p2p.protocol.tasks.messages import TaskResultQuery, TaskResultReply
-from kachery_p2p.protocol.tasks.result import TaskResult, check_result
-from kachery_p2p.protocol.tasks.task import TaskType
+from kachery_p2p.protocol.tasks.keys import TASK_RESULT_CONTEXT, task_result_key
+from kachery_p2p.protocol.tasks.messages import TASK_RESULT, TaskResultQuery, TaskResultReply
+from kachery_p2p.protocol.tasks.result import TaskResult, check_result, sign_result
+from kachery_p2p.protocol.tasks.task import Payload, TaskType
 from kachery_p2p.storage.tasks.store import TaskStore
+
+from .jobs import Job
 
 log = logging.getLogger(__name__)
 
@@ -34,18 +33,18 @@ log = logging.getLogger(__name__)
 class ResultOffers:
     """As :class:`~kachery_p2p.node.gossip.announcer.Offers`: results go as files do."""
 
-    kind: ThingKind = "files"
+    kind: ContentKind = "files"
     contexts = frozenset({TASK_RESULT_CONTEXT})
 
     def __init__(self, store: TaskStore) -> None:
         self._store = store
 
-    def scan(self) -> Iterator[Thing]:
+    def scan(self) -> Iterator[ContentKey]:
         for key in self._store.results():
-            yield things.task_result(key)
+            yield task_result_key(key)
 
-    def may_leave(self, thing: Thing, channel: bytes) -> bool:
-        return self._store.may_give(thing.identifier, channel.hex())
+    def may_leave(self, content: ContentKey, channel: bytes) -> bool:
+        return self._store.may_give(content.identifier, channel.hex())
 
 
 class TaskResults:
@@ -54,8 +53,8 @@ class TaskResults:
         context: Context,
         store: TaskStore,
         *,
-        provide: Callable[[Thing], None],
-        withdraw: Callable[[Thing], None],
+        provide: Callable[[ContentKey], None],
+        withdraw: Callable[[ContentKey], None],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self._context = context
@@ -66,6 +65,17 @@ class TaskResults:
         self._keeping = asyncio.Lock()
         self._disk = context.workers.disk
 
+    def sign(self, job: Job, payload: Payload) -> TaskResult:
+        """The result of a job that ran here."""
+        return sign_result(
+            self._context.key,
+            key=job.key,
+            function=job.function,
+            type=job.type,
+            timestamp=round(self._context.clock() * 1000),
+            payload=payload,
+        )
+
     async def keep(self, result: TaskResult, channel: bytes, *, tell: bool = True) -> None:
         """Keep a result that was checked, and tell the channel, unless that is not worth it."""
         # In order: the last answer to a query is the one that is kept.
@@ -73,9 +83,9 @@ class TaskResults:
             now = self._context.clock()
             forgotten = await self._disk(self._store.keep_result, result, channel.hex(), now)
         for key in forgotten:
-            self._withdraw(things.task_result(key))
+            self._withdraw(task_result_key(key))
         if tell:
-            self._provide(things.task_result(result.key))
+            self._provide(task_result_key(result.key))
 
     def keep_soon(self, result: TaskResult, channel: bytes, *, tell: bool = True) -> None:
         """As :meth:`keep`, for one that nobody relies on being found at once."""
@@ -120,28 +130,28 @@ class TaskResults:
         return None if found is None or channel.hex() not in found[1] else found[0]
 
     async def elsewhere(
-        self, roads: Roads, key: bytes, kind: TaskType, channel: bytes | None
+        self, discovery: Discovery, key: bytes, kind: TaskType, channel: bytes | None
     ) -> TaskResult | None:
         """One that another node of the channel holds; it is kept here from now on."""
-        thing = things.task_result(key)
-        found = await roads.lookup.find(thing, channel)
+        content = task_result_key(key)
+        found = await discovery.lookup.find(content, channel)
         for holder in found.holders:
             try:
-                result = await self._ask(roads, holder, key)
+                result = await self._ask(discovery, holder, key)
                 if result is None or result.type != kind:
                     continue
-                self.check(result, key, holder.channel, name_of(holder))
+                self.check(result, key, holder.channel, holder.name)
             except ForgedResult as error:
                 self._context.warn(str(error))
             except KacheryError as error:
-                log.info("result of a task from %s: %s", name_of(holder), error)
+                log.info("result of a task from %s: %s", holder.name, error)
             else:
                 await self.keep(result, holder.channel)
                 return result
         return None
 
-    async def _ask(self, roads: Roads, holder: Holder, key: bytes) -> TaskResult | None:
-        link = await roads.link_to(holder)
+    async def _ask(self, discovery: Discovery, holder: Holder, key: bytes) -> TaskResult | None:
+        link = await discovery.link_to(holder)
         params = codec.plain(TaskResultQuery(holder.channel, key))
         answer = await link.request(TASK_RESULT, params, seconds=TASK_LOOK_SECONDS)
         return codec.convert(TaskResultReply, answer).result

@@ -6,12 +6,18 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from kachery_p2p.node.feeds.follower import Roads
+from kachery_p2p.node.gossip.discovery import Discovery
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.protocol import codec
-from kachery_p2p.protocol.files.plan import Holder
-from kachery_p2p.protocol.methods import TASK_RUN
-from kachery_p2p.protocol.tasks.messages import ENDS, TaskKwargs, TaskNews, TaskRun, TaskWord
+from kachery_p2p.protocol.gossip.holders import Holder
+from kachery_p2p.protocol.tasks.messages import (
+    ENDS,
+    TASK_RUN,
+    TaskKwargs,
+    TaskRun,
+    TaskUpdate,
+    TaskWord,
+)
 
 from .jobs import Watcher
 from .queue import TaskQueue
@@ -24,9 +30,9 @@ class Run(Protocol):
         """Wait no longer."""
 
     async def begin(self, kwargs: bytes, *, again: bool) -> None:
-        """Ask. ``again``: only for news of what was asked before."""
+        """Ask. ``again``: only for update of what was asked before."""
 
-    async def next(self) -> TaskNews | None:
+    async def next(self) -> TaskUpdate | None:
         """What is new; None if the other side has no more to say."""
 
     async def go(self) -> None:
@@ -37,8 +43,8 @@ class Run(Protocol):
 
 
 class RemoteRun:
-    def __init__(self, roads: Roads, holder: Holder, ask: TaskRun) -> None:
-        self._roads = roads
+    def __init__(self, discovery: Discovery, holder: Holder, ask: TaskRun) -> None:
+        self._discovery = discovery
         self._holder = holder
         self._ask = ask
         self._stream: Stream | None = None
@@ -48,19 +54,19 @@ class RemoteRun:
             self._stream.end()
 
     async def begin(self, kwargs: bytes, *, again: bool) -> None:
-        link = await self._roads.link_to(self._holder)
+        link = await self._discovery.link_to(self._holder)
         ask = msgspec.structs.replace(self._ask, again=again)
         self._stream = link.open(TASK_RUN, codec.plain(ask))
         await self._stream.send(codec.plain(TaskKwargs(len(kwargs))), kwargs)
 
-    async def next(self) -> TaskNews | None:
+    async def next(self) -> TaskUpdate | None:
         assert self._stream is not None
         item = await self._stream.receive()
         if item is None:
             return None
         meta, _, cost = item
         self._stream.done(cost)
-        return codec.convert(TaskNews, meta)
+        return codec.convert(TaskUpdate, meta)
 
     async def _say(self, word: Literal["go", "cancel"]) -> None:
         if self._stream is not None:
@@ -99,12 +105,12 @@ class OwnRun:
             again=again,
         )
 
-    async def next(self) -> TaskNews | None:
+    async def next(self) -> TaskUpdate | None:
         if self._over or self._watcher is None:
             return None
-        news = await self._watcher.next()
-        self._over = news.state in ENDS
-        return news
+        update = await self._watcher.next()
+        self._over = update.state in ENDS
+        return update
 
     async def go(self) -> None:
         if self._watcher is not None:

@@ -16,9 +16,11 @@ from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import KacheryError, ProtocolViolation
 from kachery_p2p.protocol.limits import MAX_SLICE, MAX_TASK_KWARGS
-from kachery_p2p.protocol.methods import TASK_OFFERS, TASK_RESULT, TASK_RUN
 from kachery_p2p.protocol.tasks.messages import (
     ENDS,
+    TASK_OFFERS,
+    TASK_RESULT,
+    TASK_RUN,
     TaskKwargs,
     TaskOffers,
     TaskResultQuery,
@@ -112,9 +114,9 @@ class TaskServer:
         listening = asyncio.create_task(self._listen(stream, watcher), name="task words")
         try:
             while True:
-                news = await watcher.next()
-                await stream.send(codec.plain(news))
-                if news.state in ENDS:
+                update = await watcher.next()
+                await stream.send(codec.plain(update))
+                if update.state in ENDS:
                     return
         finally:
             listening.cancel()

@@ -22,8 +22,8 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.channels.document import SECRET_BYTES
 from kachery_p2p.protocol.errors import BadInput, ProtocolViolation
-from kachery_p2p.protocol.gossip.blinding import SECRET_BYTES
 from kachery_p2p.protocol.identity import SEAL_OVERHEAD, SIGNATURE_BYTES, NodeKey, seal_to, verify
 from kachery_p2p.protocol.limits import MAX_LABEL
 

@@ -30,7 +30,6 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from kachery_p2p.protocol.errors import BadInput
-from kachery_p2p.protocol.gossip.blinding import SECRET_BYTES
 from kachery_p2p.protocol.identity import SEAL_OVERHEAD, NodeKey, check_node_id, seal_to
 from kachery_p2p.protocol.limits import (
     MAX_BOOTSTRAPS,
@@ -44,6 +43,8 @@ from .roles import ALL_BITS, PROXY, REQUEST_ROLES, from_bits, to_bits
 
 FORMAT: Final = "kachery-channel"
 VERSION_OF_FORMAT: Final = 1
+SECRET_BYTES: Final = 32
+"""Size of a channel's secret."""
 
 _SEALED_BYTES: Final = SECRET_BYTES + SEAL_OVERHEAD
 _HEX_ID: Final = re.compile(r"[0-9a-fA-F]{64}")

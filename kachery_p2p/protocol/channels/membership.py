@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final, Literal
 
+from kachery_p2p.protocol.channels.document import SECRET_BYTES
 from kachery_p2p.protocol.errors import AccessDenied, BadInput, ProtocolViolation, UnknownChannel
-from kachery_p2p.protocol.gossip.blinding import SECRET_BYTES
 from kachery_p2p.protocol.identity import NodeKey, check_node_id
 from kachery_p2p.protocol.limits import MAX_ADMISSIONS, MAX_CHANNELS
 

@@ -20,8 +20,8 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.channels.document import SECRET_BYTES
 from kachery_p2p.protocol.errors import BadChannelDocument, ProtocolViolation
-from kachery_p2p.protocol.gossip.blinding import SECRET_BYTES
 from kachery_p2p.protocol.limits import MAX_CHANNEL_DOCUMENT
 
 _BEGIN: Final = "-----BEGIN KACHERY CHANNEL"

@@ -12,42 +12,12 @@ Ranges are half-open, and split only at multiples of ``unit``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from kachery_p2p.protocol.limits import SEGMENT
 
 LONGEST_SEGMENT = 16 * SEGMENT
 
 Range = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """A possible source, and what is known about the road to it."""
-
-    node: str
-    channel: bytes
-    linked: bool = False
-    direct: bool = False
-    failures: int = 0
-    label: str = ""
-    urls: tuple[str, ...] = ()
-    rtt: float | None = None
-
-
-def rank(holders: Iterable[Holder]) -> list[Holder]:
-    """Best first: fewest failures, then linked, then direct, then nearest; ties by node id, which
-    is as good as random and the same in every run."""
-    return sorted(
-        holders,
-        key=lambda h: (
-            h.failures,
-            not h.linked,
-            not (h.direct or h.urls),
-            h.rtt if h.rtt is not None else 1.0,
-            h.node,
-        ),
-    )
 
 
 class Plan:

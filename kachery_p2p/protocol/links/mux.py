@@ -1,8 +1,8 @@
 """Many requests and streams over one session: the pure part of a link.
 
-Participants: the shell (:mod:`kachery_p2p.node.links.link`) feeds received frames to :meth:`Mux.receive`
-and obeys the events it returns; it pulls what is to be sent from :meth:`Mux.next_frame` whenever the
-socket can take more.
+Participants: the shell (:mod:`kachery_p2p.node.links.link`) feeds received frames to
+:meth:`Mux.receive` and obeys the events it returns; it pulls what is to be sent from
+:meth:`Mux.next_frame` whenever the socket can take more.
 
 Goals. Control frames go before bulk, always. Bulk is shared fairly: first between *groups* (the
 nodes on whose behalf it flows), then between the streams of a group. No stream can make the other
@@ -42,6 +42,20 @@ from kachery_p2p.protocol.limits import (
     STREAM_CREDIT,
 )
 
+from .events import (
+    Ended,
+    Event,
+    Failed,
+    Greeted,
+    Noted,
+    Opened,
+    Received,
+    Requested,
+    Responded,
+    RoundTrip,
+    SaidBye,
+    Writable,
+)
 from .frames import (
     NO_TAIL,
     OPAQUE_TAIL,
@@ -61,91 +75,6 @@ from .frames import (
     Response,
 )
 from .session import TAG_BYTES, Body
-
-# --- events: what the shell must do ----------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Requested:
-    id: int
-    method: str
-    params: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Responded:
-    id: int
-    result: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    id: int
-    error: KacheryError
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    id: int
-    method: str
-    params: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    id: int
-    meta: Any
-    body: Body
-    cost: int
-
-
-@dataclass(frozen=True, slots=True)
-class Writable:
-    """Credit came for a stream that had none."""
-
-    id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    id: int
-    error: KacheryError | None
-
-
-@dataclass(frozen=True, slots=True)
-class Noted:
-    topic: str
-    params: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Greeted:
-    hello: Hello
-
-
-@dataclass(frozen=True, slots=True)
-class RoundTrip:
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class SaidBye:
-    error: KacheryError
-
-
-Event = (
-    Requested
-    | Responded
-    | Failed
-    | Opened
-    | Received
-    | Writable
-    | Ended
-    | Noted
-    | Greeted
-    | RoundTrip
-    | SaidBye
-)
 
 
 @dataclass(slots=True)

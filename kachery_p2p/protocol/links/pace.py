@@ -1,13 +1,13 @@
 """How much bulk may be under way through a proxy, so that control does not wait behind it.
 
 A circuit is first in, first out: what is queued in it, here or at the proxy, stands before a control
-frame that is sealed next. A fixed window that fills a fast road would be seconds of queue on a slow
-one. So the window follows the measured rate: what the road carries in its round-trip time, and
+frame that is sealed next. A fixed window that fills a fast path would be seconds of queue on a slow
+one. So the window follows the measured rate: what the path carries in its round-trip time, and
 :data:`~.limits.QUEUE_SECONDS` of queue beyond that.
 
 The rate is taken from how fast credit comes back. It rises at once with a higher measurement, and
 sinks only while the window is what holds the sender back: a sender with nothing to send says nothing
-about the road. Pure: ``now`` is an argument, in seconds.
+about the path. Pure: ``now`` is an argument, in seconds.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Pace:
 
         Args:
             outstanding: bytes that are under way: sent, and their credit not yet back.
-            rtt: the shortest round-trip time of the road that was seen, in seconds.
+            rtt: the shortest round-trip time of the path that was seen, in seconds.
         """
         seconds = now - self._since
         if seconds >= _SAMPLE_SECONDS:
@@ -70,7 +70,7 @@ class Pace:
 
 
 def bulk_bytes(rate: float) -> int:
-    """How long a bulk frame should be on a road of this rate: a power of two between ``MIN_BODY``
+    """How long a bulk frame should be on a path of this rate: a power of two between ``MIN_BODY``
     and ``MAX_BODY`` that takes about ``BULK_FRAME_SECONDS``; the longest if the rate is unknown."""
     size = MAX_BODY
     while rate and size > rate * BULK_FRAME_SECONDS and size > MIN_BODY:

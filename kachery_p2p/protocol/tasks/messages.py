@@ -1,10 +1,10 @@
-"""What nodes say to one another about tasks; :mod:`.methods` names the methods.
+"""What nodes say to one another about tasks.
 
 ``task.run`` is a stream. Its parameters are a :class:`TaskRun`; the requester's first frame has a
 :class:`TaskKwargs` as meta and the canonical arguments as body, every further one a
-:class:`TaskWord`. The backend's node sends frames with a :class:`TaskNews` as meta and no body, and
-ends the stream after the news of an end. A pure calculation or a query begins when a slot is free. An
-action does not: its news is "ready" then, and the word "go" lets it begin.
+:class:`TaskWord`. The backend's node sends frames with a :class:`TaskUpdate` as meta and no body, and
+ends the stream after the update that tells how it ended. A pure calculation or a query begins when a
+slot is free. An action does not: its update is "ready" then, and the word "go" lets it begin.
 
 ``task.offers`` is answered with :class:`TaskOfferPage`, ``task.result`` with
 :class:`TaskResultReply`.
@@ -24,16 +24,21 @@ from kachery_p2p.protocol.limits import (
     MAX_TASK_KWARGS,
     MAX_TASK_LOG,
     MAX_TASK_MESSAGE,
-    MAX_TASK_NEWS,
     MAX_TASK_OFFERS,
     MAX_TASK_REASON,
     MAX_TASK_SLOTS,
     MAX_TASK_TRACEBACK,
+    MAX_TASK_UPDATE,
     MAX_TASKS_QUEUED,
 )
+from kachery_p2p.protocol.method import Method
 
 from .result import TaskResult
 from .task import TASK_TYPES, FunctionId, TaskId, TaskKey, TaskType
+
+TASK_RUN = "task.run"
+TASK_OFFERS = "task.offers"
+TASK_RESULT = "task.result"
 
 TaskState = Literal[
     "queued", "ready", "running", "finished", "failed", "cancelled", "unknown", "absent"
@@ -42,7 +47,7 @@ TaskState = Literal[
 ENDS: Final[frozenset[TaskState]] = frozenset(
     ("finished", "failed", "cancelled", "unknown", "absent")
 )
-"""After news of one of these no more comes."""
+"""After update of one of these no more comes."""
 
 _Slots = Annotated[int, Meta(ge=0, le=MAX_TASK_SLOTS * MAX_TASK_BACKENDS)]
 _Queued = Annotated[int, Meta(ge=0, le=MAX_TASKS_QUEUED)]
@@ -73,12 +78,12 @@ class TaskWord(Struct, frozen=True, array_like=True):
     word: Literal["go", "cancel"]
 
 
-class TaskNews(Struct, frozen=True, array_like=True):
-    """From the backend's node: how a task stands, and what it said since the news before.
+class TaskUpdate(Struct, frozen=True, array_like=True):
+    """From the backend's node: how a task stands, and what it said since the update before.
 
     ``place``: how many are before it in the queue. ``fraction``: done, 0 to 1, if the function tells.
     ``log``: what it printed, in UTF-8. ``reason`` and ``traceback``: why it failed, or why nothing is
-    known. A ``result`` is there when it finished, and only then. :func:`make_news` keeps the bounds.
+    known. A ``result`` is there when it finished, and only then. :func:`make_update` keeps the bounds.
 
     Raises:
         ValueError: a result is missing or in the wrong place, or everything together is too much.
@@ -100,8 +105,8 @@ class TaskNews(Struct, frozen=True, array_like=True):
             raise ValueError("a fraction is 0 to 1")
         texts = (self.message, self.reason, self.traceback)
         size = len(self.log) + sum(map(_bytes_of, texts)) + _result_bytes(self.result)
-        if size > MAX_TASK_NEWS:
-            raise ValueError(f"more than {MAX_TASK_NEWS} bytes of texts and result")
+        if size > MAX_TASK_UPDATE:
+            raise ValueError(f"more than {MAX_TASK_UPDATE} bytes of texts and result")
 
 
 class TaskOffers(Struct, frozen=True, forbid_unknown_fields=True):
@@ -145,7 +150,7 @@ class TaskResultReply(Struct, frozen=True):
     result: TaskResult | None
 
 
-def make_news(
+def make_update(
     state: TaskState,
     *,
     place: int = 0,
@@ -155,7 +160,7 @@ def make_news(
     reason: str = "",
     traceback: str = "",
     result: TaskResult | None = None,
-) -> TaskNews:
+) -> TaskUpdate:
     """News that is within its bounds, of whatever a function said.
 
     Message and reason lose their ends; the log and the traceback their beginnings, since what counts
@@ -169,10 +174,12 @@ def make_news(
     message = _sendable(message)[:MAX_TASK_MESSAGE]
     reason = _sendable(reason)[:MAX_TASK_REASON]
     log = log[-MAX_TASK_LOG:]
-    left = MAX_TASK_NEWS - len(log) - _bytes_of(message) - _bytes_of(reason) - _result_bytes(result)
+    left = (
+        MAX_TASK_UPDATE - len(log) - _bytes_of(message) - _bytes_of(reason) - _result_bytes(result)
+    )
     traceback = _last_part(_sendable(traceback), MAX_TASK_TRACEBACK, left)
     place = min(max(place, 0), MAX_TASKS_QUEUED)
-    return TaskNews(state, place, fraction, message, log, reason, traceback, result)
+    return TaskUpdate(state, place, fraction, message, log, reason, traceback, result)
 
 
 def make_page(query: TaskOffers, offers: Iterable[TaskOffer]) -> TaskOfferPage:
@@ -203,8 +210,8 @@ def _bytes_of(text: str) -> int:
 def _result_bytes(result: TaskResult | None) -> int:
     if result is None:
         return 0
-    parcel: Any = result.parcel
-    return len(parcel.data or b"") + len(parcel.uri or "") + _bytes_of(result.function)
+    payload: Any = result.payload
+    return len(payload.data or b"") + len(payload.uri or "") + _bytes_of(result.function)
 
 
 def _sendable(text: str) -> str:
@@ -217,3 +224,28 @@ def _last_part(text: str, most_chars: int, most_bytes: int) -> str:
     text = text[len(_CUT) - most_chars :]
     tail = text.encode("utf-8")[len(_CUT) - most_bytes :] if most_bytes > len(_CUT) else b""
     return _CUT + tail.decode("utf-8", "ignore") if tail else ""
+
+
+METHODS: Final = (
+    Method(
+        TASK_RUN,
+        "stream",
+        TaskRun,
+        "any member -> provider (end to end): run a function",
+        "request-tasks",
+    ),
+    Method(
+        TASK_OFFERS,
+        "request",
+        TaskOffers,
+        "any member -> provider (end to end): which functions it runs",
+        "request-tasks",
+    ),
+    Method(
+        TASK_RESULT,
+        "request",
+        TaskResultQuery,
+        "any member -> holder (end to end): a signed result",
+        "request-files",
+    ),
+)

@@ -17,14 +17,14 @@ from kachery_p2p.protocol.errors import BadInput, ForgedResult, ProtocolViolatio
 from kachery_p2p.protocol.feeds.feed import Millis
 from kachery_p2p.protocol.identity import SIGNATURE_BYTES, NodeKey, verify
 
-from .task import FunctionId, Parcel, TaskKey, TaskType
+from .task import FunctionId, Payload, TaskKey, TaskType
 
 CONTEXT: Final = b"task result"
 """What a result's signature is for."""
 
 
 class TaskResult(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What ``node`` signed: that the task with this ``key`` gave this ``parcel``.
+    """What ``node`` signed: that the task with this ``key`` gave this ``payload``.
 
     ``key`` and ``node`` (a public key) are 32 bytes, ``timestamp`` (ms) is when it was computed.
     """
@@ -34,12 +34,12 @@ class TaskResult(Struct, frozen=True, array_like=True, forbid_unknown_fields=Tru
     type: TaskType
     node: Annotated[bytes, Meta(min_length=32, max_length=32)]
     timestamp: Millis
-    parcel: Parcel
+    payload: Payload
     signature: Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
 
 
 def sign_result(
-    signer: NodeKey, *, key: bytes, function: str, type: TaskType, timestamp: int, parcel: Parcel
+    signer: NodeKey, *, key: bytes, function: str, type: TaskType, timestamp: int, payload: Payload
 ) -> TaskResult:
     """A result of this node's own.
 
@@ -48,13 +48,13 @@ def sign_result(
         key: of the task, from :func:`.task.task_key`.
         function, type: as the backend registered it.
         timestamp: ms.
-        parcel: what the function returned.
+        payload: what the function returned.
 
     Raises:
         BadInput: a value out of range.
     """
     blank = bytes(SIGNATURE_BYTES)
-    unsigned = TaskResult(key, function, type, signer.public, timestamp, parcel, blank)
+    unsigned = TaskResult(key, function, type, signer.public, timestamp, payload, blank)
     try:
         codec.convert(TaskResult, codec.plain(unsigned))
     except ProtocolViolation as error:

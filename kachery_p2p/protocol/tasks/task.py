@@ -262,7 +262,7 @@ _DECODER: Final = json.JSONDecoder(parse_int=_parse_int, parse_constant=_parse_c
 # --- results -------------------------------------------------------------------------------------
 
 
-class Parcel(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Payload(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a function returned, written in ``format``; what is in it is not checked here.
 
     Either ``data``, at most ``MAX_INLINE_RESULT`` bytes, or ``uri``, the ``sha1://`` URI of a file
@@ -278,8 +278,8 @@ class Parcel(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if (self.data is None) == (self.uri is None):
-            raise ValueError("a result is either in the parcel or in a file")
+            raise ValueError("a result is either in the payload or in a file")
         if self.data is not None and len(self.data) > MAX_INLINE_RESULT:
-            raise ValueError(f"a parcel holds {MAX_INLINE_RESULT} bytes at most")
+            raise ValueError(f"a payload holds {MAX_INLINE_RESULT} bytes at most")
         if self.uri is not None and parse_uri(self.uri).kind != "sha1":
             raise ValueError("the URI of a result is a sha1:// URI")

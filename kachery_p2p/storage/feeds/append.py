@@ -71,7 +71,7 @@ class Append:
             raise BadInput(what="messages to append", reason=reason)
 
 
-class Tip:
+class LogHead:
     """Where one of one's own logs will end: what is promised of it, and signed, before it is committed.
 
     Attributes:

@@ -23,7 +23,7 @@ from kachery_p2p.protocol.feeds.feed import Head, check_head
 from kachery_p2p.protocol.feeds.fork import Fork, check_fork
 from kachery_p2p.protocol.identity import NodeKey
 
-from .append import Append, Appended, Tip, append_all
+from .append import Append, Appended, LogHead, append_all
 from .forks import add_fork, decide, take_decision
 from .intake import Incoming, find_fork, follows, take_in
 from .log import Log, OpenLog, drop_log, load_log, make_log
@@ -220,10 +220,10 @@ class FeedStore(LogStore):
         assert self._spool is not None
         self._spool.clear()
 
-    def tip(self, feed: bytes, subfeed: bytes) -> Tip | None:
+    def log_head(self, feed: bytes, subfeed: bytes) -> LogHead | None:
         """The end of one's own log as it was committed last; None if that is not at hand."""
         log = self._cached(feed, subfeed)
-        return None if log is None or log.key is None else Tip(log)
+        return None if log is None or log.key is None else LogHead(log)
 
     def _append_accepted(self, spool: FeedSpool) -> None:
         """What a process that is gone accepted and did not commit."""

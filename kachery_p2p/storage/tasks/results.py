@@ -65,7 +65,7 @@ class ResultStore(Database):
         Args:
             result: a genuine one.
             channel: whose members it may be given to; None for nobody but this node's own user.
-                The channels of the result before stay if it was the same parcel.
+                The channels of the result before stay if it was the same payload.
             now: seconds.
 
         Returns:
@@ -74,7 +74,7 @@ class ResultStore(Database):
         packed = codec.encode(result)
         with self._changing_results() as db:
             before = self._load(result.key)
-            if before is not None and before.parcel != result.parcel:
+            if before is not None and before.payload != result.payload:
                 db.execute("DELETE FROM result_channels WHERE key = ?", (result.key,))
             self._drop(db, result.key)
             row = (result.key, self._use(), len(packed), now, packed)

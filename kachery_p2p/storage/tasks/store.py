@@ -34,7 +34,7 @@ from kachery_p2p.protocol.limits import (
     MAX_ACTION_BYTES,
     MAX_ACTIONS,
 )
-from kachery_p2p.protocol.tasks.task import Parcel
+from kachery_p2p.protocol.tasks.task import Payload
 from kachery_p2p.storage.group_commit import GroupCommit
 
 from .results import ResultStore
@@ -58,13 +58,13 @@ class Action(NamedTuple):
     state: ActionState
     began: float
     ended: float | None
-    parcel: Parcel | None
+    payload: Payload | None
     reason: str
     traceback: str
 
 
 class _Outcome(Struct, frozen=True, array_like=True):
-    parcel: Parcel | None
+    payload: Payload | None
     reason: str
     traceback: str
 
@@ -110,12 +110,12 @@ class TaskStore(ResultStore):
         self,
         task: bytes,
         state: ActionEnd,
-        parcel: Parcel | None,
+        payload: Payload | None,
         reason: str,
         traceback: str,
     ) -> bool:
         """Note how an action that started here ended; False if that is known, or it did not."""
-        outcome = _Outcome(parcel, reason, traceback)
+        outcome = _Outcome(payload, reason, traceback)
         return self._submit(lambda db: self._end(db, _HERE, task, state, outcome))
 
     def action(self, task: bytes) -> Action | None:
@@ -174,12 +174,12 @@ class TaskStore(ResultStore):
         self,
         task: bytes,
         state: ActionEnd,
-        parcel: Parcel | None,
+        payload: Payload | None,
         reason: str,
         traceback: str,
     ) -> bool:
         """Note what was heard of an action's end; False if that is known, or it was not asked for."""
-        outcome = _Outcome(parcel, reason, traceback)
+        outcome = _Outcome(payload, reason, traceback)
         return self._submit(lambda db: self._end(db, _SENT, task, state, outcome))
 
     def forget_sent(self, task: bytes) -> bool:
@@ -326,5 +326,5 @@ class TaskStore(ResultStore):
             except ProtocolViolation as error:
                 raise StorageDamaged(path=str(self.path), reason=error.fields["reason"]) from error
         task, node, function, state, began, ended, _ = row
-        end = (outcome.parcel, outcome.reason, outcome.traceback)
+        end = (outcome.payload, outcome.reason, outcome.traceback)
         return Action(task, node, function, state, began, ended, *end)

@@ -23,7 +23,7 @@ from kachery_p2p.client.tasks.context import TaskContext
 from kachery_p2p.client.tasks.run import Outcome, perform
 from kachery_p2p.protocol import errors
 from kachery_p2p.protocol.limits import MAX_INLINE_RESULT
-from kachery_p2p.protocol.tasks.task import Parcel
+from kachery_p2p.protocol.tasks.task import Payload
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +46,8 @@ def run(function: Any, **kwargs: Any) -> Outcome:
 
 def value(outcome: Outcome) -> Any:
     assert outcome.state == "finished", outcome
-    assert outcome.parcel is not None
-    return asyncio.run(task_values.aunpack(outcome.parcel))
+    assert outcome.payload is not None
+    return asyncio.run(task_values.aunpack(outcome.payload))
 
 
 # --- registering ---------------------------------------------------------------------------------
@@ -127,9 +127,9 @@ def test_a_result_arrives_as_it_was(result: Any) -> None:
     ],
 )
 def test_each_result_in_the_simplest_form_that_keeps_it(result: Any, written: str) -> None:
-    parcel = task_values.pack(result)
-    assert parcel.format == written
-    found = asyncio.run(task_values.aunpack(parcel))
+    payload = task_values.pack(result)
+    assert payload.format == written
+    found = asyncio.run(task_values.aunpack(payload))
     np.testing.assert_equal(found, result)
     assert type(found) is (bytes if written == "bytes" else type(result))
 
@@ -150,20 +150,20 @@ def test_a_result_that_cannot_be_sent_says_so(result: Any) -> None:
     ],
 )
 def test_a_large_result_is_stored(folder: Path, result: Any) -> None:
-    parcel = task_values.pack(result)
-    assert parcel.data is None
-    assert parcel.uri is not None
-    assert parcel.uri.startswith("sha1://")
-    np.testing.assert_equal(asyncio.run(task_values.aunpack(parcel)), result)
+    payload = task_values.pack(result)
+    assert payload.data is None
+    assert payload.uri is not None
+    assert payload.uri.startswith("sha1://")
+    np.testing.assert_equal(asyncio.run(task_values.aunpack(payload)), result)
     again = asyncio.run(task_values.apack(result))
-    assert again == parcel
+    assert again == payload
 
 
 def test_a_large_result_that_nobody_has_is_not_found(folder: Path) -> None:
     folder.mkdir()
     for written in ("json", "npy", "bytes", "pkl"):
         with pytest.raises(errors.NotFound):
-            asyncio.run(task_values.aunpack(Parcel(written, None, f"sha1://{'0' * 40}/x")))
+            asyncio.run(task_values.aunpack(Payload(written, None, f"sha1://{'0' * 40}/x")))
 
 
 def test_arrays_in_arguments_are_files(folder: Path) -> None:

@@ -126,9 +126,9 @@ async def cancelled(runner: Runner, name: str) -> Outcome:
 
 async def number(pool: ProcessPool) -> int:
     outcome = await pool.run(job("pid"), ignored)
-    assert outcome.parcel is not None
-    assert outcome.parcel.data is not None
-    return int(outcome.parcel.data)
+    assert outcome.payload is not None
+    assert outcome.payload.data is not None
+    return int(outcome.payload.data)
 
 
 async def test_processes_start_when_needed_and_are_used_again() -> None:
@@ -183,9 +183,9 @@ async def test_a_worker_that_dies_fails_its_run_alone() -> None:
 async def test_children_of_a_worker_end_with_it() -> None:
     pool = ProcessPool(functions(), 1)
     outcome = await pool.run(job("leave_a_child"), ignored)
-    assert outcome.parcel is not None
-    assert outcome.parcel.data is not None
-    child = int(outcome.parcel.data)
+    assert outcome.payload is not None
+    assert outcome.payload.data is not None
+    child = int(outcome.payload.data)
     assert is_there(child)
     await pool.close()
     await until(lambda: not is_there(child))
@@ -194,7 +194,7 @@ async def test_children_of_a_worker_end_with_it() -> None:
 async def test_progress_and_prints_come_from_the_process() -> None:
     pool = ProcessPool(functions(), 1)
     told: list[Any] = []
-    outcome = await pool.run(job("talk"), lambda *news: told.append(news))
+    outcome = await pool.run(job("talk"), lambda *update: told.append(update))
     assert told[0] == (0.25, "quarter", b"first\n")
     assert outcome.log.endswith(b"last\n")
     await pool.close()
@@ -222,7 +222,7 @@ def spin():
 async def main():
     pool = ProcessPool({"spin": TaskFunction("spin", "query", spin)}, 1)
     job = Job(bytes(16), "spin", "query", b"{}", "lab")
-    await pool.run(job, lambda *news: print(news[2].decode(), flush=True))
+    await pool.run(job, lambda *update: print(update[2].decode(), flush=True))
 asyncio.run(main())
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -242,7 +242,7 @@ async def test_threads_run_functions_and_are_asked_to_stop() -> None:
         freed = asyncio.Event()
         runner = ExecutorRunner(executor, functions(), count_slots(executor), freed.set)
         told: list[Any] = []
-        outcome = await runner.run(job("talk"), lambda *news: told.append(news))
+        outcome = await runner.run(job("talk"), lambda *update: told.append(update))
         assert outcome.state == "finished"
         assert told[0] == (0.25, "quarter", b"first\n")
         await freed.wait()
@@ -269,7 +269,7 @@ async def test_other_processes_report_over_the_line() -> None:
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as executor:
         runner = ExecutorRunner(executor, functions(), count_slots(executor), lambda: None)
         told: list[Any] = []
-        outcome = await runner.run(job("talk"), lambda *news: told.append(news))
+        outcome = await runner.run(job("talk"), lambda *update: told.append(update))
         assert outcome.state == "finished"
         assert told[0] == (0.25, "quarter", b"first\n")
         assert (await cancelled(runner, "look")).state == "cancelled"

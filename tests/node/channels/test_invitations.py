@@ -18,6 +18,7 @@ from kachery_p2p.node.links.link import Link
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.channels.admission import admit
 from kachery_p2p.protocol.channels.invitation import parse_line, prove, to_line
+from kachery_p2p.protocol.channels.messages import JOIN, JOIN_CIRCUIT, Join
 from kachery_p2p.protocol.channels.roles import ROLES
 from kachery_p2p.protocol.errors import (
     AccessDenied,
@@ -29,7 +30,8 @@ from kachery_p2p.protocol.errors import (
     NotAMember,
     Unreachable,
 )
-from kachery_p2p.protocol.methods import CIRCUIT, JOIN, JOIN_CIRCUIT, WHO_HAS, CircuitTo, Join
+from kachery_p2p.protocol.gossip.messages import WHO_HAS
+from kachery_p2p.protocol.links.messages import CIRCUIT, CircuitTo
 from tests.node.harness import Lab, laboratory, until
 
 

@@ -1,4 +1,4 @@
-"""Who is on line is what the proxies say, and whom this node is linked to itself."""
+"""Who is online is what the proxies say, and whom this node is linked to itself."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from kachery_p2p.node.channels import presence as module
 from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.channels.messages import CHANNEL_ONLINE, ChannelQuery, Online
 from kachery_p2p.protocol.errors import AccessDenied, NotAMember, ProtocolViolation
-from kachery_p2p.protocol.methods import CHANNEL_ONLINE, ChannelQuery, Online
 from tests.node.harness import Lab, laboratory, until
 
 

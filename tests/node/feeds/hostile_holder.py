@@ -18,15 +18,15 @@ from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import KacheryError
 from kachery_p2p.protocol.feeds.feed import Head, Run, pack_texts
-from kachery_p2p.protocol.identity import NodeKey
-from kachery_p2p.protocol.limits import MAX_SLICE
-from kachery_p2p.protocol.methods import (
+from kachery_p2p.protocol.feeds.messages import (
     FEED_EVIDENCE,
     FEED_FOLLOW,
     FeedEvidence,
     FeedFollow,
     FeedPart,
 )
+from kachery_p2p.protocol.identity import NodeKey
+from kachery_p2p.protocol.limits import MAX_SLICE
 from tests.node.feeds.lab import Subfeed
 from tests.node.harness import Lab, laboratory, until
 
@@ -118,7 +118,7 @@ async def everything(feed: Subfeed, node: str, count: int) -> list[Any]:
 async def trap(
     *others: str, held: int = 0, total: int = 100, owner_there: bool = False
 ) -> AsyncIterator[Trap]:
-    """``others``: nodes that hold all as ``H`` does. ``owner_there``: ``A`` is on line."""
+    """``others``: nodes that hold all as ``H`` does. ``owner_there``: ``A`` is online."""
     async with laboratory("A", "B", "H", *others) as lab:
         feed = await Subfeed.create(lab)
         if held:

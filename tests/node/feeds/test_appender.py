@@ -35,8 +35,8 @@ from kachery_p2p.protocol.feeds.feed import (
 )
 from kachery_p2p.protocol.feeds.fork import make_fork
 from kachery_p2p.protocol.feeds.frontier import Frontier
+from kachery_p2p.protocol.feeds.messages import FeedNumbers
 from kachery_p2p.protocol.identity import NodeKey
-from kachery_p2p.protocol.methods import FeedNumbers
 from kachery_p2p.storage.feeds.append import Append
 from kachery_p2p.storage.feeds.log import Log
 from kachery_p2p.storage.feeds.store import FeedStore

@@ -23,6 +23,7 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.feeds.decision import sign_decision
 from kachery_p2p.protocol.feeds.feed import Run, sign_head, subfeed_hash
 from kachery_p2p.protocol.feeds.fork import make_fork
+from kachery_p2p.protocol.feeds.messages import FeedLeaf, FeedPart
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.limits import (
     MAX_FEED_MESSAGE,
@@ -30,7 +31,6 @@ from kachery_p2p.protocol.limits import (
     MAX_RUN,
     MAX_SLICE_RUNS,
 )
-from kachery_p2p.protocol.methods import FeedLeaf, FeedPart
 from tests.node.feeds.hostile_holder import Say, Trap, everything, news, part, runs_of, send, trap
 from tests.node.harness import until
 

@@ -12,10 +12,10 @@ import pytest
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import ForgedFeed, KacheryError, NotFound
 from kachery_p2p.protocol.feeds.feed import Head, Run, Slice, feed_uri, sign_head, subfeed_hash
+from kachery_p2p.protocol.feeds.messages import FEED_EVIDENCE, FeedEvidence, FeedLeaf
 from kachery_p2p.protocol.feeds.signed_message import check_signed_message, signed_messages
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.limits import MOST_ASKED_PROOFS
-from kachery_p2p.protocol.methods import FEED_EVIDENCE, FeedEvidence, FeedLeaf
 from tests.node.feeds.lab import Subfeed
 from tests.node.harness import Lab, laboratory
 

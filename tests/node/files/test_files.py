@@ -1,4 +1,4 @@
-"""Files between real nodes over loopback: every size, every road, and what goes wrong."""
+"""Files between real nodes over loopback: every size, every route, and what goes wrong."""
 
 from __future__ import annotations
 

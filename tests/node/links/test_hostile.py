@@ -17,6 +17,7 @@ from kachery_p2p.node.links import opening as opening_module
 from kachery_p2p.node.links import transport as transport_module
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import KacheryError
+from kachery_p2p.protocol.gossip.messages import NodeInfo
 from kachery_p2p.protocol.limits import (
     MAX_HELLO_URLS,
     MAX_LABEL,
@@ -43,7 +44,6 @@ from kachery_p2p.protocol.links.frames import (
 )
 from kachery_p2p.protocol.links.noise import Handshake, nonce
 from kachery_p2p.protocol.links.session import TAG_BYTES, prologue
-from kachery_p2p.protocol.methods import NodeInfo
 from tests.node.harness import Lab, laboratory, until
 from tests.node.links.raw import Rogue, gone, rogue, wire
 

@@ -1,4 +1,4 @@
-"""In which order the roads to a member are tried."""
+"""In which order the routes to a member are tried."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kachery_p2p.node.links.reach import BadRoads, Reach
+from kachery_p2p.node.links.reach import BadRoutes, Reach
 from kachery_p2p.protocol.errors import (
     Busy,
     DeadlineExceeded,
@@ -18,7 +18,7 @@ from kachery_p2p.protocol.errors import (
     ProtocolViolation,
     Unreachable,
 )
-from kachery_p2p.protocol.limits import MAX_BAD_ROADS
+from kachery_p2p.protocol.limits import MAX_BAD_ROUTES
 
 CHANNEL = b"c" * 32
 MEMBER = "ab" * 32
@@ -64,7 +64,7 @@ class FakeNetwork:
 
 class NoRoads:
     async def dial(self, url: str) -> Any:
-        raise Unreachable(what=url, reason="there are no roads here")
+        raise Unreachable(what=url, reason="there are no routes here")
 
 
 def make(**fails: KacheryError) -> tuple[FakeNetwork, Reach]:
@@ -136,19 +136,19 @@ async def test_an_address_that_did_not_answer_is_not_dialled_again_at_once() -> 
 
 
 def test_a_bad_road_is_forgotten_after_a_minute() -> None:
-    roads = BadRoads()
-    roads.add("ws://a", 100.0)
-    assert roads.is_bad("ws://a", 159.9)
-    assert not roads.is_bad("ws://a", 160.0)
-    assert not roads.is_bad("ws://b", 100.0)
+    routes = BadRoutes()
+    routes.add("ws://a", 100.0)
+    assert routes.is_bad("ws://a", 159.9)
+    assert not routes.is_bad("ws://a", 160.0)
+    assert not routes.is_bad("ws://b", 100.0)
 
 
 def test_the_memory_of_bad_roads_is_bounded_and_drops_the_oldest() -> None:
-    roads = BadRoads()
-    for number in range(MAX_BAD_ROADS):
-        roads.add(number, 0.0)
-    roads.add(0, 1.0)
-    roads.add("one more", 1.0)
-    assert len(roads) == MAX_BAD_ROADS
-    assert roads.is_bad(0, 1.0)
-    assert not roads.is_bad(1, 1.0)
+    routes = BadRoutes()
+    for number in range(MAX_BAD_ROUTES):
+        routes.add(number, 0.0)
+    routes.add(0, 1.0)
+    routes.add("one more", 1.0)
+    assert len(routes) == MAX_BAD_ROUTES
+    assert routes.is_bad(0, 1.0)
+    assert not routes.is_bad(1, 1.0)

@@ -1,4 +1,4 @@
-"""The roads of campus networks: TLS, and an HTTP proxy that everything must go through."""
+"""The routes of campus networks: TLS, and an HTTP proxy that everything must go through."""
 
 from __future__ import annotations
 

@@ -443,7 +443,7 @@ WRITES: list[tuple[str, dict[str, Any]]] = [
     ("feed.resolve", LOG),
     ("task.request", RUN | {"task": bytes(16), "backend_timeout": 0.0}),
     ("task.cancel", {"task": bytes(16)}),
-    ("task.publish", RUN | {"parcel": ["json", b"1", None]}),
+    ("task.publish", RUN | {"payload": ["json", b"1", None]}),
     ("task.offer", {"backend": bytes(16), "functions": [], "channels": [], "slots": 1}),
     ("task.take", {"backend": bytes(16), "most": 1, "wait": 0.0}),
     ("task.report", {"backend": bytes(16), "job": bytes(16), "state": "failed"}),
@@ -554,7 +554,7 @@ async def test_a_second_node_on_the_same_socket_is_refused_and_the_first_lives()
 
 async def second(lab: Lab) -> None:
     config = lab.configs["A"]
-    other = api.LocalServer(lab["A"], lab["A"].api.calls)
+    other = api.LocalServer(lab["A"].api.services, lab["A"].api.calls)
     other._listen_unix(config.socket_path)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 
 from kachery_p2p.node.files.storage_usage import StorageUsage, Usage
+from kachery_p2p.protocol.files.messages import FILE_READ
 from kachery_p2p.protocol.limits import (
     MAX_LOCAL_FRAME,
     MAX_STATUS_LABEL,
@@ -14,7 +15,6 @@ from kachery_p2p.protocol.limits import (
     MAX_STATUS_TEXT,
 )
 from kachery_p2p.protocol.local import messages as local
-from kachery_p2p.protocol.methods import FILE_READ
 from tests.node.harness import laboratory, until
 from tests.node.tasks.lab import Request, backend
 

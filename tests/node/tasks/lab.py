@@ -84,7 +84,7 @@ class Backend:
         else:
             if value is not DONE:
                 data = json.dumps(value).encode()
-                await job.report("finished", parcel=["json", data, None])
+                await job.report("finished", payload=["json", data, None])
         finally:
             self.jobs.pop(job.id, None)
 
@@ -167,7 +167,7 @@ class Request:
     async def value(self) -> Any:
         ended = await self.call
         assert ended["state"] == "finished", ended
-        return json.loads(ended["parcel"][1])
+        return json.loads(ended["payload"][1])
 
     async def cancel(self) -> bool:
         answer = await self.lab.call(self.node, "task.cancel", task=self.task)

@@ -99,7 +99,7 @@ async def test_a_backend_that_outlives_its_node_reports_the_end_of_an_action() -
         async with backend(lab, "A", action(gate), running=(job,)) as returned:
             await until(lambda: request.states[-1] == "running")
             answer = await returned.call(
-                "task.report", job=job, state="finished", parcel=["json", b'"late"', None]
+                "task.report", job=job, state="finished", payload=["json", b'"late"', None]
             )
             assert answer == {"known": True}
             assert await request.value() == "late"
@@ -160,15 +160,16 @@ async def test_a_backend_that_dies_while_its_action_is_noted_gives_it_to_the_nex
         ledger = Ledger()
         queue = lab["A"].task_queue
         noting, noted = asyncio.Event(), asyncio.Event()
-        disk = queue._disk
+        journal = queue._journal
+        disk = journal._disk
 
         async def slow(work: Any, *values: Any) -> Any:
-            if work == queue._store.action_started:
+            if work == journal._store.action_started:
                 noting.set()
                 await noted.wait()
             return await disk(work, *values)
 
-        queue._disk = slow  # type: ignore[assignment]
+        journal._disk = slow  # type: ignore[assignment]
         async with backend(lab, "A", action(ledger)):
             request = Request(lab, "B", "act.1", {"n": 9}, type="action", timeout=None)
             await noting.wait()

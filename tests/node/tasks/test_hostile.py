@@ -9,10 +9,9 @@ import pytest
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import AccessDenied, ForgedResult, KacheryError, ProtocolViolation
 from kachery_p2p.protocol.identity import NodeKey
-from kachery_p2p.protocol.methods import TASK_RUN
-from kachery_p2p.protocol.tasks.messages import TaskKwargs, TaskRun
+from kachery_p2p.protocol.tasks.messages import TASK_RUN, TaskKwargs, TaskRun
 from kachery_p2p.protocol.tasks.result import TaskResult, sign_result
-from kachery_p2p.protocol.tasks.task import Parcel, canonical_kwargs, task_key
+from kachery_p2p.protocol.tasks.task import Payload, canonical_kwargs, task_key
 from tests.node.harness import Lab, laboratory, until
 from tests.node.tasks.lab import Job, Request, backend
 
@@ -33,7 +32,7 @@ def signed(signer: NodeKey, value: bytes = b"666", function: str = "add.1") -> T
         function=function,
         type="pure-calculation",
         timestamp=1,
-        parcel=Parcel("json", value),
+        payload=Payload("json", value),
     )
 
 
@@ -69,15 +68,15 @@ async def test_a_result_with_another_signature_is_thrown_away() -> None:
 async def test_a_backend_that_signs_with_a_strange_key_is_named() -> None:
     async with laboratory() as lab:
         stranger = NodeKey(bytes(range(32)))
-        lab["A"].task_queue._sign = (  # type: ignore[method-assign]
-            lambda job, parcel: signed(stranger, parcel.data or b"")
+        lab["A"].task_results.sign = (  # type: ignore[method-assign]
+            lambda job, payload: signed(stranger, payload.data or b"")
         )
         async with backend(lab, "A", ADD):
             with pytest.raises(ForgedResult, match="not signed by who ran it"):
                 await Request(lab, "B", "add.1", {"x": 1}).end()
         # Nothing of it is kept.
         cached = await lab.call("B", "task.cached", function="add.1", kwargs=KWARGS, look=False)
-        assert cached["parcel"] is None
+        assert cached["payload"] is None
 
 
 async def test_a_result_of_who_lost_the_role_counts_no_longer() -> None:

@@ -251,12 +251,12 @@ async def test_what_is_on_offer_is_listed_by_node_with_its_load() -> None:
 async def test_a_result_that_was_computed_by_hand_is_shared() -> None:
     async with laboratory() as lab:
         params: dict[str, Any] = {"function": "double.1", "kwargs": b'{"x":4}', "channel": "lab"}
-        parcel = ["json", b"8", None]
-        await lab.call("A", "task.publish", type="pure-calculation", parcel=parcel, **params)
+        payload = ["json", b"8", None]
+        await lab.call("A", "task.publish", type="pure-calculation", payload=payload, **params)
         await lab.announced("A")
         assert await Request(lab, "B", "double.1", {"x": 4}).value() == 8
         found = await lab.call("B", "task.cached", **params)
-        assert (found["parcel"], found["node"]) == (parcel, lab.id("A"))
+        assert (found["payload"], found["node"]) == (payload, lab.id("A"))
 
 
 async def test_who_waits_for_a_backend_gets_the_result_when_somebody_else_has_it() -> None:
@@ -264,8 +264,8 @@ async def test_who_waits_for_a_backend_gets_the_result_when_somebody_else_has_it
         params: dict[str, Any] = {"function": "double.1", "kwargs": b'{"x":4}', "channel": "lab"}
         waiting = Request(lab, "B", "double.1", {"x": 4})
         await until(lambda: lab["B"].task_requests.live)
-        parcel = ["json", b"8", None]
-        await lab.call("A", "task.publish", type="pure-calculation", parcel=parcel, **params)
+        payload = ["json", b"8", None]
+        await lab.call("A", "task.publish", type="pure-calculation", payload=payload, **params)
         assert await waiting.value() == 8
         assert (await waiting.end())["cached"]
 

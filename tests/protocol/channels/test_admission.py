@@ -11,11 +11,11 @@ from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.channels.admission import Admission, admit, check_admission
 from kachery_p2p.protocol.channels.document import Admitter, ChannelDocument
 from kachery_p2p.protocol.channels.membership import ChannelBook
+from kachery_p2p.protocol.channels.messages import CHANNEL_ADMISSIONS, Admissions
 from kachery_p2p.protocol.channels.signed_document import SignedDocument, parse, sign
 from kachery_p2p.protocol.errors import BadInput, KacheryError, ProtocolViolation
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.limits import ADMISSIONS_PER_NOTE, MAX_ADMISSIONS, MAX_HEADER, MAX_LABEL
-from kachery_p2p.protocol.methods import CHANNEL_ADMISSIONS, Admissions
 
 OWNER, SERVER, ALICE, NEW, PROXY = (NodeKey(bytes([n]) * 32) for n in range(1, 6))
 SECRET, FRESH = b"s" * 32, b"f" * 32

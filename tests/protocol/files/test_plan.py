@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kachery_p2p.protocol.files.plan import LONGEST_SEGMENT, Holder, Plan, Range, intersect, rank
+from kachery_p2p.protocol.files.plan import LONGEST_SEGMENT, Plan, Range, intersect
+from kachery_p2p.protocol.gossip.holders import Holder, rank
 from kachery_p2p.protocol.limits import BLOCK, SEGMENT
 
 UNIT = 10

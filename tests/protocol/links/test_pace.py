@@ -15,8 +15,8 @@ from kachery_p2p.protocol.limits import (
 from kachery_p2p.protocol.links.pace import Pace, bulk_bytes
 
 
-class Road:
-    """A simulated road of constant rate and round-trip time, always with something to send."""
+class Path:
+    """A simulated path of constant rate and round-trip time, always with something to send."""
 
     def __init__(self, rate: float, rtt: float) -> None:
         self.rate, self.rtt, self.now = rate, rtt, 0.0
@@ -51,28 +51,28 @@ class Road:
 @pytest.mark.parametrize("rate", [1.25e6, 2.5e6, 12.5e6, 1e8])
 @pytest.mark.parametrize("rtt", [0.0005, 0.01, 0.02])
 def test_the_road_is_filled_and_the_queue_stays_short(rate: float, rtt: float) -> None:
-    road = Road(rate, rtt)
-    road.run(5.0)
-    before, since = road.delivered, road.now
-    road.run(5.0)
-    assert (road.delivered - before) / (road.now - since) > 0.8 * rate
+    path = Path(rate, rtt)
+    path.run(5.0)
+    before, since = path.delivered, path.now
+    path.run(5.0)
+    assert (path.delivered - before) / (path.now - since) > 0.8 * rate
     # Of queue, what is meant to be there, and the least window where that is more.
     least = (CIRCUIT_WINDOW_LEAST + MAX_BODY * (rate >= 1e8)) / rate
-    assert road.queue_seconds <= 2 * max(QUEUE_SECONDS, least)
+    assert path.queue_seconds <= 2 * max(QUEUE_SECONDS, least)
 
 
 def test_it_follows_a_road_that_becomes_slow_and_fast_again() -> None:
-    road = Road(1e8, 0.01)
-    road.run(3.0)
-    fast = road.pace.rate
-    road.rate = 2e6
-    road.run(10.0)
-    assert road.pace.rate < fast / 10
-    assert road.queue_seconds < 1.0
-    road.rate = 1e8
-    before, since = road.delivered, road.now
-    road.run(10.0)
-    assert (road.delivered - before) / (road.now - since) > 0.5 * road.rate
+    path = Path(1e8, 0.01)
+    path.run(3.0)
+    fast = path.pace.rate
+    path.rate = 2e6
+    path.run(10.0)
+    assert path.pace.rate < fast / 10
+    assert path.queue_seconds < 1.0
+    path.rate = 1e8
+    before, since = path.delivered, path.now
+    path.run(10.0)
+    assert (path.delivered - before) / (path.now - since) > 0.5 * path.rate
 
 
 def test_a_pause_does_not_lower_the_rate() -> None:

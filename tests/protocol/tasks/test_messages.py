@@ -17,7 +17,6 @@ from kachery_p2p.protocol.tasks import messages as task_messages
 from kachery_p2p.protocol.tasks.messages import (
     ENDS,
     TaskKwargs,
-    TaskNews,
     TaskOffer,
     TaskOfferPage,
     TaskOffers,
@@ -25,12 +24,13 @@ from kachery_p2p.protocol.tasks.messages import (
     TaskResultReply,
     TaskRun,
     TaskState,
+    TaskUpdate,
     TaskWord,
-    make_news,
     make_page,
+    make_update,
 )
 from kachery_p2p.protocol.tasks.result import TaskResult, sign_result
-from kachery_p2p.protocol.tasks.task import TASK_TYPES, Parcel
+from kachery_p2p.protocol.tasks.task import TASK_TYPES, Payload
 
 CHANNEL, TASK, KEY = b"c" * 32, b"t" * 16, b"k" * 32
 SIGNER = NodeKey(b"\x02" * 32)
@@ -39,7 +39,7 @@ SIGNER = NodeKey(b"\x02" * 32)
 def result_of(data: bytes = b"5", function: str = "count.1") -> TaskResult:
     return sign_result(
         SIGNER, key=KEY, function=function, type="query", timestamp=1_000,
-        parcel=Parcel("bytes", data),
+        payload=Payload("bytes", data),
     )  # fmt: skip
 
 
@@ -48,10 +48,10 @@ SAMPLES: list[Any] = [
     TaskRun(CHANNEL, TASK, "count.1", "action", False),
     TaskKwargs(2),
     TaskWord("go"),
-    TaskNews("queued", 3),
-    TaskNews("running", 0, 0.5, "sorting", b"hello\n"),
-    TaskNews("failed", reason="it burst", traceback="Traceback"),
-    TaskNews("finished", result=result_of()),
+    TaskUpdate("queued", 3),
+    TaskUpdate("running", 0, 0.5, "sorting", b"hello\n"),
+    TaskUpdate("failed", reason="it burst", traceback="Traceback"),
+    TaskUpdate("finished", result=result_of()),
     TaskOffers(CHANNEL, "count.1", "count.0"),
     OFFER,
     TaskOfferPage([OFFER], False),
@@ -113,17 +113,17 @@ def test_questions_refuse_what_they_do_not_know_and_answers_ignore_it(sample: An
                    "again": False}),
         (TaskKwargs, [1]), (TaskKwargs, [limits.MAX_TASK_KWARGS + 1]), (TaskKwargs, []),
         (TaskWord, ["stop"]), (TaskWord, []),
-        (TaskNews, ["dancing"]), (TaskNews, []), (TaskNews, ["queued", -1]),
-        (TaskNews, ["queued", limits.MAX_TASKS_QUEUED + 1]),
-        (TaskNews, ["running", 0, 1.01]), (TaskNews, ["running", 0, -0.01]),
-        (TaskNews, ["running", 0, float("nan")]), (TaskNews, ["running", 0, float("inf")]),
-        (TaskNews, ["running", 0, None, "x" * 1_001]),
-        (TaskNews, ["running", 0, None, "", b"x" * 8_001]),
-        (TaskNews, ["failed", 0, None, "", b"", "x" * 2_001]),
-        (TaskNews, ["failed", 0, None, "", b"", "", "x" * 16_001]),
-        (TaskNews, ["failed", 0, None, "", b"", "", "\U0001f600" * 16_000]),
-        (TaskNews, ["finished"]),
-        (TaskNews, ["running", 0, None, "", b"", "", "", codec.plain(result_of())]),
+        (TaskUpdate, ["dancing"]), (TaskUpdate, []), (TaskUpdate, ["queued", -1]),
+        (TaskUpdate, ["queued", limits.MAX_TASKS_QUEUED + 1]),
+        (TaskUpdate, ["running", 0, 1.01]), (TaskUpdate, ["running", 0, -0.01]),
+        (TaskUpdate, ["running", 0, float("nan")]), (TaskUpdate, ["running", 0, float("inf")]),
+        (TaskUpdate, ["running", 0, None, "x" * 1_001]),
+        (TaskUpdate, ["running", 0, None, "", b"x" * 8_001]),
+        (TaskUpdate, ["failed", 0, None, "", b"", "x" * 2_001]),
+        (TaskUpdate, ["failed", 0, None, "", b"", "", "x" * 16_001]),
+        (TaskUpdate, ["failed", 0, None, "", b"", "", "\U0001f600" * 16_000]),
+        (TaskUpdate, ["finished"]),
+        (TaskUpdate, ["running", 0, None, "", b"", "", "", codec.plain(result_of())]),
         (TaskOffer, ["f", "query", -1, 0, 0, True]), (TaskOffer, ["", "query", 1, 0, 0, True]),
         (TaskOfferPage, {"offers": [codec.plain(OFFER)] * 1_001, "more": False}),
         (TaskResultQuery, {"channel": CHANNEL, "key": b"k"}),
@@ -139,7 +139,7 @@ def test_the_arguments_fit_one_frame() -> None:
     assert limits.MAX_TASK_KWARGS <= limits.MAX_BODY
 
 
-# --- news ----------------------------------------------------------------------------------------
+# --- update ----------------------------------------------------------------------------------------
 
 long_text = st.builds(
     lambda text, times: text * times,
@@ -148,11 +148,11 @@ long_text = st.builds(
 )
 
 
-def fits_a_header(news: TaskNews) -> None:
-    plain = codec.plain(news)
+def fits_a_header(update: TaskUpdate) -> None:
+    plain = codec.plain(update)
     header = frames.encode_header(frames.Data(1 << 40, plain, frames.SEALED_TAIL, 1 << 20))
     assert len(header) <= limits.MAX_HEADER
-    assert codec.convert(TaskNews, plain) == news
+    assert codec.convert(TaskUpdate, plain) == update
 
 
 @given(
@@ -165,46 +165,46 @@ def test_news_of_whatever_a_function_says_can_be_sent(
     state: Any, message: str, reason: str, trace: str, log: bytes, times: int,
     fraction: float | None, place: int,
 ) -> None:  # fmt: skip
-    news = make_news(
+    update = make_update(
         state, place=place, fraction=fraction, message=message, log=log * times, reason=reason,
         traceback=trace,
     )  # fmt: skip
-    fits_a_header(news)
+    fits_a_header(update)
 
 
 @given(long_text, st.binary(max_size=10), st.integers(0, 2_000))
 @settings(deadline=None, max_examples=50)
 def test_news_of_the_largest_result_can_be_sent(text: str, log: bytes, times: int) -> None:
     result = result_of(b"x" * limits.MAX_INLINE_RESULT, "\U0001f600" * limits.MAX_FUNCTION_ID)
-    news = make_news("finished", message=text, log=log * times, reason=text, traceback=text,
+    update = make_update("finished", message=text, log=log * times, reason=text, traceback=text,
                      result=result)  # fmt: skip
-    fits_a_header(news)
-    assert news.result == result
+    fits_a_header(update)
+    assert update.result == result
 
 
 def test_what_counts_in_a_long_text_is_kept() -> None:
-    news = make_news(
+    update = make_update(
         "failed", message="m" + "x" * 2_000, reason="r" + "x" * 3_000, log=b"x" * 9_000 + b"end",
         traceback="\U0001f600" * 20_000 + "ValueError: no",
     )  # fmt: skip
-    assert (news.message[0], len(news.message)) == ("m", limits.MAX_TASK_MESSAGE)
-    assert (news.reason[0], len(news.reason)) == ("r", limits.MAX_TASK_REASON)
-    assert (news.log[-3:], len(news.log)) == (b"end", limits.MAX_TASK_LOG)
-    assert news.traceback.startswith("[...]\n\U0001f600")
-    assert news.traceback.endswith("\U0001f600ValueError: no")
-    short = make_news("failed", message="é", reason="because", log=b"l", traceback="T\ud800")
-    expected = TaskNews("failed", 0, None, "é", b"l", "because", "T?")
+    assert (update.message[0], len(update.message)) == ("m", limits.MAX_TASK_MESSAGE)
+    assert (update.reason[0], len(update.reason)) == ("r", limits.MAX_TASK_REASON)
+    assert (update.log[-3:], len(update.log)) == (b"end", limits.MAX_TASK_LOG)
+    assert update.traceback.startswith("[...]\n\U0001f600")
+    assert update.traceback.endswith("\U0001f600ValueError: no")
+    short = make_update("failed", message="é", reason="because", log=b"l", traceback="T\ud800")
+    expected = TaskUpdate("failed", 0, None, "é", b"l", "because", "T?")
     assert short == expected
 
 
 def test_a_result_is_there_when_it_finished_and_only_then() -> None:
     with pytest.raises(ValueError, match="only then"):
-        make_news("finished")
+        make_update("finished")
     with pytest.raises(ValueError, match="only then"):
-        make_news("failed", result=result_of())
-    assert make_news("running", fraction=float("nan")).fraction is None
-    assert make_news("running", fraction=1.5).fraction is None
-    assert make_news("running", fraction=1).fraction == 1
+        make_update("failed", result=result_of())
+    assert make_update("running", fraction=float("nan")).fraction is None
+    assert make_update("running", fraction=1.5).fraction is None
+    assert make_update("running", fraction=1).fraction == 1
 
 
 def test_the_ends_are_states() -> None:

@@ -13,7 +13,7 @@ from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput, ForgedResult, ProtocolViolation
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.tasks.result import TaskResult, check_result, sign_result
-from kachery_p2p.protocol.tasks.task import Parcel
+from kachery_p2p.protocol.tasks.task import Payload
 
 SIGNER, OTHER = NodeKey(b"\x02" * 32), NodeKey(b"\x03" * 32)
 KEY = b"k" * 32
@@ -23,13 +23,13 @@ URI = f"sha1://{'ab' * 20}/result.npy"
 def signed(**changes: Any) -> TaskResult:
     values: dict[str, Any] = {
         "key": KEY, "function": "count.1", "type": "pure-calculation", "timestamp": 1_000,
-        "parcel": Parcel("json", b"5"),
+        "payload": Payload("json", b"5"),
     }  # fmt: skip
     return sign_result(SIGNER, **{**values, **changes})
 
 
 def test_a_result_crosses_the_wire_and_is_believed() -> None:
-    for result in (signed(), signed(type="query", parcel=Parcel("npy", None, URI), timestamp=0)):
+    for result in (signed(), signed(type="query", payload=Payload("npy", None, URI), timestamp=0)):
         again = codec.decode(TaskResult, codec.encode(result))
         assert again == result
         check_result(again)
@@ -46,9 +46,9 @@ def test_a_result_crosses_the_wire_and_is_believed() -> None:
         {"node": OTHER.public},
         {"node": bytes(32)},
         {"timestamp": 1_001},
-        {"parcel": Parcel("json", b"6")},
-        {"parcel": Parcel("bytes", b"5")},
-        {"parcel": Parcel("json", None, URI)},
+        {"payload": Payload("json", b"6")},
+        {"payload": Payload("bytes", b"5")},
+        {"payload": Payload("json", None, URI)},
         {"signature": bytes(64)},
         {"signature": signed(timestamp=2).signature},
     ],

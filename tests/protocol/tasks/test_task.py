@@ -16,12 +16,15 @@ from hypothesis import strategies as st
 
 from kachery_p2p.protocol import codec, limits
 from kachery_p2p.protocol.errors import BadInput, ProtocolViolation
-from kachery_p2p.protocol.gossip import keys as things
+from kachery_p2p.protocol.feeds.keys import feed_owner_key
+from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.gossip.blinding import blinded_key
+from kachery_p2p.protocol.gossip.keys import KINDS, provide_role, request_role
+from kachery_p2p.protocol.tasks.keys import task_backends_key, task_function_key, task_result_key
 from kachery_p2p.protocol.tasks.task import (
     TASK_TYPES,
     FunctionId,
-    Parcel,
+    Payload,
     canonical_kwargs,
     check_function_id,
     check_task_type,
@@ -250,7 +253,7 @@ def test_what_is_not_canonical_is_refused(text: bytes) -> None:
 def test_a_function_id_is_short_text_in_one_line(name: str) -> None:
     assert check_function_id(name) == name
     assert codec.convert(FunctionId, name) == name
-    assert things.task_function(name).kind == "tasks"
+    assert task_function_key(name).kind == "tasks"
 
 
 @pytest.mark.parametrize(
@@ -260,7 +263,7 @@ def test_a_function_id_is_short_text_in_one_line(name: str) -> None:
     ids=lambda name: repr(name)[:12],
 )  # fmt: skip
 def test_what_is_no_function_id_is_refused(name: Any) -> None:
-    for use in (check_function_id, lambda name: task_key(name, b"{}"), things.task_function):
+    for use in (check_function_id, lambda name: task_key(name, b"{}"), task_function_key):
         with pytest.raises(BadInput, match="task function id"):
             use(name)
     with pytest.raises(ProtocolViolation):
@@ -284,52 +287,51 @@ def test_a_key_is_the_hash_of_function_and_arguments() -> None:
     assert len(found) == 9
 
 
-def test_things_of_tasks_have_keys_of_their_own() -> None:
+def test_contents_of_tasks_have_keys_of_their_own() -> None:
     secret, key = bytes(range(32)), b"k" * 32
-    function, anybody = things.task_function("count.1"), things.task_backends()
-    result = things.task_result(key)
+    function, anybody = task_function_key("count.1"), task_backends_key()
+    result = task_result_key(key)
     assert (function.kind, anybody.kind, result.kind) == ("tasks", "tasks", "files")
-    assert function.key(secret) == blinded_key(secret, b"kachery-task", b"count.1")
-    assert anybody.key(secret) == blinded_key(secret, b"kachery-backend", b"")
-    assert result.key(secret) == blinded_key(secret, b"kachery-result", key)
+    assert function.blinded(secret) == blinded_key(secret, b"kachery-task", b"count.1")
+    assert anybody.blinded(secret) == blinded_key(secret, b"kachery-backend", b"")
+    assert result.blinded(secret) == blinded_key(secret, b"kachery-result", key)
     assert "count.1" in function.title
     assert key.hex() in result.title
     with pytest.raises(BadInput, match="32 bytes"):
-        things.task_result(b"k" * 31)
+        task_result_key(b"k" * 31)
 
 
-def test_a_node_tells_its_things_apart_whatever_their_length() -> None:
+def test_a_node_tells_its_contents_apart_whatever_their_length() -> None:
     twenty = "abcdefghijklmnopqrst"
-    file = things.file(twenty.encode().hex())
-    function = things.task_function(twenty)
-    other = [things.task_backends(), things.task_result(b"k" * 32), things.feed_owner(b"k" * 32)]
-    assert file.name == twenty.encode()
-    found = {thing.name for thing in (file, function, *other)}
+    file = file_key(twenty.encode().hex())
+    function = task_function_key(twenty)
+    other = [task_backends_key(), task_result_key(b"k" * 32), feed_owner_key(b"k" * 32)]
+    found = {content.name for content in (file, function, *other)}
     assert len(found) == 5
     assert {len(name) for name in found} == {20}
 
 
 def test_roles_go_by_kind() -> None:
-    assert things.KINDS == ("files", "feeds", "tasks")
-    assert things.request_role("tasks") == "request-tasks"
-    assert things.provide_role("tasks") == "provide-tasks"
+    assert KINDS == ("files", "feeds", "tasks")
+    assert request_role("tasks") == "request-tasks"
+    assert provide_role("tasks") == "provide-tasks"
 
 
-# --- parcels -------------------------------------------------------------------------------------
+# --- payloads -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "parcel",
+    "payload",
     [
-        Parcel("json", b"5"),
-        Parcel("bytes", b""),
-        Parcel("pkl", b"x" * limits.MAX_INLINE_RESULT),
-        Parcel("npy", None, f"{URI}?manifest={'cd' * 20}"),
+        Payload("json", b"5"),
+        Payload("bytes", b""),
+        Payload("pkl", b"x" * limits.MAX_INLINE_RESULT),
+        Payload("npy", None, f"{URI}?manifest={'cd' * 20}"),
     ],
-    ids=lambda parcel: parcel.format,
+    ids=lambda payload: payload.format,
 )
-def test_a_parcel_crosses_the_wire(parcel: Parcel) -> None:
-    assert codec.decode(Parcel, codec.encode(parcel)) == parcel
+def test_a_parcel_crosses_the_wire(payload: Payload) -> None:
+    assert codec.decode(Payload, codec.encode(payload)) == payload
 
 
 @pytest.mark.parametrize(
@@ -344,7 +346,7 @@ def test_a_parcel_crosses_the_wire(parcel: Parcel) -> None:
 )  # fmt: skip
 def test_a_malformed_parcel_is_refused(value: Any) -> None:
     with pytest.raises(ProtocolViolation):
-        codec.decode(Parcel, codec.pack(value))
+        codec.decode(Payload, codec.pack(value))
 
 
 @pytest.mark.parametrize(
@@ -352,5 +354,5 @@ def test_a_malformed_parcel_is_refused(value: Any) -> None:
     [(None, None), (b"5", URI), (b"x" * (limits.MAX_INLINE_RESULT + 1), None), (None, "x")],
 )
 def test_a_parcel_that_would_be_refused_cannot_be_made(data: Any, uri: Any) -> None:
-    with pytest.raises(ValueError, match=r"parcel|URI"):
-        Parcel("json", data, uri)
+    with pytest.raises(ValueError, match=r"payload|URI"):
+        Payload("json", data, uri)

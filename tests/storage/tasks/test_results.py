@@ -9,7 +9,7 @@ import pytest
 from kachery_p2p.protocol.errors import StorageDamaged
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.tasks.result import sign_result
-from kachery_p2p.protocol.tasks.task import Parcel
+from kachery_p2p.protocol.tasks.task import Payload
 from kachery_p2p.storage.tasks import results as task_results
 from kachery_p2p.storage.tasks.store import TaskStore
 
@@ -29,7 +29,7 @@ def key_of(number):
 def result_of(number, text=b"5", timestamp=1_000):
     return sign_result(
         KEY, key=key_of(number), function="count.1", type="pure-calculation", timestamp=timestamp,
-        parcel=Parcel("json", text),
+        payload=Payload("json", text),
     )  # fmt: skip
 
 

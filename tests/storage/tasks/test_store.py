@@ -19,14 +19,14 @@ from kachery_p2p.protocol.errors import Busy, StorageDamaged, StorageInUse
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.limits import ACTION_KEEP_LEAST, ACTION_KEEP_SECONDS
 from kachery_p2p.protocol.tasks.result import sign_result
-from kachery_p2p.protocol.tasks.task import Parcel
+from kachery_p2p.protocol.tasks.task import Payload
 from kachery_p2p.storage.tasks import store as tasks
 from kachery_p2p.storage.tasks.store import TaskStore
 
 KEY = NodeKey(b"\x07" * 32)
 NODE, OTHER = b"\x01" * 32, b"\x02" * 32
 TASK, SECOND = b"t" * 16, b"u" * 16
-PARCEL = Parcel("json", b"5")
+PARCEL = Payload("json", b"5")
 
 
 class Clock:
@@ -54,7 +54,7 @@ def key_of(number):
 def result_of(number, text=b"5", timestamp=1_000):
     return sign_result(
         KEY, key=key_of(number), function="count.1", type="pure-calculation", timestamp=timestamp,
-        parcel=Parcel("json", text),
+        payload=Payload("json", text),
     )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def test_why_an_action_failed_is_kept(store):
     store.action_started(TASK, NODE, "pump.1", 5.0)
     assert store.action_ended(TASK, "failed", None, "it burst", "Traceback: \u00e9")
     row = store.action(TASK)
-    assert (row.state, row.parcel, row.reason) == ("failed", None, "it burst")
+    assert (row.state, row.payload, row.reason) == ("failed", None, "it burst")
     assert row.traceback == "Traceback: \u00e9"
 
 
@@ -95,7 +95,7 @@ def test_what_was_given_up_may_still_turn_out(store):
     assert store.action(SECOND).state == "started"
     assert not store.action_started(TASK, NODE, "pump.1", 6.0)
     assert store.action_ended(TASK, "finished", PARCEL, "", "")
-    assert store.action(TASK).parcel == PARCEL
+    assert store.action(TASK).payload == PARCEL
     assert store.action(TASK).reason == ""
     assert not store.action_ended(TASK, "unknown", None, "", "")
 
@@ -118,7 +118,7 @@ def test_an_action_is_asked_of_one_node_only(store):
     assert store.action_sent(TASK, OTHER, "pump.1")
     assert store.sent(TASK) == OTHER
     assert store.action_known(TASK, "finished", PARCEL, "", "")
-    assert store.outcome(TASK).parcel == PARCEL
+    assert store.outcome(TASK).payload == PARCEL
     assert store.outcome(TASK).function == "pump.1"
     assert not store.forget_sent(TASK)
     assert not store.action_known(TASK, "failed", None, "", "")
@@ -141,11 +141,11 @@ def test_what_runs_here_and_what_is_asked_for_are_kept_apart(store):
 # --- bounds --------------------------------------------------------------------------------------
 
 
-def begin_and_end(store, task, clock, parcel=PARCEL):
+def begin_and_end(store, task, clock, payload=PARCEL):
     assert store.action_started(task, NODE, "pump.1", clock.now)
-    assert store.action_ended(task, "finished", parcel, "", "")
+    assert store.action_ended(task, "finished", payload, "", "")
     assert store.action_sent(task, NODE)
-    assert store.action_known(task, "finished", parcel, "", "")
+    assert store.action_known(task, "finished", payload, "", "")
 
 
 def test_old_ends_are_forgotten_and_what_still_runs_is_not(store, clock):
@@ -199,15 +199,15 @@ def test_what_still_runs_is_never_forgotten_for_room(store, clock, monkeypatch):
 def test_the_bytes_of_outcomes_are_bounded_too(tmp_path, clock, monkeypatch):
     monkeypatch.setattr(tasks, "MAX_ACTION_BYTES", 2_500)
     path = tmp_path / "tasks.sqlite"
-    parcel = Parcel("bytes", b"x" * 1_000)
+    payload = Payload("bytes", b"x" * 1_000)
     with TaskStore(path, durable=False, clock=clock) as store:
         for number in range(3):
-            begin_and_end(store, bytes([number]) * 16, clock, parcel)
+            begin_and_end(store, bytes([number]) * 16, clock, payload)
     with TaskStore(path, durable=False, clock=clock) as store:
         with pytest.raises(Busy):
             store.action_started(TASK, NODE, "pump.1", clock.now)
         clock.now += ACTION_KEEP_LEAST + 1
-        begin_and_end(store, TASK, clock, parcel)
+        begin_and_end(store, TASK, clock, payload)
         assert store.action(bytes(16)) is None
 
 

@@ -1,4 +1,5 @@
-"""Roads between simulated nodes: ordered messages over links that are slow, break and fall silent.
+"""The internet between simulated nodes: messages in order, over links that are slow, break and fall
+silent.
 
 A :class:`Connection` is what a WebSocket is to the daemon: reliable and in order while it lasts.
 Loss shows as a spike of latency, or as a connection that breaks. A partition holds messages back;
@@ -48,14 +49,14 @@ class Host:
 class End:
     """One end of a connection: a Transport."""
 
-    def __init__(self, roads: Roads, host: Host, serial: int) -> None:
+    def __init__(self, internet: Internet, host: Host, serial: int) -> None:
         self.name = ""
         self.rate: float | None = None
         self.host = host
         self.serial = serial
         self.other: End
         self.error: LinkClosed | None = None
-        self._roads = roads
+        self._internet = internet
         self._inbox: deque[bytes] = deque()
         self._under_way: deque[bytes] = deque()
         self._due = 0
@@ -74,7 +75,7 @@ class End:
             await self._room.wait()
         if self.error is not None:
             raise LinkClosed(peer=self.name, reason=str(self.error.fields["reason"]))
-        self._roads.carry(self, data)
+        self._internet.carry(self, data)
 
     async def receive(self) -> bytes:
         while not self._inbox:
@@ -89,15 +90,15 @@ class End:
 
     async def close(self) -> None:
         if self.error is None:
-            self._roads.log("close", self.name)
-            self._roads.hang_up(self)
+            self._internet.log("close", self.name)
+            self._internet.hang_up(self)
             self.fail("closed by this side")
         await asyncio.sleep(0)
 
     @property
     def whole(self) -> bool:
         """Whether what is sent now will arrive."""
-        cut = self._roads.cut(self.host.name, self.other.host.name)
+        cut = self._internet.cut(self.host.name, self.other.host.name)
         return self.error is None and self.other.error is None and not cut
 
     def fail(self, reason: str) -> None:
@@ -109,8 +110,8 @@ class End:
         self._room.set()
 
 
-class Roads:
-    """All roads of one simulated network."""
+class Internet:
+    """All internet of one simulated network."""
 
     def __init__(self, loop: SimLoop, rng: random.Random, log: Callable[..., None]) -> None:
         self.loop = loop
@@ -235,11 +236,11 @@ class Roads:
 
 
 class Dialer:
-    """The roads as one node sees them."""
+    """The internet as one node sees them."""
 
-    def __init__(self, roads: Roads, host: Host) -> None:
-        self._roads = roads
+    def __init__(self, internet: Internet, host: Host) -> None:
+        self._internet = internet
         self._host = host
 
     async def dial(self, url: str) -> End:
-        return await self._roads.dial(self._host, url)
+        return await self._internet.dial(self._host, url)

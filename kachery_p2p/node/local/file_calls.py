@@ -1,0 +1,324 @@
+"""The calls of the local API about files.
+
+===================  ====================================================  ============================
+method               parameters                                            result
+===================  ====================================================  ============================
+``store``            data (bytes) | a descriptor | pieces; channel?        sha1, size, manifest
+                     sends progress, with a descriptor
+``link``             a descriptor, path; sends progress                    sha1, size, manifest
+``load``             sha1, manifest?, channel?; sends progress             size, seconds, sources
+``load_bytes``       sha1, manifest?, start, stop?, channel?; sends chunks  size
+                     and, before them, progress with their size
+``find``             sha1, channel?                                        local, holders, ...
+``damaged``          sha1: the client found it wrong on disk               quarantined
+===================  ====================================================  ============================
+
+No parameter is a path that the node would open on the caller's behalf: files come as descriptors, and
+``link`` checks that its descriptor is the file at its path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kachery_p2p.node.gossip.lookup import Found
+from kachery_p2p.node.workers import open_on_disk
+from kachery_p2p.protocol.errors import (
+    BadInput,
+    CorruptContent,
+    KacheryError,
+    NotFound,
+    to_wire,
+)
+from kachery_p2p.protocol.files.keys import file_key
+from kachery_p2p.protocol.limits import LOCAL_PIECE, MAX_FILE, SEGMENT
+from kachery_p2p.storage.files.blobs import Blob
+from kachery_p2p.storage.files.writer import Stored
+
+from .call_table import CallTable
+from .live_call import LiveCall
+from .services import Services
+
+_TELL_SECONDS = 0.1
+"""Between two reports of how much is stored."""
+
+
+class _Store(msgspec.Struct, frozen=True):
+    data: bytes | None = None
+    channel: str | None = None
+
+
+class _Link(msgspec.Struct, frozen=True):
+    path: str
+
+
+class _Content(msgspec.Struct, frozen=True):
+    sha1: str
+    manifest: str | None = None
+    channel: str | None = None
+    start: int = 0
+    stop: int | None = None
+
+    def __post_init__(self) -> None:
+        for text in (self.sha1, self.manifest):
+            if text is not None and (len(text) != 40 or set(text) - set("0123456789abcdef")):
+                raise ValueError("not 40 lower-case hex digits")
+
+
+class _Watch:
+    """What a disk thread and the call that it works for tell one another."""
+
+    def __init__(self) -> None:
+        self.gone = threading.Event()
+        self.done = 0
+
+    def advanced(self, done: int) -> None:
+        self.done = done
+
+
+class FileCalls:
+    """A method per call, for :class:`~.calls.Calls`."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def calls(self) -> CallTable:
+        return {
+            "store": (_Store, self._store),
+            "link": (_Link, self._link),
+            "load": (_Content, self._load),
+            "load_bytes": (_Content, self._load_bytes),
+            "find": (_Content, self._find),
+            "damaged": (_Content, self._damaged),
+        }
+
+    def _channel(self, name: str | None) -> bytes | None:
+        return None if name is None else self._services.context.book.resolve(name)
+
+    # --- storing -----------------------------------------------------------------------------
+
+    async def _store(self, params: _Store, live: LiveCall) -> Any:
+        live.caller.require_write()
+        channel = self._channel(params.channel)
+        disk = self._services.context.workers.disk
+        if params.data is not None:
+            stored = await disk(self._keep, params.data, channel)
+        elif live.descriptor is not None:
+            if not stat.S_ISREG(os.fstat(live.descriptor).st_mode):
+                # Whoever holds the other end of a pipe would hold a disk thread for as long.
+                raise BadInput(what="store", reason="not a regular file; send its bytes in pieces")
+            stored = await self._in_thread(self._store_fd, live, channel)
+        else:
+            stored = await self._store_pieces(live, channel)
+        return self._stored(stored)
+
+    def _stored(self, stored: Stored) -> dict[str, Any]:
+        self._services.bootstraps.hurry()  # what is stored is about to be asked for
+        self._services.announcer.provide(file_key(stored.sha1))
+        if stored.manifest_sha1 is not None:
+            self._services.announcer.provide(file_key(stored.manifest_sha1))
+        return {"sha1": stored.sha1, "size": stored.size, "manifest": stored.manifest_sha1}
+
+    def _keep(self, data: bytes, channel: bytes | None) -> Stored:
+        if channel is not None:
+            self._restrict(hashlib.sha1(data).hexdigest(), channel)
+        stored = self._services.store.store_bytes(data)
+        self._release(stored, channel)
+        return stored
+
+    def _restrict(self, sha1: str, channel: bytes) -> None:
+        """Stored for one channel: it must not look free even for a moment."""
+        if self._services.store.find(sha1) is None:
+            self._services.state.add_origin(sha1, channel.hex())
+
+    def _release(self, stored: Stored, channel: bytes | None) -> None:
+        """What is stored here by the user is the user's to give, wherever else it came from."""
+        for sha1 in (stored.sha1, stored.manifest_sha1):
+            if sha1 is None:
+                continue
+            if channel is None:
+                self._services.state.clear_origins(sha1)
+            elif self._services.state.origins(sha1) or sha1 == stored.sha1:
+                self._services.state.add_origin(sha1, channel.hex())
+
+    async def _in_thread(
+        self,
+        work: Callable[[LiveCall, bytes | None, _Watch], Stored],
+        live: LiveCall,
+        channel: bytes | None,
+    ) -> Stored:
+        """Run long blocking work that watches for the caller's going away, and say how far it is."""
+        assert live.descriptor is not None
+        size = os.fstat(live.descriptor).st_size
+        watch = _Watch()
+        task = asyncio.ensure_future(
+            self._services.context.workers.disk(work, live, channel, watch)
+        )
+        try:
+            while not (await asyncio.wait([task], timeout=_TELL_SECONDS))[0]:
+                live.progress({"size": size, "done": watch.done})
+            return task.result()
+        except asyncio.CancelledError:
+            watch.gone.set()
+            await asyncio.wait([task])  # it still uses the caller's descriptor
+            if not task.cancelled():
+                task.exception()
+            raise
+
+    def _store_fd(self, live: LiveCall, channel: bytes | None, watch: _Watch) -> Stored:
+        assert live.descriptor is not None
+        stored = self._services.store.store_fd(live.descriptor, watch.gone.is_set, watch.advanced)
+        self._release(stored, channel)
+        return stored
+
+    async def _store_pieces(self, live: LiveCall, channel: bytes | None) -> Stored:
+        disk = self._services.context.workers.disk
+        workers = self._services.context.workers
+        # Who leaves while its file is being made leaves no file.
+        writer = await open_on_disk(workers, lambda gone: self._services.store.begin())
+        try:
+            while (piece := await live.upload.next()) is not None:
+                await disk(writer.write, piece)
+            stored = await disk(writer.finish)
+        except BaseException:
+            await asyncio.shield(disk(writer.abort))
+            raise
+        await disk(self._release, stored, channel)
+        return stored
+
+    async def _link(self, params: _Link, live: LiveCall) -> Any:
+        live.caller.require_write()
+        if live.descriptor is None:
+            raise BadInput(what="link", reason="no file descriptor came; is this a TCP connection?")
+
+        def work(live: LiveCall, channel: bytes | None, watch: _Watch) -> Stored:
+            assert live.descriptor is not None
+            stored = self._services.store.link_fd(
+                live.descriptor, Path(params.path), watch.gone.is_set, watch.advanced
+            )
+            self._release(stored, channel)
+            return stored
+
+        return self._stored(await self._in_thread(work, live, None))
+
+    # --- loading -----------------------------------------------------------------------------
+
+    async def _load(self, params: _Content, live: LiveCall) -> Any:
+        blob = await self._services.context.workers.disk(self._services.store.find, params.sha1)
+        if blob is not None:
+            return {"size": blob.size, "fetched": 0, "seconds": 0.0, "sources": []}
+        return await self._services.downloader.load(
+            params.sha1,
+            params.manifest,
+            channel=self._channel(params.channel),
+            on_progress=live.progress,
+        )
+
+    async def _load_bytes(self, params: _Content, live: LiveCall) -> Any:
+        """Send [start, stop) verified, fetching no more of the file than that takes."""
+        if params.start < 0 or (params.stop is not None and params.stop < params.start):
+            raise BadInput(what="range", reason=f"{params.start} to {params.stop}")
+        disk = self._services.context.workers.disk
+        store = self._services.store
+        blob = await disk(store.find, params.sha1)
+        if blob is not None:
+            return await self._send_range(params, live, _blob_reader(store.read, blob), blob.size)
+        position = params.start
+        end = MAX_FILE if params.stop is None else params.stop
+        size: int | None = None
+        while position < end:
+            # Part by part: what is wanted may be larger than what should be ready at once.
+            part = (position, min(end, position + SEGMENT))
+            async with self._services.downloader.hold(
+                params.sha1, params.manifest, self._channel(params.channel), part
+            ) as download:
+                if size is None:
+                    size = download.progress.size
+                    end = min(end, size)
+                    live.progress({"size": max(0, end - params.start)})
+                while position < min(part[1], end):
+                    stop = min(part[1], end, position + LOCAL_PIECE)
+                    await live.send(await download.read(position, stop))
+                    position = stop
+        return {"size": size}
+
+    async def _send_range(
+        self, params: _Content, live: LiveCall, read: Callable[[int, int], bytes], size: int
+    ) -> Any:
+        stop = size if params.stop is None else min(params.stop, size)
+        for position in range(params.start, stop, LOCAL_PIECE):
+            length = min(LOCAL_PIECE, stop - position)
+            await live.send(await self._services.context.workers.disk(read, position, length))
+        return {"size": size}
+
+    async def _find(self, params: _Content, live: LiveCall) -> Any:
+        services = self._services
+        blob = await services.context.workers.disk(services.store.find, params.sha1)
+        content = file_key(params.sha1)
+        found, failure = Found(), None
+        try:
+            found = await services.lookup.find(content, self._channel(params.channel))
+        except KacheryError as error:
+            failure = error
+        if failure is None and not found.holders and found.errors:
+            reason = services.lookup.not_found(content, found)
+            failure = None if isinstance(reason, NotFound) else reason
+        code, fields = ("", {}) if failure is None else to_wire(failure)
+        return {
+            "local": str(blob.path) if blob else None,
+            "holders": [
+                {
+                    "node": holder.node,
+                    "label": holder.label,
+                    "channel": services.network.name_of(holder.channel),
+                    "direct": holder.direct or bool(holder.urls),
+                }
+                for holder in found.holders
+            ],
+            "detail": "" if failure is not None and not found.asked else found.detail(),
+            "error": "" if failure is None else str(failure),
+            "code": code,
+            "fields": fields,
+        }
+
+    async def _damaged(self, params: _Content, live: LiveCall) -> Any:
+        """A client's hash did not fit. Believe only what we see ourselves."""
+        return {"quarantined": await self.put_aside_if_damaged(params.sha1)}
+
+    async def put_aside_if_damaged(self, sha1: str) -> bool:
+        """Hash a blob; one that is not what its name says is quarantined and withdrawn."""
+
+        def check() -> bool:
+            store = self._services.store
+            blob = store.find(sha1)
+            if blob is None:
+                return False
+            digest = hashlib.sha1()
+            for offset in range(0, blob.size, LOCAL_PIECE):
+                digest.update(store.read(blob, offset, min(LOCAL_PIECE, blob.size - offset)))
+            if digest.hexdigest() == sha1:
+                return False
+            store.quarantine(sha1)
+            return True
+
+        damaged: bool = await self._services.context.workers.disk(check)
+        if damaged:
+            self._services.announcer.withdraw(file_key(sha1))
+            error = CorruptContent(what=f"sha1://{sha1}", source="this node's disk")
+            self._services.context.warn(str(error))
+        return damaged
+
+
+def _blob_reader(
+    read: Callable[[Blob, int, int], bytes], blob: Blob
+) -> Callable[[int, int], bytes]:
+    return lambda offset, length: read(blob, offset, length)

@@ -1,0 +1,25 @@
+"""Under which content key a file is announced and looked up."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from kachery_p2p.protocol.errors import BadInput
+from kachery_p2p.protocol.gossip.keys import ContentKey
+
+FILE_CONTEXT: Final = b"kachery-file"
+"""Personalisation of file keys; the identifier is the file's SHA-1, 20 bytes."""
+
+_SHA1: Final = re.compile(r"[0-9a-f]{40}", re.ASCII)
+
+
+def file_key(sha1: str) -> ContentKey:
+    """A file, by its SHA-1 as 40 lower-case hex digits.
+
+    Raises:
+        BadInput: the hash is malformed.
+    """
+    if not _SHA1.fullmatch(sha1):
+        raise BadInput(what=f"SHA-1 {sha1[:80]!r}", reason="it is 40 lower-case hex digits")
+    return ContentKey("files", FILE_CONTEXT, bytes.fromhex(sha1), f"sha1://{sha1}")
