@@ -119,8 +119,9 @@ class LiveLog:
         if signed:
             # codec.convert: the node is ours, but Run and Head want their types.
             texts = Slice(position, codec.convert(list[Run], runs), data.split(b"\n"))
-            head = codec.convert(Head, answer["head"])
-            return signed_messages(texts, head, answer["proofs"]), size
+            heads = codec.convert(list[Head], answer["heads"])
+            proofs = [(heads[place], path) for place, path in answer["proofs"]]
+            return signed_messages(texts, proofs), size
         messages = decode(data)
         if len(messages) != sum(run[0] for run in runs):
             raise ProtocolViolation(reason="more or fewer messages than were announced")

@@ -7,7 +7,7 @@ import asyncio
 
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.protocol import codec
-from kachery_p2p.protocol.errors import BadInput, ForgedFeed
+from kachery_p2p.protocol.errors import ForgedFeed
 from kachery_p2p.protocol.feeds.feed import ALGORITHM, Head, Slice, check_head, leaf_hashes
 from kachery_p2p.protocol.feeds.messages import FEED_EVIDENCE, FeedEvidence, FeedLeaf
 from kachery_p2p.protocol.limits import PROOFS_AT_ONCE
@@ -15,20 +15,15 @@ from kachery_p2p.protocol.tree import ProofError, verify_range
 from kachery_p2p.storage.feeds.log import Log
 from kachery_p2p.storage.feeds.store import FeedStore
 
-Proofs = tuple[Head, list[list[bytes]]]
-"""A head, and for each message the path to its root."""
-
-_TRIES = 10
-"""A log that grows meanwhile has proofs under another head."""
+Proofs = list[tuple[Head, list[bytes]]]
+"""For each message a head, and the path to its root. The log may grow meanwhile, so that one message is
+proven under another head than the next."""
 
 
 def held_proofs(store: FeedStore, where: Log, slice: Slice) -> Proofs:
     """Of messages that are held here; for a worker thread. Raises BadInput, UnknownFeed."""
-    for _ in range(_TRIES):
-        found = [store.leaf_proof(*where, index) for index in range(slice.start, slice.stop)]
-        if len({proof.head.size for proof in found}) == 1:
-            return found[0].head, [proof.proof for proof in found]
-    raise _grows()
+    found = (store.leaf_proof(*where, index) for index in range(slice.start, slice.stop))
+    return [(proof.head, proof.proof) for proof in found]
 
 
 async def asked_proofs(link: Link, channel: bytes, where: Log, slice: Slice, source: str) -> Proofs:
@@ -46,30 +41,21 @@ async def asked_proofs(link: Link, channel: bytes, where: Log, slice: Slice, sou
             answer = await link.request(FEED_EVIDENCE, codec.plain(params))
             return codec.convert(FeedLeaf, answer)
 
-    found: dict[int, FeedLeaf] = {}
     wanted = range(slice.start, slice.stop)
-    for _ in range(_TRIES):
-        newest = max((leaf.head.size for leaf in found.values()), default=-1)
-        stale = [i for i in wanted if i not in found or found[i].head.size != newest]
-        if not stale:
-            break
-        found.update(zip(stale, await asyncio.gather(*map(ask, stale)), strict=True))
-    else:
-        raise _grows()
-    head = found[slice.start].head
-    if (head.feed, head.subfeed) != where:
-        raise _forged(where, slice, source)
-    check_head(head, source)
-    for index, leaf in zip(wanted, leaves, strict=True):
+    found = await asyncio.gather(*map(ask, wanted))
+    checked: set[Head] = set()
+    for index, leaf, answer in zip(wanted, leaves, found, strict=True):
+        head = answer.head
+        if (head.feed, head.subfeed) != where:
+            raise _forged(where, slice, source)
+        if head not in checked:
+            check_head(head, source)
+            checked.add(head)
         try:
-            verify_range(ALGORITHM, head.root, head.size, index, [leaf], found[index].proof)
+            verify_range(ALGORITHM, head.root, head.size, index, [leaf], answer.proof)
         except ProofError:
             raise _forged(where, slice, source) from None
-    return head, [found[index].proof for index in wanted]
-
-
-def _grows() -> BadInput:
-    return BadInput(what="signed messages", reason="the subfeed grows too fast; ask for fewer")
+    return [(answer.head, answer.proof) for answer in found]
 
 
 def _forged(where: Log, slice: Slice, source: str) -> ForgedFeed:

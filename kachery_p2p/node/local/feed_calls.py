@@ -14,7 +14,9 @@ method                 parameters                                          resul
 ``feed.append``        feed, subfeed, name, data, count                    first, count
 ``feed.submit``        the same, submission (16 bytes), timeout, channel?  first, count
 ``feed.read``          feed, subfeed, position, most, wait, timeout,       start, runs, data, size,
-                       channel?, proofs, name?                             head | None, proofs | None
+                       channel?, proofs, name?                             heads | None,
+                                                                           proofs: [[place of
+                                                                           its head, hashes]]
 ``feed.stream``        feed, subfeed, position, wait, timeout, channel?,   items: [start, count], data
                        name?
 ``feed.watch``         watches: [[feed, subfeed, position]], most, wait,   ready: [[place, start,
@@ -256,12 +258,15 @@ class FeedCalls:
                 slice.stop if slice.texts else 0,
                 self._services.feed_reader.size_elsewhere(where),
             ),
-            "head": None,
+            "heads": None,
             "proofs": None,
         }
         if params.proofs and slice.texts:
-            head, proofs = await self._prove(where, slice, channel)
-            answer |= {"head": codec.plain(head), "proofs": proofs}
+            proofs = await self._prove(where, slice, channel)
+            heads = list(dict.fromkeys(head for head, _ in proofs))
+            places = {head: place for place, head in enumerate(heads)}
+            answer["heads"] = codec.plain(heads)
+            answer["proofs"] = [[places[head], path] for head, path in proofs]
         return answer
 
     async def _held(self, where: Log, position: int) -> bool:

@@ -77,26 +77,18 @@ class _Signed(Struct, forbid_unknown_fields=True):
     text: Annotated[str, Meta(max_length=MAX_FEED_MESSAGE)] | None = None
 
 
-def signed_messages(slice: Slice, head: Head, proofs: Sequence[Sequence[bytes]]) -> list[Any]:
+def signed_messages(slice: Slice, proofs: Sequence[tuple[Head, Sequence[bytes]]]) -> list[Any]:
     """The messages of a slice in the form above.
 
     Args:
         slice: from a trusted place; nothing is verified here.
-        head: one whose log holds the slice.
-        proofs: the inclusion proof of each message in the tree of ``head.size`` leaves, as
-            :func:`.tree.range_proof` gives it.
+        proofs: for each message a head of its log, and the inclusion proof in the tree of as many
+            leaves, as :func:`.tree.range_proof` gives it.
     """
-    shown = {
-        "feedId": head.feed.hex(),
-        "subfeedHash": head.subfeed.hex(),
-        "size": head.size,
-        "root": head.root.hex(),
-        "timestamp": head.timestamp,
-    }
     stamps = [(run.timestamp, run.author) for run in slice.runs for _ in range(run.count)]
     parts = zip(decode_messages(slice.texts), slice.texts, stamps, proofs, strict=True)
     found: list[Any] = []
-    for number, (message, text, (timestamp, author), proof) in enumerate(parts, slice.start):
+    for number, (message, text, (timestamp, author), (head, path)) in enumerate(parts, slice.start):
         signed = {
             "body": {
                 "message": message,
@@ -105,8 +97,14 @@ def signed_messages(slice: Slice, head: Head, proofs: Sequence[Sequence[bytes]])
                 "metaData": {} if author is None else {_AUTHOR: author.hex()},
             },
             "signature": head.sig.hex(),
-            "head": dict(shown),
-            "proof": [item.hex() for item in proof],
+            "head": {
+                "feedId": head.feed.hex(),
+                "subfeedHash": head.subfeed.hex(),
+                "size": head.size,
+                "root": head.root.hex(),
+                "timestamp": head.timestamp,
+            },
+            "proof": [item.hex() for item in path],
         }
         if not _is_text_of(text, message):
             signed["text"] = str(text, "utf-8")

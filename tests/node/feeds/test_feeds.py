@@ -102,7 +102,7 @@ async def test_who_reads_hears_of_a_message_before_its_node_has_it_on_its_disk()
         may_store.set()
         info, proven, everything = await asyncio.gather(*asked)
         assert info["subfeeds"][0]["size"] == 2
-        assert proven["head"][2] == 2
+        assert proven["heads"][0][2] == 2
         assert everything == [0, 1]
 
 

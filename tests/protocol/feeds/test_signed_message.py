@@ -41,8 +41,8 @@ def signed_log(texts: list[bytes], runs: list[Run], name: str = "primes") -> lis
 
     count = len(texts)
     head = sign_head(KEY, subfeed_hash(name), count, above[-1], 1_700_000_000_123)
-    proofs = [range_proof(node, count, at, at + 1) for at in range(count)]
-    return signed_messages(slice, head, proofs)
+    proofs = [(head, range_proof(node, count, at, at + 1)) for at in range(count)]
+    return signed_messages(slice, proofs)
 
 
 def sample() -> list[Any]:
