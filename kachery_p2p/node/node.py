@@ -8,11 +8,10 @@ API; and back.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ from kachery_p2p.protocol.errors import BadInput, KacheryError, LinkClosed, Stor
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.limits import SHUTDOWN_SECONDS
-from kachery_p2p.storage.disk import disk_errors, write_all
+from kachery_p2p.storage.disk import disk_errors, sync_folder, write_all
 from kachery_p2p.storage.feeds.store import FeedStore
 from kachery_p2p.storage.files.blobs import BlobStore
 from kachery_p2p.storage.state import StateDB
@@ -76,6 +75,14 @@ class WebSocketDialer:
 
     async def dial(self, url: str) -> transport.Transport:
         return await transport.dial(url)
+
+
+def _make_folder(path: Path) -> None:
+    """The folder of the node's state, there after a power cut as well."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for folder in missing:
+        sync_folder(folder.parent)
 
 
 def load_key(path: Path, random_bytes: Callable[[int], bytes]) -> NodeKey:
@@ -99,8 +106,7 @@ def load_key(path: Path, random_bytes: Callable[[int], bytes]) -> NodeKey:
 def _make_key(path: Path, random_bytes: Callable[[int], bytes]) -> NodeKey:
     key = NodeKey.generate(random_bytes)
     temporary = path.with_suffix(".new")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
+    temporary.unlink(missing_ok=True)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         write_all(fd, key.seed.hex().encode() + b"\n")
@@ -109,6 +115,8 @@ def _make_key(path: Path, random_bytes: Callable[[int], bytes]) -> NodeKey:
         os.close(fd)
     # By rename, so that a crash or a full disk never leaves half a key.
     temporary.rename(path)
+    # Whoever adds this node to a channel adds this key: its name must be there after a power cut.
+    sync_folder(path.parent)
     return key
 
 
@@ -145,7 +153,7 @@ class Node:
     async def _start(self) -> None:
         config = self.config
         with disk_errors("the node's state", config.state_dir):
-            config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _make_folder(config.state_dir)
         self.state = StateDB(config.state_dir / "state.sqlite", durable=config.durable)
         self.store = BlobStore(
             config.storage_dir, durable=config.durable, on_manifest=self.state.set_manifest
@@ -204,10 +212,10 @@ class Node:
         self._make_tasks(discovery)
         self.documents.load()
         self.admissions.load()
-        self.documents.on_change.append(self._on_channel_change)
+        self._follow_channels()
         await self._listen()
-        self.network.spawn(self.announcer.refresh(), name="compare storage")
-        self.network.spawn(self._housekeeping(), name="housekeeping")
+        self.announcer.start()
+        self._keep_house()
         self.bootstraps.refresh()
         services = self._services()
         self.calls = Calls(services)
@@ -235,7 +243,7 @@ class Node:
             self.task_store,
             provide=self.announcer.provide,
             withdraw=self.announcer.withdraw,
-            spawn=lambda work: self.network.spawn(work, name="keep a result"),
+            supervisor=self.network.supervisor,
         )
         self.task_queue = TaskQueue(
             self.context,
@@ -243,7 +251,7 @@ class Node:
             self.task_results,
             allowed=lambda function: allowed is None or function in allowed,
             changed=self._on_task_offers,
-            spawn=lambda work: self.network.spawn(work, name="end an action"),
+            do=lambda work: self.network.supervisor.do("ending an action", work),
         )
         self.task_server = TaskServer(self.network, self.task_queue, self.task_results)
         self.task_backends = TaskBackends(discovery, self.task_queue)
@@ -316,25 +324,30 @@ class Node:
     def _provide_file(self, sha1: str) -> None:
         self.announcer.provide(file_key(sha1))
 
-    def _on_channel_change(self, channel: bytes, update: Any) -> None:
-        self.bootstraps.refresh()
-        self.relay.cut()
-        self.provider.cut()
-        self.feed_server.cut()
-        self.task_server.cut()
-        if channel not in self.context.book:
-            self.network.spawn(self.task_results.leave(channel), name="forget results")
-        self.watches.on_change(channel)
-        self.announcer.on_change(channel)
-        self.availability.on_change(channel)
+    def _follow_channels(self) -> None:
+        """What follows from a change of a channel. Those that cut come first."""
+        self.documents.on_change += [
+            lambda channel, update: self.relay.cut(),
+            lambda channel, update: self.provider.cut(),
+            lambda channel, update: self.feed_server.cut(),
+            lambda channel, update: self.task_server.cut(),
+            lambda channel, update: self.bootstraps.refresh(),
+            lambda channel, update: self.task_results.on_change(channel),
+            lambda channel, update: self.watches.on_change(channel),
+            lambda channel, update: self.announcer.on_change(channel),
+            lambda channel, update: self.availability.on_change(channel),
+        ]
 
-    async def _housekeeping(self) -> None:
-        while True:
-            await asyncio.sleep(_HOUSEKEEPING_SECONDS)
-            self.documents.check_expiry()
-            self.reach.sweep()
-            await self.feed_reader.sweep()
-            await self.task_queue.sweep()
+    def _keep_house(self) -> None:
+        steps: dict[str, Callable[[], Awaitable[object] | object]] = {
+            "looking for channels that expired": self.documents.check_expiry,
+            "closing idle links": self.reach.sweep,
+            "closing idle feeds": self.feed_reader.sweep,
+            "forgetting tasks": self.task_queue.sweep,
+        }
+        for what, step in steps.items():
+            work = self.network.supervisor.every(_HOUSEKEEPING_SECONDS, what, step)
+            self.network.spawn(work, name=f"housekeeping: {what}")
 
     async def stop(self) -> None:
         """Close everything that :meth:`start` opened, however far it came. Bounded in time."""
@@ -352,6 +365,8 @@ class Node:
                     server.close(close_connections=False)
                 if hasattr(self, "network"):
                     await self.network.close(LinkClosed(peer="the node", reason="it is stopping"))
+                if hasattr(self, "documents"):
+                    await self.documents.close()
         except TimeoutError:
             log.warning("some links did not close in time")
         finally:

@@ -19,6 +19,7 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     │   ├── StorageMismatch
     │   ├── StorageInUse
     │   ├── StorageFull
+    │   │   └── ChangeNotKept       it counts, but a restart now would undo it
     │   ├── StorageDamaged
     │   ├── ReadOnlyUser
     │   ├── UnknownFeed
@@ -222,6 +223,17 @@ class StorageFull(LocalError):
     exit_status = 4
     text = (
         "No space left for {what} in {path!r}: free some, then repeat the call; nothing was lost."
+    )
+
+
+class ChangeNotKept(StorageFull):
+    """A change of a channel that counts in memory, and is not on disk."""
+
+    code = "change-not-kept"
+    text = (
+        "{what} counts already, here and on the nodes that hear of it, but it could not be written in "
+        "{path!r}: {reason}. It is written by itself as soon as that works; do not stop this node "
+        "before that."
     )
 
 

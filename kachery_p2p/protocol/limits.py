@@ -67,6 +67,14 @@ FRAME_OVERHEAD: Final = 64
 """Bytes that a data frame costs in credit beyond its tail, so that empty frames are bounded."""
 MAX_CONTROL_QUEUE: Final = 8_192
 """Control frames waiting for a slow link; a peer that lets so many pile up is dropped."""
+MAX_CONTROL_BYTES: Final = 8 * MIB
+"""Bytes of them, encoded. A hundred peers that read nothing cost 800 MiB."""
+CONTROL_PAUSE_BYTES: Final = 1 * MIB
+"""Bytes of them above which requests and answers wait until the peer has taken some: on a slow path
+a thousand small files are asked for at once, and nobody is to be dropped for that."""
+WRITE_STALL_SECONDS: Final = 30.0
+"""A link whose peer has not taken one record for so long is ended. The largest record in that time is
+35 kB/s, and a path that slow is given short ones."""
 MAX_CIRCUITS_PER_NODE: Final = 512
 """Circuits that one node may have open through one proxy."""
 MAX_BAD_ROUTES: Final = 1_024
@@ -78,6 +86,15 @@ MAX_CLOCK_SKEW: Final = 600.0
 RECONNECT_FIRST: Final = 0.5
 RECONNECT_MOST: Final = 60.0
 """Seconds. Backoff of a dialer: doubles from first to most, with full jitter."""
+RETRY_FIRST: Final = 0.1
+RETRY_MOST: Final = 10.0
+"""Seconds. The same for what a node has to do and failed to, such as cutting a removed member."""
+KEEP_SECONDS: Final = 15.0
+"""Who changes a channel waits so long for its disk; the change counts all the same."""
+WARN_AGAIN_SECONDS: Final = 60.0
+"""Of one thing that goes on failing, the user is told again after so long."""
+FAILURES_REMEMBERED: Final = 256
+"""Things that fail of which it is remembered when the user was told; then the oldest are forgotten."""
 DIAL_SECONDS: Final = 10.0
 """TCP, TLS, WebSocket and any HTTP proxy on the way, together."""
 REQUEST_SECONDS: Final = 15.0

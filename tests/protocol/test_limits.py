@@ -17,8 +17,8 @@ BODY = ast.parse(inspect.getsource(limits)).body
 NAMES = [node.target.id for node in BODY if isinstance(node, ast.AnnAssign)]  # type: ignore[union-attr]
 SELF_EXPLAINING = {
     # Units, and bounds whose name and section say it all.
-    "KIB", "MIB", "RECONNECT_FIRST", "MAX_MEMBERS", "MAX_BOOTSTRAPS", "BLINDED_KEY_BYTES",
-    "MAX_LOCAL_CLIENTS", "DEFAULT_API_PORT",
+    "KIB", "MIB", "RECONNECT_FIRST", "RETRY_FIRST", "MAX_MEMBERS", "MAX_BOOTSTRAPS",
+    "BLINDED_KEY_BYTES", "MAX_LOCAL_CLIENTS", "DEFAULT_API_PORT",
 }  # fmt: skip
 
 
@@ -51,6 +51,19 @@ def test_a_relayed_frame_carries_the_largest_frame_of_the_session_inside() -> No
     overhead = 4 + 16 + 16  # the length of the header, and the tags of header and body
     assert limits.MAX_BODY + limits.MAX_HEADER + overhead <= limits.MAX_RELAY_TAIL
     assert limits.MAX_RECORD >= limits.MAX_RELAY_TAIL + limits.MAX_HEADER + 4 + 16
+
+
+def test_control_frames_pause_long_before_they_cost_a_link() -> None:
+    assert limits.MAX_CONTROL_BYTES >= 4 * limits.CONTROL_PAUSE_BYTES
+    assert limits.CONTROL_PAUSE_BYTES >= 4 * limits.MAX_HEADER
+    # A member whose first announcements are as many as these is not dropped for them.
+    batch = limits.MAX_ANNOUNCE_ENTRIES * (1 + limits.BLINDED_KEY_BYTES)
+    assert 400 * batch <= limits.MAX_CONTROL_BYTES
+
+
+def test_a_record_of_any_length_fits_the_deadline_of_a_slow_road() -> None:
+    assert limits.MAX_RECORD / limits.WRITE_STALL_SECONDS < 40_000
+    assert limits.MIN_BODY / limits.WRITE_STALL_SECONDS < 2_500
 
 
 def test_the_credit_lets_at_least_a_few_of_the_largest_frames_travel() -> None:

@@ -8,6 +8,7 @@ import time
 import traceback
 
 from tests.sim.scenario import run
+from tests.sim.siege import besiege
 
 
 def main() -> int:
@@ -16,6 +17,7 @@ def main() -> int:
     parser.add_argument("--start", type=int, default=0, metavar="S", help="the first seed (0)")
     parser.add_argument("--nodes", type=int, metavar="M", help="nodes in each network: 3 to 50")
     parser.add_argument("--steps", type=int, default=25, metavar="K", help="events of each (25)")
+    parser.add_argument("--siege", action="store_true", help="members and disks at their worst")
     parser.add_argument("--verbose", action="store_true", help="tell what happens")
     options = parser.parse_args()
     if options.nodes is not None and not 3 <= options.nodes <= 50:
@@ -24,12 +26,14 @@ def main() -> int:
     began = time.monotonic()
     for seed in range(options.start, options.start + options.seeds):
         try:
-            outcome = run(seed, nodes=options.nodes, steps=options.steps, verbose=options.verbose)
+            tell = besiege if options.siege else run
+            outcome = tell(seed, nodes=options.nodes, steps=options.steps, verbose=options.verbose)
         except Exception as error:  # whatever a seed ends in is what this program is to report
             failed.append(seed)
             if options.verbose:
                 traceback.print_exc()
             nodes = f" --nodes {options.nodes}" if options.nodes else ""
+            nodes += " --siege" if options.siege else ""
             print(f"seed {seed} FAILED: {type(error).__name__}: {error}")
             print(
                 f"  replay: scripts/sim --start {seed} --seeds 1 --steps {options.steps}"

@@ -25,6 +25,8 @@ from tests.sim.loop import SimLoop
 
 _ROOM = 256 * KIB
 """Bytes under way in one direction beyond which a sender waits."""
+_DEAF_ROOM = 2 * KIB
+"""The same to a host that reads nothing: what its sender's computer would hold is soon full."""
 
 Accept = Callable[["End", Callable[[], None]], Awaitable[None]]
 
@@ -44,10 +46,22 @@ class Host:
     silent: bool = False
     """Without power: nothing is answered, not even by a reset."""
     ends: dict[int, End] = field(default_factory=dict)
+    deaf: bool = False
+    """Its node reads nothing of what arrives, and goes on speaking."""
+    reading: float | None = None
+    """Bytes per second that its node reads, if that is less than what arrives."""
+
+    def hear(self) -> None:
+        """Read again, and quickly."""
+        self.deaf, self.reading = False, None
+        for end in list(self.ends.values()):
+            end._ready.set()
 
 
 class End:
     """One end of a connection: a Transport."""
+
+    taken_at = None
 
     def __init__(self, internet: Internet, host: Host, serial: int) -> None:
         self.name = ""
@@ -70,7 +84,7 @@ class End:
     async def send(self, message: Any) -> None:
         data = bytes(message)
         other = self.other
-        while self.error is None and other._bytes > _ROOM:
+        while self.error is None and other._bytes > (_DEAF_ROOM if other.host.deaf else _ROOM):
             self._room.clear()
             await self._room.wait()
         if self.error is not None:
@@ -78,12 +92,14 @@ class End:
         self._internet.carry(self, data)
 
     async def receive(self) -> bytes:
-        while not self._inbox:
+        while self.host.deaf or not self._inbox:
             if self.error is not None:
                 raise LinkClosed(peer=self.name, reason=str(self.error.fields["reason"]))
             self._ready.clear()
             await self._ready.wait()
         data = self._inbox.popleft()
+        if self.host.reading is not None:
+            await asyncio.sleep(len(data) / self.host.reading)
         self._bytes -= len(data)
         self.other._room.set()
         return data
@@ -97,9 +113,11 @@ class End:
 
     @property
     def whole(self) -> bool:
-        """Whether what is sent now will arrive."""
+        """Whether what is sent now will arrive, and an answer come back."""
         cut = self._internet.cut(self.host.name, self.other.host.name)
-        return self.error is None and self.other.error is None and not cut
+        ends = (self, self.other)
+        heard = not any(end.error or end.host.deaf or end.host.reading for end in ends)
+        return heard and not cut
 
     def fail(self, reason: str) -> None:
         """This end is over; what has arrived can still be read."""

@@ -15,6 +15,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class Outcome:
     loads: int
     loaded: int
     seconds: float
+    removals: int = 0
 
 
 class Story(Trouble):
@@ -48,6 +50,8 @@ class Story(Trouble):
         super().__init__(world)
         self._nodes = nodes
         self._steps = steps
+        self.happenings: dict[Callable[[], Awaitable[None]], int] = {}
+        """What may happen, each with its weight; empty: the usual."""
 
     # --- the beginning -------------------------------------------------------------------------
 
@@ -96,7 +100,7 @@ class Story(Trouble):
     async def middle(self) -> None:
         await self.store()
         await self.store()
-        happenings = {
+        happenings = self.happenings or {
             self.store: 5,
             self.load: 12,
             self.load_range: 3,
@@ -246,8 +250,8 @@ def _open_files() -> dict[str, str]:
     return found
 
 
-async def _tell(world: World, nodes: int | None, steps: int, complaints: list[str]) -> Story:
-    story = Story(world, nodes, steps)
+async def _tell(story: Story, complaints: list[str]) -> Story:
+    world = story.world
     try:
         await story.begin()
         await story.middle()
@@ -260,8 +264,15 @@ async def _tell(world: World, nodes: int | None, steps: int, complaints: list[st
     return story
 
 
-def run(seed: int, *, nodes: int | None = None, steps: int = 25, verbose: bool = False) -> Outcome:
-    """Run one seed.
+def run(
+    seed: int,
+    *,
+    nodes: int | None = None,
+    steps: int = 25,
+    verbose: bool = False,
+    story: type[Story] = Story,
+) -> Outcome:
+    """Run one seed of a kind of story.
 
     Raises:
         Violation, or another AssertionError: an invariant does not hold.
@@ -284,7 +295,7 @@ def run(seed: int, *, nodes: int | None = None, steps: int = 25, verbose: bool =
         asyncio.set_event_loop(loop)
         world = World(loop, seed, folder)
         world.verbose = verbose
-        story = loop.run_until_complete(_tell(world, nodes, steps, complaints))
+        told = loop.run_until_complete(_tell(story(world, nodes, steps), complaints))
         left = [task.get_name() for task in asyncio.all_tasks(loop)]
     finally:
         logger.removeHandler(watch)
@@ -303,7 +314,8 @@ def run(seed: int, *, nodes: int | None = None, steps: int = 25, verbose: bool =
         seed,
         len(world.peers),
         world.trace.hexdigest(),
-        story.loads,
-        story.loaded,
+        told.loads,
+        told.loaded,
         loop.time(),
+        world.removals,
     )

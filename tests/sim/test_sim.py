@@ -13,9 +13,11 @@ import pytest
 
 from tests.sim.loop import WHOSE, Deadlock, Incarnation, SimLoop
 from tests.sim.scenario import run
+from tests.sim.siege import besiege
 
 CHUNK = 20
 SEEDS = 240
+SIEGES = 20
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
@@ -26,6 +28,22 @@ def test_every_invariant_holds_in_small_networks(first: int) -> None:
         except BaseException as error:
             error.add_note(f"replay: scripts/sim --start {seed} --seeds 1 --steps 20 --verbose")
             raise
+
+
+@pytest.mark.parametrize("first", range(0, SIEGES, 5))
+def test_who_was_removed_gets_nothing_whoever_does_not_read_floods_or_has_a_full_disk(
+    first: int,
+) -> None:
+    looked_at = 0
+    for seed in range(first, first + 5):
+        try:
+            looked_at += besiege(seed, steps=30).removals
+        except BaseException as error:
+            error.add_note(
+                f"replay: scripts/sim --siege --start {seed} --seeds 1 --steps 30 --verbose"
+            )
+            raise
+    assert looked_at
 
 
 def test_every_invariant_holds_in_a_large_network() -> None:

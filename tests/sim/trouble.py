@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Any
 
+from kachery_p2p.protocol.errors import ChangeNotKept
 from tests.sim.files import Files
 from tests.sim.internet import End
 from tests.sim.world import Peer, Violation, World
@@ -54,7 +56,7 @@ class Trouble(Files):
         )
         if peer is None:
             return
-        await channel.owner.call("channel.remove-node", channel=channel.name, node=peer.node_id)
+        await self._change(channel, "channel.remove-node", node=peer.node_id)
         channel.removed[peer.name] = float("inf")
         self.world.log("removed", peer.name, channel.name)
         task = self.loop.create_task(self._revoked(channel, peer), name=f"removal of {peer.name}")
@@ -93,9 +95,20 @@ class Trouble(Files):
 
     async def _add(self, channel: Channel, peer: Peer) -> None:
         channel.removed.pop(peer.name, None)
-        await channel.owner.call(
-            "channel.add-node", channel=channel.name, node=peer.node_id, label=peer.name
-        )
+        await self._change(channel, "channel.add-node", node=peer.node_id, label=peer.name)
+
+    async def _change(self, channel: Channel, method: str, **params: Any) -> None:
+        """A call of the owner's. On a full disk its change counts, and the owner is told."""
+        owner = channel.owner
+        try:
+            await owner.call(method, channel=channel.name, **params)
+        except ChangeNotKept:
+            if not owner.full:
+                raise
+            self.world.log("not kept", owner.name, method)
+        else:
+            if owner.full:
+                raise Violation(f"{owner.name} acknowledged {method} on a full disk")
 
     async def add_again(self) -> None:
         channel = self._channel_of_owner()
@@ -122,9 +135,7 @@ class Trouble(Files):
         roles = roles or self.rng.choice(("all", "all", "request", "provide", "none"))
         if peer.proxy:
             roles += ",proxy"
-        await channel.owner.call(
-            "channel.set-roles", channel=channel.name, node=peer.node_id, roles=roles
-        )
+        await self._change(channel, "channel.set-roles", node=peer.node_id, roles=roles)
         self.world.log("roles", name, roles)
 
     async def revoke_midway(self) -> None:

@@ -9,12 +9,14 @@ in anything but a result or an error of the tree.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import hashlib
 import logging
 import random
 import shutil
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,8 @@ from kachery_p2p.node.links.circuit import CircuitTransport
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.node.node import Node
-from kachery_p2p.protocol.errors import InternalError, KacheryError
+from kachery_p2p.protocol.channels.membership import Update
+from kachery_p2p.protocol.errors import InternalError, KacheryError, StorageFull
 from kachery_p2p.protocol.files.messages import FILE_OPEN, FILE_READ, FileOpen, FileRead
 from kachery_p2p.protocol.limits import CIRCUIT_CREDIT
 from kachery_p2p.storage.paths import scan
@@ -35,6 +38,8 @@ from tests.sim.loop import WHOSE, Incarnation, SimLoop, SlowDisk
 
 EPOCH = 1_800_000_000.0
 """Unix time at virtual time 0."""
+REMOVED_SECONDS = 2.0
+"""Virtual time from a document's arrival at a node until whoever it removed has nothing there."""
 
 
 class Violation(AssertionError):
@@ -79,6 +84,8 @@ class Peer:
         self.node_id = ""
         self.life: Incarnation | None = None
         self.calls: dict[asyncio.Task[Any], None] = {}
+        self.full = False
+        """Its disk takes nothing more of what the node remembers."""
         self._disk: SlowDisk | None = None
         self._lives = 0
 
@@ -125,6 +132,8 @@ class Peer:
                 Villain(node, rng, lambda: world.contents, world.log)
             else:
                 self._watch(node)
+                self._watch_removals(node)
+            self._fill(node)
 
         await self._inside(begin(), name=f"start {self.name}")
         self.node = node
@@ -200,7 +209,56 @@ class Peer:
         task.add_done_callback(lambda task: self.calls.pop(task, None))
         return task
 
+    # --- trouble -------------------------------------------------------------------------------
+
+    def _fill(self, node: Node) -> None:
+        """Let the node's state fail to change while the disk is full."""
+        inner = node.state.transaction
+
+        @contextlib.contextmanager
+        def transaction() -> Iterator[sqlite3.Connection]:
+            with inner() as db:
+                before = db.total_changes
+                yield db
+                if self.full and db.total_changes != before:
+                    raise StorageFull(what="the node's state", path=str(node.state.path))
+
+        node.state.transaction = transaction  # type: ignore[method-assign]
+
     # --- watching ------------------------------------------------------------------------------
+
+    def _watch_removals(self, node: Node) -> None:
+        """REMOVED_SECONDS after a document has reached this node, whoever it removed has nothing."""
+
+        def on_change(channel: bytes, update: Update | None) -> None:
+            since = self.world.loop.time()
+            for gone in sorted(update.removed) if update is not None else ():
+                self.world.removals += 1
+                self.world.loop.call_later(REMOVED_SECONDS, look, channel, gone, since)
+
+        def look(channel: bytes, gone: str, since: float) -> None:
+            if not node.context.book.is_member(channel, gone):
+                self.world.guard(self._check_gone, node, channel, gone, since)
+
+        node.documents.on_change.append(on_change)
+
+    def _check_gone(self, node: Node, channel: bytes, gone: str, since: float) -> None:
+        who = self.world.label(gone)
+        for link in node.network.links:
+            old = link.peer == gone and link.opened_at < since
+            if old and not node.network.shared(link) and not link.closed.is_set():
+                raise Violation(f"{self.name} still has a link with {who}, which was removed")
+        for stream, (circuit, *ends) in node.relay._circuits.items():
+            if circuit == channel and gone in ends and not stream.ended:
+                raise Violation(f"{self.name} still relays for {who}, which was removed")
+        served: list[tuple[Stream, Link, bytes]] = [
+            *((s, link, p.channel) for s, (link, p) in node.provider._reading.items()),
+            *((s, link, p.channel) for s, (link, p) in node.feed_server.following.items()),
+            *((s, link, where) for s, (link, where) in node.task_server._running.items()),
+        ]
+        for stream, link, where in served:
+            if where == channel and link.peer == gone and not stream.ended:
+                raise Violation(f"{self.name} still serves {who}, which was removed")
 
     def _watch(self, node: Node) -> None:
         """Check, whenever this honest node gives something away, that it may."""
@@ -248,6 +306,8 @@ class World:
         self.contents: dict[str, bytes] = {}
         """All bytes that were ever stored, manifests included, by SHA-1."""
         self.violations: list[str] = []
+        self.removals = 0
+        """Removals that reached a node, and were looked at."""
         self.internet = Internet(loop, random.Random(f"routes {seed}"), self.log)
 
     def log(self, event: str, *details: Any) -> None:

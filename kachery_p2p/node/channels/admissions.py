@@ -6,7 +6,8 @@ they come to share a channel and whenever one of them has another document, and 
 comes. The owner's own node takes them into the document; then they are void, and forgotten by
 everybody who has that document.
 
-Invariant: what counts is on disk before anybody is let in on its account.
+They are written together with the document (:mod:`.documents`). One that a crash takes from a node
+comes back from those it was sent to, the newcomer among them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import logging
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.protocol import codec
-from kachery_p2p.protocol.channels.membership import Update
 from kachery_p2p.protocol.channels.messages import CHANNEL_ADMISSIONS
 from kachery_p2p.protocol.channels.messages import Admissions as Note
 from kachery_p2p.protocol.channels.signed_document import sign
@@ -32,11 +32,9 @@ class Admissions:
     def __init__(self, network: Network, documents: Documents) -> None:
         self._network = network
         self._book = network.book
-        self._state = network.context.state
         self._documents = documents
         self._versions: dict[Link, dict[bytes, int]] = {}
         """Which document each peer had when it was last sent all admissions."""
-        documents.on_change.append(self._on_change)
         network.on_shared.append(self._on_shared)
         network.on_peer_version.append(self._on_peer_version)
         network.on_lost.append(self._on_lost)
@@ -45,7 +43,7 @@ class Admissions:
     def load(self) -> None:
         """Take back what was kept; to be called when the channels are loaded."""
         for channel in self._book:
-            for record in self._state.admissions(channel.hex()).values():
+            for record in self._network.context.state.admissions(channel.hex()).values():
                 self._book.admit(channel, record)
 
     def add(self, channel: bytes, record: bytes, source: Link | None = None) -> bool:
@@ -60,17 +58,12 @@ class Admissions:
             return False
         name = self._network.name_of(channel)
         log.info("%s was admitted to %r by %s", admission.node_id, name, admission.admitter.hex())
-        self._keep(channel)
         for link in self._network.links_on(channel):
             if link is not source:
                 self._send(link, channel, [record])
         self._documents.touch(channel)
         self._take_into_document(channel)
         return True
-
-    def _keep(self, channel: bytes) -> None:
-        records = {a.node_id: codec.encode(a) for a in self._book.admissions(channel)}
-        self._state.keep_admissions(channel.hex(), records)
 
     def _take_into_document(self, channel: bytes) -> None:
         """On the owner's node: list those who were admitted."""
@@ -90,10 +83,6 @@ class Admissions:
             self._network.context.warn(f"channel {document.name!r}: {error}")
             return
         self._documents.offer(signed.to_bytes())
-
-    def _on_change(self, channel: bytes, update: Update | None) -> None:
-        if channel in self._book:
-            self._keep(channel)
 
     # --- wire --------------------------------------------------------------------------------
 

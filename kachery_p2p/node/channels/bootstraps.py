@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.reach import Reach
@@ -58,7 +59,10 @@ class Bootstraps:
             self.status.pop(key, None)
         for key in sorted(wanted - set(self._tasks)):
             self.status[key] = Bootstrap(*key)
-            self._tasks[key] = self._network.spawn(self._keep(*key), name=f"keep {key[0]}")
+            work = self._network.supervisor.for_ever(
+                f"keeping a link to {key[0]}", partial(self._keep, *key)
+            )
+            self._tasks[key] = self._network.spawn(work, name=f"keep {key[0]}")
         self.hurry()
 
     def hurry(self) -> None:

@@ -11,6 +11,9 @@ to who has proved it.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 from kachery_p2p.node.links.circuit import CircuitTransport
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
@@ -58,6 +61,9 @@ class Invitations:
         self._state = network.context.state
         self._documents = documents
         self._admissions = admissions
+        self._write = documents.ledger.do
+        self._entrance = asyncio.Lock()
+        """One newcomer at a time, so that one who asks twice at once takes one use."""
         network.on_stream_of(JOIN, Join, self._on_join)
         network.on_stream_of(JOIN_IN, CircuitTo, self._on_guest)
 
@@ -69,7 +75,7 @@ class Invitations:
             return frozenset(ROLES)
         return self._book.signed(channel).document.may_admit(self._context.node_id)
 
-    def make(
+    async def make(
         self,
         channel: bytes,
         *,
@@ -108,7 +114,6 @@ class Invitations:
             )
         given = self.may_give(channel) - {PROXY} if roles is None else roles
         self._require(channel, given)
-        self._make_room(channel)
         now = self._context.clock()
         until = now + seconds
         if document.expires_at is not None:
@@ -124,8 +129,13 @@ class Invitations:
         row = InvitationRow(
             invitation.key.public, channel.hex(), label, given, uses, now, until, False, ()
         )
-        self._state.put_invitation(row)
+        await self._write(lambda: self._keep(row))
         return invitation, row
+
+    def _keep(self, row: InvitationRow) -> None:
+        """In a worker thread."""
+        self._make_room(row.channel_id)
+        self._state.put_invitation(row)
 
     def _require(self, channel: bytes, roles: frozenset[str]) -> None:
         missing = sorted(roles - self.may_give(channel))
@@ -138,8 +148,8 @@ class Invitations:
                 "authorise') to give that role to newcomers",
             )
 
-    def _make_room(self, channel: bytes) -> None:
-        rows = self._state.invitations(channel.hex())
+    def _make_room(self, channel: str) -> None:
+        rows = self._state.invitations(channel)
         dead = [row for row in rows if not self._is_live(row)]
         if len(rows) < MAX_INVITATIONS:
             return
@@ -169,7 +179,8 @@ class Invitations:
         network.require_shared(link, params.channel)
         network.book.require(params.channel, node_id=link.peer, role=PROXY, side="provider")
         source = params.node.hex()
-        if not self._state.invitations(params.channel.hex()):
+        name = params.channel.hex()
+        if not await self._write(lambda: self._state.invitations(name)):
             raise InvitationRefused(channel=params.channel.hex()[:8], reason=_REASONS["unknown"])
         stream.grant(CIRCUIT_CREDIT)
         transport = CircuitTransport(stream, f"{source[:8]} via {link.peer[:8]}")
@@ -178,16 +189,19 @@ class Invitations:
 
     async def _on_join(self, link: Link, stream: Stream, params: Join) -> None:
         self._network.require_guest(link, params.channel)
-        admission = self._let_in(link, params)
+        async with self._entrance:
+            admission = await self._let_in(link, params)
+        # Acknowledged means on disk; until then the newcomer asks again.
+        await self._documents.kept(params.channel)
         meta = codec.plain(Joined(admission))
         data = self._book.signed(params.channel).to_bytes()
         for start in range(0, len(data), MAX_BODY):
             await stream.send(None if start else meta, data[start : start + MAX_BODY])
 
-    def _let_in(self, link: Link, params: Join) -> bytes | None:
+    async def _let_in(self, link: Link, params: Join) -> bytes | None:
         """Make the peer a member; the admission, if it took one."""
         channel, newcomer = params.channel, link.peer
-        row = self._state.invitation(params.invitation)
+        row = await self._write(lambda: self._state.invitation(params.invitation))
         proven = is_proven(
             params.invitation,
             params.proof,
@@ -203,18 +217,24 @@ class Invitations:
             admissions = self._book.admissions(channel)
             return next((codec.encode(a) for a in admissions if a.node_id == newcomer), None)
         name = self._network.name_of(channel)
-        if not row.roles <= self.may_give(channel):
-            reason = "the node that made it may not admit with its roles any more"
-            raise InvitationRefused(channel=name, reason=reason)
-        # From here to the end nothing else runs: no use is taken twice.
-        used = self._state.use_invitation(row.id, newcomer, self._context.clock())
+        self._check_roles(channel, row)
+        now = self._context.clock()
+        used = await self._write(lambda: self._state.use_invitation(row.id, newcomer, now))
         if used != "taken":
             raise InvitationRefused(channel=name, reason=_REASONS[used])
         try:
+            # The channel may have changed meanwhile.
+            self._check_roles(channel, row)
             return self._make_member(channel, newcomer, row, params.label)
         except KacheryError:
-            self._state.return_use(row.id, newcomer)
+            with contextlib.suppress(KacheryError):  # a use is lost, which harms nobody
+                await self._write(lambda: self._state.return_use(row.id, newcomer))
             raise
+
+    def _check_roles(self, channel: bytes, row: InvitationRow) -> None:
+        if not row.roles <= self.may_give(channel):
+            reason = "the node that made it may not admit with its roles any more"
+            raise InvitationRefused(channel=self._network.name_of(channel), reason=reason)
 
     def _make_member(
         self, channel: bytes, newcomer: str, row: InvitationRow, own_label: str

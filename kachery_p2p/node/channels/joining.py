@@ -68,7 +68,7 @@ class Joining:
         invitation = parse_line(line)
         channel = invitation.channel
         if self._book.is_member(channel, self._context.node_id):
-            return self._documents.join(self._book.signed(channel), wanted)
+            return await self._documents.adopt(self._book.signed(channel), wanted)
         if self._context.clock() >= invitation.expires_at:
             date = datetime.fromtimestamp(invitation.expires_at, UTC)
             raise BadInvitation(reason=f"it was good until {date:%Y-%m-%d %H:%M} UTC")
@@ -98,20 +98,21 @@ class Joining:
             except TimeoutError:
                 tried.append(f"through {bootstrap.url}: no answer within {GUEST_SECONDS:g} s")
             else:
-                return self._take(invitation, data, admission, wanted)
+                return await self._take(invitation, data, admission, wanted)
         raise Unreachable(
             what=f"the node that admits to channel {invitation.name!r}", reason="; ".join(tried)
         )
 
-    def _take(
+    async def _take(
         self, invitation: Invitation, data: bytes, admission: bytes | None, wanted: frozenset[str]
     ) -> bytes:
         signed = parse(data, now=self._context.clock())
         if signed.document.channel_id != invitation.channel:
             raise BadChannelDocument(reason="it is that of another channel")
-        channel = self._documents.join(signed, wanted)
+        channel = await self._documents.adopt(signed, wanted)
         if admission is not None:
             self._admissions.add(channel, admission)
+            await self._documents.kept(channel)
         return channel
 
     async def _over(

@@ -27,6 +27,7 @@ from kachery_p2p.protocol.backoff import Backoff
 from kachery_p2p.protocol.errors import (
     FeedForked,
     ForgedFeed,
+    InternalError,
     KacheryError,
     LocalError,
     NotFound,
@@ -98,7 +99,9 @@ class Follower:
         self._untried = False
         """More hold it than are followed, and some of them never failed."""
         self._taking = asyncio.Lock()
-        self.task = discovery.network.spawn(self._run(), name=f"follow feed {where[0].hex()[:8]}")
+        name = f"following feed {where[0].hex()[:8]}"
+        work = discovery.network.supervisor.for_ever(name, self._run)
+        self.task = discovery.network.spawn(work, name=name)
 
     @property
     def settled(self) -> bool:
@@ -258,6 +261,9 @@ class Follower:
             if source is not None and source.task is mine:
                 del self.sources[holder.node]
             raise
+        except Exception as failed:  # a bug: another holder may be followed all the same
+            log.exception("following %s failed", holder.name)
+            error = InternalError(reason=str(failed))
         log.info("following %s: %s", holder.name, error)
         source = self.sources.get(holder.node)
         if source is not None and source.task is mine:

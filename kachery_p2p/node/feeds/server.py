@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from kachery_p2p.node.links.cutting import cut
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import (
     BadInput,
-    KacheryError,
     NotAWriter,
     NotFound,
     ProtocolViolation,
@@ -54,6 +54,7 @@ class FeedServer:
         self._disk = network.context.workers.disk
         self.following: dict[Stream, tuple[Link, FeedFollow]] = {}
         """The streams that we send messages on."""
+        self._submitting: dict[Stream, tuple[Link, bytes]] = {}
         network.on_stream_of(FEED_FOLLOW, FeedFollow, self._follow)
         network.on_stream_of(FEED_SUBMIT, FeedSubmit, self._submit)
         network.on_request_of(FEED_EVIDENCE, FeedEvidence, self._evidence)
@@ -63,11 +64,8 @@ class FeedServer:
 
     def cut(self) -> None:
         """A channel changed: end what is sent to those who may no longer have it."""
-        for stream, (link, params) in list(self.following.items()):
-            try:
-                self._require(link, params.channel)
-            except KacheryError as error:
-                stream.end(error)
+        cut(self.following, lambda each: self._require(each[0], each[1].channel))
+        cut(self._submitting, lambda each: self._require(*each))
 
     def followers(self, where: Log) -> int:
         """How many streams of a log are open."""
@@ -76,11 +74,12 @@ class FeedServer:
     async def _follow(self, link: Link, stream: Stream, params: FeedFollow) -> None:
         self._require(link, params.channel)
         where = (params.feed, params.subfeed)
-        if not await self._disk(may_leave, self._store, where, params.channel):
-            raise NotFound(what=feed_uri(params.feed), detail="it is not held on this channel")
         stream.set_group(link.peer)
+        # Before anything is waited for: who is removed meanwhile is cut off.
         self.following[stream] = (link, params)
         try:
+            if not await self._disk(may_leave, self._store, where, params.channel):
+                raise NotFound(what=feed_uri(params.feed), detail="it is not held on this channel")
             owner = await self._feeds.is_own(params.feed)
             await _Sending(self._feeds, link, stream, params, owner).run()
         finally:
@@ -98,12 +97,20 @@ class FeedServer:
 
         await self._feeds.in_store(where)
         leaf = await self._disk(work)
+        self._require(link, params.channel)
         if leaf is None:
             raise NotFound(what=feed_uri(params.feed), detail="it is not held on this channel")
         return codec.plain(leaf)
 
     async def _submit(self, link: Link, stream: Stream, params: FeedSubmit) -> None:
         self._require(link, params.channel)
+        self._submitting[stream] = (link, params.channel)
+        try:
+            await self._take_submission(link, stream, params)
+        finally:
+            del self._submitting[stream]
+
+    async def _take_submission(self, link: Link, stream: Stream, params: FeedSubmit) -> None:
         where = (params.feed, params.subfeed)
         if not await self._feeds.is_own(params.feed):
             raise NotFound(what=feed_uri(params.feed), detail="its key does not lie on this node")
@@ -120,6 +127,7 @@ class FeedServer:
         texts = await self._disk(unpack_texts, await stream.open_body(body), count)
         # The owner may have changed its mind while they came.
         await self._check_writer(link.peer, where, params.name)
+        self._require(link, params.channel)
         numbers = await self._own.append(
             where,
             params.name,

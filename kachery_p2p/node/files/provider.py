@@ -17,11 +17,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from kachery_p2p.node.links.cutting import cut
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.node.workers import open_on_disk
-from kachery_p2p.protocol.errors import BadInput, CorruptContent, KacheryError, NotFound
+from kachery_p2p.protocol.errors import BadInput, CorruptContent, NotFound
 from kachery_p2p.protocol.files.messages import FILE_OPEN, FILE_READ, FileInfo, FileOpen, FileRead
 from kachery_p2p.protocol.limits import BLOCK, INLINE_FILE, MANIFEST_CHUNK, MAX_BODY
 from kachery_p2p.storage.files.blobs import Blob, BlobStore
@@ -67,15 +68,8 @@ class Provider:
         return list(self._reading.values())
 
     def cut(self) -> None:
-        """A channel changed: end what is being sent to those who may no longer have it.
-
-        The links need not end with it: they may share another channel, or have lost only a role.
-        """
-        for stream, (link, params) in list(self._reading.items()):
-            try:
-                self._require(link, params.channel, params.sha1)
-            except KacheryError as error:
-                stream.end(error)
+        """A channel changed: end what is being sent to those who may no longer have it."""
+        cut(self._reading, lambda each: self._require(each[0], each[1].channel, each[1].sha1))
 
     async def _find(self, sha1: str, channel: bytes) -> Blob | None:
         if not await self._context.workers.disk(self._context.may_leave, sha1, channel):
@@ -94,6 +88,8 @@ class Provider:
             if partial is None:
                 raise await self._gone(sha1)
             info = FileInfo(partial.size, None, True)
+        # The disk may have been slow, and the requester be out since.
+        self._require(link, params.channel, params.sha1)
         if info.inline is not None:
             self.served_bytes += len(info.inline)
         return {"size": info.size, "inline": info.inline, "partial": info.partial}

@@ -7,7 +7,8 @@ What there is to announce, the rooms that keep it say (:class:`Offers`): blobs, 
 
 Invariants. An announcement is on disk before anybody hears it (else a crash could make us sign two
 different ones under one number). Nothing is announced on a channel where we may not, or do not want
-to, provide things of its kind, nor anything that came from another channel.
+to, provide things of its kind, nor anything that came from another channel. What fails, such as for a
+full disk, changes nothing and is done again until it succeeds.
 
 Non-goals: what others announce, and answering look-ups; see
 :mod:`~kachery_p2p.node.gossip.availability`.
@@ -17,16 +18,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
+from kachery_p2p.node.supervision import Job
 from kachery_p2p.protocol import codec
-from kachery_p2p.protocol.gossip.announcements import AnnouncementLog, Batch
+from kachery_p2p.protocol.errors import BadInput
+from kachery_p2p.protocol.gossip.announcements import PROVIDE, WITHDRAW, AnnouncementLog, Batch
 from kachery_p2p.protocol.gossip.keys import ContentKey, ContentKind, provide_role
 from kachery_p2p.protocol.gossip.messages import GOSSIP_BATCH
-from kachery_p2p.protocol.limits import ANNOUNCE_DELAY
+from kachery_p2p.protocol.limits import ANNOUNCE_DELAY, MAX_KEYS_PER_ORIGIN
 
 _MAX_EPOCH_JUMP = 1_000_000
 """A peer's claim about our own log that is further ahead than this is a lie."""
@@ -72,6 +76,21 @@ class Announcer:
         self._pending: dict[ContentKey, bool] = {}
         self._flush_soon: asyncio.TimerHandle | None = None
         self._lock = asyncio.Lock()
+        self._flushing = Job(network.supervisor, "announcing", self._flush)
+        self._refreshed: Counter[bytes] = Counter()
+        """How often each channel was to be brought in line: the last time is the one that counts."""
+        self._unscanned: set[bytes] = set()
+
+    def start(self) -> None:
+        """Compare the storage with what was announced before the last stop, in the background."""
+        self._unscanned = set(self._book)
+        for channel in self._book:
+            self.on_change(channel)
+        self._look_if_scanned()
+
+    def _look_if_scanned(self) -> None:
+        if not self._unscanned:
+            self.scanned.set()
 
     def provide(self, content: ContentKey) -> None:
         """It is here now. Heard of by the proxies a few milliseconds later."""
@@ -88,9 +107,7 @@ class Announcer:
     def _flush_later(self) -> None:
         if self._flush_soon is None and self._pending and self._logs:
             loop = asyncio.get_running_loop()
-            self._flush_soon = loop.call_later(
-                ANNOUNCE_DELAY, lambda: self._network.spawn(self._flush(), name="announce")
-            )
+            self._flush_soon = loop.call_later(ANNOUNCE_DELAY, self._flushing.ask)
 
     def close(self) -> None:
         """Announce nothing more; what is pending is found by the next start's comparison."""
@@ -102,8 +119,15 @@ class Announcer:
         async with self._lock:
             self._flush_soon = None
             pending, self._pending = self._pending, {}
+            failed: Exception | None = None
             for channel in list(self._logs):
-                await self._announce(channel, pending.items())
+                try:
+                    await self._announce(channel, pending.items())
+                except Exception as error:  # the other channels need not wait for this one
+                    failed = error
+            if failed is not None:
+                self._pending = pending | self._pending
+                raise failed
 
     async def _announce(self, channel: bytes, changes: Iterable[tuple[ContentKey, bool]]) -> None:
         own = self._logs.get(channel)
@@ -125,21 +149,37 @@ class Announcer:
         if own.head > head:
             self._send_own(channel, own, head)
         if own.needs_compaction():
-            self._network.spawn(self._compact(channel, own), name="compact announcements")
+            self._network.supervisor.do(
+                "compacting announcements", lambda: self._compact(channel, own)
+            )
 
     def _may_leave(self, content: ContentKey, channel: bytes) -> bool:
         return self._by_context[content.context].may_leave(content, channel)
 
     def _extend(self, channel: bytes, own: AnnouncementLog, changes: Iterable[_Change]) -> None:
         """In a worker thread; the lock is held. Disk first, see the module."""
-        entries = []
-        head = own.head
+        entries: list[_Row] = []
+        fresh: dict[bytes, bool] = {}
+        live = own.live
         for key, name, here in changes:
-            if own.provide(key) if here else own.withdraw(key):
-                ((seq, operation, _),) = own.since(own.head - 1)
-                entries.append((seq, operation, key, name))
-        if own.head > head:
+            if fresh.get(key, key in own) == here:
+                continue
+            if here and live >= MAX_KEYS_PER_ORIGIN:
+                self._context.warn(
+                    f"this node has more than the {MAX_KEYS_PER_ORIGIN} things that it can announce on "
+                    "a channel; the rest is not found by others"
+                )
+                break
+            fresh[key] = here
+            live += 1 if here else -1
+            entries.append((own.head + len(entries) + 1, PROVIDE if here else WITHDRAW, key, name))
+        if entries:
             self._state.append_announcements(channel.hex(), entries)
+        for _, operation, key, _ in entries:
+            if operation == PROVIDE:
+                own.provide(key)
+            else:
+                own.withdraw(key)
 
     def _kinds(self, channel: bytes) -> frozenset[ContentKind]:
         """What we may, and want to, provide on a channel."""
@@ -154,16 +194,20 @@ class Announcer:
         is stored meanwhile do not wait for it.
         """
         for channel in list(self._book) if channels is None else list(channels):
-            async with self._lock:
-                if channel in self._book:
-                    own, secret = await self._prepare(channel)
-                else:
-                    self._logs.pop(channel, None)
-                    continue
-            if secret is not None:
-                await self._compare_with_storage(channel, own, secret)
+            await self._refresh(channel)
+
+    async def _refresh(self, channel: bytes) -> None:
+        async with self._lock:
+            if channel in self._book:
+                own, secret = await self._prepare(channel)
+            else:
+                self._logs.pop(channel, None)
+                secret = None
+        if secret is not None:
+            await self._compare_with_storage(channel, own, secret)
         self._flush_later()  # what came before there was any log
-        self.scanned.set()
+        self._unscanned.discard(channel)
+        self._look_if_scanned()
 
     async def _prepare(self, channel: bytes) -> tuple[AnnouncementLog, bytes | None]:
         """Our log, in the right epoch, and the secret if we may announce. The lock is held."""
@@ -188,15 +232,15 @@ class Announcer:
         if secret is None or not may:
             return own, None
         if known != version:
-            self._secret_versions[channel] = version
             await self._context.workers.disk(
                 self._state.set_meta, f"secret:{channel.hex()}", str(version)
             )
+            self._secret_versions[channel] = version
         return own, secret[1]
 
     async def _start_epoch(self, channel: bytes, epoch: int) -> AnnouncementLog:
-        own = self._logs[channel] = AnnouncementLog(epoch)
         await self._context.workers.disk(self._restart, channel, epoch, [])
+        own = self._logs[channel] = AnnouncementLog(epoch)
         return own
 
     def _load(self, channel: bytes) -> AnnouncementLog:
@@ -204,7 +248,14 @@ class Announcer:
         epoch = int(self._state.get_meta(f"epoch:{name}") or 0)
         self._secret_versions[channel] = int(self._state.get_meta(f"secret:{name}") or -1)
         rows = self._state.announcements(name)
-        return AnnouncementLog(epoch, [(row.seq, row.op, row.key) for row in rows])
+        try:
+            return AnnouncementLog(epoch, [(row.seq, row.op, row.key) for row in rows])
+        except BadInput as error:  # it has a hole, so it is worth nothing: a new one is begun
+            self._context.warn(
+                f"this node's announcement log was damaged ({error}); it starts anew"
+            )
+            self._restart(channel, epoch + 1, [])
+            return AnnouncementLog(epoch + 1)
 
     def _restart(self, channel: bytes, epoch: int, entries: list[_Row]) -> None:
         with self._state.transaction():
@@ -264,9 +315,10 @@ class Announcer:
             if self._logs.get(channel) is not own:
                 return
             names = await self._context.workers.disk(self._names, channel)
-            entries = own.compact(own.epoch + 1)
-            rows = [(seq, op, key, names[key]) for seq, op, key in entries]
-            await self._context.workers.disk(self._restart, channel, own.epoch, rows)
+            # As AnnouncementLog.compact orders them.
+            rows = [(n, PROVIDE, key, names[key]) for n, key in enumerate(sorted(own), 1)]
+            await self._context.workers.disk(self._restart, channel, own.epoch + 1, rows)
+            own.compact(own.epoch + 1)
             self._send_own(channel, own, 0)
 
     def _send_own(self, channel: bytes, own: AnnouncementLog, since: int) -> None:
@@ -315,7 +367,9 @@ class Announcer:
             self._context.warn("a proxy claims an absurd epoch of this node's announcements")
             return
         self._context.warn("this node's announcement log was behind its peers'; it starts anew")
-        self._network.spawn(self._renew(channel, known[0] + 1), name="renew announcements")
+        self._network.supervisor.do(
+            "renewing announcements", lambda: self._renew(channel, known[0] + 1)
+        )
 
     async def _renew(self, channel: bytes, epoch: int) -> None:
         async with self._lock:
@@ -323,13 +377,19 @@ class Announcer:
             if own is None or own.epoch >= epoch:
                 return
             await self._start_epoch(channel, epoch)
-        await self.refresh([channel])
+        self.on_change(channel)
 
     def on_change(self, channel: bytes) -> None:
         """The channel's document, or what we want on it, changed."""
-        self._network.spawn(self.refresh([channel]), name="refresh announcements")
+        self._refreshed[channel] += 1
+        turn = self._refreshed[channel]
+
+        async def work() -> None:
+            if self._refreshed[channel] == turn:  # else another one brings it in line, as it is now
+                await self._refresh(channel)
+
+        self._network.supervisor.do("bringing announcements in line", work)
 
 
 def send_batches(link: Link, batches: Iterable[Batch]) -> None:
-    for batch in batches:
-        link.note(GOSSIP_BATCH, codec.plain(batch))
+    link.pour(GOSSIP_BATCH, map(codec.plain, batches))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.protocol import codec
-from kachery_p2p.protocol.gossip.keys import ContentKey, ContentKind, request_role
+from kachery_p2p.protocol.gossip.keys import KINDS, ContentKey, ContentKind, request_role
 from kachery_p2p.protocol.gossip.messages import APPEARED, WATCH, Appeared, Watch
 from kachery_p2p.protocol.limits import MAX_QUERY_KEYS, MAX_WATCHED_KEYS
 
@@ -78,11 +78,17 @@ class WatchList:
                 if link.peer != origin.hex():
                     found.setdefault(link, []).append(key)
         for link, theirs in found.items():
-            if channel not in self._network.shared(link):
+            if not self._may_ask(link, channel):
                 continue
             for start in range(0, len(theirs), MAX_QUERY_KEYS):
                 note = Appeared(channel, theirs[start : start + MAX_QUERY_KEYS])
                 link.note(APPEARED, codec.plain(note))
+
+    def _may_ask(self, link: Link, channel: bytes) -> bool:
+        """Whether the peer may still ask for anything there: keys do not say of what kind they are."""
+        roles = self._network.book.effective(channel, link.peer)
+        asks = any(request_role(kind) in roles for kind in KINDS)
+        return asks and channel in self._network.shared(link)
 
 
 class Watches:

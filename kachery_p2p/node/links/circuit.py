@@ -31,6 +31,7 @@ from kachery_p2p.protocol.links import mux
 from kachery_p2p.protocol.links.messages import CIRCUIT, CIRCUIT_IN, CircuitTo
 from kachery_p2p.protocol.links.pace import Pace
 
+from .cutting import cut
 from .link import Link
 from .network import Network
 from .stream import Stream
@@ -53,6 +54,7 @@ class CircuitTransport:
         self._pace = Pace(CIRCUIT_CREDIT, asyncio.get_running_loop().time())
         self._rtt = _FIRST_RTT
         self._probe: float | None = None
+        self.taken_at: float | None = None
         stream.credit_batch = CIRCUIT_CREDIT_BATCH
 
     @property
@@ -70,6 +72,8 @@ class CircuitTransport:
             if self._pace.allows(size, outstanding, self._rtt, loop.time()):
                 break
             await self._stream.more_credit()
+            # Slowly, for it shares its path with others; but it moves.
+            self.taken_at = loop.time()
             if self._probe is not None:
                 self._rtt = min(self._rtt, loop.time() - self._probe)
                 self._probe = None
@@ -98,6 +102,7 @@ class Relay:
     def __init__(self, network: Network) -> None:
         self._network = network
         self._circuits: dict[Stream, tuple[bytes, str, str]] = {}
+        self._guest_circuits: dict[Stream, tuple[Link, CircuitTo]] = {}
         self._per_node: Counter[str] = Counter()
         self.relayed_bytes = 0
         self._guests: set[Link] = set()
@@ -130,10 +135,12 @@ class Relay:
             raise Busy(limit="one circuit of a guest")
         onward = self._onward(link, wanted)
         self._guests.add(link)
+        self._guest_circuits[stream] = (link, wanted)
         try:
             await self._carry(link, stream, onward, wanted, JOIN_IN)
         finally:
             self._guests.discard(link)
+            del self._guest_circuits[stream]
 
     def _onward(self, link: Link, wanted: CircuitTo) -> Link:
         """Our link to the target. Raises Unreachable."""
@@ -188,9 +195,21 @@ class Relay:
             source.done(cost)
 
     def cut(self) -> None:
-        """End every circuit whose two ends are no longer both on its channel."""
-        for stream, (channel, source, target) in list(self._circuits.items()):
-            for node in (source, target):
-                if not self._network.is_member(channel, node):
-                    stream.end(NotAMember(node=node, peer="the proxy"))
-                    break
+        """End every circuit whose two ends are no longer both on its channel, and all of a channel of
+        which this node is no longer a proxy."""
+        cut(self._circuits, self._check)
+        cut(self._guest_circuits, self._check_guest)
+
+    def _check(self, circuit: tuple[bytes, str, str]) -> None:
+        channel, *ends = circuit
+        self._network.require_proxy(channel, does="relay")
+        for node in ends:
+            if not self._network.is_member(channel, node):
+                raise NotAMember(node=node, peer="the proxy")
+
+    def _check_guest(self, circuit: tuple[Link, CircuitTo]) -> None:
+        link, wanted = circuit
+        self._network.require_guest(link, wanted.channel)
+        self._network.require_proxy(wanted.channel, does="relay")
+        if not self._network.is_member(wanted.channel, wanted.node.hex()):
+            raise NotAMember(node=wanted.node.hex(), peer="the proxy")

@@ -5,6 +5,10 @@ The rules are in :mod:`kachery_p2p.protocol.links.mux` (exchanges, fairness, cre
 them. A link lives inside :meth:`Link.run`: when that returns, everything that waited on the link has
 been given an error, and its transport is closed. Cancelling any method is safe.
 
+What the peer does not take is this link's trouble and nobody else's: to send a note, an answer or a
+stream's control never raises into who sends it. Too much of it, or one record that is not taken for
+``WRITE_STALL_SECONDS``, ends the link.
+
 What it carries is in :mod:`~kachery_p2p.node.links.stream`, how it sends in
 :mod:`~kachery_p2p.node.links.writer`, how the session came about in
 :mod:`~kachery_p2p.node.links.opening`.
@@ -15,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol
 
 from kachery_p2p.node.workers import Workers
@@ -26,11 +30,15 @@ from kachery_p2p.protocol.errors import (
     KacheryError,
     LinkClosed,
     ProtocolViolation,
-    to_wire,
 )
-from kachery_p2p.protocol.limits import HANDSHAKE_SECONDS, REQUEST_SECONDS, STREAM_CREDIT
+from kachery_p2p.protocol.limits import (
+    HANDSHAKE_SECONDS,
+    REQUEST_SECONDS,
+    STREAM_CREDIT,
+    WRITE_STALL_SECONDS,
+)
 from kachery_p2p.protocol.links import events
-from kachery_p2p.protocol.links.frames import Bye, Hello
+from kachery_p2p.protocol.links.frames import Hello
 from kachery_p2p.protocol.links.mux import Mux
 from kachery_p2p.protocol.links.session import TAG_BYTES, SealedBody, Session
 
@@ -124,33 +132,39 @@ class Link:
                 tasks.create_task(self._write(), name="link writer")
                 tasks.create_task(self._tick(), name="link ticker")
         except* KacheryError as group:
-            self._fail_with(_first(group))
-        except* (OSError, RuntimeError) as group:
-            # A transport that breaks in a way nobody foresaw still only costs this one link.
+            self.closed_by = self.closed_by or _first(group)
+        except* Exception as group:
+            # What breaks in a way that nobody foresaw still only costs this one link.
             log.exception("link %s failed", self, exc_info=group)
-            self._fail_with(InternalError(reason=str(group.exceptions[0])))
+            error = InternalError(reason=str(group.exceptions[0]))
+            self.closed_by = self.closed_by or error
         finally:
             self._release()
             with contextlib.suppress(KacheryError, OSError):
                 await asyncio.shield(self.transport.close())
 
-    def close(self, error: KacheryError) -> None:
-        """Say goodbye with a reason; the link ends soon after, whatever the peer does."""
+    def close(self, error: KacheryError, *, at_once: bool = False) -> None:
+        """Say goodbye with a reason; the link ends soon after, whatever the peer does. ``at_once``:
+        what is queued for it is not sent before that."""
         if self.closed_by is None:
             self.closed_by = error
-            self._mux.bye(error)
+            self._mux.bye(error, at_once=at_once)
             self._writer.end()
             self._closing.set()
 
-    def _fail_with(self, error: KacheryError) -> None:
-        if self.closed_by is None:
-            self.closed_by = error
+    def _flush(self) -> None:
+        """The mux may have something to send, or more than the peer takes."""
+        if self._mux.overflow is not None and self.closed_by is None:
+            log.info("%s: %s", self, self._mux.overflow)
+            self.close(self._mux.overflow, at_once=True)
+        self._writer.wake()
 
     def _release(self) -> None:
         error = self.closed_by or LinkClosed(peer=self.peer[:8], reason="this node closed it")
         self.closed_by = error
         self.closed.set()
         self.greeted.set()
+        self._writer.release()
         for future in self._requests.values():
             if not future.done():
                 future.set_exception(_as_closed(self.peer, error))
@@ -171,9 +185,11 @@ class Link:
                 for event in events:
                     self._on_event(event)
             except ProtocolViolation as error:
-                await self._last_word(error)
+                # The writer says it, in its turn: a record out of order could not be read.
+                self.close(error, at_once=True)
+                await asyncio.sleep(_GOODBYE_SECONDS)
                 raise
-            self._writer.wake()
+            self._flush()
 
     async def _write(self) -> None:
         await self._writer.run()
@@ -181,12 +197,6 @@ class Link:
         await self.transport.close()
         assert self.closed_by is not None
         raise self.closed_by
-
-    async def _last_word(self, error: KacheryError) -> None:
-        """Tell the peer why, if it can still be told."""
-        with contextlib.suppress(KacheryError, OSError, TimeoutError):
-            async with asyncio.timeout(1.0):
-                await self.transport.send(self.session.seal()(Bye(*to_wire(error))))
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()
@@ -198,7 +208,7 @@ class Link:
                     raise ProtocolViolation(reason="no hello came") from None
                 raise
         self._mux.ping(loop.time())
-        self._writer.wake()
+        self._flush()
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_TICK_SECONDS):
@@ -208,7 +218,10 @@ class Link:
                 raise self.closed_by  # the writer is stuck: the peer does not read
             if not self._mux.tick(loop.time()):
                 raise LinkClosed(peer=self.peer[:8], reason="it has been silent for too long")
-            self._writer.wake()
+            if self._writer.stuck_for(loop.time()) >= WRITE_STALL_SECONDS:
+                reason = f"it has read nothing for {WRITE_STALL_SECONDS:g} s"
+                raise LinkClosed(peer=self.peer[:8], reason=reason)
+            self._flush()
 
     # --- what the peer says ------------------------------------------------------------------
 
@@ -243,7 +256,7 @@ class Link:
                 if stream is not None:
                     stream.on_end(event.error)
             case events.Noted():
-                self._handler.on_note(self, event.topic, event.params)
+                self._on_note(event.topic, event.params)
             case events.Greeted():
                 self.hello = event.hello
                 self._handler.on_hello(self)
@@ -253,6 +266,16 @@ class Link:
             case events.SaidBye():
                 raise event.error
 
+    def _on_note(self, topic: str, params: Any) -> None:
+        try:
+            self._handler.on_note(self, topic, params)
+        except ProtocolViolation:
+            raise
+        except KacheryError as error:  # it may not, or we cannot: nobody waits for an answer
+            log.info("note %s from %s: %s", topic, self, error)
+        except Exception:  # a bug in a handler must not cost the link
+            log.exception("note %s from %s failed", topic, self)
+
     def _spawn(self, number: int, work: Coroutine[Any, Any, None]) -> None:
         assert self._tasks is not None
         task = self._tasks.create_task(work)
@@ -261,7 +284,11 @@ class Link:
 
     async def _serve(self, number: int, method: str, params: Any) -> None:
         try:
+            if self._mux.congested:
+                await self._writer.room()
             result = await self._handler.on_request(self, method, params)
+            if self._mux.congested:
+                await self._writer.room()
         except KacheryError as error:
             self._mux.fail(number, error)
         except Exception as error:  # a bug in a handler must not cost the link
@@ -270,7 +297,7 @@ class Link:
         else:
             self._mux.respond(number, result)
         finally:
-            self._writer.wake()
+            self._flush()
 
     async def _serve_stream(self, stream: Stream, method: str, params: Any) -> None:
         try:
@@ -298,7 +325,7 @@ class Link:
     # --- what we say -------------------------------------------------------------------------
 
     async def request(self, method: str, params: Any, *, seconds: float = REQUEST_SECONDS) -> Any:
-        """Ask the peer and wait for its answer.
+        """Ask the peer and wait for its answer, and before that for room if it does not read.
 
         Raises:
             DeadlineExceeded: none came in time.
@@ -306,13 +333,17 @@ class Link:
             KacheryError: what the peer answered.
         """
         self._check_open()
-        number = self._mux.request(method, params)
-        self._writer.wake()
-        self.used_at = asyncio.get_running_loop().time()
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._requests[number] = future
+        number = 0
         try:
             async with asyncio.timeout(seconds):
+                if self._mux.congested:
+                    await self._writer.room()
+                    self._check_open()
+                number = self._mux.request(method, params)
+                future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+                self._requests[number] = future
+                self._flush()
+                self.used_at = asyncio.get_running_loop().time()
                 return await future
         except TimeoutError as error:
             raise DeadlineExceeded(
@@ -321,7 +352,7 @@ class Link:
         finally:
             if self._requests.pop(number, None) is not None:
                 self._mux.abandon(number)
-                self._writer.wake()
+                self._flush()
 
     def open(self, method: str, params: Any, *, credit: int = STREAM_CREDIT) -> Stream:
         """Open a stream; the peer may send ``credit`` bytes before any is dealt with."""
@@ -329,14 +360,25 @@ class Link:
         number = self._mux.open(method, params, credit=credit)
         stream = Stream(self, number)
         self._streams[number] = stream
-        self._writer.wake()
+        self._flush()
         return stream
 
     def note(self, topic: str, params: Any) -> None:
-        """Tell the peer something, unanswered. Does nothing on a closed link."""
+        """Tell the peer something, unanswered. Does nothing on a closed link, and never raises."""
         if self.closed_by is None:
-            self._mux.note(topic, params)
-            self._writer.wake()
+            try:
+                self._mux.note(topic, params)
+            except (ValueError, TypeError, OverflowError) as error:
+                # A bug of ours; who is told other things in the same breath must not pay for it.
+                log.exception("a note %s that cannot be sent", topic)
+                self.close(InternalError(reason=f"a note that cannot be sent: {error}"))
+            self._flush()
+
+    def pour(self, topic: str, values: Iterable[Any]) -> None:
+        """As :meth:`note`, of many things, in order and as fast as the peer takes them."""
+        if self.closed_by is None:
+            self._writer.pour(topic, values)
+            self._flush()
 
     def _check_open(self) -> None:
         if self.closed_by is not None:
@@ -367,7 +409,7 @@ class Link:
 
     def grant(self, number: int, credit: int) -> None:
         self._mux.grant(number, credit)
-        self._writer.wake()
+        self._flush()
 
     def set_group(self, number: int, group: str) -> None:
         self._mux.set_group(number, group)
@@ -375,7 +417,7 @@ class Link:
     def end(self, number: int, error: BaseException | None) -> None:
         self._mux.end(number, error)
         self._streams.pop(number, None)
-        self._writer.wake()
+        self._flush()
 
     async def unseal(self, body: SealedBody) -> bytes:
         try:

@@ -4,9 +4,10 @@
 share none, and answers requests through the handlers that other parts of the node register. How a
 link to somebody comes about is the business of :mod:`~kachery_p2p.node.links.reach`.
 
-Invariant: what a handler is called with has been decoded and type-checked, and its link shares at
+Invariants: what a handler is called with has been decoded and type-checked, and its link shares at
 least one channel; *which* channel and role a call needs is the handler's to check, with
-:meth:`Network.require_shared` and :meth:`Network.require_role`.
+:meth:`Network.require_shared` and :meth:`Network.require_role`. Each link, and each part of the node
+that listens to what becomes of links, is on its own: none that fails keeps another from hearing.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from kachery_p2p.node.context import Context
+from kachery_p2p.node.supervision import Supervisor
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.channels.membership import GUEST_VERSION, channel_tag
 from kachery_p2p.protocol.channels.messages import CHANNELS
 from kachery_p2p.protocol.errors import (
     AccessDenied,
     ClockSkew,
+    InternalError,
     KacheryError,
     NotAMember,
     ProtocolViolation,
@@ -33,14 +35,11 @@ from kachery_p2p.protocol.limits import (
     GUEST_SECONDS,
     HANDSHAKE_SECONDS,
     MAX_CHANNELS,
-    MAX_CLOCK_SKEW,
     MAX_GUESTS,
-    MAX_HELLO_URLS,
-    MAX_LABEL,
-    MAX_URL,
 )
 from kachery_p2p.protocol.links.frames import Hello
 
+from .hellos import flaw
 from .link import Link
 from .opening import handshake
 from .stream import Stream
@@ -80,6 +79,7 @@ class Network:
         self._guests: set[Link] = set()
         """Links of others who hold an invitation, until they are members."""
         self._closed_by: KacheryError | None = None
+        self.supervisor = Supervisor(self.spawn, context.warn, context.random)
         self.on_note_of(CHANNELS, dict[bytes, tuple[int, list[str]]], self.set_peer_channels)
 
     # --- registering -------------------------------------------------------------------------
@@ -306,25 +306,18 @@ class Network:
             self._peer_channels.pop(link, None)
             self._guest_of.pop(link, None)
             self._guests.discard(link)
-            for callback in self.on_lost:
-                callback(link)
+            self.supervisor.each("forgetting a link", self.on_lost, link)
 
     def on_hello(self, link: Link) -> None:
         assert link.hello is not None
         if link.peer == self.context.node_id:
             link.close(ProtocolViolation(reason="this node reached itself"))
             return
-        if not math.isfinite(link.hello.now) or not _fits(link.hello):
-            link.close(ProtocolViolation(reason="a hello with absurd values"))
-            return
-        skew = link.skew = link.hello.now - self.context.clock()
-        if not abs(skew) <= MAX_CLOCK_SKEW:
-            error = ClockSkew(
-                peer=link.hello.label[:40] or link.peer[:8],
-                seconds=round(abs(skew)),
-                limit=MAX_CLOCK_SKEW,
-            )
-            self.context.warn(str(error))
+        now = self.context.clock()
+        link.skew = link.hello.now - now
+        if (error := flaw(link.hello, link.peer[:8], now)) is not None:
+            if isinstance(error, ClockSkew):
+                self.context.warn(str(error))
             link.close(error)
             return
         self.links[link] = None
@@ -367,10 +360,11 @@ class Network:
         if link not in self.links:
             return
         self._peer_channels[link] = channels
-        self.reconsider(link)
+        self.supervisor.attempt("looking what a link shares", self._reconsider_firmly, link)
         for channel, version, _ in self._peer_says(link):
-            for callback in self.on_peer_version:
-                callback(link, channel, version)
+            self.supervisor.each(
+                "looking at a peer's version", self.on_peer_version, link, channel, version
+            )
 
     def reconsider(self, link: Link) -> None:
         """Find anew what a link shares; tell the rest of the node; cut it if that is nothing."""
@@ -383,17 +377,33 @@ class Network:
         self._shared[link] = set(now)
         if now:
             self._guests.discard(link)
-        for channel in sorted(now - before):
-            for callback in self.on_shared:
-                callback(link, channel)
         if before and not now:
-            link.close(NotAMember(node=link.peer, peer=self.context.node_id[:8]))
+            link.close(NotAMember(node=link.peer, peer=self.context.node_id[:8]), at_once=True)
+        for channel in sorted(now - before):
+            self.supervisor.each("greeting a member", self.on_shared, link, channel)
 
-    def reconsider_all(self) -> None:
-        """After the book changed: what links share, and what we tell our peers about it."""
-        for link in list(self.links):
-            link.note(CHANNELS, self._my_channels(link))
+    def reconsider_all(self) -> bool:
+        """After the book changed: what links share, and what we tell our peers about it. Whether all
+        of it succeeded; it may be done again."""
+        attempt, links = self.supervisor.attempt, list(self.links)
+        good = [
+            attempt("looking what a link shares", self._reconsider_firmly, link) for link in links
+        ]
+        # Who is out must not wait for what the others are told.
+        good += [attempt("telling of a change", self._tell_channels, link) for link in links]
+        return all(good)
+
+    def _reconsider_firmly(self, link: Link) -> None:
+        """What cannot be decided is not shared."""
+        try:
             self.reconsider(link)
+        except BaseException as error:
+            self._shared[link] = set()
+            link.close(InternalError(reason=f"rights that cannot be told: {error}"), at_once=True)
+            raise
+
+    def _tell_channels(self, link: Link) -> None:
+        link.note(CHANNELS, self._my_channels(link))
 
     # --- tasks -------------------------------------------------------------------------------
 
@@ -428,12 +438,3 @@ class Network:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _fits(hello: Hello) -> bool:
-    """What a node says of itself is passed on to others, who must be able to take it."""
-    return (
-        max(len(hello.label), len(hello.software)) <= MAX_LABEL
-        and len(hello.urls) <= MAX_HELLO_URLS
-        and all(len(url) <= MAX_URL for url in hello.urls)
-    )

@@ -64,6 +64,11 @@ class Transport(Protocol):
     def rate(self) -> float | None:
         """Bytes per second, if the transport knows better than who sends over it; else None."""
 
+    @property
+    def taken_at(self) -> float | None:
+        """When (the loop's time) the other end last took part of what is being sent, if the transport
+        knows; else None."""
+
     async def send(self, message: Buffer) -> None: ...
 
     async def receive(self) -> Buffer: ...
@@ -75,6 +80,7 @@ class WebSocketTransport:
     """A WebSocket connection, dialled or accepted. Text messages are refused."""
 
     rate = None
+    taken_at = None
 
     def __init__(self, connection: ClientConnection | ServerConnection, name: str) -> None:
         self.name = name
@@ -96,7 +102,13 @@ class WebSocketTransport:
         return message
 
     async def close(self) -> None:
-        await self._connection.close()
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._connection.close()
+        except TimeoutError:
+            # Closing waits without end for a peer that does not read.
+            self._connection.transport.abort()
+            await self._connection.wait_closed()
 
 
 def _reason(error: ConnectionClosed) -> str:

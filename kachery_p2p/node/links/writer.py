@@ -3,22 +3,25 @@
 Ciphers run in worker threads, a few records ahead of the socket, so that both are busy. The order is
 the mux's alone: control before bulk, bulk shared fairly. How fast the socket takes records is measured
 on the way, because a bulk frame should occupy a slow link only briefly.
+
+A peer that takes nothing keeps the writer in one ``send``; since when, :meth:`Writer.stuck_for` says,
+and the link ends on its account.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from kachery_p2p.node.workers import Workers
 from kachery_p2p.protocol.codec import Buffer
-from kachery_p2p.protocol.errors import InternalError, to_wire
 from kachery_p2p.protocol.limits import MIN_BODY
 from kachery_p2p.protocol.links import pace
-from kachery_p2p.protocol.links.frames import SEALED_TAIL, Data, Failure, Frame, Response
+from kachery_p2p.protocol.links.frames import SEALED_TAIL, Data, Frame
 from kachery_p2p.protocol.links.mux import Mux
-from kachery_p2p.protocol.links.session import Seal, Session
+from kachery_p2p.protocol.links.session import Session
 
 from .transport import Transport
 
@@ -46,7 +49,12 @@ class Writer:
         self._workers = workers
         self._on_data = on_data
         self._wake = asyncio.Event()
-        self._ending = False
+        self._room = asyncio.Event()
+        self._room.set()
+        self._sending_since: float | None = None
+        self._ending = self._over = False
+        self._later: deque[tuple[str, Iterator[Any]]] = deque()
+        """Notes for which there was no room yet: topics, with what is still to be told of each."""
         self._rate = 0.0
 
     def wake(self) -> None:
@@ -56,7 +64,41 @@ class Writer:
     def end(self) -> None:
         """Send what the mux still has, the goodbye in the end; then :meth:`run` returns."""
         self._ending = True
+        self._later.clear()
         self._wake.set()
+
+    def pour(self, topic: str, values: Iterable[Any]) -> None:
+        """Notes in order, as fast as the peer takes them, after those that were poured before."""
+        self._later.append((topic, iter(values)))
+        self._pour()
+        self._wake.set()
+
+    def _pour(self) -> None:
+        while self._later and not self._mux.congested:
+            topic, values = self._later[0]
+            for value in values:
+                self._mux.note(topic, value)
+                break
+            else:
+                self._later.popleft()
+
+    def release(self) -> None:
+        """The link is over: nobody waits for room any more."""
+        self._over = True
+        self._room.set()
+
+    async def room(self) -> None:
+        """Until the peer has taken so many control frames that more of them may be queued."""
+        while self._mux.congested and not self._over:
+            self._room.clear()
+            await self._room.wait()
+
+    def stuck_for(self, now: float) -> float:
+        """Seconds since the record was begun that the transport has not taken yet, or since the peer
+        was seen to take part of it."""
+        if self._sending_since is None:
+            return 0.0
+        return now - max(self._sending_since, self._transport.taken_at or 0.0)
 
     @property
     def bulk_bytes(self) -> int:
@@ -68,7 +110,11 @@ class Writer:
         """Send until :meth:`end`, or until the transport fails."""
         ahead: deque[asyncio.Future[Buffer] | Buffer] = deque()
         while True:
+            if self._later:
+                self._pour()
             item = self._mux.next_frame() if len(ahead) < _AHEAD else None
+            if not self._room.is_set() and not self._mux.congested:
+                self._room.set()
             if item is not None:
                 ahead.append(self._sealed(*item))
             elif ahead:
@@ -80,10 +126,8 @@ class Writer:
                 self._wake.clear()
                 await self._wake.wait()
 
-    def _sealed(self, frame: Frame, body: Buffer | None) -> asyncio.Future[Buffer] | Buffer:
+    def _sealed(self, frame: Frame | bytes, body: Buffer | None) -> asyncio.Future[Buffer] | Buffer:
         seal = self._session.seal()
-        if isinstance(frame, Response):
-            return _seal_answer(seal, frame)
         if isinstance(frame, Data):
             self._on_data(frame.id)
             if frame.tail == SEALED_TAIL and frame.size > INLINE_BYTES:
@@ -93,18 +137,10 @@ class Writer:
     async def _send(self, record: Buffer) -> None:
         size = len(record)
         loop = asyncio.get_running_loop()
-        start = loop.time()
+        start = self._sending_since = loop.time()
         await self._transport.send(record)
+        self._sending_since = None
         self.sent += size
         if size > MIN_BODY:
             seconds = max(loop.time() - start, 1e-6)
             self._rate = 0.8 * self._rate + 0.2 * (size / seconds) if self._rate else size / seconds
-
-
-def _seal_answer(seal: Seal, frame: Response) -> Buffer:
-    """A handler's answer that fits no frame is that request's failure, not the link's."""
-    try:
-        return seal(frame)
-    except ValueError as error:
-        failure = InternalError(reason=f"an answer that cannot be sent: {error}")
-        return seal(Failure(frame.id, *to_wire(failure)))

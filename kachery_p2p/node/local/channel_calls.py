@@ -121,7 +121,7 @@ class ChannelCalls:
             default_roles=params.default_roles,
         )
         wanted = parse_roles(params.roles) | self._willing()
-        channel = services.documents.join(sign(document, key), wanted, secret, key)
+        channel = await services.documents.adopt(sign(document, key), wanted, secret, key)
         return self.describe(channel)
 
     def _willing(self) -> frozenset[str]:
@@ -178,10 +178,15 @@ class ChannelCalls:
             raise BadInput(what="channel", reason="this node has lost the channel's secret")
         return secret[1]
 
-    def publish(self, document: ChannelDocument, key: NodeKey) -> bytes:
-        """From now on this is the channel's document; the channel's id."""
+    async def publish(self, document: ChannelDocument, key: NodeKey) -> bytes:
+        """From now on this is the channel's document, and it is on disk; the channel's id.
+
+        Raises:
+            ChangeNotKept: it counts, and everybody hears of it, but it is not on disk yet.
+        """
         signed = sign(document, key)
         self._services.documents.offer(signed.to_bytes())
+        await self._services.documents.kept(document.channel_id)
         return document.channel_id
 
     async def _add_node(self, params: _Member, live: LiveCall) -> Any:
@@ -194,7 +199,7 @@ class ChannelCalls:
             self._secret(channel),
             self._services.context.clock(),
         )
-        return self.describe(self.publish(changed, key))
+        return self.describe(await self.publish(changed, key))
 
     async def _remove_node(self, params: _Member, live: LiveCall) -> Any:
         live.caller.require_write()
@@ -202,7 +207,7 @@ class ChannelCalls:
         node_id = self.member_id(document, params.node)
         fresh = self._services.context.random_bytes(SECRET_BYTES)
         changed = document.without_member(node_id, fresh, self._services.context.clock())
-        return self.describe(self.publish(changed, key))
+        return self.describe(await self.publish(changed, key))
 
     async def _set_roles(self, params: _Member, live: LiveCall) -> Any:
         live.caller.require_write()
@@ -214,7 +219,7 @@ class ChannelCalls:
             self._services.context.random_bytes(SECRET_BYTES),
             self._services.context.clock(),
         )
-        return self.describe(self.publish(changed, key))
+        return self.describe(await self.publish(changed, key))
 
     def member_id(self, document: ChannelDocument, text: str) -> str:
         """A member by node id, or by a label or id prefix that only one has."""
@@ -239,8 +244,7 @@ class ChannelCalls:
             return self.describe(await self._services.joining.join(params.document, wanted))
         data, secret = from_text(params.document)
         signed = parse(data, now=self._services.context.clock())
-        channel = self._services.documents.join(signed, wanted, secret)
-        return self.describe(channel)
+        return self.describe(await self._services.documents.adopt(signed, wanted, secret))
 
     async def _leave(self, params: _Channel, live: LiveCall) -> Any:
         live.caller.require_write()
@@ -253,6 +257,7 @@ class ChannelCalls:
                 "say --force if you mean it",
             )
         self._services.documents.leave(channel)
+        await self._services.documents.kept(channel)
         return {"left": channel.hex()}
 
     async def _export(self, params: _Channel, live: LiveCall) -> Any:

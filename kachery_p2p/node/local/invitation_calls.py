@@ -73,7 +73,7 @@ class InvitationCalls:
     async def _invite(self, params: _Invite, live: LiveCall) -> Any:
         live.caller.require_write()
         check_label(params.label)
-        invitation, row = self._services.invitations.make(
+        invitation, row = await self._services.invitations.make(
             self._services.context.book.resolve(params.channel),
             roles=None if params.roles is None else parse_roles(params.roles),
             label=params.label,
@@ -85,19 +85,28 @@ class InvitationCalls:
 
     async def _invites(self, params: OnChannel, live: LiveCall) -> Any:
         channel = self._services.context.book.resolve(params.channel)
-        rows = self._services.state.invitations(channel.hex())
+        rows = await self._rows(channel)
         return {"invitations": [self._describe(row) for row in rows]}
 
     async def _revoke(self, params: _Revoke, live: LiveCall) -> Any:
         live.caller.require_write()
         channel = self._services.context.book.resolve(params.channel)
-        row = self._named(channel, params.invitation.strip())
-        self._services.state.revoke_invitation(row.id)
-        after = self._services.state.invitation(row.id)
+        row = await self._named(channel, params.invitation.strip())
+        state = self._services.state
+
+        def revoke() -> InvitationRow | None:
+            state.revoke_invitation(row.id)
+            return state.invitation(row.id)
+
+        after = await self._services.documents.ledger.do(revoke)
         return self._describe(after or row)
 
-    def _named(self, channel: bytes, text: str) -> InvitationRow:
-        rows = self._services.state.invitations(channel.hex())
+    async def _rows(self, channel: bytes) -> list[InvitationRow]:
+        state = self._services.state
+        return await self._services.documents.ledger.do(lambda: state.invitations(channel.hex()))
+
+    async def _named(self, channel: bytes, text: str) -> InvitationRow:
+        rows = await self._rows(channel)
         if is_invitation(text):
             wanted = parse_line(text).key.node_id
         else:
@@ -119,7 +128,7 @@ class InvitationCalls:
             parse_roles(params.roles),
             self._services.context.clock(),
         )
-        self._channels.publish(changed, key)
+        await self._channels.publish(changed, key)
         return self._channels.describe(channel, members=True)
 
     def _describe(self, row: InvitationRow) -> dict[str, Any]:

@@ -65,5 +65,5 @@ class ActionJournal:
     async def settle(self, live: set[bytes]) -> None:
         """Give up what did not return after a start, but for what is live; once."""
         if not self._settled and self.left_to_return() < 0:
-            self._settled = True
             await self._disk(self._store.abandon_started, live | self.returned)
+            self._settled = True

@@ -16,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
 
 from kachery_p2p.node.context import Context
 from kachery_p2p.protocol.errors import BadInput, Busy, KacheryError, NoBackend, TaskNotAllowed
@@ -40,7 +41,8 @@ _GO_SECONDS: Final = 10.0
 
 
 class TaskQueue:
-    """``allowed``: whether the node's user lets a function run here."""
+    """``allowed``: whether the node's user lets a function run here. ``do``: have something done that
+    is tried again until it is."""
 
     def __init__(
         self,
@@ -50,7 +52,7 @@ class TaskQueue:
         *,
         allowed: Callable[[str], bool],
         changed: Callable[[], None],
-        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        do: Callable[[Callable[[], Awaitable[object]]], object],
     ) -> None:
         self.backends: dict[bytes, Backend] = {}
         self.jobs: dict[bytes, Job] = {}
@@ -60,7 +62,7 @@ class TaskQueue:
         self._results = results
         self.allowed = allowed
         self._changed = changed
-        self._spawn = spawn
+        self._do = do
         self._pure: dict[tuple[bytes, bytes], Job] = {}
         self._tasks: dict[bytes, Job] = {}
         """Live jobs by the id of each task that waits for them."""
@@ -95,7 +97,7 @@ class TaskQueue:
                 self._back(job)
         for task in backend.returned & self._journal.returned:
             self._journal.returned.discard(task)
-            self._spawn(self._gone_again(task))
+            self._do(partial(self._gone_again, task))
         self._changed()
 
     async def _gone_again(self, task: bytes) -> None:
@@ -401,7 +403,7 @@ class TaskQueue:
             await self._journal.end(job.id, state, reason=reason)
             self._finish(job, TaskUpdate(state, reason=reason))
 
-        self._spawn(end())
+        self._do(end)
 
     def _finish(self, job: Job, update: TaskUpdate) -> None:
         job.tell(update)

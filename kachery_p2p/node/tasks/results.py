@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from kachery_p2p.node.context import Context
 from kachery_p2p.node.gossip.discovery import Discovery
+from kachery_p2p.node.supervision import Supervisor
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import ForgedResult, KacheryError
 from kachery_p2p.protocol.gossip.holders import Holder
@@ -55,13 +55,13 @@ class TaskResults:
         *,
         provide: Callable[[ContentKey], None],
         withdraw: Callable[[ContentKey], None],
-        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        supervisor: Supervisor,
     ) -> None:
         self._context = context
         self._store = store
         self._provide = provide
         self._withdraw = withdraw
-        self._spawn = spawn
+        self._supervisor = supervisor
         self._keeping = asyncio.Lock()
         self._disk = context.workers.disk
 
@@ -89,11 +89,16 @@ class TaskResults:
 
     def keep_soon(self, result: TaskResult, channel: bytes, *, tell: bool = True) -> None:
         """As :meth:`keep`, for one that nobody relies on being found at once."""
-        self._spawn(self.keep(result, channel, tell=tell))
+        self._supervisor.spawn(self.keep(result, channel, tell=tell), name="keep a result")
+
+    def on_change(self, channel: bytes) -> None:
+        """A channel changed. If the node is no longer on it, what came on it counts no longer."""
+        if channel not in self._context.book:
+            self._supervisor.do("forgetting results of a channel", lambda: self.leave(channel))
 
     async def leave(self, channel: bytes) -> None:
-        """The node is no longer on a channel: what came on it counts no longer."""
-        await self._disk(self._store.forget_results_of, channel.hex())
+        if channel not in self._context.book:  # it may have been joined again
+            await self._disk(self._store.forget_results_of, channel.hex())
 
     def check(self, result: TaskResult, key: bytes, channel: bytes, source: str) -> None:
         """Whether it is a result of this task that counts on the channel.

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from typing import Final
 
+from kachery_p2p.node.links.cutting import cut
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.stream import Stream
@@ -54,11 +55,7 @@ class TaskServer:
 
     def cut(self) -> None:
         """A channel changed: end the requests of those who may no longer make any."""
-        for stream, (link, channel) in list(self._running.items()):
-            try:
-                self._require(link, channel)
-            except KacheryError as error:
-                stream.end(error)
+        cut(self._running, lambda each: self._require(*each))
 
     async def _offers(self, link: Link, params: TaskOffers) -> object:
         self._require(link, params.channel)
@@ -68,15 +65,21 @@ class TaskServer:
         self._network.require_role(
             link, params.channel, theirs="request-files", ours="provide-files"
         )
-        return codec.plain(TaskResultReply(await self._results.held(params.key, params.channel)))
+        held = await self._results.held(params.key, params.channel)
+        self._network.require_role(
+            link, params.channel, theirs="request-files", ours="provide-files"
+        )
+        return codec.plain(TaskResultReply(held))
 
     async def _run(self, link: Link, stream: Stream, params: TaskRun) -> None:
         self._require(link, params.channel)
         stream.set_group(link.peer)
         stream.grant(MAX_TASK_KWARGS + MAX_SLICE)
-        kwargs = await self._kwargs(stream)
+        # Before anything is waited for: who is removed meanwhile is cut off.
         self._running[stream] = (link, params.channel)
         try:
+            kwargs = await self._kwargs(stream)
+            self._require(link, params.channel)
             watcher = await self._queue.submit(
                 params.task,
                 params.function,

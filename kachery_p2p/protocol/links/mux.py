@@ -8,6 +8,10 @@ Goals. Control frames go before bulk, always. Bulk is shared fairly: first betwe
 nodes on whose behalf it flows), then between the streams of a group. No stream can make the other
 side hold more than it granted. Everything a peer can make us hold is counted against a limit.
 
+A peer that does not read is its own link's trouble: when its control frames pile up over a limit,
+:attr:`Mux.overflow` says so, what is queued after that is dropped, and nothing is raised into whoever
+happened to have something to say. The shell closes the link then.
+
 Non-goals: encryption, sockets, time (``now`` is an argument).
 
 A frame that cannot be right raises :class:`~.errors.ProtocolViolation`, and the link must be closed.
@@ -24,6 +28,7 @@ from typing import Any
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import (
     Busy,
+    InternalError,
     KacheryError,
     LinkClosed,
     ProtocolViolation,
@@ -31,9 +36,11 @@ from kachery_p2p.protocol.errors import (
     to_wire,
 )
 from kachery_p2p.protocol.limits import (
+    CONTROL_PAUSE_BYTES,
     DEAD_SECONDS,
     FRAME_OVERHEAD,
     MAX_BODY,
+    MAX_CONTROL_BYTES,
     MAX_CONTROL_QUEUE,
     MAX_RELAY_TAIL,
     MAX_REQUESTS,
@@ -73,6 +80,7 @@ from .frames import (
     Pong,
     Request,
     Response,
+    encode_header,
 )
 from .session import TAG_BYTES, Body
 
@@ -98,7 +106,10 @@ class Mux:
         self._initiator = initiator
         self._next_id = 1 if initiator else 2
         self._highest_theirs = 0
-        self._control: deque[Frame] = deque()
+        self.overflow: LinkClosed | None = None
+        """Set once too much is queued that the peer does not take: close the link with it."""
+        self._control: deque[bytes] = deque()  # encoded: what they hold is what was counted
+        self._control_bytes = 0
         self._waiting: set[int] = set()  # requests of ours without an answer
         self._serving: set[int] = set()  # requests of theirs without an answer
         self._streams: dict[int, _Stream] = {}
@@ -113,15 +124,17 @@ class Mux:
     # --- what we want to say -----------------------------------------------------------------
 
     def hello(self, hello: Hello) -> None:
-        self._control.appendleft(hello)
+        header = encode_header(hello)
+        self._control.appendleft(header)
+        self._control_bytes += len(header)
 
     def request(self, method: str, params: Any) -> int:
         """Queue a request and return its number. Raises Busy over ``MAX_REQUESTS``."""
         if len(self._waiting) >= MAX_REQUESTS:
             raise Busy(limit=f"{MAX_REQUESTS} requests under way on this link")
         number = self._take_id()
-        self._waiting.add(number)
         self._push(Request(number, method, params))
+        self._waiting.add(number)
         return number
 
     def abandon(self, number: int) -> None:
@@ -133,7 +146,12 @@ class Mux:
     def respond(self, number: int, result: Any) -> None:
         if number in self._serving:
             self._serving.discard(number)
-            self._push(Response(number, result))
+            try:
+                self._push(Response(number, result))
+            except (ValueError, TypeError, OverflowError) as error:
+                # An answer that fits no frame is that request's failure, not the link's.
+                failure = InternalError(reason=f"an answer that cannot be sent: {error}")
+                self._push(Failure(number, *to_wire(failure)))
 
     def fail(self, number: int, error: BaseException) -> None:
         if number in self._serving:
@@ -147,8 +165,8 @@ class Mux:
         if len(self._streams) >= MAX_STREAMS:
             raise Busy(limit=f"{MAX_STREAMS} streams open on this link")
         number = self._take_id()
-        self._streams[number] = _Stream(group, 0, credit)
         self._push(Open(number, method, params, credit))
+        self._streams[number] = _Stream(group, 0, credit)
         return number
 
     def set_group(self, number: int, group: Hashable) -> None:
@@ -225,16 +243,30 @@ class Mux:
     def note(self, topic: str, params: Any) -> None:
         self._push(Note(topic, params))
 
-    def bye(self, error: KacheryError) -> None:
-        """The last word; nothing is sent after it."""
-        if not self._said_bye:
-            self._control.append(Bye(*to_wire(error)))
-            self._said_bye = True
+    def bye(self, error: KacheryError, *, at_once: bool = False) -> None:
+        """The last word; nothing is sent after it. ``at_once``: nor anything that is queued."""
+        if self._said_bye:
+            return
+        self._said_bye = True
+        if at_once:
+            self._control.clear()
+            self._control_bytes = 0
+        header = encode_header(Bye(*to_wire(error)))
+        self._control.append(header)
+        self._control_bytes += len(header)
 
-    def next_frame(self) -> tuple[Frame, Buffer | None] | None:
-        """What to send now, or None: control first, then the streams in fair turn."""
+    @property
+    def congested(self) -> bool:
+        """So much is queued that requests and answers should wait until the peer has taken some."""
+        return self._control_bytes > CONTROL_PAUSE_BYTES
+
+    def next_frame(self) -> tuple[Frame | bytes, Buffer | None] | None:
+        """What to send now, or None: control first, as encoded headers, then the streams in fair
+        turn."""
         if self._control:
-            return self._control.popleft(), None
+            header = self._control.popleft()
+            self._control_bytes -= len(header)
+            return header, None
         if not self._turn or self._said_bye:
             return None
         group = self._turn[0]
@@ -397,13 +429,19 @@ class Mux:
             raise ProtocolViolation(reason=f"a frame for exchange {number}, which never was")
 
     def _push(self, frame: Frame) -> None:
-        if self._said_bye:
+        if self._said_bye or self.overflow is not None:
             return
-        if len(self._control) >= MAX_CONTROL_QUEUE:
-            raise LinkClosed(
-                peer="the peer", reason=f"it does not take its {MAX_CONTROL_QUEUE} control frames"
+        header = encode_header(frame)
+        size = self._control_bytes + len(header)
+        if len(self._control) >= MAX_CONTROL_QUEUE or size > MAX_CONTROL_BYTES:
+            self.overflow = LinkClosed(
+                peer="the peer",
+                reason=f"it does not read: {len(self._control)} control frames of "
+                f"{self._control_bytes} bytes wait for it",
             )
-        self._control.append(frame)
+            return
+        self._control.append(header)
+        self._control_bytes = size
 
     def _enqueue(self, number: int, stream: _Stream, frame: Frame, body: Buffer | None) -> None:
         if not stream.outbox:

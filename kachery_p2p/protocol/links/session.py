@@ -87,10 +87,12 @@ class Seal:
     aead: AESGCM
     number: int
 
-    def __call__(self, frame: Frame, body: Buffer | None = None) -> bytes | bytearray:
-        """The record of ``frame``. For :class:`~.frames.Data`, ``body`` is the plain body of a
-        sealed tail or the whole of an opaque one, and ``frame.size`` must fit it."""
-        sealed = self.aead.encrypt(noise.nonce(2 * self.number), encode_header(frame), None)
+    def __call__(self, frame: Frame | bytes, body: Buffer | None = None) -> bytes | bytearray:
+        """The record of ``frame``, which may be a header that is encoded already. For
+        :class:`~.frames.Data`, ``body`` is the plain body of a sealed tail or the whole of an opaque
+        one, and ``frame.size`` must fit it."""
+        header = frame if isinstance(frame, bytes) else encode_header(frame)
+        sealed = self.aead.encrypt(noise.nonce(2 * self.number), header, None)
         if not isinstance(frame, Data) or frame.tail == NO_TAIL:
             return _LENGTH.pack(len(sealed)) + sealed
         assert body is not None

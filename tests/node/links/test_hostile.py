@@ -16,7 +16,7 @@ from kachery_p2p.node.links import link as link_module
 from kachery_p2p.node.links import opening as opening_module
 from kachery_p2p.node.links import transport as transport_module
 from kachery_p2p.protocol import codec
-from kachery_p2p.protocol.errors import KacheryError
+from kachery_p2p.protocol.errors import KacheryError, NotAMember
 from kachery_p2p.protocol.gossip.messages import NodeInfo
 from kachery_p2p.protocol.limits import (
     MAX_HELLO_URLS,
@@ -293,6 +293,17 @@ async def test_a_frame_before_the_hello(frame: Frame) -> None:
         assert bye.code == "protocol-violation"
 
 
+@pytest.mark.parametrize("urls", ["no list", [7]])
+async def test_after_a_malformed_hello_the_goodbye_is_the_last_word(urls: Any) -> None:
+    async with unharmed() as lab, rogue(lab["P"].listening) as peer:
+        await peer.hello(urls=urls)
+        bye = await peer.ended()
+        assert bye is not None
+        assert bye.code == "protocol-violation"
+        with pytest.raises(ConnectionClosed):
+            await peer.hear(Frame)
+
+
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
@@ -450,6 +461,24 @@ async def test_an_error_that_a_peer_makes_up_passes_a_proxy_without_harm() -> No
             await peer.hear(Pong)
         await lab.start("C")
         await lab.linked("C", "lab")
+
+
+async def test_whoever_stops_reading_cannot_keep_a_link_from_ending() -> None:
+    """At the end that dialled, where no server ends what its handler leaves."""
+    async with unharmed() as lab:
+        key = lab.channels["lab"]
+        [there] = lab["P"].network.links_to(lab.id("B"), key)
+        [link] = lab["B"].network.links_to(lab.id("P"), key)
+        connection: Any = there.transport._connection  # type: ignore[attr-defined]
+        connection.transport.pause_reading()
+        # Until neither kernel takes any more.
+        while link._writer.stuck_for(link.opened_at + 1e9) == 0.0 or not link._mux.congested:
+            link.note("nothing", bytes(60_000))
+            await asyncio.sleep(0)
+        link.close(NotAMember(node="x", peer="y"), at_once=True)
+        await until(lambda: link not in lab["B"].network.links, "it is forgotten")
+        connection.transport.abort()
+        await lab.linked("B", "lab")
 
 
 # --- crowds -----------------------------------------------------------------------------------

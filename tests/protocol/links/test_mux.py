@@ -19,10 +19,13 @@ from kachery_p2p.protocol.errors import (
     RemoteError,
 )
 from kachery_p2p.protocol.limits import (
+    CONTROL_PAUSE_BYTES,
     DEAD_SECONDS,
     FRAME_OVERHEAD,
     MAX_BODY,
+    MAX_CONTROL_BYTES,
     MAX_CONTROL_QUEUE,
+    MAX_HEADER,
     MAX_RELAY_TAIL,
     MAX_REQUESTS,
     MAX_STREAMS,
@@ -46,6 +49,7 @@ from kachery_p2p.protocol.links.frames import (
     Pong,
     Request,
     Response,
+    decode_header,
 )
 from kachery_p2p.protocol.links.mux import Mux, cost_of
 from kachery_p2p.protocol.links.session import TAG_BYTES
@@ -64,16 +68,25 @@ def pair() -> tuple[Mux, Mux]:
     return one(initiator=True), one()
 
 
+def following(sender: Mux) -> tuple[Frame, Any] | None:
+    """What the sender sends next, as its receiver decodes it."""
+    item = sender.next_frame()
+    if item is None:
+        return None
+    frame, body = item
+    return (decode_header(frame) if isinstance(frame, bytes) else frame), body
+
+
 def drain(sender: Mux) -> list[Frame]:
     found = []
-    while (item := sender.next_frame()) is not None:
+    while (item := following(sender)) is not None:
         found.append(item[0])
     return found
 
 
 def move(sender: Mux, receiver: Mux) -> list[mux.Event]:
     events: list[mux.Event] = []
-    while (item := sender.next_frame()) is not None:
+    while (item := following(sender)) is not None:
         events += receiver.receive(item[0], _wire(*item), 0.0)
     return events
 
@@ -324,12 +337,67 @@ def test_nothing_is_lost_and_no_group_with_something_to_say_is_passed_over(
     assert sender.next_frame() is None
 
 
-def test_a_peer_that_does_not_take_control_frames_is_given_up() -> None:
+def test_a_peer_that_does_not_take_control_frames_is_given_up_and_nobody_else_hears() -> None:
     sender = one()
     for _ in range(MAX_CONTROL_QUEUE):
         sender.note("topic", None)
-    with pytest.raises(LinkClosed):
-        sender.note("topic", None)
+    assert sender.overflow is None
+    sender.note("topic", None)
+    assert "does not read" in str(sender.overflow)
+    # Whatever anybody still has to say is dropped, without a word to them.
+    number = sender.request("m", None)
+    sender.abandon(number)
+    sender.end(sender.open("m", None))
+    sender.ping(0.0)
+    assert len(drain(sender)) == MAX_CONTROL_QUEUE
+
+
+def test_what_a_peer_leaves_unread_is_bounded_in_bytes() -> None:
+    sender = one()
+    piece = bytes(MAX_HEADER - 100)
+    for _ in range(MAX_CONTROL_BYTES // len(piece) + 1):
+        sender.note("topic", piece)
+    assert sender.overflow is not None
+    assert sum(map(len, sender._control)) <= MAX_CONTROL_BYTES
+    sender.bye(LinkClosed(peer="x", reason="y"), at_once=True)
+    assert [type(frame) for frame in drain(sender)] == [Bye], "and it holds nothing any more"
+
+
+def test_pings_whose_answers_nobody_takes_are_bounded_too() -> None:
+    sender = one()
+    for token in range(MAX_CONTROL_QUEUE + 1):
+        sender.receive(Ping(token), None, 0.0)
+    assert sender.overflow is not None
+
+
+def test_answers_wait_while_much_is_unread() -> None:
+    sender = one()
+    piece = bytes(MAX_HEADER - 100)
+    while not sender.congested:
+        sender.note("topic", piece)
+    assert sum(map(len, sender._control)) <= CONTROL_PAUSE_BYTES + MAX_HEADER
+    sender.next_frame()
+    assert not sender.congested
+
+
+def test_a_request_that_fits_no_frame_leaves_nothing_behind() -> None:
+    sender = one()
+    with pytest.raises(ValueError, match="over the limit"):
+        sender.request("m", bytes(MAX_HEADER))
+    with pytest.raises(ValueError, match="over the limit"):
+        sender.open("m", bytes(MAX_HEADER))
+    assert sender.idle
+
+
+def test_an_answer_that_fits_no_frame_is_that_requests_failure() -> None:
+    a, b = pair()
+    for result in (bytes(MAX_HEADER), 1 << 70, object()):
+        number = a.request("m", None)
+        move(a, b)
+        b.respond(number, result)
+        [failed] = move(b, a)
+        assert isinstance(failed, mux.Failed)
+        assert failed.id == number
 
 
 def test_bye_is_the_last_word() -> None:
@@ -563,7 +631,7 @@ class TwoEnds(RuleBasedStateMachine):
     def take(self, side: int, times: int) -> None:
         for _ in range(times):
             control = bool(self.ends[side]._control)
-            item = self.ends[side].next_frame()
+            item = following(self.ends[side])
             if item is None:
                 return
             assert isinstance(item[0], Data) <= (not control), "bulk went before control"
