@@ -57,6 +57,8 @@ STREAM_CREDIT: Final = 8 * MIB
 """Bytes that one stream's receiver lets its sender have under way."""
 CIRCUIT_CREDIT: Final = 4 * MIB
 """Bytes of one circuit, each way, that a proxy holds at most: its whole memory for that user."""
+CIRCUIT_CREDIT_LEAST: Final = 64 * KIB
+"""The same for a node that has so many circuits that they hold all they may."""
 CIRCUIT_WINDOW_LEAST: Final = 256 * KIB
 """Bytes that an end of a circuit may always have under way, however slow the path."""
 CIRCUIT_CREDIT_BATCH: Final = 32 * KIB
@@ -67,18 +69,45 @@ FRAME_OVERHEAD: Final = 64
 """Bytes that a data frame costs in credit beyond its tail, so that empty frames are bounded."""
 MAX_CONTROL_QUEUE: Final = 8_192
 """Control frames waiting for a slow link; a peer that lets so many pile up is dropped."""
-MAX_CONTROL_BYTES: Final = 8 * MIB
-"""Bytes of them, encoded. A hundred peers that read nothing cost 800 MiB."""
-CONTROL_PAUSE_BYTES: Final = 1 * MIB
+MAX_CONTROL_BYTES: Final = 2 * MIB
+"""Bytes of them, encoded. A hundred peers that read nothing cost 200 MiB."""
+CONTROL_PAUSE_BYTES: Final = 512 * KIB
 """Bytes of them above which requests and answers wait until the peer has taken some: on a slow path
 a thousand small files are asked for at once, and nobody is to be dropped for that."""
 WRITE_STALL_SECONDS: Final = 30.0
 """A link whose peer has not taken one record for so long is ended. The largest record in that time is
 35 kB/s, and a path that slow is given short ones."""
+STREAM_STALL_SECONDS: Final = 60.0
+"""A stream whose receiver takes nothing of what waits for it for so long is ended."""
+MAX_LINKS_PER_PEER: Final = 8
+"""Links with one peer, direct ones and through proxies; one more ends the one that was idle longest."""
 MAX_CIRCUITS_PER_NODE: Final = 512
 """Circuits that one node may have open through one proxy."""
 MAX_BAD_ROUTES: Final = 1_024
 """Addresses, and proxies, that a node remembers as not working; the oldest are forgotten first."""
+
+# --- what peers make a node hold: see protocol/links/shares.py ------------------------------------
+HELD_LEAST: Final = 3 * MIB
+"""Bytes that a peer may always make a node hold: two of the largest frames, one of them on its way."""
+HELD_GUARANTEED: Final = 300 * MIB
+"""Bytes that these are for all peers together; of more than a hundred each has less."""
+HELD_MOST: Final = 64 * MIB
+"""Bytes for one peer, over all its links and circuits: five circuits at full speed, or sixty pieces."""
+HELD_POOL: Final = 256 * MIB
+"""Bytes for all peers beyond what each may always have."""
+ANSWER_BYTES: Final = MAX_HEADER
+"""Bytes that a request counts for until its answer is queued: no answer is larger."""
+EXCHANGES_LEAST: Final = 64
+"""Requests and streams of a peer that are always served."""
+EXCHANGES_GUARANTEED: Final = 8_192
+EXCHANGES_MOST: Final = 4_096
+"""Of one peer, over all its links. Each costs about 5 kB of memory."""
+EXCHANGES_POOL: Final = 8_192
+FILES_LEAST: Final = 4
+"""Files that a node keeps open while it serves a peer; further reads wait for their turn."""
+FILES_GUARANTEED: Final = 256
+FILES_MOST: Final = 64
+FILES_POOL: Final = 256
 
 # --- time --------------------------------------------------------------------------------------
 MAX_CLOCK_SKEW: Final = 600.0

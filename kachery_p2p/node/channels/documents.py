@@ -282,9 +282,10 @@ class Documents:
     async def _serve(self, link: Link, stream: Stream, query: ChannelQuery) -> None:
         if not self._network.is_member(query.channel, link.peer):
             raise NotAMember(node=link.peer, peer=self._network.context.node_id[:8])
-        data = self._book.signed(query.channel).to_bytes()
-        for start in range(0, len(data), MAX_BODY):
-            await stream.send(None, data[start : start + MAX_BODY])
+        async with stream.reserved(MAX_BODY):
+            data = self._book.signed(query.channel).to_bytes()
+            for start in range(0, len(data), MAX_BODY):
+                await stream.send(None, data[start : start + MAX_BODY])
 
 
 def _why_not_kept(error: BaseException) -> str:

@@ -194,9 +194,10 @@ class Invitations:
         # Acknowledged means on disk; until then the newcomer asks again.
         await self._documents.kept(params.channel)
         meta = codec.plain(Joined(admission))
-        data = self._book.signed(params.channel).to_bytes()
-        for start in range(0, len(data), MAX_BODY):
-            await stream.send(None if start else meta, data[start : start + MAX_BODY])
+        async with stream.reserved(MAX_BODY):
+            data = self._book.signed(params.channel).to_bytes()
+            for start in range(0, len(data), MAX_BODY):
+                await stream.send(None if start else meta, data[start : start + MAX_BODY])
 
     async def _let_in(self, link: Link, params: Join) -> bytes | None:
         """Make the peer a member; the admission, if it took one."""

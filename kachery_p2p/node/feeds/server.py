@@ -118,8 +118,14 @@ class FeedServer:
             raise BadInput(what="submission", reason="that name is another subfeed's")
         await self._check_writer(link.peer, where, params.name)
         stream.set_group(link.peer)
+        async with link.budget.bytes.hold(2 * MAX_SLICE):
+            await self._append_submission(link, stream, params, where)
+
+    async def _append_submission(
+        self, link: Link, stream: Stream, params: FeedSubmit, where: Log
+    ) -> None:
         stream.grant(2 * MAX_SLICE)
-        item = await stream.receive()
+        item = await stream.receive_soon()
         if item is None:
             raise ProtocolViolation(reason="a submission without messages")
         meta, body, cost = item
@@ -190,16 +196,14 @@ class _Sending:
         while not params.quiet:
             if params.stop is not None and self._position >= params.stop:
                 return True
-            served = await self._feeds.serve(
-                self._where,
-                self._position,
-                params.stop,
-                peaks=self._first,
-                most_bytes=self._link.bulk_bytes,
-            )
-            if served is None:
-                return False
-            await self._send(served)
+            size = self._link.bulk_bytes
+            async with self._stream.reserved(size):
+                served = await self._feeds.serve(
+                    self._where, self._position, params.stop, peaks=self._first, most_bytes=size
+                )
+                if served is None:
+                    return False
+                await self._send(served)
             if params.stop is None and self._feeds.newest.ends_at(self._where, self._position):
                 return False  # without a look at the disk for more
         return False

@@ -15,7 +15,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from kachery_p2p.node.links.cutting import cut
 from kachery_p2p.node.links.link import Link
@@ -36,6 +36,14 @@ _MAX_CHECKED = 100_000
 """Small blobs whose hash was checked since they last changed; each entry is about 200 bytes."""
 
 Reader = Callable[[int, int], tuple[bytes, list[bytes]]]
+
+
+class _Reading(NamedTuple):
+    """A piece that is being read, and has its place in the peer's budget."""
+
+    position: int
+    size: int
+    read: asyncio.Future[tuple[bytes, list[bytes]]]
 
 
 class Provider:
@@ -128,11 +136,14 @@ class Provider:
             raise BadInput(what="range", reason=f"not on {BLOCK}-byte blocks")
         stream.set_group(link.peer)
         blocks: _TreeReader | None = None
+        opened = 0
         try:
             if blob is None:
                 assert partial is not None
                 reader = _PartialReader(partial, params.proofs).read
             elif params.proofs or blob.size > MANIFEST_CHUNK:
+                await link.budget.files.acquire()
+                opened = 1
                 tree = await open_on_disk(
                     self._context.workers,
                     lambda gone: ensure_tree(self._store, blob, cancelled=gone),
@@ -149,33 +160,40 @@ class Provider:
         finally:
             if blocks is not None:
                 await asyncio.shield(self._context.workers.disk(blocks.close))
+            if opened:
+                link.budget.files.give()
 
     async def _send(self, link: Link, stream: Stream, params: FileRead, reader: Reader) -> None:
-        """Read one piece ahead of the link."""
+        """Read one piece ahead of the link, as long as there is credit and room for it."""
         position = params.start
-        ahead: asyncio.Task[tuple[bytes, list[bytes]]] | None = None
-        ahead_range = (0, 0)
+        current: _Reading | None = None
+        ahead: _Reading | None = None
         try:
-            while position < params.stop or ahead is not None:
-                current, current_range = ahead, ahead_range
-                ahead = None
+            while position < params.stop or current is not None:
                 if position < params.stop:
                     stop = _piece_end(position, params.stop, link.bulk_bytes)
-                    ahead = asyncio.ensure_future(
-                        self._context.workers.disk(reader, position, stop)
-                    )
-                    ahead_range = (position, stop)
-                    position = stop
+                    size = stop - position
+                    # Nobody waits for room while something that was read waits to be sent.
+                    if current is None:
+                        await stream.reserve(size)
+                    if current is None or stream.try_reserve(size):
+                        work = self._context.workers.disk(reader, position, stop)
+                        ahead = _Reading(position, size, asyncio.ensure_future(work))
+                        position = stop
                 if current is not None:
-                    data, proof = await current
+                    data, proof = await current.read
                     self.served_bytes += len(data)
-                    await stream.send([current_range[0], proof], data)
+                    await stream.send([current.position, proof], data)
+                    stream.unreserve(current.size)
+                current, ahead = ahead, None
         finally:
-            if ahead is not None:
-                # The thread may still be reading: the tree it reads from is closed after this.
-                await asyncio.wait([ahead])
-                if not ahead.cancelled():
-                    ahead.exception()
+            for each in (current, ahead):
+                if each is not None:
+                    stream.unreserve(each.size)
+                    # The thread may still be reading: the tree it reads from is closed after this.
+                    await asyncio.wait([each.read])
+                    if not each.read.cancelled():
+                        each.read.exception()
 
     def _check_small(self, blob: Blob) -> None:
         """Hash a blob without a tree, unless that was done since it last changed."""

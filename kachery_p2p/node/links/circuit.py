@@ -7,7 +7,8 @@ and timing.
 
 Fairness and bounds. On each link the streams are grouped by the node on whose behalf they flow, and
 the link is shared between the groups. A proxy holds at most ``CIRCUIT_CREDIT`` bytes of a circuit
-each way: a slow receiver slows its sender and nobody else.
+each way, fewer if its opener has many: a slow receiver slows its sender and nobody else. Both ways are
+on the opener's account.
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ from kachery_p2p.protocol.errors import (
     ProtocolViolation,
     Unreachable,
 )
-from kachery_p2p.protocol.limits import CIRCUIT_CREDIT, CIRCUIT_CREDIT_BATCH, MAX_CIRCUITS_PER_NODE
+from kachery_p2p.protocol.limits import (
+    CIRCUIT_CREDIT,
+    CIRCUIT_CREDIT_BATCH,
+    CIRCUIT_CREDIT_LEAST,
+    MAX_CIRCUITS_PER_NODE,
+    MAX_RELAY_TAIL,
+)
 from kachery_p2p.protocol.links import mux
 from kachery_p2p.protocol.links.messages import CIRCUIT, CIRCUIT_IN, CircuitTo
 from kachery_p2p.protocol.links.pace import Pace
@@ -36,6 +43,8 @@ from .link import Link
 from .network import Network
 from .stream import Stream
 
+_MORE = 1
+"""Meta of a piece of a record: more of it follows."""
 _FIRST_RTT = 0.1
 """Seconds; until the path has been measured."""
 
@@ -51,6 +60,8 @@ class CircuitTransport:
         self.name = name
         self._stream = stream
         self._owed = 0
+        self._window = 0
+        """What the proxy lets this end have under way, which it says with its first credit."""
         self._pace = Pace(CIRCUIT_CREDIT, asyncio.get_running_loop().time())
         self._rtt = _FIRST_RTT
         self._probe: float | None = None
@@ -63,10 +74,25 @@ class CircuitTransport:
         return max(self._pace.rate, 1.0)
 
     async def send(self, message: Buffer) -> None:
+        while not self._window and not self._stream.ended:
+            self._window = self._stream.credit
+            if not self._window:
+                await self._stream.more_credit()
+        # A proxy that has much to hold gives little room: then a record goes in several pieces.
+        longest = max(self._window // 4, 1)
+        if len(message) <= longest:
+            await self._send_piece(None, message)
+            return
+        view = memoryview(message)
+        for start in range(0, len(view), longest):
+            more = _MORE if start + longest < len(view) else None
+            await self._send_piece(more, view[start : start + longest])
+
+    async def _send_piece(self, meta: int | None, message: Buffer) -> None:
         loop = asyncio.get_running_loop()
         size = mux.cost_of(len(message))
         while not self._stream.ended:
-            outstanding = CIRCUIT_CREDIT - self._stream.credit
+            outstanding = self._window - self._stream.credit
             if outstanding <= 0:
                 self._probe = loop.time()
             if self._pace.allows(size, outstanding, self._rtt, loop.time()):
@@ -77,23 +103,43 @@ class CircuitTransport:
             if self._probe is not None:
                 self._rtt = min(self._rtt, loop.time() - self._probe)
                 self._probe = None
-        await self._stream.send(None, message, opaque=True)
+        await self._stream.send(meta, message, opaque=True)
         self._pace.sent(size)
 
     async def receive(self) -> Buffer:
         if self._owed:
             self._stream.done(self._owed)
             self._owed = 0
+        more, body, self._owed = await self._receive_piece()
+        if not more:
+            return body
+        whole = bytearray(body)
+        while more:
+            self._stream.done(self._owed)
+            more, body, self._owed = await self._receive_piece()
+            if len(whole) + len(body) > MAX_RELAY_TAIL:
+                raise ProtocolViolation(reason="a record in pieces that is too long")
+            whole += body
+        return whole
+
+    async def _receive_piece(self) -> tuple[bool, Buffer, int]:
         item = await self._stream.receive()
         if item is None:
             raise LinkClosed(peer=self.name, reason="the other side closed the circuit")
-        _, body, self._owed = item
+        meta, body, cost = item
         if not isinstance(body, memoryview):
             raise ProtocolViolation(reason="a circuit carries opaque records only")
-        return body
+        return meta == _MORE, body, cost
 
     async def close(self) -> None:
         self._stream.end()
+
+
+def window_for(free: int) -> int:
+    """How many bytes of a new circuit a proxy holds each way at most, if its opener may make it hold so
+    many more: an eighth, so that there is room for further ones; a power of two."""
+    eighth = max(free // 8, 1)
+    return min(CIRCUIT_CREDIT, max(CIRCUIT_CREDIT_LEAST, 1 << (eighth.bit_length() - 1)))
 
 
 class Relay:
@@ -154,19 +200,24 @@ class Relay:
         self, link: Link, stream: Stream, onward: Link, wanted: CircuitTo, method: str
     ) -> None:
         source = link.peer
-        other = onward.open(
-            method,
-            {"channel": wanted.channel, "node": bytes.fromhex(source)},
-            credit=CIRCUIT_CREDIT,
-        )
-        other.set_group(source)
-        stream.set_group(wanted.node.hex())
-        stream.grant(CIRCUIT_CREDIT)
-        stream.credit_batch = other.credit_batch = CIRCUIT_CREDIT_BATCH
+        held = link.budget.bytes
+        window = window_for(held.free)
+        if not held.take(2 * window):
+            raise Busy(limit="what the circuits of one node may hold")
+        other: Stream | None = None
         try:
+            other = onward.open(
+                method, {"channel": wanted.channel, "node": bytes.fromhex(source)}, credit=window
+            )
+            other.set_group(source)
+            stream.set_group(wanted.node.hex())
+            stream.grant(window)
+            stream.credit_batch = other.credit_batch = min(CIRCUIT_CREDIT_BATCH, window // 8)
             await self._pump_both(stream, other)
         finally:
-            other.end()
+            held.give(2 * window)
+            if other is not None:
+                other.end()
 
     async def _pump_both(self, stream: Stream, other: Stream) -> None:
         there = asyncio.create_task(self._pump(stream, other))
@@ -187,11 +238,11 @@ class Relay:
 
     async def _pump(self, source: Stream, sink: Stream) -> None:
         while (item := await source.receive()) is not None:
-            _, body, cost = item
+            meta, body, cost = item
             if not isinstance(body, memoryview):
                 raise ProtocolViolation(reason="a circuit carries opaque records only")
             self.relayed_bytes += len(body)
-            await sink.send(None, body, opaque=True)
+            await sink.send(_MORE if meta == _MORE else None, body, opaque=True)
             source.done(cost)
 
     def cut(self) -> None:

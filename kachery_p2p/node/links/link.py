@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from kachery_p2p.node.workers import Workers
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import (
+    Busy,
     DeadlineExceeded,
     InternalError,
     KacheryError,
@@ -32,6 +33,7 @@ from kachery_p2p.protocol.errors import (
     ProtocolViolation,
 )
 from kachery_p2p.protocol.limits import (
+    ANSWER_BYTES,
     HANDSHAKE_SECONDS,
     REQUEST_SECONDS,
     STREAM_CREDIT,
@@ -42,6 +44,7 @@ from kachery_p2p.protocol.links.frames import Hello
 from kachery_p2p.protocol.links.mux import Mux
 from kachery_p2p.protocol.links.session import TAG_BYTES, SealedBody, Session
 
+from .budget import Budget
 from .stream import Stream
 from .transport import Transport
 from .writer import INLINE_BYTES, Writer
@@ -79,6 +82,7 @@ class Link:
         initiator: bool,
         handler: Handler,
         workers: Workers,
+        budget: Budget,
         via: str | None = None,
     ) -> None:
         self.transport = transport
@@ -86,6 +90,7 @@ class Link:
         self.initiator = initiator
         self.peer = session.peer.hex()
         self.via = via
+        self.budget = budget
         self.hello: Hello | None = None
         self.rtt: float | None = None
         self.skew: float | None = None
@@ -105,6 +110,8 @@ class Link:
         self._streams: dict[int, Stream] = {}
         self._serving: dict[int, asyncio.Task[None]] = {}
         self._tasks: asyncio.TaskGroup | None = None
+        self._counted = 0
+        """Bytes in the mux that the peer's budget knows of."""
 
     def __repr__(self) -> str:
         route = f"via {self.via[:8]}" if self.via else "direct"
@@ -173,6 +180,8 @@ class Link:
         for stream in list(self._streams.values()):
             stream.on_end(_as_closed(self.peer, error))
         self._streams.clear()
+        if self._counted:
+            self.budget.bytes.give(self._counted)
 
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()
@@ -238,17 +247,24 @@ class Link:
                 self._answer(event.id, event.error)
             case events.Requested():
                 self.used_at = asyncio.get_running_loop().time()
-                self._spawn(event.id, self._serve(event.id, event.method, event.params))
+                if self.budget.exchanges.take():
+                    self._spawn(event.id, self._serve(event.id, event.method, event.params))
+                else:
+                    self._mux.fail(event.id, self._too_much())
             case events.Opened():
                 self.used_at = asyncio.get_running_loop().time()
-                stream = Stream(self, event.id)
-                self._streams[event.id] = stream
-                self._spawn(event.id, self._serve_stream(stream, event.method, event.params))
+                if self.budget.exchanges.take():
+                    stream = Stream(self, event.id)
+                    self._streams[event.id] = stream
+                    self._spawn(event.id, self._serve_stream(stream, event.method, event.params))
+                else:
+                    self._mux.end(event.id, self._too_much())
             case events.Writable():
                 stream = self._streams.get(event.id)
                 if stream is not None:
                     stream.on_room()
             case events.Ended():
+                self._count()
                 task = self._serving.get(event.id)
                 if task is not None and event.id not in self._streams:
                     task.cancel()
@@ -280,15 +296,23 @@ class Link:
         assert self._tasks is not None
         task = self._tasks.create_task(work)
         self._serving[number] = task
-        task.add_done_callback(lambda _: self._serving.pop(number, None))
+        task.add_done_callback(lambda _: self._served(number))
+
+    def _served(self, number: int) -> None:
+        self._serving.pop(number, None)
+        self.budget.exchanges.give()
+
+    def _too_much(self) -> Busy:
+        return Busy(limit="what one node may ask of another at a time")
 
     async def _serve(self, number: int, method: str, params: Any) -> None:
         try:
             if self._mux.congested:
                 await self._writer.room()
-            result = await self._handler.on_request(self, method, params)
-            if self._mux.congested:
-                await self._writer.room()
+            async with self.budget.bytes.hold(ANSWER_BYTES):
+                result = await self._handler.on_request(self, method, params)
+                if self._mux.congested:
+                    await self._writer.room()
         except KacheryError as error:
             self._mux.fail(number, error)
         except Exception as error:  # a bug in a handler must not cost the link
@@ -398,6 +422,7 @@ class Link:
         if self._mux.queued(number) >= _OUTBOX or not self._mux.can_send(number, size):
             return False
         self._mux.send(number, meta, body, opaque=opaque)
+        self._count()
         self._writer.wake()
         return True
 
@@ -414,8 +439,20 @@ class Link:
     def set_group(self, number: int, group: str) -> None:
         self._mux.set_group(number, group)
 
+    def _count(self) -> None:
+        """Tell the peer's budget what waits in the mux."""
+        more = self._mux.bulk_bytes - self._counted
+        if self.closed.is_set():
+            return  # all of it was given back
+        self._counted += more
+        if more > 0:
+            self.budget.bytes.force(more)
+        elif more < 0:
+            self.budget.bytes.give(-more)
+
     def end(self, number: int, error: BaseException | None) -> None:
         self._mux.end(number, error)
+        self._count()
         self._streams.pop(number, None)
         self._flush()
 
@@ -429,6 +466,7 @@ class Link:
             raise
 
     def _on_data_sent(self, number: int) -> None:
+        self._count()
         self.used_at = asyncio.get_running_loop().time()
         stream = self._streams.get(number)
         if stream is not None:

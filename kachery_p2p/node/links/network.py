@@ -28,6 +28,7 @@ from kachery_p2p.protocol.errors import (
     ClockSkew,
     InternalError,
     KacheryError,
+    LinkClosed,
     NotAMember,
     ProtocolViolation,
 )
@@ -36,9 +37,11 @@ from kachery_p2p.protocol.limits import (
     HANDSHAKE_SECONDS,
     MAX_CHANNELS,
     MAX_GUESTS,
+    MAX_LINKS_PER_PEER,
 )
 from kachery_p2p.protocol.links.frames import Hello
 
+from .budget import Budgets
 from .hellos import flaw
 from .link import Link
 from .opening import handshake
@@ -64,6 +67,7 @@ class Network:
         self.on_lost: list[Callable[[Link], None]] = []
         self.on_peer_version: list[Callable[[Link, bytes, int], None]] = []
         """Called when a peer says which version of a channel's document it has."""
+        self.budgets = Budgets()
         self._shared: dict[Link, set[bytes]] = {}
         self._peer_channels: dict[Link, dict[bytes, tuple[int, list[str]]]] = {}
         self._requests: dict[str, tuple[type[Any], OnRequest]] = {}
@@ -275,6 +279,7 @@ class Network:
             initiator=initiator,
             handler=self,
             workers=self.context.workers,
+            budget=self.budgets.of(session.peer.hex()),
             via=via,
         )
         if guest_of is not None:
@@ -321,6 +326,7 @@ class Network:
             link.close(error)
             return
         self.links[link] = None
+        self._end_surplus(link.peer)
         self._shared[link] = set()
         current = self._my_channels(link)
         if current != self._said.pop(link, current):
@@ -330,6 +336,13 @@ class Network:
         invited = any(version == GUEST_VERSION for _, version, _ in self._peer_says(link))
         if invited and not self._shared[link] and len(self._guests) < MAX_GUESTS:
             self._guests.add(link)
+
+    def _end_surplus(self, peer: str) -> None:
+        """Old links that nobody has noticed to be dead go first."""
+        links = [each for each in self.links if each.peer == peer and each.closed_by is None]
+        if len(links) > MAX_LINKS_PER_PEER:
+            oldest = max(links, key=lambda each: (each.idle_seconds, -each.opened_at))
+            oldest.close(LinkClosed(peer=peer[:8], reason="newer links replace it"))
 
     async def _settled(self, link: Link) -> None:
         """Wait until the link shares a channel, or it is clear that it will not."""

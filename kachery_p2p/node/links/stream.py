@@ -1,7 +1,10 @@
 """A stream: one exchange of many frames over a link, from either side.
 
 Backpressure: a sender waits in :meth:`Stream.send` for credit and for the link; a receiver grants
-credit with :meth:`Stream.done` only for what it has dealt with. Cancelling any method is safe.
+credit with :meth:`Stream.done` only for what it has dealt with. What is large is not even made before
+it can go: :meth:`Stream.reserve` waits until there is credit for it, and room in the peer's budget. If
+a receiver takes nothing for ``STREAM_STALL_SECONDS`` while something waits for it, the stream ends.
+Cancelling any method is safe.
 
 A stream knows its link as a :class:`Carrier`, and the link tells it what came with
 :meth:`Stream.on_data`, :meth:`Stream.on_room` and :meth:`Stream.on_end`, which nobody else calls.
@@ -10,13 +13,18 @@ A stream knows its link as a :class:`Carrier`, and the link tells it what came w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
+from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import KacheryError, LinkClosed, ProtocolViolation
-from kachery_p2p.protocol.limits import STREAM_CREDIT
-from kachery_p2p.protocol.links.session import Body, SealedBody
+from kachery_p2p.protocol.limits import STREAM_CREDIT, STREAM_STALL_SECONDS
+from kachery_p2p.protocol.links.mux import cost_of
+from kachery_p2p.protocol.links.session import TAG_BYTES, Body, SealedBody
+
+from .budget import Budget
 
 
 class Carrier(Protocol):
@@ -39,6 +47,10 @@ class Carrier(Protocol):
 
     def set_group(self, number: int, group: str) -> None:
         """On whose behalf the stream flows."""
+
+    @property
+    def budget(self) -> Budget:
+        """What the peer may make this node hold."""
 
     def end(self, number: int, error: BaseException | None) -> None:
         """Tell the peer that the stream is over, and forget it."""
@@ -75,9 +87,60 @@ class Stream:
         while not self.ended:
             if self.offer(meta, body, opaque=opaque):
                 return
-            self._room.clear()
-            await self._room.wait()
-        raise self.error or LinkClosed(peer=self.peer[:8], reason="the stream has ended")
+            await self._more_room()
+        raise self._over()
+
+    async def _more_room(self) -> None:
+        self._room.clear()
+        try:
+            async with asyncio.timeout(STREAM_STALL_SECONDS):
+                await self._room.wait()
+        except TimeoutError as error:
+            reason = f"nothing was taken for {STREAM_STALL_SECONDS:g} s"
+            raise LinkClosed(peer=self.peer[:8], reason=reason) from error
+
+    def _over(self) -> KacheryError:
+        return self.error or LinkClosed(peer=self.peer[:8], reason="the stream has ended")
+
+    # --- what is made only when it can go ----------------------------------------------------
+
+    def try_reserve(self, size: int) -> bool:
+        """Have a place for a body of so many bytes, if that takes no waiting; whether there is one.
+        Give it back with :meth:`unreserve` when the body was sent."""
+        return not self.ended and self._may_send(size) and self._link.budget.bytes.take(size)
+
+    async def reserve(self, size: int) -> None:
+        """As :meth:`try_reserve`, and wait for it. To be called while nothing else is reserved.
+
+        Raises:
+            LinkClosed: the stream ended, or its receiver takes nothing; others: why it ended.
+        """
+        while not self.ended:
+            if not self._may_send(size):
+                self._link.await_credit(self.number)
+                await self._more_room()
+                continue
+            await self._link.budget.bytes.acquire(size)
+            if self._may_send(size) and not self.ended:
+                return
+            self.unreserve(size)
+        raise self._over()
+
+    def unreserve(self, size: int) -> None:
+        """What was reserved has been sent, or will not be made."""
+        self._link.budget.bytes.give(size)
+
+    @contextlib.asynccontextmanager
+    async def reserved(self, size: int) -> AsyncIterator[None]:
+        """:meth:`reserve` it for as long as the block lasts."""
+        await self.reserve(size)
+        try:
+            yield
+        finally:
+            self.unreserve(size)
+
+    def _may_send(self, size: int) -> bool:
+        return self._link.credit(self.number) >= cost_of(size + TAG_BYTES)
 
     def offer(self, meta: Any, body: Buffer | None = None, *, opaque: bool = False) -> bool:
         """Send one frame, if that takes no waiting; whether it was sent."""
@@ -111,6 +174,19 @@ class Stream:
             self._ready.clear()
             await self._ready.wait()
         return self._inbox.popleft()
+
+    async def receive_soon(self) -> tuple[Any, Body, int] | None:
+        """As :meth:`receive`, of what the peer must not keep us waiting for.
+
+        Raises:
+            LinkClosed: nothing came for ``STREAM_STALL_SECONDS``.
+        """
+        try:
+            async with asyncio.timeout(STREAM_STALL_SECONDS):
+                return await self.receive()
+        except TimeoutError as error:
+            reason = f"nothing came for {STREAM_STALL_SECONDS:g} s"
+            raise LinkClosed(peer=self.peer[:8], reason=reason) from error
 
     def done(self, cost: int) -> None:
         """Give credit back, in batches of ``credit_batch``."""

@@ -225,11 +225,11 @@ class TaskQueue:
         return job
 
     def leave(self, watcher: Watcher) -> None:
-        """Somebody waits no longer. What has not begun is dropped when nobody is left, but for pure
-        calculations, which may finish for whoever asks next."""
+        """Somebody waits no longer. What has not begun is dropped when nobody is left: who has gone
+        does not fill the queue. A pure calculation that has begun may finish for whoever asks next."""
         job = watcher.job
         job.watchers.pop(watcher, None)
-        if job.watchers or job.type == "pure-calculation" or job.state not in ("queued", "ready"):
+        if job.watchers or job.state not in ("queued", "ready"):
             return
         if job.type == "action" and job.started:
             return  # it is being noted that it begins
@@ -413,6 +413,11 @@ class TaskQueue:
             backend.ready.discard(job)
             if not backend.gone:
                 backend.bell.set()
+        elif job.id in self.jobs:
+            # Nobody may come to pass it by for a long time, and it holds what it was asked with.
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(job)
+        job.kwargs = b""
         self.jobs.pop(job.id, None)
         if self._pure.get((job.channel, job.key)) is job:
             del self._pure[job.channel, job.key]

@@ -74,11 +74,17 @@ class TaskServer:
     async def _run(self, link: Link, stream: Stream, params: TaskRun) -> None:
         self._require(link, params.channel)
         stream.set_group(link.peer)
-        stream.grant(MAX_TASK_KWARGS + MAX_SLICE)
         # Before anything is waited for: who is removed meanwhile is cut off.
         self._running[stream] = (link, params.channel)
+        held = 0
         try:
+            # For as long as the task may be in the queue its arguments are on the requester's account.
+            await link.budget.bytes.acquire(MAX_TASK_KWARGS + MAX_SLICE)
+            held = MAX_TASK_KWARGS + MAX_SLICE
+            stream.grant(held)
             kwargs = await self._kwargs(stream)
+            link.budget.bytes.give(held - len(kwargs))
+            held = len(kwargs)
             self._require(link, params.channel)
             watcher = await self._queue.submit(
                 params.task,
@@ -95,9 +101,11 @@ class TaskServer:
                 self._queue.leave(watcher)
         finally:
             del self._running[stream]
+            if held:
+                link.budget.bytes.give(held)
 
     async def _kwargs(self, stream: Stream) -> bytes:
-        item = await stream.receive()
+        item = await stream.receive_soon()
         if item is None:
             raise ProtocolViolation(reason="a task without arguments")
         meta, body, cost = item

@@ -99,6 +99,10 @@ def cost_of(tail_bytes: int) -> int:
     return tail_bytes + FRAME_OVERHEAD
 
 
+def _sealed_bytes(frame: Frame) -> int:
+    return frame.size if isinstance(frame, Data) and frame.tail == SEALED_TAIL else 0
+
+
 class Mux:
     """The state of one link's exchanges. Sync, pure, single-threaded."""
 
@@ -110,6 +114,8 @@ class Mux:
         """Set once too much is queued that the peer does not take: close the link with it."""
         self._control: deque[bytes] = deque()  # encoded: what they hold is what was counted
         self._control_bytes = 0
+        self.bulk_bytes = 0
+        """Bytes of bodies that wait to be sent, but for those of circuits: their windows bound them."""
         self._waiting: set[int] = set()  # requests of ours without an answer
         self._serving: set[int] = set()  # requests of theirs without an answer
         self._streams: dict[int, _Stream] = {}
@@ -276,6 +282,7 @@ class Mux:
         ready.rotate(-1)
         stream = self._streams[number]
         item = stream.outbox.popleft()
+        self.bulk_bytes -= _sealed_bytes(item[0])
         if isinstance(item[0], End):
             self._forget(number)
         elif not stream.outbox:
@@ -451,6 +458,7 @@ class Mux:
                 self._turn.append(stream.group)
             ready.append(number)
         stream.outbox.append((frame, body))
+        self.bulk_bytes += _sealed_bytes(frame)
 
     def _unready(self, number: int, group: Hashable) -> None:
         ready = self._groups[group]
@@ -461,6 +469,7 @@ class Mux:
 
     def _forget(self, number: int) -> None:
         stream = self._streams.pop(number)
+        self.bulk_bytes -= sum(_sealed_bytes(frame) for frame, _ in stream.outbox)
         ready = self._groups.get(stream.group)
         if ready is not None and number in ready:
             self._unready(number, stream.group)
