@@ -679,7 +679,8 @@ async def test_announcements_follow_a_new_secret_when_there_is_room(
         await until(lambda: tries >= 2)
         full = False
         key = lab.channels["lab"]
-        await until(lambda: lab["A"].announcer._secret_versions.get(key) == 2)
+        announcer = lab["A"].announcer
+        await until(lambda: announcer._secret_versions.get(key) == 2 and announcer._logs[key].live)
         await lab.announced("A")
         await until(lambda: (lab["C"].context.book.secret(key) or (0,))[0] == 2)
         await lab.load("C", sha1)
