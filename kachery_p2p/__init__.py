@@ -15,6 +15,7 @@ from kachery_p2p.client.channels.invitations import (
     achannel_invite,
     achannel_invites,
     achannel_revoke_invite,
+    achannel_revoke_invites,
 )
 from kachery_p2p.client.display.progress import ProgressInfo
 from kachery_p2p.client.feeds.feeds import (
@@ -76,6 +77,7 @@ from kachery_p2p.client.sync import (
     channel_leave,
     channel_remove_node,
     channel_revoke_invite,
+    channel_revoke_invites,
     channel_set_roles,
     channel_show,
     create_feed,
@@ -155,6 +157,7 @@ __all__ = [
     "achannel_leave",
     "achannel_remove_node",
     "achannel_revoke_invite",
+    "achannel_revoke_invites",
     "achannel_set_roles",
     "achannel_show",
     "acreate_feed",
@@ -205,6 +208,7 @@ __all__ = [
     "channel_leave",
     "channel_remove_node",
     "channel_revoke_invite",
+    "channel_revoke_invites",
     "channel_set_roles",
     "channel_show",
     "check_signed_message",

@@ -25,19 +25,22 @@ storage.channels        : storage
 storage.files           : storage protocol.files
 storage.feeds           : storage protocol.feeds
 storage.tasks           : storage protocol.tasks
-storage.state           : storage.channels
+storage.state           : storage.channels storage.files
+storage.bindings        : storage.state
+storage.sweeper         : storage.state
 
 local                   : protocol.local
 
-node                    : local storage.files storage.state protocol.channels
+node                    : local storage.bindings protocol.channels
 node.links              : node
 node.channels           : node.links
 node.gossip             : node.channels protocol.gossip
 node.files              : node.gossip
 node.feeds              : node.files storage.feeds
 node.tasks              : node.feeds storage.tasks
+node.upkeep             : node.gossip storage.sweeper
 node.local              : node.tasks
-node.node               : node.local
+node.node               : node.local node.upkeep
 node.__main__           : node.node
 
 client.session          : local storage.files

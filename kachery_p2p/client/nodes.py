@@ -188,14 +188,32 @@ async def achannel_add_node(
     return await _channel("add-node", channel=channel, node=node, label=label, roles=roles)
 
 
-async def achannel_remove_node(channel: str, node: str) -> dict[str, Any]:
-    """Remove a member, by id or label; owner only. Raises as :func:`achannel_add_node`."""
-    return await _channel("remove-node", channel=channel, node=node)
+async def achannel_remove_node(
+    channel: str, node: str, *, revoke_all: bool = False
+) -> dict[str, Any]:
+    """Remove a member, by id or label; owner only. The invitations by which it came are revoked.
+
+    Args:
+        revoke_all: revoke all invitations to the channel, whoever made them.
+
+    Returns:
+        The channel, and what became of invitations: ``came_by`` (invitations; admitted_by; companions:
+        members that came by the same; let_in: those that it admitted), ``revoked`` and ``open`` (those
+        of this node), ``admitters`` (members that may have made others).
+
+    Raises as :func:`achannel_add_node`.
+    """
+    return await _channel("remove-node", channel=channel, node=node, revoke_all=revoke_all)
 
 
-async def achannel_set_roles(channel: str, node: str, roles: str) -> dict[str, Any]:
-    """Grant a member exactly these roles; owner only. Raises as :func:`achannel_add_node`."""
-    return await _channel("set-roles", channel=channel, node=node, roles=roles)
+async def achannel_set_roles(
+    channel: str, node: str, roles: str, *, revoke_all: bool = False
+) -> dict[str, Any]:
+    """Grant a member exactly these roles; owner only. Invitations by which it came, and which give a
+    role that it has not got now, are revoked. Returns and raises as :func:`achannel_remove_node`."""
+    return await _channel(
+        "set-roles", channel=channel, node=node, roles=roles, revoke_all=revoke_all
+    )
 
 
 async def _channel(verb: str, **params: Any) -> dict[str, Any]:

@@ -49,6 +49,7 @@ channel_authorise = twin(invitations.achannel_authorise)
 channel_invite = twin(invitations.achannel_invite)
 channel_invites = twin(invitations.achannel_invites)
 channel_revoke_invite = twin(invitations.achannel_revoke_invite)
+channel_revoke_invites = twin(invitations.achannel_revoke_invites)
 
 create_feed = twin(feeds.acreate_feed, asks_only=True)
 load_feed = twin(feeds.aload_feed)

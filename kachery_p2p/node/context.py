@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from kachery_p2p._version import __version__
 from kachery_p2p.protocol.channels.membership import ChannelBook
 from kachery_p2p.protocol.identity import NodeKey
+from kachery_p2p.storage.bindings import Bindings
 from kachery_p2p.storage.files.blobs import BlobStore
 from kachery_p2p.storage.state import StateDB
 
@@ -48,8 +49,12 @@ class Context:
 
         Reads the disk: for a worker thread.
         """
-        origins = self.state.origins(sha1)
-        return not origins or channel.hex() in origins
+        return self.bindings.may_leave(sha1, channel.hex())
+
+    @property
+    def bindings(self) -> Bindings:
+        """What blobs are bound to."""
+        return Bindings(self.store, self.state)
 
     def warn(self, text: str) -> None:
         """Remember something the user should know; the newest are shown by ``info``."""

@@ -63,6 +63,7 @@ from kachery_p2p.storage.tasks.store import TaskStore
 from .config import Config
 from .context import Context
 from .links import transport
+from .upkeep import Upkeep
 from .workers import Workers
 
 log = logging.getLogger(__name__)
@@ -210,6 +211,7 @@ class Node:
         discovery = Discovery(self.network, self.reach, self.lookup, self.watches)
         self._make_feeds(discovery)
         self._make_tasks(discovery)
+        self.upkeep = Upkeep(self.context, self.availability.index)
         self.documents.load()
         self.admissions.load()
         self._follow_channels()
@@ -344,6 +346,7 @@ class Node:
             "closing idle links": self.reach.sweep,
             "closing idle feeds": self.feed_reader.sweep,
             "forgetting tasks": self.task_queue.sweep,
+            "tidying": self.upkeep.step,
         }
         for what, step in steps.items():
             work = self.network.supervisor.every(_HOUSEKEEPING_SECONDS, what, step)

@@ -12,7 +12,7 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 # --- version -----------------------------------------------------------------------------------
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 """Wire protocol. Two nodes talk only if it is equal; it is checked before the handshake."""
 
 # --- records and frames ------------------------------------------------------------------------
@@ -180,7 +180,7 @@ INVITATION_SECONDS: Final = 7 * 24 * 3600.0
 MAX_ADMISSIONS: Final = 500
 """Admissions that count next to one channel's document, until its owner takes them into it."""
 ADMISSIONS_PER_NOTE: Final = 30
-"""So that a note fits a header: an admission has at most 1.2 kB, if its label is in Chinese."""
+"""So that a note fits a header: an admission has at most 1.3 kB, if its label is in Chinese."""
 MAX_GUESTS: Final = 64
 """Links of one node to those who hold an invitation and are not members yet."""
 GUEST_SECONDS: Final = 20.0
@@ -231,6 +231,21 @@ MAX_FILE: Final = 1 << 50
 """Bytes (1 PiB). A size above this is a lie."""
 VERIFY_ON_READ: Final = MANIFEST_CHUNK
 """Local blobs of at most this size are hashed whenever their content is decoded (0.1 s at most)."""
+
+PARTIAL_KEEP_SECONDS: Final = 14 * 24 * 3600.0
+"""A download in progress that nobody has gone on with for so long is thrown away."""
+MAX_QUARANTINED: Final = 100
+"""Files of damaged content that are kept aside; the newest."""
+MAX_QUARANTINED_BYTES: Final = 4 * 1024 * MIB
+"""Bytes of them, but for the newest one, which is kept whatever its size: it may be all there is."""
+ORIGIN_KEEP_SECONDS: Final = 30 * 24 * 3600.0
+"""For so long after content has gone it is remembered which channels it was for, should it be back."""
+SWEEP_FOLDERS: Final = 1_000
+"""Folders of the storage, or pages of rows, that are tidied in one visit to a worker thread."""
+SWEEP_ROWS: Final = 500
+"""Rows in a page: while such a page is forgotten, no store or download begins."""
+SWEEP_PAUSE_SECONDS: Final = 3600.0
+"""Between two rounds of tidying the storage."""
 
 # --- feeds -------------------------------------------------------------------------------------
 MAX_FEED_MESSAGE: Final = 1_000_000

@@ -26,6 +26,8 @@ Buffer = bytes | bytearray | memoryview
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_COMPARED: Final = 1 << 20
+"""Bytes that are read at a time to be compared."""
 _serial = itertools.count()
 
 
@@ -194,6 +196,27 @@ def remove(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def file_holds(path: Path, data: Buffer) -> bool:
+    """Whether there is a file at ``path`` with exactly these bytes; one that cannot be read has not."""
+    view = memoryview(data).cast("B")
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        if os.fstat(fd).st_size != len(view):
+            return False
+        pieces = (
+            (view[at : at + _COMPARED], pread_up_to(fd, min(_COMPARED, len(view) - at), at))
+            for at in range(0, len(view), _COMPARED)
+        )
+        return all(ours == theirs for ours, theirs in pieces)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def write_file(path: Path, data: Buffer, temporary_folder: Path, durable: bool) -> None:

@@ -1,8 +1,11 @@
 """Many threads that each want one small thing on disk share one commit.
 
 Whoever comes while a commit runs waits for the next one, in which all who came meanwhile go together.
-The first to come when none runs leads: it commits for the others. What a thread submitted is on disk
-when :meth:`GroupCommit.submit` returns, or the error that the shared commit met is raised.
+One of those whose thing is in it commits for the others. What a thread submitted is on disk when
+:meth:`GroupCommit.submit` returns, or the error that the shared commit met is raised.
+
+Invariant: each thread commits once at most, and only what its own thing is part of. So nobody works
+for those who come later, however many they are.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ T = TypeVar("T")
 class _Batch(Generic[T]):
     def __init__(self) -> None:
         self.items: list[T] = []
-        self.over = threading.Event()
+        self.over = False
         self.error: BaseException | None = None
 
 
@@ -26,33 +29,34 @@ class GroupCommit(Generic[T]):
 
     def __init__(self, commit: Callable[[list[T]], None]) -> None:
         self._commit = commit
-        self._lock = threading.Lock()
+        self._turn = threading.Condition()
+        """Notified when a commit is over."""
         self._next: _Batch[T] = _Batch()
-        self._led = False
+        self._running = False
 
     def submit(self, item: T) -> None:
         """Wait until ``item`` is durable. Raises what the commit raised."""
-        with self._lock:
+        with self._turn:
             batch = self._next
             batch.items.append(item)
-            leads = not self._led
-            self._led = True
-        if leads:
-            self._lead()
-        batch.over.wait()
+            while self._running and not batch.over:
+                self._turn.wait()
+            if not batch.over:
+                self._lead(batch)
         if batch.error is not None:
             raise batch.error
 
-    def _lead(self) -> None:
-        while True:
-            with self._lock:
-                batch = self._next
-                if not batch.items:
-                    self._led = False
-                    return
-                self._next = _Batch()
-            try:
-                self._commit(batch.items)
-            except BaseException as error:  # each who waits must hear of it, whatever it is
-                batch.error = error
-            batch.over.set()
+    def _lead(self, batch: _Batch[T]) -> None:
+        """Commit what was gathered, which is ours; the lock is held, but for the commit itself."""
+        self._running = True
+        self._next = _Batch()
+        self._turn.release()
+        try:
+            self._commit(batch.items)
+        except BaseException as error:  # each who waits must hear of it, whatever it is
+            batch.error = error
+        finally:
+            self._turn.acquire()
+            self._running = False
+            batch.over = True
+            self._turn.notify_all()

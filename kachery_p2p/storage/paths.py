@@ -10,6 +10,7 @@ came from outside can name a path.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -72,10 +73,32 @@ def scan(root: Path) -> Iterator[Entry]:
     meanwhile is left out, and so are files that lie in the wrong folder. The size of a link is that
     of the link file; whether the link is good is for the store to say. A hash may come twice.
     """
+    for folder in leaf_folders(root):
+        yield from _entries(folder, "".join(folder.parts[-3:]))
+
+
+def leaf_folders(root: Path) -> Iterator[Path]:
+    """The folders in which blobs lie, in order; those above are listed when they are reached."""
     for aa in _folders(root / "sha1"):
         for bb in _folders(Path(aa.path)):
             for cc in _folders(Path(bb.path)):
-                yield from _entries(Path(cc.path), aa.name + bb.name + cc.name)
+                yield Path(cc.path)
+
+
+def beside(folder: Path) -> dict[str, dict[str, os.stat_result]]:
+    """The files of ours in a leaf folder, by hash and suffix."""
+    found: dict[str, dict[str, os.stat_result]] = {}
+    try:
+        with os.scandir(folder) as listing:
+            for item in listing:
+                named = parse_name(item.name)
+                if named is not None and item.is_file(follow_symlinks=False):
+                    with contextlib.suppress(FileNotFoundError):
+                        status = item.stat(follow_symlinks=False)
+                        found.setdefault(named[0], {})[named[1]] = status
+    except FileNotFoundError:
+        return {}
+    return found
 
 
 def _folders(folder: Path) -> list[os.DirEntry[str]]:

@@ -1,8 +1,8 @@
 """What a node remembers besides content: one SQLite file.
 
-Mutables, the origins of fetched blobs, manifests of blobs, channels, announcement logs, invitations
-and admissions (:mod:`.channels.invitations`), and a few single values. A method that changes
-something returns when the change is on disk.
+Mutables, the origins and manifests of blobs (:mod:`.files.origins`), channels, announcement logs,
+invitations and admissions (:mod:`.channels.invitations`), and a few single values. A method that
+changes something returns when the change is on disk.
 
 Invariants: those of :class:`.database.Database`. That one process has it open matters here, since
 two nodes with one key and one announcement log would undo one another's work.
@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from kachery_p2p.storage.channels.invitations import InvitationTables
+from kachery_p2p.storage.files.origins import OriginTables
 
-from .database import Database
-from .group_commit import GroupCommit
-from .paths import STATE_LOCK_FILE, check_sha1
+from .paths import STATE_LOCK_FILE
 
 MIGRATIONS: Final[tuple[str, ...]] = (
     """
@@ -69,6 +68,19 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         PRIMARY KEY (invitation, node)
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE download_channels (
+        sha1 BLOB NOT NULL, channel TEXT NOT NULL, PRIMARY KEY (sha1, channel)
+    ) WITHOUT ROWID;
+    CREATE TABLE gone (sha1 BLOB PRIMARY KEY, since REAL NOT NULL) WITHOUT ROWID;
+    CREATE INDEX gone_since ON gone (since);
+    ALTER TABLE invitations ADD COLUMN document_version INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE invitation_uses ADD COLUMN joined INTEGER NOT NULL DEFAULT 1;
+    CREATE TABLE arrivals (
+        channel_id TEXT NOT NULL, node TEXT NOT NULL, invitation BLOB NOT NULL,
+        admitter TEXT NOT NULL, PRIMARY KEY (channel_id, node)
+    ) WITHOUT ROWID;
+    """,
 )
 """Step ``i`` takes a database from version ``i`` to ``i + 1``. Never edited, only appended to."""
 
@@ -97,11 +109,10 @@ class Announcement(NamedTuple):
     name: bytes
 
 
-class StateDB(InvitationTables, Database):
+class StateDB(InvitationTables, OriginTables):
     """The database at ``path``. ``durable=False`` skips the syncs, for tests."""
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
-        self._new_origins = GroupCommit(self._add_origins)
         super().__init__(
             path,
             what="the node's state",
@@ -125,41 +136,6 @@ class StateDB(InvitationTables, Database):
     def delete(self, key: str) -> bool:
         """Forget a value; whether there was one."""
         return self._change("DELETE FROM mutables WHERE key = ?", key) > 0
-
-    # --- origins of blobs that are not free ------------------------------------------------------
-
-    def add_origin(self, sha1: str, channel: str) -> None:
-        """Bind a blob to a channel. Call it *before* the blob appears: none means free for all."""
-        self._new_origins.submit((_pack(sha1), channel))
-
-    def _add_origins(self, origins: list[tuple[bytes, str]]) -> None:
-        with self.transaction() as db:
-            db.executemany("INSERT OR IGNORE INTO origins VALUES (?, ?)", origins)
-
-    def origins(self, sha1: str) -> frozenset[str]:
-        """The channels that a blob is bound to; empty if it was stored here for any channel."""
-        rows = self._rows("SELECT channel FROM origins WHERE sha1 = ?", _pack(sha1))
-        return frozenset(row[0] for row in rows)
-
-    def clear_origins(self, sha1: str) -> None:
-        """The blob was stored here by the node's own user: it is free."""
-        with self._lock:
-            # Most blobs have none, and a transaction costs a sync.
-            if self.origins(sha1):
-                self._change("DELETE FROM origins WHERE sha1 = ?", _pack(sha1))
-
-    # --- manifests -------------------------------------------------------------------------------
-
-    def set_manifest(self, sha1: str, manifest_sha1: str) -> None:
-        """Remember which manifest describes a blob; fits BlobStore's ``on_manifest``."""
-        self._change(
-            "INSERT OR REPLACE INTO manifests VALUES (?, ?)", _pack(sha1), _pack(manifest_sha1)
-        )
-
-    def manifest(self, sha1: str) -> str | None:
-        """The hash of the blob's manifest, or None."""
-        row = self._row("SELECT manifest FROM manifests WHERE sha1 = ?", _pack(sha1))
-        return None if row is None else row[0].hex()
 
     # --- channels --------------------------------------------------------------------------------
 
@@ -259,7 +235,3 @@ def _channel(row: Any) -> ChannelRow:
     return ChannelRow(
         channel_id, document, frozenset(json.loads(roles)), owner_seed, secret, joined_at
     )
-
-
-def _pack(sha1: str) -> bytes:
-    return bytes.fromhex(check_sha1(sha1))

@@ -68,3 +68,29 @@ def test_an_error_reaches_all_who_shared_it_and_nobody_else():
     with pytest.raises(OSError, match="gone"):
         group.submit(13)
     group.submit(2)
+
+
+def test_who_commits_for_others_is_relieved_after_its_own_commit():
+    """Others came without end while the first one led, and it committed for all of them."""
+    last = 50
+    led_by: list[tuple[int, list[int]]] = []
+    threads: list[threading.Thread] = []
+
+    def commit(items: list[int]) -> None:
+        led_by.append((int(threading.current_thread().name), list(items)))
+        if items[-1] < last:
+            # Somebody is there already whenever a commit ends.
+            new = items[-1] + 1
+            threads.append(threading.Thread(target=group.submit, args=(new,), name=str(new)))
+            threads[-1].start()
+            while new not in group._next.items:
+                threading.Event().wait(0.0001)
+
+    group = GroupCommit(commit)
+    threads.append(threading.Thread(target=group.submit, args=(1,), name="1"))
+    threads[0].start()
+    while len(led_by) < last:
+        threading.Event().wait(0.001)
+    for thread in threads:
+        thread.join()
+    assert led_by == [(number, [number]) for number in range(1, last + 1)]

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from kachery_p2p.cli.departures import describe_invitations, note_open
 from kachery_p2p.cli.output import Output, clean, columns, pass_output, with_output
 from kachery_p2p.client import sync
 from kachery_p2p.protocol.channels.roles import ROLES
@@ -211,37 +212,52 @@ def add_node(output: Output, name: str, node: str, label: str, roles: str) -> No
     output.result(changed, describe(changed))
 
 
+_revoke_all = click.option(
+    "--revoke-all", is_flag=True, help="Revoke all invitations to the channel, whoever made them."
+)
+
+
 @channel.command("remove-node")
 @click.argument("name", metavar="CHANNEL")
 @click.argument("node", metavar="NODE")
+@_revoke_all
 @with_output
 @pass_output
-def remove_node(output: Output, name: str, node: str) -> None:
+def remove_node(output: Output, name: str, node: str, revoke_all: bool) -> None:
     """Remove a member, by id or label. Its links are cut within seconds.
+
+    The invitations by which it came are revoked. It may know of others: see what stays open.
 
     \b
     Example:
       kachery-p2p channel remove-node lab alice
+      kachery-p2p channel remove-node lab alice --revoke-all
     """
-    changed = sync.channel_remove_node(name, node)
-    output.result(changed, describe(changed))
+    changed = sync.channel_remove_node(name, node, revoke_all=revoke_all)
+    output.result(changed, describe(changed) + describe_invitations(changed))
+    note_open(output, changed)
 
 
 @channel.command("set-roles")
 @click.argument("name", metavar="CHANNEL")
 @click.argument("node", metavar="NODE")
 @click.argument("roles")
+@_revoke_all
 @with_output
 @pass_output
-def set_roles(output: Output, name: str, node: str, roles: str) -> None:
+def set_roles(output: Output, name: str, node: str, roles: str, revoke_all: bool) -> None:
     """Grant a member, by id or label, exactly these roles.
+
+    An invitation by which it came, and which gives a role that it has no longer, is revoked.
 
     \b
     Example:
       kachery-p2p channel set-roles lab alice provide-files,request-files
     """
-    changed = sync.channel_set_roles(name, node, roles)
-    output.result(changed, describe(changed))
+    changed = sync.channel_set_roles(name, node, roles, revoke_all=revoke_all)
+    output.result(changed, describe(changed) + describe_invitations(changed))
+    if changed["revoked"]:
+        note_open(output, changed)
 
 
 # --- for people --------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -92,19 +92,28 @@ def invites(output: Output, name: str) -> None:
 
 @click.command("revoke-invite")
 @click.argument("name", metavar="CHANNEL")
-@click.argument("invitation", metavar="ID|LINE")
+@click.argument("invitation", metavar="ID|LINE", required=False)
+@click.option(
+    "--all", "all_", is_flag=True, help="All that are open; the owner's: whoever made them."
+)
 @with_output
 @pass_output
-def revoke_invite(output: Output, name: str, invitation: str) -> None:
+def revoke_invite(output: Output, name: str, invitation: str | None, all_: bool) -> None:
     """Make an invitation worthless. Who joined with it stays a member ('channel remove-node').
 
     \b
     Example:
       kachery-p2p channel revoke-invite lab 31ab5f0c22d1
+      kachery-p2p channel revoke-invite lab --all
     """
+    if all_ == (invitation is not None):
+        raise click.UsageError("Give the ID or LINE of one invitation, or --all.")
+    if invitation is None:
+        ended = sync.channel_revoke_invites(name)
+        output.result(ended, [_revoked(each) for each in ended])
+        return
     revoked = sync.channel_revoke_invite(name, invitation)
-    used = f" It was used by {_nodes(len(revoked['nodes']))}." if revoked["nodes"] else ""
-    output.result(revoked, [f"revoked {revoked['id'][:_SHOWN_DIGITS]}.{used}"])
+    output.result(revoked, [_revoked(revoked)])
 
 
 @click.command()
@@ -135,6 +144,11 @@ def authorise(output: Output, name: str, node: str, roles: str) -> None:
 
 
 COMMANDS = (invite, invites, revoke_invite, authorise)
+
+
+def _revoked(invitation: dict[str, Any]) -> str:
+    used = f" It was used by {_nodes(len(invitation['nodes']))}." if invitation["nodes"] else ""
+    return f"revoked {invitation['id'][:_SHOWN_DIGITS]}.{used}"
 
 
 def _nodes(count: int) -> str:

@@ -59,12 +59,20 @@ async def achannel_revoke_invite(channel: str, invitation: str) -> dict[str, Any
     return await _call("revoke-invite", channel=channel, invitation=invitation)
 
 
+async def achannel_revoke_invites(channel: str) -> list[dict[str, Any]]:
+    """Revoke all invitations that are open; those of this node, which are returned, and, if it owns
+    the channel, those that others made. Raises UnknownChannel."""
+    revoked: list[dict[str, Any]] = (await _call("revoke-invites", channel=channel))["invitations"]
+    return revoked
+
+
 async def achannel_authorise(channel: str, node: str, roles: str = "request") -> dict[str, Any]:
     """Let a member invite and admit others by itself, so that the owner's node need not be running.
 
     Args:
         node: id or label of a member.
-        roles: what it may grant at most; reading roles only. ``"none"`` takes it back, and with it
+        roles: what it may grant at most; reading roles only, of those that it has itself, and only as
+            long as it has them. ``"none"`` takes it back, and with it
             the membership of those whom it admitted and the owner's node has not seen yet.
 
     Raises:

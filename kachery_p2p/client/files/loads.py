@@ -19,6 +19,7 @@ from kachery_p2p.protocol.uri import KacheryUri
 from kachery_p2p.storage.files.blobs import Blob
 
 from . import local_storage as storage
+from .scope import scope
 from .uris import PathLike, file_name, inside_directory, is_uri, parse_file_uri, without_nones
 
 if TYPE_CHECKING:
@@ -216,20 +217,37 @@ async def _locate(
     else:
         node = await connection()
         root = node.storage_dir
-        blob = storage.find(root, uri.hash)
+        within = _within(channel)
+        blob = await _found(node, uri.hash, within)
         if blob is None and not local_only:
-            blob = await _fetched(node, uri, channel, moving)
+            blob = await _fetched(node, uri, within or channel, moving, only=within is not None)
     if blob is None:
         return None
     moving.complete(blob.size)
     return root, blob
 
 
+def _within(channel: str | None) -> str | None:
+    """The channel on which anything must be, if the caller works for others: they must not come by
+    what this computer has from elsewhere. None if it does not."""
+    behalf = scope()
+    return None if behalf is None else channel or behalf
+
+
+async def _found(node: Connection, sha1: str, within: str | None) -> Blob | None:
+    """What lies in the storage, if it may be read here."""
+    if within is not None:
+        answer = await node.call("here", {"sha1": sha1, "channel": within})
+        if not answer["here"]:
+            return None
+    return storage.find(node.storage_dir, sha1)
+
+
 async def _fetched(
-    node: Connection, uri: KacheryUri, channel: str | None, moving: Transfer
+    node: Connection, uri: KacheryUri, channel: str | None, moving: Transfer, *, only: bool
 ) -> Blob | None:
     moving.begin()
-    params = without_nones(sha1=uri.hash, manifest=uri.manifest, channel=channel)
+    params = without_nones(sha1=uri.hash, manifest=uri.manifest, channel=channel) | {"only": only}
     try:
         moving.hear(await node.call("load", params, on_progress=moving.hear))
     except NotFound:
@@ -298,8 +316,12 @@ async def _load_range(
     if parsed is None:
         return None
     folder = places.offline_dir()
-    root = folder if folder is not None else (await connection()).storage_dir
-    blob = storage.find(root, parsed.hash)
+    within = None
+    if folder is not None:
+        root, blob = folder, storage.find(folder, parsed.hash)
+    else:
+        within, node = _within(channel), await connection()
+        root, blob = node.storage_dir, await _found(node, parsed.hash, within)
     if blob is not None and blob.size <= VERIFY_ON_READ:
         data = await _load_content(uri, local_only, channel, progress)
         return None if data is None else data[start:end]
@@ -310,19 +332,27 @@ async def _load_range(
             stop = blob.size if end is None else min(end, blob.size)
             data = await asyncio.to_thread(storage.read_range, root, blob, min(start, stop), stop)
         else:
-            data = await _fetched_range(parsed, start, end, channel, moving)
+            data = await _fetched_range(
+                parsed, start, end, within or channel, moving, only=within is not None
+            )
         if data is not None:
             moving.complete(len(data))
         return data
 
 
 async def _fetched_range(
-    uri: KacheryUri, start: int, end: int | None, channel: str | None, moving: Transfer
+    uri: KacheryUri,
+    start: int,
+    end: int | None,
+    channel: str | None,
+    moving: Transfer,
+    *,
+    only: bool,
 ) -> bytes | None:
     moving.begin()
     node = await connection()
     params = without_nones(
-        sha1=uri.hash, manifest=uri.manifest, channel=channel, start=start, stop=end
+        sha1=uri.hash, manifest=uri.manifest, channel=channel, start=start, stop=end, only=only
     )
     try:
         _, data = await node.call_for_bytes("load_bytes", params, on_progress=moving.hear)

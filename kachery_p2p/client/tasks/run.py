@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from kachery_p2p.client.files.scope import on_behalf_of
 from kachery_p2p.protocol.errors import KacheryError
 from kachery_p2p.protocol.limits import MAX_TASK_REASON, MAX_TASK_TRACEBACK
 from kachery_p2p.protocol.tasks.task import Payload, TaskType
@@ -61,12 +62,16 @@ def perform(
 
     Args:
         kwargs: the canonical text.
-        channel: on which arrays are loaded, and a large result is stored.
+        channel: on which arrays are loaded, and a large result is stored. What is here but bound to
+            other channels is not given to the function either, unless it names one of these.
         whole_process: nothing else runs in this process.
     """
     context.begin()
     try:
-        with running(context, whole_process=whole_process):
+        with (
+            running(context, whole_process=whole_process),
+            on_behalf_of(channel, whole_process=whole_process),
+        ):
             outcome = _perform(function, kwargs, channel, context)
     except BaseException as error:
         # SystemExit, and whatever else is not meant to end a worker.

@@ -82,6 +82,9 @@ async def arun_task_backend(
     This node needs the role provide-tasks. When the node is restarted, the functions are offered again
     by themselves. In a worker process of a backend this does nothing, so that a script may end with it.
 
+    What a function loads is what members of the channel may have on which it was asked for: files that
+    this node has for other channels only are not there for it, unless it names one (``channel=``).
+
     Args:
         channels: names or ids of channels.
         task_function_ids: which registered functions; all by default.

@@ -22,6 +22,7 @@ from kachery_p2p.protocol.channels.messages import Admissions as Note
 from kachery_p2p.protocol.channels.signed_document import sign
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import ADMISSIONS_PER_NOTE
+from kachery_p2p.storage.channels.invitations import Arrival
 
 from .documents import Documents
 
@@ -82,6 +83,15 @@ class Admissions:
         except BadInput as error:  # too many members: they count as they are
             self._network.context.warn(f"channel {document.name!r}: {error}")
             return
+        arrivals = {
+            each.node_id: Arrival(each.invitation, each.admitter.hex()) for each in admissions
+        }
+        ledger, state = self._documents.ledger, self._network.context.state
+        # The ledger is in order: how they came is on disk before the document that lists them is.
+        self._network.supervisor.do(
+            f"noting who came to {document.name!r} by which invitation",
+            lambda: ledger.do(lambda: state.note_arrivals(channel.hex(), arrivals)),
+        )
         self._documents.offer(signed.to_bytes())
 
     # --- wire --------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 
 from kachery_p2p.node.links.circuit import CircuitTransport
 from kachery_p2p.node.links.link import Link
@@ -20,6 +21,7 @@ from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.channels.admission import admit
+from kachery_p2p.protocol.channels.document import check_label
 from kachery_p2p.protocol.channels.invitation import Invitation, is_proven, make_invitation
 from kachery_p2p.protocol.channels.messages import JOIN, JOIN_IN, Join, Joined
 from kachery_p2p.protocol.channels.roles import PROXY, ROLES
@@ -43,6 +45,7 @@ from kachery_p2p.storage.channels.invitations import InvitationRow
 
 from .admissions import Admissions
 from .documents import Documents
+from .withdrawals import Withdrawals
 
 _REASONS = {
     "used up": "it was used as often as it may be",
@@ -55,6 +58,7 @@ _REASONS = {
 
 class Invitations:
     def __init__(self, network: Network, documents: Documents, admissions: Admissions) -> None:
+        self.withdrawals = Withdrawals(network, documents)
         self._network = network
         self._context = network.context
         self._book = network.book
@@ -106,14 +110,13 @@ class Invitations:
             raise BadInput(what="uses", reason=f"1 to {MAX_INVITATION_USES}")
         if not document.bootstraps:
             raise BadInput(what=f"channel {document.name!r}", reason="it has no bootstrap node")
+        given = self.may_give(channel) - {PROXY} if roles is None else roles
+        self._require(channel, given)
         if self._book.secret(channel) is None:
             raise BadInput(
                 what=f"channel {document.name!r}",
-                reason="this node has not got its secret, so it cannot hand it on; an admitter needs "
-                "a role other than proxy",
+                reason="this node has not got its secret, so it cannot hand it on; ask its owner",
             )
-        given = self.may_give(channel) - {PROXY} if roles is None else roles
-        self._require(channel, given)
         now = self._context.clock()
         until = now + seconds
         if document.expires_at is not None:
@@ -127,7 +130,16 @@ class Invitations:
             bootstraps=document.bootstraps,
         )
         row = InvitationRow(
-            invitation.key.public, channel.hex(), label, given, uses, now, until, False, ()
+            invitation.key.public,
+            channel.hex(),
+            label,
+            given,
+            uses,
+            now,
+            until,
+            False,
+            (),
+            document.version,
         )
         await self._write(lambda: self._keep(row))
         return invitation, row
@@ -170,6 +182,24 @@ class Invitations:
         if len(row.nodes) >= row.uses:
             return "used up"
         return "over" if self._context.clock() >= row.expires_at else "open"
+
+    def describe(self, row: InvitationRow) -> dict[str, Any]:
+        """An invitation as the calls answer with it: plain values."""
+        return {
+            "id": row.id.hex(),
+            "label": row.label,
+            "roles": [role for role in ROLES if role in row.roles],
+            "uses": row.uses,
+            "nodes": list(row.nodes),
+            "created_at": row.created_at,
+            "expires_at": row.expires_at,
+            "state": self.state_of(row),
+        }
+
+    async def described(self, channel: bytes) -> list[dict[str, Any]]:
+        """All to a channel that this node keeps."""
+        rows = await self._write(lambda: self._state.invitations(channel.hex()))
+        return [self.describe(row) for row in rows]
 
     # --- letting in --------------------------------------------------------------------------
 
@@ -219,6 +249,8 @@ class Invitations:
             return next((codec.encode(a) for a in admissions if a.node_id == newcomer), None)
         name = self._network.name_of(channel)
         self._check_roles(channel, row)
+        if newcomer not in row.nodes and row.id in await self.withdrawals.check(channel):
+            raise InvitationRefused(channel=name, reason=_REASONS["revoked"])
         now = self._context.clock()
         used = await self._write(lambda: self._state.use_invitation(row.id, newcomer, now))
         if used != "taken":
@@ -226,11 +258,13 @@ class Invitations:
         try:
             # The channel may have changed meanwhile.
             self._check_roles(channel, row)
-            return self._make_member(channel, newcomer, row, params.label)
+            admission = self._make_member(channel, newcomer, row, params.label)
         except KacheryError:
             with contextlib.suppress(KacheryError):  # a use is lost, which harms nobody
                 await self._write(lambda: self._state.return_use(row.id, newcomer))
             raise
+        await self._write(lambda: self._state.confirm_use(row.id, newcomer))
+        return admission
 
     def _check_roles(self, channel: bytes, row: InvitationRow) -> None:
         if not row.roles <= self.may_give(channel):
@@ -258,6 +292,7 @@ class Invitations:
             row.roles,
             secret[1],
             now,
+            row.id,
         )
         record = codec.encode(made)
         if not self._admissions.add(channel, record):
@@ -268,5 +303,10 @@ class Invitations:
 
 
 def _tidy(label: str) -> str:
-    """What a stranger calls itself, as a label that may stand in a document."""
-    return "".join(letter for letter in label if letter.isprintable()).strip()[:MAX_LABEL].strip()
+    """What a stranger calls itself, as a label that may stand in a document; none if it may not."""
+    text = "".join(letter for letter in label if letter.isprintable()).strip()[:MAX_LABEL].strip()
+    try:
+        check_label(text)
+    except BadInput:
+        return ""
+    return text

@@ -6,8 +6,10 @@ before anybody sees a byte of it; what to ask for next is decided in
 loop and in order: one write at a time, none while the partial becomes the blob, a sync whenever one
 is due.
 
-Invariant: a blob's origin is on disk before the blob is, so that it never looks as if it was stored
-here.
+Invariants: a blob's origin is on disk before the blob is, so that it never looks as if it was stored
+here; which channel bytes came from is on disk before they are, and outlives a download that is broken
+off, so that what another channel gave goes out on this one in no way (see
+:mod:`kachery_p2p.storage.bindings`).
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ class Content:
         self._context = context
         self._spawn = spawn
         self._plan = Plan(0, 1)
-        self._channels: set[bytes] = set()
+        self._channels: frozenset[str] = frozenset()
+        """Where the bytes that are here came from. Replaced as a whole: a worker thread does it."""
         self._lock = asyncio.Lock()
         self._writes = InOrder(context.workers, self._lock)
         self._syncing: asyncio.Task[None] | None = None
@@ -68,7 +71,12 @@ class Content:
 
     def is_on(self, channel: bytes) -> bool:
         """Whether its bytes come from this channel alone."""
-        return self._channels == {channel}
+        return self._channels == {channel.hex()}
+
+    @property
+    def channel(self) -> bytes | None:
+        """The one channel that its bytes come from; None if there is no such."""
+        return bytes.fromhex(min(self._channels)) if len(self._channels) == 1 else None
 
     def has(self, part: Part) -> bool:
         if self.partial is None or not self.verifies_parts:
@@ -127,22 +135,28 @@ class Content:
 
     # --- what arrives ------------------------------------------------------------------------
 
-    def comes_from(self, channel: bytes) -> None:
-        """Bytes are about to come from a channel; the blob will be served on no other."""
-        self._channels.add(channel)
-
     async def open(self, size: int, manifest: Manifest | None) -> None:
         """Begin, or go on with what an earlier download left."""
-        partial = await open_on_disk(
-            self._context.workers,
-            lambda _: Partial.open(self._context.store, self.sha1, size, manifest),
-        )
+
+        def work(_: object) -> Partial:
+            partial = Partial.open(self._context.store, self.sha1, size, manifest)
+            try:
+                self._channels = self._context.bindings.resumed(partial)
+            except BaseException:
+                partial.close()
+                raise
+            return partial
+
+        partial = await open_on_disk(self._context.workers, work)
         units = {"tree": BLOCK, "chunks": MANIFEST_CHUNK, "whole": max(size, 1)}
         self.partial, self.size = partial, size
         self._plan = Plan(size, units[partial.kind])
 
-    async def write(self, ticket: int, piece: Piece, body: SealedBody, source: str) -> None:
-        """Decrypt, verify and write a piece of a segment; ``source`` is its giver's name.
+    async def write(
+        self, ticket: int, piece: Piece, body: SealedBody, source: str, channel: bytes
+    ) -> None:
+        """Decrypt, verify and write a piece of a segment; ``source`` is its giver's name, on
+        ``channel``.
 
         Raises:
             CorruptContent: it is not what belongs there.
@@ -154,13 +168,31 @@ class Content:
 
         def work() -> None:
             data = body.open()
-            if partial.kind == "tree":
-                partial.write_blocks(piece.offset, data, piece.proof, source)
-            else:
-                partial.append(piece.offset, data, source)
+            fresh = self._comes_from(channel.hex())
+            try:
+                if partial.kind == "tree":
+                    partial.write_blocks(piece.offset, data, piece.proof, source)
+                else:
+                    partial.append(piece.offset, data, source)
+            except CorruptContent:
+                if fresh:  # nothing of it was kept
+                    self._comes_not_from(channel.hex())
+                raise
 
         await self._writes.run(work)
         self._plan.advance(ticket, piece.offset + len(body))
+
+    def _comes_from(self, channel: str) -> bool:
+        """Bytes are about to come from a channel, on disk first; whether they are the first."""
+        if channel in self._channels:
+            return False
+        self._context.state.add_download_channel(self.sha1, channel)
+        self._channels |= {channel}
+        return True
+
+    def _comes_not_from(self, channel: str) -> None:
+        self._context.state.drop_download_channel(self.sha1, channel)
+        self._channels -= {channel}
 
     def sync_if_due(self) -> None:
         partial = self.partial
@@ -173,7 +205,6 @@ class Content:
 
     async def store_whole(self, data: bytes, channel: bytes) -> None:
         """Take a small file that came in one piece, its hash checked."""
-        self.comes_from(channel)
         self.size = len(data)
         await self.store_small(self.sha1, data, channel)
 
@@ -181,9 +212,8 @@ class Content:
         """Store a file, such as the manifest, that came from a channel, its hash checked."""
 
         def work() -> None:
-            if self._context.store.find(sha1) is None:
-                self._context.state.add_origin(sha1, channel.hex())
-            self._context.store.store_bytes(data)
+            arriving = self._context.bindings.arriving(channel.hex())
+            self._context.store.store_bytes(data, arriving)
 
         await self._context.workers.disk(work)
 
@@ -219,16 +249,26 @@ class Content:
                 raise
 
     def _complete(self, partial: Partial) -> None:
-        if self._context.store.find(self.sha1) is None:
-            for channel in self._channels:
-                self._context.state.add_origin(self.sha1, channel.hex())
-        partial.finish()
+        self._context.bindings.complete(self.sha1, self._channels)
+        try:
+            partial.finish()
+        except CorruptContent:
+            self._forget_channels()
+            raise
+
+    def _forget_channels(self) -> None:
+        self._context.state.forget_download(self.sha1)
+        self._channels = frozenset()
+
+    def _discard(self, partial: Partial) -> None:
+        partial.discard()
+        self._forget_channels()
 
     async def discard(self) -> None:
         """Throw away what came, to begin anew."""
         async with self._lock:
             if self.partial is not None:
-                await self._context.workers.disk(self.partial.discard)
+                await self._context.workers.disk(self._discard, self.partial)
             self.partial = None
 
     async def close(self) -> None:

@@ -94,7 +94,7 @@ class Download:
 
     def serves(self, channel: bytes | None, manifest: str | None) -> bool:
         """Whether a new caller can share this download."""
-        fits = self._channel in (None, channel) and manifest in (None, self._manifest)
+        fits = channel == self._channel and manifest in (None, self._manifest)
         return fits and self._joinable
 
     def partial_on(self, channel: bytes) -> Partial | None:
@@ -257,7 +257,12 @@ class Download:
         ranked = self._sources.ranked(holders)
         if self._one_source:
             return [h for h in ranked if h.node == self._prepared_by] or ranked[:1]
-        return ranked[:MAX_SOURCES]
+        # Of one channel, unless others have failed less: what comes from several can be passed on
+        # to none.
+        there = [h for h in ranked if h.channel == self._content.channel]
+        if not there or there[0].failures > ranked[0].failures:
+            there = [h for h in ranked if h.channel == ranked[0].channel]
+        return there[:MAX_SOURCES]
 
     async def _doubt(self) -> None:
         """Begin anew if the size, which one source alone has told, may be what the others refuse."""
@@ -276,8 +281,11 @@ class Download:
             self._one_source = True
             for node, entry in self.progress.sources.items():
                 self._sources.failed(node)
-                if entry["bytes"] >= self._content.size:
+                # Without a manifest the size was the word of one, who may have lied about it.
+                sized = self._manifest is not None or node == self._prepared_by
+                if sized and entry["bytes"] >= self._content.size:
                     self._sources.ban(node, error)
+            self._sources.failed(self._prepared_by)
             self.progress.sources.clear()
             raise
         self.progress.verified = self.progress.size
@@ -297,7 +305,6 @@ class Download:
         size = manifest.size if manifest is not None else info.size
         if info.size != size:
             raise CorruptContent(what=f"The size of sha1://{self.sha1}", source=source.name)
-        self._content.comes_from(source.holder.channel)
         self._prepared_by = source.holder.node
         await self._content.open(size, manifest)
         self.progress.size = size
@@ -340,7 +347,6 @@ class Download:
             )
 
     async def _segment(self, source: Source, ticket: int, wanted: tuple[int, int]) -> None:
-        self._content.comes_from(source.holder.channel)
         writes: set[asyncio.Task[None]] = set()
         try:
             with source.reading(self.sha1, *wanted, proofs=self._content.has_proofs) as pieces:
@@ -373,7 +379,7 @@ class Download:
         cost: int,
     ) -> None:
         try:
-            await self._content.write(ticket, piece, body, source.name)
+            await self._content.write(ticket, piece, body, source.name, source.holder.channel)
         except ProtocolViolation as error:
             source.link.close(error)
             raise

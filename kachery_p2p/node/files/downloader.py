@@ -73,17 +73,23 @@ class Downloader:
             yield download
 
     async def _get(self, sha1: str, manifest: str | None, channel: bytes | None) -> Download:
+        await self.settle(sha1, manifest, channel)
         download = self.downloads.get(sha1)
-        while download is not None and not download.serves(channel, manifest):
-            # Somebody fetches it on another channel or by another manifest: wait, then look.
-            await asyncio.wait([download.task])
-            self._forget(sha1, download)
-            download = self.downloads.get(sha1)
         if download is None:
             download = self.downloads[sha1] = self._begin(sha1, manifest, channel)
             mine = download
             download.task.add_done_callback(lambda _: self._forget(sha1, mine))
         return download
+
+    async def settle(self, sha1: str, manifest: str | None, channel: bytes | None) -> None:
+        """Wait as long as somebody fetches it on another channel or by another manifest: what comes
+        there is not for who wants it from this channel."""
+        while True:
+            download = self.downloads.get(sha1)
+            if download is None or download.serves(channel, manifest):
+                return
+            await asyncio.wait([download.task])
+            self._forget(sha1, download)
 
     def _begin(self, sha1: str, manifest: str | None, channel: bytes | None) -> Download:
         return Download(

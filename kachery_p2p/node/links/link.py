@@ -19,13 +19,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
+from functools import partial
 from typing import Any, Protocol
 
 from kachery_p2p.node.workers import Workers
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import (
-    Busy,
     DeadlineExceeded,
     InternalError,
     KacheryError,
@@ -33,7 +33,6 @@ from kachery_p2p.protocol.errors import (
     ProtocolViolation,
 )
 from kachery_p2p.protocol.limits import (
-    ANSWER_BYTES,
     HANDSHAKE_SECONDS,
     REQUEST_SECONDS,
     STREAM_CREDIT,
@@ -45,6 +44,7 @@ from kachery_p2p.protocol.links.mux import Mux
 from kachery_p2p.protocol.links.session import TAG_BYTES, SealedBody, Session
 
 from .budget import Budget
+from .serving import Serving
 from .stream import Stream
 from .transport import Transport
 from .writer import INLINE_BYTES, Writer
@@ -108,7 +108,14 @@ class Link:
         self._writer = Writer(transport, session, self._mux, workers, self._on_data_sent)
         self._requests: dict[int, asyncio.Future[Any]] = {}
         self._streams: dict[int, Stream] = {}
-        self._serving: dict[int, asyncio.Task[None]] = {}
+        self._serving = Serving(
+            self._mux,
+            self._writer,
+            budget,
+            on_request=partial(handler.on_request, self),
+            on_stream=partial(handler.on_stream, self),
+            flush=self._flush,
+        )
         self._tasks: asyncio.TaskGroup | None = None
         self._counted = 0
         """Bytes in the mux that the peer's budget knows of."""
@@ -247,30 +254,25 @@ class Link:
                 self._answer(event.id, event.error)
             case events.Requested():
                 self.used_at = asyncio.get_running_loop().time()
-                if self.budget.exchanges.take():
-                    self._spawn(event.id, self._serve(event.id, event.method, event.params))
-                else:
-                    self._mux.fail(event.id, self._too_much())
+                assert self._tasks is not None
+                self._serving.request(self._tasks, event.id, event.method, event.params)
             case events.Opened():
                 self.used_at = asyncio.get_running_loop().time()
-                if self.budget.exchanges.take():
-                    stream = Stream(self, event.id)
+                assert self._tasks is not None
+                stream = Stream(self, event.id)
+                if self._serving.stream(self._tasks, stream, event.method, event.params):
                     self._streams[event.id] = stream
-                    self._spawn(event.id, self._serve_stream(stream, event.method, event.params))
-                else:
-                    self._mux.end(event.id, self._too_much())
             case events.Writable():
                 stream = self._streams.get(event.id)
                 if stream is not None:
                     stream.on_room()
             case events.Ended():
                 self._count()
-                task = self._serving.get(event.id)
-                if task is not None and event.id not in self._streams:
-                    task.cancel()
                 stream = self._streams.pop(event.id, None)
                 if stream is not None:
                     stream.on_end(event.error)
+                else:
+                    self._serving.cancel(event.id)
             case events.Noted():
                 self._on_note(event.topic, event.params)
             case events.Greeted():
@@ -291,51 +293,6 @@ class Link:
             log.info("note %s from %s: %s", topic, self, error)
         except Exception:  # a bug in a handler must not cost the link
             log.exception("note %s from %s failed", topic, self)
-
-    def _spawn(self, number: int, work: Coroutine[Any, Any, None]) -> None:
-        assert self._tasks is not None
-        task = self._tasks.create_task(work)
-        self._serving[number] = task
-        task.add_done_callback(lambda _: self._served(number))
-
-    def _served(self, number: int) -> None:
-        self._serving.pop(number, None)
-        self.budget.exchanges.give()
-
-    def _too_much(self) -> Busy:
-        return Busy(limit="what one node may ask of another at a time")
-
-    async def _serve(self, number: int, method: str, params: Any) -> None:
-        try:
-            if self._mux.congested:
-                await self._writer.room()
-            async with self.budget.bytes.hold(ANSWER_BYTES):
-                result = await self._handler.on_request(self, method, params)
-                if self._mux.congested:
-                    await self._writer.room()
-        except KacheryError as error:
-            self._mux.fail(number, error)
-        except Exception as error:  # a bug in a handler must not cost the link
-            log.exception("request %s from %s failed", method, self)
-            self._mux.fail(number, error)
-        else:
-            self._mux.respond(number, result)
-        finally:
-            self._flush()
-
-    async def _serve_stream(self, stream: Stream, method: str, params: Any) -> None:
-        try:
-            await self._handler.on_stream(self, stream, method, params)
-        except KacheryError as error:
-            stream.end(error)
-        except Exception as error:  # a bug in a handler must not cost the link
-            log.exception("stream %s from %s failed", method, self)
-            stream.end(error)
-        else:
-            stream.end()
-        finally:
-            if not stream.ended:
-                stream.end(LinkClosed(peer=self.peer[:8], reason="the other side stopped"))
 
     def _answer(self, number: int, result: Any) -> None:
         future = self._requests.pop(number, None)

@@ -10,8 +10,8 @@ call                   parameters                                        who
 ``channel.join``       document (text, or an invitation line), roles     the node's user
 ``channel.leave``      channel                                           the node's user
 ``channel.add-node``   channel, node, label, roles                       the owner
-``channel.remove-node``  channel, node                                   the owner
-``channel.set-roles``  channel, node, roles                              the owner
+``channel.remove-node``  channel, node, revoke_all?                      the owner
+``channel.set-roles``  channel, node, roles, revoke_all?                 the owner
 ``channel.announced``  channel, node?                                    anybody on the channel
 =====================  ================================================  =============================
 
@@ -21,6 +21,7 @@ The owner's key lies in the state of the node where the channel was created, and
 from __future__ import annotations
 
 import asyncio
+from string import hexdigits
 from typing import Any
 
 import msgspec
@@ -38,6 +39,10 @@ from kachery_p2p.protocol.limits import DIAL_SECONDS
 from .call_table import CallTable, Nothing
 from .live_call import LiveCall
 from .services import Services
+
+_ID_DIGITS = 64
+_LEAST_DIGITS = 8
+"""Of the beginning of a node id that stands for it."""
 
 
 class _Create(msgspec.Struct, frozen=True):
@@ -64,6 +69,7 @@ class _Member(msgspec.Struct, frozen=True):
     node: str
     label: str = ""
     roles: str = "all"
+    revoke_all: bool = False
 
 
 class _Announced(msgspec.Struct, frozen=True):
@@ -207,31 +213,67 @@ class ChannelCalls:
         node_id = self.member_id(document, params.node)
         fresh = self._services.context.random_bytes(SECRET_BYTES)
         changed = document.without_member(node_id, fresh, self._services.context.clock())
-        return self.describe(await self.publish(changed, key))
+        return await self._take_away(node_id, changed, key, params.revoke_all)
+
+    async def _take_away(
+        self, node_id: str, changed: ChannelDocument, key: NodeKey, revoke_all: bool
+    ) -> dict[str, Any]:
+        """Publish a document by which a member has less than before; what became of invitations.
+
+        Those by which the member came are revoked with it
+        (:mod:`kachery_p2p.node.channels.withdrawals`).
+        """
+        channel, invitations = changed.channel_id, self._services.invitations
+        before = {each["id"]: each["state"] for each in await invitations.described(channel)}
+        came = await invitations.withdrawals.came_by(channel, node_id)
+        if revoke_all:
+            changed = changed.without_invitations(self._services.context.clock())
+        await self.publish(changed, key)
+        await invitations.withdrawals.done(channel)
+        after = await invitations.described(channel)
+        return self.describe(channel) | {
+            "came_by": came,
+            "revoked": [
+                each
+                for each in after
+                if each["state"] == "revoked" and before.get(each["id"]) != "revoked"
+            ],
+            "open": [each for each in after if each["state"] == "open"],
+            "revoked_all": revoke_all,
+            "admitters": invitations.withdrawals.admitters(channel),
+        }
 
     async def _set_roles(self, params: _Member, live: LiveCall) -> Any:
         live.caller.require_write()
         channel, document, key = self.owned(params.channel)
+        node_id = self.member_id(document, params.node)
         changed = document.with_roles(
-            self.member_id(document, params.node),
+            node_id,
             parse_roles(params.roles),
             self._secret(channel),
             self._services.context.random_bytes(SECRET_BYTES),
             self._services.context.clock(),
         )
-        return self.describe(await self.publish(changed, key))
+        return await self._take_away(node_id, changed, key, params.revoke_all)
 
     def member_id(self, document: ChannelDocument, text: str) -> str:
-        """A member by node id, or by a label or id prefix that only one has."""
+        """A member by node id, or by a label or the beginning of an id that only one has.
+
+        A whole id is the member's that has it, whatever others are called.
+        """
+        text = text.strip()
+        start = text.lower()
         found = [
             member.node_id
             for member in document.members
-            if text in (member.node_id, member.label)
-            or (len(text) >= 8 and member.node_id.startswith(text))
+            if text == member.label
+            or (len(start) >= _LEAST_DIGITS and member.node_id.startswith(start))
         ]
+        if len(start) == _ID_DIGITS and set(start) <= set(hexdigits):
+            found = [node_id for node_id in found if node_id == start]
         if len(found) != 1:
             names = ", ".join(f"{m.label or '-'} {m.node_id}" for m in document.members[:20])
-            reason = "several members fit" if found else "it is not a member"
+            reason = "several members fit; give the whole id" if found else "it is not a member"
             raise BadInput(what=f"node {text!r}", reason=f"{reason}; members: {names}")
         return found[0]
 

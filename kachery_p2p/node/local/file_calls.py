@@ -6,12 +6,16 @@ method               parameters                                            resul
 ``store``            data (bytes) | a descriptor | pieces; channel?        sha1, size, manifest
                      sends progress, with a descriptor
 ``link``             a descriptor, path; sends progress                    sha1, size, manifest
-``load``             sha1, manifest?, channel?; sends progress             size, seconds, sources
-``load_bytes``       sha1, manifest?, start, stop?, channel?; sends chunks  size
-                     and, before them, progress with their size
+``load``             sha1, manifest?, channel?, only?; sends progress      size, seconds, sources
+``load_bytes``       sha1, manifest?, start, stop?, channel?, only?; sends  size
+                     chunks and, before them, progress with their size
+``here``             sha1, channel                                         here
 ``find``             sha1, channel?                                        local, holders, ...
 ``damaged``          sha1: the client found it wrong on disk               quarantined
 ===================  ====================================================  ============================
+
+``only``: what is here counts if it may go out on the channel, and not if it is bound to others; a task
+that runs for a member of a channel loads so. ``here`` says whether it is here in that sense.
 
 No parameter is a path that the node would open on the caller's behalf: files come as descriptors, and
 ``link`` checks that its descriptor is the file at its path.
@@ -41,7 +45,7 @@ from kachery_p2p.protocol.errors import (
 )
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.limits import LOCAL_PIECE, MAX_FILE, SEGMENT
-from kachery_p2p.storage.files.blobs import Blob
+from kachery_p2p.storage.files.blobs import Arriving, Blob
 from kachery_p2p.storage.files.writer import Stored
 
 from .call_table import CallTable
@@ -67,6 +71,7 @@ class _Content(msgspec.Struct, frozen=True):
     channel: str | None = None
     start: int = 0
     stop: int | None = None
+    only: bool = False
 
     def __post_init__(self) -> None:
         for text in (self.sha1, self.manifest):
@@ -97,6 +102,7 @@ class FileCalls:
             "link": (_Link, self._link),
             "load": (_Content, self._load),
             "load_bytes": (_Content, self._load_bytes),
+            "here": (_Content, self._is_here),
             "find": (_Content, self._find),
             "damaged": (_Content, self._damaged),
         }
@@ -129,26 +135,18 @@ class FileCalls:
         return {"sha1": stored.sha1, "size": stored.size, "manifest": stored.manifest_sha1}
 
     def _keep(self, data: bytes, channel: bytes | None) -> Stored:
-        if channel is not None:
-            self._restrict(hashlib.sha1(data).hexdigest(), channel)
-        stored = self._services.store.store_bytes(data)
-        self._release(stored, channel)
+        return self._bound(
+            lambda arriving: self._services.store.store_bytes(data, arriving), channel
+        )
+
+    def _bound(self, store: Callable[[Arriving], Stored], channel: bytes | None) -> Stored:
+        """Store something for a channel alone, or for all. It must not look free even for a
+        moment, so what it is bound to is on disk before it is there."""
+        bindings = self._services.context.bindings
+        name = None if channel is None else channel.hex()
+        stored = store(bindings.arriving(name))
+        bindings.stored(stored, name)
         return stored
-
-    def _restrict(self, sha1: str, channel: bytes) -> None:
-        """Stored for one channel: it must not look free even for a moment."""
-        if self._services.store.find(sha1) is None:
-            self._services.state.add_origin(sha1, channel.hex())
-
-    def _release(self, stored: Stored, channel: bytes | None) -> None:
-        """What is stored here by the user is the user's to give, wherever else it came from."""
-        for sha1 in (stored.sha1, stored.manifest_sha1):
-            if sha1 is None:
-                continue
-            if channel is None:
-                self._services.state.clear_origins(sha1)
-            elif self._services.state.origins(sha1) or sha1 == stored.sha1:
-                self._services.state.add_origin(sha1, channel.hex())
 
     async def _in_thread(
         self,
@@ -175,16 +173,22 @@ class FileCalls:
             raise
 
     def _store_fd(self, live: LiveCall, channel: bytes | None, watch: _Watch) -> Stored:
-        assert live.descriptor is not None
-        stored = self._services.store.store_fd(live.descriptor, watch.gone.is_set, watch.advanced)
-        self._release(stored, channel)
-        return stored
+        fd = live.descriptor
+        assert fd is not None
+        store = self._services.store.store_fd
+        return self._bound(
+            lambda arriving: store(fd, watch.gone.is_set, watch.advanced, arriving), channel
+        )
 
     async def _store_pieces(self, live: LiveCall, channel: bytes | None) -> Stored:
         disk = self._services.context.workers.disk
         workers = self._services.context.workers
         # Who leaves while its file is being made leaves no file.
-        writer = await open_on_disk(workers, lambda gone: self._services.store.begin())
+        bindings = self._services.context.bindings
+        name = None if channel is None else channel.hex()
+        writer = await open_on_disk(
+            workers, lambda gone: self._services.store.begin(bindings.arriving(name))
+        )
         try:
             while (piece := await live.upload.next()) is not None:
                 await disk(writer.write, piece)
@@ -192,7 +196,7 @@ class FileCalls:
         except BaseException:
             await asyncio.shield(disk(writer.abort))
             raise
-        await disk(self._release, stored, channel)
+        await disk(bindings.stored, stored, name)
         return stored
 
     async def _link(self, params: _Link, live: LiveCall) -> Any:
@@ -201,35 +205,56 @@ class FileCalls:
             raise BadInput(what="link", reason="no file descriptor came; is this a TCP connection?")
 
         def work(live: LiveCall, channel: bytes | None, watch: _Watch) -> Stored:
-            assert live.descriptor is not None
-            stored = self._services.store.link_fd(
-                live.descriptor, Path(params.path), watch.gone.is_set, watch.advanced
+            fd = live.descriptor
+            assert fd is not None
+            path = Path(params.path)
+            link = self._services.store.link_fd
+            return self._bound(
+                lambda arriving: link(fd, path, watch.gone.is_set, watch.advanced, arriving),
+                channel,
             )
-            self._release(stored, channel)
-            return stored
 
         return self._stored(await self._in_thread(work, live, None))
 
     # --- loading -----------------------------------------------------------------------------
 
     async def _load(self, params: _Content, live: LiveCall) -> Any:
-        blob = await self._services.context.workers.disk(self._services.store.find, params.sha1)
+        channel = self._channel(params.channel)
+        blob = await self._here(params, channel)
         if blob is not None:
             return {"size": blob.size, "fetched": 0, "seconds": 0.0, "sources": []}
         return await self._services.downloader.load(
-            params.sha1,
-            params.manifest,
-            channel=self._channel(params.channel),
-            on_progress=live.progress,
+            params.sha1, params.manifest, channel=channel, on_progress=live.progress
         )
+
+    async def _here(self, params: _Content, channel: bytes | None) -> Blob | None:
+        """What is here of it for this caller, once nobody fetches it for others."""
+        if params.only and channel is None:
+            raise BadInput(what="only", reason="it needs a channel")
+        await self._services.downloader.settle(params.sha1, params.manifest, channel)
+        return await self._services.context.workers.disk(self._find_for, params, channel)
+
+    def _find_for(self, params: _Content, channel: bytes | None) -> Blob | None:
+        blob = self._services.store.find(params.sha1)
+        if blob is None or not params.only or channel is None:
+            return blob
+        return blob if self._services.context.may_leave(params.sha1, channel) else None
+
+    async def _is_here(self, params: _Content, live: LiveCall) -> Any:
+        only = msgspec.structs.replace(params, only=True)
+        channel = self._channel(params.channel)
+        if channel is None:
+            raise BadInput(what="here", reason="it needs a channel")
+        blob = await self._services.context.workers.disk(self._find_for, only, channel)
+        return {"here": blob is not None}
 
     async def _load_bytes(self, params: _Content, live: LiveCall) -> Any:
         """Send [start, stop) verified, fetching no more of the file than that takes."""
         if params.start < 0 or (params.stop is not None and params.stop < params.start):
             raise BadInput(what="range", reason=f"{params.start} to {params.stop}")
-        disk = self._services.context.workers.disk
         store = self._services.store
-        blob = await disk(store.find, params.sha1)
+        channel = self._channel(params.channel)
+        blob = await self._here(params, channel)
         if blob is not None:
             return await self._send_range(params, live, _blob_reader(store.read, blob), blob.size)
         position = params.start
@@ -239,7 +264,7 @@ class FileCalls:
             # Part by part: what is wanted may be larger than what should be ready at once.
             part = (position, min(end, position + SEGMENT))
             async with self._services.downloader.hold(
-                params.sha1, params.manifest, self._channel(params.channel), part
+                params.sha1, params.manifest, channel, part
             ) as download:
                 if size is None:
                     size = download.progress.size

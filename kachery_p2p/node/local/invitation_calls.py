@@ -6,6 +6,7 @@ call                       parameters                                    result
 ``channel.invite``         channel, roles?, label?, uses?, expires_in?   the invitation, with its line
 ``channel.invites``        channel                                       invitations
 ``channel.revoke-invite``  channel, invitation                           the invitation
+``channel.revoke-invites``  channel                                      invitations: those revoked
 ``channel.authorise``      channel, node, roles                          the channel
 =========================  ============================================  =============================
 
@@ -22,7 +23,7 @@ from msgspec import Meta
 
 from kachery_p2p.protocol.channels.document import check_label
 from kachery_p2p.protocol.channels.invitation import is_invitation, parse_line, to_line
-from kachery_p2p.protocol.channels.roles import ROLES, parse_roles
+from kachery_p2p.protocol.channels.roles import parse_roles
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import INVITATION_SECONDS
 from kachery_p2p.storage.channels.invitations import InvitationRow
@@ -67,6 +68,7 @@ class InvitationCalls:
             "channel.invite": (_Invite, self._invite),
             "channel.invites": (OnChannel, self._invites),
             "channel.revoke-invite": (_Revoke, self._revoke),
+            "channel.revoke-invites": (OnChannel, self._revoke_all),
             "channel.authorise": (_Authorise, self._authorise),
         }
 
@@ -81,25 +83,48 @@ class InvitationCalls:
             seconds=params.expires_in,
         )
         self._services.bootstraps.hurry()  # whoever gets it will come through them soon
-        return self._describe(row) | {"line": to_line(invitation), "channel": invitation.name}
+        described = self._services.invitations.describe(row)
+        return described | {"line": to_line(invitation), "channel": invitation.name}
 
     async def _invites(self, params: OnChannel, live: LiveCall) -> Any:
         channel = self._services.context.book.resolve(params.channel)
-        rows = await self._rows(channel)
-        return {"invitations": [self._describe(row) for row in rows]}
+        return {"invitations": await self._services.invitations.described(channel)}
 
     async def _revoke(self, params: _Revoke, live: LiveCall) -> Any:
         live.caller.require_write()
         channel = self._services.context.book.resolve(params.channel)
         row = await self._named(channel, params.invitation.strip())
+        await self._revoke_these([row.id])
+        after = await self._services.documents.ledger.do(
+            lambda: self._services.state.invitation(row.id)
+        )
+        return self._services.invitations.describe(after or row)
+
+    async def _revoke_all(self, params: OnChannel, live: LiveCall) -> Any:
+        """All that are open: the owner's node ends those of others too."""
+        live.caller.require_write()
+        invitations, book = self._services.invitations, self._services.context.book
+        channel = book.resolve(params.channel)
+        before = await invitations.described(channel)
+        live_ones = {row["id"] for row in before if row["state"] == "open"}
+        if book.owner_key(channel) is not None:
+            _, document, key = self._channels.owned(params.channel)
+            changed = document.without_invitations(self._services.context.clock())
+            await self._channels.publish(changed, key)
+            await invitations.withdrawals.done(channel)
+        else:
+            await self._revoke_these([bytes.fromhex(id) for id in live_ones])
+        after = await invitations.described(channel)
+        return {"invitations": [each for each in after if each["id"] in live_ones]}
+
+    async def _revoke_these(self, ids: list[bytes]) -> None:
         state = self._services.state
 
-        def revoke() -> InvitationRow | None:
-            state.revoke_invitation(row.id)
-            return state.invitation(row.id)
+        def revoke() -> None:
+            for id in ids:
+                state.revoke_invitation(id)
 
-        after = await self._services.documents.ledger.do(revoke)
-        return self._describe(after or row)
+        await self._services.documents.ledger.do(revoke)
 
     async def _rows(self, channel: bytes) -> list[InvitationRow]:
         state = self._services.state
@@ -130,15 +155,3 @@ class InvitationCalls:
         )
         await self._channels.publish(changed, key)
         return self._channels.describe(channel, members=True)
-
-    def _describe(self, row: InvitationRow) -> dict[str, Any]:
-        return {
-            "id": row.id.hex(),
-            "label": row.label,
-            "roles": [role for role in ROLES if role in row.roles],
-            "uses": row.uses,
-            "nodes": list(row.nodes),
-            "created_at": row.created_at,
-            "expires_at": row.expires_at,
-            "state": self._services.invitations.state_of(row),
-        }

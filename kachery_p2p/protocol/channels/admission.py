@@ -7,7 +7,7 @@ document.
 
 An admission is void as soon as
 
-* its admitter is not authorised any more for all of its roles,
+* its admitter is not authorised any more for all of its roles, or has lost one of them itself,
 * the document lists the newcomer: then the document says what it may do,
 * the channel has another secret: so that nobody whom the owner removed comes back by one.
 
@@ -37,7 +37,8 @@ _SEALED_BYTES: Final = SECRET_BYTES + SEAL_OVERHEAD
 
 
 class Admission(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """``admitter`` says that ``node`` is a member. ``sealed``: the secret, for the newcomer alone."""
+    """``admitter`` says that ``node`` is a member. ``sealed``: the secret, for the newcomer alone.
+    ``invitation``: the id of that by which it came, for whoever has to remove it."""
 
     channel: Key
     admitter: Key
@@ -47,6 +48,7 @@ class Admission(Struct, frozen=True, array_like=True, forbid_unknown_fields=True
     secret_version: Count
     sealed: Annotated[bytes, Meta(min_length=_SEALED_BYTES, max_length=_SEALED_BYTES)]
     issued_at: Seconds
+    invitation: Key
     signature: Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
 
     @property
@@ -67,6 +69,7 @@ def admit(
     roles: frozenset[str],
     secret: bytes,
     now: float,
+    invitation: bytes,
 ) -> Admission:
     """Make a node a member of the channel of ``document``.
 
@@ -77,6 +80,7 @@ def admit(
         roles: no more than the document lets the admitter give.
         secret: the channel's, of the version in the document.
         now: Unix time in seconds.
+        invitation: the id of the newcomer's, 32 bytes.
 
     Raises:
         BadInput: the admitter may not do that, the newcomer is listed already, or a malformed value.
@@ -91,6 +95,7 @@ def admit(
         document.secret_version,
         seal_to(node, secret),
         int(now),
+        invitation,
         bytes(SIGNATURE_BYTES),
     )
     if not _counts(made, document):

@@ -11,6 +11,8 @@ Invariants
   contents. Whoever loses the right to the secret causes a new one (``secret_version`` grows).
   The exception is an open channel: its secret is handed out with every export, so replacing it
   would shut out the unlisted nodes and nobody else.
+* Nobody gives what they have not got: an admitter may give those of its roles that it has now, by
+  this document. Who loses a role loses the right to give it, for good.
 * One way to write it down: fields in the order given here, members ascending by id.
 
 Non-goals: signatures, keeping documents, any memory of earlier secrets.
@@ -52,6 +54,7 @@ _public: Final = attrgetter("public")
 
 Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Count = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+Later = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Seconds = Annotated[int, Meta(ge=0, le=253_402_300_799)]  # the end of the year 9999
 Bits = Annotated[int, Meta(ge=0, le=ALL_BITS)]
 
@@ -95,8 +98,8 @@ class Admitter(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ChannelDocument(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One version of a channel. The order of the fields is part of the format; ``admitters`` is left
-    out while there are none.
+    """One version of a channel. The order of the fields is part of the format; ``admitters`` and
+    ``invitations_from`` are left out while there are none.
 
     Node ids are given and returned as 64 hex digits; the channel id is 32 bytes.
     """
@@ -114,6 +117,8 @@ class ChannelDocument(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     members: tuple[Member, ...]
     secret_version: Count
     admitters: tuple[Admitter, ...] = ()
+    invitations_from: Later = 0
+    """Invitations that were made under an earlier version than this are revoked."""
 
     @classmethod
     def create(
@@ -143,6 +148,7 @@ class ChannelDocument(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         Raises:
             BadInput: a value is malformed; the error says which.
         """
+        members = tuple(members)
         document = cls(
             format=FORMAT,
             version_of_format=VERSION_OF_FORMAT,
@@ -157,6 +163,8 @@ class ChannelDocument(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
             members=(),
             secret_version=1,
         )
+        for _, label, _ in members:
+            check_label(label)
         entries = _sorted(
             _entry(bytes.fromhex(check_node_id(node_id)), label, to_bits(roles), secret)
             for node_id, label, roles in members
@@ -183,9 +191,14 @@ class ChannelDocument(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         return self.members[at] if found else None
 
     def may_admit(self, node_id: str) -> frozenset[str]:
-        """The roles that a node may give to newcomers by itself; empty: it may not admit."""
+        """The roles that a node may give to newcomers by itself; empty: it may not admit.
+
+        Whatever the document says of admitters, none of them gives what it has not got itself.
+        """
         public = bytes.fromhex(node_id)
-        return next((from_bits(a.bits) for a in self.admitters if a.public == public), frozenset())
+        bits = next((each.bits for each in self.admitters if each.public == public), 0)
+        member = self.member(node_id) if bits else None
+        return from_bits(bits & member.bits) if member is not None else frozenset()
 
     def with_admitter(
         self, node_id: str, roles: str | Iterable[str], now: float
@@ -193,10 +206,18 @@ class ChannelDocument(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         """With a member that may admit others with these roles, or, without roles, may not any more.
 
         Raises:
-            BadInput: it is no member, a role is no reading role, or the channel is open.
+            BadInput: it is no member, has not got one of the roles itself, a role is no reading role,
+                or the channel is open.
         """
         entry = self._listed(node_id)
         bits = to_bits(roles)
+        lacking = ", ".join(sorted(from_bits(bits & ~entry.bits) & REQUEST_ROLES))
+        if lacking:
+            raise BadInput(
+                what=f"node {node_id}",
+                reason=f"it has not got {lacking} itself, and can give to others only what it has; "
+                "name fewer roles, or grant it these first ('channel set-roles')",
+            )
         rest = [each for each in self.admitters if each.public != entry.public]
         added = [Admitter(entry.public, bits)] if bits else []
         admitters = sorted([*rest, *added], key=_public)
@@ -211,6 +232,7 @@ class ChannelDocument(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
             BadInput: it is a member already, or a value is malformed.
         """
         public = bytes.fromhex(check_node_id(node_id))
+        check_label(label)
         if self.member(node_id) is not None:
             raise BadInput(what=f"node {node_id}", reason="it is a member already; set its roles")
         entry = _entry(public, label, to_bits(roles), secret)
@@ -243,7 +265,8 @@ class ChannelDocument(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         """With other roles for a member.
 
         A node that is left without any use for the secret had it, so ``new_secret`` becomes the
-        secret then, as in :meth:`without_member`.
+        secret then, as in :meth:`without_member`. What it has lost it may not give to newcomers any
+        more, even when it is granted that again.
 
         Raises:
             BadInput: it is no member, or a role is unknown.
@@ -255,8 +278,17 @@ class ChannelDocument(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         else:
             entry = _entry(old.public, old.label, bits, secret)
         rest = (member for member in self.members if member is not old)
-        changed = self._next(now, members=_sorted((*rest, entry)))
+        admitters = tuple(
+            each if each.public != entry.public else replace(each, bits=each.bits & bits)
+            for each in self.admitters
+            if each.public != entry.public or each.bits & bits
+        )
+        changed = self._next(now, members=_sorted((*rest, entry)), admitters=admitters)
         return changed._rotated(new_secret) if old.sealed and not entry.sealed else changed
+
+    def without_invitations(self, now: float) -> ChannelDocument:
+        """With all invitations revoked that there are, whoever made them."""
+        return self._next(now, invitations_from=self.version + 1)
 
     def with_bootstrap(
         self, url: str, node_id: str, now: float, *, label: str = ""
@@ -358,8 +390,10 @@ def _check_text(what: str, text: str, most: int) -> None:
 
 
 def check_label(label: str) -> None:
-    """Raises BadInput if a node may not be called that."""
+    """Raises BadInput if a node may not be called that. An id names the node that has it."""
     _check_text("label", label, MAX_LABEL)
+    if _HEX_ID.fullmatch(label):
+        raise BadInput(what="label", reason="it looks like a node id; choose a name")
 
 
 def _check_admitters(document: ChannelDocument) -> None:

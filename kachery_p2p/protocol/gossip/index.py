@@ -199,6 +199,15 @@ class Index:
             if not known.logs:
                 del self._channels[channel]
 
+    def sweep(self) -> bool:
+        """Clear a few dead batches; whether there were any. To be called now and then: of a log that
+        was forgotten while nobody announces anything, the keys would stay."""
+        for known in self._channels.values():
+            if known.dead:
+                _sweep(known)
+                return True
+        return False
+
     def forget_channel(self, channel: bytes) -> None:
         """Drop everything about a channel."""
         self._channels.pop(channel, None)

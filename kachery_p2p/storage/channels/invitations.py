@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from kachery_p2p.storage.database import Database
 
@@ -35,6 +35,24 @@ class InvitationRow:
     expires_at: float
     revoked: bool
     nodes: tuple[str, ...]
+    document_version: int = 0
+    """Of the channel's document when it was made."""
+
+
+class InvitationUse(NamedTuple):
+    """``joined``: the node became a member. ``roles``: those that the invitation gives."""
+
+    invitation: bytes
+    node: str
+    joined: bool
+    roles: frozenset[str]
+
+
+class Arrival(NamedTuple):
+    """By which invitation a member came that another node, ``admitter``, let in."""
+
+    invitation: bytes
+    admitter: str
 
 
 class InvitationTables(Database):
@@ -43,7 +61,7 @@ class InvitationTables(Database):
     def put_invitation(self, row: InvitationRow) -> None:
         """Add one that was not there; ``nodes`` is not kept."""
         self._change(
-            "INSERT INTO invitations VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO invitations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             row.id,
             row.channel_id,
             row.label,
@@ -52,6 +70,7 @@ class InvitationTables(Database):
             row.created_at,
             row.expires_at,
             int(row.revoked),
+            row.document_version,
         )
 
     def invitation(self, id: bytes) -> InvitationRow | None:
@@ -67,7 +86,7 @@ class InvitationTables(Database):
         return [self._invitation(row) for row in rows]
 
     def _invitation(self, row: Any) -> InvitationRow:
-        id, channel_id, label, roles, uses, created_at, expires_at, revoked = row
+        id, channel_id, label, roles, uses, created_at, expires_at, revoked, version = row
         nodes = self._rows(
             "SELECT node FROM invitation_uses WHERE invitation = ? ORDER BY used_at, node", id
         )
@@ -81,6 +100,7 @@ class InvitationTables(Database):
             expires_at,
             bool(revoked),
             tuple(node for (node,) in nodes),
+            version,
         )
 
     def use_invitation(self, id: bytes, node: str, now: float) -> Use:
@@ -92,16 +112,45 @@ class InvitationTables(Database):
             row = self.invitation(id)
             if row is None:
                 return "unknown"
-            if row.revoked:
-                return "revoked"
             if node in row.nodes:
                 return "repeated"
+            if row.revoked:
+                return "revoked"
             if now >= row.expires_at:
                 return "over"
             if len(row.nodes) >= row.uses:
                 return "used up"
-            self._change("INSERT INTO invitation_uses VALUES (?, ?, ?)", id, node, now)
+            self._change("INSERT INTO invitation_uses VALUES (?, ?, ?, 0)", id, node, now)
             return "taken"
+
+    def confirm_use(self, id: bytes, node: str) -> None:
+        """The node became a member by it: if it loses that again, it was removed."""
+        self._change(
+            "UPDATE invitation_uses SET joined = 1 WHERE invitation = ? AND node = ?", id, node
+        )
+
+    def uses(self, channel_id: str) -> list[InvitationUse]:
+        """Who used the invitations to a channel that are not revoked."""
+        rows = self._rows(
+            "SELECT invitation, node, joined, roles FROM invitation_uses "
+            "JOIN invitations ON id = invitation WHERE channel_id = ? AND NOT revoked "
+            "ORDER BY invitation, node",
+            channel_id,
+        )
+        return [
+            InvitationUse(id, node, bool(joined), frozenset(json.loads(roles)))
+            for id, node, joined, roles in rows
+        ]
+
+    def invitations_before(self, channel_id: str, version: int) -> list[bytes]:
+        """Those not revoked that were made under an earlier version of the channel's document."""
+        rows = self._rows(
+            "SELECT id FROM invitations "
+            "WHERE channel_id = ? AND NOT revoked AND document_version < ? ORDER BY id",
+            channel_id,
+            version,
+        )
+        return [row[0] for row in rows]
 
     def return_use(self, id: bytes, node: str) -> None:
         """What came of a use was nothing: it may be used again."""
@@ -119,12 +168,54 @@ class InvitationTables(Database):
         with self.transaction():
             self._change(f"DELETE FROM invitation_uses WHERE invitation IN ({inside})", channel_id)
             self._change("DELETE FROM invitations WHERE channel_id = ?", channel_id)
+            self._change("DELETE FROM arrivals WHERE channel_id = ?", channel_id)
 
     def forget_invitation(self, id: bytes) -> None:
         """Forget one, and who used it."""
         with self.transaction():
             self._change("DELETE FROM invitation_uses WHERE invitation = ?", id)
             self._change("DELETE FROM invitations WHERE id = ?", id)
+
+    # --- members that others let in --------------------------------------------------------------
+
+    def note_arrivals(self, channel_id: str, arrivals: Mapping[str, Arrival]) -> None:
+        """These nodes, by id, are taken into the document of a channel that this node owns."""
+        rows = [
+            (channel_id, node, each.invitation, each.admitter) for node, each in arrivals.items()
+        ]
+        with self.transaction() as db:
+            db.executemany("INSERT OR REPLACE INTO arrivals VALUES (?, ?, ?, ?)", rows)
+
+    def arrival(self, channel_id: str, node: str) -> Arrival | None:
+        """How a node came to a channel, if another than this one let it in."""
+        row = self._row(
+            "SELECT invitation, admitter FROM arrivals WHERE channel_id = ? AND node = ?",
+            channel_id,
+            node,
+        )
+        return None if row is None else Arrival(*row)
+
+    def let_in_by(self, channel_id: str, admitter: str) -> list[str]:
+        """The nodes that another node let in."""
+        rows = self._rows(
+            "SELECT node FROM arrivals WHERE channel_id = ? AND admitter = ? ORDER BY node",
+            channel_id,
+            admitter,
+        )
+        return [node for (node,) in rows]
+
+    def forget_arrival(self, channel_id: str, node: str) -> None:
+        """That node is no member any more."""
+        self._change("DELETE FROM arrivals WHERE channel_id = ? AND node = ?", channel_id, node)
+
+    def arrivals_by(self, channel_id: str, invitation: bytes) -> list[str]:
+        """The nodes that came by an invitation of another node."""
+        rows = self._rows(
+            "SELECT node FROM arrivals WHERE channel_id = ? AND invitation = ? ORDER BY node",
+            channel_id,
+            invitation,
+        )
+        return [node for (node,) in rows]
 
     # --- admissions ------------------------------------------------------------------------------
 

@@ -9,6 +9,9 @@ Invariants
     * One daemon writes to a folder: the lock says who. Others that store there (offline clients) sync
       every file themselves. Readers need no lock (see :mod:`.reader`).
     * A link whose target changed is absent. :meth:`BlobStore.link_problem` says why.
+    * Whoever stores is told the names of what will appear before any of it does (``arriving``), and
+      nothing appears if that raises. So what a blob is bound to can be on disk before the blob is.
+    * What was stored is what is there, even if something else, or the same gone bad, was there before.
 
 Ways in: small content in memory goes through the journal (see :mod:`.journal`), the rest through a
 :class:`~.writer.ContentWriter`.
@@ -18,11 +21,12 @@ Non-goals: quota, origins and roles (see :mod:`.state`), partial downloads (see 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Self
@@ -39,6 +43,7 @@ from kachery_p2p.storage.closing import Closing
 from kachery_p2p.storage.disk import (
     Buffer,
     disk_errors,
+    file_holds,
     is_stray,
     make_folders,
     move,
@@ -49,6 +54,7 @@ from kachery_p2p.storage.disk import (
 )
 from kachery_p2p.storage.lock import lock_folder
 
+from .arrivals import Arrivals
 from .journal import Journal, open_journal
 from .links import Link
 from .reader import Blob, BlobReader
@@ -62,6 +68,13 @@ _log = logging.getLogger(__name__)
 _AT_ONCE: Final = 1 * MIB
 """A file of at most so many bytes is read whole: no pipeline pays for itself."""
 _HASH_THREADS: Final = 8
+
+Arriving = Callable[[Sequence[str]], None]
+"""Called with the hashes of what is about to appear; what it raises keeps that from appearing."""
+
+
+def nothing(sha1s: Sequence[str]) -> None:
+    """The ``arriving`` of what is bound to nothing."""
 
 
 class BlobStore(BlobReader, Closing):
@@ -83,6 +96,8 @@ class BlobStore(BlobReader, Closing):
         super().__init__(root)
         self.durable = durable
         self.temporary = self.root / paths.TEMPORARY_FOLDER
+        self.arrivals = Arrivals()
+        """What is about to appear, and downloads in progress: not to be tidied away."""
         self._on_manifest = on_manifest
         self._lock_fd = -1
         self._journal: Journal | None = None
@@ -145,17 +160,32 @@ class BlobStore(BlobReader, Closing):
                     removed += remove(path)
         return removed
 
+    def is_locked_here(self) -> bool:
+        """Whether the folder that is there now is the one whose lock this process holds."""
+        try:
+            return self._lock_fd >= 0 and os.path.samestat(
+                os.fstat(self._lock_fd), os.stat(self.root / paths.LOCK_FILE)
+            )
+        except OSError:
+            return False
+
+    def in_journal(self, sha1: str) -> bool:
+        """Whether a start after a power cut would bring that content back."""
+        journal = self._journal
+        return journal is not None and sha1 in journal
+
     # --- storing -------------------------------------------------------------------------------
 
-    def store_bytes(self, data: Buffer) -> Stored:
+    def store_bytes(self, data: Buffer, arriving: Arriving = nothing) -> Stored:
         """Store content that is in memory.
 
         Raises:
+            What ``arriving`` raises.
             StorageFull, StorageDamaged: nothing was stored.
         """
         view = memoryview(data).cast("B")
         if len(view) > MANIFEST_CHUNK:
-            writer = self.begin()
+            writer = self.begin(arriving)
             try:
                 for at in range(0, len(view), PIECE):
                     writer.feed(view[at : at + PIECE])
@@ -163,12 +193,19 @@ class BlobStore(BlobReader, Closing):
             finally:
                 writer.abort()
         sha1 = hashlib.sha1(view).hexdigest()
+        with self.arrivals.of(sha1):
+            arriving([sha1])
+            self._put(sha1, view)
+        return Stored(sha1, len(view))
+
+    def _put(self, sha1: str, data: memoryview) -> None:
         target = self.path(sha1)
         with disk_errors("content being stored", target):
-            if not self._is_here(sha1, target, len(view)):
-                self._write(sha1, target, view)
+            if file_holds(target, data):
+                self._settle(sha1, target)
+            else:
+                self._write(sha1, target, data)
             remove(self.path(sha1, paths.LINK))
-        return Stored(sha1, len(view))
 
     def _write(self, sha1: str, target: Path, data: memoryview) -> None:
         journal = self._journal
@@ -186,6 +223,7 @@ class BlobStore(BlobReader, Closing):
         fd: int,
         cancelled: Callable[[], bool] = never,
         advanced: Callable[[int], None] = ignore,
+        arriving: Arriving = nothing,
     ) -> Stored:
         """Store what a descriptor of a regular file (from its beginning) or a pipe has to give.
 
@@ -195,26 +233,44 @@ class BlobStore(BlobReader, Closing):
             BadInput: it cannot be read.
             Cancelled: ``cancelled()`` became true; nothing was stored.
             StorageFull, StorageDamaged: nothing was stored.
+            What ``arriving`` raises.
         """
         status = check_source(fd)
         if stat.S_ISREG(status.st_mode) and 0 < status.st_size <= _AT_ONCE and not cancelled():
             try:
-                return self.store_bytes(pread_up_to(fd, status.st_size, 0))
+                data = pread_up_to(fd, status.st_size, 0)
             except OSError as error:
                 raise BadInput(what="the file to be stored", reason=str(error)) from error
-        writer = self.begin()
+            return self.store_bytes(data, arriving)
+        writer = self.begin(arriving)
         try:
             copy_from(fd, writer, cancelled, advanced)
             return writer.finish()
         finally:
             writer.abort()
 
-    def begin(self) -> ContentWriter:
-        """A writer for content that is streamed in: ``write(data)``..., then ``finish()``.
+    def begin(self, arriving: Arriving = nothing) -> ContentWriter:
+        """A writer for content that is streamed in: ``write(data)``..., then ``finish()``, in which
+        ``arriving`` is called.
 
         Whoever does not come to ``finish()`` calls ``abort()``; doing both is harmless.
         """
-        return self._writer(self._place_blob, keep=True)
+
+        def place(writer: ContentWriter, sha1: str, size: int, manifest: Manifest | None) -> Stored:
+            with self._announced(sha1, manifest, arriving):
+                self._place_blob(writer, sha1, size, manifest)
+                return self._remember(sha1, size, manifest)
+
+        return self._writer(place, keep=True)
+
+    @contextlib.contextmanager
+    def _announced(
+        self, sha1: str, manifest: Manifest | None, arriving: Arriving
+    ) -> Iterator[None]:
+        names = [sha1] if manifest is None else [sha1, manifest.name]
+        with self.arrivals.of(*names):
+            arriving(names)
+            yield
 
     def link_fd(
         self,
@@ -222,6 +278,7 @@ class BlobStore(BlobReader, Closing):
         path: Path,
         cancelled: Callable[[], bool] = never,
         advanced: Callable[[int], None] = ignore,
+        arriving: Arriving = nothing,
     ) -> Stored:
         """Remember that the content of the open file lies at ``path``, and copy nothing.
 
@@ -240,7 +297,9 @@ class BlobStore(BlobReader, Closing):
             if (after.st_size, after.st_mtime_ns) != (size, before.st_mtime_ns):
                 raise BadPath(path=str(path), reason="the file changed while it was read")
             self._check_same_file(after, path)
-            return self._place_link(writer, sha1, Link(path, size, after.st_mtime), manifest)
+            with self._announced(sha1, manifest, arriving):
+                self._place_link(writer, sha1, Link(path, size, after.st_mtime), manifest)
+                return self._remember(sha1, size, manifest)
 
         writer = self._writer(place, keep=False)
         try:
@@ -285,48 +344,54 @@ class BlobStore(BlobReader, Closing):
 
     def _place_blob(
         self, writer: ContentWriter, sha1: str, size: int, manifest: Manifest | None
-    ) -> Stored:
+    ) -> None:
         target = self.path(sha1)
         with disk_errors("content being stored", target):
             if manifest is not None:
                 writer.tree.place(self.path(sha1, paths.TREE), self.durable)
-            if not self._is_here(sha1, target, size):
+            # A large one goes over whatever is there: to find out whether that is good takes longer.
+            if size > MANIFEST_CHUNK or not self._is_good(sha1):
                 if self.durable:
                     os.fsync(writer.fd)
                 move(writer.path, target, self.durable)
+            else:
+                self._settle(sha1, target)
             remove(self.path(sha1, paths.LINK))
-        return self._remember(sha1, size, manifest)
 
     def _place_link(
         self, writer: ContentWriter, sha1: str, link: Link, manifest: Manifest | None
-    ) -> Stored:
+    ) -> None:
         target = self.path(sha1, paths.LINK)
         with disk_errors("a link", target):
+            if self.path(sha1).exists() and not self._is_good(sha1):
+                # It would be read in place of the link.
+                self.quarantine(sha1)
             if manifest is not None:
                 writer.tree.place(self.path(sha1, paths.TREE), self.durable)
             write_file(target, link.to_json(), self.temporary, self.durable)
-        return self._remember(sha1, link.size, manifest)
+
+    def _is_good(self, sha1: str) -> bool:
+        """Whether the blob of that hash is there, and is what its name says."""
+        try:
+            with open(self.path(sha1), "rb", opener=_without_waiting) as file:
+                return hashlib.file_digest(file, "sha1").hexdigest() == sha1
+        except OSError:  # a folder, or what the disk does not give back: to be replaced
+            return False
 
     def _remember(self, sha1: str, size: int, manifest: Manifest | None) -> Stored:
         if manifest is None:
             return Stored(sha1, size)
-        name = self.store_bytes(manifest.to_json()).sha1
+        name = manifest.name
+        self._put(name, memoryview(manifest.to_json()))
         if self._on_manifest is not None:
             self._on_manifest(sha1, name)
         return Stored(sha1, size, name)
 
-    def _is_here(self, sha1: str, target: Path, size: int) -> bool:
-        """Whether the blob exists. One of another size is damaged: it is about to be replaced."""
-        try:
-            status = os.stat(target)
-        except FileNotFoundError:
-            return False
-        if not stat.S_ISREG(status.st_mode) or status.st_size != size:
-            return False
+    def _settle(self, sha1: str, target: Path) -> None:
+        """The blob was there: see to it that it stays."""
         if self.durable and (self._journal is None or sha1 not in self._journal):
             # Whoever put it there a moment ago may not have come to this yet.
             sync_folder(target.parent)
-        return True
 
     def _check_same_file(self, status: os.stat_result, path: Path) -> None:
         if not path.is_absolute() or not stat.S_ISREG(status.st_mode):
@@ -340,3 +405,8 @@ class BlobStore(BlobReader, Closing):
             raise BadPath(path=str(path), reason=str(error)) from error
         if not os.path.samestat(status, there):
             raise BadPath(path=str(path), reason="it is not the file that was opened")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    # Whatever was put in the blob's place, such as a pipe, must not hang the thread.
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -23,7 +23,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -41,7 +40,7 @@ from kachery_p2p.storage.disk import (
     FULL,
     Buffer,
     disk_errors,
-    pread_up_to,
+    file_holds,
     remove,
     sync_file,
     sync_folder,
@@ -328,7 +327,7 @@ def restore_blobs(
     sha1s = set()
     for sha1, data in records:
         path = paths.path_of(root, sha1)
-        if not _holds(path, data):
+        if not file_holds(path, data):
             write_file(path, data, temporary_folder, durable=False)
             restored += 1
         sha1s.add(sha1)
@@ -340,19 +339,6 @@ def _rewrite(root: Path, temporary_folder: Path, records: Iterable[Record]) -> N
     # Even those that look right: what the cache shows may be what the disk refused.
     for sha1, data in records:
         write_file(paths.path_of(root, sha1), data, temporary_folder, durable=True)
-
-
-def _holds(path: Path, data: Buffer) -> bool:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return os.fstat(fd).st_size == len(data) and pread_up_to(fd, len(data), 0) == data
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
 
 
 def sync_blobs(root: Path, sha1s: Collection[str], file: JournalFile) -> None:

@@ -38,6 +38,9 @@ class PartialFiles:
         self.data = self.tree = -1
         self._map: PartialMap | None = None
         self._writer: DirectFile | None = None
+        self._arrivals, self._sha1 = store.arrivals, sha1
+        self._arrivals.begin(sha1)
+        self._listed = True
         tree_size = tree.flat_size(units) if what["kind"] == "tree" else 0
         try:
             with disk_errors(_WHAT, self.data_path):
@@ -66,7 +69,7 @@ class PartialFiles:
         )
 
     def _create(self, what: dict[str, Any], units: int, size: int, tree_size: int) -> None:
-        self.remove()
+        self._clear()
         make_folders(self.data_path.parent)
         self.data = create(self.data_path)
         os.ftruncate(self.data, size)
@@ -115,7 +118,11 @@ class PartialFiles:
 
     def remove(self) -> None:
         """Close and delete. The marks go first, and durably: they must not outlive the data."""
+        self._clear()
         self.close()
+
+    def _clear(self) -> None:
+        self._let_go()
         if remove(self.map_path) and self.durable:
             sync_folder(self.map_path.parent)
         remove(self.data_path)
@@ -123,6 +130,12 @@ class PartialFiles:
 
     def close(self) -> None:
         """Close all descriptors; a second time does nothing."""
+        self._let_go()
+        if self._listed:
+            self._listed = False
+            self._arrivals.end(self._sha1)
+
+    def _let_go(self) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -94,3 +94,28 @@ def test_an_authorised_server_admits_readers_while_the_owner_is_off(
         assert Path(load_soon(c, uri)).read_text() == "on the server"
         assert f"admitted by {lab.b.node_id[:8]}" in lab.b.cli("channel", "show", "lab").stdout
         assert c.cli("doctor").returncode == 0
+
+
+def test_a_removal_says_which_invitations_are_revoked_and_which_stay_open(
+    lab: Lab, short_folder: Path
+) -> None:
+    lines = [
+        lab.a.cli("channel", "invite", "lab", "--uses", "9", "--label", label).stdout.strip()
+        for label in ("dora", "other")
+    ]
+    ids = {i["label"]: i["id"][:12] for i in made_by(lab.a) if i["state"] == "open"}
+    with Daemon(short_folder, "dora") as dora:
+        dora.cli("channel", "join", lines[0])
+        done = lab.a.cli("channel", "remove-node", "lab", "dora")
+    assert f"revoked    {ids['dora']}  used by 1 of 9, it came by this one" in done.stdout
+    assert f"open       {ids['other']}" in done.stdout
+    assert "channel revoke-invite lab --all" in done.stderr
+    with Daemon(short_folder, "dora2") as again:
+        refused = again.cli("channel", "join", lines[0], "--json", check=False)
+        assert refused.returncode == BY_CODE["invitation-refused"].exit_status
+        assert "revoked" in lab.a.cli("channel", "revoke-invite", "lab", "--all").stdout
+        refused = again.cli("channel", "join", lines[1], "--json", check=False)
+        assert refused.returncode == BY_CODE["invitation-refused"].exit_status
+    assert {i["state"] for i in made_by(lab.a)} <= {"revoked", "used up"}
+    both = lab.a.cli("channel", "revoke-invite", "lab", ids["other"], "--all", check=False)
+    assert both.returncode == 2

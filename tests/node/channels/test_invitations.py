@@ -20,6 +20,7 @@ from kachery_p2p.protocol.channels.admission import admit
 from kachery_p2p.protocol.channels.invitation import parse_line, prove, to_line
 from kachery_p2p.protocol.channels.messages import JOIN, JOIN_CIRCUIT, Join
 from kachery_p2p.protocol.channels.roles import ROLES
+from kachery_p2p.protocol.channels.signed_document import sign
 from kachery_p2p.protocol.errors import (
     AccessDenied,
     BadInput,
@@ -28,10 +29,13 @@ from kachery_p2p.protocol.errors import (
     InvitationRefused,
     KacheryError,
     NotAMember,
+    StorageFull,
     Unreachable,
 )
 from kachery_p2p.protocol.gossip.messages import WHO_HAS
+from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.links.messages import CIRCUIT, CircuitTo
+from kachery_p2p.storage.state import StateDB
 from tests.node.harness import Lab, laboratory, until
 
 
@@ -139,6 +143,141 @@ async def test_who_was_removed_does_not_come_back_with_the_same_line() -> None:
         await lab.call("B", "channel.leave", channel="lab")
         with pytest.raises(InvitationRefused, match="removed"):
             await join(lab, "B", line)
+
+
+async def removed(lab: Lab, node: str, **more: Any) -> Any:
+    return await lab.call("A", "channel.remove-node", channel="lab", node=lab.id(node), **more)
+
+
+async def test_who_was_removed_does_not_come_back_with_the_same_line_and_a_new_key() -> None:
+    """Issue 13: it pasted the line for several nodes once more, as another node."""
+    async with lab_of_one("B", "C", "D") as lab:
+        line, other = await invite(lab, uses=5, label="group"), await invite(lab, label="other")
+        await join(lab, "B", line)
+        await join(lab, "D", line)
+        report = await removed(lab, "B")
+        (revoked,), (still,) = report["revoked"], report["open"]
+        assert (revoked["label"], revoked["state"]) == ("group", "revoked")
+        assert report["came_by"]["invitations"] == [revoked["id"]]
+        assert [each["label"] for each in report["came_by"]["companions"]] == ["group"]
+        assert still["label"] == "other"
+        with pytest.raises(InvitationRefused, match="revoked"):
+            await join(lab, "C", line)
+        assert not lab["A"].network.is_member(lab.channels["lab"], lab.id("C"))
+        # What it never used stays good, and so do those who came by the same line.
+        assert (await join(lab, "C", other))["member"]
+        assert lab["A"].network.is_member(lab.channels["lab"], lab.id("D"))
+
+
+async def test_it_does_not_come_back_after_a_restart_or_while_the_disk_is_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with lab_of_one("B", "C") as lab:
+        line = await invite(lab, uses=5)
+        await join(lab, "B", line)
+
+        def full(self: object, id: bytes) -> bool:
+            raise StorageFull(what="the node's state", path="state.sqlite")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(StateDB, "revoke_invitation", full)
+            await removed(lab, "B")
+            with pytest.raises(InvitationRefused, match="revoked"):
+                await join(lab, "C", line)
+        await lab.restart("A")
+        await lab.linked("A", "lab")
+        with pytest.raises(InvitationRefused, match="revoked"):
+            await join(lab, "C", line)
+        assert await state_of(lab) == ["revoked"]
+
+
+async def test_all_invitations_can_be_revoked_with_a_removal() -> None:
+    async with lab_of_one("B", "C") as lab:
+        first, second = await invite(lab, uses=5), await invite(lab)
+        await join(lab, "B", first)
+        report = await removed(lab, "B", revoke_all=True)
+        assert len(report["revoked"]) == 2
+        assert report["open"] == []
+        with pytest.raises(InvitationRefused, match="revoked"):
+            await join(lab, "C", second)
+        assert (await join(lab, "C", await invite(lab)))["member"], "new ones are good"
+
+
+async def test_who_loses_a_role_does_not_get_it_back_with_the_same_line() -> None:
+    async with lab_of_one("B", "C") as lab:
+        line = await invite(lab, uses=5)
+        await join(lab, "B", line)
+        report = await lab.call("A", "channel.set-roles", channel="lab", node=lab.id("B"),
+                                roles="request-files")  # fmt: skip
+        assert [each["state"] for each in report["revoked"]] == ["revoked"]
+        with pytest.raises(InvitationRefused, match="revoked"):
+            await join(lab, "C", line)
+
+
+async def test_a_use_that_came_to_nothing_revokes_nothing() -> None:
+    async with lab_of_one("B") as lab:
+        line = await invite(lab, uses=5)
+        id = parse_line(line).key.public
+        # As a process leaves it that dies between the use and the document.
+        assert lab["A"].state.use_invitation(id, "ab" * 32, 0.0) == "taken"
+        assert lab["A"].invitations.withdrawals.check(lab.channels["lab"]) == set()
+        assert (await join(lab, "B", line))["member"]
+
+
+async def test_a_label_that_is_anothers_id_hides_nobody() -> None:
+    """Issue 13: it blocked the removal of who has that id."""
+    async with lab_of_one("B", "C", "D") as lab:
+        channel = lab.channels["lab"]
+        for node, label in (("B", "bob"), ("C", "carol")):
+            await lab.call("A", "channel.add-node", channel="lab", node=lab.id(node), label=label)
+        book = lab["A"].context.book
+        document, key = book.signed(channel).document, book.owner_key(channel)
+        assert key is not None
+        for label in (lab.id("B"), lab.id("B").upper()):
+            with pytest.raises(BadInput, match="looks like a node id"):
+                await lab.call(
+                    "A", "channel.add-node", channel="lab", node=lab.id("D"), label=label
+                )
+            with pytest.raises(BadInput, match="looks like a node id"):
+                await invite(lab, label=label)
+        # One that is there from before, or that its own node made.
+        named = tuple(
+            msgspec.structs.replace(m, label=lab.id("B")) if m.label == "carol" else m
+            for m in document.members
+        )
+        odd = msgspec.structs.replace(document, members=named, version=document.version + 1)
+        lab["A"].documents.offer(sign(odd, key).to_bytes())
+        with pytest.raises(BadInput, match="not a member"):
+            await lab.call("A", "channel.remove-node", channel="lab", node=lab.id("D"))
+        for node in (lab.id("B").upper(), lab.id("B")):
+            await lab.call("A", "channel.set-roles", channel="lab", node=node, roles="files")
+        await lab.call("A", "channel.remove-node", channel="lab", node=lab.id("B"))
+        assert not lab["A"].network.is_member(channel, lab.id("B"))
+        assert lab["A"].network.is_member(channel, lab.id("C"))
+
+
+async def test_the_beginning_of_an_id_that_is_also_a_label_is_doubtful_and_the_whole_id_is_not() -> (
+    None
+):
+    async with lab_of_one("B", "C") as lab:
+        start = lab.id("B")[:10]
+        await lab.call("A", "channel.add-node", channel="lab", node=lab.id("B"), label="bob")
+        await lab.call("A", "channel.add-node", channel="lab", node=lab.id("C"), label=start)
+        with pytest.raises(BadInput, match="several members fit; give the whole id"):
+            await lab.call("A", "channel.set-roles", channel="lab", node=start, roles="all")
+        await lab.call("A", "channel.remove-node", channel="lab", node=lab.id("B"))
+        assert lab["A"].network.is_member(lab.channels["lab"], lab.id("C"))
+
+
+async def test_a_guest_that_calls_itself_by_anothers_id_gets_no_label() -> None:
+    async with lab_of_one("B") as lab:
+        line = await invite(lab)
+        lab["B"].context.label = lab.id("A")
+        assert (await join(lab, "B", line))["member"]
+        document = lab["A"].context.book.signed(lab.channels["lab"]).document
+        entry = document.member(lab.id("B"))
+        assert entry is not None
+        assert entry.label == ""
 
 
 async def test_a_revoked_invitation_is_worth_nothing() -> None:
@@ -460,11 +599,50 @@ async def test_an_authorised_node_gives_reading_roles_only() -> None:
             )
 
 
-async def test_an_admitter_without_the_secret_is_told_that_it_cannot_hand_it_on() -> None:
-    async with laboratory("A") as lab:
-        await authorise(lab, "P")
-        with pytest.raises(BadInput, match="other than proxy"):
-            await invite(lab, "P")
+async def test_who_has_no_role_but_proxy_is_authorised_to_nothing() -> None:
+    async with lab_of_one() as lab:
+        with pytest.raises(BadInput, match="has not got request-files itself"):
+            await authorise(lab, "P", "request-files")
+
+
+async def test_an_admitter_whose_roles_are_taken_admits_no_puppet() -> None:
+    """Issue 13: a puppet that it admitted afterwards was sealed the new secret."""
+    async with laboratory("A", "S", "N", channel=False) as lab:
+        channel = await lab.channel("lab", dict.fromkeys("AS", "all"))
+        await authorise(lab, "S")
+        line = await invite(lab, "S", uses=5)
+        before = lab["S"].context.book.signed(channel).document
+        await lab.call("A", "channel.set-roles", channel="lab", node=lab.id("S"), roles="none")
+        after = lab["A"].context.book.signed(channel).document
+        await until(lambda: lab["P"].network.version_of(channel) == after.version)
+        await until(lambda: lab["S"].network.version_of(channel) == after.version)
+        # It never learns the new secret, but it may say that it has it.
+        puppet = lab["N"].context.key.public
+        made = admit(
+            lab["S"].context.key,
+            before,
+            puppet,
+            "x",
+            frozenset({"request-files"}),
+            bytes(32),
+            0.0,
+            bytes(32),
+        )
+        lie = msgspec.structs.replace(made, secret_version=after.secret_version)
+        body = codec.pack(codec.plain(lie)[:-1])
+        signature = lab["S"].context.key.sign(b"admission", body)
+        forged = codec.encode(msgspec.structs.replace(lie, signature=signature))
+        for name in "AP":
+            assert not lab[name].admissions.add(channel, forged)
+            assert lab.id("N") not in {
+                a.node_id for a in lab[name].context.book.admissions(channel)
+            }
+        assert lab["A"].context.book.signed(channel).document.member(lab.id("N")) is None
+        with pytest.raises(AccessDenied):
+            await invite(lab, "S")
+        with pytest.raises(KacheryError):
+            await join(lab, "N", line)
+        assert not roles_of(lab, "A", "N")
 
 
 async def test_an_authorisation_that_is_taken_back_ends_invitations_and_admissions() -> None:
@@ -499,6 +677,75 @@ async def test_who_is_removed_does_not_come_back_by_an_old_admission() -> None:
         assert not roles_of(lab, "P", "N")
 
 
+@pytest.mark.parametrize("away", [False, True])
+async def test_an_admitters_line_is_void_when_who_came_by_it_is_removed(away: bool) -> None:
+    """``away``: the admitter was not there while its newcomer was taken in and removed."""
+    async with laboratory("A", "S", "N", "M", channel=False) as lab:
+        channel = await lab.channel("lab", dict.fromkeys("AS", "all"))
+        await authorise(lab, "S")
+        line, other = await invite(lab, "S", uses=5), await invite(lab, "S")
+        if away:
+            await lab.stop("A")
+        await join(lab, "N", line)
+        if away:
+            await until(lambda: lab["P"].network.is_member(channel, lab.id("N")))
+            await lab.stop("S")
+            await lab.restart("A")
+        await until(lambda: lab["A"].context.book.signed(channel).document.member(lab.id("N")))
+        report = await removed(lab, "N")
+        assert report["came_by"]["admitted_by"] == lab_id(lab, "S")
+        assert report["came_by"]["invitations"] == [parse_line(line).key.node_id]
+        assert report["revoked"] == [], "it is another node's"
+        assert lab["A"].state.arrival(channel.hex(), lab.id("N")) is None
+        assert [each["label"] for each in report["admitters"]] == ["S"]
+        if away:
+            await lab.restart("S")
+        version = lab["A"].network.version_of(channel)
+        await until(lambda: lab["S"].network.version_of(channel) == version)
+        with pytest.raises(InvitationRefused, match="revoked"):
+            await join(lab, "M", line)
+        assert sorted(await state_of(lab, "S")) == ["open", "revoked"]
+        assert any("is revoked" in text for _, text in lab["S"].context.warnings)
+        # The owner ends those of others, too.
+        await lab.call("A", "channel.revoke-invites", channel="lab")
+        version = lab["A"].network.version_of(channel)
+        await until(lambda: lab["S"].network.version_of(channel) == version)
+        with pytest.raises(InvitationRefused, match="revoked"):
+            await join(lab, "M", other)
+
+
+def lab_id(lab: Lab, name: str) -> str:
+    """Of a node that may be stopped."""
+    path = lab.configs[name].state_dir / "node.key"
+    return NodeKey(bytes.fromhex(path.read_text().strip())).node_id
+
+
+async def test_whom_an_admitter_let_in_is_named_when_it_loses_its_roles_and_stays() -> None:
+    async with laboratory("A", "S", "N", channel=False) as lab:
+        channel = await lab.channel("lab", dict.fromkeys("AS", "all"))
+        await authorise(lab, "S")
+        await join(lab, "N", await invite(lab, "S", label="newcomer"))
+        await until(lambda: lab["A"].context.book.signed(channel).document.member(lab.id("N")))
+        report = await lab.call("A", "channel.set-roles", channel="lab", node=lab.id("S"),
+                                roles="none")  # fmt: skip
+        assert report["came_by"]["let_in"] == [{"node": lab.id("N"), "label": "newcomer"}]
+        assert report["admitters"] == []
+        assert lab["A"].network.is_member(channel, lab.id("N"))
+        report = await removed(lab, "S")
+        assert [each["label"] for each in report["came_by"]["let_in"]] == ["newcomer"]
+
+
+async def test_an_admitter_revokes_all_its_own() -> None:
+    async with laboratory("A", "S", "N", channel=False) as lab:
+        await lab.channel("lab", dict.fromkeys("AS", "all"))
+        await authorise(lab, "S")
+        line = await invite(lab, "S", uses=5)
+        ended = await lab.call("S", "channel.revoke-invites", channel="lab")
+        assert [each["state"] for each in ended["invitations"]] == ["revoked"]
+        with pytest.raises(InvitationRefused, match="revoked"):
+            await join(lab, "N", line)
+
+
 async def test_an_admission_by_who_is_not_authorised_counts_for_nobody() -> None:
     async with laboratory("A", "B", "S") as lab:
         channel = lab.channels["lab"]
@@ -511,7 +758,7 @@ async def test_an_admission_by_who_is_not_authorised_counts_for_nobody() -> None
         assert secret is not None
         made = admit(
             lab["S"].context.key, book.signed(channel).document, bytes(31) + b"\x09", "x",
-            frozenset({"request-files"}), secret[1], 0.0,
+            frozenset({"request-files"}), secret[1], 0.0, bytes(32),
         )  # fmt: skip
         forged = msgspec.structs.replace(made, admitter=lab["B"].context.key.public)
         assert not lab["P"].admissions.add(channel, codec.encode(forged))

@@ -434,6 +434,7 @@ WRITES: list[tuple[str, dict[str, Any]]] = [
     ("channel.set-roles", {"channel": "c", "node": "n"}),
     ("channel.invite", {"channel": "c"}),
     ("channel.revoke-invite", {"channel": "c", "invitation": "i"}),
+    ("channel.revoke-invites", {"channel": "c"}),
     ("channel.authorise", {"channel": "c", "node": "n", "roles": "request"}),
     ("feed.create", {}),
     ("feed.delete", {"feed": bytes(32)}),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kachery_p2p.protocol import codec
-from kachery_p2p.protocol.channels.admission import Admission, admit, check_admission
+from kachery_p2p.protocol.channels.admission import CONTEXT, Admission, admit, check_admission
 from kachery_p2p.protocol.channels.document import Admitter, ChannelDocument
 from kachery_p2p.protocol.channels.membership import ChannelBook
 from kachery_p2p.protocol.channels.messages import CHANNEL_ADMISSIONS, Admissions
@@ -20,6 +20,7 @@ from kachery_p2p.protocol.limits import ADMISSIONS_PER_NOTE, MAX_ADMISSIONS, MAX
 OWNER, SERVER, ALICE, NEW, PROXY = (NodeKey(bytes([n]) * 32) for n in range(1, 6))
 SECRET, FRESH = b"s" * 32, b"f" * 32
 NOW = 1_700_000_000.0
+INVITATION = bytes(31) + b"\x07"
 READ = frozenset({"request-files"})
 
 
@@ -34,7 +35,13 @@ def lab(admits: str = "request-files") -> ChannelDocument:
 def new(
     document: ChannelDocument, roles: frozenset[str] = READ, key: NodeKey = SERVER
 ) -> Admission:
-    return admit(key, document, NEW.public, "new", roles, SECRET, NOW)
+    return admit(key, document, NEW.public, "new", roles, SECRET, NOW, INVITATION)
+
+
+def resigned(admission: Admission, key: NodeKey = SERVER) -> Admission:
+    """Whatever it says, as its admitter would sign it."""
+    body = codec.pack(codec.plain(admission)[:-1])
+    return msgspec.structs.replace(admission, signature=key.sign(CONTEXT, body))
 
 
 def book_with(document: ChannelDocument, key: NodeKey = ALICE) -> ChannelBook:
@@ -67,6 +74,56 @@ def test_a_document_without_admitters_is_written_as_before() -> None:
 def test_admitters_give_reading_roles_only(roles: str) -> None:
     with pytest.raises(BadInput, match="request-files"):
         lab().with_admitter(SERVER.node_id, roles, NOW)
+
+
+@pytest.mark.parametrize("left", ["none", "proxy", "provide", "request-feeds"])
+def test_who_loses_a_role_admits_nobody_with_it_any_more(left: str) -> None:
+    """Issue 13: set-roles to none left an admitter, whose puppet was sealed the new secret."""
+    before = lab()
+    after = before.with_roles(SERVER.node_id, left, SECRET, FRESH, NOW)
+    assert after.may_admit(SERVER.node_id) == frozenset()
+    assert after.admitters == ()
+    claimed = msgspec.structs.replace(new(before), secret_version=after.secret_version)
+    forged = codec.encode(resigned(claimed))
+    assert check_admission(forged, after) is None
+    book = book_with(before)
+    book.admit(OWNER.public, codec.encode(new(before)))
+    book.offer(signed(after), NOW)
+    assert book.admissions(OWNER.public) == [], "nor does who was admitted before"
+    assert book.admit(OWNER.public, forged) is None
+    # Not even when it has the role again: it has to be authorised anew.
+    again = after.with_roles(SERVER.node_id, "all", FRESH, SECRET, NOW)
+    assert again.may_admit(SERVER.node_id) == frozenset()
+    again = again.with_admitter(SERVER.node_id, "request-files", NOW)
+    assert again.may_admit(SERVER.node_id) == READ
+
+
+def test_what_an_admitter_keeps_it_may_still_give() -> None:
+    document = lab("request").with_roles(
+        SERVER.node_id, "request-files,provide", SECRET, FRESH, NOW
+    )
+    assert document.may_admit(SERVER.node_id) == READ
+    assert check_admission(codec.encode(new(document)), document) is not None
+    with pytest.raises(BadInput, match="authorised"):
+        new(document, frozenset({"request-feeds"}))
+
+
+def test_a_document_that_lets_an_admitter_give_more_than_it_has_does_not_count_for_that() -> None:
+    document = lab()
+    members = tuple(
+        msgspec.structs.replace(m, bits=0, sealed=b"") if m.public == SERVER.public else m
+        for m in document.members
+    )
+    odd = msgspec.structs.replace(document, members=members)
+    assert odd.admitters
+    assert odd.may_admit(SERVER.node_id) == frozenset()
+    assert check_admission(codec.encode(new(document)), odd) is None
+
+
+def test_nobody_is_authorised_to_give_what_it_has_not_got() -> None:
+    document = lab("none").with_roles(SERVER.node_id, "request-files", SECRET, FRESH, NOW)
+    with pytest.raises(BadInput, match="has not got request-feeds, request-tasks"):
+        document.with_admitter(SERVER.node_id, "request", NOW)
 
 
 def test_only_members_of_channels_that_are_not_open_are_admitters() -> None:
@@ -130,9 +187,9 @@ def test_nobody_admits_more_than_the_owner_lets_it() -> None:
     with pytest.raises(BadInput, match="authorised"):
         new(document, key=ALICE)
     with pytest.raises(BadInput):
-        admit(SERVER, document, ALICE.public, "x", READ, SECRET, NOW)  # she is listed
+        admit(SERVER, document, ALICE.public, "x", READ, SECRET, NOW, INVITATION)  # she is listed
     with pytest.raises(BadInput, match="label"):
-        admit(SERVER, document, NEW.public, "a\nb", READ, SECRET, NOW)
+        admit(SERVER, document, NEW.public, "a\nb", READ, SECRET, NOW, INVITATION)
 
 
 def test_a_record_by_who_is_not_authorised_does_not_count_however_it_is_signed() -> None:
@@ -238,13 +295,15 @@ def test_of_two_for_one_node_the_first_is_kept_and_of_too_many_the_last_is_not(
     assert book.admit(document.channel_id, codec.encode(new(document))) is None
     assert book.admissions(document.channel_id) == [first]
     monkeypatch.setattr("kachery_p2p.protocol.channels.membership.MAX_ADMISSIONS", 1)
-    other = admit(SERVER, document, bytes(31) + b"\x09", "x", READ, SECRET, NOW)
+    other = admit(SERVER, document, bytes(31) + b"\x09", "x", READ, SECRET, NOW, INVITATION)
     assert book.admit(document.channel_id, codec.encode(other)) is None
     assert MAX_ADMISSIONS > 100
 
 
 def test_a_full_note_fits_a_header() -> None:
     document = lab()
-    longest = admit(SERVER, document, NEW.public, "\U0001f600" * MAX_LABEL, READ, SECRET, NOW)
+    longest = admit(
+        SERVER, document, NEW.public, "\U0001f600" * MAX_LABEL, READ, SECRET, NOW, INVITATION
+    )
     note = Admissions(document.channel_id, [codec.encode(longest)] * ADMISSIONS_PER_NOTE)
     assert len(codec.encode([8, CHANNEL_ADMISSIONS, codec.plain(note)])) < MAX_HEADER

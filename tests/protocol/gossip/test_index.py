@@ -247,6 +247,26 @@ INDEXES = st.integers(0, 2)
 KEYS = st.integers(1, 8)
 
 
+def test_the_keys_of_who_was_forgotten_go_although_nobody_announces_anything() -> None:
+    """They stayed until somebody announced again."""
+    index = Index()
+    for start in range(1, 40):
+        index.apply(batch(start, start))
+    index.apply(batch(1, 7, 99, origin=TWO))
+    index.forget_origin(CHANNEL, ONE.public)
+    rounds = 0
+    while index.sweep():
+        rounds += 1
+        assert rounds < 40
+    assert rounds > 1, "little by little"
+    known = index._channels[CHANNEL]
+    assert set(known.holders) == {key(7), key(99)}
+    assert not known.dead
+    index.forget_origin(CHANNEL, TWO.public)
+    assert not index.sweep()
+    assert not index._channels
+
+
 class Gossiping(RuleBasedStateMachine):
     """Two origins, three proxies, and a network that loses, repeats and reorders."""
 

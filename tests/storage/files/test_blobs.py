@@ -129,13 +129,86 @@ def test_every_way_in_gives_the_same(tmp_path, way, size):
         assert manifest.tree.root == levels[-1]
 
 
+@pytest.mark.parametrize("size", [1_000, MANIFEST_CHUNK, MANIFEST_CHUNK + 1])
 @pytest.mark.parametrize("way", WAYS)
-def test_storing_twice_is_storing_once(store, tmp_path, way):
-    data = content(MANIFEST_CHUNK + 1)
+def test_storing_twice_is_storing_once(store, tmp_path, way, size):
+    data = content(size)
     first = way(store, data, tmp_path)
     inode = os.stat(store.find(first.sha1).path).st_ino
     assert way(store, data, tmp_path) == first
-    assert os.stat(store.find(first.sha1).path).st_ino == inode
+    if size <= MANIFEST_CHUNK or way is by_link:
+        assert os.stat(store.find(first.sha1).path).st_ino == inode
+    kept = {entry.sha1 for entry in store.scan()}
+    assert kept == {first.sha1, first.manifest_sha1} - {None}
+    assert leftovers(store) == []
+
+
+@pytest.mark.parametrize("size", [1_000, 3_000_000, MANIFEST_CHUNK + 1])
+@pytest.mark.parametrize("way", WAYS)
+def test_what_rotted_is_replaced_when_it_is_stored_again(store, tmp_path, way, size):
+    """Same size, other bytes: it was acknowledged, and stayed rotten."""
+    data = content(size)
+    stored = by_bytes(store, data, tmp_path)
+    names = {stored.sha1, stored.manifest_sha1} - {None}
+    whole = {name: store.path(name).read_bytes() for name in names}
+    for name in names:
+        rotten = bytearray(whole[name])
+        rotten[len(rotten) // 3] ^= 1
+        store.path(name).write_bytes(rotten)
+    assert way(store, data, tmp_path) == stored
+    for name in names:
+        blob = store.find(name)
+        assert store.read(blob, 0, blob.size) == whole[name]
+        assert blob.linked == (way is by_link and name == stored.sha1)
+    assert leftovers(store) == []
+
+
+def test_what_cannot_be_read_is_replaced_when_it_is_stored_again(store, tmp_path):
+    data = content(1_000)
+    path = store.path(sha1_of(data))
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+    store.store_bytes(data)
+    assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("size", [1_000, 3_000_000, MANIFEST_CHUNK + 1])
+@pytest.mark.parametrize("way", ["bytes", "file", "stream", "link"])
+def test_who_stores_hears_of_each_name_before_anything_appears(store, tmp_path, way, size):
+    data = content(size)
+    source = tmp_path / "source"
+    source.write_bytes(data)
+    heard: list[str] = []
+
+    def arriving(sha1s):
+        assert not list(store.scan()), "something appeared before it was announced"
+        with store.arrivals.halted() as under_way:
+            assert set(sha1s) <= set(under_way)
+        heard.extend(sha1s)
+
+    def run(arriving):
+        if way == "bytes":
+            return store.store_bytes(data, arriving)
+        if way == "stream":
+            writer = store.begin(arriving)
+            writer.write(data)
+            return writer.finish()
+        with open(source, "rb") as file:
+            if way == "link":
+                return store.link_fd(file.fileno(), source, arriving=arriving)
+            return store.store_fd(file.fileno(), arriving=arriving)
+
+    def refuse(sha1s):
+        raise StorageFull(what="what it is bound to", path="state")
+
+    with pytest.raises(StorageFull, match="bound to"):
+        run(refuse)
+    assert list(store.scan()) == []
+    stored = run(arriving)
+    assert {entry.sha1 for entry in store.scan()} == set(heard)
+    assert heard == [name for name in (stored.sha1, stored.manifest_sha1) if name]
+    with store.arrivals.halted() as under_way:
+        assert not under_way
     assert leftovers(store) == []
 
 

@@ -1,0 +1,115 @@
+"""What the peer of one link asks of this node: each request and stream is served by a task of its own.
+
+Every exchange counts in the peer's budget, and so does an answer until it is queued. What breaks in a
+handler costs the exchange, not the link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from kachery_p2p.protocol.errors import Busy, KacheryError, LinkClosed
+from kachery_p2p.protocol.limits import ANSWER_BYTES
+from kachery_p2p.protocol.links.mux import Mux
+
+from .budget import Budget
+from .stream import Stream
+from .writer import Writer
+
+log = logging.getLogger(__name__)
+
+
+class Serving:
+    """``on_request`` and ``on_stream`` do what is asked; ``flush``: the mux may have what to send."""
+
+    def __init__(
+        self,
+        mux: Mux,
+        writer: Writer,
+        budget: Budget,
+        *,
+        on_request: Callable[[str, Any], Awaitable[Any]],
+        on_stream: Callable[[Stream, str, Any], Awaitable[None]],
+        flush: Callable[[], None],
+    ) -> None:
+        self._mux = mux
+        self._writer = writer
+        self._budget = budget
+        self._on_request = on_request
+        self._on_stream = on_stream
+        self._flush = flush
+        self._running: dict[int, asyncio.Task[None]] = {}
+
+    def __len__(self) -> int:
+        """How many exchanges are being served."""
+        return len(self._running)
+
+    def request(self, tasks: asyncio.TaskGroup, number: int, method: str, params: Any) -> None:
+        """The peer asks for something; it is answered, in the end."""
+        if self._budget.exchanges.take():
+            self._spawn(tasks, number, self._answer(number, method, params))
+        else:
+            self._mux.fail(number, _too_much())
+
+    def stream(self, tasks: asyncio.TaskGroup, stream: Stream, method: str, params: Any) -> bool:
+        """The peer opened a stream; False if it has too many exchanges: then it is told."""
+        if not self._budget.exchanges.take():
+            self._mux.end(stream.number, _too_much())
+            return False
+        self._spawn(tasks, stream.number, self._serve(stream, method, params))
+        return True
+
+    def cancel(self, number: int) -> None:
+        """The peer does not want it any more."""
+        if (task := self._running.get(number)) is not None:
+            task.cancel()
+
+    def _spawn(
+        self, tasks: asyncio.TaskGroup, number: int, work: Coroutine[Any, Any, None]
+    ) -> None:
+        task = tasks.create_task(work)
+        self._running[number] = task
+        task.add_done_callback(lambda _: self._ended(number))
+
+    def _ended(self, number: int) -> None:
+        self._running.pop(number, None)
+        self._budget.exchanges.give()
+
+    async def _answer(self, number: int, method: str, params: Any) -> None:
+        try:
+            if self._mux.congested:
+                await self._writer.room()
+            async with self._budget.bytes.hold(ANSWER_BYTES):
+                result = await self._on_request(method, params)
+                if self._mux.congested:
+                    await self._writer.room()
+        except KacheryError as error:
+            self._mux.fail(number, error)
+        except Exception as error:  # a bug in a handler must not cost the link
+            log.exception("request %s failed", method)
+            self._mux.fail(number, error)
+        else:
+            self._mux.respond(number, result)
+        finally:
+            self._flush()
+
+    async def _serve(self, stream: Stream, method: str, params: Any) -> None:
+        try:
+            await self._on_stream(stream, method, params)
+        except KacheryError as error:
+            stream.end(error)
+        except Exception as error:  # a bug in a handler must not cost the link
+            log.exception("stream %s from %s failed", method, stream.peer[:8])
+            stream.end(error)
+        else:
+            stream.end()
+        finally:
+            if not stream.ended:
+                stream.end(LinkClosed(peer=stream.peer[:8], reason="the other side stopped"))
+
+
+def _too_much() -> Busy:
+    return Busy(limit="what one node may ask of another at a time")

@@ -1,0 +1,33 @@
+"""What a node does now and then so that it does not grow: called by its housekeeping.
+
+Each :meth:`Upkeep.step` is bounded: a slice of the storage in a worker thread, and some of the keys of
+announcement logs that are no more, with pauses for others on the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from kachery_p2p.protocol.gossip.index import Index
+from kachery_p2p.storage.sweeper import Sweeper
+
+from .context import Context
+
+_VISITS: Final = 64
+"""Pieces of dead logs that are cleared in one step, each in a round of the loop of its own."""
+
+
+class Upkeep:
+    def __init__(self, context: Context, index: Index) -> None:
+        self._workers = context.workers
+        self._index = index
+        self._sweeper = Sweeper(context.store, context.state)
+
+    async def step(self) -> None:
+        """Do a little of everything."""
+        for _ in range(_VISITS):
+            if not self._index.sweep():
+                break
+            await asyncio.sleep(0)
+        await self._workers.disk(self._sweeper.step)

@@ -1,0 +1,86 @@
+"""What content is bound to: the rules of who may have what came from where.
+
+* What the node's user stored for no channel in particular is free: it may go out on every channel.
+* What they stored for one channel, and what came whole from one channel, is bound to it.
+* What came from several channels, a part from each, goes out on none: nobody on either has shown that
+  they had all of it. It may be stored anew, which makes it the user's to give.
+
+Invariants: an origin is on disk before its blob is there, under any name, whatever fails or dies in
+between; where the bytes of a download came from is on disk before they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kachery_p2p.storage.files.blobs import Arriving, BlobStore, nothing
+from kachery_p2p.storage.files.origins import NOBODY
+from kachery_p2p.storage.files.partials import Partial
+from kachery_p2p.storage.files.writer import Stored
+
+from .state import StateDB
+
+
+class Bindings:
+    """Channels are ids in hex. All methods read or write the disk; any thread may call."""
+
+    def __init__(self, store: BlobStore, state: StateDB) -> None:
+        self._store = store
+        self._state = state
+
+    def may_leave(self, sha1: str, channel: str) -> bool:
+        """Whether a blob may go out on a channel, if it is here."""
+        origins = self._state.origins(sha1)
+        return not origins or channel in origins
+
+    # --- what is stored here ---------------------------------------------------------------------
+
+    def arriving(self, channel: str | None) -> Arriving:
+        """For the store: what it stores is bound to a channel, or (None) to nothing.
+
+        What is here and free stays so until :meth:`stored`, in case the store fails.
+        """
+        if channel is None:
+            return nothing
+
+        def bind(sha1s: Sequence[str]) -> None:
+            bound = [sha1 for sha1 in sha1s if not self._is_free(sha1)]
+            missing = [sha1 for sha1 in bound if channel not in self._state.origins(sha1)]
+            if missing:
+                self._state.add_origins(missing, channel)
+
+        return bind
+
+    def stored(self, stored: Stored, channel: str | None) -> None:
+        """The user stored it: it is theirs to give, wherever else it came from."""
+        names = [name for name in (stored.sha1, stored.manifest_sha1) if name is not None]
+        if channel is None:
+            for name in names:
+                self._state.clear_origins(name)
+            return
+        missing = [name for name in names if channel not in self._state.origins(name)]
+        if missing:
+            self._state.add_origins(missing, channel)
+
+    def _is_free(self, sha1: str) -> bool:
+        return self._store.find(sha1) is not None and not self._state.origins(sha1)
+
+    # --- what is fetched -------------------------------------------------------------------------
+
+    def resumed(self, partial: Partial) -> frozenset[str]:
+        """Where the bytes came from that an opened partial has. Bytes of which that is not known
+        are bound to nobody."""
+        if not partial.received_bytes:
+            self._state.forget_download(partial.sha1)
+            return frozenset()
+        channels = self._state.download_channels(partial.sha1)
+        if not channels:
+            self._state.add_download_channel(partial.sha1, NOBODY)
+            return frozenset({NOBODY})
+        return channels
+
+    def complete(self, sha1: str, channels: frozenset[str]) -> None:
+        """A download is about to become a blob; its bytes came from these channels."""
+        if not self._is_free(sha1):
+            (origin,) = channels if len(channels) == 1 else (NOBODY,)
+            self._state.add_origin(sha1, origin)

@@ -1,0 +1,49 @@
+"""What is about to appear in a storage folder, or is being downloaded: not to be tidied away.
+
+What a blob is bound to is on disk before the blob is, and so, for a moment, is about content that is
+not there. Whoever tidies such things away must not come in between: it asks here, and nothing arrives
+while it acts on the answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Iterator
+
+
+class Arrivals:
+    """Hashes in hex. All methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._under_way: Counter[str] = Counter()
+
+    def begin(self, *sha1s: str) -> None:
+        """These are about to appear."""
+        with self._lock:
+            self._under_way.update(sha1s)
+
+    def end(self, *sha1s: str) -> None:
+        """They have appeared, or never will. As often as :meth:`begin`."""
+        with self._lock:
+            self._under_way.subtract(sha1s)
+            for sha1 in sha1s:
+                if self._under_way[sha1] <= 0:
+                    del self._under_way[sha1]
+
+    @contextlib.contextmanager
+    def of(self, *sha1s: str) -> Iterator[None]:
+        """In here, these are about to appear."""
+        self.begin(*sha1s)
+        try:
+            yield
+        finally:
+            self.end(*sha1s)
+
+    @contextlib.contextmanager
+    def halted(self) -> Iterator[Counter[str]]:
+        """In here nothing new comes to be under way; what is. For a few milliseconds at most."""
+        with self._lock:
+            yield self._under_way

@@ -1,0 +1,191 @@
+"""Tidying a storage folder and what is remembered of it, a little at a time.
+
+What goes
+
+* downloads in progress that nobody has gone on with for ``PARTIAL_KEEP_SECONDS``, and hash trees that
+  have been without their content for as long;
+* damaged content that was put aside, but for the newest ``MAX_QUARANTINED`` files in
+  ``MAX_QUARANTINED_BYTES``, and the newest of all in any case;
+* origins and manifests of content that has been gone for ``ORIGIN_KEEP_SECONDS``: not sooner, since
+  what comes back from a backup must not look as if it were for everybody.
+
+Invariants: nothing is touched that is under way (:mod:`.files.arrivals`), in the journal, or not ours
+by its name; one :meth:`Sweeper.step` looks at ``SWEEP_FOLDERS`` folders, or pages of rows, at most,
+and between two rounds there are ``SWEEP_PAUSE_SECONDS``. If the folder is not the one that is locked
+(its disk was taken away, say), nothing at all is done.
+
+Non-goals: blobs, links, temporary files (see :meth:`.files.blobs.BlobStore.clean`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from kachery_p2p.protocol.errors import KacheryError
+from kachery_p2p.protocol.limits import (
+    MAX_QUARANTINED,
+    MAX_QUARANTINED_BYTES,
+    ORIGIN_KEEP_SECONDS,
+    PARTIAL_KEEP_SECONDS,
+    SWEEP_FOLDERS,
+    SWEEP_PAUSE_SECONDS,
+    SWEEP_ROWS,
+)
+from kachery_p2p.storage.files.blobs import BlobStore
+
+from . import paths
+from .disk import remove
+from .state import StateDB
+
+_log = logging.getLogger(__name__)
+
+_PARTIAL: Final = (paths.PARTIAL_MAP, paths.PARTIAL, paths.PARTIAL_TREE)
+"""In the order in which they go: marks must not outlive the data."""
+_CONTENT: Final = ("", paths.LINK, paths.PARTIAL, paths.PARTIAL_MAP)
+
+
+class Sweeper:
+    """Used by one thread at a time. ``clock`` is that of the files: Unix time in seconds."""
+
+    def __init__(
+        self, store: BlobStore, state: StateDB, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._store = store
+        self._state = state
+        self._clock = clock
+        self._round: Iterator[None] | None = None
+        self._rest_until = float("-inf")
+
+    def step(self) -> None:
+        """Do a little. What cannot be done now is done in a later round."""
+        if not self._store.is_locked_here():
+            self._rest()
+            return
+        if self._round is None:
+            if time.monotonic() < self._rest_until:
+                return
+            self._round = self._all()
+        try:
+            for _ in range(SWEEP_FOLDERS):
+                if next(self._round, _OVER) is _OVER:
+                    self._rest()
+                    return
+        except (KacheryError, OSError) as error:
+            _log.warning("the storage could not be tidied: %s", error)
+            self._rest()
+
+    def _rest(self) -> None:
+        self._round = None
+        self._rest_until = time.monotonic() + SWEEP_PAUSE_SECONDS
+
+    def _all(self) -> Iterator[None]:
+        yield from self._folders()
+        yield from self._rows()
+        yield from self._downloads()
+
+    # --- files -----------------------------------------------------------------------------------
+
+    def _folders(self) -> Iterator[None]:
+        aside = _Newest()
+        for folder in paths.leaf_folders(self._store.root):
+            self._sweep_folder(folder, aside)
+            yield
+
+    def _sweep_folder(self, folder: Path, aside: _Newest) -> None:
+        for sha1, found in paths.beside(folder).items():
+            for suffix, status in found.items():
+                if suffix.startswith(paths.CORRUPT):
+                    for path in aside.add(folder / f"{sha1}{suffix}", status):
+                        remove(path)
+            self._sweep_partial(sha1, found)
+
+    def _sweep_partial(self, sha1: str, found: dict[str, os.stat_result]) -> None:
+        parts: list[str] = [suffix for suffix in _PARTIAL if suffix in found]
+        if paths.TREE in found and not any(suffix in found for suffix in _CONTENT):
+            parts.append(paths.TREE)
+        if not parts:
+            return
+        newest = max(found[suffix].st_mtime for suffix in parts)
+        if newest > self._clock() - PARTIAL_KEEP_SECONDS:
+            return
+        with self._store.arrivals.halted() as under_way:
+            if sha1 in under_way:
+                return
+            for suffix in parts:
+                remove(self._store.path(sha1, suffix))
+        _log.info("a download of sha1://%s that nobody went on with was removed", sha1)
+
+    # --- rows ------------------------------------------------------------------------------------
+
+    def _rows(self) -> Iterator[None]:
+        after = ""
+        while page := self._state.described(after, SWEEP_ROWS):
+            gone = [sha1 for sha1 in page if self._is_gone(sha1)]
+            here = sorted(set(page) - set(gone))
+            self._state.note_gone(gone, here, self._clock())
+            after = page[-1]
+            yield
+        before = self._clock() - ORIGIN_KEEP_SECONDS
+        while page := self._state.long_gone(before, SWEEP_ROWS):
+            with self._store.arrivals.halted() as under_way:
+                still = [s for s in page if s not in under_way and self._is_gone(s)]
+                self._state.forget_content(still)
+            if len(still) < len(page):
+                return  # the rest is found to be here in the next round
+            yield
+
+    def _is_gone(self, sha1: str) -> bool:
+        if self._store.in_journal(sha1):
+            return False  # a start after a power cut would bring it back
+        return not any(os.path.lexists(self._store.path(sha1, suffix)) for suffix in _CONTENT)
+
+    def _downloads(self) -> Iterator[None]:
+        """Where bytes came from matters as long as they are a part of something."""
+        after = ""
+        while page := self._state.downloads(after, SWEEP_ROWS):
+            with self._store.arrivals.halted() as under_way:
+                over = [sha1 for sha1 in page if sha1 not in under_way and self._is_over(sha1)]
+                if over:
+                    self._state.forget_downloads(over)
+            after = page[-1]
+            yield
+
+    def _is_over(self, sha1: str) -> bool:
+        return not any(
+            os.path.lexists(self._store.path(sha1, suffix))
+            for suffix in (paths.PARTIAL, paths.PARTIAL_MAP)
+        )
+
+
+@dataclass
+class _Newest:
+    """The newest of the files that were met so far, within the bounds."""
+
+    bytes: int = 0
+    heap: list[tuple[int, str, int]] = field(default_factory=list)
+
+    def add(self, path: Path, status: os.stat_result) -> list[Path]:
+        """One more; those that are too many now."""
+        # The time of the renaming: when it was put aside.
+        heapq.heappush(self.heap, (status.st_ctime_ns, str(path), status.st_size))
+        self.bytes += status.st_size
+        over = []
+        while len(self.heap) > MAX_QUARANTINED or (
+            self.bytes > MAX_QUARANTINED_BYTES and len(self.heap) > 1
+        ):
+            _, oldest, size = heapq.heappop(self.heap)
+            self.bytes -= size
+            over.append(Path(oldest))
+        return over
+
+
+_OVER: Final = contextlib.nullcontext()
+"""What is no step of a round."""
