@@ -116,7 +116,7 @@ async def test_an_interrupt_ends_a_load_and_the_next_cell_works(
 
 
 LINK = """
-from kachery_p2p.client import progress
+from kachery_p2p.client.display import progress
 progress.SHOW_SECONDS = 0.0
 print("before")
 kc.link_file({path!r})

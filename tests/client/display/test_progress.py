@@ -113,7 +113,7 @@ def test_storage_says_after_every_piece_how_much_is_done(tmp_path: Path) -> None
 BEGIN = """
 import asyncio, logging, os, sys, threading, time
 logging.basicConfig(format="%(levelname)s %(message)s")
-from kachery_p2p.client import progress
+from kachery_p2p.client.display import progress
 from kachery_p2p.client.display.progress import Transfer
 from kachery_p2p.client.display.progress_display import display
 progress.SHOW_SECONDS = 0.0

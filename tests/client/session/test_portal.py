@@ -206,7 +206,7 @@ def test_only_an_async_function_called_a_something_has_a_twin() -> None:
 
 PRELUDE = """
 import asyncio, os, sys, signal, threading
-from kachery_p2p.client import portal
+from kachery_p2p.client.session import portal
 async def one(): return 1
 """
 

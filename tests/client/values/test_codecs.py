@@ -240,7 +240,9 @@ def test_a_missing_file_is_a_bad_path(tmp_path: Path) -> None:
 def test_importing_the_codecs_imports_no_numpy() -> None:
     script = (
         "import sys\n"
-        "from kachery_p2p.client import codecs, pickles, portal, temporary\n"
+        "from kachery_p2p.client import temporary\n"
+        "from kachery_p2p.client.session import portal\n"
+        "from kachery_p2p.client.values import codecs, pickles\n"
         "pickles.loads(pickles.dumps({'a': [1]}))\n"
         "codecs.json_to_bytes([1])\n"
         "assert 'numpy' not in sys.modules\n"
