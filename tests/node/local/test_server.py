@@ -474,7 +474,7 @@ async def test_other_users_may_only_read_if_the_node_says_so(
 
 
 async def test_every_call_that_changes_something_is_in_the_list_of_writes() -> None:
-    reads = {"load", "load_bytes", "find", "damaged", "info", "get", "channel.show",
+    reads = {"load", "load_bytes", "here", "find", "damaged", "info", "get", "channel.show",
              "channel.list", "channel.announced", "channel.export", "feed.named", "feed.list",
              "feed.info", "feed.read", "feed.stream", "feed.watch", "feed.get_rules", "feed.show",
              "task.list", "task.show", "task.cached", "status", "channel.invites", "doctor.node",
