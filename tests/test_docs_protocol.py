@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import re
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kachery_p2p.protocol import codec, errors, identity, limits, tree
-from kachery_p2p.protocol.channels import admission, invitation
+from kachery_p2p.protocol.channels import admission, invitation, member_urls
 from kachery_p2p.protocol.channels import signed_document as channel
 from kachery_p2p.protocol.channels.document import (
     SECRET_BYTES,
@@ -55,11 +56,12 @@ from kachery_p2p.protocol.gossip.messages import (
     OriginState,
 )
 from kachery_p2p.protocol.identity import NodeKey
-from kachery_p2p.protocol.links import frames, noise
+from kachery_p2p.protocol.links import frames, knock, noise
 from kachery_p2p.protocol.links.mux import cost_of
 from kachery_p2p.protocol.links.noise import Handshake
 from kachery_p2p.protocol.links.session import MAGIC, Session, prologue
 from kachery_p2p.protocol.local import messages as local
+from kachery_p2p.protocol.local import proof as local_proof
 from kachery_p2p.protocol.methods import METHODS
 from kachery_p2p.protocol.tasks import messages as task_messages
 from kachery_p2p.protocol.tasks import result as task_result
@@ -178,6 +180,42 @@ def test_the_invitation_of_the_document_is_real() -> None:
     }
     line = base64.urlsafe_b64encode(values["check"] + packed).decode().rstrip("=")
     assert invitation.parse_line(f"kachery-invite:{line}") == made
+
+
+def test_the_addresses_of_the_document_are_real() -> None:
+    urls = ["ws://h:1"]
+    values = example("addresses")
+    assert values["signed"] == b"kachery-p2p:addresses\0" + codec.pack(urls)
+    assert values["signature"] == ALICE.sign(b"addresses", codec.pack(urls))
+    assert member_urls.verify_urls(ALICE.public, urls, values["signature"])
+
+
+def test_the_knock_of_the_document_is_real() -> None:
+    packed = example("knock")["packed"]
+    text = base64.urlsafe_b64encode(packed).decode().rstrip("=")
+    random = bytes([10]) * knock.RANDOM_BYTES
+    assert text == knock.make_knock([OWNER.public], PROXY.public, 1_700_000_000, random)
+    assert knock.Knocks(PROXY.public).opens(text, [OWNER.public], 1_700_000_000)
+    mark = hashlib.blake2b(
+        PROXY.public + packed[:24], digest_size=16, key=OWNER.public, person=b"kachery-knock"
+    ).digest()
+    assert packed == (1_700_000_000).to_bytes(8, "big") + random[:16] + mark + random[32:]
+    assert knock.HEADER in TEXT
+
+
+def test_the_proofs_of_the_document_are_real() -> None:
+    message = b"full\0" + bytes([12]) * 32 + bytes([13]) * 32
+    token = bytes([11]) * 32
+    assert example("local-proof") == {
+        "daemon's proof": hmac.digest(token, b"daemon\0" + message, "sha256"),
+        "signature": ALICE.sign(b"local api", message),
+        "client's proof": hmac.digest(token, b"client\0" + message, "sha256"),
+    }
+    made = local_proof.Token(token, ALICE.public, local_proof.FULL)
+    challenge = local_proof.Challenge(made, bytes([12]) * 32, bytes([13]) * 32)
+    values = example("local-proof")
+    assert challenge.is_daemon(values["daemon's proof"], values["signature"])
+    assert challenge.is_client(values["client's proof"])
 
 
 def test_the_records_of_the_document_are_real() -> None:
@@ -375,7 +413,7 @@ def test_the_task_of_the_document_is_real() -> None:
 def test_the_local_frames_of_the_document_are_real() -> None:
     sha1 = hashlib.sha1(b"abc").hexdigest()
     assert example("local") == {
-        "greeting": local.encode_message(local.Greeting(1, None, 4242)),
+        "greeting": local.encode_message(local.Greeting(limits.PROTOCOL_VERSION, None, 4242)),
         "call": local.encode_message(local.Call(1, "find", {"sha1": sha1})),
         "finish": local.encode_message(local.Finish(1)),
     }
@@ -481,7 +519,8 @@ def test_the_fields_of_channel_documents_are_in_order(name: str, kind: Any) -> N
 def test_every_signing_context_is_in_the_table() -> None:
     told = {row[0].encode() for row in table("contexts")}
     assert told == {noise.STATIC_CONTEXT, channel.CONTEXT, announcements.CONTEXT, feed.CONTEXT,
-                    task_result.CONTEXT, admission.CONTEXT, invitation.CONTEXT}  # fmt: skip
+                    task_result.CONTEXT, admission.CONTEXT, invitation.CONTEXT,
+                    member_urls.CONTEXT, local_proof.CONTEXT}  # fmt: skip
     assert identity._signed_bytes(b"c", b"m") == b"kachery-p2p:c\0m"
 
 

@@ -35,20 +35,9 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.limits import DEFAULT_API_PORT, STOP_SECONDS
 from kachery_p2p.storage.disk import disk_errors
 
+from .daemon_options import door_options, octal
 from .daemon_process import ProcessEnd, environment, start_process
 from .output import Output, clean, pass_output, with_output
-
-
-def _octal(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        mode = int(text, 8)
-    except ValueError:
-        mode = -1
-    if not 0 <= mode <= 0o777:
-        raise click.BadParameter(f"{text!r} is no file mode; write it like 660")
-    return mode
 
 
 @click.group()
@@ -80,10 +69,9 @@ def daemon() -> None:
     help=f"Local API on loopback TCP too (port {DEFAULT_API_PORT} if none is given).",
 )
 @click.option("--auth-group", metavar="GROUP", help="Let the members of this group use the node.")
-@click.option(
-    "--socket-mode", metavar="OCTAL", callback=_octal, help="Of the socket; default: 600."
-)
+@click.option("--socket-mode", metavar="OCTAL", callback=octal, help="Of the socket; default: 600.")
 @click.option("--others-read-only", is_flag=True, help="Other users may load, but change nothing.")
+@door_options
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain for --listen.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Its private key.")
 @click.option(
@@ -146,6 +134,8 @@ def _config(
     tls_key: Path | None,
     durability: str,
     allow_tasks: tuple[str, ...],
+    origins: list[str] | None = None,
+    private_networks: tuple[str, ...] = (),
     **options: Any,
 ) -> dict[str, Any]:
     """What the node's process is given, with every path absolute."""
@@ -169,6 +159,8 @@ def _config(
         "others_read_only": others_read_only,
         "durable": durability == "full",
         "allow_tasks": list(allow_tasks) or None,
+        "origins": origins or [],
+        "private_networks": list(private_networks),
         **options,
     }
 

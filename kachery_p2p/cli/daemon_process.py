@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import kachery_p2p
+from kachery_p2p.client.session.greeter import Greeter
 from kachery_p2p.client.session.loop_connection import LoopConnection
 from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import DaemonNotStarted, KacheryError, from_wire
@@ -103,7 +104,7 @@ async def _ask(path: Path) -> dict[str, Any] | None:
         return None
     connection = LoopConnection(sock)
     try:
-        await connection.greet(None)
+        await connection.greet(Greeter(None, None))
         info: dict[str, Any] = await connection.call("info", {})
     except (KacheryError, TimeoutError):
         return None

@@ -23,8 +23,8 @@ async def aexamine_node() -> dict[str, Any]:
     offline.require_node("doctor")
     node = await connection()
     seen: dict[str, Any] = await node.call("doctor.node", {})
-    assert node.welcome is not None
-    return seen | {"read_only": node.welcome.read_only}
+    assert node.greeter.welcome is not None
+    return seen | {"read_only": node.greeter.welcome.read_only}
 
 
 async def aexamine_uri(uri: str, channel: str | None = None) -> dict[str, Any]:

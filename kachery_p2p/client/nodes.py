@@ -20,7 +20,7 @@ async def aget_node_id() -> str:
         DaemonNotRunning, NeedsNode
     """
     offline.require_node("get_node_id")
-    welcome = (await connection()).welcome
+    welcome = (await connection()).greeter.welcome
     assert welcome is not None
     return welcome.node_id
 

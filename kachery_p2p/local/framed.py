@@ -10,14 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
 import socket
 from collections import deque
 from collections.abc import Callable
 
 from kachery_p2p.protocol.errors import KacheryError, LinkClosed, ProtocolViolation
-from kachery_p2p.protocol.limits import LOCAL_QUEUE, MAX_LOCAL_DESCRIPTORS
+from kachery_p2p.protocol.limits import (
+    LOCAL_QUEUE,
+    MAX_LOCAL_DESCRIPTORS,
+    MAX_LOCAL_FRAME,
+    MAX_LOCAL_GREETING,
+)
 from kachery_p2p.protocol.local import messages as local
+
+from .budget import Budget
 
 _READ_BYTES = 256 * 1024
 _MOST_AT_ONCE = 64
@@ -36,6 +44,7 @@ class FramedSocket:
         sock: socket.socket,
         on_message: Callable[[local.Message], None],
         on_close: Callable[[KacheryError | None], None],
+        budget: Budget | None = None,
     ) -> None:
         sock.setblocking(False)
         self.unix = sock.family == socket.AF_UNIX
@@ -45,7 +54,16 @@ class FramedSocket:
         self._on_message = on_message
         self._on_close = on_close
         self._loop = asyncio.get_running_loop()
-        self._reader = local.FrameReader()
+        self._reader = local.FrameReader(MAX_LOCAL_GREETING)
+        self._budget = budget
+        if budget is not None:
+            budget.sockets[self] = None
+        self.begun_bytes = 0
+        """Of a frame whose end has not come."""
+        self.begun_at = math.inf
+        self.stuck_since = math.inf
+        """Since when the peer takes nothing of what waits for it."""
+        self._held = 0
         self._descriptors: deque[int] = deque()
         self._out: deque[tuple[memoryview, int | None]] = deque()
         self._queued = 0
@@ -63,6 +81,10 @@ class FramedSocket:
         if not self.closed and not self._reading:
             self._reading = True
             self._loop.add_reader(self._sock.fileno(), self._on_readable)
+
+    def greeted(self) -> None:
+        """Both sides know each other: from now on frames may be as long as any."""
+        self._reader.most = MAX_LOCAL_FRAME
 
     def pause(self) -> None:
         """Let the peer wait; what has been read already still comes."""
@@ -105,13 +127,46 @@ class FramedSocket:
                 self._on_message(local.decode_message(value))
         except KacheryError as error:
             self.close(error)
+            return
+        if self._budget is not None and self._reader.pending != self.begun_bytes:
+            self._count_unfinished(self._budget)
+
+    def _count_unfinished(self, budget: Budget) -> None:
+        before, self.begun_bytes = self.begun_bytes, self._reader.pending
+        if self.begun_bytes < before or not before:
+            self.begun_at = self._loop.time() if self.begun_bytes else math.inf
+        budget.add_unfinished(self.begun_bytes - before)
 
     # --- writing -----------------------------------------------------------------------------
 
     @property
     def backed_up(self) -> bool:
         """The peer has more to read than it should."""
-        return self._queued > LOCAL_QUEUE
+        return self._queued > LOCAL_QUEUE or (
+            self._budget is not None and self._budget.is_over(self._queued)
+        )
+
+    @property
+    def holds(self) -> int:
+        """Bytes that wait for the peer to read."""
+        return self._queued + self._held
+
+    async def deliver(self, frame: bytes) -> None:
+        """Send an encoded message when the peer has read enough; meanwhile it counts. Raises
+        LinkClosed."""
+        if self.backed_up:
+            self._held += len(frame)
+            if self._budget is not None:
+                self._budget.add_queued(len(frame))
+            try:
+                await self.drained()
+            finally:
+                if not self.closed:
+                    self._held -= len(frame)
+                    if self._budget is not None:
+                        self._budget.queued -= len(frame)
+        self.queue(frame)
+        self.flush()
 
     def send(self, message: local.Message, descriptor: int | None = None) -> None:
         """Queue a message; a descriptor is duplicated by the kernel when it leaves.
@@ -139,6 +194,8 @@ class FramedSocket:
             raise LinkClosed(peer="the local node", reason="it closed the connection")
         self._out.append((memoryview(frame), descriptor))
         self._queued += len(frame)
+        if self._budget is not None:
+            self._budget.add_queued(len(frame))
 
     async def drained(self) -> None:
         """Wait while the peer has too much to read. Raises LinkClosed."""
@@ -149,6 +206,8 @@ class FramedSocket:
             raise LinkClosed(peer="the local node", reason="it closed the connection")
 
     def _flush(self) -> None:
+        if self.closed:  # to make room for others
+            return
         try:
             while self._out:
                 view, descriptor = self._out[0]
@@ -159,6 +218,8 @@ class FramedSocket:
                 else:
                     self._sent(self._sock.sendmsg(self._next_views()))
         except (BlockingIOError, InterruptedError):
+            if self.stuck_since == math.inf:
+                self.stuck_since = self._loop.time()
             if not self._writing:
                 self._writing = True
                 self._loop.add_writer(self._sock.fileno(), self._flush)
@@ -170,7 +231,7 @@ class FramedSocket:
                 self._writing = False
                 self._loop.remove_writer(self._sock.fileno())
         if self._queued <= LOCAL_QUEUE // 2:
-            self._room.set()
+            self._room.set()  # of who is over its share, too: it looks again
 
     def _next_views(self) -> list[memoryview]:
         """What can leave with one call: no descriptor."""
@@ -179,6 +240,9 @@ class FramedSocket:
 
     def _sent(self, count: int) -> None:
         self._queued -= count
+        self.stuck_since = math.inf
+        if self._budget is not None:
+            self._budget.queued -= count
         while count:
             view, _ = self._out[0]
             if count < len(view):
@@ -195,11 +259,16 @@ class FramedSocket:
         if not self._loop.is_closed():
             self.pause()
             if self._writing:
+                self._writing = False
                 self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors.clear()
         self._out.clear()
+        if self._budget is not None:
+            del self._budget.sockets[self]
+            self._budget.queued -= self.holds
+            self._budget.unfinished -= self.begun_bytes
         self._room.set()
         self._on_close(error)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import DEFAULT_API_PORT
+from kachery_p2p.protocol.local.proof import RIGHTS
 
 OFFLINE_VARIABLE = "KACHERY_P2P_OFFLINE_STORAGE_DIR"
 OLD_OFFLINE_VARIABLE = "KACHERY_OFFLINE_STORAGE_DIR"
@@ -97,10 +98,19 @@ def socket_candidates(environ: Mapping[str, str] = os.environ) -> list[Path]:
     return [private_runtime(environ) / SOCKET_NAME, SYSTEM_RUNTIME / SOCKET_NAME]
 
 
-def token_candidates(port: int, environ: Mapping[str, str] = os.environ) -> list[Path]:
-    """The files in which a client finds the token of a loopback TCP port, in order."""
-    name = f"api-{port}.token"
-    return [private_runtime(environ) / name, SYSTEM_RUNTIME / name]
+def token_name(port: int | str, right: str) -> str:
+    """The name of the file with the token for a right (``full``, ``read-only``)."""
+    return f"api-{port}.{right}.token"
+
+
+def token_candidates(port: int, environ: Mapping[str, str] = os.environ) -> list[tuple[Path, str]]:
+    """The files in which a client finds the token of a loopback TCP port, each with its right, in
+    order."""
+    return [
+        (folder / token_name(port, right), right)
+        for folder in (private_runtime(environ), SYSTEM_RUNTIME)
+        for right in RIGHTS
+    ]
 
 
 def api_port(environ: Mapping[str, str] = os.environ) -> int | None:

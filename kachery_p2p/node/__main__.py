@@ -13,17 +13,20 @@ import json
 import logging
 import logging.handlers
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from kachery_p2p.protocol.errors import KacheryError, to_wire
-from kachery_p2p.protocol.limits import MIB
+from kachery_p2p.protocol.limits import MAX_DESCRIPTORS, MIB
 from kachery_p2p.storage.disk import disk_errors
 
 from .config import Config
 from .node import Node
+
+log = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MAPPED_ABOVE = 32 * MIB
@@ -42,8 +45,9 @@ def config_from_json(text: str) -> Config:
     for name in ("state_dir", "storage_dir", "runtime_dir", "tls_cert", "tls_key"):
         if fields.get(name) is not None:
             fields[name] = Path(fields[name])
-    if fields.get("allow_tasks") is not None:
-        fields["allow_tasks"] = tuple(fields["allow_tasks"])
+    for name in ("allow_tasks", "trust_forwarded", "origins", "private_networks"):
+        if fields.get(name) is not None:
+            fields[name] = tuple(fields[name])
     return Config(**fields)
 
 
@@ -96,14 +100,29 @@ def main(arguments: list[str]) -> int:
         keep_freed_memory()
         config = config_from_json(text)
         set_up_log(config, foreground="--foreground" in rest)
+        raise_descriptor_limit()
         _run(config)
     except KacheryError as error:
         code, fields = to_wire(error)
-        logging.getLogger(__name__).error("%s", error)
+        log.error("%s", error)
         with contextlib.suppress(OSError):  # what it says may be that this very disk is full
             os.write(2, json.dumps({"code": code, "fields": fields}).encode() + b"\n")
         return error.exit_status
     return 0
+
+
+def raise_descriptor_limit() -> None:
+    """Use as many descriptors as the system lets this process have, not as few as it has at first."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if most == resource.RLIM_INFINITY else most
+    if now != resource.RLIM_INFINITY and now < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # some systems have a lower bound that they do not say
+            log.warning("the limit of open files stays at %s: %s", now, error)
 
 
 def _run(config: Config) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from kachery_p2p.local.places import SOCKET_NAME
 from kachery_p2p.protocol.errors import BadInput
-from kachery_p2p.protocol.limits import MAX_LABEL, MAX_URL
+from kachery_p2p.protocol.limits import MAX_LABEL, MAX_OPTION_ITEMS, MAX_URL
+from kachery_p2p.protocol.links.addresses import Network, parse_network
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,13 @@ class Config:
     auth_group: str | None = None
     socket_mode: int = 0o600
     others_read_only: bool = False
+    trust_forwarded: tuple[str, ...] | None = None
+    """Networks of reverse proxies whose X-Forwarded-For is believed, beside this computer itself; None:
+    nobody's is."""
+    origins: tuple[str, ...] = ()
+    """Web sites (``https://lab.example.org``) whose pages may connect; others are refused."""
+    private_networks: tuple[str, ...] = ()
+    """Networks in which addresses that other members name are dialled, whatever is there."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
     local_api: bool = True
@@ -50,6 +58,16 @@ class Config:
             )
         return host.strip("[]"), int(port)
 
+    def trusted(self) -> tuple[Network, ...] | None:
+        """``trust_forwarded``, parsed. Raises BadInput."""
+        if self.trust_forwarded is None:
+            return None
+        return _networks("--trust-forwarded", self.trust_forwarded)
+
+    def private(self) -> tuple[Network, ...]:
+        """``private_networks``, parsed. Raises BadInput."""
+        return _networks("--private-network", self.private_networks)
+
     @property
     def socket_path(self) -> Path:
         return self.runtime_dir / SOCKET_NAME
@@ -69,6 +87,9 @@ class Config:
         """Raises BadInput for what can never work."""
         self.address()
         self.group_id()
+        self.trusted()
+        self.private()
+        self._check_origins()
         if len(self.label) > MAX_LABEL:
             raise BadInput(what="--label", reason=f"longer than {MAX_LABEL} characters")
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -85,3 +106,25 @@ class Config:
                 reason="longer than the 107 bytes that the system allows; set XDG_RUNTIME_DIR to "
                 "a shorter folder",
             )
+
+    def _check_origins(self) -> None:
+        if len(self.origins) > MAX_OPTION_ITEMS:
+            raise BadInput(what="--origins", reason=f"more than {MAX_OPTION_ITEMS}")
+        for origin in self.origins:
+            scheme, _, host = origin.partition("://")
+            if origin != "null" and (not scheme or not host or "/" in host):
+                raise BadInput(
+                    what=f"--origins {origin[:200]!r}",
+                    reason="it must be what a browser says, such as https://lab.example.org, "
+                    "without a path",
+                )
+
+
+def _networks(option: str, texts: tuple[str, ...]) -> tuple[Network, ...]:
+    if len(texts) > MAX_OPTION_ITEMS:
+        raise BadInput(what=option, reason=f"more than {MAX_OPTION_ITEMS} networks")
+    try:
+        return tuple(map(parse_network, texts))
+    except BadInput as error:
+        reason = f"{error.fields['reason']}; write it like 10.0.0.0/8"
+        raise BadInput(what=option, reason=reason) from error

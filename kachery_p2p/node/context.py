@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kachery_p2p._version import __version__
+from kachery_p2p.protocol.channels.member_urls import member_urls, sign_urls
 from kachery_p2p.protocol.channels.membership import ChannelBook
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.storage.bindings import Bindings
@@ -40,9 +41,18 @@ class Context:
     random: Callable[[], float] = random.random
     warnings: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=MAX_WARNINGS))
 
+    _signed: tuple[tuple[str, ...], bytes] | None = field(default=None, init=False, repr=False)
+
     @property
     def node_id(self) -> str:
         return self.key.node_id
+
+    def signed_urls(self) -> tuple[list[str], bytes]:
+        """Where other nodes are told to dial this one, and the signature that goes with it."""
+        urls = tuple(member_urls(self.urls))
+        if self._signed is None or self._signed[0] != urls:
+            self._signed = urls, sign_urls(self.key, urls)
+        return list(urls), self._signed[1]
 
     def may_leave(self, sha1: str, channel: bytes) -> bool:
         """Whether a blob may go out on a channel: one that was fetched on another may not.

@@ -16,8 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from websockets.asyncio.server import Server
-
 from kachery_p2p.node.channels.admissions import Admissions
 from kachery_p2p.node.channels.bootstraps import Bootstraps
 from kachery_p2p.node.channels.documents import Documents
@@ -39,6 +37,9 @@ from kachery_p2p.node.gossip.discovery import Discovery
 from kachery_p2p.node.gossip.lookup import Lookup
 from kachery_p2p.node.gossip.watches import Watches
 from kachery_p2p.node.links.circuit import Relay
+from kachery_p2p.node.links.dialling import Dialling, Rules, dial_member
+from kachery_p2p.node.links.gate import Gate
+from kachery_p2p.node.links.listener import Doors, Listener
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.reach import Reach
 from kachery_p2p.node.local.calls import Calls
@@ -54,9 +55,11 @@ from kachery_p2p.protocol.errors import BadInput, KacheryError, LinkClosed, Stor
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.limits import SHUTDOWN_SECONDS
+from kachery_p2p.protocol.links.knock import Knocks
 from kachery_p2p.storage.disk import disk_errors, sync_folder, write_all
 from kachery_p2p.storage.feeds.store import FeedStore
 from kachery_p2p.storage.files.blobs import BlobStore
+from kachery_p2p.storage.files.marker import marker_of
 from kachery_p2p.storage.state import StateDB
 from kachery_p2p.storage.tasks.store import TaskStore
 
@@ -74,8 +77,11 @@ _HOUSEKEEPING_SECONDS = 5.0
 class WebSocketDialer:
     """Dials over real WebSockets."""
 
-    async def dial(self, url: str) -> transport.Transport:
-        return await transport.dial(url)
+    async def dial(self, url: str, *, knock: str = "") -> transport.Transport:
+        return await transport.dial(url, knock=knock)
+
+    async def dial_member(self, url: str, rules: Rules, *, knock: str = "") -> transport.Transport:
+        return await dial_member(url, rules, knock=knock)
 
 
 def _make_folder(path: Path) -> None:
@@ -137,9 +143,9 @@ class Node:
         self._dialer = dialer or WebSocketDialer()
         self._workers = workers
         self._adjust = adjust
-        self._servers: list[Server] = []
         self.listening: str | None = None
         """Where other nodes reach this one, if it listens."""
+        self._listeners: list[Listener] = []
         self.stopping = asyncio.Event()
         """Set by whoever wants the node to stop: a signal, or the local API."""
 
@@ -160,6 +166,8 @@ class Node:
             config.storage_dir, durable=config.durable, on_manifest=self.state.set_manifest
         )
         self.store.open()
+        with disk_errors("the marker of the storage folder", config.storage_dir):
+            self.marker = marker_of(self.store.root, os.urandom)
         self.feed_store = FeedStore(config.state_dir / "feeds.sqlite", durable=config.durable)
         self.task_store = TaskStore(
             config.state_dir / "tasks.sqlite",
@@ -178,7 +186,8 @@ class Node:
         key = load_key(config.state_dir / "node.key", context.random_bytes)
         self.context = replace(context, key=key, book=ChannelBook(key))
         self.network = Network(self.context)
-        self.reach = Reach(self.network, self._dialer)
+        self.dialling = Dialling(self.context, config.private())
+        self.reach = Reach(self.network, self._dialer, self.dialling)
         self.relay = Relay(self.network)
         self.documents = Documents(self.network)
         self.admissions = Admissions(self.network, self.documents)
@@ -271,7 +280,7 @@ class Node:
     def _services(self) -> Services:
         return Services(
             config=self.config, context=self.context, stopping=self.stopping,
-            listening=self.listening, state=self.state, store=self.store,
+            listening=self.listening, marker=self.marker, state=self.state, store=self.store,
             feed_store=self.feed_store, network=self.network, reach=self.reach, relay=self.relay,
             documents=self.documents, invitations=self.invitations, joining=self.joining,
             bootstraps=self.bootstraps, presence=self.presence, announcer=self.announcer,
@@ -288,16 +297,29 @@ class Node:
         if address is None:
             return
         host, port = address
-        self.gate = transport.Gate()
-        server = await transport.listen(host, port, self._accept, self.gate, tls=self._tls())
-        self._servers.append(server)
-        bound = server.sockets[0].getsockname()
+        self.gate = Gate()
+        listener = await transport.listen(
+            host, port, self._accept, self.gate, tls=self._tls(), doors=self._doors()
+        )
+        self._listeners.append(listener)
+        bound = listener.sockets[0].getsockname()
         self.listening = f"{bound[0]}:{bound[1]}"
+        self.dialling.listening = str(bound[0])
         scheme = "wss" if self.config.tls_cert else "ws"
         if self.config.public_url:
             self.context.urls.append(self.config.public_url)
         elif host not in ("0.0.0.0", "::", ""):  # compared with, not bound to
             self.context.urls.append(f"{scheme}://{host}:{bound[1]}")
+
+    def _doors(self) -> Doors:
+        book, clock = self.context.book, self.context.clock
+        knocks = Knocks(self.context.key.public)
+        return Doors(
+            origins=frozenset(self.config.origins),
+            trusted=self.config.trusted(),
+            knows=lambda knock: knocks.opens(knock, book, clock()),
+            warn=self.context.warn,
+        )
 
     def _tls(self) -> ssl.SSLContext | None:
         if self.config.tls_cert is None:
@@ -364,8 +386,8 @@ class Node:
                     self.announcer.close()
                 if hasattr(self, "feeds"):
                     await self.feeds.close()
-                for server in self._servers:
-                    server.close(close_connections=False)
+                for listener in self._listeners:
+                    listener.close()
                 if hasattr(self, "network"):
                     await self.network.close(LinkClosed(peer="the node", reason="it is stopping"))
                 if hasattr(self, "documents"):

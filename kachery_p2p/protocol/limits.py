@@ -39,10 +39,38 @@ HANDSHAKE_SECONDS: Final = 10.0
 """From accepted connection to finished handshake and hello, else the connection is closed."""
 MAX_HANDSHAKE_MESSAGE: Final = 4 * KIB
 """Bytes of one handshake message; XX with our payload needs about 250."""
+FIRST_BYTE_SECONDS: Final = 2.0
+"""From accepted connection to its first byte: who dials has something to say at once."""
 MAX_PENDING_HANDSHAKES: Final = 128
-"""Inbound connections that have not proved who they are, over all addresses."""
+"""Inbound connections of strangers, who have not proved who they are, over all addresses. For one more,
+the oldest of the address with the most makes room."""
 MAX_PENDING_PER_ADDRESS: Final = 64
-"""The same for one IP address; a lab behind one NAT may reconnect all at once."""
+"""The same for one IP address, or IPv6 network of 64 bits."""
+MAX_PENDING_KNOWN: Final = 256
+"""Inbound connections of those who have not proved who they are, but that they know a channel: a lab
+that comes back all at once. For one more, the oldest makes room."""
+MAX_UPGRADE_BYTES: Final = 16 * KIB
+"""Bytes of the request with which a WebSocket opens; what browsers and proxies add fits ten times."""
+KNOCK_MARKS: Final = 8
+"""Channels that a dialler shows to know; the place of those that it has not is filled."""
+KNOCK_SECONDS: Final = 600.0
+"""How old a knock may be: MAX_CLOCK_SKEW, for clocks that differ by more find no link anyway."""
+MAX_KNOCKS_KEPT: Final = 16_384
+"""Knocks that a node remembers so that each is good once: all its links, made anew four times."""
+ACCEPT_RETRY_SECONDS: Final = 0.5
+"""After a connection could not be accepted for want of descriptors or memory, until the next try."""
+ACCEPT_AT_ONCE: Final = 4
+"""Connections that are accepted in one turn of the event loop: so few, compared with
+MAX_PENDING_PER_ADDRESS, that who has something to say is heard before others take its place."""
+MAX_DESCRIPTORS: Final = 1 << 20
+"""To what a node raises its limit of open files where the system knows no bound."""
+MAX_CHECKED_URLS: Final = 256
+"""Signatures over addresses of nodes that are remembered as right or wrong: of look-ups in a row, each
+names the same nodes."""
+MAX_DIAL_ADDRESSES: Final = 4
+"""IP addresses of one name that are tried."""
+MAX_OPTION_ITEMS: Final = 64
+"""Networks, or origins, in one option of the daemon."""
 MAX_LINKS: Final = 4_096
 """Open links of one node."""
 PING_SECONDS: Final = 10.0
@@ -182,7 +210,8 @@ MAX_ADMISSIONS: Final = 500
 ADMISSIONS_PER_NOTE: Final = 30
 """So that a note fits a header: an admission has at most 1.3 kB, if its label is in Chinese."""
 MAX_GUESTS: Final = 64
-"""Links of one node to those who hold an invitation and are not members yet."""
+"""Links of one node to those who hold an invitation and are not members yet. For one more, the one
+that does nothing for longest makes room."""
 GUEST_SECONDS: Final = 20.0
 """Such a link is closed if its guest has not become a member within this."""
 
@@ -398,6 +427,25 @@ MAX_LOCAL_FRAME: Final = 4 * MIB
 LOCAL_PIECE: Final = 1 * MIB
 """Bytes of one piece of a streamed store or load_bytes."""
 MAX_LOCAL_CLIENTS: Final = 1_024
+MAX_LOCAL_CLIENTS_PER_USER: Final = 512
+"""Of one user other than the node's own; over TCP, of those with one token."""
+LOCAL_RESERVED_CLIENTS: Final = 256
+"""Of MAX_LOCAL_CLIENTS, so many places are for the node's own user."""
+MAX_LOCAL_UNGREETED: Final = 64
+"""Connections that have not said who they are: of the node's own user, of others, and over TCP so many
+each. For one more, the oldest makes room."""
+LOCAL_GREETING_SECONDS: Final = 5.0
+"""In which a client must have greeted: it says so at once, unless it is stopped."""
+MAX_LOCAL_GREETING: Final = 16 * KIB
+"""Bytes of one frame before both sides have greeted: a path of 4 KiB fits."""
+LOCAL_QUEUES_FAIR: Final = 128 * MIB
+"""Bytes that wait for all clients together; beyond that, each may have its share of it."""
+LOCAL_QUEUES_MOST: Final = 256 * MIB
+"""Beyond that, who has not read for longest is cut off."""
+LOCAL_UNFINISHED: Final = 64 * MIB
+"""Bytes of frames of all clients together that were begun and not ended."""
+LOCAL_PIECES_AT_ONCE: Final = 4
+"""Pieces that are read from the disk at once for one client's calls of load_bytes."""
 MAX_IDLE_CONNECTIONS: Final = 8
 """Connections that a client's threads leave open for the next sync call."""
 MAX_LOCAL_REQUESTS: Final = 2_048

@@ -15,6 +15,7 @@ from .nodes import AnyNode
 
 if TYPE_CHECKING:
     from kachery_p2p.node.config import Config
+    from kachery_p2p.node.links.dialling import Rules
     from kachery_p2p.node.links.transport import Transport
     from kachery_p2p.node.node import Node as InnerNode
 
@@ -25,10 +26,15 @@ class _DialerBy:
     def __init__(self, http_proxy: str) -> None:
         self._http_proxy = http_proxy
 
-    async def dial(self, url: str) -> Transport:
+    async def dial(self, url: str, *, knock: str = "") -> Transport:
         from kachery_p2p.node.links import transport
 
-        return await transport.dial(url, http_proxy=self._http_proxy)
+        return await transport.dial(url, http_proxy=self._http_proxy, knock=knock)
+
+    async def dial_member(self, url: str, rules: Rules, *, knock: str = "") -> Transport:
+        from kachery_p2p.node.links.dialling import dial_member
+
+        return await dial_member(url, rules, http_proxy=self._http_proxy, knock=knock)
 
 
 class _InHome(Node):

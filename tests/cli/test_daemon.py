@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from kachery_p2p.cli import daemon as module
 from kachery_p2p.cli import daemon_process as process
 from kachery_p2p.cli.output import Output
-from kachery_p2p.protocol.errors import DaemonNotStarted, StorageFull
+from kachery_p2p.node.__main__ import config_from_json
+from kachery_p2p.protocol.errors import Cancelled, DaemonNotStarted, StorageFull
 from tests.daemons import Daemon, free_port
 
 pytestmark = pytest.mark.processes
@@ -304,3 +306,38 @@ def test_paths_are_absolute_and_the_label_is_the_host(monkeypatch: pytest.Monkey
         os.path.abspath(name) for name in "stc"
     ]
     assert made["label"] == socket.gethostname()
+
+
+def test_who_may_come_in_is_passed_on() -> None:
+    assert config()["origins"] == []
+    made = config(origins=["https://a"], private_networks=("10.0.0.0/8",), trust_forwarded=[])
+    assert (made["origins"], made["private_networks"]) == (["https://a"], ["10.0.0.0/8"])
+    assert made["trust_forwarded"] == []
+    parsed = config_from_json(json.dumps(made))
+    assert parsed.origins == ("https://a",)
+    assert parsed.trusted() == ()
+    parsed.check()
+
+
+@pytest.mark.parametrize(
+    ("typed", "given"),
+    [
+        ([], None),
+        (["--trust-forwarded"], []),
+        (["--trust-forwarded", "--proxy"], []),
+        (["--trust-forwarded=10.0.0.7"], ["10.0.0.7"]),
+        (["--trust-forwarded=10.0.0.7, 10.1.0.0/16"], ["10.0.0.7", "10.1.0.0/16"]),
+    ],
+)
+def test_trust_forwarded_may_name_networks_and_need_not(
+    typed: list[str], given: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def stop(**options: Any) -> None:
+        seen.append(options)
+        raise Cancelled(what="it")
+
+    monkeypatch.setattr(module, "_config", stop)
+    CliRunner().invoke(module.start, typed)
+    assert [options["trust_forwarded"] for options in seen] == [given]

@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,9 @@ class Live:
 
     async def send(self, data: bytes) -> None:
         self.sent += data
+
+    async def send_piece(self, read: Callable[[], Awaitable[bytes]]) -> None:
+        await self.send(await read())
 
 
 async def until(condition: Callable[[], Any], what: str = "") -> Any:

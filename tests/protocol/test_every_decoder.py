@@ -37,9 +37,10 @@ from kachery_p2p.protocol.files import manifest
 from kachery_p2p.protocol.gossip import announcements
 from kachery_p2p.protocol.gossip import index as gossip
 from kachery_p2p.protocol.identity import NodeKey
-from kachery_p2p.protocol.links import frames, session
+from kachery_p2p.protocol.links import addresses, frames, knock, session
 from kachery_p2p.protocol.links.noise import Handshake
 from kachery_p2p.protocol.local import messages as local
+from kachery_p2p.protocol.local import proof as local_proof
 from kachery_p2p.protocol.tasks import result as task_result
 from kachery_p2p.protocol.tasks import task
 
@@ -140,6 +141,8 @@ def _typed(kind: Any) -> Callable[[bytes], object]:
 
 V, B = errors.ProtocolViolation, errors.BadInput
 DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[type[KacheryError], ...]]] = {
+    "links.addresses.parse_address": (_text(addresses.parse_address), ()),
+    "links.addresses.parse_network": (_text(addresses.parse_network), (B,)),
     "channels.admission.check_admission": (
         lambda data: admission.check_admission(data, DOCUMENT),
         (V,),
@@ -169,6 +172,11 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[type[KacheryError], .
     "identity.check_node_id": (_text(identity.check_node_id), (B,)),
     "identity.NodeKey.unseal": (KEY.unseal, (V,)),
     "channels.invitation.parse_line": (_line, (errors.BadInvitation,)),
+    "links.knock.Knocks.opens": (
+        _text(lambda text: knock.Knocks(KEY.public).opens(text, [KEY.public], 0.0)),
+        (),
+    ),
+    "local.proof.parse_token": (_text(lambda text: local_proof.parse_token(text, "full")), ()),
     "local.messages.decode_message": (_local_stream, (V,)),
     "local.messages.FrameReader.feed": (_local_stream, (V,)),
     "files.manifest.Manifest.parse": (manifest.Manifest.parse, (B,)),

@@ -54,8 +54,8 @@ SAMPLES: list[Any] = [
     Joined(None),
     WhoHas(CHANNEL, "files", [b"k" * 16]),
     WhoHas(CHANNEL, "tasks", [b"k" * 16]),
-    NodeInfo(NODE, "lab", ["ws://h:1"], True),
-    Holders([NodeInfo(NODE, "lab", [], False)], [[0], []], [NODE]),
+    NodeInfo(NODE, "lab", ["ws://h:1"], True, bytes(64)),
+    Holders([NodeInfo(NODE, "lab", [], False, b"")], [[0], []], [NODE]),
     Online([NODE]),
     FileOpen(CHANNEL, SHA1),
     FileInfo(5, b"hello", False),
@@ -153,7 +153,7 @@ def test_a_question_has_a_bounded_number_of_keys() -> None:
 
 
 def test_places_that_point_nowhere_are_left_out() -> None:
-    info = NodeInfo(NODE, "", [], True)
+    info = NodeInfo(NODE, "", [], True, b"")
     answer = Holders([info], [[0, 1, -1, 1 << 40, 0]], [])
     assert answer.of(0) == [info, info]
     assert answer.of(1) == []

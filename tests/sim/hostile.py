@@ -151,6 +151,7 @@ class Villain:
                         "label": "",
                         "urls": ["ws://nowhere"] if self._rng.random() < 0.3 else [],
                         "online": True,
+                        "signature": b"",
                     }
                     for member in members
                 ]

@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from kachery_p2p.node.links.dialling import Rules
 from kachery_p2p.protocol.errors import LinkClosed, Unreachable
 from kachery_p2p.protocol.limits import DIAL_SECONDS, KIB
 from tests.sim.loop import SimLoop
@@ -260,5 +261,8 @@ class Dialer:
         self._internet = internet
         self._host = host
 
-    async def dial(self, url: str) -> End:
+    async def dial(self, url: str, *, knock: str = "") -> End:
+        return await self._internet.dial(self._host, url)
+
+    async def dial_member(self, url: str, rules: Rules, *, knock: str = "") -> End:
         return await self._internet.dial(self._host, url)

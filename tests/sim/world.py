@@ -16,7 +16,7 @@ import logging
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,9 @@ class Live:
 
     async def send(self, data: bytes) -> None:
         self.received += data
+
+    async def send_piece(self, read: Callable[[], Awaitable[bytes]]) -> None:
+        await self.send(await read())
 
 
 class Peer:

@@ -216,7 +216,7 @@ async def _locate(
         root = folder
     else:
         node = await connection()
-        root = node.storage_dir
+        root = node.greeter.storage_dir
         within = _within(channel)
         blob = await _found(node, uri.hash, within)
         if blob is None and not local_only:
@@ -240,7 +240,7 @@ async def _found(node: Connection, sha1: str, within: str | None) -> Blob | None
         answer = await node.call("here", {"sha1": sha1, "channel": within})
         if not answer["here"]:
             return None
-    return storage.find(node.storage_dir, sha1)
+    return _in_storage(node, sha1)
 
 
 async def _fetched(
@@ -252,15 +252,20 @@ async def _fetched(
         moving.hear(await node.call("load", params, on_progress=moving.hear))
     except NotFound:
         return None
-    root = node.storage_dir
-    blob = storage.find(root, uri.hash)
+    blob = _in_storage(node, uri.hash)
     if blob is None:
         raise BadPath(
-            path=str(root),
-            reason="the node stored the file there, but this process cannot see it; is the "
-            "folder mounted and readable here?",
+            path=str(node.greeter.storage_dir),
+            reason="the node stored the file there, but this process cannot see it; is the node's "
+            "own folder, and no other one of that name, mounted and readable here?",
         )
     return blob
+
+
+def _in_storage(node: Connection, sha1: str) -> Blob | None:
+    """A blob in the node's folder, if that can be seen from here."""
+    greeter = node.greeter
+    return storage.find(greeter.storage_dir, sha1) if greeter.owns_storage else None
 
 
 async def _small_or_path(
@@ -321,7 +326,7 @@ async def _load_range(
         root, blob = folder, storage.find(folder, parsed.hash)
     else:
         within, node = _within(channel), await connection()
-        root, blob = node.storage_dir, await _found(node, parsed.hash, within)
+        root, blob = node.greeter.storage_dir, await _found(node, parsed.hash, within)
     if blob is not None and blob.size <= VERIFY_ON_READ:
         data = await _load_content(uri, local_only, channel, progress)
         return None if data is None else data[start:end]

@@ -13,10 +13,12 @@ closed with the loop (:mod:`.loop_connection`); a sync call that needs no loop b
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import weakref
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,10 +30,15 @@ from kachery_p2p.protocol.errors import (
     StorageMismatch,
 )
 from kachery_p2p.protocol.limits import CONNECT_LOCAL_SECONDS, DEFAULT_API_PORT
+from kachery_p2p.protocol.local.proof import FULL, parse_token
 
 from . import offline, thread_connection
+from .greeter import Greeter, owner_of_peer
 from .loop_connection import LoopConnection
 from .thread_connection import ThreadConnection
+
+_TOKEN_FILE_BYTES = 1_000
+"""More than any has."""
 
 Connection = LoopConnection | ThreadConnection
 C = TypeVar("C", LoopConnection, ThreadConnection)
@@ -50,42 +57,55 @@ class _OfLoop:
 _loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = weakref.WeakKeyDictionary()
 
 
-def _attempts() -> list[tuple[str, Callable[[], tuple[socket.socket, str | None]]]]:
+Made = tuple[socket.socket, Greeter]
+
+
+def _attempts() -> list[tuple[str, Callable[[], Made]]]:
     """What to try, in order: (description, how to connect)."""
     port = places.api_port()
     if port is not None:
-        return [_tcp(port)]
-    attempts = [_unix(path) for path in places.socket_candidates()]
-    # os.path.exists: a folder that this user may not look into holds nothing for this user.
-    if any(os.path.exists(path) for path in places.token_candidates(DEFAULT_API_PORT)):
-        attempts.append(_tcp(DEFAULT_API_PORT))
-    return attempts
+        return _tcp(port) or [(f"127.0.0.1:{port}", partial(_no_token, port))]
+    return [_unix(path) for path in places.socket_candidates()] + _tcp(DEFAULT_API_PORT)
 
 
-def _unix(path: Path) -> tuple[str, Callable[[], tuple[socket.socket, str | None]]]:
-    def make() -> tuple[socket.socket, str | None]:
+def _unix(path: Path) -> tuple[str, Callable[[], Made]]:
+    def make() -> Made:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.connect(str(path))
+            greeter = Greeter(None, owner_of_peer(sock, path))
         except BaseException:
             sock.close()
             raise
-        return sock, None
+        return sock, greeter
 
     return str(path), make
 
 
-def _tcp(port: int) -> tuple[str, Callable[[], tuple[socket.socket, str | None]]]:
-    def make() -> tuple[socket.socket, str | None]:
-        token = None
-        for path in places.token_candidates(port):
-            if os.path.exists(path):
-                token = path.read_text(encoding="ascii", errors="replace")
-                break
-        sock = socket.create_connection(("127.0.0.1", port), timeout=CONNECT_LOCAL_SECONDS)
-        return sock, token
+def _tcp(port: int) -> list[tuple[str, Callable[[], Made]]]:
+    """One attempt for each token that there is: what a killed node left behind may lie beside it."""
+    # os.path.exists: a folder that this user may not look into holds nothing for this user.
+    return [
+        (f"127.0.0.1:{port} with {path}", partial(_with_token, port, path, right))
+        for path, right in places.token_candidates(port)
+        if os.path.exists(path)
+    ]
 
-    return f"127.0.0.1:{port}", make
+
+def _with_token(port: int, path: Path, right: str) -> Made:
+    with path.open(encoding="ascii", errors="replace") as file:
+        owner = os.fstat(file.fileno()).st_uid
+        token = parse_token(file.read(_TOKEN_FILE_BYTES), right)
+    if token is None:
+        raise PermissionError(errno.EPERM, "the file holds no token")
+    sock = socket.create_connection(("127.0.0.1", port), timeout=CONNECT_LOCAL_SECONDS)
+    return sock, Greeter(token, owner)
+
+
+def _no_token(port: int) -> Made:
+    raise FileNotFoundError(
+        errno.ENOENT, f"no node has made a token for it ({places.token_name(port, FULL)})"
+    )
 
 
 async def connect(kind: Callable[[socket.socket], C]) -> C:
@@ -98,7 +118,7 @@ async def connect(kind: Callable[[socket.socket], C]) -> C:
     refused: list[str] = []
     for name, make in _attempts():
         try:
-            sock, token = make()
+            sock, greeter = make()
         except PermissionError as error:
             # Somebody else's, such as that of the user whose environment this is: go on.
             refused.append(f"{name}: {error.strerror}")
@@ -108,7 +128,7 @@ async def connect(kind: Callable[[socket.socket], C]) -> C:
             continue
         connection = kind(sock)
         try:
-            await connection.greet(token)
+            await connection.greet(greeter)
         except TimeoutError as error:
             connection.close()
             raise DaemonNotRunning(
@@ -117,6 +137,12 @@ async def connect(kind: Callable[[socket.socket], C]) -> C:
             ) from error
         except LinkClosed as error:
             tried.append(f"{name}: {error}")
+            continue
+        except DaemonNotPermitted as error:
+            connection.close()
+            if not greeter.by_token:
+                raise
+            refused.append(f"{name}: {error.fields['reason']}")
             continue
         except BaseException:
             connection.close()
@@ -130,7 +156,7 @@ async def connect(kind: Callable[[socket.socket], C]) -> C:
 
 def _check_storage(connection: Connection) -> None:
     wanted = None if places.target() else os.environ.get(places.STORAGE_VARIABLE)
-    actual = connection.storage_dir
+    actual = connection.greeter.storage_dir
     if wanted and Path(wanted).absolute() != actual and not _same(Path(wanted), actual):
         connection.close()
         raise StorageMismatch(wanted=wanted, actual=str(actual))

@@ -12,7 +12,6 @@ import os
 import socket
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 from kachery_p2p.local.framed import FramedSocket
@@ -21,9 +20,10 @@ from kachery_p2p.protocol.limits import (
     CONNECT_LOCAL_SECONDS,
     LOCAL_ITEM_CREDIT,
     LOCAL_PIECE,
-    PROTOCOL_VERSION,
 )
 from kachery_p2p.protocol.local import messages as local
+
+from .greeter import Greeter
 
 _GRANT_BYTES = LOCAL_ITEM_CREDIT // 4
 """Items dealt with for which credit goes back at once: not a frame for each of them."""
@@ -48,18 +48,13 @@ class LoopConnection:
     """See the module. Made by :func:`~.connection.connect`."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self.welcome: local.Welcome | None = None
+        self.greeter = Greeter(None, None)
         self.pid = os.getpid()
         self.keeper: AsyncGenerator[None, None] | None = None
         self._calls: dict[int, _Call] = {}
         self._last = 0
-        self._greeted: asyncio.Future[local.Welcome] = asyncio.get_running_loop().create_future()
+        self._greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._socket = FramedSocket(sock, self._on_message, self._on_close)
-
-    @property
-    def storage_dir(self) -> Path:
-        assert self.welcome is not None
-        return Path(self.welcome.storage_dir)
 
     @property
     def alive(self) -> bool:
@@ -69,10 +64,12 @@ class LoopConnection:
     def passes_descriptors(self) -> bool:
         return self._socket.unix
 
-    async def greet(self, token: str | None) -> None:
-        self._socket.send(local.Greeting(PROTOCOL_VERSION, token, os.getpid()))
+    async def greet(self, greeter: Greeter) -> None:
+        """Raises TimeoutError, LinkClosed, and what the greeter does."""
+        self.greeter = greeter
+        self._socket.send(greeter.greeting())
         async with asyncio.timeout(CONNECT_LOCAL_SECONDS):
-            self.welcome = await self._greeted
+            await self._greeted
 
     async def call(
         self,
@@ -174,15 +171,15 @@ class LoopConnection:
         self._socket.send(local.Finish(number))
 
     def _on_message(self, message: local.Message) -> None:
+        if not self._greeted.done():
+            self._on_greeting(message)
+            return
         match message:
             case local.Item():
                 call = self._calls.get(message.id)
                 if call is not None:
                     call.items.append(message)
                     call.notify()
-            case local.Welcome():
-                if not self._greeted.done():
-                    self._greeted.set_result(message)
             case local.Failure(id=0):
                 raise from_wire(message.code, message.fields)
             case local.Answer():
@@ -202,6 +199,14 @@ class LoopConnection:
                         call.on_progress({"done": call.received})
             case _:
                 raise ProtocolViolation(reason="a message that only a client sends")
+
+    def _on_greeting(self, message: local.Message) -> None:
+        answer = self.greeter.hear(message)
+        if answer is not None:
+            self._socket.send(answer)
+        else:
+            self._socket.greeted()
+            self._greeted.set_result(None)
 
     def _end(self, number: int, result: Any, error: KacheryError | None) -> None:
         call = self._calls.get(number)

@@ -16,12 +16,13 @@ import atexit
 import os
 import socket
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any, TypeVar
 
 from kachery_p2p.protocol.errors import (
+    KacheryError,
     LinkClosed,
     ProtocolViolation,
     from_wire,
@@ -29,13 +30,18 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.limits import (
     CONNECT_LOCAL_SECONDS,
     MAX_IDLE_CONNECTIONS,
-    PROTOCOL_VERSION,
+    MAX_LOCAL_FRAME,
+    MAX_LOCAL_GREETING,
 )
 from kachery_p2p.protocol.local import messages as local
+
+from .greeter import Greeter
 
 R = TypeVar("R")
 
 _READ_BYTES = 64 * 1024
+_LEAST_SECONDS = 0.001
+"""A time-out of 0 means another thing to a socket."""
 _LOOK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
@@ -49,15 +55,10 @@ class ThreadConnection:
         sock.settimeout(CONNECT_LOCAL_SECONDS)
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.welcome: local.Welcome | None = None
+        self.greeter = Greeter(None, None)
         self._sock = sock
-        self._reader = local.FrameReader()
+        self._reader = local.FrameReader(MAX_LOCAL_GREETING)
         self._last = 0
-
-    @property
-    def storage_dir(self) -> Path:
-        assert self.welcome is not None
-        return Path(self.welcome.storage_dir)
 
     @property
     def alive(self) -> bool:
@@ -70,14 +71,36 @@ class ThreadConnection:
             return False
         return False
 
-    async def greet(self, token: str | None) -> None:
-        """Raises TimeoutError, LinkClosed, VersionMismatch, DaemonNotPermitted."""
-        message = self._exchange(local.Greeting(PROTOCOL_VERSION, token, os.getpid()), 0)
-        if not isinstance(message, local.Welcome):
+    async def greet(self, greeter: Greeter) -> None:
+        """Raises TimeoutError, LinkClosed, and what the greeter does."""
+        self.greeter = greeter
+        deadline = time.monotonic() + CONNECT_LOCAL_SECONDS
+        say: local.Message | None = greeter.greeting()
+        try:
+            while say is not None:
+                self._sock.sendall(local.encode_message(say))
+                say = greeter.hear(self._next(deadline))
+        except (OSError, KacheryError) as error:
             self.close()
-            raise ProtocolViolation(reason="the first message is not a welcome")
-        self.welcome = message
+            if isinstance(error, TimeoutError | KacheryError):
+                raise
+            reason = "it stopped, or was killed"
+            raise LinkClosed(peer="the local node", reason=reason) from error
+        self._reader.most = MAX_LOCAL_FRAME
         self._sock.settimeout(None)
+
+    def _next(self, deadline: float) -> local.Message:
+        """The next message of a greeting, which comes alone. However slowly its bytes come, there is a
+        deadline."""
+        while True:
+            self._sock.settimeout(max(deadline - time.monotonic(), _LEAST_SECONDS))
+            data = self._sock.recv(_READ_BYTES)
+            if not data:
+                raise ConnectionResetError
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            for value in self._reader.feed(data):
+                return local.decode_message(value)
 
     async def call(
         self,
@@ -146,8 +169,8 @@ class ThreadConnection:
                     case local.Failure(id=0):
                         self.close()
                         return message
-                    case local.Welcome() | local.Answer() | local.Failure():
-                        if getattr(message, "id", 0) == number:
+                    case local.Answer() | local.Failure():
+                        if message.id == number:
                             return message
                         raise ProtocolViolation(reason="the answer of another call")
                     case local.Progress():

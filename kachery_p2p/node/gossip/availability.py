@@ -183,9 +183,10 @@ class Availability:
                         continue
                     places[origin] = len(nodes)
                     node = self._describe(channel, origin)
-                    room -= len(node.label.encode()) + sum(len(url.encode()) for url in node.urls)
+                    room -= len(node.label.encode()) + len(node.signature)
+                    room -= sum(len(url.encode()) for url in node.urls)
                     if room < 0:  # it can still be reached, through us
-                        node = NodeInfo(origin, "", [], node.online)
+                        node = NodeInfo(origin, "", [], node.online, b"")
                     nodes.append(node)
                 answer.append(places[origin])
             answer.sort(key=lambda place: not nodes[place].online)
@@ -206,9 +207,11 @@ class Availability:
     def _describe(self, channel: bytes, origin: bytes) -> NodeInfo:
         node = origin.hex()
         if node == self._context.node_id:
-            return NodeInfo(origin, self._context.label, list(self._context.urls), True)
+            urls, signature = self._context.signed_urls()
+            return NodeInfo(origin, self._context.label, urls, True, signature)
         for link in self._network.links_to(node, channel):
             if link.via is None and link.hello is not None:
-                return NodeInfo(origin, link.hello.label, link.hello.urls[:8], True)
+                said = link.hello
+                return NodeInfo(origin, said.label, said.urls, True, said.signature)
         member = self._book.signed(channel).document.member(node)
-        return NodeInfo(origin, member.label if member else "", [], False)
+        return NodeInfo(origin, member.label if member else "", [], False, b"")

@@ -29,7 +29,6 @@ from kachery_p2p.protocol.gossip.messages import WHO_HAS, Holders, NodeInfo
 from kachery_p2p.protocol.limits import (
     LINK_GRACE_SECONDS,
     LOOKUP_SECONDS,
-    MAX_HELLO_URLS,
     MAX_QUERY_KEYS,
 )
 
@@ -151,8 +150,9 @@ class Lookup:
         self, channel: bytes, origin: bytes, node: NodeInfo, answer: _Answer, found: Found
     ) -> None:
         node_id = origin.hex()
+        urls = node.checked_urls()
         links = self._network.links_to(node_id, channel)
-        if not links and not node.online and not node.urls:
+        if not links and not node.online and not urls:
             found.offline.append(node.label or node_id[:8])
             return
         self.relays[node_id, channel] = set(answer.relays[origin])
@@ -163,7 +163,7 @@ class Lookup:
                 linked=bool(links),
                 direct=bool(links) and links[0].via is None,
                 label=node.label,
-                urls=tuple(node.urls[:MAX_HELLO_URLS]),
+                urls=urls,
                 rtt=links[0].rtt if links else None,
             )
         )

@@ -36,13 +36,13 @@ from kachery_p2p.protocol.limits import (
     GUEST_SECONDS,
     HANDSHAKE_SECONDS,
     MAX_CHANNELS,
-    MAX_GUESTS,
     MAX_LINKS_PER_PEER,
 )
 from kachery_p2p.protocol.links.frames import Hello
 
 from .budget import Budgets
-from .hellos import flaw
+from .guests import Guests
+from .hellos import flaw, own_hello
 from .link import Link
 from .opening import handshake
 from .stream import Stream
@@ -80,7 +80,7 @@ class Network:
         """What our hello said, until the peer's has come."""
         self._guest_of: dict[Link, bytes] = {}
         """Links that this node opened to join a channel, and nothing else."""
-        self._guests: set[Link] = set()
+        self._guests = Guests()
         """Links of others who hold an invitation, until they are members."""
         self._closed_by: KacheryError | None = None
         self.supervisor = Supervisor(self.spawn, context.warn, context.random)
@@ -250,7 +250,8 @@ class Network:
     ) -> Link:
         """Handshake, greet, and find common channels. Returns the live link.
 
-        With ``guest_of`` the link is for joining that channel and for nothing else; the caller
+        ``proved`` is called when the peer is somebody with whom this node has a channel in common, or a
+        guest. With ``guest_of`` the link is for joining that channel and for nothing else; the caller
         closes it.
 
         Raises:
@@ -284,21 +285,17 @@ class Network:
         )
         if guest_of is not None:
             self._guest_of[link] = guest_of
-        hello = Hello(
-            software=self.context.software,
-            now=self.context.clock(),
-            label=self.context.label,
-            urls=list(self.context.urls),
-            channels=self._my_channels(link),
-        )
+        hello = own_hello(self.context, self._my_channels(link))
         self._said[link] = hello.channels
         self.spawn(self._life(link, hello), name=f"link {link.peer[:8]}")
         await link.greeted.wait()
-        proved()
+        if link in self._guests:
+            proved()
         if guest_of is None:
             await self._settled(link)
         if link.closed_by is not None:
             raise link.closed_by
+        proved()
         return link
 
     async def _life(self, link: Link, hello: Hello) -> None:
@@ -320,7 +317,7 @@ class Network:
             return
         now = self.context.clock()
         link.skew = link.hello.now - now
-        if (error := flaw(link.hello, link.peer[:8], now)) is not None:
+        if (error := flaw(link.hello, link.peer, now)) is not None:
             if isinstance(error, ClockSkew):
                 self.context.warn(str(error))
             link.close(error)
@@ -334,7 +331,7 @@ class Network:
             link.note(CHANNELS, current)
         self.set_peer_channels(link, link.hello.channels)
         invited = any(version == GUEST_VERSION for _, version, _ in self._peer_says(link))
-        if invited and not self._shared[link] and len(self._guests) < MAX_GUESTS:
+        if invited and not self._shared[link]:
             self._guests.add(link)
 
     def _end_surplus(self, peer: str) -> None:

@@ -20,6 +20,7 @@ from kachery_p2p.protocol.limits import CIRCUIT_CREDIT, IDLE_CIRCUIT_SECONDS, MA
 from kachery_p2p.protocol.links.messages import CIRCUIT, CIRCUIT_IN, CircuitTo
 
 from .circuit import CircuitTransport
+from .dialling import Dialling, Rules
 from .link import Link
 from .network import Network
 from .stream import Stream
@@ -32,9 +33,12 @@ _DIRECT_SECONDS = 3.0
 
 
 class Dialer(Protocol):
-    """How transports are made: real sockets, or the simulator's."""
+    """How transports are made: real sockets, or the simulator's. ``dial_member``: to a URL that another
+    node named, so within rules."""
 
-    async def dial(self, url: str) -> Transport: ...
+    async def dial(self, url: str, *, knock: str = "") -> Transport: ...
+
+    async def dial_member(self, url: str, rules: Rules, *, knock: str = "") -> Transport: ...
 
 
 class BadRoutes:
@@ -62,8 +66,9 @@ class BadRoutes:
 
 
 class Reach:
-    def __init__(self, network: Network, dialer: Dialer) -> None:
+    def __init__(self, network: Network, dialer: Dialer, dialling: Dialling | None = None) -> None:
         self.dialer = dialer
+        self._dialling = dialling
         self._network = network
         self._kept: set[Link] = set()
         self._reaching: dict[tuple[str, bytes], asyncio.Task[Link]] = {}
@@ -75,12 +80,21 @@ class Reach:
     async def connect(
         self, url: str, expected: str | None, *, guest_of: bytes | None = None
     ) -> Link:
-        """Dial an address and make a link; with ``expected``, to that node or nobody. ``guest_of``:
-        as for :meth:`Network.attend`."""
-        transport = await self.dialer.dial(url)
+        """Dial an address that a channel's owner or this node's user named, and make a link; with
+        ``expected``, to that node or nobody. ``guest_of``: as for :meth:`Network.attend`."""
+        knock = self._dialling.knock(expected, guest_of) if self._dialling else ""
+        transport = await self.dialer.dial(url, knock=knock)
         return await self._network.attend(
             transport, initiator=True, expected=expected, guest_of=guest_of
         )
+
+    async def _connect_member(self, url: str, node: str, channel: bytes) -> Link:
+        """The same for an address that another node named."""
+        rules, knock = Rules(), ""
+        if self._dialling is not None:
+            rules, knock = self._dialling.rules(channel), self._dialling.knock(node, channel)
+        transport = await self.dialer.dial_member(url, rules, knock=knock)
+        return await self._network.attend(transport, initiator=True, expected=node)
 
     def keep(self, link: Link) -> None:
         """A link to a bootstrap node stays although nobody uses it."""
@@ -120,7 +134,7 @@ class Reach:
                 continue
             try:
                 async with asyncio.timeout(_DIRECT_SECONDS):
-                    return await self.connect(url, node)
+                    return await self._connect_member(url, node, channel)
             except (KacheryError, TimeoutError) as error:
                 self._bad_urls.add(url, loop.time())
                 tried.append(f"directly at {url}: {error or 'no answer'}")

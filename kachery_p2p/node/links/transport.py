@@ -10,13 +10,14 @@ Every foreign error (websockets', the operating system's) is mapped here, once, 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import (
     ConnectionClosed,
     InvalidHandshake,
@@ -29,14 +30,14 @@ from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import BadInput, LinkClosed, Unreachable
 from kachery_p2p.protocol.limits import (
     DIAL_SECONDS,
-    HANDSHAKE_SECONDS,
     KIB,
-    MAX_LINKS,
-    MAX_PENDING_HANDSHAKES,
-    MAX_PENDING_PER_ADDRESS,
     MAX_RECORD,
     MAX_URL,
 )
+from kachery_p2p.protocol.links.knock import HEADER as KNOCK
+
+from .gate import Gate
+from .listener import Doors, Listener
 
 SUBPROTOCOL = "kachery-p2p"
 _UNSENT_BYTES = 256 * KIB
@@ -134,10 +135,26 @@ def _tune(connection: ClientConnection | ServerConnection) -> None:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
+class _Connect(connect):
+    """Follows no redirect: what answers at a URL does not choose where else this node knocks."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
 async def dial(
-    url: str, *, tls: ssl.SSLContext | None = None, http_proxy: str | None = None
+    url: str,
+    *,
+    tls: ssl.SSLContext | None = None,
+    http_proxy: str | None = None,
+    knock: str = "",
+    at: str | None = None,
 ) -> WebSocketTransport:
     """Open a WebSocket, through ``http_proxy`` (a URL), or HTTP(S)_PROXY if the environment says so.
+
+    Args:
+        knock: what is said to a node that is on one of our channels (protocol/links/knock.py).
+        at: the IP address of the URL's host, which is not looked up then, nor is an HTTP proxy used.
 
     Raises:
         Unreachable: with the reason.
@@ -145,13 +162,17 @@ async def dial(
     """
     check_url(url)
     options: dict[str, Any] = {"ssl": tls} if tls is not None and url.startswith("wss:") else {}
+    if at is not None:
+        options["host"], options["proxy"] = at, None
+    else:
+        options["proxy"] = True if http_proxy is None else http_proxy
     try:
-        connection = await connect(
+        connection = await _Connect(
             url,
             **_BOTH_ENDS,
             open_timeout=DIAL_SECONDS,
             user_agent_header=None,
-            proxy=True if http_proxy is None else http_proxy,
+            additional_headers={KNOCK: knock} if knock else None,
             **options,
         )
     except InvalidURI as error:
@@ -172,42 +193,6 @@ async def dial(
     return WebSocketTransport(connection, url)
 
 
-class Gate:
-    """Counts inbound connections that have not yet proved who they are."""
-
-    def __init__(self) -> None:
-        self._pending: dict[str, int] = {}
-        self._total = 0
-        self.open = 0
-        self.refused = 0
-
-    def enter(self, address: str) -> bool:
-        if (
-            self._total >= MAX_PENDING_HANDSHAKES
-            or self._pending.get(address, 0) >= MAX_PENDING_PER_ADDRESS
-            or self.open >= MAX_LINKS
-        ):
-            self.refused += 1
-            return False
-        self._total += 1
-        self._pending[address] = self._pending.get(address, 0) + 1
-        return True
-
-    def leave(self, address: str) -> None:
-        """The handshake is over, one way or the other."""
-        self._total -= 1
-        left = self._pending[address] - 1
-        if left:
-            self._pending[address] = left
-        else:
-            del self._pending[address]
-
-
-def _address(transport: asyncio.BaseTransport) -> str:
-    peer = transport.get_extra_info("peername")
-    return str(peer[0]) if peer else "local"
-
-
 async def listen(
     host: str,
     port: int,
@@ -215,61 +200,36 @@ async def listen(
     gate: Gate,
     *,
     tls: ssl.SSLContext | None = None,
-) -> Server:
+    doors: Doors | None = None,
+) -> Listener:
     """Accept WebSockets on ``host:port`` (port 0: any free one).
 
     ``accept(transport, proved)`` runs for the life of each connection and calls ``proved()`` when
-    the other side has shown who it is.
+    the other side has shown who it is, and is welcome.
 
     Raises:
         BadInput: the address cannot be listened on.
     """
 
-    class Connection(ServerConnection):
-        """Refuses at once, before any byte is read, when too many strangers are waiting."""
-
-        address = ""
-        waiting = False
-
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            self.address = _address(transport)
-            self.waiting = gate.enter(self.address)
-            super().connection_made(transport)
-            if not self.waiting:
-                self.transport.abort()
-
-        def proved(self) -> None:
-            if self.waiting:
-                self.waiting = False
-                gate.leave(self.address)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self.proved()
-            super().connection_lost(exc)
-
-    async def handler(connection: ServerConnection) -> None:
-        assert isinstance(connection, Connection)
+    async def handler(
+        connection: ServerConnection, address: str, proved: Callable[[], None]
+    ) -> None:
         _tune(connection)
-        gate.open += 1
-        try:
-            await accept(WebSocketTransport(connection, connection.address), connection.proved)
-        finally:
-            gate.open -= 1
+        await accept(WebSocketTransport(connection, address), proved)
 
-    try:
-        return await serve(
-            handler,
-            host,
-            port,
-            **_BOTH_ENDS,
-            open_timeout=HANDSHAKE_SECONDS,
-            server_header=None,
-            create_connection=Connection,
-            ssl=tls,
-            backlog=1024,
-        )
-    except OSError as error:
-        raise BadInput(
-            what=f"--listen {host}:{port}",
-            reason=f"{error.strerror or error}; give an address of this computer and a free port",
-        ) from error
+    listener = Listener(
+        handler,
+        gate,
+        doors or Doors(),
+        tls=tls,
+        protocol_options={
+            "subprotocols": _BOTH_ENDS["subprotocols"],
+            "max_size": _BOTH_ENDS["max_size"],
+            "logger": logging.getLogger("websockets.server"),
+        },
+        connection_options={
+            name: _BOTH_ENDS[name] for name in ("max_queue", "ping_interval", "close_timeout")
+        },
+    )
+    await listener.open(host, port)
+    return listener

@@ -29,6 +29,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -272,7 +273,7 @@ class FileCalls:
                     live.progress({"size": max(0, end - params.start)})
                 while position < min(part[1], end):
                     stop = min(part[1], end, position + LOCAL_PIECE)
-                    await live.send(await download.read(position, stop))
+                    await live.send_piece(partial(download.read, position, stop))
                     position = stop
         return {"size": size}
 
@@ -282,7 +283,8 @@ class FileCalls:
         stop = size if params.stop is None else min(params.stop, size)
         for position in range(params.start, stop, LOCAL_PIECE):
             length = min(LOCAL_PIECE, stop - position)
-            await live.send(await self._services.context.workers.disk(read, position, length))
+            disk = self._services.context.workers.disk
+            await live.send_piece(partial(disk, read, position, length))
         return {"size": size}
 
     async def _find(self, params: _Content, live: LiveCall) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,11 @@ class Caller:
         self.uid = uid
         self.name = name
         self.read_only = read_only
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether it is the user as whom the node runs, or root."""
+        return self.uid in (os.getuid(), 0)
 
     def require_write(self) -> None:
         if self.read_only:
@@ -61,7 +66,8 @@ class Upload:
 class LiveCall:
     """One call while it runs: what :class:`~.calls.Calls` gets to see of its caller.
 
-    ``resume``: there is room for more pieces of an upload.
+    ``resume``: there is room for more pieces of an upload. ``turns``: whose turn it is, of all calls of
+    one client, to read what it is sent.
     """
 
     def __init__(
@@ -71,11 +77,13 @@ class LiveCall:
         number: int,
         descriptor: int | None,
         resume: Callable[[], None],
+        turns: asyncio.Semaphore,
     ) -> None:
         self.caller = caller
         self.upload = Upload(resume)
         self.descriptor = descriptor
         self._socket = socket
+        self._turns = turns
         self._number = number
         self._item_header = b""
         self._credit = LOCAL_ITEM_CREDIT
@@ -90,6 +98,13 @@ class LiveCall:
         """Send bytes of the result; waits for the client to read."""
         await self._socket.drained()
         self._socket.send(local.Chunk(self._number, data))
+
+    async def send_piece(self, read: Callable[[], Awaitable[bytes]]) -> None:
+        """Send what ``read`` gives, which is asked when the client has read enough: for a client that
+        does not read, nothing is fetched."""
+        async with self._turns:
+            await self._socket.drained()
+            await self.send(await read())
 
     def offer(self, packed: local.PackedItem) -> bool:
         """Send one of many results with the next :attr:`flush`, if the client has room for it; whether

@@ -1,33 +1,36 @@
 """The local API's sockets: a Unix-domain socket, and loopback TCP if asked for.
 
 The messages are in :mod:`kachery_p2p.protocol.local.messages`, what they do in :mod:`.calls`. This
-room knows who is calling: peer credentials come from the kernel (Unix) or a token file (TCP), are
-logged once per connection, and decide whether the caller may change anything.
+room knows who is calling: peer credentials come from the kernel (Unix), or a token that is never sent
+is proved (TCP, :mod:`kachery_p2p.protocol.local.proof`); they are logged once per connection, and
+decide whether the caller may change anything.
 
-Bounds: clients, calls per client, frame size, what is queued for a client that does not read
-(its calls wait). Descriptors that come with a call are closed when the call ends.
+Bounds: clients (:mod:`.callers`), calls per client, frame size, what is queued for a client that does
+not read (its calls wait), and for all of them together (local/budget.py). Descriptors that come with a
+call are closed when the call ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import os
 import pwd
 import socket
 import struct
 from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kachery_p2p.local.budget import Budget
 from kachery_p2p.local.framed import FramedSocket
 from kachery_p2p.local.places import PORT_VARIABLE
 from kachery_p2p.node.context import SOFTWARE
+from kachery_p2p.node.links.acceptor import Acceptor
 from kachery_p2p.protocol.errors import (
     BadInput,
-    Busy,
     Cancelled,
     DaemonAlreadyRunning,
     DaemonNotPermitted,
@@ -39,17 +42,23 @@ from kachery_p2p.protocol.errors import (
     to_wire,
 )
 from kachery_p2p.protocol.limits import (
-    MAX_LOCAL_CLIENTS,
+    LOCAL_PIECES_AT_ONCE,
     MAX_LOCAL_REQUESTS,
     PROTOCOL_VERSION,
 )
 from kachery_p2p.protocol.local import messages as local
+from kachery_p2p.protocol.local import proof as local_proof
 
+from .callers import Callers, Kind
 from .calls import Calls
 from .live_call import Caller, DeferredResult, LiveCall
 from .services import Services
+from .token_files import TokenFiles, remove_stale
 
 log = logging.getLogger(__name__)
+
+_NOBODY = -1
+"""No user's id."""
 
 
 class Connection:
@@ -59,12 +68,24 @@ class Connection:
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._greeted = False
+        self._challenge: local_proof.Challenge | None = None
+        """Over TCP, when a client has begun to greet."""
+        self._pid = 0
+        self.turns = asyncio.Semaphore(LOCAL_PIECES_AT_ONCE)
+        """Who has one reads a piece from the disk for this client, or waits until it can."""
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._live: dict[int, LiveCall] = {}
         self._full: set[int] = set()
         """Uploads that wait for the disk."""
         self.caller = server.identify(sock, unix=unix)
-        self.socket = FramedSocket(sock, self._on_message, self._on_close)
+        self.kind = Kind.TCP if not unix else Kind.OWN if self.caller.is_owner else Kind.OTHER
+        self.socket = FramedSocket(sock, self._on_message, self._on_close, server.budget)
+        server.callers.enter(self)
+
+    def refuse(self, error: KacheryError) -> None:
+        """Tell the client why, as far as it listens, and close."""
+        self._answer(local.Failure(0, *to_wire(error)))
+        self.socket.close(error)
 
     def resume(self) -> None:
         """Read on, unless calls or uploads are at their limit."""
@@ -85,7 +106,7 @@ class Connection:
 
     def _handle(self, message: local.Message) -> None:
         if not self._greeted:
-            self._on_greeting(message)
+            self._on_first(message)
             return
         match message:
             case local.Call():
@@ -109,15 +130,48 @@ class Connection:
             case _:
                 raise ProtocolViolation(reason="a message that only a node sends")
 
-    def _on_greeting(self, message: local.Message) -> None:
-        if not isinstance(message, local.Greeting):
-            raise ProtocolViolation(reason="the first message is not a greeting")
-        if message.version != PROTOCOL_VERSION:
-            raise VersionMismatch(ours=PROTOCOL_VERSION, theirs=message.version)
-        if not self.socket.unix:
-            self._server.check_token(message.token)
-            self.caller.pid = message.pid
+    def _on_first(self, message: local.Message) -> None:
+        match message:
+            case local.Greeting() if self._challenge is None:
+                if message.version != PROTOCOL_VERSION:
+                    raise VersionMismatch(ours=PROTOCOL_VERSION, theirs=message.version)
+                if self.socket.unix:
+                    self._welcome(f"uid {self.caller.uid}")
+                else:
+                    self._show_token(message)
+            case local.Proof(proof) if self._challenge is not None:
+                if not self._challenge.is_client(proof):
+                    raise DaemonNotPermitted(reason="it does not know the token in the token file")
+                right = self._challenge.token.right
+                self.caller = Caller(
+                    pid=self._pid,
+                    uid=self.caller.uid,
+                    name=f"over TCP ({right})",
+                    read_only=right != local_proof.FULL,
+                )
+                self._welcome(right)
+            case _:
+                raise ProtocolViolation(reason="the first message is not a greeting")
+
+    def _show_token(self, greeting: local.Greeting) -> None:
+        token = self._server.tokens.tokens.get(greeting.right)
+        nonce = greeting.nonce
+        if token is None or nonce is None or len(nonce) != local_proof.NONCE_BYTES:
+            raise DaemonNotPermitted(reason="there is no token for what it asks")
+        context = self._server.services.context
+        ours = context.random_bytes(local_proof.NONCE_BYTES)
+        self._pid = greeting.pid
+        challenge = self._challenge = local_proof.Challenge(token, nonce, ours)
+        self.socket.send(
+            local.Challenge(ours, challenge.daemon_proof(), challenge.sign(context.key))
+        )
+
+    def _welcome(self, user: str) -> None:
+        self._server.callers.greet(self, user)
         self._greeted = True
+        caller, limits = self.caller, " (read only)" if self.caller.read_only else ""
+        log.info("local client pid %s user %s%s", caller.pid, caller.name, limits)
+        self.socket.greeted()
         services = self._server.services
         self.socket.send(
             local.Welcome(
@@ -127,12 +181,13 @@ class Connection:
                 str(services.store.root),
                 services.config.label,
                 self.caller.read_only,
+                services.marker,
             )
         )
 
     def _on_call(self, call: local.Call) -> None:
         descriptor = self.socket.take_descriptor() if call.descriptors else None
-        live = LiveCall(self.caller, self.socket, call.id, descriptor, self.resume)
+        live = LiveCall(self.caller, self.socket, call.id, descriptor, self.resume, self.turns)
         if call.id in self._calls or call.id < 1:
             live.close()
             raise ProtocolViolation(reason=f"call {call.id} is not new")
@@ -172,8 +227,7 @@ class Connection:
         try:
             try:
                 result = await self._server.calls.wait(call.method, begun)
-                await self.socket.drained()
-                self._finish(live, local.Answer(call.id, result))
+                await self._deliver(live, local.Answer(call.id, result))
             except Exception as error:  # a bug in one call must not cost the client its connection
                 self._fail(call, live, error)
         except asyncio.CancelledError:
@@ -181,6 +235,16 @@ class Connection:
         # A call counts until its answer can leave: failures do not pile up either.
         with contextlib.suppress(LinkClosed):
             await self.socket.drained()
+
+    async def _deliver(self, live: LiveCall, answer: local.Answer) -> None:
+        """When the client has read enough; until then the answer counts as what waits for it."""
+        if not self.socket.backed_up:
+            self._finish(live, answer)
+            return
+        frame = local.encode_message(answer)
+        live.close()
+        await self.socket.deliver(frame)
+        self._live.pop(answer.id, None)
 
     def _fail(self, call: local.Call, live: LiveCall, error: BaseException) -> None:
         if not isinstance(error, KacheryError):
@@ -223,6 +287,7 @@ class Connection:
         for task in list(self._calls.values()):
             task.cancel()
         self._server.connections.discard(self)
+        self._server.callers.leave(self)
 
     async def wait_closed(self) -> None:
         await asyncio.gather(*self._calls.values(), return_exceptions=True)
@@ -239,9 +304,12 @@ class LocalServer:
         self.services = services
         self.calls = calls
         self.connections: set[Connection] = set()
+        self.callers = Callers()
+        self.budget = Budget()
+        self.tokens = TokenFiles()
         self.closing = False
         self._listeners: list[tuple[socket.socket, bool]] = []
-        self._token = ""
+        self._acceptors: list[Acceptor] = []
         self._files: list[Path] = []
 
     async def start(self) -> None:
@@ -249,11 +317,13 @@ class LocalServer:
         config = self.services.config
         self._make_runtime_dir()
         self._listen_unix(config.socket_path)
+        remove_stale(config.runtime_dir)
         if config.api_port is not None:
             self._listen_tcp(config.api_port)
-        loop = asyncio.get_running_loop()
         for sock, unix in self._listeners:
-            loop.add_reader(sock.fileno(), self._on_connection, sock, unix)
+            self._acceptors.append(
+                Acceptor(sock, partial(self._on_socket, unix), self._on_exhausted)
+            )
 
     def _make_runtime_dir(self) -> None:
         config = self.services.config
@@ -308,44 +378,33 @@ class LocalServer:
                 reason=f"{(error.strerror or str(error)).lower()}; stop what uses it, or choose "
                 f"another port (clients find it by {PORT_VARIABLE})",
             ) from error
-        port = sock.getsockname()[1]
-        self._token = self.services.context.random_bytes(32).hex()
-        path = self.services.config.runtime_dir / f"api-{port}.token"
-        group = self.services.config.group_id()
-        path.unlink(missing_ok=True)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            os.write(fd, self._token.encode())
-            if group is not None:
-                os.fchown(fd, -1, group)
-                os.fchmod(fd, 0o640)
-        finally:
-            os.close(fd)
-        self._files.append(path)
         self._start_listening(sock, unix=False)
+        context = self.services.context
+        self.tokens.make(
+            self.services.config, sock.getsockname()[1], context.key.public, context.random_bytes
+        )
 
     def _start_listening(self, sock: socket.socket, *, unix: bool) -> None:
         sock.listen(128)
         sock.setblocking(False)
         self._listeners.append((sock, unix))
 
-    def _on_connection(self, listener: socket.socket, unix: bool) -> None:
+    def _on_socket(self, unix: bool, sock: socket.socket, address: Any) -> None:
         try:
-            sock, _ = listener.accept()
-        except OSError:
-            return
-        if len(self.connections) >= MAX_LOCAL_CLIENTS:
-            with contextlib.suppress(OSError):
-                busy = Busy(limit=f"{MAX_LOCAL_CLIENTS} local clients")
-                sock.send(local.encode_message(local.Failure(0, *to_wire(busy))))
+            self.connections.add(Connection(self, sock, unix=unix))
+        except OSError:  # it has gone again, which some systems say here
             sock.close()
-            return
-        self.connections.add(Connection(self, sock, unix=unix))
+
+    def _on_exhausted(self, told: str) -> None:
+        self.callers.make_room()
+        self.services.context.warn(told)
 
     def identify(self, sock: socket.socket, *, unix: bool) -> Caller:
-        """From the kernel where it can say, else the node's own user (the token proves that)."""
+        """From the kernel where it can say. Over TCP nobody is known before a token is proved."""
+        if not unix:
+            return Caller(pid=0, uid=_NOBODY, name="over TCP", read_only=True)
         pid, uid = 0, os.getuid()
-        if unix and hasattr(socket, "SO_PEERCRED"):
+        if hasattr(socket, "SO_PEERCRED"):
             raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
             pid, uid, _ = struct.unpack("3i", raw)
         try:
@@ -353,20 +412,16 @@ class LocalServer:
         except KeyError:
             name = str(uid)
         read_only = self.services.config.others_read_only and uid not in (os.getuid(), 0)
-        log.info("local client pid %s user %s%s", pid, name, " (read only)" if read_only else "")
         return Caller(pid=pid, uid=uid, name=name, read_only=read_only)
-
-    def check_token(self, token: str | None) -> None:
-        if token is None or not hmac.compare_digest(token.encode(), self._token.encode()):
-            raise DaemonNotPermitted(reason="the token in the token file does not fit")
 
     async def close(self) -> None:
         self.closing = True
-        loop = asyncio.get_running_loop()
+        for acceptor in self._acceptors:
+            acceptor.close()
         for sock, _ in self._listeners:
-            loop.remove_reader(sock.fileno())
             sock.close()
         self._listeners.clear()
+        self.tokens.remove()
         for path in self._files:
             path.unlink(missing_ok=True)
         connections = list(self.connections)

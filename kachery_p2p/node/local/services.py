@@ -47,6 +47,8 @@ class Services:
     context: Context
     stopping: asyncio.Event
     listening: str | None
+    marker: str
+    """Of the storage folder: by it clients know that it is this node's."""
     state: StateDB
     store: BlobStore
     feed_store: FeedStore

@@ -6,8 +6,9 @@ from typing import Final
 
 import msgspec
 
+from kachery_p2p.protocol.channels.member_urls import verify_urls
 from kachery_p2p.protocol.gossip.keys import ContentKind
-from kachery_p2p.protocol.limits import MAX_HOLDERS, MAX_QUERY_KEYS
+from kachery_p2p.protocol.limits import MAX_HELLO_URLS, MAX_HOLDERS, MAX_QUERY_KEYS
 from kachery_p2p.protocol.method import Method
 
 from .announcements import Batch
@@ -32,12 +33,19 @@ class WhoHas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NodeInfo(msgspec.Struct, frozen=True):
-    """A member as a proxy knows it. ``online``: linked to that proxy now."""
+    """A member as a proxy knows it. ``online``: linked to that proxy now. ``signature``: the member's
+    over ``urls``, which are worth nothing without it (see :mod:`.channels.member_urls`)."""
 
     node: bytes
     label: str
     urls: list[str]
     online: bool
+    signature: bytes
+
+    def checked_urls(self) -> tuple[str, ...]:
+        """The addresses that the member itself has signed."""
+        urls = self.urls[:MAX_HELLO_URLS]
+        return tuple(urls) if verify_urls(self.node, urls, self.signature) else ()
 
 
 class Holders(msgspec.Struct, frozen=True):

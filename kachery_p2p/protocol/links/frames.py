@@ -36,7 +36,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=0):
 
     ``channels`` maps a channel's tag under this session (see :mod:`.channels.membership`) to
     ``[document version, wanted roles]``, so that two nodes find what they have in common and name
-    nothing else. ``now`` is Unix time in seconds.
+    nothing else. ``now`` is Unix time in seconds. ``signature`` is the node's over ``urls``, so that
+    they can be passed on (see :mod:`.channels.member_urls`).
     """
 
     software: str
@@ -44,6 +45,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=0):
     label: str
     urls: list[str]
     channels: dict[bytes, tuple[int, list[str]]]
+    signature: bytes = b""
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True, tag=1):

@@ -4,20 +4,25 @@ A frame is a big-endian u32, the number of bytes that follow, and one msgpack ar
 bytes. The array is a message: a small integer, the tag, and then the message's fields in order.
 
     tag  message     from    fields
-    1    Greeting    client  version, token | None, pid
+    1    Greeting    client  version, nonce | None, pid, right
     2    Call        client  id, method, params, descriptors
     3    Piece       client  id, data           a piece of a streamed upload
     4    Finish      client  id                 the upload is complete
     5    CancelCall  client  id
     6    Granted     client  id, credit         so many bytes more of Items may come
-    11   Welcome     daemon  version, software, node_id, storage_dir, label, read_only
+    7    Proof       client  proof              TCP only: the client knows the token
+    11   Welcome     daemon  version, software, node_id, storage_dir, label, read_only, marker
     12   Answer      daemon  id, result         the call ended well
     13   Failure     daemon  id, code, fields   the call ended badly (:func:`.errors.from_wire`)
     14   Progress    daemon  id, info           any number, before the end
     15   Chunk       daemon  id, data           bytes of a streamed result, in order, before the end
     16   Item        daemon  id, meta, data     one of many results, in order, before the end
+    17   Challenge   daemon  nonce, proof, signature   TCP only: the daemon knows the token
 
-The client's first message is a Greeting, the daemon's first a Welcome, or a Failure with id 0. Each
+The client's first message is a Greeting, the daemon's answer a Welcome, or a Failure with id 0. Over
+TCP there are a Challenge and a Proof in between (:mod:`.proof`); before the Challenge was found
+right, the client says nothing else, and believes nothing. Until then frames have at most
+``limits.MAX_LOCAL_GREETING`` bytes. ``storage_dir`` counts if the folder has the ``marker``. Each
 Call ends with exactly one Answer or Failure; the client chooses ids, from 1 up. ``descriptors`` is
 the number of file descriptors (0 or 1) that ride on that frame's first byte (SCM_RIGHTS).
 
@@ -39,6 +44,8 @@ from kachery_p2p.protocol import codec, limits
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import BadInput, ProtocolViolation
 
+from .proof import FULL
+
 LENGTH_BYTES: Final = 4
 _ITEM_HEADER: Final = bytes([0x90 | 4, 16])
 """In msgpack: an array of four, of which the first is Item's tag."""
@@ -48,11 +55,12 @@ CallId = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class Greeting(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """The client says who it is; ``token`` is what guards loopback TCP."""
+    """The client says who it is; over TCP with a nonce, and for which right it has a token."""
 
     version: int
-    token: str | None
+    nonce: bytes | None
     pid: int
+    right: str = FULL
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -90,6 +98,12 @@ class Granted(msgspec.Struct, frozen=True, array_like=True, tag=6):
     credit: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
+class Proof(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """The client shows that it knows the token: :meth:`.proof.Challenge.client_proof`."""
+
+    proof: bytes
+
+
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=11):
     """The daemon lets the client in; ``read_only`` if this user may not change anything."""
 
@@ -99,6 +113,7 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=11):
     storage_dir: str
     label: str
     read_only: bool
+    marker: str = ""
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, tag=12):
@@ -138,6 +153,15 @@ class Item(msgspec.Struct, frozen=True, array_like=True, tag=16):
     data: bytes
 
 
+class Challenge(msgspec.Struct, frozen=True, array_like=True, tag=17):
+    """The daemon shows that it knows the token and which node it is:
+    :meth:`.proof.Challenge.is_daemon`."""
+
+    nonce: bytes
+    proof: bytes
+    signature: bytes
+
+
 def item_cost(data: bytes) -> int:
     """The credit that an item with such data takes, in bytes."""
     return len(data) + limits.LOCAL_ITEM_OVERHEAD
@@ -150,8 +174,8 @@ class PackedItem(NamedTuple):
     cost: int
 
 
-ClientMessage = Greeting | Call | Piece | Finish | CancelCall | Granted
-DaemonMessage = Welcome | Answer | Failure | Progress | Chunk | Item
+ClientMessage = Greeting | Call | Piece | Finish | CancelCall | Granted | Proof
+DaemonMessage = Welcome | Answer | Failure | Progress | Chunk | Item | Challenge
 Message = ClientMessage | DaemonMessage
 
 _BY_TAG: Final[dict[int, type[Message]]] = {
@@ -161,12 +185,14 @@ _BY_TAG: Final[dict[int, type[Message]]] = {
     4: Finish,
     5: CancelCall,
     6: Granted,
+    7: Proof,
     11: Welcome,
     12: Answer,
     13: Failure,
     14: Progress,
     15: Chunk,
     16: Item,
+    17: Challenge,
 }
 
 
@@ -234,9 +260,11 @@ def decode_message(value: Any) -> Message:
 class FrameReader:
     """Cuts a byte stream into frames. After an error it refuses everything."""
 
-    __slots__ = ("_broken", "_buffer")
+    __slots__ = ("_broken", "_buffer", "most")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = limits.MAX_LOCAL_FRAME) -> None:
+        self.most = most
+        """Bytes of the longest frame that is taken in."""
         self._buffer = bytearray()
         self._broken = False
 
@@ -249,7 +277,7 @@ class FrameReader:
         """Take in the next bytes; returns the values of the frames that they complete.
 
         Raises:
-            ProtocolViolation: a frame is longer than ``limits.MAX_LOCAL_FRAME``, or is not one
+            ProtocolViolation: a frame is longer than :attr:`most`, or is not one
                 msgpack value.
         """
         if self._broken:
@@ -268,9 +296,10 @@ class FrameReader:
         with memoryview(self._buffer) as view:
             while have - start >= LENGTH_BYTES:
                 length = int.from_bytes(view[start : start + LENGTH_BYTES], "big")
-                if length > limits.MAX_LOCAL_FRAME:
-                    most = limits.MAX_LOCAL_FRAME
-                    raise ProtocolViolation(reason=f"a frame of {length} bytes, {most} allowed")
+                if length > self.most:
+                    raise ProtocolViolation(
+                        reason=f"a frame of {length} bytes, {self.most} allowed"
+                    )
                 end = start + LENGTH_BYTES + length
                 if end > have:
                     break

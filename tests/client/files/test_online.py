@@ -584,7 +584,7 @@ def test_another_storage_than_the_nodes_is_refused(lab: Lab, tmp_path: Path) -> 
 
 def test_over_tcp_with_the_token(lab: Lab, tmp_path: Path) -> None:
     port = str(lab.a.options["api_port"])
-    token = Path(lab.a.env["XDG_RUNTIME_DIR"], "kachery-p2p", f"api-{port}.token")
+    token = Path(lab.a.env["XDG_RUNTIME_DIR"], "kachery-p2p", f"api-{port}.full.token")
     assert token.stat().st_mode & 0o077 == 0
     big = content("tcp", MANIFEST_CHUNK + 5)
     path = tmp_path / "big.dat"

@@ -437,17 +437,51 @@ async def test_a_guest_may_ask_for_nothing_but_to_join() -> None:
 
 
 async def test_guests_are_few_and_are_shown_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kachery_p2p.node.links.network.MAX_GUESTS", 1)
+    monkeypatch.setattr("kachery_p2p.node.channels.guests.MAX_GUESTS", 1)
     monkeypatch.setattr("kachery_p2p.node.links.network.GUEST_SECONDS", 0.5)
     async with lab_of_one("B", "C") as lab:
         channel = parse_line(await invite(lab)).channel
         url = f"ws://{lab['P'].listening}"
         first = await lab["B"].reach.connect(url, lab.id("P"), guest_of=channel)
         second = await lab["C"].reach.connect(url, lab.id("P"), guest_of=channel)
+        await first.closed.wait()
+        assert isinstance(first.closed_by, Busy)
         await second.closed.wait()
         assert isinstance(second.closed_by, NotAMember)
-        await first.closed.wait()
-        assert isinstance(first.closed_by, NotAMember)
+
+
+async def test_guests_that_do_nothing_do_not_keep_a_newcomer_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in ("network", "guests"):
+        monkeypatch.setattr(f"kachery_p2p.node.{module}.MAX_GUESTS", 3, raising=False)
+    async with lab_of_one("B", "C") as lab:
+        line = await invite(lab)
+        channel = parse_line(line).channel
+        url = f"ws://{lab['P'].listening}"
+        for _ in range(5):
+            await lab["B"].reach.connect(url, lab.id("P"), guest_of=channel)
+        await join(lab, "C", line)
+        await lab.linked("C", "lab")
+
+
+async def test_a_guest_in_the_middle_of_something_does_not_go_before_one_that_does_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kachery_p2p.node.channels.guests.MAX_GUESTS", 2)
+    async with lab_of_one("B") as lab:
+        channel = parse_line(await invite(lab)).channel
+        url = f"ws://{lab['P'].listening}"
+        busy, idle = [
+            await lab["B"].reach.connect(url, lab.id("P"), guest_of=channel) for _ in range(2)
+        ]
+        admitter = lab["A"].context.key.public
+        busy.open(JOIN_CIRCUIT, codec.plain(CircuitTo(channel, admitter)))
+        await until(lambda: len(lab["P"].relay._guests) == 1)
+        await lab["B"].reach.connect(url, lab.id("P"), guest_of=channel)
+        await idle.closed.wait()
+        assert isinstance(idle.closed_by, Busy)
+        assert busy.closed_by is None
 
 
 async def test_who_does_not_know_the_channel_is_no_guest() -> None:

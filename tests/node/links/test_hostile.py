@@ -13,8 +13,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from kachery_p2p.node.links import link as link_module
+from kachery_p2p.node.links import listener as listener_module
 from kachery_p2p.node.links import opening as opening_module
-from kachery_p2p.node.links import transport as transport_module
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import KacheryError, NotAMember
 from kachery_p2p.protocol.gossip.messages import NodeInfo
@@ -59,7 +59,7 @@ async def unharmed(*leaves: str, **options: Any) -> AsyncIterator[Lab]:
         await until(
             lambda: (len(proxy.network.links), proxy.gate.open) == before, "links as before"
         )
-        await until(lambda: not proxy.gate._total, "nobody waits at the gate")
+        await until(lambda: not len(proxy.gate), "nobody waits at the gate")
         await until(lambda: running("link reader") == open_links(lab), "no reader left behind")
         await until(lambda: running("link ticker") == open_links(lab), "no ticker left behind")
         await until(lambda: running("link writer") == open_links(lab), "no writer left behind")
@@ -143,7 +143,7 @@ async def test_a_handshake_that_is_never_finished(
 
 
 async def test_a_socket_that_never_speaks_http(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport_module, "HANDSHAKE_SECONDS", 0.2)
+    monkeypatch.setattr(listener_module, "HANDSHAKE_SECONDS", 0.2)
     async with unharmed() as lab:
         host, port = lab["P"].listening.rsplit(":", 1)
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -162,7 +162,7 @@ async def test_a_socket_that_never_speaks_http(monkeypatch: pytest.MonkeyPatch) 
 async def test_something_else_than_a_websocket(
     request_: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport_module, "HANDSHAKE_SECONDS", 0.3)
+    monkeypatch.setattr(listener_module, "HANDSHAKE_SECONDS", 0.3)
     async with unharmed() as lab:
         host, port = lab["P"].listening.rsplit(":", 1)
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -414,7 +414,9 @@ async def test_what_a_member_says_of_itself_cannot_break_the_proxys_answers_to_o
         with monkeypatch.context() as patch:
             patch.setattr(availability.index, "holders", lambda channel, key: origins)
             patch.setattr(
-                availability, "_describe", lambda channel, node: NodeInfo(node, *longest, True)
+                availability,
+                "_describe",
+                lambda channel, node: NodeInfo(node, *longest, True, bytes(64)),
             )
             key = lab.channels["lab"]
             [link] = lab["B"].network.links_to(lab.id("P"), key)
@@ -500,13 +502,13 @@ async def test_a_thousand_strangers_at_once_do_not_keep_a_member_out() -> None:
         for _ in range(10):
             await asyncio.gather(*(stranger() for _ in range(100)))
         await until(lambda: gate.refused >= 1_000 - MAX_PENDING_PER_ADDRESS)
-        assert gate._total <= MAX_PENDING_PER_ADDRESS
+        assert len(gate) <= MAX_PENDING_PER_ADDRESS
         # Whoever is linked is served meanwhile.
         sha1, _ = await lab.store("A", b"in the crowd")
         await lab.load("B", sha1)
         for writer in writers:
             writer.close()
-        await until(lambda: gate._total == 0)
+        await until(lambda: len(gate) == 0)
         await lab.start("C")
         await lab.linked("C", "lab")
         await lab.load("C", sha1)

@@ -63,7 +63,10 @@ class FakeNetwork:
 
 
 class NoRoads:
-    async def dial(self, url: str) -> Any:
+    async def dial(self, url: str, *, knock: str = "") -> Any:
+        raise Unreachable(what=url, reason="there are no routes here")
+
+    async def dial_member(self, url: str, rules: Any, *, knock: str = "") -> Any:
         raise Unreachable(what=url, reason="there are no routes here")
 
 

@@ -28,6 +28,7 @@ from kachery_p2p.protocol.limits import (
     PROTOCOL_VERSION,
 )
 from kachery_p2p.protocol.local import messages as local
+from kachery_p2p.storage.files.marker import MARKER_FILE
 from tests.node.harness import Lab, laboratory, until
 
 HI = local.Greeting(PROTOCOL_VERSION, None, os.getpid())
@@ -106,7 +107,7 @@ def leftovers(node: Node) -> list[Path]:
     return [
         path
         for path in node.store.root.rglob("*")
-        if path.is_file() and not path.name.endswith("lock")
+        if path.is_file() and not path.name.endswith("lock") and path.name != MARKER_FILE
         and "sha1" not in path.relative_to(node.store.root).parts
     ]  # fmt: skip
 
@@ -498,37 +499,7 @@ async def test_the_owner_may_write_even_where_others_may_not() -> None:
         assert isinstance(await own.call(1, "store", data=b"x"), local.Answer)
 
 
-# --- loopback TCP -----------------------------------------------------------------------------
-
-
-@contextlib.asynccontextmanager
-async def tcp_client(node: Node) -> AsyncIterator[tuple[RawClient, str]]:
-    """A TCP client that has not greeted, and the token that it should say."""
-    [token_file] = node.config.runtime_dir.glob("api-*.token")
-    assert token_file.stat().st_mode & 0o077 == 0
-    port = int(token_file.stem.removeprefix("api-"))
-    sock = socket.create_connection(("127.0.0.1", port))
-    try:
-        yield RawClient(sock), token_file.read_text()
-    finally:
-        sock.close()
-
-
-async def test_tcp_needs_the_token() -> None:
-    async with one_node(api_port=0) as node:
-        async with tcp_client(node) as (good, token):
-            await good.send(local.Greeting(PROTOCOL_VERSION, token, 1))
-            assert isinstance(await good.read(), local.Welcome)
-            assert isinstance(await good.call(1, "info"), local.Answer)
-            assert len(token) == 64
-        wrong_ones = [None, "", "0" * 64, token[:-1], token + "0", "\N{SNOWMAN}" * 64]
-        for wrong in wrong_ones:
-            async with tcp_client(node) as (bad, _):
-                await bad.send(local.Greeting(PROTOCOL_VERSION, wrong, 1))
-                failure = await bad.read()
-                assert isinstance(failure, local.Failure)
-                assert failure.code == "daemon-not-permitted"
-                assert await bad.read() is None
+# --- what is left on the disk -------------------------------------------------------------------
 
 
 async def test_no_token_and_no_socket_outlive_the_node() -> None:

@@ -15,7 +15,9 @@ from kachery_p2p.protocol.local import messages as local
 
 MESSAGES: list[local.Message] = [
     local.Greeting(1, None, 4711),
-    local.Greeting(1, "secret", 4711),
+    local.Greeting(1, bytes(32), 4711, "read-only"),
+    local.Proof(bytes(32)),
+    local.Challenge(bytes(32), bytes(32), bytes(64)),
     local.Call(1, "load", {"uri": "sha1://...", "limits": [1, 2.5, None, b"\x00"]}, 1),
     local.Piece(7, b"\x00" * 1000),
     local.Finish(7),
@@ -66,7 +68,7 @@ def test_the_bytes_are_what_the_docstring_says() -> None:
 
 
 def test_fields_of_a_later_version_are_ignored() -> None:
-    assert local.decode_message([1, 2, None, 3, "new"]) == local.Greeting(2, None, 3)
+    assert local.decode_message([1, 2, None, 3, "full", "new"]) == local.Greeting(2, None, 3)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,10 @@ def test_fields_of_a_later_version_are_ignored() -> None:
         [2, 1, 5, {}, 0],
         [2, 1, "load", {5: 1}, 0],
         [3, 1, "text"],
-        [1, 1, b"token", 5],
+        [1, 1, "token", 5],
+        [1, 1, b"nonce", 5, 6],
+        [7, "proof"],
+        [17, b"nonce", b"proof"],
         [11, 1, "s", "n", "d", "l", 1],
         [13, 1, "code", None],
     ],

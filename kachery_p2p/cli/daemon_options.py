@@ -1,0 +1,66 @@
+"""Options of ``daemon start``: who may come in by the port, and where this node goes when told to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def octal(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise click.BadParameter(f"{text!r} is no file mode; write it like 660")
+    return mode
+
+
+def listed(
+    context: click.Context, parameter: click.Parameter, text: str | None
+) -> list[str] | None:
+    """What stands between commas; None if the option is not given."""
+    if text is None:
+        return None
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+_DOORS = (
+    click.option(
+        "--trust-forwarded",
+        metavar="[NETWORKS]",
+        is_flag=False,
+        flag_value="",
+        callback=listed,
+        help="Behind a reverse proxy: take a client's address from X-Forwarded-For, if this computer "
+        "or one of NETWORKS (with commas between them) sends it.",
+    ),
+    click.option(
+        "--origins",
+        metavar="ORIGINS",
+        callback=listed,
+        help="Web sites whose pages may connect to --listen, such as https://lab.example.org, with "
+        "commas between them; default: none.",
+    ),
+    click.option(
+        "--private-network",
+        "private_networks",
+        metavar="NETWORK",
+        multiple=True,
+        help="Dial addresses in this network, such as 10.0.0.0/8, if a member says that it is reached "
+        "there; may be repeated. Default: only private networks that this node is in itself.",
+    ),
+)
+
+
+def door_options(command: F) -> F:
+    """The options that end in the node's ``Doors`` and in its rules of dialling."""
+    for option in reversed(_DOORS):
+        command = option(command)
+    return command
