@@ -48,7 +48,8 @@ from kachery_p2p.protocol.files.messages import (
     FileInfo,
     Piece,
 )
-from kachery_p2p.protocol.gossip import announcements
+from kachery_p2p.protocol.gossip import announcements, completeness
+from kachery_p2p.protocol.gossip.keys import KINDS
 from kachery_p2p.protocol.gossip.messages import (
     GOSSIP_BATCH,
     Holders,
@@ -551,7 +552,8 @@ def test_the_sums_of_the_document_are_right() -> None:
     assert (noise.PROTOCOL_NAME, noise.TAG_BYTES) == (b"Noise_XX_25519_AESGCM_SHA256", 16)
     assert identity.SEAL_OVERHEAD + SECRET_BYTES == 80
     assert announcements.ENTRY_BYTES == 17
-    assert (announcements.PROVIDE, announcements.WITHDRAW) == (1, 2)
+    assert (announcements.PROVIDE, announcements.WITHDRAW, announcements.MARK) == (1, 2, 3)
+    assert completeness.pack_mark(5, KINDS) == b"\x07" + bytes(14) + b"\x05"
     assert (frames.NO_TAIL, frames.SEALED_TAIL, frames.OPAQUE_TAIL) == (0, 1, 2)
     assert errors.MAX_FIELD_CHARS == 2_000
     assert errors.MAX_FIELDS_CHARS == 8_000

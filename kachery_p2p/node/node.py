@@ -223,6 +223,7 @@ class Node:
         self.upkeep = Upkeep(self.context, self.availability.index)
         self.documents.load()
         self.admissions.load()
+        self.availability.begin()
         self._follow_channels()
         await self._listen()
         self.announcer.start()
@@ -360,6 +361,7 @@ class Node:
             lambda channel, update: self.watches.on_change(channel),
             lambda channel, update: self.announcer.on_change(channel),
             lambda channel, update: self.availability.on_change(channel),
+            lambda channel, update: self.lookup.questions.on_change(channel),
         ]
 
     def _keep_house(self) -> None:

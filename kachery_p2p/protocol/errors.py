@@ -46,7 +46,8 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     │   ├── LinkClosed
     │   ├── Unreachable
     │   ├── Stalled                 no progress, whatever the total time
-    │   └── DeadlineExceeded
+    │   ├── DeadlineExceeded
+    │   └── NotKnownYet             somebody has not told yet what it has
     ├── NotFound                    everybody who could have it was asked
     │   └── NoBackend               nobody offers the task function
     ├── Cancelled
@@ -456,6 +457,16 @@ class Stalled(TransportError):
 class DeadlineExceeded(TransportError):
     code = "deadline-exceeded"
     text = "{what} took longer than {seconds} s. Repeat the call, or allow it more time."
+
+
+class NotKnownYet(TransportError):
+    """Nobody is known to have it, but not everybody has told yet what it has."""
+
+    code = "not-known-yet"
+    text = (
+        "It is not known yet whether anybody has {what}: still announcing what they have: {who}. "
+        "Repeat the call in a moment, or allow it more time."
+    )
 
 
 class NotFound(KacheryError):

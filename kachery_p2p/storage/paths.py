@@ -70,8 +70,9 @@ def scan(root: Path) -> Iterator[Entry]:
     """Every blob and link under ``root``, in the order of the folders.
 
     A folder is listed when it is reached, so memory does not grow with the storage. What vanishes
-    meanwhile is left out, and so are files that lie in the wrong folder. The size of a link is that
-    of the link file; whether the link is good is for the store to say. A hash may come twice.
+    meanwhile or may not be read is left out, and so are files that lie in the wrong folder. The size
+    of a link is that of the link file; whether the link is good is for the store to say. A hash may
+    come twice.
     """
     for folder in leaf_folders(root):
         yield from _entries(folder, "".join(folder.parts[-3:]))
@@ -108,7 +109,7 @@ def _folders(folder: Path) -> list[os.DirEntry[str]]:
                 (item for item in listing if _PAIR.fullmatch(item.name) and item.is_dir()),
                 key=lambda item: item.name,
             )
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return []
 
 
@@ -116,7 +117,7 @@ def _entries(folder: Path, prefix: str) -> Iterator[Entry]:
     try:
         with os.scandir(folder) as listing:
             items = sorted(listing, key=lambda item: item.name)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return
     for item in items:
         named = parse_name(item.name)

@@ -172,8 +172,13 @@ class StateDB(InvitationTables, OriginTables):
         return [_channel(r) for r in self._rows("SELECT * FROM channels ORDER BY joined_at, rowid")]
 
     def delete_channel(self, channel_id: str) -> bool:
-        """Forget a channel, its announcements, invitations and admissions; whether it was there."""
+        """Forget a channel, its announcements, invitations and admissions; whether it was there.
+
+        The epoch of its log is kept, and goes up: others know the entries that are forgotten here, and
+        there must never be other ones under their numbers.
+        """
         with self.transaction():
+            self.set_epoch(channel_id, self.epoch(channel_id) + 1)
             self.clear_announcements(channel_id)
             self.delete_invitations(channel_id)
             self.keep_admissions(channel_id, {})
@@ -205,6 +210,14 @@ class StateDB(InvitationTables, OriginTables):
             -1 if limit is None else limit,
         )
         return [Announcement(*row) for row in rows]
+
+    def epoch(self, channel_id: str) -> int:
+        """The epoch of a channel's log; 0 at first."""
+        return int(self.get_meta(f"epoch:{channel_id}") or 0)
+
+    def set_epoch(self, channel_id: str, epoch: int) -> None:
+        """Begin another epoch; the caller clears the log with it, in one transaction."""
+        self.set_meta(f"epoch:{channel_id}", str(epoch))
 
     def last_seq(self, channel_id: str) -> int:
         """The highest sequence number of a channel's log; 0 if it is empty."""

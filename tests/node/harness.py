@@ -180,10 +180,8 @@ class Lab:
         mine, index = self[name].announcer, self[proxy].availability.index
 
         def known() -> bool:
-            own = mine._logs.get(key)
-            if own is None or mine._pending or mine._flush_soon or mine._lock.locked():
-                return False
-            return index.digest(key).get(me, (own.epoch, 0)) == (own.epoch, own.head)
+            epoch, head, pending = mine.state(key)
+            return not pending and index.digest(key).get(me, (epoch, 0)) == (epoch, head)
 
         await mine.scanned.wait()
         await until(known, f"{name}'s announcements on {channel} known to {proxy}")

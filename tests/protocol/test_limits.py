@@ -18,7 +18,7 @@ NAMES = [node.target.id for node in BODY if isinstance(node, ast.AnnAssign)]  # 
 SELF_EXPLAINING = {
     # Units, and bounds whose name and section say it all.
     "KIB", "MIB", "RECONNECT_FIRST", "RETRY_FIRST", "MAX_MEMBERS", "MAX_BOOTSTRAPS",
-    "BLINDED_KEY_BYTES", "MAX_LOCAL_CLIENTS", "DEFAULT_API_PORT",
+    "BLINDED_KEY_BYTES", "MAX_LOCAL_CLIENTS", "DEFAULT_API_PORT", "OVERTAKE_FIRST_SECONDS",
 }  # fmt: skip
 
 

@@ -30,9 +30,11 @@ from kachery_p2p.protocol.gossip import messages as gossip
 from kachery_p2p.protocol.gossip.messages import (
     Appeared,
     Digest,
+    Heard,
     Holders,
     NodeInfo,
     OriginState,
+    Pull,
     Watch,
     WhoHas,
 )
@@ -52,10 +54,10 @@ SAMPLES: list[Any] = [
     Join(CHANNEL, NODE, b"p" * 64, "alice"),
     Joined(b"an admission"),
     Joined(None),
-    WhoHas(CHANNEL, "files", [b"k" * 16]),
-    WhoHas(CHANNEL, "tasks", [b"k" * 16]),
+    WhoHas(CHANNEL, "files", [b"k" * 16], 1, 0),
+    WhoHas(CHANNEL, "tasks", [b"k" * 16], 7, 2_500),
     NodeInfo(NODE, "lab", ["ws://h:1"], True, bytes(64)),
-    Holders([NodeInfo(NODE, "lab", [], False, b"")], [[0], []], [NODE]),
+    Holders([NodeInfo(NODE, "lab", [], False, b"")], [[0], []], [NODE], [], [NODE]),
     Online([NODE]),
     FileOpen(CHANNEL, SHA1),
     FileInfo(5, b"hello", False),
@@ -63,7 +65,9 @@ SAMPLES: list[Any] = [
     FileRead(CHANNEL, SHA1, 0, 1 << 40, True),
     Piece(65_536, [b"p" * 32]),
     OriginState(NODE, 1, 2),
-    Digest(CHANNEL, bytes(32), b"\xff" * 32, [OriginState(NODE, 1, 2)]),
+    Digest(CHANNEL, bytes(32), b"\xff" * 32, [OriginState(NODE, 1, 2)], True),
+    Pull(CHANNEL, [OriginState(NODE, -1, 0)]),
+    Heard(CHANNEL, 4),
     Watch(CHANNEL, "feeds", [b"k" * 16], True),
     Appeared(CHANNEL, [b"k" * 16]),
     FeedFollow(CHANNEL, NODE, SHA1, 7, None, False),
@@ -85,6 +89,8 @@ QUESTIONS = {
     "FileOpen",
     "FileRead",
     "Digest",
+    "Pull",
+    "Heard",
     "Watch",
     "Appeared",
     "FeedFollow",
@@ -145,19 +151,20 @@ def test_questions_refuse_what_they_do_not_know_and_answers_ignore_it(sample: An
 
 
 def test_a_question_has_a_bounded_number_of_keys() -> None:
-    plain = {"channel": CHANNEL, "kind": "files", "keys": [b"k"] * MAX_QUERY_KEYS}
+    plain = {"channel": CHANNEL, "kind": "files", "keys": [b"k" * 16] * MAX_QUERY_KEYS}
+    plain |= {"secret_version": 1, "hold": 0}
     assert len(codec.convert(WhoHas, plain).keys) == MAX_QUERY_KEYS
-    plain["keys"] = [b"k"] * (MAX_QUERY_KEYS + 1)
+    plain["keys"] = [b"k" * 16] * (MAX_QUERY_KEYS + 1)
     with pytest.raises(ProtocolViolation, match="keys"):
         codec.convert(WhoHas, plain)
 
 
 def test_places_that_point_nowhere_are_left_out() -> None:
     info = NodeInfo(NODE, "", [], True, b"")
-    answer = Holders([info], [[0, 1, -1, 1 << 40, 0]], [])
+    answer = Holders([info], [[0, 1, -1, 1 << 40, 0]], [], [], [])
     assert answer.of(0) == [info, info]
     assert answer.of(1) == []
-    assert len(Holders([info], [[0] * 10_000], []).of(0)) == MAX_HOLDERS
+    assert len(Holders([info], [[0] * 10_000], [], [], []).of(0)) == MAX_HOLDERS
 
 
 def test_every_method_has_a_name_of_its_own_and_stands_in_the_table() -> None:

@@ -7,10 +7,14 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+from kachery_p2p.protocol.errors import NotFound
 from kachery_p2p.protocol.files.manifest import Chunk, Manifest, Tree
 from kachery_p2p.storage.files.trees import ensure_tree
+from kachery_p2p.storage.paths import path_of
 from tests.sim.world import Peer, Violation, World
 
+TELL_SECONDS = 3.0
+"""Virtual time in which what was just stored has been announced, whatever the route is like."""
 CALL_SECONDS = 400.0
 """Virtual time within which every call must have ended: a stall, after asking everybody in turn."""
 
@@ -89,6 +93,7 @@ class Files:
         self.loads += 1
         name = f"load {self.loads} of {content.sha1[:8]} on {peer.name}"
         life = peer.life
+        internet = self._internet(peer, content)
         params: dict[str, Any] = {"sha1": content.sha1, "manifest": content.manifest}
         if part is None:
             call = peer.call("load", **params)
@@ -110,6 +115,8 @@ class Files:
             if error is not None:
                 self.world.check_error(name, error)
                 self.world.log("failed", name, type(error).__name__, error, f"{seconds:.3f}")
+                if isinstance(error, NotFound) and internet & self._internet(peer, content):
+                    raise Violation(f"{name}: {content.holder.name} has it, and is there: {error}")
                 return
             _, received = call.result()
             self._check_bytes(name, peer, content, part, received)
@@ -118,6 +125,44 @@ class Files:
 
         self.calls[self.loop.create_task(watch(), name=name)] = peer.name
         self._last_call = call
+
+    def _internet(self, peer: Peer, content: Content) -> set[tuple[Any, ...]]:
+        """Honest proxies over which a peer could reach who stored a content, if both may: the links
+        themselves, so that what holds at two moments has held in between."""
+        holder, found = content.holder, set[tuple[Any, ...]]()
+        if peer.node is None or holder.node is None or holder.hostile or holder is peer:
+            return found
+        if self.loop.time() < content.stored_at + TELL_SECONDS:
+            return found
+        for proxy in self.world.honest():
+            if not proxy.proxy or proxy.node is None:
+                continue
+            for channel in proxy.node.context.book:
+                books = [each.node.context.book for each in (peer, holder, proxy) if each.node]
+                if not all(
+                    channel in book
+                    and "request-files" in book.effective(channel, peer.node_id)
+                    and "provide-files" in book.effective(channel, holder.node_id)
+                    for book in books
+                ):
+                    continue
+                versions = tuple(book.signed(channel).document.version for book in books)
+                ours = self._links(peer, proxy, channel)
+                theirs = self._links(holder, proxy, channel)
+                found |= {(channel, versions, a, b) for a in ours for b in theirs}
+        return found
+
+    @staticmethod
+    def _links(peer: Peer, proxy: Peer, channel: bytes) -> list[Any]:
+        """The proxy's direct links to a peer, where both think that they share the channel."""
+        if peer is proxy:
+            return [peer.life]
+        assert peer.node is not None
+        assert proxy.node is not None
+        if not peer.node.network.links_to(proxy.node_id, channel):
+            return []
+        links = proxy.node.network.links_to(peer.node_id, channel)
+        return [link for link in links if link.via is None]
 
     def _check_bytes(
         self,
@@ -183,3 +228,48 @@ class Files:
         await asyncio.sleep(self.rng.random() * 0.3)
         if self._last_call is not None:
             self._last_call.cancel()
+
+    async def restart(self, peer: Peer | None = None) -> None:
+        """A node, most often a proxy, is restarted, and asked as soon as it is back."""
+        peer = peer or self._some(
+            [p for p in self.world.honest() if p.proxy or self.rng.random() < 0.2]
+        )
+        if peer is None:
+            return
+        self.world.log("restart", peer.name)
+        if self.rng.random() < 0.5:
+            await peer.stop()
+        else:
+            peer.crash(silent=False)
+        await peer.start()
+        for _ in range(2):
+            await asyncio.sleep(self.rng.random())
+            await self.load()
+
+    async def copy_in(self) -> None:
+        """Files are put into a node's storage while it does not run: many, all at once."""
+        peer = self._some([p for p in self.world.honest() if not p.proxy])
+        if peer is None:
+            return
+        peer.crash(silent=False)
+        count = self.rng.choice((10, 20, 60))
+        self.world.log("copy in", peer.name, count)
+        for _ in range(count):
+            data = self.rng.randbytes(50)
+            sha1 = hashlib.sha1(data).hexdigest()
+            path = path_of(peer.folder / "storage", sha1)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            self.world.contents[sha1] = data
+            content = Content(sha1, None, data, peer, self.loop.time() - TELL_SECONDS)
+        self.contents += [content]
+        await peer.start()
+        for _ in range(2):
+            await asyncio.sleep(self.rng.random())
+            await self.load_newest()
+
+    async def load_newest(self) -> None:
+        """What has come last is asked for by everybody."""
+        for peer in self.world.honest():
+            if self.contents and self.contents[-1].holder is not peer:
+                self._start(peer, self.contents[-1], None)

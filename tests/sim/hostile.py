@@ -20,7 +20,16 @@ from kachery_p2p.protocol.errors import BY_CODE, KacheryError, LinkClosed
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.files.messages import FILE_OPEN, FILE_READ, FileOpen, FileRead
 from kachery_p2p.protocol.gossip.announcements import PROVIDE, make_batch, pack_entries
-from kachery_p2p.protocol.gossip.messages import GOSSIP_BATCH, WHO_HAS, WhoHas
+from kachery_p2p.protocol.gossip.messages import (
+    GOSSIP_BATCH,
+    GOSSIP_DIGEST,
+    GOSSIP_PULL,
+    WHO_HAS,
+    Digest,
+    OriginState,
+    Pull,
+    WhoHas,
+)
 
 OPEN_TRICKS = ("honest", "wrong bytes", "wrong size", "silent", "nonsense", "error", "huge")
 READ_TRICKS = (
@@ -36,7 +45,8 @@ READ_TRICKS = (
     "ignores credit",
 )
 RELAY_TRICKS = ("honest", "drop", "corrupt", "duplicate", "swallow")
-WHO_HAS_TRICKS = ("honest", "silent", "nonsense", "error", "everybody")
+WHO_HAS_TRICKS = ("honest", "silent", "nonsense", "error", "everybody", "not yet")
+PULL_TRICKS = ("honest", "silent", "nonsense", "nothing", "again and again")
 
 
 class Villain:
@@ -61,6 +71,9 @@ class Villain:
         network.on_stream_of(FILE_READ, FileRead, self._read)
         self._honest_who_has = network._requests[WHO_HAS][1]
         network.on_request_of(WHO_HAS, WhoHas, self._who_has)
+        self._pull_trick = rng.choice(PULL_TRICKS)
+        self._honest_pull = network._streams[GOSSIP_PULL][1]
+        network.on_stream_of(GOSSIP_PULL, Pull, self._pull)
         self._tamper(node.relay, rng.choice(RELAY_TRICKS))
         network.spawn(self._mischief(), name="mischief")
 
@@ -140,7 +153,8 @@ class Villain:
             case "silent":
                 await asyncio.sleep(1000)
             case "nonsense":
-                return self._rng.choice((None, {"nodes": [], "holders": [[5]], "unwilling": []}))
+                answer = {"nodes": [], "holders": [[5]], "unwilling": []}
+                return self._rng.choice((None, answer, answer | {"unknown": [], "silent": [b"?"]}))
             case "error":
                 raise self._error()
             case "everybody":
@@ -156,8 +170,45 @@ class Villain:
                     for member in members
                 ]
                 every = list(range(len(nodes)))
-                return {"nodes": nodes, "holders": [every for _ in query.keys], "unwilling": []}
+                return _answer(nodes, [every for _ in query.keys])
+            case "not yet":
+                members = self._node.context.book.signed(query.channel).document.members
+                ids = [bytes.fromhex(member.node_id) for member in members]
+                return _answer([], [[] for _ in query.keys]) | {"unknown": ids}
         return await self._honest_who_has(link, query)
+
+    # --- as one that announces -----------------------------------------------------------------
+
+    async def _pull(self, link: Link, stream: Stream, pull: Pull) -> None:
+        trick = self._pick(self._pull_trick, PULL_TRICKS)
+        self._log("trick pull", trick, link.peer[:8])
+        match trick:
+            case "silent":
+                await asyncio.sleep(1000)
+            case "nonsense":
+                await stream.send(None, self._rng.randbytes(100))
+            case "nothing":
+                return
+            case "again and again":
+                own = self._node.announcer.log(pull.channel)
+                batch = own and own.batch_after(pull.channel, self._node.context.key, None)
+                while batch:
+                    await stream.send(None, codec.pack([codec.plain(batch)]))
+                    await asyncio.sleep(0.002)
+            case _:
+                await self._honest_pull(link, stream, pull)
+
+    def _boast(self, links: list[Link]) -> None:
+        """A digest in which everybody has announced more than there is."""
+        for channel in self._node.context.book:
+            members = self._node.context.book.signed(channel).document.members
+            states = [
+                OriginState(bytes.fromhex(m.node_id), self._rng.choice((0, 1, 9)), 1 << 40)
+                for m in members
+            ]
+            digest = Digest(channel, bytes(32), b"\xff" * 32, states, self._rng.random() < 0.5)
+            for link in links:
+                link.note(GOSSIP_DIGEST, codec.plain(digest))
 
     def _tamper(self, relay: Relay, trick: str) -> None:
         rng = self._rng
@@ -193,7 +244,7 @@ class Villain:
                 continue
             link = rng.choice(links)
             try:
-                match rng.randrange(7):
+                match rng.randrange(8):
                     case 0:
                         await link.transport.send(rng.randbytes(rng.randrange(1, 200)))
                     case 1:
@@ -201,6 +252,8 @@ class Villain:
                         link.note(topic, rng.choice((None, {}, [1], {b"x": (1, [])}, "text")))
                     case 2:
                         self._equivocate(links)
+                    case 6:
+                        self._boast(links)
                     case 3:
                         await link.request("no-such-thing", {"a": 1}, seconds=2.0)
                     case 4:
@@ -224,3 +277,7 @@ class Villain:
                 entries = pack_entries([(PROVIDE, self._rng.randbytes(16))])
                 batch = make_batch(self._node.context.key, channel, epoch, 1, entries)
                 link.note(GOSSIP_BATCH, codec.plain(batch))
+
+
+def _answer(nodes: list[dict[str, Any]], holders: list[list[int]]) -> dict[str, Any]:
+    return {"nodes": nodes, "holders": holders, "unwilling": [], "unknown": [], "silent": []}

@@ -15,9 +15,10 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 from kachery_p2p.protocol.errors import KacheryError
 from tests.sim.loop import SimLoop
@@ -117,6 +118,8 @@ class Story(Trouble):
             self.heal: 3,
             self.reset: 2,
             self.slow: 1,
+            self.restart: 2,
+            self.copy_in: 2,
         }
         for _ in range(self._steps):
             happening = self.rng.choices(list(happenings), list(happenings.values()))[0]
@@ -239,6 +242,25 @@ class Story(Trouble):
                 raise Violation(f"{peer.name} was removed and still got a file")
 
 
+@contextlib.contextmanager
+def _small_pieces() -> Iterator[None]:
+    """What is announced goes in many pieces, as if there were a hundred times as much of it."""
+    package = "kachery_p2p"
+    sizes = {
+        f"{package}.protocol.announcements.MAX_ANNOUNCE_ENTRIES": 12,
+        f"{package}.protocol.announcements.ANNOUNCE_MERGE": 3,
+        f"{package}.node.comparison._SLICE": 7,
+        f"{package}.node.log_server.PULL_BODY": 400,
+        f"{package}.node.pulls.PULL_CREDIT": 2_000,
+        f"{package}.node.exchange.GOSSIP_PUSHES": 4,
+        f"{package}.node.gossip.exchange.GOSSIP_HEARD_AFTER": 1,
+    }
+    with contextlib.ExitStack() as patches:
+        for name, size in sizes.items():
+            patches.enter_context(patch(name, size))
+        yield
+
+
 def _open_files() -> dict[str, str]:
     """What this process has open in any folder of a simulation."""
     found = {}
@@ -291,11 +313,13 @@ def run(
             f"{context.get('message')} {context.get('exception')!r}"
         )
     )
+    small = _small_pieces() if seed % 2 else contextlib.nullcontext()
     try:
         asyncio.set_event_loop(loop)
         world = World(loop, seed, folder)
         world.verbose = verbose
-        told = loop.run_until_complete(_tell(story(world, nodes, steps), complaints))
+        with small:
+            told = loop.run_until_complete(_tell(story(world, nodes, steps), complaints))
         left = [task.get_name() for task in asyncio.all_tasks(loop)]
     finally:
         logger.removeHandler(watch)

@@ -100,6 +100,15 @@ def test_a_channel_goes_with_its_announcements(state):
     assert state.last_seq("b") == 1
 
 
+def test_the_numbers_of_a_forgotten_log_are_never_used_again(state):
+    put(state, "a")
+    state.set_epoch("a", 4)
+    state.append_announcements("a", [(1, 1, b"key", b"h" * 20)])
+    state.delete_channel("a")
+    assert state.epoch("a") == 5
+    assert state.epoch("b") == 0
+
+
 def test_announcements_are_listed_in_order_from_anywhere(state):
     assert state.last_seq("a") == 0
     rows = [(seq, seq % 2, b"key%d" % seq, bytes([seq]) * 20) for seq in range(1, 8)]

@@ -42,6 +42,7 @@ from kachery_p2p.protocol.feeds.messages import FEED_FOLLOW, FeedFollow, FeedPar
 from kachery_p2p.protocol.gossip.holders import Holder
 from kachery_p2p.protocol.limits import (
     FEED_APPEAR_SECONDS,
+    FEED_CONTACT_SECONDS,
     FEED_LAG_SECONDS,
     FEED_SILENCE_SECONDS,
     FEED_SOURCES,
@@ -204,9 +205,8 @@ class Follower:
     async def _look(self) -> None:
         lookup = self._discovery.lookup
         wanted = (subfeed_key(*self.where), feed_owner_key(self.where[0]))
-        found, owners = await asyncio.gather(
-            *(lookup.find(content, self._channel) for content in wanted)
-        )
+        patience = 0.0 if self.sources else FEED_CONTACT_SECONDS
+        found, owners = await lookup.find_any(wanted, self._channel, patience=patience)
         holders = {holder.node: holder for holder in [*found.holders, *owners.holders]}
         if not holders and not self.sources:
             found.offline += owners.offline

@@ -80,6 +80,7 @@ class Download:
         self._slots = slots
         self._joinable = True
         self._waiters = 0
+        self._joined = 0
         self._whole = 0
         self._parts: Counter[Part] = Counter()
         self._advanced = asyncio.Event()
@@ -109,6 +110,7 @@ class Download:
     async def waiting(self, part: Part | None) -> AsyncIterator[None]:
         """Be one of those for whom the download goes on; the last to leave ends it."""
         self._waiters += 1
+        self._joined += 1
         if part is None:
             self._whole += 1
         else:
@@ -192,7 +194,7 @@ class Download:
     async def _fetch(self) -> None:
         loop = asyncio.get_running_loop()
         self._last_progress = loop.time()
-        found = await self._lookup.find(self._thing, self._channel)
+        found = await self._look()
         if not found.holders:
             raise self._lookup.not_found(self._thing, found)
         last_error: KacheryError | None = None
@@ -223,9 +225,20 @@ class Download:
             await asyncio.sleep(_RETRY_SECONDS)
             found = await self._look_again(found)
 
+    async def _look(self) -> Found:
+        joined = self._joined
+        found = await self._lookup.find(self._thing, self._channel)
+        if found.holders or self._joined == joined:
+            return found
+        # Who joined meanwhile has asked later than the proxies were asked: it may be there by now.
+        self._joinable = False
+        found = await self._lookup.find(self._thing, self._channel)
+        self._joinable = bool(found.holders) and bool(self._waiters)
+        return found
+
     async def _look_again(self, before: Found) -> Found:
         try:
-            found = await self._lookup.find(self._thing, self._channel)
+            found = await self._lookup.find(self._thing, self._channel, patience=0)
         except KacheryError:
             return before
         return found if found.holders else before

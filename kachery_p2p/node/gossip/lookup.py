@@ -1,41 +1,42 @@
 """Who has it: asks the proxies, and says exactly what their silence means.
 
-Look-ups of one loop turn that go to the same channel travel in one question. An answer is definite
-only if every proxy that is connected answered; whatever else happened is an error of its own, and
-"not found" is never said in its place.
+How the proxies are asked is the business of :mod:`~kachery_p2p.node.gossip.questions`. An answer is
+definite only if every proxy that is connected answered, and none of them waits for a member to tell
+the rest of what it has. That is waited for, by having the proxies hold the question, for as long as
+the caller has patience; whatever else happened is an error of its own, and "not found" is never
+said in its place.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from kachery_p2p.node.channels.bootstraps import Bootstrap, Bootstraps
-from kachery_p2p.node.links.link import Link
+from kachery_p2p.node.channels.bootstraps import Bootstraps
 from kachery_p2p.node.links.network import Network
-from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import (
     AccessDenied,
     KacheryError,
+    LinkClosed,
     NotFound,
-    ProtocolViolation,
+    NotKnownYet,
     Unreachable,
 )
 from kachery_p2p.protocol.gossip.holders import Holder, rank
-from kachery_p2p.protocol.gossip.keys import ContentKey, ContentKind, provide_role, request_role
-from kachery_p2p.protocol.gossip.messages import WHO_HAS, Holders, NodeInfo
+from kachery_p2p.protocol.gossip.keys import ContentKey, provide_role, request_role
+from kachery_p2p.protocol.gossip.messages import NodeInfo
 from kachery_p2p.protocol.limits import (
     LINK_GRACE_SECONDS,
-    LOOKUP_SECONDS,
-    MAX_QUERY_KEYS,
+    LOOKUP_HOLD_SECONDS,
+    LOOKUP_PATIENCE,
 )
 
 from .availability import Availability
+from .questions import Answer, Questions, Where
 
-_Where = tuple[bytes, ContentKind]
-"""A question goes to one channel and is about things of one kind."""
+_PAUSE = 0.1
+"""A proxy that answers at once that it does not know yet is not asked again within this."""
 
 
 @dataclass
@@ -48,6 +49,8 @@ class Found:
     asked: list[str] = field(default_factory=list)
     silent: list[str] = field(default_factory=list)
     errors: list[KacheryError] = field(default_factory=list)
+    open: bool = False
+    """It is worth waiting: somebody is about to say more."""
 
     def detail(self) -> str:
         """For people: who was asked, and what they said."""
@@ -60,16 +63,14 @@ class Found:
             parts.append(f"silent: {', '.join(self.silent)}")
         return "; ".join(parts)
 
-
-@dataclass
-class _Answer:
-    """What one channel says about one key."""
-
-    nodes: dict[bytes, NodeInfo] = field(default_factory=dict)
-    relays: dict[bytes, set[str]] = field(default_factory=lambda: defaultdict(set))
-    unwilling: set[bytes] = field(default_factory=set)
-    asked: list[str] = field(default_factory=list)
-    silent: list[tuple[str, KacheryError]] = field(default_factory=list)
+    def add(self, other: Found) -> None:
+        """What another channel came to."""
+        self.holders += other.holders
+        self.offline += other.offline
+        self.asked += other.asked
+        self.silent += other.silent
+        self.errors += other.errors
+        self.open |= other.open
 
 
 class Lookup:
@@ -78,18 +79,24 @@ class Lookup:
     ) -> None:
         self._network = network
         self._book = network.book
-        self._availability = availability
-        self._bootstraps = bootstraps
-        self._waiting: dict[_Where, list[tuple[bytes, asyncio.Future[_Answer]]]] = {}
+        self.questions = Questions(network, availability, bootstraps)
         self.relays: dict[tuple[str, bytes], set[str]] = {}
 
-    async def find(self, content: ContentKey, channel: bytes | None = None) -> Found:
+    async def find(
+        self,
+        content: ContentKey,
+        channel: bytes | None = None,
+        *,
+        patience: float = LOOKUP_PATIENCE,
+    ) -> Found:
         """Ask every channel (or one) where we may request such content.
 
-        What went wrong on one of them is in the result's ``errors``, see :meth:`not_found`.
+        If nobody is known to have it, and not everybody has told yet what it has, that is waited for,
+        ``patience`` seconds at most. What went wrong on one of the channels is in the result's
+        ``errors``, see :meth:`not_found`.
         """
         channels = [channel] if channel is not None else list(self._book)
-        found = Found()
+        denied = Found()
         allowed = []
         for each in channels:
             try:
@@ -101,17 +108,80 @@ class Lookup:
                 )
                 allowed.append(each)
             except AccessDenied as error:
-                found.errors.append(error)
-        results = await asyncio.gather(
-            *(self._on_channel(each, content, found) for each in allowed), return_exceptions=True
-        )
-        for result in results:
-            if isinstance(result, KacheryError):
-                found.errors.append(result)
-            elif isinstance(result, BaseException):
-                raise result
-        found.holders = rank(found.holders)
-        return found
+                denied.errors.append(error)
+        founds = await asyncio.gather(*(self._once(each, content, 0) for each in allowed))
+        by_channel = dict(zip(allowed, founds, strict=True))
+        waits = [each for each, found in by_channel.items() if found.open]
+        if waits and patience > 0 and not any(found.holders for found in founds):
+            by_channel |= await self._wait(waits, content, patience)
+        for found in by_channel.values():
+            denied.add(found)
+        denied.holders = rank(denied.holders)
+        return denied
+
+    async def find_any(
+        self, contents: Sequence[ContentKey], channel: bytes | None, *, patience: float
+    ) -> list[Found]:
+        """As :meth:`find`, for several things of which one suffices: nobody is waited for once it is
+        found."""
+        founds = await asyncio.gather(*(self.find(each, channel, patience=0) for each in contents))
+        if patience <= 0 or any(f.holders for f in founds) or not any(f.open for f in founds):
+            return founds
+        tasks = {
+            asyncio.create_task(self.find(each, channel, patience=patience)): place
+            for place, each in enumerate(contents)
+        }
+        pending = set(tasks)
+        try:
+            while pending and not any(found.holders for found in founds):
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    founds[tasks[task]] = task.result()
+        finally:
+            for task in pending:
+                task.cancel()
+        return founds
+
+    async def _wait(
+        self, channels: list[bytes], content: ContentKey, patience: float
+    ) -> dict[bytes, Found]:
+        """Until it is found on one of these channels, or known of all that it is not there."""
+        deadline = asyncio.get_running_loop().time() + patience
+        tasks = {
+            asyncio.create_task(
+                self._until_known(each, content, deadline), name="wait for holders"
+            ): each
+            for each in channels
+        }
+        known: dict[bytes, Found] = {}
+        pending = set(tasks)
+        try:
+            while pending and not any(found.holders for found in known.values()):
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                known |= {tasks[task]: task.result() for task in done}
+        finally:
+            for task in pending:
+                task.cancel()
+        return known
+
+    async def _until_known(self, channel: bytes, content: ContentKey, deadline: float) -> Found:
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            left = max(0.0, deadline - began)
+            found = await self._once(channel, content, min(LOOKUP_HOLD_SECONDS, left))
+            # A proxy that held the question has gone: it, or another one, may be back in a moment.
+            lost = any(isinstance(error, LinkClosed | Unreachable) for error in found.errors)
+            if lost and not found.open:
+                deadline = min(deadline, began + LINK_GRACE_SECONDS)
+            if found.holders or left <= 0:
+                return found
+            if not (found.open or lost):
+                # While one proxy held the question, what another said before may have changed.
+                found = await self._once(channel, content, 0)
+                if not found.open:
+                    return found
+            await asyncio.sleep(max(0.0, min(_PAUSE, left) - (loop.time() - began)))
 
     def not_found(self, content: ContentKey, found: Found) -> KacheryError:
         """The right error for a look-up without holders."""
@@ -125,7 +195,19 @@ class Lookup:
             return denied[0]
         return NotFound(what=content.title, detail=found.detail())
 
-    async def _on_channel(self, channel: bytes, content: ContentKey, found: Found) -> None:
+    async def _once(self, channel: bytes, content: ContentKey, hold: float) -> Found:
+        found = Found()
+        try:
+            await self._on_channel(channel, content, found, hold)
+        except KacheryError as error:
+            found.errors.append(error)
+        return found
+
+    async def _on_channel(
+        self, channel: bytes, content: ContentKey, found: Found, hold: float
+    ) -> None:
+        if channel not in self._book:
+            raise Unreachable(what=content.title, reason="this node has left the channel")
         secret = self._book.secret(channel)
         name = self._network.name_of(channel)
         if secret is None:
@@ -135,19 +217,35 @@ class Lookup:
                 role=request_role(content.kind),
                 cause="this node has not been given the channel's secret",
             )
-        answer = await self._ask((channel, content.kind), content.blinded(secret[1]))
+        where = Where(channel, content.kind, secret[0], hold)
+        answer = await self.questions.ask(where, content.blinded(secret[1]))
         found.asked += [f"{peer} on {name!r}" for peer in answer.asked]
         found.silent += [f"{peer} on {name!r}" for peer, _ in answer.silent]
+        if channel not in self._book:
+            raise Unreachable(what=content.title, reason="this node has left the channel")
         for origin, node in answer.nodes.items():
             self._add(channel, origin, node, answer, found)
-        if not any(holder.channel == channel for holder in found.holders):
-            if answer.silent:
-                raise answer.silent[0][1]
-            if not answer.nodes:
-                self._check_providers(channel, answer, provide_role(content.kind))
+        if found.holders:
+            return
+        found.open = bool(answer.unknown or answer.cut or self.questions.dialling(channel))
+        found.silent += [f"{self._label(channel, node)} on {name!r}" for node in answer.mute]
+        if answer.silent:
+            raise answer.silent[0][1]
+        if answer.unknown or answer.cut:
+            names = [self._label(channel, node) for node in answer.unknown]
+            who = f"{', '.join(names) or 'the other members'} on {name!r}"
+            raise NotKnownYet(what=content.title, who=who)
+        if not answer.nodes:
+            self._check_providers(channel, answer, provide_role(content.kind))
+
+    def _label(self, channel: bytes, node: bytes) -> str:
+        if node.hex() == self._network.context.node_id:
+            return "this node"
+        member = self._book.signed(channel).document.member(node.hex())
+        return (member.label if member else "") or node.hex()[:8]
 
     def _add(
-        self, channel: bytes, origin: bytes, node: NodeInfo, answer: _Answer, found: Found
+        self, channel: bytes, origin: bytes, node: NodeInfo, answer: Answer, found: Found
     ) -> None:
         node_id = origin.hex()
         urls = node.checked_urls()
@@ -168,7 +266,7 @@ class Lookup:
             )
         )
 
-    def _check_providers(self, channel: bytes, answer: _Answer, role: str) -> None:
+    def _check_providers(self, channel: bytes, answer: Answer, role: str) -> None:
         """Nobody has it: is that because nobody may give anything?"""
         document = self._book.signed(channel).document
         me = self._network.context.node_id
@@ -192,116 +290,3 @@ class Lookup:
             role=role,
             cause=cause,
         )
-
-    # --- the question ------------------------------------------------------------------------
-
-    async def _ask(self, where: _Where, key: bytes) -> _Answer:
-        future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.get(where)
-        if waiting is None:
-            waiting = self._waiting[where] = []
-            asyncio.get_running_loop().call_soon(self._ask_soon, where)
-        waiting.append((key, future))
-        return await future
-
-    def _ask_soon(self, where: _Where) -> None:
-        waiting = self._waiting.pop(where)
-        for start in range(0, len(waiting), MAX_QUERY_KEYS):
-            part = waiting[start : start + MAX_QUERY_KEYS]
-            self._network.spawn(self._ask_all(where, part), name="who has")
-
-    async def _ask_all(
-        self, where: _Where, waiting: list[tuple[bytes, asyncio.Future[_Answer]]]
-    ) -> None:
-        try:
-            answers = await self._question(where, [key for key, _ in waiting])
-        except BaseException as error:
-            for _, future in waiting:
-                if not future.done():
-                    future.set_exception(error)
-                    future.exception()
-            if not isinstance(error, KacheryError):
-                raise
-            return
-        for (_, future), answer in zip(waiting, answers, strict=True):
-            if not future.done():
-                future.set_result(answer)
-
-    async def _question(self, where: _Where, keys: list[bytes]) -> list[_Answer]:
-        channel, kind = where
-        proxies = await self._proxies(channel)
-        answers = [_Answer() for _ in keys]
-        me = self._network.context.node_id
-        if self._network.is_proxy(channel):
-            holders = self._availability.holders(channel, keys, kind, asker=me)
-            self._merge(answers, me, holders)
-        elif not proxies:
-            raise Unreachable(
-                what=f"channel {self._network.name_of(channel)!r}", reason=self._why(channel)
-            )
-        replies = await asyncio.gather(*(self._ask_one(proxy, where, keys) for proxy in proxies))
-        for proxy, reply in zip(proxies, replies, strict=True):
-            label = (proxy.hello.label if proxy.hello else "") or proxy.peer[:8]
-            if isinstance(reply, KacheryError):
-                for answer in answers:
-                    answer.silent.append((label, reply))
-                continue
-            try:
-                self._merge(answers, proxy.peer, reply, label)
-            except ProtocolViolation as error:
-                # What one proxy talks must not hide what another says.
-                for answer in answers:
-                    answer.silent.append((label, error))
-        return answers
-
-    async def _ask_one(self, proxy: Link, where: _Where, keys: list[bytes]) -> Any:
-        channel, kind = where
-        try:
-            return await proxy.request(
-                WHO_HAS, {"channel": channel, "kind": kind, "keys": keys}, seconds=LOOKUP_SECONDS
-            )
-        except KacheryError as error:
-            return error
-
-    def _merge(self, answers: list[_Answer], proxy: str, reply: Any, label: str = "") -> None:
-        holders = codec.convert(Holders, reply)
-        for index, answer in enumerate(answers):
-            answer.asked.append(label or "this node")
-            answer.unwilling.update(holders.unwilling)
-            for node in holders.of(index):
-                known = answer.nodes.get(node.node)
-                if known is None or node.online:
-                    answer.nodes[node.node] = node
-                if node.online:
-                    answer.relays[node.node].add(proxy)
-
-    async def _proxies(self, channel: bytes) -> list[Link]:
-        """The proxies that are connected; waits a little for those that are just being dialled."""
-        proxies = self._network.proxies_on(channel)
-        if proxies or self._network.is_proxy(channel):
-            return proxies
-        deadline = asyncio.get_running_loop().time() + LINK_GRACE_SECONDS
-        self._bootstraps.hurry()
-        while not proxies and asyncio.get_running_loop().time() < deadline:
-            # A proxy that has just refused, or that serves other channels only, is not waited for.
-            if not any(status.trying for status in self._wants(channel)):
-                break
-            await asyncio.sleep(0.02)
-            proxies = self._network.proxies_on(channel)
-        return proxies
-
-    def _wants(self, channel: bytes) -> list[Bootstrap]:
-        return [
-            status
-            for status in self._bootstraps.status.values()
-            if any(
-                status.url == bootstrap.url
-                for bootstrap in self._book.signed(channel).document.bootstraps
-            )
-        ]
-
-    def _why(self, channel: bytes) -> str:
-        for status in self._wants(channel):
-            if status.error:
-                return status.error
-        return "none of its bootstrap nodes is connected"

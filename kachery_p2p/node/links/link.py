@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
 from functools import partial
 from typing import Any, Protocol
 
@@ -353,12 +352,6 @@ class Link:
                 # A bug of ours; who is told other things in the same breath must not pay for it.
                 log.exception("a note %s that cannot be sent", topic)
                 self.close(InternalError(reason=f"a note that cannot be sent: {error}"))
-            self._flush()
-
-    def pour(self, topic: str, values: Iterable[Any]) -> None:
-        """As :meth:`note`, of many things, in order and as fast as the peer takes them."""
-        if self.closed_by is None:
-            self._writer.pour(topic, values)
             self._flush()
 
     def _check_open(self) -> None:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 from kachery_p2p.node.workers import Workers
 from kachery_p2p.protocol.codec import Buffer
@@ -53,8 +52,6 @@ class Writer:
         self._room.set()
         self._sending_since: float | None = None
         self._ending = self._over = False
-        self._later: deque[tuple[str, Iterator[Any]]] = deque()
-        """Notes for which there was no room yet: topics, with what is still to be told of each."""
         self._rate = 0.0
 
     def wake(self) -> None:
@@ -64,23 +61,7 @@ class Writer:
     def end(self) -> None:
         """Send what the mux still has, the goodbye in the end; then :meth:`run` returns."""
         self._ending = True
-        self._later.clear()
         self._wake.set()
-
-    def pour(self, topic: str, values: Iterable[Any]) -> None:
-        """Notes in order, as fast as the peer takes them, after those that were poured before."""
-        self._later.append((topic, iter(values)))
-        self._pour()
-        self._wake.set()
-
-    def _pour(self) -> None:
-        while self._later and not self._mux.congested:
-            topic, values = self._later[0]
-            for value in values:
-                self._mux.note(topic, value)
-                break
-            else:
-                self._later.popleft()
 
     def release(self) -> None:
         """The link is over: nobody waits for room any more."""
@@ -110,8 +91,6 @@ class Writer:
         """Send until :meth:`end`, or until the transport fails."""
         ahead: deque[asyncio.Future[Buffer] | Buffer] = deque()
         while True:
-            if self._later:
-                self._pour()
             item = self._mux.next_frame() if len(ahead) < _AHEAD else None
             if not self._room.is_set() and not self._mux.congested:
                 self._room.set()

@@ -232,7 +232,9 @@ class DoctorCalls:
         probe: Callable[[Holder], Awaitable[dict[str, Any]]],
     ) -> dict[str, Any]:
         lookup = self._services.lookup
-        founds = await asyncio.gather(*(lookup.find(content, channel) for content in wanted))
+        founds = await asyncio.gather(
+            *(lookup.find(content, channel, patience=0) for content in wanted)
+        )
         holders = {holder.node: holder for found in founds for holder in found.holders}
         error = None
         if not holders:

@@ -126,13 +126,13 @@ class FileCalls:
             stored = await self._in_thread(self._store_fd, live, channel)
         else:
             stored = await self._store_pieces(live, channel)
-        return self._stored(stored)
+        return self._stored(stored, channel)
 
-    def _stored(self, stored: Stored) -> dict[str, Any]:
+    def _stored(self, stored: Stored, channel: bytes | None) -> dict[str, Any]:
         self._services.bootstraps.hurry()  # what is stored is about to be asked for
-        self._services.announcer.provide(file_key(stored.sha1))
+        self._services.announcer.provide(file_key(stored.sha1), channel)
         if stored.manifest_sha1 is not None:
-            self._services.announcer.provide(file_key(stored.manifest_sha1))
+            self._services.announcer.provide(file_key(stored.manifest_sha1), channel)
         return {"sha1": stored.sha1, "size": stored.size, "manifest": stored.manifest_sha1}
 
     def _keep(self, data: bytes, channel: bytes | None) -> Stored:
@@ -215,7 +215,7 @@ class FileCalls:
                 channel,
             )
 
-        return self._stored(await self._in_thread(work, live, None))
+        return self._stored(await self._in_thread(work, live, None), None)
 
     # --- loading -----------------------------------------------------------------------------
 

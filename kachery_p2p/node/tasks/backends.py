@@ -16,10 +16,10 @@ from typing import Final, NamedTuple
 from kachery_p2p.node.gossip.discovery import Discovery
 from kachery_p2p.node.gossip.lookup import Found
 from kachery_p2p.protocol import codec
-from kachery_p2p.protocol.errors import AccessDenied, KacheryError
+from kachery_p2p.protocol.errors import AccessDenied, KacheryError, NotKnownYet
 from kachery_p2p.protocol.gossip.holders import Holder
 from kachery_p2p.protocol.gossip.keys import ContentKey, ContentKind
-from kachery_p2p.protocol.limits import MAX_TASK_OFFERS_ASKED, TASK_LOOK_SECONDS
+from kachery_p2p.protocol.limits import LOOKUP_PATIENCE, MAX_TASK_OFFERS_ASKED, TASK_LOOK_SECONDS
 from kachery_p2p.protocol.tasks.keys import (
     TASK_BACKEND_CONTEXT,
     TASK_CONTEXT,
@@ -125,7 +125,9 @@ class TaskBackends:
         if known is not None and not fresh and loop.time() - known[0] < _RECENT_SECONDS:
             return known[1]
         self._recent.pop(where, None)
-        found = await self._discovery.lookup.find(task_function_key(function), channel)
+        content = task_function_key(function)
+        # Who waits for a backend watches for it: waiting here as well would only hide others.
+        found = await self._discovery.lookup.find(content, channel, patience=0)
         if found.holders:
             self._recent[where] = (loop.time(), found)
             while len(self._recent) > _MAX_RECENT:
@@ -167,14 +169,17 @@ class TaskBackends:
                 return offers
             query = TaskOffers(holder.channel, function, page.offers[-1].function)
 
-    async def all(self, channel: bytes | None) -> tuple[list[Choice], list[str]]:
-        """Everything on offer, by node; and who did not answer."""
+    async def all(
+        self, channel: bytes | None, *, patience: float = LOOKUP_PATIENCE
+    ) -> tuple[list[Choice], list[str]]:
+        """Everything on offer, by node; and who did not answer. ``patience``: see
+        :meth:`~kachery_p2p.node.gossip.lookup.Lookup.find`."""
         offers: list[Choice] = []
         silent: list[str] = []
         for where in list(self._book):
             if channel in (None, where):
                 offers += [Choice(None, where, offer) for offer in self._queue.offers(where)]
-        found = await self._discovery.lookup.find(task_backends_key(), channel)
+        found = await self._discovery.lookup.find(task_backends_key(), channel, patience=patience)
         if not offers and not found.holders and found.errors:
             raise found.errors[0]
 
@@ -193,6 +198,9 @@ class TaskBackends:
         """A reason, besides that nobody is there, why nobody runs it."""
         others = [error for error in found.errors if not isinstance(error, AccessDenied)]
         denied = [error for error in found.errors if isinstance(error, AccessDenied)]
+        untold = [error for error in others if isinstance(error, NotKnownYet)]
+        if untold:
+            return untold[0]
         if denied and not found.asked:
             return denied[0]
         if others and not found.asked:

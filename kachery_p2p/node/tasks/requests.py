@@ -354,7 +354,7 @@ class TaskRequests:
             return reason
         detail = found.detail()
         with contextlib.suppress(KacheryError):
-            offers, _ = await self._backends.all(request.channel)
+            offers, _ = await self._backends.all(request.channel, patience=0)
             names = sorted({offer.function for _, _, offer in offers})
             if names:
                 detail += f"; on offer are {', '.join(names[:20])}"

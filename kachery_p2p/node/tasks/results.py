@@ -139,7 +139,8 @@ class TaskResults:
     ) -> TaskResult | None:
         """One that another node of the channel holds; it is kept here from now on."""
         content = task_result_key(key)
-        found = await discovery.lookup.find(content, channel)
+        # Who would have to be waited for is not worth waiting for: it can be computed.
+        found = await discovery.lookup.find(content, channel, patience=0)
         for holder in found.holders:
             try:
                 result = await self._ask(discovery, holder, key)

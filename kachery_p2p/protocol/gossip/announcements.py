@@ -1,7 +1,8 @@
 """What one node announces on one channel: its log of entries, and the signed batches cut from it.
 
-An entry says that the node provides, or no longer provides, one blinded key. Entries are numbered
-from 1 within an epoch; a new epoch starts the log over, without what was withdrawn.
+An entry says that the node provides, or no longer provides, one blinded key; or it is a mark, which
+says that the log is complete up to there (completeness.py). Entries are numbered from 1 within an
+epoch; a new epoch starts the log over, without what was withdrawn.
 
 Invariants
 
@@ -9,9 +10,10 @@ Invariants
   epoch and the place in the log: a batch can be passed on by anybody and put nowhere else.
 * One (epoch, seq) never has two contents. So an epoch is used once: whoever lost part of its log
   starts a higher one (Unix milliseconds are a good choice).
-* Batches end at multiples of ``MAX_ANNOUNCE_ENTRIES``, and the one that reaches such a multiple
-  contains its whole stretch; it replaces the small ones that were sent along the way, so an index
-  does not fill up with batches of one entry.
+* No batch reaches over a multiple of ``MAX_ANNOUNCE_ENTRIES``. One that reaches such a multiple, or
+  one of ``ANNOUNCE_MERGE`` or a power of it, begins where that stretch begins; it replaces the small
+  ones that were sent along the way. So of things announced one by one an index keeps a few batches
+  for each thousand, at the price of sending each entry some three times more.
 * A batch without entries, at the start of an epoch, says that the node provides nothing (yet).
 
 Non-goals: keeping the log on disk (the caller does, entry by entry), blinding (blinding.py), other
@@ -28,11 +30,20 @@ from msgspec import Meta, Struct
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput, ProtocolViolation
 from kachery_p2p.protocol.identity import SIGNATURE_BYTES, NodeKey, verify
-from kachery_p2p.protocol.limits import BLINDED_KEY_BYTES, MAX_ANNOUNCE_ENTRIES, MAX_KEYS_PER_ORIGIN
+from kachery_p2p.protocol.limits import (
+    ANNOUNCE_MERGE,
+    BLINDED_KEY_BYTES,
+    MAX_ANNOUNCE_ENTRIES,
+    MAX_KEYS_PER_ORIGIN,
+)
+
+from .completeness import NOTHING_COMPLETE
 
 PROVIDE: Final = 1
 WITHDRAW: Final = 2
-"""The operations; all other numbers are reserved and refused."""
+MARK: Final = 3
+"""The operations; all other numbers are reserved and refused. A mark has 16 bytes of its own in place
+of a key."""
 
 ENTRY_BYTES: Final = 1 + BLINDED_KEY_BYTES
 MAX_NUMBER: Final = 2**63 - 1
@@ -41,7 +52,10 @@ CONTEXT: Final = b"announcements"
 """What the origin's signature is for."""
 
 Entry = tuple[int, int, bytes]
-"""(seq, operation, 16-byte blinded key)."""
+"""(seq, operation, 16-byte blinded key, or what a mark says)."""
+
+Change = tuple[int, bytes]
+"""(operation, key), not yet numbered."""
 
 _Id = Annotated[bytes, Meta(min_length=32, max_length=32)]
 _Packed = Annotated[bytes, Meta(max_length=MAX_ANNOUNCE_ENTRIES * ENTRY_BYTES)]
@@ -149,8 +163,18 @@ class AnnouncementLog:
 
     def __init__(self, epoch: int, entries: Iterable[Entry] = ()) -> None:
         self.epoch = epoch
+        self.mark = NOTHING_COMPLETE
+        """What the newest mark of this epoch says."""
         self._packed = bytearray()
         self._live: set[bytes] = set()
+        self.extend(entries)
+
+    def extend(self, entries: Iterable[Entry]) -> None:
+        """Append what :meth:`plan` gave, or what was kept.
+
+        Raises:
+            BadInput: the entries do not follow one another and the head.
+        """
         for seq, operation, key in entries:
             if seq != self.head + 1:
                 raise BadInput(
@@ -174,28 +198,49 @@ class AnnouncementLog:
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._live)
 
-    def provide(self, key: bytes) -> bool:
-        """Append that the key is provided; False if it is already. Its entry is then ``head``.
+    def plan(self, changes: Iterable[Change]) -> list[Entry]:
+        """The entries that changes come to; what says nothing new is left out. Changes nothing, so
+        that they can be put on disk before :meth:`extend` makes them heard.
 
         Raises:
-            BadInput: the key is not 16 bytes, or ``MAX_KEYS_PER_ORIGIN`` are provided.
+            BadInput: a key is malformed, or more than ``MAX_KEYS_PER_ORIGIN`` would be provided.
         """
-        if key in self._live:
-            return False
-        if len(self._live) >= MAX_KEYS_PER_ORIGIN:
-            raise BadInput(
-                what="announcement",
-                reason=f"a node can provide {MAX_KEYS_PER_ORIGIN} things on a channel",
-            )
-        self._append(PROVIDE, key)
-        return True
+        entries: list[Entry] = []
+        now: dict[bytes, bool] = {}
+        seq, live, mark = self.head, len(self._live), self.mark
+        for operation, key in changes:
+            _packed(operation, key)
+            if operation == MARK:
+                if key == mark:
+                    continue
+                mark = key
+            else:
+                here = now.get(key, key in self._live)
+                if here == (operation == PROVIDE):
+                    continue
+                live += -1 if here else 1
+                if live > MAX_KEYS_PER_ORIGIN:
+                    raise BadInput(
+                        what="announcement",
+                        reason=f"a node can provide {MAX_KEYS_PER_ORIGIN} things on a channel",
+                    )
+                now[key] = not here
+            seq += 1
+            entries.append((seq, operation, key))
+        return entries
+
+    def provide(self, key: bytes) -> bool:
+        """Append that the key is provided; False if it is already. Raises BadInput."""
+        return self._do(PROVIDE, key)
 
     def withdraw(self, key: bytes) -> bool:
         """Append that the key is no longer provided; False if it is not. Raises BadInput."""
-        if key not in self._live:
-            return False
-        self._append(WITHDRAW, key)
-        return True
+        return self._do(WITHDRAW, key)
+
+    def _do(self, operation: int, key: bytes) -> bool:
+        entries = self.plan([(operation, key)])
+        self.extend(entries)
+        return bool(entries)
 
     def since(self, seq: int) -> list[Entry]:
         """The entries after sequence number ``seq`` (0: all)."""
@@ -210,7 +255,8 @@ class AnnouncementLog:
         """
         if known is None or known[0] < self.epoch:
             return 0
-        return known[1] if known[0] == self.epoch and known[1] < self.head else None
+        # Whoever says what it knows may say anything.
+        return max(0, known[1]) if known[0] == self.epoch and known[1] < self.head else None
 
     def is_behind(self, known: tuple[int, int]) -> bool:
         """Whether a peer claims to know more of this log than there is.
@@ -221,22 +267,31 @@ class AnnouncementLog:
         """
         return known > (self.epoch, self.head)
 
-    def batches(self, channel: bytes, key: NodeKey, since: int = 0) -> list[Batch]:
-        """The signed batches that bring a peer from ``since`` to the head.
+    def batch_after(
+        self, channel: bytes, key: NodeKey, known: tuple[int, int] | None
+    ) -> Batch | None:
+        """The next batch for who knows the log up to (epoch, seq), or nothing of it (None).
 
-        They may begin before ``since``; receivers skip what they have. At ``since`` 0 there is
-        always at least one, be it without entries, so that a new epoch is heard of.
+        It may begin before what is lacking; receivers skip what they have. Of an epoch that is new
+        to the receiver there is always one, be it without entries, so that it is heard of.
         """
-        if self.head == 0:
-            return [make_batch(key, channel, self.epoch, 1, b"")]
+        since = self.lacks(known)
+        if since is None:
+            return None
+        stretch = since - since % MAX_ANNOUNCE_ENTRIES
+        end = min(self.head, stretch + MAX_ANNOUNCE_ENTRIES)
+        first = stretch + _begin(since - stretch, end - stretch)
+        entries = bytes(self._packed[first * ENTRY_BYTES : end * ENTRY_BYTES])
+        return make_batch(key, channel, self.epoch, first + 1, entries)
+
+    def batches(self, channel: bytes, key: NodeKey, since: int = 0) -> list[Batch]:
+        """The signed batches that bring a peer from ``since`` to the head; at ``since`` 0 at least
+        one. See :meth:`batch_after`."""
+        known = (self.epoch, since) if since else None
         result = []
-        while since < self.head:
-            stretch = since - since % MAX_ANNOUNCE_ENTRIES
-            end = min(self.head, stretch + MAX_ANNOUNCE_ENTRIES)
-            first = stretch if end % MAX_ANNOUNCE_ENTRIES == 0 else since
-            entries = bytes(self._packed[first * ENTRY_BYTES : end * ENTRY_BYTES])
-            result.append(make_batch(key, channel, self.epoch, first + 1, entries))
-            since = end
+        while (batch := self.batch_after(channel, key, known)) is not None:
+            result.append(batch)
+            known = (self.epoch, batch.end)
         return result
 
     def needs_compaction(self) -> bool:
@@ -256,22 +311,42 @@ class AnnouncementLog:
             raise BadInput(
                 what=f"epoch {new_epoch}", reason=f"{self.epoch + 1} to {MAX_NUMBER} is possible"
             )
-        # Sorted, so that the new log does not tell in which order things came to be provided.
-        live = sorted(self._live)
-        self.epoch = new_epoch
-        self._packed = bytearray(pack_entries((PROVIDE, key) for key in live))
+        fresh = AnnouncementLog(new_epoch, self.compacted())
+        self.epoch, self._packed = new_epoch, fresh._packed
         return self.since(0)
+
+    def compacted(self) -> list[Entry]:
+        """The entries of a new log that says what this one says now.
+
+        Sorted, so that it does not tell in which order things came to be provided.
+        """
+        entries = [(seq, PROVIDE, key) for seq, key in enumerate(sorted(self._live), 1)]
+        if self.mark != NOTHING_COMPLETE:
+            entries.append((len(entries) + 1, MARK, self.mark))
+        return entries
 
     def _append(self, operation: int, key: bytes) -> None:
         self._packed += _packed(operation, key)
         if operation == PROVIDE:
             self._live.add(bytes(key))
-        else:
+        elif operation == WITHDRAW:
             self._live.discard(key)
+        else:
+            self.mark = bytes(key)
+
+
+def _begin(since: int, end: int) -> int:
+    """Where a batch begins that brings a stretch of the log from ``since`` to ``end`` entries."""
+    size, first = ANNOUNCE_MERGE, since
+    while size < MAX_ANNOUNCE_ENTRIES:
+        if since // size < end // size:
+            first = since - since % size
+        size *= ANNOUNCE_MERGE
+    return 0 if end == MAX_ANNOUNCE_ENTRIES else first
 
 
 def _packed(operation: int, key: bytes) -> bytes:
-    if operation not in (PROVIDE, WITHDRAW):
+    if operation not in (PROVIDE, WITHDRAW, MARK):
         raise BadInput(what="announcement", reason=f"operation {operation} is unknown")
     if len(key) != BLINDED_KEY_BYTES:
         raise BadInput(what="announcement", reason=f"a key is {BLINDED_KEY_BYTES} bytes")
@@ -293,6 +368,6 @@ def _flaw(batch: Batch) -> str | None:
         return "epoch or sequence number out of range"
     if count == 0 and batch.start != 1:
         return "no entries, and not at the start of an epoch"
-    if not set(batch.entries[::ENTRY_BYTES]) <= {PROVIDE, WITHDRAW}:
+    if not set(batch.entries[::ENTRY_BYTES]) <= {PROVIDE, WITHDRAW, MARK}:
         return "an unknown operation"
     return None

@@ -3,16 +3,19 @@
 Participants: each member writes its own announcement log per channel (announcements.py); each proxy
 keeps an :class:`Index` of everybody's. A leaf needs none; it asks a proxy.
 
-The protocol, driven by the node's shell, per link and channel, with two notes:
+The protocol, driven by the node's shell (node/gossip/exchange.py), per link and channel:
 
-1. On linking, and every so often, a proxy sends its digest {origin: (epoch, head)}. A leaf's digest
-   names only itself.
-2. Who gets a digest sends what the other lacks: an origin, from its own log (``log.lacks``,
-   ``log.batches``); a proxy to another proxy, from its index (:meth:`Index.missing`,
-   :meth:`Index.batches`).
-3. Who gets a batch checks that its origin is a member that may provide, and applies it.
-   ``extended``: pass it on to the other linked proxies. A :class:`Gap`: answer with a digest, and
-   the peer sends from there. Nothing is acknowledged; a lost batch shows in the next digest.
+1. A *digest* says how far its sender knows each log, {origin: (epoch, head)}: a proxy's of all logs,
+   anybody else's of its own. Proxies ask for one when a link comes to share the channel.
+2. Who keeps an index and lacks something *pulls* it over a stream with credit: the other side sends
+   the batches from there on, an origin from its own log, a proxy from its index
+   (:meth:`Index.after`). A pull that was cut is repeated from where it stopped.
+3. A new batch is *pushed* as a note, to peers that have heard nearly all that was pushed before;
+   to the others goes a digest when they have caught up.
+4. Who gets a batch checks that its origin is a member that may provide, and applies it.
+   ``extended``: push it on to the other linked proxies. A :class:`Gap`: pull from that peer.
+
+What a log says of itself as a whole (completeness.py) travels in it like everything else.
 
 Goals: after a pause, only what is new travels; any order, loss or repetition of batches ends in the
 same index once the digests agree; nobody but the origin can add to, change or hide part of its log
@@ -35,6 +38,7 @@ from kachery_p2p.protocol.limits import MAX_KEYS_PER_ORIGIN, MAX_LOG_BATCHES, MA
 
 from .announcements import (
     ENTRY_BYTES,
+    MARK,
     PROVIDE,
     WITHDRAW,
     AnnouncementLog,
@@ -45,11 +49,15 @@ from .announcements import (
     make_batch,
     unpack_entries,
 )
+from .completeness import NOTHING_COMPLETE
 
 __all__ = ["AnnouncementLog", "Applied", "Batch", "Gap", "Index", "check_batch", "make_batch"]
 
 _SWEPT_PER_BATCH: Final = 4
 """Dead batches cleared per batch applied: more than one, so the dead never pile up."""
+
+BATCH_OVERHEAD: Final = 160
+"""Bytes, about, of a packed batch besides its entries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +65,12 @@ class Applied:
     """A batch was taken in, or there was nothing new in it.
 
     ``fresh``: keys that the origin provides now and did not in this epoch before. ``extended``: the
-    log is longer, so others may want the batch too.
+    log is longer, so others may want the batch too. ``marked``: it may be complete now.
     """
 
     fresh: list[bytes]
     extended: bool
+    marked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +92,7 @@ class _Log:
     head: int = 0
     live: int = 0
     held: int = 0
+    mark: bytes = NOTHING_COMPLETE
     batches: list[Batch] = field(default_factory=list)
 
 
@@ -111,6 +121,33 @@ class Index:
         """How far each origin's log is known: {origin: (epoch, last sequence number)}."""
         known = self._channels.get(channel)
         return {o: (log.epoch, log.head) for o, log in known.logs.items()} if known else {}
+
+    def position(self, channel: bytes, origin: bytes) -> tuple[int, int] | None:
+        """How far one origin's log is known: (epoch, last sequence number)."""
+        log = self._log(channel, origin)
+        return None if log is None else (log.epoch, log.head)
+
+    def mark(self, channel: bytes, origin: bytes) -> bytes:
+        """What the newest mark of an origin's log says (completeness.py)."""
+        log = self._log(channel, origin)
+        return NOTHING_COMPLETE if log is None else log.mark
+
+    def after(
+        self, channel: bytes, origin: bytes, known: tuple[int, int], most: int
+    ) -> list[Batch]:
+        """The next batches for who knows a log up to ``known`` (epoch, seq): at least one if there
+        is any, else as many as have ``most`` bytes of entries and signatures together."""
+        log = self._log(channel, origin)
+        if log is None or known >= (log.epoch, log.head):
+            return []
+        seq = known[1] if known[0] == log.epoch else 0
+        result: list[Batch] = []
+        at = bisect_left(log.batches, seq + 1, key=_end) if log.head else 0
+        while at < len(log.batches) and (not result or most > 0):
+            result.append(log.batches[at])
+            most -= len(log.batches[at].entries) + BATCH_OVERHEAD
+            at += 1
+        return result
 
     def missing(
         self, channel: bytes, peer_digest: dict[bytes, tuple[int, int]]
@@ -147,8 +184,9 @@ class Index:
             return []
         return [known.origins[n] for n in _numbers(known, key)]
 
-    def apply(self, batch: Batch) -> Applied | Gap:
-        """Take in a batch, from its origin or passed on by anybody.
+    def apply(self, batch: Batch, *, checked: bool = False) -> Applied | Gap:
+        """Take in a batch, from its origin or passed on by anybody. ``checked``: it has passed
+        :func:`check_batch`, in a worker thread say.
 
         Whether its origin is a member is the caller's to check first. Repetitions and overlaps are
         skipped, older epochs ignored, and a newer epoch replaces all that the origin announced. A
@@ -162,32 +200,33 @@ class Index:
                 what the origin signed before. The index stays as it was; the field ``origin`` names
                 the culprit, which need not be the peer that passed it on.
         """
-        check_shape(batch)
+        if not checked:
+            check_shape(batch)
         log = self._log(batch.channel, batch.origin)
         if log is not None and batch.epoch < log.epoch:
             return Applied([], False)
         if log is None or batch.epoch > log.epoch:
-            check_signature(batch)
+            self._check(batch, checked)
             if batch.start > 1:
                 return Gap(batch.channel, batch.origin, batch.epoch, 1)
             log = self._new_log(batch)
-            return Applied(self._extend(log, batch), True)
+            return self._extend(log, batch)
         if batch.start > log.head + 1:
-            check_signature(batch)
+            self._check(batch, checked)
             return Gap(batch.channel, batch.origin, batch.epoch, log.head + 1)
         overlap = _stored(log, batch.start, min(batch.end, log.head))
         if batch.entries[: len(overlap)] != overlap:
-            check_signature(batch)
+            self._check(batch, checked)
             origin = batch.origin.hex()
             raise ProtocolViolation(
                 reason=f"node {origin} signed two different announcements under one number",
                 origin=origin,
             )
         if batch.end > log.head:
-            check_signature(batch)
-            return Applied(self._extend(log, batch), True)
+            self._check(batch, checked)
+            return self._extend(log, batch)
         if len(_contained(log, batch)) > 1:
-            check_signature(batch)
+            self._check(batch, checked)
             _store(log, batch)
         return Applied([], False)
 
@@ -226,7 +265,12 @@ class Index:
         known.origins[log.number] = batch.origin
         return log
 
-    def _extend(self, log: _Log, batch: Batch) -> list[bytes]:
+    @staticmethod
+    def _check(batch: Batch, checked: bool) -> None:
+        if not checked:
+            check_signature(batch)
+
+    def _extend(self, log: _Log, batch: Batch) -> Applied:
         known = self._channels[batch.channel]
         new = batch.entries[(log.head + 1 - batch.start) * ENTRY_BYTES :]
         operations = new[::ENTRY_BYTES]
@@ -250,13 +294,15 @@ class Index:
                 if _add(known, key, log.number):
                     log.live += 1
                     fresh[key] = None
+            elif operation == MARK:
+                log.mark = key
             elif _remove(known, key, log.number):
                 log.live -= 1
                 fresh.pop(key, None)
         log.head = batch.end
         _store(log, batch)
         _sweep(known)
-        return list(fresh)
+        return Applied(list(fresh), True, MARK in operations)
 
 
 def _end(batch: Batch) -> int:

@@ -32,7 +32,7 @@ from kachery_p2p.protocol.errors import (
     StorageFull,
     Unreachable,
 )
-from kachery_p2p.protocol.gossip.messages import WHO_HAS
+from kachery_p2p.protocol.gossip.messages import WHO_HAS, WhoHas
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.links.messages import CIRCUIT, CircuitTo
 from kachery_p2p.storage.state import StateDB
@@ -416,7 +416,7 @@ async def test_a_guest_may_ask_for_nothing_but_to_join() -> None:
             f"ws://{lab['P'].listening}", lab.id("P"), guest_of=channel
         )
         with pytest.raises(NotAMember):
-            await link.request(WHO_HAS, {"channel": channel, "kind": "files", "keys": [bytes(16)]})
+            await link.request(WHO_HAS, codec.plain(WhoHas(channel, "files", [bytes(16)], 1, 0)))
         for method in (CIRCUIT, "circuit.in"):
             stream = link.open(method, codec.plain(CircuitTo(channel, invitation.admitter)))
             with pytest.raises(NotAMember):
@@ -610,7 +610,7 @@ async def test_an_admission_that_comes_before_the_document_is_not_lost() -> None
         await until(lambda: roles_of(lab, "P", "N"))
         # What P said before it answers has come to R: the admission, and it did not count.
         (link,) = lab["R"].network.links_to(lab.id("P"), channel)
-        await link.request(WHO_HAS, {"channel": channel, "kind": "files", "keys": [bytes(16)]})
+        await link.request(WHO_HAS, codec.plain(WhoHas(channel, "files", [bytes(16)], 1, 0)))
         assert lab["R"].network.version_of(channel) == old
         assert not roles_of(lab, "R", "N")
         held.set()

@@ -87,7 +87,7 @@ async def test_whoever_joins_before_being_added_is_in_as_soon_as_they_are() -> N
 async def test_a_removed_member_is_cut_off_at_once_and_gets_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("kachery_p2p.node.gossip.lookup.LINK_GRACE_SECONDS", 0.3)
+    monkeypatch.setattr("kachery_p2p.node.gossip.questions.LINK_GRACE_SECONDS", 0.3)
     async with laboratory("A", "B", "C", listening=("A",)) as lab:
         key = lab.channels["lab"]
         sha1, _ = await lab.store("A", b"first")
@@ -183,7 +183,7 @@ async def test_a_channel_that_expired_grants_nothing_and_cannot_be_joined() -> N
 async def test_clocks_an_hour_apart_are_named_on_both_sides(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("kachery_p2p.node.gossip.lookup.LINK_GRACE_SECONDS", 0.3)
+    monkeypatch.setattr("kachery_p2p.node.gossip.questions.LINK_GRACE_SECONDS", 0.3)
     async with laboratory("A", "B", channel=False) as lab:
         await lab.channel("lab", {"A": "all", "B": "all"})
         await lab.stop("B")

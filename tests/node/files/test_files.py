@@ -264,7 +264,7 @@ async def test_a_provider_that_is_offline_is_said_to_be() -> None:
 async def test_a_proxy_that_is_down_is_unreachable_not_not_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("kachery_p2p.node.gossip.lookup.LINK_GRACE_SECONDS", 0.3)
+    monkeypatch.setattr("kachery_p2p.node.gossip.questions.LINK_GRACE_SECONDS", 0.3)
     async with laboratory() as lab:
         sha1, _ = await lab.store("A", content(100))
         await lab.stop("P")

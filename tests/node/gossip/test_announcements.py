@@ -11,13 +11,13 @@ from tests.node.harness import laboratory, until
 async def test_what_came_before_there_was_a_log_to_write_it_in_is_announced() -> None:
     async with laboratory("A", channel=False) as lab:
         announcer = lab["A"].announcer
-        load, may_load = announcer._load, threading.Event()
+        load, may_load = announcer._keeper._load, threading.Event()
 
         def slow(channel: bytes) -> Any:
             assert may_load.wait(10)
             return load(channel)
 
-        announcer._load = slow  # type: ignore[method-assign]
+        announcer._keeper._load = slow  # type: ignore[method-assign]
         await lab.channel("lab", {"A": "all"})
         await lab.store("A", b"early", tell=None)
         assert announcer._pending

@@ -339,7 +339,11 @@ async def test_a_strangers_hello_ends_the_link_in_a_typed_way(
     [
         ("nonsense", None, {"protocol-violation"}),
         ("who-has", None, {"protocol-violation"}),
-        ("who-has", {"channel": bytes(32), "kind": "files", "keys": []}, {"not-a-member"}),
+        (
+            "who-has",
+            {"channel": bytes(32), "kind": "files", "keys": [], "secret_version": 1, "hold": 0},
+            {"not-a-member"},
+        ),
         ("file.open", {"channel": bytes(32), "sha1": b"short"}, {"not-a-member"}),
         ("file.open", {"channel": None, "sha1": b"short"}, {"protocol-violation"}),
     ],
@@ -421,7 +425,9 @@ async def test_what_a_member_says_of_itself_cannot_break_the_proxys_answers_to_o
             key = lab.channels["lab"]
             [link] = lab["B"].network.links_to(lab.id("P"), key)
             keys = [bytes([number % 256]) * 16 for number in range(MAX_QUERY_KEYS)]
-            answer = await link.request("who-has", {"channel": key, "kind": "files", "keys": keys})
+            query = {"channel": key, "kind": "files", "keys": keys}
+            query |= {"secret_version": 1, "hold": 0}
+            answer = await link.request("who-has", query)
         assert [len(places) for places in answer["holders"]] == [64] * MAX_QUERY_KEYS
         assert len(answer["nodes"]) == 64
 

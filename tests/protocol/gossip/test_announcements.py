@@ -63,7 +63,7 @@ def test_nobody_can_put_a_batch_elsewhere(change: dict[str, object]) -> None:
     [
         (CHANNEL, 1, 1, b"\x01" * 16),
         (CHANNEL, 1, 1, b"\x00" * 17),
-        (CHANNEL, 1, 1, b"\x03" * 17),
+        (CHANNEL, 1, 1, b"\x04" * 17),
         (CHANNEL, 1, 1, b"\x01" * 17 * 1001),
         (CHANNEL, 1, 2, b""),
         (CHANNEL, 1, 0, b"\x01" * 17),
@@ -174,6 +174,9 @@ def test_compaction_is_due_when_most_is_dead_and_leaves_what_is_live() -> None:
         ((4, 9), 0),
         ((5, 0), 0),
         ((5, 1), 1),
+        ((5, -7), 0),
+        ((-1, 9), 0),
+        ((1 << 80, 0), None),
         ((5, 2), None),
         ((5, 3), None),
         ((6, 0), None),
@@ -204,7 +207,7 @@ def test_batches_cover_what_was_asked_and_full_stretches_are_whole() -> None:
         700: [(1, 1000), (1001, 2000), (2001, 2500)],
         1000: [(1001, 2000), (2001, 2500)],
         2300: [(2301, 2500)],
-        2499: [(2500, 2500)],
+        2499: [(2401, 2500)],
         2500: [],
     }
     batch = log.batches(CHANNEL, ORIGIN, 2300)[0]

@@ -1,0 +1,107 @@
+"""What is here, compared with one announcement log: what is new, and what has gone.
+
+Things are announced in the order of their blinded keys, once all of their kinds were seen. What has
+gone is known when all kinds have been seen.
+
+Non-goals: what comes or goes meanwhile, which is announced as it comes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Protocol
+
+from kachery_p2p.node.workers import Workers
+from kachery_p2p.protocol.gossip.announcements import PROVIDE, AnnouncementLog
+from kachery_p2p.protocol.gossip.keys import ContentKey, ContentKind
+
+from .ordered_scan import OrderedScan
+from .own_log import Change
+
+_SLICE = 1_000
+"""Things dealt with in one visit to a worker thread."""
+
+
+class Offers(Protocol):
+    """What a room of the node has. Both methods read the disk: they are called in worker threads."""
+
+    @property
+    def kind(self) -> ContentKind: ...
+
+    @property
+    def contexts(self) -> frozenset[bytes]:
+        """The contexts of these contents (:mod:`kachery_p2p.protocol.gossip.blinding`)."""
+
+    def scan(self) -> Iterator[ContentKey]:
+        """Everything that is here."""
+
+    def may_leave(self, content: ContentKey, channel: bytes) -> bool:
+        """Whether it may go out on a channel at all: what was fetched on another may not."""
+
+
+class Comparison:
+    """``where``: a channel, and its secret. ``go_on`` says whether it is still worth the trouble, and
+    ``change`` appends to the log; it returns False if the log has been replaced."""
+
+    def __init__(
+        self,
+        workers: Workers,
+        offers: Sequence[Offers],
+        where: tuple[bytes, bytes],
+        own: AnnouncementLog,
+        *,
+        go_on: Callable[[], bool],
+        change: Callable[[list[Change]], Awaitable[bool]],
+    ) -> None:
+        self.gone = set(own)
+        """Keys in the log of what was not seen so far."""
+        self._disk = workers.disk
+        self._offers = offers
+        self._by_context = {context: each for each in offers for context in each.contexts}
+        self._channel, self._secret = where
+        self._own = own
+        self._go_on = go_on
+        self._change = change
+
+    async def announce(self, kinds: frozenset[ContentKind]) -> bool:
+        """Announce what is here of these kinds and was not; whether it came to an end."""
+        fresh = await self._scan(kinds)
+        if fresh is None:
+            return False
+        ordered = iter(fresh)
+        while True:
+            more, changes = await self._disk(self._allowed, ordered)
+            if not more:
+                return True
+            if not self._go_on() or not await self._change(changes):
+                return False
+
+    async def _scan(self, kinds: frozenset[ContentKind]) -> OrderedScan | None:
+        fresh = OrderedScan()
+        found = itertools.chain.from_iterable(
+            offer.scan() for offer in self._offers if offer.kind in kinds
+        )
+        while await self._disk(self._some, found, fresh):
+            if not self._go_on():
+                return None
+        return fresh
+
+    def _some(self, found: Iterator[ContentKey], fresh: OrderedScan) -> bool:
+        here = list(itertools.islice(found, _SLICE))
+        for content in here:
+            key = content.blinded(self._secret)
+            self.gone.discard(key)
+            if key not in self._own:
+                fresh.add(key, content)
+        return bool(here)
+
+    def _allowed(self, ordered: Iterator[tuple[bytes, ContentKey]]) -> tuple[bool, list[Change]]:
+        here = list(itertools.islice(ordered, _SLICE))
+        channel, offers = self._channel, self._by_context
+        changes = [
+            (PROVIDE, key, content.name)
+            for key, content in here
+            if offers[content.context].may_leave(content, channel)
+        ]
+        return bool(here), changes

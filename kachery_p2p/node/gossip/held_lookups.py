@@ -1,0 +1,81 @@
+"""Questions that a proxy holds back, because it is not known yet whether anybody has what is asked for.
+
+A question waits until somebody comes to have one of its keys, or somebody may have told everything;
+then whoever asked looks again. At most ``MAX_HELD_LOOKUPS`` wait for one link, each for as long as it
+said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from typing import TypeVar
+
+from kachery_p2p.protocol.limits import MAX_HELD_LOOKUPS
+
+_GATHER_SECONDS = 0.02
+"""Many members may come to be complete at once: who waits looks again once."""
+
+K = TypeVar("K")
+_Waiter = asyncio.Future[None]
+
+
+class HeldLookups:
+    def __init__(self) -> None:
+        self._by_key: dict[tuple[bytes, bytes], dict[_Waiter, None]] = {}
+        self._by_channel: dict[bytes, dict[_Waiter, None]] = {}
+        self._counts: dict[object, int] = {}
+        self._soon: dict[bytes, asyncio.TimerHandle] = {}
+
+    async def wait(self, who: object, channel: bytes, keys: list[bytes], seconds: float) -> bool:
+        """Until there is news, or for so long. False at once if ``who`` has too many that wait."""
+        if self._counts.get(who, 0) >= MAX_HELD_LOOKUPS:
+            return False
+        waiter: _Waiter = asyncio.get_running_loop().create_future()
+        self._counts[who] = self._counts.get(who, 0) + 1
+        self._by_channel.setdefault(channel, {})[waiter] = None
+        for key in keys:
+            self._by_key.setdefault((channel, key), {})[waiter] = None
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await waiter
+        finally:
+            self._counts[who] -= 1
+            if not self._counts[who]:
+                del self._counts[who]
+            _forget(self._by_channel, channel, waiter)
+            for key in keys:
+                _forget(self._by_key, (channel, key), waiter)
+        return True
+
+    def appeared(self, channel: bytes, keys: Iterable[bytes]) -> None:
+        """Somebody has these keys now."""
+        if channel in self._by_channel:
+            for key in keys:
+                _wake(self._by_key.get((channel, key), ()))
+
+    def progressed(self, channel: bytes) -> None:
+        """Somebody may have told everything now, or has gone."""
+        if channel in self._by_channel and channel not in self._soon:
+            loop = asyncio.get_running_loop()
+            self._soon[channel] = loop.call_later(_GATHER_SECONDS, self._wake_all, channel)
+
+    def _wake_all(self, channel: bytes) -> None:
+        del self._soon[channel]
+        _wake(self._by_channel.get(channel, ()))
+
+
+def _forget(table: dict[K, dict[_Waiter, None]], where: K, waiter: _Waiter) -> None:
+    waiters = table.get(where)
+    if waiters is not None:
+        waiters.pop(waiter, None)
+        if not waiters:
+            del table[where]
+
+
+def _wake(waiters: Iterable[_Waiter]) -> None:
+    for waiter in list(waiters):
+        if not waiter.done():
+            waiter.set_result(None)
