@@ -58,7 +58,7 @@ from kachery_p2p.protocol.gossip.messages import (
 )
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.links import frames, knock, noise
-from kachery_p2p.protocol.links.mux import cost_of
+from kachery_p2p.protocol.links.frames import cost_of
 from kachery_p2p.protocol.links.noise import Handshake
 from kachery_p2p.protocol.links.session import MAGIC, Session, prologue
 from kachery_p2p.protocol.local import messages as local

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import itertools
+import pkgutil
 
 import pytest
 
@@ -13,7 +15,12 @@ from kachery_p2p.protocol.feeds.feed import Run, sign_head
 from kachery_p2p.protocol.feeds.frontier import TILE_HEIGHT
 from kachery_p2p.protocol.identity import NodeKey
 
-BODY = ast.parse(inspect.getsource(limits)).body
+PAGES = [
+    importlib.import_module(info.name)
+    for info in pkgutil.iter_modules(limits.__path__, f"{limits.__name__}.")
+]
+BODIES = [ast.parse(inspect.getsource(page)).body for page in PAGES]
+BODY = [node for body in BODIES for node in body]
 NAMES = [node.target.id for node in BODY if isinstance(node, ast.AnnAssign)]  # type: ignore[union-attr]
 SELF_EXPLAINING = {
     # Units, and bounds whose name and section say it all.
@@ -24,7 +31,7 @@ SELF_EXPLAINING = {
 
 def documented() -> set[str]:
     found = set()
-    for node, after in itertools.pairwise(BODY):
+    for node, after in itertools.chain.from_iterable(map(itertools.pairwise, BODIES)):
         if (
             isinstance(node, ast.AnnAssign)
             and isinstance(node.target, ast.Name)
@@ -43,6 +50,10 @@ def test_every_limit_is_a_positive_number(name: str) -> None:
     assert value > 0
 
 
+def test_no_limit_is_said_twice() -> None:
+    assert len(NAMES) == len(set(NAMES))
+
+
 def test_every_limit_says_why() -> None:
     assert set(NAMES) - documented() == SELF_EXPLAINING
 
@@ -56,9 +67,8 @@ def test_a_relayed_frame_carries_the_largest_frame_of_the_session_inside() -> No
 def test_control_frames_pause_long_before_they_cost_a_link() -> None:
     assert limits.MAX_CONTROL_BYTES >= 4 * limits.CONTROL_PAUSE_BYTES
     assert limits.CONTROL_PAUSE_BYTES >= 4 * limits.MAX_HEADER
-    # A member whose first announcements are as many as these is not dropped for them.
-    batch = limits.MAX_ANNOUNCE_ENTRIES * (1 + limits.BLINDED_KEY_BYTES)
-    assert 400 * batch <= limits.MAX_CONTROL_BYTES
+    # Announcements that nobody has heard of yet are no reason to drop anybody.
+    assert limits.GOSSIP_PUSHES * limits.MAX_HEADER <= limits.MAX_CONTROL_BYTES
 
 
 def test_a_record_of_any_length_fits_the_deadline_of_a_slow_road() -> None:

@@ -7,7 +7,7 @@ them lets through the other does too.
 What is let through, by exact type (a subclass could carry code): None, bool, int, float, complex,
 str, bytes, range, slice, set, frozenset, list, tuple, dict, and numpy scalars and arrays whose
 dtype holds no Python objects. Shared and cyclic references are fine, within the limits
-in limits.py: depth, items of one key, and items that it all unfolds to.
+in limits/: depth, items of one key, and items that it all unfolds to.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from kachery_p2p.node.gossip.ordered_scan import Remake
 from kachery_p2p.protocol.feeds.keys import (
     FEED_CONTEXT,
     FEED_OWNER_CONTEXT,
@@ -20,6 +21,7 @@ class FeedOffers:
 
     kind: ContentKind = "feeds"
     contexts = frozenset({FEED_CONTEXT, FEED_OWNER_CONTEXT})
+    many: Mapping[bytes, Remake] = {}
 
     def __init__(self, store: FeedStore) -> None:
         self._store = store

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from kachery_p2p.node.context import Context
+from kachery_p2p.node.gossip.ordered_scan import Remake
 from kachery_p2p.protocol.files.keys import FILE_CONTEXT, file_key
 from kachery_p2p.protocol.gossip.keys import ContentKey, ContentKind
 from kachery_p2p.storage.paths import scan
@@ -15,6 +16,7 @@ class BlobOffers:
 
     kind: ContentKind = "files"
     contexts = frozenset({FILE_CONTEXT})
+    many: Mapping[bytes, Remake] = {FILE_CONTEXT: lambda identifier: file_key(identifier.hex())}
 
     def __init__(self, context: Context) -> None:
         self._context = context

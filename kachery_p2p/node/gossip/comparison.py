@@ -1,6 +1,6 @@
 """What is here, compared with one announcement log: what is new, and what has gone.
 
-Things are announced in the order of their blinded keys, once all of their kinds were seen. What has
+Contents are announced in the order of their blinded keys, once all of their kinds were seen. What has
 gone is known when all kinds have been seen.
 
 Non-goals: what comes or goes meanwhile, which is announced as it comes.
@@ -9,18 +9,18 @@ Non-goals: what comes or goes meanwhile, which is announced as it comes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from kachery_p2p.node.workers import Workers
 from kachery_p2p.protocol.gossip.announcements import PROVIDE, AnnouncementLog
 from kachery_p2p.protocol.gossip.keys import ContentKey, ContentKind
 
-from .ordered_scan import OrderedScan
+from .ordered_scan import OrderedScan, Remake
 from .own_log import Change
 
 _SLICE = 1_000
-"""Things dealt with in one visit to a worker thread."""
+"""Contents dealt with in one visit to a worker thread."""
 
 
 class Offers(Protocol):
@@ -31,7 +31,12 @@ class Offers(Protocol):
 
     @property
     def contexts(self) -> frozenset[bytes]:
-        """The contexts of these contents (:mod:`kachery_p2p.protocol.gossip.blinding`)."""
+        """The contexts of its content (:mod:`kachery_p2p.protocol.gossip.blinding`)."""
+
+    @property
+    def many(self) -> Mapping[bytes, Remake]:
+        """Those of the contexts in which there may be very many, and how a content is made again from
+        its identifier; all of one context are of one length."""
 
     def scan(self) -> Iterator[ContentKey]:
         """Everything that is here."""
@@ -78,7 +83,7 @@ class Comparison:
                 return False
 
     async def _scan(self, kinds: frozenset[ContentKind]) -> OrderedScan | None:
-        fresh = OrderedScan()
+        fresh = OrderedScan({c: make for each in self._offers for c, make in each.many.items()})
         found = itertools.chain.from_iterable(
             offer.scan() for offer in self._offers if offer.kind in kinds
         )

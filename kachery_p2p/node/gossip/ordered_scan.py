@@ -10,34 +10,33 @@ one another, and neither have their orders.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from kachery_p2p.protocol.files.keys import FILE_CONTEXT, file_key
 from kachery_p2p.protocol.gossip.keys import ContentKey
 from kachery_p2p.protocol.limits import BLINDED_KEY_BYTES
-from kachery_p2p.protocol.tasks.keys import TASK_RESULT_CONTEXT, task_result_key
 
 _PARTS: Final = 256
-_AGAIN: Final[dict[bytes, Callable[[bytes], ContentKey]]] = {
-    FILE_CONTEXT: lambda identifier: file_key(identifier.hex()),
-    TASK_RESULT_CONTEXT: task_result_key,
-}
-"""How a thing is made again of its identifier; of the kinds that there may be very many of."""
+Remake = Callable[[bytes], ContentKey]
+"""Makes a content again of its identifier."""
 
 
 class OrderedScan:
-    """Takes contents in any order, then gives them once. For one worker thread at a time."""
+    """Takes contents in any order, then gives them once. For one worker thread at a time.
 
-    def __init__(self) -> None:
+    ``many``: the contexts of which there may be very many; of these only key and identifier are kept.
+    """
+
+    def __init__(self, many: Mapping[bytes, Remake]) -> None:
+        self._many = many
         self._packed: dict[bytes, list[bytearray]] = {
-            context: [bytearray() for _ in range(_PARTS)] for context in _AGAIN
+            context: [bytearray() for _ in range(_PARTS)] for context in many
         }
         self._sizes: dict[bytes, int] = {}
         self._others: list[tuple[bytes, ContentKey]] = []
 
     def add(self, key: bytes, content: ContentKey) -> None:
-        """``key`` is the thing's blinded key."""
+        """``key`` is the content's blinded key."""
         packed = self._packed.get(content.context)
         if packed is None:
             self._others.append((key, content))
@@ -65,4 +64,4 @@ class OrderedScan:
                     items.append((key, identifier, None, context))
             items.sort(key=lambda item: item[:2])
             for key, identifier, other, context in items:
-                yield key, other or _AGAIN[context](identifier)
+                yield key, other or self._many[context](identifier)

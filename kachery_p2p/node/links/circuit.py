@@ -34,7 +34,7 @@ from kachery_p2p.protocol.limits import (
     MAX_CIRCUITS_PER_NODE,
     MAX_RELAY_TAIL,
 )
-from kachery_p2p.protocol.links import mux
+from kachery_p2p.protocol.links import frames
 from kachery_p2p.protocol.links.messages import CIRCUIT, CIRCUIT_IN, CircuitTo
 from kachery_p2p.protocol.links.pace import Pace
 
@@ -90,7 +90,7 @@ class CircuitTransport:
 
     async def _send_piece(self, meta: int | None, message: Buffer) -> None:
         loop = asyncio.get_running_loop()
-        size = mux.cost_of(len(message))
+        size = frames.cost_of(len(message))
         while not self._stream.ended:
             outstanding = self._window - self._stream.credit
             if outstanding <= 0:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from typing import Final, NamedTuple
 
 from kachery_p2p.node.gossip.discovery import Discovery
 from kachery_p2p.node.gossip.lookup import Found
+from kachery_p2p.node.gossip.ordered_scan import Remake
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import AccessDenied, KacheryError, NotKnownYet
 from kachery_p2p.protocol.gossip.holders import Holder
@@ -41,6 +42,7 @@ class TaskFunctionOffers:
 
     kind: ContentKind = "tasks"
     contexts = frozenset({TASK_CONTEXT, TASK_BACKEND_CONTEXT})
+    many: Mapping[bytes, Remake] = {}
 
     def __init__(self) -> None:
         self._offered: dict[ContentKey, frozenset[bytes]] = {}

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from kachery_p2p.node.context import Context
 from kachery_p2p.node.gossip.discovery import Discovery
+from kachery_p2p.node.gossip.ordered_scan import Remake
 from kachery_p2p.node.supervision import Supervisor
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import ForgedResult, KacheryError
@@ -35,6 +36,7 @@ class ResultOffers:
 
     kind: ContentKind = "files"
     contexts = frozenset({TASK_RESULT_CONTEXT})
+    many: Mapping[bytes, Remake] = {TASK_RESULT_CONTEXT: task_result_key}
 
     def __init__(self, store: TaskStore) -> None:
         self._store = store

@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from kachery_p2p.protocol import codec
-from kachery_p2p.protocol.limits import MAX_HEADER
+from kachery_p2p.protocol.limits import FRAME_OVERHEAD, MAX_HEADER
 
 NO_TAIL = 0
 SEALED_TAIL = 1
@@ -147,3 +147,8 @@ def decode_header(header: codec.Buffer) -> Frame:
         kind = _KINDS[fields[0]] if 0 <= fields[0] < len(_KINDS) else Frame
     frame: Frame = codec.convert(kind, fields)
     return frame
+
+
+def cost_of(tail_bytes: int) -> int:
+    """What a data frame costs in credit."""
+    return tail_bytes + FRAME_OVERHEAD

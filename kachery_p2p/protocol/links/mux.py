@@ -8,9 +8,8 @@ Goals. Control frames go before bulk, always. Bulk is shared fairly: first betwe
 nodes on whose behalf it flows), then between the streams of a group. No stream can make the other
 side hold more than it granted. Everything a peer can make us hold is counted against a limit.
 
-A peer that does not read is its own link's trouble: when its control frames pile up over a limit,
-:attr:`Mux.overflow` says so, what is queued after that is dropped, and nothing is raised into whoever
-happened to have something to say. The shell closes the link then.
+A peer that does not read is its own link's trouble: see :mod:`.control`. The shell closes the link
+when :attr:`Mux.overflow` says so.
 
 Non-goals: encryption, sockets, time (``now`` is an argument).
 
@@ -36,12 +35,8 @@ from kachery_p2p.protocol.errors import (
     to_wire,
 )
 from kachery_p2p.protocol.limits import (
-    CONTROL_PAUSE_BYTES,
     DEAD_SECONDS,
-    FRAME_OVERHEAD,
     MAX_BODY,
-    MAX_CONTROL_BYTES,
-    MAX_CONTROL_QUEUE,
     MAX_RELAY_TAIL,
     MAX_REQUESTS,
     MAX_STREAMS,
@@ -49,6 +44,7 @@ from kachery_p2p.protocol.limits import (
     STREAM_CREDIT,
 )
 
+from .control import ControlQueue
 from .events import (
     Ended,
     Event,
@@ -80,7 +76,7 @@ from .frames import (
     Pong,
     Request,
     Response,
-    encode_header,
+    cost_of,
 )
 from .session import TAG_BYTES, Body
 
@@ -94,11 +90,6 @@ class _Stream:
     starved: bool = False
 
 
-def cost_of(tail_bytes: int) -> int:
-    """What a data frame costs in credit."""
-    return tail_bytes + FRAME_OVERHEAD
-
-
 def _sealed_bytes(frame: Frame) -> int:
     return frame.size if isinstance(frame, Data) and frame.tail == SEALED_TAIL else 0
 
@@ -110,10 +101,7 @@ class Mux:
         self._initiator = initiator
         self._next_id = 1 if initiator else 2
         self._highest_theirs = 0
-        self.overflow: LinkClosed | None = None
-        """Set once too much is queued that the peer does not take: close the link with it."""
-        self._control: deque[bytes] = deque()  # encoded: what they hold is what was counted
-        self._control_bytes = 0
+        self._control = ControlQueue()
         self.bulk_bytes = 0
         """Bytes of bodies that wait to be sent, but for those of circuits: their windows bound them."""
         self._waiting: set[int] = set()  # requests of ours without an answer
@@ -130,9 +118,7 @@ class Mux:
     # --- what we want to say -----------------------------------------------------------------
 
     def hello(self, hello: Hello) -> None:
-        header = encode_header(hello)
-        self._control.appendleft(header)
-        self._control_bytes += len(header)
+        self._control.put(hello, first=True)
 
     def request(self, method: str, params: Any) -> int:
         """Queue a request and return its number. Raises Busy over ``MAX_REQUESTS``."""
@@ -256,23 +242,23 @@ class Mux:
         self._said_bye = True
         if at_once:
             self._control.clear()
-            self._control_bytes = 0
-        header = encode_header(Bye(*to_wire(error)))
-        self._control.append(header)
-        self._control_bytes += len(header)
+        self._control.put(Bye(*to_wire(error)))
+
+    @property
+    def overflow(self) -> LinkClosed | None:
+        """Set once too much is queued that the peer does not take: close the link with it."""
+        return self._control.overflow
 
     @property
     def congested(self) -> bool:
         """So much is queued that requests and answers should wait until the peer has taken some."""
-        return self._control_bytes > CONTROL_PAUSE_BYTES
+        return self._control.congested
 
     def next_frame(self) -> tuple[Frame | bytes, Buffer | None] | None:
         """What to send now, or None: control first, as encoded headers, then the streams in fair
         turn."""
         if self._control:
-            header = self._control.popleft()
-            self._control_bytes -= len(header)
-            return header, None
+            return self._control.pop(), None
         if not self._turn or self._said_bye:
             return None
         group = self._turn[0]
@@ -436,19 +422,8 @@ class Mux:
             raise ProtocolViolation(reason=f"a frame for exchange {number}, which never was")
 
     def _push(self, frame: Frame) -> None:
-        if self._said_bye or self.overflow is not None:
-            return
-        header = encode_header(frame)
-        size = self._control_bytes + len(header)
-        if len(self._control) >= MAX_CONTROL_QUEUE or size > MAX_CONTROL_BYTES:
-            self.overflow = LinkClosed(
-                peer="the peer",
-                reason=f"it does not read: {len(self._control)} control frames of "
-                f"{self._control_bytes} bytes wait for it",
-            )
-            return
-        self._control.append(header)
-        self._control_bytes = size
+        if not self._said_bye:
+            self._control.push(frame)
 
     def _enqueue(self, number: int, stream: _Stream, frame: Frame, body: Buffer | None) -> None:
         if not stream.outbox:

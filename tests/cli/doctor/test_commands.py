@@ -26,13 +26,16 @@ import time
 right = time.time
 time.time = lambda: right() + 3600
 """
-WRONG_VERSION = f"""
-import importlib.util, sys
-path = {str(ROOT / "kachery_p2p" / "protocol" / "limits.py")!r}
-spec = importlib.util.spec_from_file_location("kachery_p2p.protocol.limits", path)
-limits = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(limits)
-limits.PROTOCOL_VERSION = 99
+WRONG_VERSION = """
+from importlib.machinery import SourceFileLoader
+plain = SourceFileLoader.exec_module
+
+def exec_module(self, module):
+    plain(self, module)
+    if module.__name__ == "kachery_p2p.protocol.limits.links":
+        module.PROTOCOL_VERSION = 99
+
+SourceFileLoader.exec_module = exec_module
 """
 
 

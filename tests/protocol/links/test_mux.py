@@ -49,9 +49,10 @@ from kachery_p2p.protocol.links.frames import (
     Pong,
     Request,
     Response,
+    cost_of,
     decode_header,
 )
-from kachery_p2p.protocol.links.mux import Mux, cost_of
+from kachery_p2p.protocol.links.mux import Mux
 from kachery_p2p.protocol.links.session import TAG_BYTES
 
 HELLO = Hello("test", 0.0, "", [], {})
@@ -358,7 +359,7 @@ def test_what_a_peer_leaves_unread_is_bounded_in_bytes() -> None:
     for _ in range(MAX_CONTROL_BYTES // len(piece) + 1):
         sender.note("topic", piece)
     assert sender.overflow is not None
-    assert sum(map(len, sender._control)) <= MAX_CONTROL_BYTES
+    assert sender._control.bytes <= MAX_CONTROL_BYTES
     sender.bye(LinkClosed(peer="x", reason="y"), at_once=True)
     assert [type(frame) for frame in drain(sender)] == [Bye], "and it holds nothing any more"
 
@@ -375,7 +376,7 @@ def test_answers_wait_while_much_is_unread() -> None:
     piece = bytes(MAX_HEADER - 100)
     while not sender.congested:
         sender.note("topic", piece)
-    assert sum(map(len, sender._control)) <= CONTROL_PAUSE_BYTES + MAX_HEADER
+    assert sender._control.bytes <= CONTROL_PAUSE_BYTES + MAX_HEADER
     sender.next_frame()
     assert not sender.congested
 

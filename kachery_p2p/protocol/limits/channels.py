@@ -1,0 +1,46 @@
+"""Limits of channels: documents, members, invitations, guests."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .units import MIB
+
+MAX_CHANNEL_DOCUMENT: Final = 1 * MIB
+"""Bytes of one signed channel document: about 5,000 members."""
+MAX_MEMBERS: Final = 5_000
+MAX_BOOTSTRAPS: Final = 32
+MAX_CHANNELS: Final = 256
+"""Channels that one node is on."""
+MAX_CHANNEL_NAME: Final = 100
+"""Characters."""
+MAX_URL: Final = 2_000
+"""Characters."""
+MAX_LABEL: Final = 200
+"""Characters of a node's label."""
+MAX_HELLO_URLS: Final = 8
+"""Addresses at which a node says that it can be reached."""
+MAX_FILE_LABEL: Final = 1_000
+"""Characters of the label in a URI: a file name (255), or a whole path in URIs of old."""
+
+MAX_INVITATION_TEXT: Final = 20_000
+"""Characters of the text in which an invitation line comes."""
+MAX_INVITATION_BOOTSTRAPS: Final = 4
+"""Bootstraps that an invitation names: the line shall stay one that can be pasted."""
+MAX_INVITATION_USES: Final = 1_000
+"""Newcomers that one invitation lets in."""
+MAX_INVITATIONS: Final = 1_000
+"""Invitations to one channel that a node keeps, used up and revoked ones included."""
+JOIN_SECONDS: Final = 10.0
+"""A newcomer tries again for so long if the node that admits cannot be reached."""
+INVITATION_SECONDS: Final = 7 * 24 * 3600.0
+"""How long an invitation is good if nothing else is said."""
+MAX_ADMISSIONS: Final = 500
+"""Admissions that count next to one channel's document, until its owner takes them into it."""
+ADMISSIONS_PER_NOTE: Final = 30
+"""So that a note fits a header: an admission has at most 1.3 kB, if its label is in Chinese."""
+MAX_GUESTS: Final = 64
+"""Links of one node to those who hold an invitation and are not members yet. For one more, the one
+that does nothing for longest makes room."""
+GUEST_SECONDS: Final = 20.0
+"""Such a link is closed if its guest has not become a member within this."""

@@ -1,0 +1,60 @@
+"""Limits of files: manifests, downloads, and what is tidied away."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .units import KIB, MIB
+
+# --- files ----------------------------------------------------------------------------------------
+MANIFEST_CHUNK: Final = 20_000_000
+"""Bytes of a manifest's chunk, and the size above which a file has a manifest."""
+BLOCK: Final = 64 * KIB
+"""Bytes of a leaf of the file tree: the smallest range that can be verified by itself."""
+MAX_MANIFEST: Final = 64 * MIB
+"""Bytes of a manifest: enough for a file of 9 TB."""
+SEGMENT: Final = 16 * MIB
+"""Bytes asked of one source at a time."""
+MAX_SOURCES: Final = 8
+"""Nodes that one download reads from at once."""
+DURABLE_WINDOW: Final = 64 * MIB
+"""Bytes of verified blocks that a crash may cost a download, at most."""
+SYNC_AFTER: Final = DURABLE_WINDOW // 4
+"""Bytes of newly verified blocks after which a partial is to be synced. While that runs, at most
+``DURABLE_WINDOW - SYNC_AFTER`` more may come: then the writer waits."""
+MAX_DOWNLOADS: Final = 64
+"""Downloads that run at once; more wait their turn."""
+INLINE_FILE: Final = 32 * KIB
+"""A file of at most so many bytes travels in the answer itself."""
+MAX_FILE: Final = 1 << 50
+"""Bytes (1 PiB). A size above this is a lie."""
+VERIFY_ON_READ: Final = MANIFEST_CHUNK
+"""Local blobs of at most this size are hashed whenever their content is decoded (0.1 s at most)."""
+
+PARTIAL_KEEP_SECONDS: Final = 14 * 24 * 3600.0
+"""A download in progress that nobody has gone on with for so long is thrown away."""
+MAX_QUARANTINED: Final = 100
+"""Files of damaged content that are kept aside; the newest."""
+MAX_QUARANTINED_BYTES: Final = 4 * 1024 * MIB
+"""Bytes of them, but for the newest one, which is kept whatever its size: it may be all there is."""
+ORIGIN_KEEP_SECONDS: Final = 30 * 24 * 3600.0
+"""For so long after content has gone it is remembered which channels it was for, should it be back."""
+SWEEP_FOLDERS: Final = 1_000
+"""Folders of the storage, or pages of rows, that are tidied in one visit to a worker thread."""
+SWEEP_ROWS: Final = 500
+"""Rows in a page: while such a page is forgotten, no store or download begins."""
+SWEEP_PAUSE_SECONDS: Final = 3600.0
+"""Between two rounds of tidying the storage."""
+
+# --- journal of small stores ----------------------------------------------------------------------
+JOURNAL_BYTES: Final = 16 * MIB
+"""Bytes of the journal's file. One half, good for 2,047 stores of up to 4,064 bytes, fills while the
+blobs of the other are synced, which takes a tenth of that time."""
+JOURNAL_LARGEST: Final = 64 * KIB
+"""Bytes of the largest content that goes through the journal, so is written twice: above this,
+writing costs more than the syncs that are saved."""
+JOURNAL_IDLE_SECONDS: Final = 2.0
+"""A journal that nothing was added to for so long is emptied, so that the next start is quick."""
+JOURNAL_SYNC_EACH: Final = 64
+"""Blobs that are synced one by one; of more, the file system is synced as a whole, which is ten
+times faster but waits for what other programs wrote, too."""

@@ -1,0 +1,176 @@
+"""Limits of links: records, frames, streams, circuits, what peers make a node hold, and time."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .units import KIB, MIB
+
+# --- version --------------------------------------------------------------------------------------
+PROTOCOL_VERSION: Final = 2
+"""Wire protocol. Two nodes talk only if it is equal; it is checked before the handshake."""
+
+# --- records and frames ---------------------------------------------------------------------------
+MAX_HEADER: Final = 64 * KIB
+"""Bytes of one packed frame header, so of one control message. Larger answers are streams."""
+MAX_LIST_ITEMS: Final = 8_192
+"""Items of one list in a message. Lists are allocated by what they claim to hold, before it is
+there, and a small message can nest a thousand of them: this keeps such a lie below 64 MiB."""
+MAX_BODY: Final = 1 * MIB
+"""Bytes of bulk in one frame. Large enough to amortise a record, small enough to interleave."""
+MIN_BODY: Final = 64 * KIB
+"""Bytes of bulk in one frame on a slow link: 64 KiB is 50 ms at 10 Mbit/s."""
+BULK_FRAME_SECONDS: Final = 0.05
+"""A bulk frame is sized to occupy the link for about this long, between MIN_BODY and MAX_BODY."""
+MAX_RELAY_TAIL: Final = MAX_BODY + MAX_HEADER + 64
+"""Bytes of one relayed record: a whole inner record with its header, length and tags."""
+MAX_RECORD: Final = MAX_RELAY_TAIL + MAX_HEADER + 64
+"""Bytes of one WebSocket message, whatever is in it."""
+REKEY_RECORDS: Final = 65_536
+"""Records after which a direction's key is replaced (Noise REKEY): at most 64 GiB under one key."""
+
+# --- link -----------------------------------------------------------------------------------------
+HANDSHAKE_SECONDS: Final = 10.0
+"""From accepted connection to finished handshake and hello, else the connection is closed."""
+MAX_HANDSHAKE_MESSAGE: Final = 4 * KIB
+"""Bytes of one handshake message; XX with our payload needs about 250."""
+FIRST_BYTE_SECONDS: Final = 2.0
+"""From accepted connection to its first byte: who dials has something to say at once."""
+MAX_PENDING_HANDSHAKES: Final = 128
+"""Inbound connections of strangers, who have not proved who they are, over all addresses. For one more,
+the oldest of the address with the most makes room."""
+MAX_PENDING_PER_ADDRESS: Final = 64
+"""The same for one IP address, or IPv6 network of 64 bits."""
+MAX_PENDING_KNOWN: Final = 256
+"""Inbound connections of those who have not proved who they are, but that they know a channel: a lab
+that comes back all at once. For one more, the oldest makes room."""
+MAX_UPGRADE_BYTES: Final = 16 * KIB
+"""Bytes of the request with which a WebSocket opens; what browsers and proxies add fits ten times."""
+KNOCK_MARKS: Final = 8
+"""Channels that a dialler shows to know; the place of those that it has not is filled."""
+KNOCK_SECONDS: Final = 600.0
+"""How old a knock may be: MAX_CLOCK_SKEW, for clocks that differ by more find no link anyway."""
+MAX_KNOCKS_KEPT: Final = 16_384
+"""Knocks that a node remembers so that each is good once: all its links, made anew four times."""
+ACCEPT_RETRY_SECONDS: Final = 0.5
+"""After a connection could not be accepted for want of descriptors or memory, until the next try."""
+ACCEPT_AT_ONCE: Final = 4
+"""Connections that are accepted in one turn of the event loop: so few, compared with
+MAX_PENDING_PER_ADDRESS, that who has something to say is heard before others take its place."""
+MAX_DESCRIPTORS: Final = 1 << 20
+"""To what a node raises its limit of open files where the system knows no bound."""
+MAX_CHECKED_URLS: Final = 256
+"""Signatures over addresses of nodes that are remembered as right or wrong: of look-ups in a row, each
+names the same nodes."""
+MAX_DIAL_ADDRESSES: Final = 4
+"""IP addresses of one name that are tried."""
+MAX_OPTION_ITEMS: Final = 64
+"""Networks, or origins, in one option of the daemon."""
+MAX_LINKS: Final = 4_096
+"""Open links of one node."""
+PING_SECONDS: Final = 10.0
+"""A link on which nothing was received for so long is pinged."""
+DEAD_SECONDS: Final = 25.0
+"""A link on which nothing was received for so long is dead (a ping went unanswered)."""
+MAX_REQUESTS: Final = 1_024
+"""Requests of one peer that are being served at once on one link, and that we have open."""
+MAX_STREAMS: Final = 4_096
+"""Streams open at once on one link, circuits included."""
+STREAM_CREDIT: Final = 8 * MIB
+"""Bytes that one stream's receiver lets its sender have under way."""
+CIRCUIT_CREDIT: Final = 4 * MIB
+"""Bytes of one circuit, each way, that a proxy holds at most: its whole memory for that user."""
+CIRCUIT_CREDIT_LEAST: Final = 64 * KIB
+"""The same for a node that has so many circuits that they hold all they may."""
+CIRCUIT_WINDOW_LEAST: Final = 256 * KIB
+"""Bytes that an end of a circuit may always have under way, however slow the path."""
+CIRCUIT_CREDIT_BATCH: Final = 32 * KIB
+"""Bytes of a circuit that are forwarded before their credit goes back: finer than the window."""
+QUEUE_SECONDS: Final = 0.2
+"""Seconds of bulk that an end of a circuit lets queue on the way: a control frame waits so long."""
+FRAME_OVERHEAD: Final = 64
+"""Bytes that a data frame costs in credit beyond its tail, so that empty frames are bounded."""
+MAX_CONTROL_QUEUE: Final = 8_192
+"""Control frames waiting for a slow link; a peer that lets so many pile up is dropped."""
+MAX_CONTROL_BYTES: Final = 2 * MIB
+"""Bytes of them, encoded. A hundred peers that read nothing cost 200 MiB."""
+CONTROL_PAUSE_BYTES: Final = 512 * KIB
+"""Bytes of them above which requests and answers wait until the peer has taken some: on a slow path
+a thousand small files are asked for at once, and nobody is to be dropped for that."""
+WRITE_STALL_SECONDS: Final = 30.0
+"""A link whose peer has not taken one record for so long is ended. The largest record in that time is
+35 kB/s, and a path that slow is given short ones."""
+STREAM_STALL_SECONDS: Final = 60.0
+"""A stream whose receiver takes nothing of what waits for it for so long is ended."""
+MAX_LINKS_PER_PEER: Final = 8
+"""Links with one peer, direct ones and through proxies; one more ends the one that was idle longest."""
+MAX_CIRCUITS_PER_NODE: Final = 512
+"""Circuits that one node may have open through one proxy."""
+MAX_BAD_ROUTES: Final = 1_024
+"""Addresses, and proxies, that a node remembers as not working; the oldest are forgotten first."""
+
+# --- what peers make a node hold: see protocol/links/shares.py ------------------------------------
+HELD_LEAST: Final = 3 * MIB
+"""Bytes that a peer may always make a node hold: two of the largest frames, one of them on its way."""
+HELD_GUARANTEED: Final = 300 * MIB
+"""Bytes that these are for all peers together; of more than a hundred each has less."""
+HELD_MOST: Final = 64 * MIB
+"""Bytes for one peer, over all its links and circuits: five circuits at full speed, or sixty pieces."""
+HELD_POOL: Final = 256 * MIB
+"""Bytes for all peers beyond what each may always have."""
+ANSWER_BYTES: Final = MAX_HEADER
+"""Bytes that a request counts for until its answer is queued: no answer is larger."""
+EXCHANGES_LEAST: Final = 64
+"""Requests and streams of a peer that are always served."""
+EXCHANGES_GUARANTEED: Final = 8_192
+"""That many for all peers together; of more than 128 each has fewer."""
+EXCHANGES_MOST: Final = 4_096
+"""Of one peer, over all its links. Each costs about 5 kB of memory."""
+EXCHANGES_POOL: Final = 8_192
+"""For all peers beyond what each may always have: 80 MB with the guaranteed ones."""
+FILES_LEAST: Final = 4
+"""Files that a node keeps open while it serves a peer; further reads wait for their turn."""
+FILES_GUARANTEED: Final = 256
+"""That many for all peers together."""
+FILES_MOST: Final = 64
+"""Of one peer."""
+FILES_POOL: Final = 256
+"""For all peers beyond that: with the guaranteed ones half of what a process may usually have open."""
+
+# --- time -----------------------------------------------------------------------------------------
+MAX_CLOCK_SKEW: Final = 600.0
+"""Seconds. Expiry dates are worth nothing if clocks disagree by more."""
+RECONNECT_FIRST: Final = 0.5
+RECONNECT_MOST: Final = 60.0
+"""Seconds. Backoff of a dialer: doubles from first to most, with full jitter."""
+RETRY_FIRST: Final = 0.1
+RETRY_MOST: Final = 10.0
+"""Seconds. The same for what a node has to do and failed to, such as cutting a removed member."""
+KEEP_SECONDS: Final = 15.0
+"""Who changes a channel waits so long for its disk; the change counts all the same."""
+WARN_AGAIN_SECONDS: Final = 60.0
+"""Of one thing that goes on failing, the user is told again after so long."""
+FAILURES_REMEMBERED: Final = 256
+"""Things that fail of which it is remembered when the user was told; then the oldest are forgotten."""
+DIAL_SECONDS: Final = 10.0
+"""TCP, TLS, WebSocket and any HTTP proxy on the way, together."""
+REQUEST_SECONDS: Final = 15.0
+"""A node that does not answer a request within this is called silent."""
+LOOKUP_SECONDS: Final = 5.0
+"""A proxy that does not answer 'who has' within this is called silent."""
+MAX_ONLINE: Final = 1_000
+"""Members that a proxy names when it is asked who is linked to it."""
+PRESENCE_SECONDS: Final = 3.0
+"""For so long a node does not ask again who is online."""
+PRESENCE_ASK_SECONDS: Final = 1.0
+"""A proxy that does not say within this who is online is not waited for."""
+LINK_GRACE_SECONDS: Final = 5.0
+"""A look-up waits so long for a bootstrap link that is just being opened."""
+STALL_SECONDS: Final = 30.0
+"""A transfer without one new verified byte for so long is stalled."""
+IDLE_CIRCUIT_SECONDS: Final = 120.0
+"""A relayed or direct on-demand link without traffic is closed after this."""
+SHUTDOWN_SECONDS: Final = 5.0
+"""From the order to stop until everything is closed."""
+MAX_CALL_SECONDS: Final = 24 * 3600.0
+"""No call of the local API lasts longer, however much progress it makes."""
