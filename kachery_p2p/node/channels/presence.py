@@ -3,7 +3,7 @@
 A proxy tells any member of a channel which other members are linked to it. A node asks when somebody
 looks at its status, and not again for a moment.
 
-Non-goals: telling that somebody has come or gone, for which there are watches of things
+Non-goals: telling that somebody has come or gone, for which there are watches of content
 (:mod:`.gossip.watches`); deciding whom to ask for content, which is :mod:`.gossip.lookup`'s.
 """
 

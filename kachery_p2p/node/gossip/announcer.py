@@ -6,10 +6,11 @@ roles, secrets and what is here. What there is to announce, the rooms that keep 
 succeeds, that compares what is here with the log; what comes or goes meanwhile is announced beside
 it.
 
-Invariants. Nothing is announced on a channel where we may not, or do not want to, provide things of its
-kind, nor anything that came from another channel. A log says that it is complete only while that is so:
-from the end of a comparison until this process ends, or the secret or what we may provide changes. The
-order of entries follows from blinded keys, except for what is announced as it comes.
+Invariants. Nothing is announced on a channel where we may not, or do not want to, provide content
+of its kind, nor anything that came from another channel. A log says that it is complete only while
+that is so: from the end of a comparison until this process ends, or the secret or what we may
+provide changes. The order of entries follows from blinded keys, except for what is announced as it
+comes.
 
 Non-goals: telling others, see :mod:`~kachery_p2p.node.gossip.exchange`; what others announce, and
 answering look-ups, see :mod:`~kachery_p2p.node.gossip.availability`.
@@ -369,7 +370,7 @@ class Announcer:
         return self._logs.get(channel)
 
     def announced(self) -> dict[str, int]:
-        """How many things we announce, per channel name."""
+        """How much we announce, per channel name."""
         return {self._network.name_of(c): own.live for c, own in self._logs.items()}
 
     def state(self, channel: bytes) -> tuple[int, int, bool]:

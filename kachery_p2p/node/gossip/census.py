@@ -1,6 +1,6 @@
 """Who has told a proxy all that it has, and who has not yet.
 
-A member that is linked to us, and may and wants to provide things of a kind, has told everything if
+A member that is linked to us, and may and wants to provide content of a kind, has told everything if
 it said on this link how far its log is, we have the log up to there, and the log says that it is
 complete, for that kind and under the secret that is asked about
 (:mod:`kachery_p2p.protocol.gossip.completeness`).
@@ -58,7 +58,7 @@ class Census:
     def incomplete(
         self, channel: bytes, kind: ContentKind, secret_version: int
     ) -> tuple[list[bytes], list[bytes]]:
-        """Members that may have things of which we do not know yet: those to wait for, and those that
+        """Members that may have content of which we do not know yet: those to wait for, and those that
         are silent."""
         now = asyncio.get_running_loop().time()
         role = provide_role(kind)

@@ -122,7 +122,7 @@ class Lookup:
     async def find_any(
         self, contents: Sequence[ContentKey], channel: bytes | None, *, patience: float
     ) -> list[Found]:
-        """As :meth:`find`, for several things of which one suffices: nobody is waited for once it is
+        """As :meth:`find`, for several contents of which one suffices: nobody is waited for once it is
         found."""
         founds = await asyncio.gather(*(self.find(each, channel, patience=0) for each in contents))
         if patience <= 0 or any(f.holders for f in founds) or not any(f.open for f in founds):

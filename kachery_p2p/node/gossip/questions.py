@@ -29,7 +29,7 @@ from .availability import Availability
 
 
 class Where(NamedTuple):
-    """A question goes to one channel, is about things of one kind, and its keys are of one secret.
+    """A question goes to one channel, is about content of one kind, and its keys are of one secret.
     ``hold``: for so many seconds the proxies may hold it back."""
 
     channel: bytes

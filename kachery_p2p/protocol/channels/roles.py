@@ -1,6 +1,6 @@
 """The roles of a node on a channel, and the words people write for them.
 
-Six roles say what a node may do with the three kinds of things; the seventh, ``proxy``, lets it
+Six roles say what a node may do with the three kinds of content; the seventh, ``proxy``, lets it
 index announcements and relay for others, and is never part of ``all``: it is a duty, not a right.
 
 In a document a set of roles is one integer, bit i for ``ROLES[i]``, so that a channel of thousands

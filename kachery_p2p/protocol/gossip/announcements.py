@@ -12,7 +12,7 @@ Invariants
   starts a higher one (Unix milliseconds are a good choice).
 * No batch reaches over a multiple of ``MAX_ANNOUNCE_ENTRIES``. One that reaches such a multiple, or
   one of ``ANNOUNCE_MERGE`` or a power of it, begins where that stretch begins; it replaces the small
-  ones that were sent along the way. So of things announced one by one an index keeps a few batches
+  ones that were sent along the way. So of what is announced one by one an index keeps a few batches
   for each thousand, at the price of sending each entry some three times more.
 * A batch without entries, at the start of an epoch, says that the node provides nothing (yet).
 
@@ -222,7 +222,7 @@ class AnnouncementLog:
                 if live > MAX_KEYS_PER_ORIGIN:
                     raise BadInput(
                         what="announcement",
-                        reason=f"a node can provide {MAX_KEYS_PER_ORIGIN} things on a channel",
+                        reason=f"a node can provide {MAX_KEYS_PER_ORIGIN} keys on a channel",
                     )
                 now[key] = not here
             seq += 1

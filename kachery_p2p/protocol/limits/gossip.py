@@ -23,7 +23,7 @@ ANNOUNCE_DELAY: Final = 0.005
 """Seconds for which announcements are gathered before they are signed and sent together."""
 ANNOUNCE_SPREAD: Final = 0.02
 """Seconds by which that is longer at most, at random, on each of several channels, so that they do not
-all speak in the same instant and of the same things."""
+all speak in the same instant and of the same content."""
 ANNOUNCE_ALIVE_SECONDS: Final = 10.0
 """A node that compares its storage with what it announced says so often that it is still at it."""
 ANNOUNCE_SILENCE_SECONDS: Final = 30.0
