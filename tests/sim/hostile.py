@@ -69,10 +69,10 @@ class Villain:
         network = node.network
         network.on_request_of(FILE_OPEN, FileOpen, self._open)
         network.on_stream_of(FILE_READ, FileRead, self._read)
-        self._honest_who_has = network._requests[WHO_HAS][1]
+        self._honest_who_has = network.handlers.requests[WHO_HAS][1]
         network.on_request_of(WHO_HAS, WhoHas, self._who_has)
         self._pull_trick = rng.choice(PULL_TRICKS)
-        self._honest_pull = network._streams[GOSSIP_PULL][1]
+        self._honest_pull = network.handlers.streams[GOSSIP_PULL][1]
         network.on_stream_of(GOSSIP_PULL, Pull, self._pull)
         self._tamper(node.relay, rng.choice(RELAY_TRICKS))
         network.spawn(self._mischief(), name="mischief")

@@ -266,7 +266,10 @@ class Peer:
     def _watch(self, node: Node) -> None:
         """Check, whenever this honest node gives something away, that it may."""
         network = node.network
-        opened, read = network._requests[FILE_OPEN][1], network._streams[FILE_READ][1]
+        opened, read = (
+            network.handlers.requests[FILE_OPEN][1],
+            network.handlers.streams[FILE_READ][1],
+        )
 
         def check(link: Link, channel: bytes, what: str) -> None:
             if "request-files" not in node.context.book.effective(channel, link.peer):

@@ -1,8 +1,9 @@
 """The node's links: who is linked, on which channels, and what they may.
 
 :class:`Network` owns every link. It greets, finds the channels two nodes share, closes links that
-share none, and answers requests through the handlers that other parts of the node register. How a
-link to somebody comes about is the business of :mod:`~kachery_p2p.node.links.reach`.
+share none, and answers requests through the handlers that other parts of the node register
+(:mod:`.handlers`). How a link to somebody comes about is the business of
+:mod:`~kachery_p2p.node.links.reach`.
 
 Invariants: what a handler is called with has been decoded and type-checked, and its link shares at
 least one channel; *which* channel and role a call needs is the handler's to check, with
@@ -15,12 +16,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from kachery_p2p.node.context import Context
 from kachery_p2p.node.supervision import Supervisor
-from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.channels.membership import GUEST_VERSION, channel_tag
 from kachery_p2p.protocol.channels.messages import CHANNELS
 from kachery_p2p.protocol.errors import (
@@ -42,6 +42,7 @@ from kachery_p2p.protocol.links.frames import Hello
 
 from .budget import Budgets
 from .guests import Guests
+from .handlers import Handlers
 from .hellos import flaw, own_hello
 from .link import Link
 from .opening import handshake
@@ -49,11 +50,6 @@ from .stream import Stream
 from .transport import Transport
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-OnRequest = Callable[[Link, Any], Awaitable[Any]]
-OnStream = Callable[[Link, Stream, Any], Awaitable[None]]
-OnNote = Callable[[Link, Any], None]
 
 
 class Network:
@@ -70,9 +66,10 @@ class Network:
         self.budgets = Budgets()
         self._shared: dict[Link, set[bytes]] = {}
         self._peer_channels: dict[Link, dict[bytes, tuple[int, list[str]]]] = {}
-        self._requests: dict[str, tuple[type[Any], OnRequest]] = {}
-        self._streams: dict[str, tuple[type[Any], OnStream]] = {}
-        self._notes: dict[str, tuple[type[Any], OnNote]] = {}
+        self.handlers = Handlers()
+        self.on_request_of = self.handlers.on_request_of
+        self.on_stream_of = self.handlers.on_stream_of
+        self.on_note_of = self.handlers.on_note_of
         self._tasks: set[asyncio.Task[Any]] = set()
         self._greeting: dict[Transport, None] = {}
         """Transports that are not links yet."""
@@ -86,40 +83,18 @@ class Network:
         self.supervisor = Supervisor(self.spawn, context.warn, context.random)
         self.on_note_of(CHANNELS, dict[bytes, tuple[int, list[str]]], self.set_peer_channels)
 
-    # --- registering -------------------------------------------------------------------------
-
-    def on_request_of(
-        self, method: str, kind: type[T], handler: Callable[[Link, T], Awaitable[Any]]
-    ) -> None:
-        self._requests[method] = (kind, handler)
-
-    def on_stream_of(
-        self, method: str, kind: type[T], handler: Callable[[Link, Stream, T], Awaitable[None]]
-    ) -> None:
-        self._streams[method] = (kind, handler)
-
-    def on_note_of(self, topic: str, kind: type[T], handler: Callable[[Link, T], None]) -> None:
-        self._notes[topic] = (kind, handler)
-
     # --- Handler of each link ----------------------------------------------------------------
 
     async def on_request(self, link: Link, method: str, params: Any) -> Any:
-        entry = self._requests.get(method)
-        if entry is None:
-            raise ProtocolViolation(reason=f"no such request: {method[:40]!r}")
-        self._check_shares(link)
-        return await entry[1](link, codec.convert(entry[0], params))
+        if method in self.handlers.requests:
+            self._check_shares(link)
+        return await self.handlers.request(link, method, params)
 
     async def on_stream(self, link: Link, stream: Stream, method: str, params: Any) -> None:
-        entry = self._streams.get(method)
-        if entry is None:
-            raise ProtocolViolation(reason=f"no such stream: {method[:40]!r}")
-        await entry[1](link, stream, codec.convert(entry[0], params))
+        await self.handlers.stream(link, stream, method, params)
 
     def on_note(self, link: Link, topic: str, params: Any) -> None:
-        entry = self._notes.get(topic)
-        if entry is not None:  # a newer peer may tell us things we do not know
-            entry[1](link, codec.convert(entry[0], params))
+        self.handlers.note(link, topic, params)
 
     def _check_shares(self, link: Link) -> None:
         if not self._shared.get(link):

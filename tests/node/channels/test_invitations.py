@@ -605,7 +605,7 @@ async def test_an_admission_that_comes_before_the_document_is_not_lost() -> None
         documents._pull_once = slow  # type: ignore[method-assign]
         old = lab["R"].network.version_of(channel)
         await authorise(lab, "S")
-        lab["A"].network._notes.pop("channel.admissions")
+        lab["A"].network.handlers.notes.pop("channel.admissions")
         await join(lab, "N", await invite(lab, "S"))
         await until(lambda: roles_of(lab, "P", "N"))
         # What P said before it answers has come to R: the admission, and it did not count.
@@ -685,7 +685,7 @@ async def test_an_authorisation_that_is_taken_back_ends_invitations_and_admissio
         await authorise(lab, "S")
         line = await invite(lab, "S", uses=2)
         # The owner does not hear of it: as if it were away.
-        lab["A"].network._notes.pop("channel.admissions")
+        lab["A"].network.handlers.notes.pop("channel.admissions")
         await join(lab, "N", line)
         await until(lambda: roles_of(lab, "A", "N") or roles_of(lab, "P", "N"))
         assert not roles_of(lab, "A", "N")

@@ -106,7 +106,7 @@ async def test_a_proof_that_proves_nothing_is_a_forgery(
         feed = await late(lab)
         key = lab["A"].feeds.store.key(feed.feed)
         assert key is not None
-        _, tell = lab["A"].network._requests[FEED_EVIDENCE]
+        _, tell = lab["A"].network.handlers.requests[FEED_EVIDENCE]
 
         async def answer(link: Any, params: Any) -> Any:
             leaf = codec.convert(FeedLeaf, await tell(link, params))

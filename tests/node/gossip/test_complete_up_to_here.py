@@ -60,7 +60,7 @@ def scans_held_up(lab: Lab, name: str) -> Iterator[Held]:
 def hold_up_pulls(lab: Lab, name: str) -> asyncio.Event:
     """A node that is asked for its log, and takes its time."""
     network, go_on = lab[name].network, asyncio.Event()
-    serve = network._streams[GOSSIP_PULL][1]
+    serve = network.handlers.streams[GOSSIP_PULL][1]
 
     async def slow(*arguments: Any) -> None:
         await go_on.wait()
@@ -376,7 +376,7 @@ async def test_who_joins_a_download_is_not_given_an_answer_from_before_it_asked(
     async with laboratory("A", "B") as lab:
         data, go_on, asked = b"stored in between", asyncio.Event(), []
         network, sha1 = lab["P"].network, hashlib.sha1(b"stored in between").hexdigest()
-        who_has = network._requests[WHO_HAS][1]
+        who_has = network.handlers.requests[WHO_HAS][1]
 
         async def late(*arguments: Any) -> Any:
             answer = await who_has(*arguments)
