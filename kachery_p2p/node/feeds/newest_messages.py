@@ -9,7 +9,7 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from kachery_p2p.protocol.feeds.feed import Head, Slice
-from kachery_p2p.protocol.limits import MAX_RECENT_BYTES, MAX_RECENT_LOGS
+from kachery_p2p.protocol.limits import MAX_RECENT_BYTES, MAX_RECENT_LOGS, MAX_SLICE_RUNS
 from kachery_p2p.storage.feeds.log import Log, drop_first
 
 
@@ -33,7 +33,9 @@ class NewestMessages:
         was known before is forgotten."""
         self.forget(log)
         whole = bool(slice.texts) and slice.stop == head.size
-        if whole and sum(map(len, slice.texts)) <= MAX_RECENT_BYTES:
+        # What a reader gets from here goes out in one part.
+        small = len(slice.runs) <= MAX_SLICE_RUNS and sum(map(len, slice.texts)) <= MAX_RECENT_BYTES
+        if whole and small:
             self._kept[log] = Served(slice, [], [], head)
             while len(self._kept) > MAX_RECENT_LOGS:
                 self._kept.popitem(last=False)

@@ -738,9 +738,9 @@ def test_a_socket_of_somebody_elses_does_not_hide_ones_own(
     locked = mock.Mock(side_effect=PermissionError(errno.EACCES, "Permission denied"))
     mine = places.socket_candidates(lab.a.env)[0]
     monkeypatch.setattr(places, "socket_candidates", lambda: [tmp_path / "locked", mine])
-    unix = kc.client.connection._unix
+    unix = kc.client.session.connection._unix
     monkeypatch.setattr(
-        kc.client.connection,
+        kc.client.session.connection,
         "_unix",
         lambda path: ("locked", locked) if path.name == "locked" else unix(path),
     )

@@ -181,7 +181,8 @@ async def test_it_does_not_come_back_after_a_restart_or_while_the_disk_is_full(
 
         with monkeypatch.context() as patch:
             patch.setattr(StateDB, "revoke_invitation", full)
-            await removed(lab, "B")
+            with pytest.raises(StorageFull):
+                await removed(lab, "B")
             with pytest.raises(InvitationRefused, match="revoked"):
                 await join(lab, "C", line)
         await lab.restart("A")
@@ -220,7 +221,7 @@ async def test_a_use_that_came_to_nothing_revokes_nothing() -> None:
         id = parse_line(line).key.public
         # As a process leaves it that dies between the use and the document.
         assert lab["A"].state.use_invitation(id, "ab" * 32, 0.0) == "taken"
-        assert lab["A"].invitations.withdrawals.check(lab.channels["lab"]) == set()
+        assert await lab["A"].invitations.withdrawals.check(lab.channels["lab"]) == set()
         assert (await join(lab, "B", line))["member"]
 
 
@@ -437,7 +438,7 @@ async def test_a_guest_may_ask_for_nothing_but_to_join() -> None:
 
 
 async def test_guests_are_few_and_are_shown_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kachery_p2p.node.channels.guests.MAX_GUESTS", 1)
+    monkeypatch.setattr("kachery_p2p.node.links.guests.MAX_GUESTS", 1)
     monkeypatch.setattr("kachery_p2p.node.links.network.GUEST_SECONDS", 0.5)
     async with lab_of_one("B", "C") as lab:
         channel = parse_line(await invite(lab)).channel
@@ -453,8 +454,7 @@ async def test_guests_are_few_and_are_shown_out(monkeypatch: pytest.MonkeyPatch)
 async def test_guests_that_do_nothing_do_not_keep_a_newcomer_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module in ("network", "guests"):
-        monkeypatch.setattr(f"kachery_p2p.node.{module}.MAX_GUESTS", 3, raising=False)
+    monkeypatch.setattr("kachery_p2p.node.links.guests.MAX_GUESTS", 3)
     async with lab_of_one("B", "C") as lab:
         line = await invite(lab)
         channel = parse_line(line).channel
@@ -468,7 +468,7 @@ async def test_guests_that_do_nothing_do_not_keep_a_newcomer_out(
 async def test_a_guest_in_the_middle_of_something_does_not_go_before_one_that_does_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("kachery_p2p.node.channels.guests.MAX_GUESTS", 2)
+    monkeypatch.setattr("kachery_p2p.node.links.guests.MAX_GUESTS", 2)
     async with lab_of_one("B") as lab:
         channel = parse_line(await invite(lab)).channel
         url = f"ws://{lab['P'].listening}"

@@ -199,28 +199,6 @@ async def test_a_thousand_answers_on_a_slow_road_are_no_reason_to_drop_it() -> N
         assert most < MAX_CONTROL_BYTES / 2
 
 
-async def test_many_announcements_on_a_slow_road_come_in_order_and_cost_no_link() -> None:
-    async with laboratory("A", "B") as lab:
-        [link] = lab["P"].network.links_to(lab.id("B"), lab.channels["lab"])
-        send, go = link.transport.send, asyncio.Event()
-
-        async def slow(record: Any) -> None:
-            await go.wait()
-            await send(record)
-
-        heard: list[int] = []
-        lab["B"].network.on_note_of("many", list[Any], lambda link, value: heard.append(value[0]))
-        link.transport.send = slow  # type: ignore[method-assign]
-        size = 2 * MAX_CONTROL_BYTES // 17_000
-        link.pour("many", ([number, bytes(17_000)] for number in range(size)))
-        link.pour("many", ([number, b""] for number in range(size, size + 5)))
-        assert link._mux._control.bytes < MAX_CONTROL_BYTES / 4
-        go.set()
-        await until(lambda: len(heard) == size + 5)
-        assert heard == list(range(size + 5))
-        assert link.closed_by is None
-
-
 # --- the disk ---------------------------------------------------------------------------------
 
 
@@ -665,7 +643,7 @@ async def test_announcements_follow_a_new_secret_when_there_is_room(
     async with laboratory("A", "B", "C") as lab:
         sha1, _ = await lab.store("A", b"x")
         full, tries = True, 0
-        restart = lab["A"].announcer._restart
+        restart = lab["A"].state.set_epoch
 
         def fails(*args: Any) -> None:
             nonlocal tries
@@ -674,7 +652,7 @@ async def test_announcements_follow_a_new_secret_when_there_is_room(
                 raise StorageFull(what="the node's state", path="/full")
             restart(*args)
 
-        monkeypatch.setattr(lab["A"].announcer, "_restart", fails)
+        monkeypatch.setattr(lab["A"].state, "set_epoch", fails)
         await remove(lab, "B")
         await until(lambda: tries >= 2)
         full = False

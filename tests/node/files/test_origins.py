@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kachery_p2p.node.gossip.own_log import NO_NAME
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.protocol.errors import Busy, KacheryError, NotFound, StorageFull
@@ -102,8 +103,8 @@ async def test_a_full_disk_while_a_file_is_stored_for_one_channel_gives_it_to_no
         await lab.restart("A")
         await lab.linked("A", "two")
         await lab.announced("A", "two")
-        known = lab["P"].availability.index.digest(lab.channels["two"])
-        assert known.get(lab["A"].context.key.public, (0, 0))[1] == 0
+        announced = lab["A"].state.announcements(lab.channels["two"].hex())
+        assert [row for row in announced if row.name != NO_NAME] == []
         assert blobs_of(lab, "A") == set()
         sha1 = await way(lab, content(size))
         assert not await served(lab, "A", sha1, "C", "two")
