@@ -3,7 +3,8 @@
 Real daemons on loopback: a proxy, an owner that listens too, two leaves. The leaves reach the owner
 through the proxy: one loads files that the owner stores and asks for tasks there, the other reads its
 feed. After a phase in peace one member attacks alone, then a hundred do, with strangers, guests and
-local callers (tests/attackers.py); one is removed and admitted again all the while. Then there is peace.
+local callers (tests/attackers.py); one is removed and admitted again all the while. In the end the owner
+removes them all.
 
     ./scripts/trial hostile [--minutes 10] [--seed S]
 
@@ -286,7 +287,11 @@ class HostileTrial(Trial):
             process.wait()
 
     def _come_back(self) -> None:
-        """Wait until all is as before, or for too long; then compare tables, with honest work over."""
+        """Remove the attackers and wait until all is as before, or for too long; then compare tables,
+        with honest work over."""
+        with self.daemons["owner"].at():
+            for key in self._keys:
+                kc.channel_remove_node("lab", key.node_id)
         begun = time.monotonic()
         while time.monotonic() - begun < BACK_SECONDS:
             self._wait(5.0, _AFTER)
