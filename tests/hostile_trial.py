@@ -3,8 +3,8 @@
 Real daemons on loopback: a proxy, an owner that listens too, two leaves. The leaves reach the owner
 through the proxy: one loads files that the owner stores and asks for tasks there, the other reads its
 feed. After a phase in peace one member attacks alone, then a hundred do, with strangers, guests and
-local callers (tests/attackers.py); one is removed and admitted again all the while. In the end the owner
-removes them all.
+local callers (tests/attackers.py); one is removed and admitted again all the while. In the end the
+owner removes them all.
 
     ./scripts/trial hostile [--minutes 10] [--seed S]
 
@@ -185,9 +185,12 @@ class HostileTrial(Trial):
     def _file(self, number: int) -> None:
         with self.daemons["owner"].at():
             uri = kc.store_bytes(os.urandom(FILE_BYTES))
+        begun = time.monotonic()
         with self.daemons["b"].at():
-            data = kc.load_bytes(uri, 0, FILE_BYTES)
-        assert data is not None, "nobody has it"
+            # It takes a moment until a file that was just stored is announced.
+            while (data := kc.load_bytes(uri)) is None:
+                assert time.monotonic() - begun < 20, "nobody has it"
+                time.sleep(0.02)
         assert len(data) == FILE_BYTES
 
     def _message(self, number: int) -> None:
