@@ -46,6 +46,7 @@ from .budget import Budget
 from .serving import Serving
 from .stream import Stream
 from .transport import Transport
+from .turns import Turns, cost_of
 from .writer import INLINE_BYTES, Writer
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class Link:
         handler: Handler,
         workers: Workers,
         budget: Budget,
+        turns: Turns | None = None,
         via: str | None = None,
     ) -> None:
         self.transport = transport
@@ -103,6 +105,7 @@ class Link:
         self._closing = asyncio.Event()
         self._handler = handler
         self._workers = workers
+        self._turns = turns or Turns()
         self._mux = Mux(initiator=initiator, now=self.opened_at)
         self._writer = Writer(transport, session, self._mux, workers, self._on_data_sent)
         self._requests: dict[int, asyncio.Future[Any]] = {}
@@ -193,9 +196,12 @@ class Link:
         loop = asyncio.get_running_loop()
         while True:
             record = await self.transport.receive()
+            if not self._turns.ready():
+                await self._turns.wait(self.peer)
             self.received += len(record)
             try:
                 frame, body = self.session.open(record)
+                self._turns.spend(self.peer, cost_of(frame, len(record)))
                 events = self._mux.receive(frame, body, loop.time())
                 for event in events:
                     self._on_event(event)

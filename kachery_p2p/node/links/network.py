@@ -47,6 +47,7 @@ from .link import Link
 from .opening import handshake
 from .stream import Stream
 from .transport import Transport
+from .turns import Turns
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -68,6 +69,7 @@ class Network:
         self.on_peer_version: list[Callable[[Link, bytes, int], None]] = []
         """Called when a peer says which version of a channel's document it has."""
         self.budgets = Budgets()
+        self.turns = Turns(lambda: context.workers.backlog)
         self._shared: dict[Link, set[bytes]] = {}
         self._peer_channels: dict[Link, dict[bytes, tuple[int, list[str]]]] = {}
         self._requests: dict[str, tuple[type[Any], OnRequest]] = {}
@@ -281,6 +283,7 @@ class Network:
             handler=self,
             workers=self.context.workers,
             budget=self.budgets.of(session.peer.hex()),
+            turns=self.turns,
             via=via,
         )
         if guest_of is not None:

@@ -1,0 +1,106 @@
+"""Whose record is looked at next: the peers take turns, and who has asked for little goes first.
+
+A record costs its receiver time on the event loop: what is in it is deciphered and dealt with at once,
+and what it asks for is begun. Without turns a member that floods a node with announcements or requests
+would have all of that time. Each peer has an account of what its records cost, in nominal microseconds,
+so that what a node does depends on no clock; of those that wait, the ones with the least on theirs are
+served first. Who comes back after a pause has no credit from before.
+
+Invariants: nobody waits while there is time to spare; whoever waits has its turn in the end; a peer that
+asks for less than its part waits for a few records at most, whatever the others do. Cancelling is safe.
+
+Non-goals: bounding what anybody holds (:mod:`.budget`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from kachery_p2p.protocol.limits import (
+    BACKLOG_PAUSE_SECONDS,
+    BULK_BYTES_PER_MICROSECOND,
+    EXCHANGE_MICROSECONDS,
+    HEADER_BYTES_PER_MICROSECOND,
+    MAX_BACKLOG,
+    MAX_TURN_ACCOUNTS,
+    RECORD_MICROSECONDS,
+    TURN_MICROSECONDS,
+    TURNS_AT_ONCE,
+)
+from kachery_p2p.protocol.links.frames import Frame, Note, Open, Request
+
+
+class Turns:
+    """``backlog``: how much waits for the disk; beyond ``MAX_BACKLOG`` fewer records are looked at."""
+
+    def __init__(self, backlog: Callable[[], int] = lambda: 0) -> None:
+        self._backlog = backlog
+        self._cost: dict[str, float] = {}
+        self._floor = 0.0
+        """Where an account begins: the least of those that had their turn last."""
+        self._left = float(TURN_MICROSECONDS)
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        self._next: asyncio.Handle | None = None
+
+    def ready(self) -> bool:
+        """Whether a record may be looked at without waiting."""
+        return self._left > 0 and not self._waiting
+
+    def spend(self, peer: str, cost: float) -> None:
+        """A record of a peer was looked at."""
+        self._left -= cost
+        self._cost[peer] = max(self._cost.get(peer, 0.0), self._floor) + cost
+        if len(self._cost) > MAX_TURN_ACCOUNTS:
+            self._forget()
+
+    async def wait(self, peer: str) -> None:
+        """Until it is this peer's turn."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(peer, deque()).append(future)
+        if self._next is None:
+            self._next = asyncio.get_running_loop().call_soon(self._round)
+        await future
+
+    def _round(self) -> None:
+        """One turn of the loop: what it may take, and who comes first."""
+        self._next = None
+        self._left = float(TURN_MICROSECONDS)
+        order = sorted(self._waiting, key=self._account)
+        if order:
+            self._floor = max(self._floor, self._account(order[0]))
+        granted = 0
+        for peer in order:
+            waiting = self._waiting[peer]
+            while waiting and waiting[0].done():  # who waited has gone
+                waiting.popleft()
+            if waiting and granted < TURNS_AT_ONCE:
+                waiting.popleft().set_result(None)
+                granted += 1
+            if not waiting:
+                del self._waiting[peer]
+        if self._waiting:
+            loop = asyncio.get_running_loop()
+            if self._backlog() > MAX_BACKLOG:
+                self._next = loop.call_later(BACKLOG_PAUSE_SECONDS, self._round)
+            else:
+                self._next = loop.call_soon(self._round)
+
+    def _account(self, peer: str) -> float:
+        return max(self._cost.get(peer, 0.0), self._floor)
+
+    def _forget(self) -> None:
+        """Accounts that are as good as none; if there are not enough of those, all."""
+        self._cost = {peer: cost for peer, cost in self._cost.items() if cost > self._floor}
+        if len(self._cost) > MAX_TURN_ACCOUNTS // 2:
+            self._cost.clear()
+
+
+def cost_of(frame: Frame, size: int) -> float:
+    """Nominal microseconds that it costs to deal with a frame in a record of ``size`` bytes."""
+    if isinstance(frame, Request | Open):
+        return RECORD_MICROSECONDS + EXCHANGE_MICROSECONDS + size / HEADER_BYTES_PER_MICROSECOND
+    if isinstance(frame, Note):
+        return RECORD_MICROSECONDS + size / HEADER_BYTES_PER_MICROSECOND
+    return RECORD_MICROSECONDS + size / BULK_BYTES_PER_MICROSECOND
