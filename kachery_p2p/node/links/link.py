@@ -70,6 +70,9 @@ class Handler(Protocol):
 
     def on_note(self, link: Link, topic: str, params: Any) -> None: ...
 
+    def on_congested(self, link: Link) -> None:
+        """Much is queued that the peer does not take."""
+
 
 class Link:
     """See the module. ``peer`` is the other node's id, ``via`` the proxy's or None if direct."""
@@ -107,7 +110,9 @@ class Link:
         self._workers = workers
         self._turns = turns or Turns()
         self._mux = Mux(initiator=initiator, now=self.opened_at)
-        self._writer = Writer(transport, session, self._mux, workers, self._on_data_sent)
+        self._writer = Writer(
+            transport, session, self._mux, workers, self._on_data_sent, self._count
+        )
         self._requests: dict[int, asyncio.Future[Any]] = {}
         self._streams: dict[int, Stream] = {}
         self._serving = Serving(
@@ -120,7 +125,7 @@ class Link:
         )
         self._tasks: asyncio.TaskGroup | None = None
         self._counted = 0
-        """Bytes in the mux that the peer's budget knows of."""
+        """Bytes that wait to be sent and that the peer's budget knows of."""
 
     def __repr__(self) -> str:
         route = f"via {self.via[:8]}" if self.via else "direct"
@@ -130,6 +135,11 @@ class Link:
     def sent(self) -> int:
         """Bytes that the transport has taken, records whole."""
         return self._writer.sent
+
+    @property
+    def unread(self) -> int:
+        """Bytes of control frames that wait for the peer."""
+        return self._mux.control_bytes
 
     @property
     def bulk_bytes(self) -> int:
@@ -173,6 +183,8 @@ class Link:
         if self._mux.overflow is not None and self.closed_by is None:
             log.info("%s: %s", self, self._mux.overflow)
             self.close(self._mux.overflow, at_once=True)
+        if self._mux.congested:
+            self._handler.on_congested(self)
         self._writer.wake()
 
     def _release(self) -> None:
@@ -396,8 +408,8 @@ class Link:
         self._mux.set_group(number, group)
 
     def _count(self) -> None:
-        """Tell the peer's budget what waits in the mux."""
-        more = self._mux.bulk_bytes - self._counted
+        """Tell the peer's budget what waits to be sent."""
+        more = self._mux.bulk_bytes + self._writer.ahead - self._counted
         if self.closed.is_set():
             return  # all of it was given back
         self._counted += more

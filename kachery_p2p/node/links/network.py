@@ -36,6 +36,7 @@ from kachery_p2p.protocol.limits import (
     GUEST_SECONDS,
     HANDSHAKE_SECONDS,
     MAX_CHANNELS,
+    MAX_CONTROL_BYTES,
     MAX_LINKS_PER_PEER,
 )
 from kachery_p2p.protocol.links.frames import Hello
@@ -122,6 +123,14 @@ class Network:
         entry = self._notes.get(topic)
         if entry is not None:  # a newer peer may tell us things we do not know
             entry[1](link, codec.convert(entry[0], params))
+
+    def on_congested(self, link: Link) -> None:
+        """All links of one peer may have as much unread as one: of more, the fullest goes."""
+        links = [x for x in self.links if x.peer == link.peer and x.closed_by is None]
+        if sum(each.unread for each in links) > MAX_CONTROL_BYTES:
+            fullest = max(links, key=lambda each: each.unread)
+            reason = f"its peer has {MAX_CONTROL_BYTES} bytes unread on its links"
+            fullest.close(LinkClosed(peer=link.peer[:8], reason=reason), at_once=True)
 
     def _check_shares(self, link: Link) -> None:
         if not self._shared.get(link):

@@ -6,8 +6,9 @@ would have all of that time. Each peer has an account of what its records cost, 
 so that what a node does depends on no clock; of those that wait, the ones with the least on theirs are
 served first. Who comes back after a pause has no credit from before.
 
-Invariants: nobody waits while there is time to spare; whoever waits has its turn in the end; a peer that
-asks for less than its part waits for a few records at most, whatever the others do. Cancelling is safe.
+Invariants: nobody waits while there is time to spare; whoever waits has its turn in the end; a peer
+that asks for less than its part waits for a few records at most, whatever the others do. Cancelling is
+safe.
 
 Non-goals: bounding what anybody holds (:mod:`.budget`).
 """

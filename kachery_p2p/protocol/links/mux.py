@@ -90,7 +90,8 @@ class _Stream:
     starved: bool = False
 
 
-def _sealed_bytes(frame: Frame) -> int:
+def sealed_bytes(frame: Frame | bytes) -> int:
+    """Bytes of a body that is not that of a circuit; 0 of other frames."""
     return frame.size if isinstance(frame, Data) and frame.tail == SEALED_TAIL else 0
 
 
@@ -250,6 +251,11 @@ class Mux:
         return self._control.overflow
 
     @property
+    def control_bytes(self) -> int:
+        """Bytes of control frames that wait to be sent."""
+        return self._control.bytes
+
+    @property
     def congested(self) -> bool:
         """So much is queued that requests and answers should wait until the peer has taken some."""
         return self._control.congested
@@ -268,7 +274,7 @@ class Mux:
         ready.rotate(-1)
         stream = self._streams[number]
         item = stream.outbox.popleft()
-        self.bulk_bytes -= _sealed_bytes(item[0])
+        self.bulk_bytes -= sealed_bytes(item[0])
         if isinstance(item[0], End):
             self._forget(number)
         elif not stream.outbox:
@@ -433,7 +439,7 @@ class Mux:
                 self._turn.append(stream.group)
             ready.append(number)
         stream.outbox.append((frame, body))
-        self.bulk_bytes += _sealed_bytes(frame)
+        self.bulk_bytes += sealed_bytes(frame)
 
     def _unready(self, number: int, group: Hashable) -> None:
         ready = self._groups[group]
@@ -444,7 +450,7 @@ class Mux:
 
     def _forget(self, number: int) -> None:
         stream = self._streams.pop(number)
-        self.bulk_bytes -= sum(_sealed_bytes(frame) for frame, _ in stream.outbox)
+        self.bulk_bytes -= sum(sealed_bytes(frame) for frame, _ in stream.outbox)
         ready = self._groups.get(stream.group)
         if ready is not None and number in ready:
             self._unready(number, stream.group)
