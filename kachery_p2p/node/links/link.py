@@ -209,7 +209,7 @@ class Link:
         while True:
             record = await self.transport.receive()
             if not self._turns.ready():
-                await self._turns.wait(self.peer)
+                await self._turns.wait(self.peer, record)
             self.received += len(record)
             try:
                 frame, body = self.session.open(record)

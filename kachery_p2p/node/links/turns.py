@@ -19,6 +19,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.limits import (
     BACKLOG_PAUSE_SECONDS,
     BULK_BYTES_PER_MICROSECOND,
@@ -28,9 +29,9 @@ from kachery_p2p.protocol.limits import (
     MAX_TURN_ACCOUNTS,
     RECORD_MICROSECONDS,
     TURN_MICROSECONDS,
-    TURNS_AT_ONCE,
 )
 from kachery_p2p.protocol.links.frames import Frame, Note, Open, Request
+from kachery_p2p.protocol.links.session import header_bytes
 
 
 class Turns:
@@ -42,7 +43,7 @@ class Turns:
         self._floor = 0.0
         """Where an account begins: the least of those that had their turn last."""
         self._left = float(TURN_MICROSECONDS)
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        self._waiting: dict[str, deque[tuple[asyncio.Future[None], float]]] = {}
         self._next: asyncio.Handle | None = None
 
     def ready(self) -> bool:
@@ -56,10 +57,11 @@ class Turns:
         if len(self._cost) > MAX_TURN_ACCOUNTS:
             self._forget()
 
-    async def wait(self, peer: str) -> None:
-        """Until it is this peer's turn."""
+    async def wait(self, peer: str, record: Buffer) -> None:
+        """Until it is the turn of this peer, which has sent this record."""
         future = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(peer, deque()).append(future)
+        likely = RECORD_MICROSECONDS + header_bytes(record) / HEADER_BYTES_PER_MICROSECOND
+        self._waiting.setdefault(peer, deque()).append((future, likely))
         if self._next is None:
             self._next = asyncio.get_running_loop().call_soon(self._round)
         await future
@@ -71,14 +73,15 @@ class Turns:
         order = sorted(self._waiting, key=self._account)
         if order:
             self._floor = max(self._floor, self._account(order[0]))
-        granted = 0
+        left = self._left
         for peer in order:
             waiting = self._waiting[peer]
-            while waiting and waiting[0].done():  # who waited has gone
+            while waiting and waiting[0][0].done():  # who waited has gone
                 waiting.popleft()
-            if waiting and granted < TURNS_AT_ONCE:
-                waiting.popleft().set_result(None)
-                granted += 1
+            if waiting and left > 0:
+                future, likely = waiting.popleft()
+                future.set_result(None)
+                left -= likely
             if not waiting:
                 del self._waiting[peer]
         if self._waiting:

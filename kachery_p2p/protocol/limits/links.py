@@ -138,10 +138,9 @@ FILES_POOL: Final = 256
 """For all peers beyond that: with the guaranteed ones half of what a process may usually have open."""
 
 # --- whose records come first: see node/links/turns.py -------------------------------------------
-TURN_MICROSECONDS: Final = 2_000
-"""Nominal time for which records are looked at in one turn of the event loop."""
-TURNS_AT_ONCE: Final = 4
-"""Peers that have their turn in it, if several wait."""
+TURN_MICROSECONDS: Final = 1_000
+"""Nominal time for which records are looked at in one turn of the event loop, one longer record
+excepted."""
 RECORD_MICROSECONDS: Final = 30
 """What a record costs, to decipher its header and to find out whom it is for."""
 EXCHANGE_MICROSECONDS: Final = 300
