@@ -3,7 +3,7 @@
 Records of 1 MiB come and go all the time. By default each is a mapping of its own, whose pages the
 kernel clears anew: a tenth of the time of a transfer. So :func:`keep_freed` has such buffers kept. They
 lie scattered then, and what was in use once, in a crowd say, would stay with the process for ever:
-:func:`give_back` hands it back to the system, now and then.
+:class:`Giving` hands it back to the system, now and then.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
+import resource
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +23,7 @@ _MAPPED_ABOVE = 32 * MIB
 """glibc's own ceiling for this."""
 _TRIMMED_ABOVE = 128 * MIB
 """What stays with the process between two times that it is given back."""
+_MUCH = 32 * MIB
 _KEPT = 8 * MIB
 """What stays in any case: the buffers of a few records."""
 
@@ -32,10 +35,31 @@ def keep_freed() -> None:
         mallopt(_M_TRIM_THRESHOLD, _TRIMMED_ABOVE)
 
 
-def give_back() -> None:
-    """Hand free memory back to the system. Takes milliseconds: for a worker thread."""
-    if (trim := _of_libc("malloc_trim")) is not None:
-        trim(ctypes.c_size_t(_KEPT))
+class Giving:
+    """Gives back what is free, if that may be much: more than ``_MUCH`` above what was left last time."""
+
+    def __init__(self) -> None:
+        self._least = used()
+
+    def give_back(self) -> None:
+        """For a worker thread: it takes some ten milliseconds if there is much, else none."""
+        now = used()
+        self._least = min(self._least, now)
+        if now < self._least + _MUCH:
+            return
+        gc.collect()  # errors hold the frames that they passed through, and those what they carried
+        if (trim := _of_libc("malloc_trim")) is not None:
+            trim(ctypes.c_size_t(_KEPT))
+        self._least = used()
+
+
+def used() -> int:
+    """Bytes of memory that this process has; 0 where that is not to be found out."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 @functools.cache

@@ -28,6 +28,7 @@ class Upkeep:
         self._index = index
         self._sweeper = Sweeper(context.store, context.state)
         self._rounds = 0
+        self._giving = memory.Giving()
 
     async def step(self) -> None:
         """Do a little of everything."""
@@ -41,4 +42,4 @@ class Upkeep:
         """In one of some rounds: what bulk passed through is used again within seconds."""
         self._rounds += 1
         if self._rounds % _ROUNDS_PER_TRIM == 0:
-            await self._workers.disk(memory.give_back)
+            await self._workers.disk(self._giving.give_back)
