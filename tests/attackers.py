@@ -50,6 +50,7 @@ UNLIMITED: Final = 1 << 30
 STREAMS: Final = 500
 LINKS: Final = 8
 """Of the one member that attacks alone; of a hundred each has two."""
+STAY_SECONDS: Final = 20.0
 _ERRORS = (OSError, KacheryError, WebSocketException, InvalidHandshake, TimeoutError, ValueError)
 """How an assault may end: the node has had enough."""
 UPGRADE: Final = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
@@ -239,9 +240,9 @@ class Attackers:
     async def _again(self, assault: Callable[..., Awaitable[None]], *what: Any) -> None:
         while True:
             with contextlib.suppress(*_ERRORS):
-                async with asyncio.timeout(self.rng.uniform(2, 12)):
+                async with asyncio.timeout(self.rng.uniform(2, STAY_SECONDS)):
                     await assault(*what)
-                    await asyncio.sleep(12)
+                    await asyncio.sleep(STAY_SECONDS)
             await asyncio.sleep(self.rng.uniform(0.1, 1))
 
     async def _member(self, key: NodeKey) -> None:
@@ -288,7 +289,7 @@ class Attackers:
         _, writer = await asyncio.open_connection("127.0.0.1", door.port, local_addr=source)
         try:
             writer.write(self.rng.choice([b"", b"x", UPGRADE, UPGRADE + b"\r\n", bytes(20_000)]))
-            await asyncio.sleep(12)
+            await asyncio.sleep(STAY_SECONDS)
         finally:
             writer.transport.abort()
 
@@ -304,7 +305,7 @@ class Attackers:
             writer.write(self.rng.choice([
                 b"", greeting[:3], greeting, greeting + (1 << 20).to_bytes(4, "big") + bytes(99_999),
             ]))  # fmt: skip
-            await asyncio.sleep(12)
+            await asyncio.sleep(STAY_SECONDS)
         finally:
             writer.transport.abort()
 

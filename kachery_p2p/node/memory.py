@@ -36,7 +36,7 @@ def keep_freed() -> None:
 
 
 class Giving:
-    """Gives back what is free, if that may be much: more than ``_MUCH`` above what was left last time."""
+    """Gives back what is free if there may be much: ``_MUCH`` more than was left last time."""
 
     def __init__(self) -> None:
         self._least = used()

@@ -4,9 +4,12 @@ A record costs its receiver time on the event loop: what is in it is deciphered 
 and what it asks for is begun. Without turns a member that floods a node with announcements or requests
 would have all of that time. Each peer has an account of what its records cost, in nominal microseconds,
 so that what a node does depends on no clock; of those that wait, the ones with the least on theirs are
-served first. Who comes back after a pause has no credit from before.
+served first. Who comes back after a pause has ``TURN_CREDIT`` from before, and no more.
 
-Invariants: nobody waits while there is time to spare; whoever waits has its turn in the end; a peer
+While several wait, as much time is left for all else that the node does, and for the other programs of
+its computer, as dear records take: those that begin something or are long.
+
+Invariants: who is alone waits for nothing; whoever waits has its turn in the end; a peer
 that asks for less than its part waits for a few records at most, whatever the others do. Cancelling is
 safe.
 
@@ -23,11 +26,13 @@ from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.limits import (
     BACKLOG_PAUSE_SECONDS,
     BULK_BYTES_PER_MICROSECOND,
+    DEAR_MICROSECONDS,
     EXCHANGE_MICROSECONDS,
     HEADER_BYTES_PER_MICROSECOND,
     MAX_BACKLOG,
     MAX_TURN_ACCOUNTS,
     RECORD_MICROSECONDS,
+    TURN_CREDIT,
     TURN_MICROSECONDS,
 )
 from kachery_p2p.protocol.links.frames import Frame, Note, Open, Request
@@ -41,9 +46,11 @@ class Turns:
         self._backlog = backlog
         self._cost: dict[str, float] = {}
         self._floor = 0.0
-        """Where an account begins: the least of those that had their turn last."""
+        """The least account of those that had their turn last."""
         self._left = float(TURN_MICROSECONDS)
         self._waiting: dict[str, deque[tuple[asyncio.Future[None], float]]] = {}
+        self._dear = 0.0
+        """What dear records cost since it was made up for."""
         self._next: asyncio.Handle | None = None
 
     def ready(self) -> bool:
@@ -53,7 +60,9 @@ class Turns:
     def spend(self, peer: str, cost: float) -> None:
         """A record of a peer was looked at."""
         self._left -= cost
-        self._cost[peer] = max(self._cost.get(peer, 0.0), self._floor) + cost
+        if cost > DEAR_MICROSECONDS:
+            self._dear += cost
+        self._cost[peer] = self._account(peer) + cost
         if len(self._cost) > MAX_TURN_ACCOUNTS:
             self._forget()
 
@@ -71,6 +80,8 @@ class Turns:
         self._next = None
         self._left = float(TURN_MICROSECONDS)
         order = sorted(self._waiting, key=self._account)
+        pause = self._dear / 1e6 if len(order) > 1 else 0.0
+        self._dear = 0.0
         if order:
             self._floor = max(self._floor, self._account(order[0]))
         left = self._left
@@ -87,16 +98,20 @@ class Turns:
         if self._waiting:
             loop = asyncio.get_running_loop()
             if self._backlog() > MAX_BACKLOG:
-                self._next = loop.call_later(BACKLOG_PAUSE_SECONDS, self._round)
+                pause = max(pause, BACKLOG_PAUSE_SECONDS)
+            if pause:
+                self._next = loop.call_later(pause, self._round)
             else:
                 self._next = loop.call_soon(self._round)
 
     def _account(self, peer: str) -> float:
-        return max(self._cost.get(peer, 0.0), self._floor)
+        return max(self._cost.get(peer, 0.0), self._floor - TURN_CREDIT)
 
     def _forget(self) -> None:
         """Accounts that are as good as none; if there are not enough of those, all."""
-        self._cost = {peer: cost for peer, cost in self._cost.items() if cost > self._floor}
+        self._cost = {
+            peer: cost for peer, cost in self._cost.items() if cost > self._floor - TURN_CREDIT
+        }
         if len(self._cost) > MAX_TURN_ACCOUNTS // 2:
             self._cost.clear()
 

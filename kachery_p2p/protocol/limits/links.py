@@ -141,6 +141,10 @@ FILES_POOL: Final = 256
 TURN_MICROSECONDS: Final = 1_000
 """Nominal time for which records are looked at in one turn of the event loop, one longer record
 excepted."""
+TURN_CREDIT: Final = 20_000
+"""Nominal microseconds by which a peer that asked for less than others comes before them."""
+DEAR_MICROSECONDS: Final = 200
+"""A record that costs more is dear: with the longest body, one costs less."""
 RECORD_MICROSECONDS: Final = 30
 """What a record costs, to decipher its header and to find out whom it is for."""
 EXCHANGE_MICROSECONDS: Final = 300
