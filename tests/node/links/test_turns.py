@@ -6,9 +6,11 @@ import asyncio
 
 import pytest
 
+from kachery_p2p.node.links import turns as module
 from kachery_p2p.node.links.turns import Turns, cost_of
 from kachery_p2p.protocol.limits import MAX_BACKLOG, MAX_TURN_ACCOUNTS, TURN_MICROSECONDS
 from kachery_p2p.protocol.links.frames import SEALED_TAIL, Data, Note, Request
+from tests.node.harness import until
 
 RECORD = (17_000).to_bytes(4, "big") + bytes(17_000)
 
@@ -21,13 +23,14 @@ async def flood(turns: Turns, peer: str, log: list[str]) -> None:
         log.append(peer)
 
 
-async def test_a_quiet_peer_waits_for_a_few_records_of_a_hundred_that_flood() -> None:
+async def test_a_quiet_peer_waits_for_a_few_records_of_a_hundred_that_flood(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A member's question waited for all that a hundred others had sent."""
+    monkeypatch.setattr(module, "TURN_CREDIT", 900)
     turns, log = Turns(), list[str]()
     tasks = [asyncio.create_task(flood(turns, f"f{n}", log)) for n in range(100)]
-    await asyncio.sleep(0)
-    for _ in range(300):
-        await asyncio.sleep(0)
+    await until(lambda: len(log) > 300, "some rounds")
     for _ in range(10):
         before = len(log)
         await turns.wait("quiet", RECORD)
