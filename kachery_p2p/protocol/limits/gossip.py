@@ -64,6 +64,10 @@ LOOKUP_HOLD_SECONDS: Final = 4.0
 """A proxy holds back the answer "not known yet" for so long: less than LOOKUP_SECONDS."""
 MAX_HELD_LOOKUPS: Final = 64
 """Questions of one link that a proxy holds so; one more is answered at once."""
+MAX_HELD_KEYS: Final = 4_096
+"""Keys of those, all together."""
+MAX_HELD_KEYS_OF_ALL: Final = 131_072
+"""Keys of those of all links, 0.5 kB each: beyond, questions are answered at once."""
 LOOKUP_PATIENCE: Final = 30.0
 """A look-up that finds nobody waits so long for members that are still announcing what they have."""
 MAX_ANSWER_NODES: Final = 128
