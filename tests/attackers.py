@@ -182,7 +182,7 @@ async def tasks_of_a_megabyte(peer: Member) -> None:
 async def questions(peer: Member) -> None:
     for number in peer.numbers:
         keys = [peer.rng.randbytes(16) for _ in range(MAX_QUERY_KEYS)]
-        base = {"channel": peer.channel, "kind": "file", "keys": keys}
+        base = {"channel": peer.channel, "kind": "files", "keys": keys}
         await peer.send(Request(number, "who-has", base | {"secret_version": 1, "hold": 4000}))
         await peer.send(Note("watch", base | {"on": True}))
 

@@ -24,6 +24,8 @@ _MAPPED_ABOVE = 32 * MIB
 _TRIMMED_ABOVE = 128 * MIB
 """What stays with the process between two times that it is given back."""
 _MUCH = 32 * MIB
+_TIMES = 12
+"""In a row: a crowd that has gone still holds something, until all its streams have stalled."""
 _KEPT = 8 * MIB
 """What stays in any case: the buffers of a few records."""
 
@@ -36,21 +38,25 @@ def keep_freed() -> None:
 
 
 class Giving:
-    """Gives back what is free if there may be much: ``_MUCH`` more than was left last time."""
+    """Gives back what is free if there may be much: ``_MUCH`` more than once sufficed."""
 
     def __init__(self) -> None:
         self._least = used()
+        self._times = 0
 
     def give_back(self) -> None:
         """For a worker thread: it takes some ten milliseconds if there is much, else none."""
         now = used()
         self._least = min(self._least, now)
         if now < self._least + _MUCH:
+            self._times = 0
             return
         gc.collect()  # errors hold the frames that they passed through, and those what they carried
         if (trim := _of_libc("malloc_trim")) is not None:
             trim(ctypes.c_size_t(_KEPT))
-        self._least = used()
+        self._times += 1
+        if self._times == _TIMES:  # it is in use
+            self._least, self._times = used(), 0
 
 
 def used() -> int:

@@ -18,7 +18,7 @@ from .context import Context
 _VISITS: Final = 64
 """Pieces of dead logs that are cleared in one step, each in a round of the loop of its own."""
 
-_ROUNDS_PER_TRIM: Final = 4
+_ROUNDS_PER_TRIM: Final = 2
 """Rounds of housekeeping after which free memory is given back to the system."""
 
 
