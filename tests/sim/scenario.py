@@ -247,8 +247,8 @@ def _small_pieces() -> Iterator[None]:
     """What is announced goes in many pieces, as if there were a hundred times as much of it."""
     package = "kachery_p2p"
     sizes = {
-        f"{package}.protocol.announcements.MAX_ANNOUNCE_ENTRIES": 12,
-        f"{package}.protocol.announcements.ANNOUNCE_MERGE": 3,
+        f"{package}.protocol.gossip.announcements.MAX_ANNOUNCE_ENTRIES": 12,
+        f"{package}.protocol.gossip.announcements.ANNOUNCE_MERGE": 3,
         f"{package}.node.comparison._SLICE": 7,
         f"{package}.node.log_server.PULL_BODY": 400,
         f"{package}.node.pulls.PULL_CREDIT": 2_000,

@@ -43,6 +43,7 @@ from kachery_p2p.protocol.links.mux import Mux
 from kachery_p2p.protocol.links.session import TAG_BYTES, SealedBody, Session
 
 from .budget import Budget
+from .endings import as_closed, first_of
 from .serving import Serving
 from .stream import Stream
 from .transport import Transport
@@ -139,7 +140,7 @@ class Link:
     @property
     def unread(self) -> int:
         """Bytes of control frames that wait for the peer."""
-        return self._mux.control_bytes
+        return self._mux.control.bytes
 
     @property
     def bulk_bytes(self) -> int:
@@ -158,7 +159,7 @@ class Link:
                 tasks.create_task(self._write(), name="link writer")
                 tasks.create_task(self._tick(), name="link ticker")
         except* KacheryError as group:
-            self.closed_by = self.closed_by or _first(group)
+            self.closed_by = self.closed_by or first_of(group)
         except* Exception as group:
             # What breaks in a way that nobody foresaw still only costs this one link.
             log.exception("link %s failed", self, exc_info=group)
@@ -195,11 +196,11 @@ class Link:
         self._writer.release()
         for future in self._requests.values():
             if not future.done():
-                future.set_exception(_as_closed(self.peer, error))
+                future.set_exception(as_closed(self.peer, error))
                 future.exception()  # nobody may be waiting any more; that is no news
         self._requests.clear()
         for stream in list(self._streams.values()):
-            stream.on_end(_as_closed(self.peer, error))
+            stream.on_end(as_closed(self.peer, error))
         self._streams.clear()
         if self._counted:
             self.budget.bytes.give(self._counted)
@@ -374,7 +375,7 @@ class Link:
 
     def _check_open(self) -> None:
         if self.closed_by is not None:
-            raise _as_closed(self.peer, self.closed_by)
+            raise as_closed(self.peer, self.closed_by)
 
     @property
     def idle_seconds(self) -> float:
@@ -439,19 +440,3 @@ class Link:
         stream = self._streams.get(number)
         if stream is not None:
             stream.on_room()
-
-
-def _first(group: BaseExceptionGroup[KacheryError]) -> KacheryError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, KacheryError)
-    return error
-
-
-def _as_closed(peer: str, error: KacheryError) -> KacheryError:
-    if isinstance(error, LinkClosed):
-        return error
-    closed = LinkClosed(peer=peer[:8], reason=str(error))
-    closed.__cause__ = error
-    return closed

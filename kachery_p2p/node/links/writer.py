@@ -18,8 +18,8 @@ from kachery_p2p.node.workers import Workers
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.limits import MIN_BODY
 from kachery_p2p.protocol.links import pace
-from kachery_p2p.protocol.links.frames import SEALED_TAIL, Data, Frame
-from kachery_p2p.protocol.links.mux import Mux, sealed_bytes
+from kachery_p2p.protocol.links.frames import SEALED_TAIL, Data, Frame, sealed_bytes
+from kachery_p2p.protocol.links.mux import Mux
 from kachery_p2p.protocol.links.session import Session
 
 from .transport import Transport
