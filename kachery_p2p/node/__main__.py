@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import logging
 import logging.handlers
@@ -20,19 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from kachery_p2p.protocol.errors import KacheryError, to_wire
-from kachery_p2p.protocol.limits import MAX_DESCRIPTORS, MIB
+from kachery_p2p.protocol.limits import MAX_DESCRIPTORS
 from kachery_p2p.storage.disk import disk_errors
 
+from . import memory
 from .config import Config
 from .node import Node
 
 log = logging.getLogger(__name__)
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_MAPPED_ABOVE = 32 * MIB
-"""glibc's own ceiling for this."""
-_TRIMMED_ABOVE = 128 * MIB
-"""What stays with the process when it is free; a node never has so much in use."""
 _SWITCH_SECONDS = 0.0001
 """A thread that only wants to start a call of the disk waits no longer for the interpreter. Others hash
 and encrypt, which does not hold it."""
@@ -82,22 +77,10 @@ async def serve(config: Config) -> None:
         await node.stop()
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep the buffers that bulk passes through, instead of handing each back.
-
-    Records of 1 MiB come and go all the time. By default each is a mapping of its own, whose pages
-    the kernel clears anew: a tenth of the time of a transfer. Elsewhere than on glibc: nothing.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, _MAPPED_ABOVE)
-        mallopt(_M_TRIM_THRESHOLD, _TRIMMED_ABOVE)
-
-
 def main(arguments: list[str]) -> int:
     text, *rest = arguments
     try:
-        keep_freed_memory()
+        memory.keep_freed()
         config = config_from_json(text)
         set_up_log(config, foreground="--foreground" in rest)
         raise_descriptor_limit()

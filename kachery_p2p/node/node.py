@@ -371,6 +371,7 @@ class Node:
             "closing idle feeds": self.feed_reader.sweep,
             "forgetting tasks": self.task_queue.sweep,
             "tidying": self.upkeep.step,
+            "giving memory back": self.upkeep.give_memory_back,
         }
         for what, step in steps.items():
             work = self.network.supervisor.every(_HOUSEKEEPING_SECONDS, what, step)

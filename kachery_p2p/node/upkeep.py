@@ -12,10 +12,14 @@ from typing import Final
 from kachery_p2p.protocol.gossip.index import Index
 from kachery_p2p.storage.sweeper import Sweeper
 
+from . import memory
 from .context import Context
 
 _VISITS: Final = 64
 """Pieces of dead logs that are cleared in one step, each in a round of the loop of its own."""
+
+_ROUNDS_PER_TRIM: Final = 2
+"""Rounds of housekeeping after which free memory is given back to the system."""
 
 
 class Upkeep:
@@ -23,6 +27,8 @@ class Upkeep:
         self._workers = context.workers
         self._index = index
         self._sweeper = Sweeper(context.store, context.state)
+        self._rounds = 0
+        self._giving = memory.Giving()
 
     async def step(self) -> None:
         """Do a little of everything."""
@@ -31,3 +37,9 @@ class Upkeep:
                 break
             await asyncio.sleep(0)
         await self._workers.disk(self._sweeper.step)
+
+    async def give_memory_back(self) -> None:
+        """In one of some rounds: what bulk passed through is used again within seconds."""
+        self._rounds += 1
+        if self._rounds % _ROUNDS_PER_TRIM == 0:
+            await self._workers.disk(self._giving.give_back)

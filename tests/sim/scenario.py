@@ -247,12 +247,12 @@ def _small_pieces() -> Iterator[None]:
     """What is announced goes in many pieces, as if there were a hundred times as much of it."""
     package = "kachery_p2p"
     sizes = {
-        f"{package}.protocol.announcements.MAX_ANNOUNCE_ENTRIES": 12,
-        f"{package}.protocol.announcements.ANNOUNCE_MERGE": 3,
-        f"{package}.node.comparison._SLICE": 7,
-        f"{package}.node.log_server.PULL_BODY": 400,
-        f"{package}.node.pulls.PULL_CREDIT": 2_000,
-        f"{package}.node.exchange.GOSSIP_PUSHES": 4,
+        f"{package}.protocol.gossip.announcements.MAX_ANNOUNCE_ENTRIES": 12,
+        f"{package}.protocol.gossip.announcements.ANNOUNCE_MERGE": 3,
+        f"{package}.node.gossip.comparison._SLICE": 7,
+        f"{package}.node.gossip.log_server.PULL_BODY": 400,
+        f"{package}.node.gossip.pulls.PULL_CREDIT": 2_000,
+        f"{package}.node.gossip.exchange.GOSSIP_PUSHES": 4,
         f"{package}.node.gossip.exchange.GOSSIP_HEARD_AFTER": 1,
     }
     with contextlib.ExitStack() as patches:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from unittest import mock
 
-from kachery_p2p.protocol.links import mux
+from kachery_p2p.protocol.links import control
 from kachery_p2p.protocol.links.frames import Ping, Request
 from tests.sim.scenario import Outcome, Story, run
 
@@ -113,8 +113,8 @@ def besiege(
 ) -> Outcome:
     """Run one seed of this story. Raises as :func:`~.scenario.run`."""
     with (
-        mock.patch.object(mux, "MAX_CONTROL_QUEUE", QUEUE),
-        mock.patch.object(mux, "MAX_CONTROL_BYTES", BYTES),
-        mock.patch.object(mux, "CONTROL_PAUSE_BYTES", PAUSE),
+        mock.patch.object(control, "MAX_CONTROL_QUEUE", QUEUE),
+        mock.patch.object(control, "MAX_CONTROL_BYTES", BYTES),
+        mock.patch.object(control, "CONTROL_PAUSE_BYTES", PAUSE),
     ):
         return run(seed, nodes=nodes, steps=steps, verbose=verbose, story=Siege)

@@ -14,7 +14,11 @@ from kachery_p2p.node.links.network import Network
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.gossip.keys import KINDS, ContentKey, ContentKind, request_role
 from kachery_p2p.protocol.gossip.messages import APPEARED, WATCH, Appeared, Watch
-from kachery_p2p.protocol.limits import MAX_QUERY_KEYS, MAX_WATCHED_KEYS
+from kachery_p2p.protocol.limits import (
+    MAX_QUERY_KEYS,
+    MAX_WATCHED_KEYS,
+    MAX_WATCHED_KEYS_OF_ALL,
+)
 
 _Key = tuple[bytes, bytes]
 """(channel, blinded key)."""
@@ -46,7 +50,15 @@ class WatchList:
             elif where in mine:
                 del mine[where]
                 self._forget(where, link)
-        while len(mine) > MAX_WATCHED_KEYS:
+        self._forget_oldest(link, len(mine) - MAX_WATCHED_KEYS)
+        surplus = sum(map(len, self._watched.values())) - MAX_WATCHED_KEYS_OF_ALL
+        if surplus > 0:
+            fullest = max(self._watched, key=lambda each: len(self._watched[each]))
+            self._forget_oldest(fullest, surplus)
+
+    def _forget_oldest(self, link: Link, count: int) -> None:
+        mine = self._watched[link]
+        for _ in range(min(count, len(mine))):
             where, _ = mine.popitem(last=False)
             self._forget(where, link)
 

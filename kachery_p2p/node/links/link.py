@@ -43,9 +43,11 @@ from kachery_p2p.protocol.links.mux import Mux
 from kachery_p2p.protocol.links.session import TAG_BYTES, SealedBody, Session
 
 from .budget import Budget
+from .endings import as_closed, first_of
 from .serving import Serving
 from .stream import Stream
 from .transport import Transport
+from .turns import Turns, cost_of
 from .writer import INLINE_BYTES, Writer
 
 log = logging.getLogger(__name__)
@@ -69,6 +71,9 @@ class Handler(Protocol):
 
     def on_note(self, link: Link, topic: str, params: Any) -> None: ...
 
+    def on_congested(self, link: Link) -> None:
+        """Much is queued that the peer does not take."""
+
 
 class Link:
     """See the module. ``peer`` is the other node's id, ``via`` the proxy's or None if direct."""
@@ -82,6 +87,7 @@ class Link:
         handler: Handler,
         workers: Workers,
         budget: Budget,
+        turns: Turns | None = None,
         via: str | None = None,
     ) -> None:
         self.transport = transport
@@ -103,8 +109,11 @@ class Link:
         self._closing = asyncio.Event()
         self._handler = handler
         self._workers = workers
+        self._turns = turns or Turns()
         self._mux = Mux(initiator=initiator, now=self.opened_at)
-        self._writer = Writer(transport, session, self._mux, workers, self._on_data_sent)
+        self._writer = Writer(
+            transport, session, self._mux, workers, self._on_data_sent, self._count
+        )
         self._requests: dict[int, asyncio.Future[Any]] = {}
         self._streams: dict[int, Stream] = {}
         self._serving = Serving(
@@ -117,7 +126,7 @@ class Link:
         )
         self._tasks: asyncio.TaskGroup | None = None
         self._counted = 0
-        """Bytes in the mux that the peer's budget knows of."""
+        """Bytes that wait to be sent and that the peer's budget knows of."""
 
     def __repr__(self) -> str:
         route = f"via {self.via[:8]}" if self.via else "direct"
@@ -127,6 +136,11 @@ class Link:
     def sent(self) -> int:
         """Bytes that the transport has taken, records whole."""
         return self._writer.sent
+
+    @property
+    def unread(self) -> int:
+        """Bytes of control frames that wait for the peer."""
+        return self._mux.control.bytes
 
     @property
     def bulk_bytes(self) -> int:
@@ -145,7 +159,7 @@ class Link:
                 tasks.create_task(self._write(), name="link writer")
                 tasks.create_task(self._tick(), name="link ticker")
         except* KacheryError as group:
-            self.closed_by = self.closed_by or _first(group)
+            self.closed_by = self.closed_by or first_of(group)
         except* Exception as group:
             # What breaks in a way that nobody foresaw still only costs this one link.
             log.exception("link %s failed", self, exc_info=group)
@@ -170,6 +184,8 @@ class Link:
         if self._mux.overflow is not None and self.closed_by is None:
             log.info("%s: %s", self, self._mux.overflow)
             self.close(self._mux.overflow, at_once=True)
+        if self._mux.congested:
+            self._handler.on_congested(self)
         self._writer.wake()
 
     def _release(self) -> None:
@@ -180,11 +196,11 @@ class Link:
         self._writer.release()
         for future in self._requests.values():
             if not future.done():
-                future.set_exception(_as_closed(self.peer, error))
+                future.set_exception(as_closed(self.peer, error))
                 future.exception()  # nobody may be waiting any more; that is no news
         self._requests.clear()
         for stream in list(self._streams.values()):
-            stream.on_end(_as_closed(self.peer, error))
+            stream.on_end(as_closed(self.peer, error))
         self._streams.clear()
         if self._counted:
             self.budget.bytes.give(self._counted)
@@ -193,9 +209,12 @@ class Link:
         loop = asyncio.get_running_loop()
         while True:
             record = await self.transport.receive()
+            if not self._turns.ready():
+                await self._turns.wait(self.peer, record)
             self.received += len(record)
             try:
                 frame, body = self.session.open(record)
+                self._turns.spend(self.peer, cost_of(frame, len(record)))
                 events = self._mux.receive(frame, body, loop.time())
                 for event in events:
                     self._on_event(event)
@@ -356,7 +375,7 @@ class Link:
 
     def _check_open(self) -> None:
         if self.closed_by is not None:
-            raise _as_closed(self.peer, self.closed_by)
+            raise as_closed(self.peer, self.closed_by)
 
     @property
     def idle_seconds(self) -> float:
@@ -390,8 +409,8 @@ class Link:
         self._mux.set_group(number, group)
 
     def _count(self) -> None:
-        """Tell the peer's budget what waits in the mux."""
-        more = self._mux.bulk_bytes - self._counted
+        """Tell the peer's budget what waits to be sent."""
+        more = self._mux.bulk_bytes + self._writer.ahead - self._counted
         if self.closed.is_set():
             return  # all of it was given back
         self._counted += more
@@ -421,19 +440,3 @@ class Link:
         stream = self._streams.get(number)
         if stream is not None:
             stream.on_room()
-
-
-def _first(group: BaseExceptionGroup[KacheryError]) -> KacheryError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, KacheryError)
-    return error
-
-
-def _as_closed(peer: str, error: KacheryError) -> KacheryError:
-    if isinstance(error, LinkClosed):
-        return error
-    closed = LinkClosed(peer=peer[:8], reason=str(error))
-    closed.__cause__ = error
-    return closed

@@ -28,7 +28,6 @@ from kachery_p2p.protocol.errors import (
     ClockSkew,
     InternalError,
     KacheryError,
-    LinkClosed,
     NotAMember,
     ProtocolViolation,
 )
@@ -36,11 +35,11 @@ from kachery_p2p.protocol.limits import (
     GUEST_SECONDS,
     HANDSHAKE_SECONDS,
     MAX_CHANNELS,
-    MAX_LINKS_PER_PEER,
 )
 from kachery_p2p.protocol.links.frames import Hello
 
 from .budget import Budgets
+from .endings import end_fullest, end_surplus
 from .guests import Guests
 from .handlers import Handlers
 from .hellos import flaw, own_hello
@@ -48,6 +47,7 @@ from .link import Link
 from .opening import handshake
 from .stream import Stream
 from .transport import Transport
+from .turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,7 @@ class Network:
         self.on_peer_version: list[Callable[[Link, bytes, int], None]] = []
         """Called when a peer says which version of a channel's document it has."""
         self.budgets = Budgets()
+        self.turns = Turns(lambda: context.workers.backlog)
         self._shared: dict[Link, set[bytes]] = {}
         self._peer_channels: dict[Link, dict[bytes, tuple[int, list[str]]]] = {}
         self.handlers = Handlers()
@@ -95,6 +96,9 @@ class Network:
 
     def on_note(self, link: Link, topic: str, params: Any) -> None:
         self.handlers.note(link, topic, params)
+
+    def on_congested(self, link: Link) -> None:
+        end_fullest(self._live(link.peer))
 
     def _check_shares(self, link: Link) -> None:
         if not self._shared.get(link):
@@ -256,6 +260,7 @@ class Network:
             handler=self,
             workers=self.context.workers,
             budget=self.budgets.of(session.peer.hex()),
+            turns=self.turns,
             via=via,
         )
         if guest_of is not None:
@@ -298,23 +303,18 @@ class Network:
             link.close(error)
             return
         self.links[link] = None
-        self._end_surplus(link.peer)
+        end_surplus(self._live(link.peer))
         self._shared[link] = set()
         current = self._my_channels(link)
         if current != self._said.pop(link, current):
             # A document changed while the hellos were under way, and this link was not told.
             link.note(CHANNELS, current)
         self.set_peer_channels(link, link.hello.channels)
-        invited = any(version == GUEST_VERSION for _, version, _ in self._peer_says(link))
-        if invited and not self._shared[link]:
+        if not self._shared[link] and any(v == GUEST_VERSION for _, v, _ in self._peer_says(link)):
             self._guests.add(link)
 
-    def _end_surplus(self, peer: str) -> None:
-        """Old links that nobody has noticed to be dead go first."""
-        links = [each for each in self.links if each.peer == peer and each.closed_by is None]
-        if len(links) > MAX_LINKS_PER_PEER:
-            oldest = max(links, key=lambda each: (each.idle_seconds, -each.opened_at))
-            oldest.close(LinkClosed(peer=peer[:8], reason="newer links replace it"))
+    def _live(self, peer: str) -> list[Link]:
+        return [x for x in self.links if x.peer == peer and x.closed_by is None]
 
     async def _settled(self, link: Link) -> None:
         """Wait until the link shares a channel, or it is clear that it will not."""

@@ -18,7 +18,7 @@ from kachery_p2p.node.workers import Workers
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.limits import MIN_BODY
 from kachery_p2p.protocol.links import pace
-from kachery_p2p.protocol.links.frames import SEALED_TAIL, Data, Frame
+from kachery_p2p.protocol.links.frames import SEALED_TAIL, Data, Frame, sealed_bytes
 from kachery_p2p.protocol.links.mux import Mux
 from kachery_p2p.protocol.links.session import Session
 
@@ -31,7 +31,8 @@ _AHEAD = 2
 
 
 class Writer:
-    """``on_data`` is called with a stream's number when a frame of it has left the mux."""
+    """``on_data`` is called with a stream's number when a frame of it has left the mux, ``on_sent``
+    when the transport has taken one."""
 
     def __init__(
         self,
@@ -40,13 +41,17 @@ class Writer:
         mux: Mux,
         workers: Workers,
         on_data: Callable[[int], None],
+        on_sent: Callable[[], None] = lambda: None,
     ) -> None:
         self.sent = 0
+        self.ahead = 0
+        """Bytes of bodies that are out of the mux, but for those of circuits, and not sent yet."""
         self._transport = transport
         self._session = session
         self._mux = mux
         self._workers = workers
         self._on_data = on_data
+        self._on_sent = on_sent
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -89,16 +94,21 @@ class Writer:
 
     async def run(self) -> None:
         """Send until :meth:`end`, or until the transport fails."""
-        ahead: deque[asyncio.Future[Buffer] | Buffer] = deque()
+        ahead: deque[tuple[asyncio.Future[Buffer] | Buffer, int]] = deque()
         while True:
             item = self._mux.next_frame() if len(ahead) < _AHEAD else None
             if not self._room.is_set() and not self._mux.congested:
                 self._room.set()
             if item is not None:
-                ahead.append(self._sealed(*item))
+                size = sealed_bytes(item[0])
+                self.ahead += size
+                ahead.append((self._sealed(*item), size))
             elif ahead:
-                record = ahead.popleft()
+                record, size = ahead.popleft()
                 await self._send(record if isinstance(record, Buffer) else await record)
+                if size:
+                    self.ahead -= size
+                    self._on_sent()
             elif self._ending:
                 return
             else:

@@ -15,8 +15,18 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from kachery_p2p.protocol.tasks.messages import ENDS, TaskOffer, TaskState, TaskUpdate, make_update
+from kachery_p2p.protocol.tasks.messages import (
+    ENDS,
+    TaskOffer,
+    TaskState,
+    TaskUpdate,
+    make_update,
+    update_bytes,
+)
 from kachery_p2p.protocol.tasks.task import TaskType
+
+_JOB_BYTES = 1_000
+"""Bytes of memory, about, of a job that has ended, beside what it ended with."""
 
 
 def merge(old: TaskUpdate | None, new: TaskUpdate) -> TaskUpdate:
@@ -107,6 +117,12 @@ class Job:
     watchers: dict[Watcher, None] = field(default_factory=dict)
     tasks: set[bytes] = field(default_factory=set)
     """The ids under which it was asked for."""
+
+    @property
+    def end_bytes(self) -> int:
+        """Bytes, about, of how it ended."""
+        end = self.end
+        return _JOB_BYTES if end is None else _JOB_BYTES + update_bytes(end)
 
     def watch(self) -> Watcher:
         watcher = Watcher(self)

@@ -8,7 +8,8 @@ told whether an action may have begun, and what may have begun is never begun ag
 A backend that is lost (its connection ended): what it had not begun goes back into the queue, pure
 calculations and queries that it had begun fail, actions that it had begun are ``unknown``.
 
-Bounds: ``MAX_TASKS_QUEUED`` jobs, ``MAX_TASK_BACKENDS`` backends, ``MAX_TASKS_KEPT`` ends remembered.
+Bounds: ``MAX_TASKS_QUEUED`` jobs, ``MAX_TASK_BACKENDS`` backends, ``MAX_TASKS_KEPT`` ends
+remembered, and ``MAX_TASKS_KEPT_BYTES`` of them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from kachery_p2p.protocol.errors import BadInput, Busy, KacheryError, NoBackend,
 from kachery_p2p.protocol.limits import (
     MAX_TASK_BACKENDS,
     MAX_TASKS_KEPT,
+    MAX_TASKS_KEPT_BYTES,
     MAX_TASKS_QUEUED,
     TASK_KEEP_SECONDS,
 )
@@ -58,6 +60,7 @@ class TaskQueue:
         self.jobs: dict[bytes, Job] = {}
         """Those that have not ended, by id."""
         self.ended: OrderedDict[bytes, tuple[float, Job]] = OrderedDict()
+        self._ended_bytes = 0
         self._context = context
         self._results = results
         self.allowed = allowed
@@ -425,14 +428,19 @@ class TaskQueue:
         for task in job.tasks:
             if self._tasks.pop(task, None) is not None:
                 self.ended[task] = (now, job)
-        while len(self.ended) > MAX_TASKS_KEPT:
-            self.ended.popitem(last=False)
+                self._ended_bytes += job.end_bytes
+        while len(self.ended) > MAX_TASKS_KEPT or self._ended_bytes > MAX_TASKS_KEPT_BYTES:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        _, (_, job) = self.ended.popitem(last=False)
+        self._ended_bytes -= job.end_bytes
 
     async def sweep(self) -> None:
         """Forget ends that nobody asked for, and give up what did not return after a start."""
         now = asyncio.get_running_loop().time()
         while self.ended and next(iter(self.ended.values()))[0] < now - TASK_KEEP_SECONDS:
-            self.ended.popitem(last=False)
+            self._forget_oldest()
         await self._journal.settle({job.id for job in self.jobs.values() if job.type == "action"})
 
     def _ring(self, job: Job) -> None:

@@ -34,7 +34,18 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from kachery_p2p.protocol.errors import ProtocolViolation
-from kachery_p2p.protocol.limits import MAX_KEYS_PER_ORIGIN, MAX_LOG_BATCHES, MAX_LOG_ENTRIES
+from kachery_p2p.protocol.limits import (
+    INDEX_BATCH_BYTES,
+    INDEX_GUARANTEED,
+    INDEX_KEY_BYTES,
+    INDEX_LEAST,
+    INDEX_MOST,
+    INDEX_POOL,
+    MAX_KEYS_PER_ORIGIN,
+    MAX_LOG_BATCHES,
+    MAX_LOG_ENTRIES,
+)
+from kachery_p2p.protocol.links.shares import ShareBounds, Shares
 
 from .announcements import (
     ENTRY_BYTES,
@@ -50,6 +61,7 @@ from .announcements import (
     unpack_entries,
 )
 from .completeness import NOTHING_COMPLETE
+from .key_table import KeyTable
 
 __all__ = ["AnnouncementLog", "Applied", "Batch", "Gap", "Index", "check_batch", "make_batch"]
 
@@ -98,7 +110,7 @@ class _Log:
 
 @dataclass(slots=True)
 class _Channel:
-    """``holders``: key -> the number of a log, or a tuple of several.
+    """``holders``: keys and the numbers of the logs that have them. ``dead``: origins and batches.
 
     A log that was replaced or forgotten loses its number at once; the keys that still bear it are
     cleared bit by bit, so that no single call takes as long as a large log.
@@ -106,16 +118,18 @@ class _Channel:
 
     logs: dict[bytes, _Log] = field(default_factory=dict)
     origins: dict[int, bytes] = field(default_factory=dict)
-    holders: dict[bytes, int | tuple[int, ...]] = field(default_factory=dict)
-    dead: deque[list[Batch]] = field(default_factory=deque)
+    holders: KeyTable = field(default_factory=KeyTable)
+    dead: deque[tuple[bytes, list[Batch]]] = field(default_factory=deque)
     last_number: int = 0
 
 
 class Index:
-    """Everybody's announcements, per channel. Channels and origins are 32-byte ids."""
+    """Everybody's announcements, per channel. Channels and origins are 32-byte ids. ``shares``: the
+    bytes of memory that each origin has of it, over all channels."""
 
     def __init__(self) -> None:
         self._channels: dict[bytes, _Channel] = {}
+        self.shares = Shares(ShareBounds(INDEX_LEAST, INDEX_GUARANTEED, INDEX_MOST, INDEX_POOL))
 
     def digest(self, channel: bytes) -> dict[bytes, tuple[int, int]]:
         """How far each origin's log is known: {origin: (epoch, last sequence number)}."""
@@ -182,7 +196,7 @@ class Index:
         known = self._channels.get(channel)
         if known is None:
             return []
-        return [known.origins[n] for n in _numbers(known, key)]
+        return [known.origins[n] for n in known.holders.numbers(key) if n in known.origins]
 
     def apply(self, batch: Batch, *, checked: bool = False) -> Applied | Gap:
         """Take in a batch, from its origin or passed on by anybody. ``checked``: it has passed
@@ -225,8 +239,10 @@ class Index:
         if batch.end > log.head:
             self._check(batch, checked)
             return self._extend(log, batch)
-        if len(_contained(log, batch)) > 1:
+        contained = _contained(log, batch)
+        if len(contained) > 1:
             self._check(batch, checked)
+            self._take(batch.origin, _cost(batch) - sum(_cost(log.batches[n]) for n in contained))
             _store(log, batch)
         return Applied([], False)
 
@@ -234,22 +250,26 @@ class Index:
         """Drop what a node announced: it left the channel, or may no longer provide."""
         known = self._channels.get(channel)
         if known is not None and origin in known.logs:
-            _bury(known, known.logs.pop(origin))
+            _bury(known, known.logs.pop(origin), origin)
             if not known.logs:
-                del self._channels[channel]
+                self.forget_channel(channel)
 
     def sweep(self) -> bool:
         """Clear a few dead batches; whether there were any. To be called now and then: of a log that
         was forgotten while nobody announces anything, the keys would stay."""
         for known in self._channels.values():
             if known.dead:
-                _sweep(known)
+                self._sweep(known)
                 return True
         return False
 
     def forget_channel(self, channel: bytes) -> None:
         """Drop everything about a channel."""
-        self._channels.pop(channel, None)
+        known = self._channels.pop(channel, None)
+        if known is not None:
+            alive = [(origin, log.batches) for origin, log in known.logs.items()]
+            for origin, batches in [*alive, *known.dead]:
+                self.shares.give(origin.hex(), sum(map(_cost, batches)))
 
     def _log(self, channel: bytes, origin: bytes) -> _Log | None:
         known = self._channels.get(channel)
@@ -259,7 +279,7 @@ class Index:
         known = self._channels.setdefault(batch.channel, _Channel())
         old = known.logs.pop(batch.origin, None)
         if old is not None:
-            _bury(known, old)
+            _bury(known, old, batch.origin)
         known.last_number += 1
         log = known.logs[batch.origin] = _Log(known.last_number, batch.epoch)
         known.origins[log.number] = batch.origin
@@ -278,10 +298,12 @@ class Index:
         contained = _contained(log, batch)
         held = log.held + batch.count - sum(log.batches[at].count for at in contained)
         count = len(log.batches) + 1 - len(contained)
+        more = _cost(batch) - sum(_cost(log.batches[at]) for at in contained)
         if (
             log.live + growth > MAX_KEYS_PER_ORIGIN
             or held > MAX_LOG_ENTRIES
             or count > MAX_LOG_BATCHES
+            or not self._take(batch.origin, more)
         ):
             origin = batch.origin.hex()
             raise ProtocolViolation(
@@ -291,18 +313,38 @@ class Index:
         fresh: dict[bytes, None] = {}
         for operation, key in unpack_entries(new):
             if operation == PROVIDE:
-                if _add(known, key, log.number):
+                if known.holders.add(key, log.number):
                     log.live += 1
                     fresh[key] = None
             elif operation == MARK:
                 log.mark = key
-            elif _remove(known, key, log.number):
+            elif known.holders.remove(key, log.number):
                 log.live -= 1
                 fresh.pop(key, None)
         log.head = batch.end
         _store(log, batch)
-        _sweep(known)
+        self._sweep(known)
         return Applied(list(fresh), True, MARK in operations)
+
+    def _take(self, origin: bytes, more: int) -> bool:
+        """Count memory on an origin's account; whether it may have that much."""
+        if more >= 0:
+            return self.shares.take(origin.hex(), more)
+        self.shares.give(origin.hex(), -more)
+        return True
+
+    def _sweep(self, known: _Channel) -> None:
+        for _ in range(_SWEPT_PER_BATCH):
+            if not known.dead:
+                return
+            origin, batches = known.dead[0]
+            if batches:
+                batch = batches.pop()
+                for _, key in unpack_entries(batch.entries):
+                    known.holders.keep(key, known.origins)
+                self.shares.give(origin.hex(), _cost(batch))
+            if not batches:
+                known.dead.popleft()
 
 
 def _end(batch: Batch) -> int:
@@ -340,49 +382,12 @@ def _store(log: _Log, batch: Batch) -> None:
     log.batches[places.start : places.stop] = [batch]
 
 
-def _numbers(known: _Channel, key: bytes) -> tuple[int, ...]:
-    numbers = known.holders.get(key, ())
-    if isinstance(numbers, int):
-        numbers = (numbers,)
-    return tuple(n for n in numbers if n in known.origins)
+def _cost(batch: Batch) -> int:
+    """Bytes of memory, about, that a batch and its keys take."""
+    provided = batch.entries[::ENTRY_BYTES].count(PROVIDE)
+    return INDEX_BATCH_BYTES + len(batch.entries) + provided * INDEX_KEY_BYTES
 
 
-def _put(known: _Channel, key: bytes, numbers: tuple[int, ...]) -> None:
-    if not numbers:
-        known.holders.pop(key, None)
-    else:
-        # Nearly every key has one holder: a bare number costs no object of its own.
-        known.holders[key] = numbers[0] if len(numbers) == 1 else numbers
-
-
-def _add(known: _Channel, key: bytes, number: int) -> bool:
-    numbers = _numbers(known, key)
-    if number in numbers:
-        return False
-    _put(known, key, (*numbers, number))
-    return True
-
-
-def _remove(known: _Channel, key: bytes, number: int) -> bool:
-    numbers = _numbers(known, key)
-    if number not in numbers:
-        return False
-    _put(known, key, tuple(n for n in numbers if n != number))
-    return True
-
-
-def _bury(known: _Channel, log: _Log) -> None:
+def _bury(known: _Channel, log: _Log, origin: bytes) -> None:
     del known.origins[log.number]
-    known.dead.append(log.batches)
-
-
-def _sweep(known: _Channel) -> None:
-    for _ in range(_SWEPT_PER_BATCH):
-        if not known.dead:
-            return
-        batches = known.dead[0]
-        if batches:
-            for _, key in unpack_entries(batches.pop().entries):
-                _put(known, key, _numbers(known, key))
-        if not batches:
-            known.dead.popleft()
+    known.dead.append((origin, log.batches))

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from typing import Final
 
-from .units import KIB
+from .units import KIB, MIB
 
 BLINDED_KEY_BYTES: Final = 16
 MAX_ANNOUNCE_ENTRIES: Final = 1_000
 """Entries of one signed announcement batch (about 17 kB)."""
 ANNOUNCE_MERGE: Final = 10
 """So many small batches in a row are signed anew as one, and so many of those, up to a full one."""
-MAX_KEYS_PER_ORIGIN: Final = 4_000_000
-"""Live keys that an index holds for one node of one channel."""
+MAX_KEYS_PER_ORIGIN: Final = 1_000_000
+"""Live keys that an index holds for one node of one channel: what INDEX_MOST is enough for."""
 MAX_LOG_ENTRIES: Final = 2 * (MAX_KEYS_PER_ORIGIN + MAX_ANNOUNCE_ENTRIES)
 """Entries that an index keeps of one announcement log: its owner compacts it before that."""
 MAX_LOG_BATCHES: Final = 16_384
 """Batches in which it keeps them: MAX_LOG_ENTRIES in full ones, and as many smaller ones."""
+INDEX_KEY_BYTES: Final = 24
+"""Bytes of memory that an index needs for a key, beside what stands in its batch."""
+INDEX_BATCH_BYTES: Final = 700
+"""Bytes of memory that it needs for a batch, beside its entries."""
+INDEX_LEAST: Final = 1 * MIB
+"""Bytes of memory that a node may always have of an index: some 25,000 keys."""
+INDEX_GUARANTEED: Final = 128 * MIB
+"""Bytes that these are for all nodes together; of more than 128 each has less."""
+INDEX_MOST: Final = 72 * MIB
+"""Bytes for one node, over all channels."""
+INDEX_POOL: Final = 192 * MIB
+"""Bytes for all nodes beyond what each may always have: in all some eight million keys."""
 MAX_DIGEST_ORIGINS: Final = 1_000
 """Origins in one digest note, so that it fits a header; more are sent in several."""
 ANNOUNCE_DELAY: Final = 0.005
@@ -52,6 +64,10 @@ LOOKUP_HOLD_SECONDS: Final = 4.0
 """A proxy holds back the answer "not known yet" for so long: less than LOOKUP_SECONDS."""
 MAX_HELD_LOOKUPS: Final = 64
 """Questions of one link that a proxy holds so; one more is answered at once."""
+MAX_HELD_KEYS: Final = 4_096
+"""Keys of those, all together."""
+MAX_HELD_KEYS_OF_ALL: Final = 131_072
+"""Keys of those of all links, 0.5 kB each: beyond, questions are answered at once."""
 LOOKUP_PATIENCE: Final = 30.0
 """A look-up that finds nobody waits so long for members that are still announcing what they have."""
 MAX_ANSWER_NODES: Final = 128

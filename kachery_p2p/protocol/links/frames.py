@@ -152,3 +152,8 @@ def decode_header(header: codec.Buffer) -> Frame:
 def cost_of(tail_bytes: int) -> int:
     """What a data frame costs in credit."""
     return tail_bytes + FRAME_OVERHEAD
+
+
+def sealed_bytes(frame: Frame | bytes) -> int:
+    """Bytes of a body that is not that of a circuit; 0 of other frames."""
+    return frame.size if isinstance(frame, Data) and frame.tail == SEALED_TAIL else 0

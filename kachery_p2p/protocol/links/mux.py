@@ -77,6 +77,7 @@ from .frames import (
     Request,
     Response,
     cost_of,
+    sealed_bytes,
 )
 from .session import TAG_BYTES, Body
 
@@ -90,10 +91,6 @@ class _Stream:
     starved: bool = False
 
 
-def _sealed_bytes(frame: Frame) -> int:
-    return frame.size if isinstance(frame, Data) and frame.tail == SEALED_TAIL else 0
-
-
 class Mux:
     """The state of one link's exchanges. Sync, pure, single-threaded."""
 
@@ -101,7 +98,7 @@ class Mux:
         self._initiator = initiator
         self._next_id = 1 if initiator else 2
         self._highest_theirs = 0
-        self._control = ControlQueue()
+        self.control = ControlQueue()
         self.bulk_bytes = 0
         """Bytes of bodies that wait to be sent, but for those of circuits: their windows bound them."""
         self._waiting: set[int] = set()  # requests of ours without an answer
@@ -118,7 +115,7 @@ class Mux:
     # --- what we want to say -----------------------------------------------------------------
 
     def hello(self, hello: Hello) -> None:
-        self._control.put(hello, first=True)
+        self.control.put(hello, first=True)
 
     def request(self, method: str, params: Any) -> int:
         """Queue a request and return its number. Raises Busy over ``MAX_REQUESTS``."""
@@ -241,24 +238,24 @@ class Mux:
             return
         self._said_bye = True
         if at_once:
-            self._control.clear()
-        self._control.put(Bye(*to_wire(error)))
+            self.control.clear()
+        self.control.put(Bye(*to_wire(error)))
 
     @property
     def overflow(self) -> LinkClosed | None:
         """Set once too much is queued that the peer does not take: close the link with it."""
-        return self._control.overflow
+        return self.control.overflow
 
     @property
     def congested(self) -> bool:
         """So much is queued that requests and answers should wait until the peer has taken some."""
-        return self._control.congested
+        return self.control.congested
 
     def next_frame(self) -> tuple[Frame | bytes, Buffer | None] | None:
         """What to send now, or None: control first, as encoded headers, then the streams in fair
         turn."""
-        if self._control:
-            return self._control.pop(), None
+        if self.control:
+            return self.control.pop(), None
         if not self._turn or self._said_bye:
             return None
         group = self._turn[0]
@@ -268,7 +265,7 @@ class Mux:
         ready.rotate(-1)
         stream = self._streams[number]
         item = stream.outbox.popleft()
-        self.bulk_bytes -= _sealed_bytes(item[0])
+        self.bulk_bytes -= sealed_bytes(item[0])
         if isinstance(item[0], End):
             self._forget(number)
         elif not stream.outbox:
@@ -278,7 +275,7 @@ class Mux:
     @property
     def idle(self) -> bool:
         """Nothing is under way in either direction."""
-        return not (self._streams or self._waiting or self._serving or self._control)
+        return not (self._streams or self._waiting or self._serving or self.control)
 
     # --- life --------------------------------------------------------------------------------
 
@@ -423,7 +420,7 @@ class Mux:
 
     def _push(self, frame: Frame) -> None:
         if not self._said_bye:
-            self._control.push(frame)
+            self.control.push(frame)
 
     def _enqueue(self, number: int, stream: _Stream, frame: Frame, body: Buffer | None) -> None:
         if not stream.outbox:
@@ -433,7 +430,7 @@ class Mux:
                 self._turn.append(stream.group)
             ready.append(number)
         stream.outbox.append((frame, body))
-        self.bulk_bytes += _sealed_bytes(frame)
+        self.bulk_bytes += sealed_bytes(frame)
 
     def _unready(self, number: int, group: Hashable) -> None:
         ready = self._groups[group]
@@ -444,7 +441,7 @@ class Mux:
 
     def _forget(self, number: int) -> None:
         stream = self._streams.pop(number)
-        self.bulk_bytes -= sum(_sealed_bytes(frame) for frame, _ in stream.outbox)
+        self.bulk_bytes -= sum(sealed_bytes(frame) for frame, _ in stream.outbox)
         ready = self._groups.get(stream.group)
         if ready is not None and number in ready:
             self._unready(number, stream.group)

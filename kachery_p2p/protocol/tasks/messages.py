@@ -103,10 +103,14 @@ class TaskUpdate(Struct, frozen=True, array_like=True):
             raise ValueError("a result is there when the task finished, and only then")
         if self.fraction is not None and not 0 <= self.fraction <= 1:
             raise ValueError("a fraction is 0 to 1")
-        texts = (self.message, self.reason, self.traceback)
-        size = len(self.log) + sum(map(_bytes_of, texts)) + _result_bytes(self.result)
-        if size > MAX_TASK_UPDATE:
-            raise ValueError(f"more than {MAX_TASK_UPDATE} bytes of texts and result")
+        if (size := update_bytes(self)) > MAX_TASK_UPDATE:
+            raise ValueError(f"{size} bytes of texts and result: more than {MAX_TASK_UPDATE}")
+
+
+def update_bytes(update: TaskUpdate) -> int:
+    """Bytes of all that is in an update."""
+    texts = (update.message, update.reason, update.traceback)
+    return len(update.log) + sum(map(_bytes_of, texts)) + _result_bytes(update.result)
 
 
 class TaskOffers(Struct, frozen=True, forbid_unknown_fields=True):

@@ -44,7 +44,7 @@ async def deafen(lab: Lab, name: str, at: str = "P") -> Link:
     for _ in range(10):
         link.note("nothing", None)
         await asyncio.sleep(0)
-    for _ in range(MAX_CONTROL_QUEUE - len(link._mux._control)):
+    for _ in range(MAX_CONTROL_QUEUE - len(link._mux.control)):
         link.note("nothing", None)
     assert link.closed_by is None
     # The worst order: before everybody else's turn comes.
@@ -182,7 +182,7 @@ async def test_a_thousand_answers_on_a_slow_road_are_no_reason_to_drop_it() -> N
         async def slow(record: Any) -> None:
             nonlocal most
             await go.wait()
-            most = max(most, link._mux._control.bytes)  # type: ignore[arg-type]
+            most = max(most, link._mux.control.bytes)  # type: ignore[arg-type]
             await send(record)
 
         async def much(link: Link, params: Any) -> Any:

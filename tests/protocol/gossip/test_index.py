@@ -382,3 +382,41 @@ def _small_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 Gossiping.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
 TestGossiping = Gossiping.TestCase
+
+
+def test_all_origins_together_take_no_more_memory_than_an_index_may_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A hundred members that announced without end took all the memory of a proxy."""
+    monkeypatch.setattr(gossip, "INDEX_MOST", 8_000)
+    monkeypatch.setattr(gossip, "INDEX_LEAST", 2_000)
+    monkeypatch.setattr(gossip, "INDEX_GUARANTEED", 4_000)
+    monkeypatch.setattr(gossip, "INDEX_POOL", 5_000)
+    index = Index()
+    last = 0
+    while index.shares.total + 800 <= 7_000:
+        last += 1
+        index.apply(batch(last, last))
+    with pytest.raises(ProtocolViolation, match="too many"):
+        index.apply(batch(last + 1, last + 1))
+    index.apply(batch(1, 7, origin=TWO))
+    assert index.holders(CHANNEL, key(7))[-1] == TWO.public, "others have their part all the same"
+    index.forget_origin(CHANNEL, ONE.public)
+    while index.sweep():
+        pass
+    index.forget_origin(CHANNEL, TWO.public)
+    assert index.shares.total == 0
+
+
+def test_what_an_origin_replaces_does_not_count_twice() -> None:
+    index = Index()
+    for number in range(1, 10):
+        index.apply(batch(number, number))
+    before = index.shares.held(ONE.node_id)
+    index.apply(batch(1, *range(1, 11)))
+    assert index.shares.held(ONE.node_id) < before
+    index.apply(batch(1, 5, epoch=2))
+    while index.sweep():
+        pass
+    index.forget_channel(CHANNEL)
+    assert index.shares.total == 0

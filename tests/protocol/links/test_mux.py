@@ -359,7 +359,7 @@ def test_what_a_peer_leaves_unread_is_bounded_in_bytes() -> None:
     for _ in range(MAX_CONTROL_BYTES // len(piece) + 1):
         sender.note("topic", piece)
     assert sender.overflow is not None
-    assert sender._control.bytes <= MAX_CONTROL_BYTES
+    assert sender.control.bytes <= MAX_CONTROL_BYTES
     sender.bye(LinkClosed(peer="x", reason="y"), at_once=True)
     assert [type(frame) for frame in drain(sender)] == [Bye], "and it holds nothing any more"
 
@@ -376,7 +376,7 @@ def test_answers_wait_while_much_is_unread() -> None:
     piece = bytes(MAX_HEADER - 100)
     while not sender.congested:
         sender.note("topic", piece)
-    assert sender._control.bytes <= CONTROL_PAUSE_BYTES + MAX_HEADER
+    assert sender.control.bytes <= CONTROL_PAUSE_BYTES + MAX_HEADER
     sender.next_frame()
     assert not sender.congested
 
@@ -631,7 +631,7 @@ class TwoEnds(RuleBasedStateMachine):
     @rule(side=st.integers(0, 1), times=st.integers(1, 5))
     def take(self, side: int, times: int) -> None:
         for _ in range(times):
-            control = bool(self.ends[side]._control)
+            control = bool(self.ends[side].control)
             item = following(self.ends[side])
             if item is None:
                 return
@@ -679,7 +679,7 @@ class TwoEnds(RuleBasedStateMachine):
             assert got == self.sent[1 - side, number][: len(got)]
 
     def teardown(self) -> None:
-        while any(self.pipes) or any(end._control or end._turn for end in self.ends):
+        while any(self.pipes) or any(end.control or end._turn for end in self.ends):
             for side in (0, 1):
                 self.take(side, 100)
                 self.arrive(side, 1_000)
