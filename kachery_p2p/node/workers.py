@@ -42,8 +42,6 @@ class Workers:
     def __init__(self, cipher: Executor | None = None, disk: Executor | None = None) -> None:
         self._cipher = cipher or ThreadPoolExecutor(CIPHER_THREADS, "kachery-cipher")
         self._disk = disk or ThreadPoolExecutor(DISK_THREADS, "kachery-disk")
-        self.backlog = 0
-        """Pieces of work for the disk that are not done."""
         self._commits = _Lane("kachery-commit")
         self._syncs = _Lane("kachery-sync")
 
@@ -52,11 +50,7 @@ class Workers:
 
     async def disk(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run blocking work. Cancelling the caller does not stop the thread, only the wait."""
-        self.backlog += 1
-        try:
-            return await _run(self._disk, function, *args, **kwargs)
-        finally:
-            self.backlog -= 1
+        return await _run(self._disk, function, *args, **kwargs)
 
     def commit(
         self, work: Callable[[], object], then: Callable[[BaseException | None], object]

@@ -47,7 +47,6 @@ from .endings import as_closed, first_of
 from .serving import Serving
 from .stream import Stream
 from .transport import Transport
-from .turns import Turns, cost_of
 from .writer import INLINE_BYTES, Writer
 
 log = logging.getLogger(__name__)
@@ -87,7 +86,6 @@ class Link:
         handler: Handler,
         workers: Workers,
         budget: Budget,
-        turns: Turns | None = None,
         via: str | None = None,
     ) -> None:
         self.transport = transport
@@ -109,7 +107,6 @@ class Link:
         self._closing = asyncio.Event()
         self._handler = handler
         self._workers = workers
-        self._turns = turns or Turns()
         self._mux = Mux(initiator=initiator, now=self.opened_at)
         self._writer = Writer(
             transport, session, self._mux, workers, self._on_data_sent, self._count
@@ -209,12 +206,9 @@ class Link:
         loop = asyncio.get_running_loop()
         while True:
             record = await self.transport.receive()
-            if not self._turns.ready():
-                await self._turns.wait(self.peer, record)
             self.received += len(record)
             try:
                 frame, body = self.session.open(record)
-                self._turns.spend(self.peer, cost_of(frame, len(record)))
                 events = self._mux.receive(frame, body, loop.time())
                 for event in events:
                     self._on_event(event)

@@ -47,7 +47,6 @@ from .link import Link
 from .opening import handshake
 from .stream import Stream
 from .transport import Transport
-from .turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +63,6 @@ class Network:
         self.on_peer_version: list[Callable[[Link, bytes, int], None]] = []
         """Called when a peer says which version of a channel's document it has."""
         self.budgets = Budgets()
-        self.turns = Turns(lambda: context.workers.backlog)
         self._shared: dict[Link, set[bytes]] = {}
         self._peer_channels: dict[Link, dict[bytes, tuple[int, list[str]]]] = {}
         self.handlers = Handlers()
@@ -260,7 +258,6 @@ class Network:
             handler=self,
             workers=self.context.workers,
             budget=self.budgets.of(session.peer.hex()),
-            turns=self.turns,
             via=via,
         )
         if guest_of is not None:

@@ -137,29 +137,6 @@ FILES_MOST: Final = 64
 FILES_POOL: Final = 256
 """For all peers beyond that: with the guaranteed ones half of what a process may usually have open."""
 
-# --- whose records come first: see node/links/turns.py -------------------------------------------
-TURN_MICROSECONDS: Final = 1_000
-"""Nominal time for which records are looked at in one turn of the event loop, one longer record
-excepted."""
-TURN_CREDIT: Final = 20_000
-"""Nominal microseconds by which a peer that asked for less than others comes before them."""
-DEAR_MICROSECONDS: Final = 200
-"""A record that costs more is dear: with the longest body, one costs less."""
-RECORD_MICROSECONDS: Final = 30
-"""What a record costs, to decipher its header and to find out whom it is for."""
-EXCHANGE_MICROSECONDS: Final = 300
-"""What it costs to begin a request or a stream."""
-HEADER_BYTES_PER_MICROSECOND: Final = 20
-"""Of notes, requests and openings, which are dealt with at once: 17 kB of announcements take 0.9 ms."""
-BULK_BYTES_PER_MICROSECOND: Final = 10_000
-"""Of all else: it is deciphered in a worker thread."""
-MAX_BACKLOG: Final = 32
-"""Pieces of work for the disk of which some must be done before much more is begun."""
-BACKLOG_PAUSE_SECONDS: Final = 0.005
-"""Between two turns for others' records while there are more."""
-MAX_TURN_ACCOUNTS: Final = 4_096
-"""Peers of which it is remembered what their records cost."""
-
 # --- time -----------------------------------------------------------------------------------------
 MAX_CLOCK_SKEW: Final = 600.0
 """Seconds. Expiry dates are worth nothing if clocks disagree by more."""

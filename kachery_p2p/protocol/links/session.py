@@ -136,11 +136,6 @@ Body = SealedBody | memoryview | None
 """A received tail: still sealed, opaque, or absent."""
 
 
-def header_bytes(record: Buffer) -> int:
-    """How long a record says that its header is, whether that is true or not."""
-    return min(int.from_bytes(record[: _LENGTH.size], "big"), MAX_HEADER)
-
-
 class Session:
     """Both directions of one finished handshake."""
 

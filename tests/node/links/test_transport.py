@@ -162,7 +162,9 @@ async def test_ws_goes_through_the_http_proxy_of_the_environment(
     async with proxy.listening() as url, laboratory(channel=False) as lab:
         monkeypatch.setenv(variable, url)
         await lab.channel("lab", {"A": "all", "B": "all"})
-        assert proxy.asked == [f"CONNECT {lab['P'].listening}"] * 2
+        # The owner may have come before the proxy node knew of the channel, and once more after that.
+        assert len(proxy.asked) >= 2
+        assert set(proxy.asked) == {f"CONNECT {lab['P'].listening}"}
         await exchange(lab)
         assert proxy.moved > 200_000
 

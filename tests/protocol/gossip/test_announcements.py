@@ -144,7 +144,7 @@ def test_there_is_a_limit_to_what_one_node_provides(monkeypatch: pytest.MonkeyPa
     log = AnnouncementLog(1)
     log.provide(key(1))
     log.provide(key(2))
-    with pytest.raises(BadInput, match="2 things"):
+    with pytest.raises(BadInput, match="2 keys"):
         log.provide(key(3))
     log.withdraw(key(1))
     assert log.provide(key(3))
