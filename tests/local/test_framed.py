@@ -49,6 +49,7 @@ async def _send_and_compare(sent: list[tuple[int, str, bool]]) -> None:
 
     writer = FramedSocket(ours, lambda message: None, lambda error: None)
     reader = FramedSocket(theirs, on_message, lambda error: None)
+    reader.greeted()
     read_end, write_end = os.pipe()
     try:
         wanted = []
