@@ -17,72 +17,15 @@ import sys
 import time
 from pathlib import Path
 
+import bench_compare
 import bench_feeds
 import bench_tasks
+from bench_programs import LOAD, LOAD_SMALL, STORE, STORE_SMALL, STORE_TEXTS
 from bench_report import Row, run, scratch, settle, take_turns
 
 from tests.daemons import Daemon, Lab, free_port
 
 MIB = 1 << 20
-
-LOAD = """
-import json, sys, time
-import kachery_p2p as kc
-kc.get_node_id()
-last = {}
-start = time.perf_counter()
-path = kc.load_file(sys.argv[1], progress=last.update)
-print(json.dumps({"seconds": time.perf_counter() - start, "path": path, **{"route": last["sources"]}}))
-"""
-
-STORE = """
-import json, sys, time
-import kachery_p2p as kc
-kc.get_node_id()
-start = time.perf_counter()
-uri = kc.store_file(sys.argv[1])
-print(json.dumps({"seconds": time.perf_counter() - start, "uri": uri}))
-"""
-
-STORE_TEXTS = """
-import json, sys, time
-import kachery_p2p as kc
-kc.get_node_id()
-start = time.perf_counter()
-for number in range(1000):
-    kc.store_text(f"{sys.argv[1]} {number}")
-print(json.dumps({"per_second": 1000 / (time.perf_counter() - start)}))
-"""
-
-STORE_SMALL = """
-import json, os, sys
-import kachery_p2p as kc
-print(json.dumps([kc.store_bytes(os.urandom(10_000)) for _ in range(int(sys.argv[1]))]))
-"""
-
-LOAD_SMALL = """
-import asyncio, json, statistics, sys, time
-import kachery_p2p as kc
-uris = json.load(sys.stdin)
-async def main():
-    first, *single = uris[:51]
-    await kc.aload_bytes(first)
-    together = uris[51:]
-    start = time.perf_counter()
-    loaded = await asyncio.gather(*(kc.aload_bytes(uri) for uri in together))
-    rate = len(together) / (time.perf_counter() - start)
-    assert all(len(data) == 10_000 for data in loaded)
-    async def timed(uri):
-        start = time.perf_counter()
-        data = await kc.aload_bytes(uri)
-        return time.perf_counter() - start, data
-    one = [await timed(uri) for uri in single]
-    none = [await timed(f"sha1://{number:040x}") for number in range(50)]
-    assert all(data is not None for _, data in one) and all(data is None for _, data in none)
-    ms = lambda many: [1000 * seconds for seconds, _ in many]
-    print(json.dumps({"per_second": rate, "one_ms": ms(one), "none_ms": ms(none)}))
-asyncio.run(main())
-"""
 
 
 def forget(daemon: Daemon, path: str) -> None:
@@ -260,7 +203,10 @@ class Bench:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench")
-    parser.add_argument("what", choices=["transfer", "feeds", "tasks"])
+    parser.add_argument("what", choices=["transfer", "feeds", "tasks", "compare"])
+    parser.add_argument("revision", nargs="?", help="compare: the older tree")
+    parser.add_argument("other", nargs="?", help="compare: another one instead of this tree")
+    parser.add_argument("--rows", nargs="*", default=[], choices=list(bench_compare.WHAT))
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--mib", type=int, default=1024, help="size of the file that moves")
     parser.add_argument("--large-mib", type=int, default=4096, help="size for the memory figures")
@@ -268,6 +214,10 @@ def main() -> int:
     options = parser.parse_args()
     if options.quick:
         options.runs, options.mib, options.large_mib = 2, 256, 1024
+    if options.what == "compare":
+        if options.revision is None:
+            parser.error("compare: with which revision?")
+        return bench_compare.main(options.revision, options.runs, options.rows, options.other)
     if options.what == "feeds":
         return bench_feeds.main(options.runs)
     if options.what == "tasks":

@@ -150,6 +150,13 @@ print("0")
 """
 
 
+def write_messages(path: Path) -> None:
+    with path.open("w") as file:
+        for number in range(MESSAGES):
+            message = {"n": number, "trial": f"t{number % 97}", "spikes": [number % 7, 0.25]}
+            file.write(json.dumps(message, separators=(",", ":")) + "\n")
+
+
 class Relaxed(Daemon):
     """A node that waits for no disk."""
 
@@ -227,10 +234,7 @@ class Bench:
     def __init__(self, folder: Path, runs: int) -> None:
         self.folder, self.runs = folder, runs
         self.messages = folder / "messages.jsonl"
-        with self.messages.open("w") as file:
-            for number in range(MESSAGES):
-                message = {"n": number, "trial": f"t{number % 97}", "spikes": [number % 7, 0.25]}
-                file.write(json.dumps(message, separators=(",", ":")) + "\n")
+        write_messages(self.messages)
         self.hypercore = Hypercore.install(self.messages, folder)
 
     def run(self, daemon: Daemon, program: str, *arguments: Any) -> Any:
