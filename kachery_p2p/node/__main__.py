@@ -81,6 +81,7 @@ def main(arguments: list[str]) -> int:
     text, *rest = arguments
     try:
         memory.keep_freed()
+        memory.collect_when_quiet()
         config = config_from_json(text)
         set_up_log(config, foreground="--foreground" in rest)
         raise_descriptor_limit()

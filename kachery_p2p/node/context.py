@@ -17,6 +17,7 @@ from kachery_p2p.storage.bindings import Bindings
 from kachery_p2p.storage.files.blobs import BlobStore
 from kachery_p2p.storage.state import StateDB
 
+from .turns import Turns
 from .workers import Workers
 
 SOFTWARE = f"kachery_p2p/{__version__}"
@@ -39,6 +40,7 @@ class Context:
     clock: Callable[[], float] = time.time
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
     random: Callable[[], float] = random.random
+    turns: Turns = field(default_factory=Turns)
     warnings: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=MAX_WARNINGS))
 
     _signed: tuple[tuple[str, ...], bytes] | None = field(default=None, init=False, repr=False)

@@ -220,7 +220,11 @@ class Node:
         discovery = Discovery(self.network, self.reach, self.lookup, self.watches)
         self._make_feeds(discovery)
         self._make_tasks(discovery)
-        self.upkeep = Upkeep(self.context, self.availability.index)
+        self.upkeep = Upkeep(
+            self.context,
+            self.availability.index,
+            served=lambda: self.network.budgets.exchanges.shares.total,
+        )
         self.documents.load()
         self.admissions.load()
         self.availability.begin()

@@ -7,6 +7,7 @@ announcement logs that are no more, with pauses for others on the loop.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from kachery_p2p.protocol.gossip.index import Index
@@ -20,10 +21,15 @@ _VISITS: Final = 64
 
 _ROUNDS_PER_TRIM: Final = 2
 """Rounds of housekeeping after which free memory is given back to the system."""
+_FEW: Final = 64
+"""Exchanges that a node serves that is not busy: the feeds that others follow, mostly."""
 
 
 class Upkeep:
-    def __init__(self, context: Context, index: Index) -> None:
+    """``served``: how many exchanges peers have under way."""
+
+    def __init__(self, context: Context, index: Index, served: Callable[[], int]) -> None:
+        self._served = served
         self._workers = context.workers
         self._index = index
         self._sweeper = Sweeper(context.store, context.state)
@@ -42,4 +48,5 @@ class Upkeep:
         """In one of some rounds: what bulk passed through is used again within seconds."""
         self._rounds += 1
         if self._rounds % _ROUNDS_PER_TRIM == 0:
-            await self._workers.disk(self._giving.give_back)
+            quiet = self._served() < _FEW
+            await self._workers.disk(self._giving.give_back, quiet=quiet)

@@ -13,9 +13,11 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from queue import SimpleQueue
 from typing import Generic, ParamSpec, Protocol, TypeVar
+
+from .pool import FairPool
 
 
 class Closable(Protocol):
@@ -40,8 +42,8 @@ class Workers:
     """The pools. ``cipher`` work is short and never blocks; ``disk`` work may."""
 
     def __init__(self, cipher: Executor | None = None, disk: Executor | None = None) -> None:
-        self._cipher = cipher or ThreadPoolExecutor(CIPHER_THREADS, "kachery-cipher")
-        self._disk = disk or ThreadPoolExecutor(DISK_THREADS, "kachery-disk")
+        self._cipher = cipher or FairPool(CIPHER_THREADS, "kachery-cipher")
+        self._disk = disk or FairPool(DISK_THREADS, "kachery-disk")
         self._commits = _Lane("kachery-commit")
         self._syncs = _Lane("kachery-sync")
 

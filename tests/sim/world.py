@@ -27,6 +27,7 @@ from kachery_p2p.node.links.circuit import CircuitTransport
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.node.node import Node
+from kachery_p2p.node.turns import Turns
 from kachery_p2p.protocol.channels.membership import Update
 from kachery_p2p.protocol.errors import InternalError, KacheryError, StorageFull
 from kachery_p2p.protocol.files.messages import FILE_OPEN, FILE_READ, FileOpen, FileRead
@@ -115,6 +116,7 @@ class Peer:
                 clock=lambda: EPOCH + world.loop.time(),
                 random_bytes=rng.randbytes,
                 random=rng.random,
+                turns=Turns(lambda: 0.0),  # no work takes time here
                 urls=[self.host.url] if self.host.url else [],
             )
 

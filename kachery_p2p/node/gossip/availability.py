@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.gossip.index import Index
-from kachery_p2p.protocol.gossip.keys import provide_role, request_role
+from kachery_p2p.protocol.gossip.keys import ContentKind, provide_role, request_role
 from kachery_p2p.protocol.gossip.messages import WHO_HAS, NodeInfo, WhoHas
 from kachery_p2p.protocol.limits import MAX_ANSWER_NODES, MAX_HOLDERS
 
@@ -31,6 +32,8 @@ from .watches import WatchList
 
 _ANSWER_TEXT = 16 * 1024
 """Bytes of labels and addresses in one answer, so that it fits a header whatever the nodes said."""
+_LOOKED_AT_ONCE = 64
+"""Keys that are looked up in one turn of the loop."""
 
 
 class Availability:
@@ -41,8 +44,8 @@ class Availability:
         self._book = network.book
         self.exchange = Exchange(network, announcer, self.index)
         self._census = Census(network, announcer, self.exchange, self.index)
-        self._held = HeldLookups()
-        self.watch_list = WatchList(network, self.index.holders)
+        self._held = HeldLookups(self._unknown)
+        self.watch_list = WatchList(network, self.index)
         self.on_fresh: list[Callable[[bytes, list[bytes]], None]] = []
         """Called with (channel, keys) that some origin has come to provide."""
         self.exchange.on_fresh.append(self._on_fresh)
@@ -68,7 +71,7 @@ class Availability:
             if not self.exchange.provides(channel, origin):
                 self.index.forget_origin(channel, origin)
         self.exchange.on_change(channel)
-        self._held.progressed(channel)
+        self._held.changed(channel)
 
     # --- answering ---------------------------------------------------------------------------
 
@@ -94,24 +97,31 @@ class Availability:
         until = loop.time() + query.hold / 1000
         while True:
             may()
-            answer, definite = self._look(query, asker)
+            answer, definite = await self._look(query, asker)
             left = until - loop.time()
             if definite or left <= 0:
                 return answer
-            if not await self._held.wait(who, query.channel, query.keys, left):
+            if not await self._held.wait(who, bytes.fromhex(asker), query, left):
                 return answer
 
-    def _look(self, query: WhoHas, asker: str) -> tuple[dict[str, Any], bool]:
+    def _unknown(self, channel: bytes, kind: ContentKind, secret_version: int) -> list[bytes]:
+        return self._census.incomplete(channel, kind, secret_version)[0]
+
+    async def _look(self, query: WhoHas, asker: str) -> tuple[dict[str, Any], bool]:
         """An answer, and whether there is no point in waiting for a better one."""
         channel, kind = query.channel, query.kind
-        nodes, answers = self._holders(channel, query.keys, asker)
+        owing: tuple[list[bytes], list[bytes]] | None = None
+        if len(query.keys) > _LOOKED_AT_ONCE:
+            # Looking takes several turns: who tells in between what it owed is in one of the two.
+            owing = self._census.incomplete(channel, kind, query.secret_version)
+        nodes, answers = await self._holders(channel, query.keys, asker)
         online = [any(nodes[place].online for place in places) for places in answers]
         unwilling: list[bytes] = []
         unknown: list[bytes] = []
         silent: list[bytes] = []
         if not all(online):
             me = bytes.fromhex(asker)
-            unknown, silent = self._census.incomplete(channel, kind, query.secret_version)
+            unknown, silent = owing or self._census.incomplete(channel, kind, query.secret_version)
             unknown = [node for node in unknown if node != me]
             silent = [node for node in silent if node != me]
             unwilling = [
@@ -130,33 +140,18 @@ class Availability:
         }
         return answer, any(online) or not unknown
 
-    def _holders(
+    async def _holders(
         self, channel: bytes, keys: list[bytes], asker: str
     ) -> tuple[list[NodeInfo], list[list[int]]]:
         """The nodes that are named, and for each key which of them."""
-        places: dict[bytes, int] = {}
-        room = _ANSWER_TEXT
-        nodes: list[NodeInfo] = []
+        naming = _Naming(asker, partial(self._describe, channel))
         answers: list[list[int]] = []
-        for key in keys:
-            answer = []
-            for origin in self.index.holders(channel, key):
-                if origin.hex() == asker:
-                    continue
-                if origin not in places:
-                    if len(nodes) >= MAX_ANSWER_NODES:
-                        continue
-                    places[origin] = len(nodes)
-                    node = self._describe(channel, origin)
-                    room -= len(node.label.encode()) + len(node.signature)
-                    room -= sum(len(url.encode()) for url in node.urls)
-                    if room < 0:  # it can still be reached, through us
-                        node = NodeInfo(origin, "", [], node.online, b"")
-                    nodes.append(node)
-                answer.append(places[origin])
-            answer.sort(key=lambda place: not nodes[place].online)
-            answers.append(answer[:MAX_HOLDERS])
-        return nodes, answers
+        for start in range(0, len(keys), _LOOKED_AT_ONCE):
+            if start:  # others have something to ask, too
+                await self._context.turns.pause(asker)
+            for key in keys[start : start + _LOOKED_AT_ONCE]:
+                answers.append(naming.places(self.index.holders(channel, key)))
+        return naming.nodes, answers
 
     def _describe(self, channel: bytes, origin: bytes) -> NodeInfo:
         node = origin.hex()
@@ -169,3 +164,33 @@ class Availability:
                 return NodeInfo(origin, said.label, said.urls, True, said.signature)
         member = self._book.signed(channel).document.member(node)
         return NodeInfo(origin, member.label if member else "", [], False, b"")
+
+
+class _Naming:
+    """The nodes that one answer names: few, and with little text."""
+
+    def __init__(self, asker: str, describe: Callable[[bytes], NodeInfo]) -> None:
+        self.nodes: list[NodeInfo] = []
+        self._asker = bytes.fromhex(asker)
+        self._describe = describe
+        self._places: dict[bytes, int] = {}
+        self._room = _ANSWER_TEXT
+
+    def places(self, origins: list[bytes]) -> list[int]:
+        """Where in ``nodes`` these are, those that are online first."""
+        found = [self._place(origin) for origin in origins if origin != self._asker]
+        places = [place for place in found if place is not None]
+        places.sort(key=lambda place: not self.nodes[place].online)
+        return places[:MAX_HOLDERS]
+
+    def _place(self, origin: bytes) -> int | None:
+        place = self._places.get(origin)
+        if place is None and len(self.nodes) < MAX_ANSWER_NODES:
+            node = self._describe(origin)
+            self._room -= len(node.label.encode()) + len(node.signature)
+            self._room -= sum(len(url.encode()) for url in node.urls)
+            if self._room < 0:  # it can still be reached, through us
+                node = NodeInfo(origin, "", [], node.online, b"")
+            place = self._places[origin] = len(self.nodes)
+            self.nodes.append(node)
+        return place

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.gossip.index import Index
 from kachery_p2p.protocol.gossip.keys import KINDS, ContentKey, ContentKind, request_role
 from kachery_p2p.protocol.gossip.messages import APPEARED, WATCH, Appeared, Watch
 from kachery_p2p.protocol.limits import (
@@ -25,11 +27,11 @@ _Key = tuple[bytes, bytes]
 
 
 class WatchList:
-    """What a proxy was asked to watch for. ``holders(channel, key)`` are the origins that have it."""
+    """What a proxy was asked to watch for. ``index``: who has it."""
 
-    def __init__(self, network: Network, holders: Callable[[bytes, bytes], list[bytes]]) -> None:
+    def __init__(self, network: Network, index: Index) -> None:
         self._network = network
-        self._holders = holders
+        self._index = index
         self._watchers: dict[_Key, dict[Link, None]] = {}
         self._watched: dict[Link, OrderedDict[_Key, None]] = {}
         network.on_note_of(WATCH, Watch, self._on_watch)
@@ -74,13 +76,23 @@ class WatchList:
 
     def _on_shared(self, link: Link, channel: bytes) -> None:
         """Somebody is back: tell those who watch for what it has."""
+        if self._watchers and self._index.provides_any(channel, bytes.fromhex(link.peer)):
+            turns = self._network.context.turns
+            self._network.spawn(
+                turns.metered(lambda: link.party, partial(self._tell_all, link, channel)),
+                name="telling who watches",
+            )
+
+    async def _tell_all(self, link: Link, channel: bytes) -> None:
         origin = bytes.fromhex(link.peer)
-        keys = [
-            key
-            for where, key in self._watchers
-            if where == channel and origin in self._holders(channel, key)
-        ]
-        self.appeared(channel, keys, origin)
+        watched = [key for where, key in self._watchers if where == channel]
+        for start in range(0, len(watched), MAX_QUERY_KEYS):
+            await self._network.context.turns.pause(link.peer)
+            if channel not in self._network.shared(link):
+                return  # it is gone again
+            some = watched[start : start + MAX_QUERY_KEYS]
+            keys = [key for key in some if origin in self._index.holders(channel, key)]
+            self.appeared(channel, keys, origin)
 
     def appeared(self, channel: bytes, keys: Iterable[bytes], origin: bytes) -> None:
         """``origin`` provides these keys now, and did not before."""

@@ -6,7 +6,11 @@ from collections.abc import Collection
 from typing import Protocol
 
 from kachery_p2p.protocol.errors import KacheryError, LinkClosed
-from kachery_p2p.protocol.limits import MAX_CONTROL_BYTES, MAX_LINKS_PER_PEER
+from kachery_p2p.protocol.limits import (
+    MAX_CONTROL_BYTES,
+    MAX_CONTROL_BYTES_OF_ALL,
+    MAX_LINKS_PER_PEER,
+)
 
 
 class Ending(Protocol):
@@ -32,11 +36,22 @@ def end_surplus(links: Collection[Ending]) -> None:
 
 
 def end_fullest(links: Collection[Ending]) -> None:
-    """All links of one peer may have as much unread as one: of more, the fullest goes."""
-    if sum(each.unread for each in links) > MAX_CONTROL_BYTES:
-        fullest = max(links, key=lambda each: each.unread)
+    """All links of one peer may have as much unread as one, and those of all peers
+    ``MAX_CONTROL_BYTES_OF_ALL``: of more, the fullest of the peer that has most unread goes."""
+    unread: dict[str, int] = {}
+    for each in links:
+        unread[each.peer] = unread.get(each.peer, 0) + each.unread
+    peer = max(unread, key=lambda each: unread[each], default="")
+    if unread.get(peer, 0) > MAX_CONTROL_BYTES:
         reason = f"its peer has {MAX_CONTROL_BYTES} bytes unread on its links"
-        fullest.close(LinkClosed(peer=fullest.peer[:8], reason=reason), at_once=True)
+    elif sum(unread.values()) > MAX_CONTROL_BYTES_OF_ALL:
+        reason = (
+            f"{MAX_CONTROL_BYTES_OF_ALL} bytes are unread on all links, and it has most of them"
+        )
+    else:
+        return
+    fullest = max((x for x in links if x.peer == peer), key=lambda each: each.unread)
+    fullest.close(LinkClosed(peer=peer[:8], reason=reason), at_once=True)
 
 
 def first_of(group: BaseExceptionGroup[KacheryError]) -> KacheryError:

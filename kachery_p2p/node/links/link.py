@@ -19,9 +19,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
 
+from kachery_p2p.node.pool import Party
+from kachery_p2p.node.turns import STRANGERS, Turns
 from kachery_p2p.node.workers import Workers
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import (
@@ -34,6 +37,8 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.limits import (
     HANDSHAKE_SECONDS,
     REQUEST_SECONDS,
+    SETTLED_SECONDS,
+    SETTLED_WEIGHT,
     STREAM_CREDIT,
     WRITE_STALL_SECONDS,
 )
@@ -86,12 +91,15 @@ class Link:
         handler: Handler,
         workers: Workers,
         budget: Budget,
+        turns: Turns,
         via: str | None = None,
     ) -> None:
         self.transport = transport
         self.session = session
         self.initiator = initiator
         self.peer = session.peer.hex()
+        self.party = STRANGERS
+        """On whose account this link's work goes."""
         self.via = via
         self.budget = budget
         self.hello: Hello | None = None
@@ -107,6 +115,7 @@ class Link:
         self._closing = asyncio.Event()
         self._handler = handler
         self._workers = workers
+        self._turns = turns
         self._mux = Mux(initiator=initiator, now=self.opened_at)
         self._writer = Writer(
             transport, session, self._mux, workers, self._on_data_sent, self._count
@@ -117,6 +126,7 @@ class Link:
             self._mux,
             self._writer,
             budget,
+            self._metered,
             on_request=partial(handler.on_request, self),
             on_stream=partial(handler.on_stream, self),
             flush=self._flush,
@@ -152,8 +162,8 @@ class Link:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                tasks.create_task(self._read(), name="link reader")
-                tasks.create_task(self._write(), name="link writer")
+                tasks.create_task(self._metered(self._read), name="link reader")
+                tasks.create_task(self._metered(self._write), name="link writer")
                 tasks.create_task(self._tick(), name="link ticker")
         except* KacheryError as group:
             self.closed_by = self.closed_by or first_of(group)
@@ -175,6 +185,17 @@ class Link:
             self._mux.bye(error, at_once=at_once)
             self._writer.end()
             self._closing.set()
+
+    def _metered(
+        self, work: Callable[[], Coroutine[Any, Any, None]], *, every_step: bool = True
+    ) -> Coroutine[Any, Any, None]:
+        """Work for this link's peer, in its turn."""
+        return self._turns.metered(lambda: self.party, work, every_step=every_step)
+
+    def is_member(self) -> None:
+        """The peer has shown that it is one, and has an account of its own."""
+        if self.party is STRANGERS:
+            self.party = Party(self.peer)
 
     def _flush(self) -> None:
         """The mux may have something to send, or more than the peer takes."""
@@ -218,6 +239,8 @@ class Link:
                 await asyncio.sleep(_GOODBYE_SECONDS)
                 raise
             self._flush()
+            if not self._turns.free:
+                await asyncio.sleep(0)  # the next one waits for its turn
 
     async def _write(self) -> None:
         await self._writer.run()
@@ -244,6 +267,8 @@ class Link:
             if self.closed_by is not None:
                 await asyncio.sleep(_GOODBYE_SECONDS)
                 raise self.closed_by  # the writer is stuck: the peer does not read
+            if self.party is not STRANGERS and loop.time() - self.opened_at >= SETTLED_SECONDS:
+                self.party = Party(self.peer, SETTLED_WEIGHT)
             if not self._mux.tick(loop.time()):
                 raise LinkClosed(peer=self.peer[:8], reason="it has been silent for too long")
             if self._writer.stuck_for(loop.time()) >= WRITE_STALL_SECONDS:

@@ -17,10 +17,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from kachery_p2p.node.context import Context
 from kachery_p2p.node.supervision import Supervisor
+from kachery_p2p.node.turns import STRANGERS
 from kachery_p2p.protocol.channels.membership import GUEST_VERSION, channel_tag
 from kachery_p2p.protocol.channels.messages import CHANNELS
 from kachery_p2p.protocol.errors import (
@@ -96,7 +98,7 @@ class Network:
         self.handlers.note(link, topic, params)
 
     def on_congested(self, link: Link) -> None:
-        end_fullest(self._live(link.peer))
+        end_fullest([each for each in self.links if each.closed_by is None])
 
     def _check_shares(self, link: Link) -> None:
         if not self._shared.get(link):
@@ -236,13 +238,18 @@ class Network:
         """
         self._greeting[transport] = None
         try:
-            session = await handshake(
+            greet = partial(
+                handshake,
                 transport,
                 initiator=initiator,
                 key=self.context.key,
                 random_bytes=self.context.random_bytes,
                 expected_peer=bytes.fromhex(expected) if expected else None,
             )
+            if initiator:
+                session = await greet()
+            else:
+                session = await self.context.turns.metered(lambda: STRANGERS, greet)
             if self._closed_by is not None:
                 raise self._closed_by
         except BaseException:
@@ -258,6 +265,7 @@ class Network:
             handler=self,
             workers=self.context.workers,
             budget=self.budgets.of(session.peer.hex()),
+            turns=self.context.turns,
             via=via,
         )
         if guest_of is not None:
@@ -358,6 +366,7 @@ class Network:
         )
         self._shared[link] = set(now)
         if now:
+            link.is_member()
             self._guests.discard(link)
         if before and not now:
             link.close(NotAMember(node=link.peer, peer=self.context.node_id[:8]), at_once=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from kachery_p2p.protocol.errors import Busy, KacheryError, LinkClosed
@@ -23,13 +24,15 @@ log = logging.getLogger(__name__)
 
 
 class Serving:
-    """``on_request`` and ``on_stream`` do what is asked; ``flush``: the mux may have what to send."""
+    """``metered`` has work done in the peer's turn; ``on_request`` and ``on_stream`` do what is asked;
+    ``flush``: the mux may have what to send."""
 
     def __init__(
         self,
         mux: Mux,
         writer: Writer,
         budget: Budget,
+        metered: Callable[..., Coroutine[Any, Any, None]],
         *,
         on_request: Callable[[str, Any], Awaitable[Any]],
         on_stream: Callable[[Stream, str, Any], Awaitable[None]],
@@ -38,6 +41,7 @@ class Serving:
         self._mux = mux
         self._writer = writer
         self._budget = budget
+        self._metered = metered
         self._on_request = on_request
         self._on_stream = on_stream
         self._flush = flush
@@ -50,7 +54,7 @@ class Serving:
     def request(self, tasks: asyncio.TaskGroup, number: int, method: str, params: Any) -> None:
         """The peer asks for something; it is answered, in the end."""
         if self._budget.exchanges.take():
-            self._spawn(tasks, number, self._answer(number, method, params))
+            self._spawn(tasks, number, partial(self._answer, number, method, params))
         else:
             self._mux.fail(number, _too_much())
 
@@ -59,7 +63,7 @@ class Serving:
         if not self._budget.exchanges.take():
             self._mux.end(stream.number, _too_much())
             return False
-        self._spawn(tasks, stream.number, self._serve(stream, method, params))
+        self._spawn(tasks, stream.number, partial(self._serve, stream, method, params))
         return True
 
     def cancel(self, number: int) -> None:
@@ -68,9 +72,12 @@ class Serving:
             task.cancel()
 
     def _spawn(
-        self, tasks: asyncio.TaskGroup, number: int, work: Coroutine[Any, Any, None]
+        self,
+        tasks: asyncio.TaskGroup,
+        number: int,
+        work: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
-        task = tasks.create_task(work)
+        task = tasks.create_task(self._metered(work, every_step=False))
         self._running[number] = task
         task.add_done_callback(lambda _: self._ended(number))
 

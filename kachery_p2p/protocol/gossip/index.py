@@ -198,6 +198,11 @@ class Index:
             return []
         return [known.origins[n] for n in known.holders.numbers(key) if n in known.origins]
 
+    def provides_any(self, channel: bytes, origin: bytes) -> bool:
+        """Whether there is a key that this origin provides."""
+        log = self._log(channel, origin)
+        return log is not None and log.live > 0
+
     def apply(self, batch: Batch, *, checked: bool = False) -> Applied | Gap:
         """Take in a batch, from its origin or passed on by anybody. ``checked``: it has passed
         :func:`check_batch`, in a worker thread say.

@@ -56,7 +56,7 @@ MAX_FEED_WATCHES: Final = 1_000
 """Subfeeds that one call watches."""
 MAX_WATCHED_KEYS: Final = 4_096
 """Keys for which a proxy watches on behalf of one link; of more, the oldest are forgotten."""
-MAX_WATCHED_KEYS_OF_ALL: Final = 400_000
+MAX_WATCHED_KEYS_OF_ALL: Final = 200_000
 """Keys for which it watches on behalf of all links, 0.4 kB each; of more, the oldest of the link that
 has most are forgotten."""
 MAX_RECENT_LOGS: Final = 256

@@ -27,8 +27,8 @@ INDEX_GUARANTEED: Final = 128 * MIB
 """Bytes that these are for all nodes together; of more than 128 each has less."""
 INDEX_MOST: Final = 72 * MIB
 """Bytes for one node, over all channels."""
-INDEX_POOL: Final = 192 * MIB
-"""Bytes for all nodes beyond what each may always have: in all some eight million keys."""
+INDEX_POOL: Final = 160 * MIB
+"""Bytes for all nodes beyond what each may always have: in all some seven million keys."""
 MAX_DIGEST_ORIGINS: Final = 1_000
 """Origins in one digest note, so that it fits a header; more are sent in several."""
 ANNOUNCE_DELAY: Final = 0.005
@@ -66,7 +66,7 @@ MAX_HELD_LOOKUPS: Final = 64
 """Questions of one link that a proxy holds so; one more is answered at once."""
 MAX_HELD_KEYS: Final = 4_096
 """Keys of those, all together."""
-MAX_HELD_KEYS_OF_ALL: Final = 131_072
+MAX_HELD_KEYS_OF_ALL: Final = 65_536
 """Keys of those of all links, 0.5 kB each: beyond, questions are answered at once."""
 LOOKUP_PATIENCE: Final = 30.0
 """A look-up that finds nobody waits so long for members that are still announcing what they have."""

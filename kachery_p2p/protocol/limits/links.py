@@ -93,7 +93,9 @@ FRAME_OVERHEAD: Final = 64
 MAX_CONTROL_QUEUE: Final = 8_192
 """Control frames waiting for a slow link; a peer that lets so many pile up is dropped."""
 MAX_CONTROL_BYTES: Final = 2 * MIB
-"""Bytes of them, encoded. A hundred peers that read nothing cost 200 MiB."""
+"""Bytes of them, encoded; as many for all links of one peer."""
+MAX_CONTROL_BYTES_OF_ALL: Final = 96 * MIB
+"""Bytes of them on all links of a node: beyond, the fullest link of the peer with most of them ends."""
 CONTROL_PAUSE_BYTES: Final = 512 * KIB
 """Bytes of them above which requests and answers wait until the peer has taken some: on a slow path
 a thousand small files are asked for at once, and nobody is to be dropped for that."""
@@ -112,11 +114,11 @@ MAX_BAD_ROUTES: Final = 1_024
 # --- what peers make a node hold: see protocol/links/shares.py ------------------------------------
 HELD_LEAST: Final = 3 * MIB
 """Bytes that a peer may always make a node hold: two of the largest frames, one of them on its way."""
-HELD_GUARANTEED: Final = 300 * MIB
-"""Bytes that these are for all peers together; of more than a hundred each has less."""
-HELD_MOST: Final = 64 * MIB
-"""Bytes for one peer, over all its links and circuits: five circuits at full speed, or sixty pieces."""
-HELD_POOL: Final = 256 * MIB
+HELD_GUARANTEED: Final = 200 * MIB
+"""Bytes that these are for all peers together; of more than 66 each has less."""
+HELD_MOST: Final = 48 * MIB
+"""Bytes for one peer, over all its links and circuits: four circuits at full speed, or forty pieces."""
+HELD_POOL: Final = 128 * MIB
 """Bytes for all peers beyond what each may always have."""
 ANSWER_BYTES: Final = MAX_HEADER
 """Bytes that a request counts for until its answer is queued: no answer is larger."""
@@ -124,10 +126,10 @@ EXCHANGES_LEAST: Final = 64
 """Requests and streams of a peer that are always served."""
 EXCHANGES_GUARANTEED: Final = 8_192
 """That many for all peers together; of more than 128 each has fewer."""
-EXCHANGES_MOST: Final = 4_096
+EXCHANGES_MOST: Final = 2_048
 """Of one peer, over all its links. Each costs about 5 kB of memory."""
-EXCHANGES_POOL: Final = 8_192
-"""For all peers beyond what each may always have: 80 MB with the guaranteed ones."""
+EXCHANGES_POOL: Final = 4_096
+"""For all peers beyond what each may always have: 50 MB with the guaranteed ones."""
 FILES_LEAST: Final = 4
 """Files that a node keeps open while it serves a peer; further reads wait for their turn."""
 FILES_GUARANTEED: Final = 256
@@ -174,3 +176,18 @@ SHUTDOWN_SECONDS: Final = 5.0
 """From the order to stop until everything is closed."""
 MAX_CALL_SECONDS: Final = 24 * 3600.0
 """No call of the local API lasts longer, however much progress it makes."""
+
+# --- whose turn it is -----------------------------------------------------------------------------
+TURN_SECONDS: Final = 0.001
+"""What all peers together may use of one turn of the event loop before those that have used most of it
+wait. Short, for whoever has just a few words to say waits as long for each hop."""
+USAGE_HALF_LIFE: Final = 5.0
+"""After so many seconds half of what a peer has used of the processor is forgotten."""
+MAX_USAGE_ACCOUNTS: Final = 4_096
+"""Peers of which it is remembered; as many as MAX_LINKS."""
+SETTLED_SECONDS: Final = 60.0
+"""How long a link has lasted when its peer no longer counts as a newcomer."""
+SETTLED_WEIGHT: Final = 1 / 8
+"""What a peer that is no newcomer pays for what it uses of the processor, compared with one."""
+OWN_USAGE_WEIGHT: Final = 0.1
+"""What the work of the node's own user counts, where it waits for the same threads as that of peers."""

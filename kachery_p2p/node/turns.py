@@ -1,0 +1,178 @@
+"""Whose work is done next on the event loop: who has used least of it comes first.
+
+What a peer sends costs time on the loop: it is deciphered, dealt with, answered. Without turns a member
+that floods a node has as much of that time as it can ask for, and everybody else waits behind it. So
+the work for each peer is :meth:`Turns.metered`: what its steps take goes on the peer's account, and
+when all peers' work has taken ``TURN_SECONDS`` in one turn of the loop, further steps wait for the next
+one, in which those with the least on their accounts go first.
+
+Peers that have been linked for ``SETTLED_SECONDS`` pay ``SETTLED_WEIGHT`` of what newcomers pay: who
+comes anew all the time, and leaves the work that it caused, does not hold up who stays.
+
+Invariants: while there is time for all, nobody waits; everybody who waits has a turn in the end, for
+what was used fades. What the node's own user asks for is not metered. Cancelling is safe.
+
+Non-goals: bounding what anybody holds (:mod:`.links.budget`), threads (:mod:`.pool`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import types
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, TypeVar
+
+from kachery_p2p.protocol.limits import TURN_SECONDS
+from kachery_p2p.protocol.links.usage import Usage
+
+from .pool import Party, on_behalf_of
+
+T = TypeVar("T")
+
+STRANGERS = Party("strangers")
+"""All who have not shown yet that they are members."""
+_LEAST_STEP = 2e-5
+"""Seconds that the loop itself needs for a step, about."""
+
+
+class Turns:
+    """``clock``: seconds, as exact as can be had; one that stands still makes everybody's work free."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
+        self._usage = Usage()
+        self._left = TURN_SECONDS
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        self._step = _LEAST_STEP
+        """What a step takes, about."""
+        self._least = 0.0
+        """What the one of those that waited for this turn had used that had used least."""
+        self._begun: float | None = None
+        """Since when a step runs."""
+        self._next: asyncio.Handle | None = None
+
+    @property
+    def free(self) -> bool:
+        """Whether there is time left in this turn of the loop, and nobody waits for it."""
+        if self._waiting:
+            return False
+        running = 0.0 if self._begun is None else self.clock() - self._begun
+        return self._left > running
+
+    def spend(self, party: Party, seconds: float) -> None:
+        """Work for a party has taken so long."""
+        self._left -= seconds
+        self._step += 0.1 * (max(seconds, _LEAST_STEP) - self._step)
+        self._usage.add(party.name, party.weight * seconds, self.clock())
+        self._go_on()
+
+    async def wait(self, peer: str) -> None:
+        """Until it is this peer's turn."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(peer, deque()).append(future)
+        self._go_on()
+        await future
+
+    async def pause(self, peer: str) -> None:
+        """In the middle of something long for a peer: let others go on, if they wait. For what is done
+        in a metered task, and holds nothing that others want."""
+        if not self.free:
+            await self.wait(peer)
+
+    async def metered(
+        self,
+        whose: Callable[[], Party],
+        work: Callable[[], Coroutine[Any, Any, T]],
+        *,
+        every_step: bool = True,
+    ) -> T:
+        """Do ``work`` for a party, on whose account all its steps go. They take turns; or only the
+        first one does (of work that may hold a lock which others want)."""
+        return await self._steps(whose, work(), every_step)
+
+    @types.coroutine
+    def _steps(
+        self, whose: Callable[[], Party], work: Coroutine[Any, Any, T], every_step: bool
+    ) -> Generator[Any, Any, T]:
+        party: Party | None = None
+        thrown: BaseException | None = None
+        waits = True
+        while True:
+            if (now := whose()) is not party:
+                party = now
+                on_behalf_of.set(party)
+            if waits and thrown is None and not (self.free or self._first(party)):
+                try:
+                    yield from self.wait(party.name).__await__()
+                except GeneratorExit:
+                    work.close()
+                    raise
+                except BaseException as error:  # it is cancelled, and has to hear of it
+                    thrown = error
+            waits = every_step
+            self._begun = begun = self.clock()
+            try:
+                if thrown is None:
+                    waited_for = work.send(None)
+                else:
+                    cause = thrown
+                    thrown = None
+                    waited_for = work.throw(cause)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            finally:
+                self._begun = None
+                self.spend(party, self.clock() - begun)
+            try:
+                yield waited_for
+            except GeneratorExit:
+                work.close()
+                raise
+            except BaseException as error:  # as above
+                thrown = error
+
+    def _first(self, party: Party) -> bool:
+        """Whether it would be the first that goes on: then it need not wait for the next turn."""
+        return party.name not in self._waiting and (
+            self._usage.of(party.name, self.clock()) < self._least
+        )
+
+    def _go_on(self) -> None:
+        if self._next is None:
+            self._next = asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """A turn of the loop has passed: let so many go on as the next one has time for, by what steps
+        took of late."""
+        self._next = None
+        self._left = TURN_SECONDS
+        self._least = 0.0
+        if not self._waiting:
+            return
+        now = self.clock()
+        used = {name: self._usage.of(name, now) for name in self._waiting}
+        order = sorted(used, key=lambda name: used[name])
+        self._least = used[order[0]]
+        most = max(1, round(TURN_SECONDS / self._step))
+        while most > 0 and self._waiting:
+            for name in order:
+                most -= self._release(name)
+                if most <= 0:
+                    break
+        if self._waiting:
+            self._go_on()
+
+    def _release(self, peer: str) -> bool:
+        """Let the next step of a peer go on; whether there was one."""
+        waiting = self._waiting.get(peer)
+        while waiting:
+            future = waiting.popleft()
+            if not waiting:
+                del self._waiting[peer]
+            if not future.done():  # else who waited has gone
+                future.set_result(None)
+                return True
+        return False
