@@ -7,7 +7,8 @@ when all peers' work has taken ``TURN_SECONDS`` in one turn of the loop, further
 one, in which those with the least on their accounts go first.
 
 Peers that have been linked for ``SETTLED_SECONDS`` pay ``SETTLED_WEIGHT`` of what newcomers pay: who
-comes anew all the time, and leaves the work that it caused, does not hold up who stays.
+comes anew all the time, and leaves the work that it caused, does not hold up who stays. Newcomers
+together have what those leave over (:class:`Allowance`).
 
 Invariants: while there is time for all, nobody waits; everybody who waits has a turn in the end, for
 what was used fades. What the node's own user asks for is not metered. Cancelling is safe.
@@ -18,23 +19,70 @@ Non-goals: bounding what anybody holds (:mod:`.links.budget`), threads (:mod:`.p
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
-from kachery_p2p.protocol.limits import TURN_SECONDS
+from kachery_p2p.protocol.limits import NEWCOMERS_LEAST, TURN_SECONDS
 from kachery_p2p.protocol.links.usage import Usage
 
-from .pool import Party, on_behalf_of
+from .pool import OWN_USER, Party, on_behalf_of
 
 T = TypeVar("T")
 
 STRANGERS = Party("strangers")
 """All who have not shown yet that they are members."""
+_REMEMBERED = 1.0
+"""Seconds over which it is found out what those who stay need."""
+_ROOM = 4.0
+"""So many times what they use is left to them: they are answered soon, and may use more."""
+_SAVED = 0.02
+"""Seconds of the loop that newcomers may use at once after a pause."""
 _LEAST_STEP = 2e-5
 """Seconds that the loop itself needs for a step, about."""
+
+
+def is_new(party: Party) -> bool:
+    """Whether it pays the full price."""
+    return party.weight >= 1.0
+
+
+class Allowance:
+    """How much of the loop's time newcomers may have together.
+
+    All that those who stay do not need; but of what these need, newcomers take nothing: a loop that is
+    never idle answers nobody soon. They have ``NEWCOMERS_LEAST`` in any case.
+    """
+
+    def __init__(self) -> None:
+        self._left = _SAVED
+        self._then: float | None = None
+        self._needed = 0.0
+        """Seconds in a second that those who stay have used of late."""
+
+    def left(self, now: float) -> bool:
+        """Whether there is time for them."""
+        self._pass(now)
+        return self._left > 0
+
+    def spend(self, seconds: float, now: float, *, new: bool) -> None:
+        """Work that has just ended took so long."""
+        if new:
+            self._left -= seconds
+        self._pass(now)
+        if not new:
+            self._needed += seconds / _REMEMBERED
+
+    def _pass(self, now: float) -> None:
+        if self._then is not None and now > self._then:
+            seconds = now - self._then
+            self._needed *= math.exp(-seconds / _REMEMBERED)
+            share = max(NEWCOMERS_LEAST, 1.0 - _ROOM * self._needed)
+            self._left = min(_SAVED, self._left + share * seconds)
+        self._then = now
 
 
 class Turns:
@@ -44,7 +92,7 @@ class Turns:
         self.clock = clock
         self._usage = Usage()
         self._left = TURN_SECONDS
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        self._waiting: dict[Party, deque[asyncio.Future[None]]] = {}
         self._step = _LEAST_STEP
         """What a step takes, about."""
         self._least = 0.0
@@ -52,34 +100,40 @@ class Turns:
         self._begun: float | None = None
         """Since when a step runs."""
         self._next: asyncio.Handle | None = None
+        self._newcomers = Allowance()
 
-    @property
-    def free(self) -> bool:
-        """Whether there is time left in this turn of the loop, and nobody waits for it."""
-        if self._waiting:
-            return False
+    def free(self, party: Party) -> bool:
+        """Whether there is time left for a party in this turn of the loop, and nobody who comes before
+        it waits."""
         running = 0.0 if self._begun is None else self.clock() - self._begun
-        return self._left > running
+        if self._left <= running or (is_new(party) and not self._newcomers.left(self.clock())):
+            return False
+        if not self._waiting:
+            return True
+        return party not in self._waiting and self._of(party, self.clock()) < self._least
 
     def spend(self, party: Party, seconds: float) -> None:
         """Work for a party has taken so long."""
+        now = self.clock()
         self._left -= seconds
         self._step += 0.1 * (max(seconds, _LEAST_STEP) - self._step)
-        self._usage.add(party.name, party.weight * seconds, self.clock())
+        self._usage.add(party.name, party.weight * seconds, now)
+        self._newcomers.spend(seconds, now, new=is_new(party))
         self._go_on()
 
-    async def wait(self, peer: str) -> None:
-        """Until it is this peer's turn."""
+    async def wait(self, party: Party) -> None:
+        """Until it is this party's turn."""
         future = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(peer, deque()).append(future)
+        self._waiting.setdefault(party, deque()).append(future)
         self._go_on()
         await future
 
-    async def pause(self, peer: str) -> None:
-        """In the middle of something long for a peer: let others go on, if they wait. For what is done
-        in a metered task, and holds nothing that others want."""
-        if not self.free:
-            await self.wait(peer)
+    async def pause(self) -> None:
+        """In the middle of something long that is done for a peer: let others go on, if they wait. To
+        be called while nothing is held that others want."""
+        party = on_behalf_of.get()
+        if party is not OWN_USER and not self.free(party):
+            await self.wait(party)
 
     async def metered(
         self,
@@ -103,9 +157,9 @@ class Turns:
             if (now := whose()) is not party:
                 party = now
                 on_behalf_of.set(party)
-            if waits and thrown is None and not (self.free or self._first(party)):
+            if waits and thrown is None and not self.free(party):
                 try:
-                    yield from self.wait(party.name).__await__()
+                    yield from self.wait(party).__await__()
                 except GeneratorExit:
                     work.close()
                     raise
@@ -134,11 +188,8 @@ class Turns:
             except BaseException as error:  # as above
                 thrown = error
 
-    def _first(self, party: Party) -> bool:
-        """Whether it would be the first that goes on: then it need not wait for the next turn."""
-        return party.name not in self._waiting and (
-            self._usage.of(party.name, self.clock()) < self._least
-        )
+    def _of(self, party: Party, now: float) -> float:
+        return self._usage.of(party.name, now)
 
     def _go_on(self) -> None:
         if self._next is None:
@@ -149,30 +200,36 @@ class Turns:
         took of late."""
         self._next = None
         self._left = TURN_SECONDS
-        self._least = 0.0
+        self._least = math.inf
         if not self._waiting:
             return
         now = self.clock()
-        used = {name: self._usage.of(name, now) for name in self._waiting}
-        order = sorted(used, key=lambda name: used[name])
-        self._least = used[order[0]]
-        most = max(1, round(TURN_SECONDS / self._step))
-        while most > 0 and self._waiting:
-            for name in order:
-                most -= self._release(name)
-                if most <= 0:
-                    break
+        may = self._newcomers.left(now)
+        used = {x: self._of(x, now) for x in self._waiting if may or not is_new(x)}
+        if used:
+            order = sorted(used, key=lambda party: used[party])
+            self._least = used[order[0]]
+            most = max(1, round(TURN_SECONDS / self._step))
+            while most > 0 and (released := self._release(order[:most])):
+                most -= released
         if self._waiting:
-            self._go_on()
+            if used:
+                self._go_on()
+            else:
+                loop = asyncio.get_running_loop()
+                self._next = loop.call_later(TURN_SECONDS, self._turn)
 
-    def _release(self, peer: str) -> bool:
-        """Let the next step of a peer go on; whether there was one."""
-        waiting = self._waiting.get(peer)
-        while waiting:
-            future = waiting.popleft()
-            if not waiting:
-                del self._waiting[peer]
-            if not future.done():  # else who waited has gone
-                future.set_result(None)
-                return True
-        return False
+    def _release(self, parties: list[Party]) -> int:
+        """Let the next step of each go on; how many there were."""
+        count = 0
+        for party in parties:
+            waiting = self._waiting.get(party)
+            while waiting:
+                future = waiting.popleft()
+                if not waiting:
+                    del self._waiting[party]
+                if not future.done():  # else who waited has gone
+                    future.set_result(None)
+                    count += 1
+                    break
+        return count

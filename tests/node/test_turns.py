@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from kachery_p2p.node.pool import OWN_USER, Party, on_behalf_of
-from kachery_p2p.node.turns import Turns
-from kachery_p2p.protocol.limits import SETTLED_WEIGHT, TURN_SECONDS
+from kachery_p2p.node.turns import Allowance, Turns
+from kachery_p2p.protocol.limits import NEWCOMERS_LEAST, SETTLED_WEIGHT, TURN_SECONDS
 
 
 class Clock:
@@ -123,7 +123,7 @@ async def test_what_is_long_lets_others_go_on_in_between() -> None:
         for _ in range(100):
             node.clock.now += TURN_SECONDS
             node.log.append("long")
-            await node.turns.pause(FLOOD.name)
+            await node.turns.pause()
 
     task = asyncio.create_task(node.turns.metered(lambda: FLOOD, long, every_step=False))
     await asyncio.sleep(0)
@@ -236,3 +236,38 @@ async def test_an_account_may_change_in_the_middle() -> None:
     assert seen == ["strangers", "modest"]
     assert node.turns._usage.of("strangers", node.clock.now) > 0
     assert node.turns._usage.of("modest", node.clock.now) > 0
+
+
+def test_newcomers_have_what_those_leave_over_who_stay() -> None:
+    """Seconds that go by in which newcomers have always something to do."""
+
+    def newcomers_get(settled_use: float) -> float:
+        allowance, now, got = Allowance(), 0.0, 0.0
+        while now < 20.0:
+            step = 0.001
+            now += step
+            if allowance.left(now):
+                allowance.spend(step, now, new=True)
+                got += step if now > 10.0 else 0.0
+            allowance.spend(settled_use * step, now, new=False)
+        return got / 10.0
+
+    assert newcomers_get(0.0) > 0.95
+    assert 0.7 < newcomers_get(0.05) < 0.9
+    assert NEWCOMERS_LEAST * 0.9 < newcomers_get(0.3) < NEWCOMERS_LEAST * 1.2
+
+
+async def test_newcomers_that_have_had_their_part_wait_and_go_on_later() -> None:
+    turns = Turns()
+    settled = Party("settled", SETTLED_WEIGHT)
+    turns.spend(settled, 1.0)
+    turns.spend(FLOOD, 0.05)
+    assert not turns.free(FLOOD)
+    await asyncio.sleep(0)
+    assert turns.free(settled)
+    began = turns.clock()
+
+    async def work() -> float:
+        return turns.clock()
+
+    assert await turns.metered(lambda: FLOOD, work) > began

@@ -148,7 +148,7 @@ class Availability:
         answers: list[list[int]] = []
         for start in range(0, len(keys), _LOOKED_AT_ONCE):
             if start:  # others have something to ask, too
-                await self._context.turns.pause(asker)
+                await self._context.turns.pause()
             for key in keys[start : start + _LOOKED_AT_ONCE]:
                 answers.append(naming.places(self.index.holders(channel, key)))
         return naming.nodes, answers

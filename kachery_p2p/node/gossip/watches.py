@@ -87,7 +87,7 @@ class WatchList:
         origin = bytes.fromhex(link.peer)
         watched = [key for where, key in self._watchers if where == channel]
         for start in range(0, len(watched), MAX_QUERY_KEYS):
-            await self._network.context.turns.pause(link.peer)
+            await self._network.context.turns.pause()
             if channel not in self._network.shared(link):
                 return  # it is gone again
             some = watched[start : start + MAX_QUERY_KEYS]

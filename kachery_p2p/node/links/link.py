@@ -239,7 +239,7 @@ class Link:
                 await asyncio.sleep(_GOODBYE_SECONDS)
                 raise
             self._flush()
-            if not self._turns.free:
+            if not self._turns.free(self.party):
                 await asyncio.sleep(0)  # the next one waits for its turn
 
     async def _write(self) -> None:

@@ -189,5 +189,7 @@ SETTLED_SECONDS: Final = 60.0
 """How long a link has lasted when its peer no longer counts as a newcomer."""
 SETTLED_WEIGHT: Final = 1 / 8
 """What a peer that is no newcomer pays for what it uses of the processor, compared with one."""
+NEWCOMERS_LEAST: Final = 0.2
+"""The part of the processor that newcomers have together, whatever those need who stay."""
 OWN_USAGE_WEIGHT: Final = 0.1
 """What the work of the node's own user counts, where it waits for the same threads as that of peers."""
