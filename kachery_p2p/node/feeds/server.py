@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from kachery_p2p.node.links.cutting import cut
+from kachery_p2p.node.links.endings import cut
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.stream import Stream

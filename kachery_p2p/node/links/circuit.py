@@ -38,7 +38,7 @@ from kachery_p2p.protocol.links import frames
 from kachery_p2p.protocol.links.messages import CIRCUIT, CIRCUIT_IN, CircuitTo
 from kachery_p2p.protocol.links.pace import Pace
 
-from .cutting import cut
+from .endings import cut
 from .link import Link
 from .network import Network
 from .stream import Stream

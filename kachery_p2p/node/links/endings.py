@@ -1,16 +1,23 @@
-"""How links end: with which error, and which of a peer's links goes when it has too much."""
+"""How links and streams end: with which error, which goes when there is too much, and what ends with
+a right."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Protocol
+import logging
+from collections.abc import Callable, Collection, Mapping
+from typing import Protocol, TypeVar
 
-from kachery_p2p.protocol.errors import KacheryError, LinkClosed
+from kachery_p2p.protocol.errors import InternalError, KacheryError, LinkClosed
 from kachery_p2p.protocol.limits import (
     MAX_CONTROL_BYTES,
     MAX_CONTROL_BYTES_OF_ALL,
     MAX_LINKS_PER_PEER,
 )
+
+from .stream import Stream
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Ending(Protocol):
@@ -70,3 +77,16 @@ def as_closed(peer: str, error: KacheryError) -> KacheryError:
     closed = LinkClosed(peer=peer[:8], reason=str(error))
     closed.__cause__ = error
     return closed
+
+
+def cut(streams: Mapping[Stream, T], check: Callable[[T], object]) -> None:
+    """End each stream for which ``check`` raises, with that. Links need not end with it: they may share
+    another channel, or have lost only a role. What cannot be checked is ended too. Never raises."""
+    for stream, whose in list(streams.items()):
+        try:
+            check(whose)
+        except KacheryError as error:
+            stream.end(error)
+        except Exception as error:  # a bug: then nobody knows whether it may go on
+            log.exception("a right that cannot be told")
+            stream.end(InternalError(reason=f"rights that cannot be told: {error}"))

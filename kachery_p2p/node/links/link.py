@@ -28,7 +28,6 @@ from kachery_p2p.node.turns import STRANGERS, Turns
 from kachery_p2p.node.workers import Workers
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import (
-    DeadlineExceeded,
     InternalError,
     KacheryError,
     LinkClosed,
@@ -47,6 +46,7 @@ from kachery_p2p.protocol.links.frames import Hello
 from kachery_p2p.protocol.links.mux import Mux
 from kachery_p2p.protocol.links.session import TAG_BYTES, SealedBody, Session
 
+from .asking import Asking
 from .budget import Budget
 from .endings import as_closed, first_of
 from .serving import Serving
@@ -120,7 +120,9 @@ class Link:
         self._writer = Writer(
             transport, session, self._mux, workers, self._on_data_sent, self._count
         )
-        self._requests: dict[int, asyncio.Future[Any]] = {}
+        self._asking = Asking(
+            self._mux, self._writer, check_open=self._check_open, flush=self._flush
+        )
         self._streams: dict[int, Stream] = {}
         self._serving = Serving(
             self._mux,
@@ -212,11 +214,7 @@ class Link:
         self.closed.set()
         self.greeted.set()
         self._writer.release()
-        for future in self._requests.values():
-            if not future.done():
-                future.set_exception(as_closed(self.peer, error))
-                future.exception()  # nobody may be waiting any more; that is no news
-        self._requests.clear()
+        self._asking.release(as_closed(self.peer, error))
         for stream in list(self._streams.values()):
             stream.on_end(as_closed(self.peer, error))
         self._streams.clear()
@@ -286,9 +284,9 @@ class Link:
                 if stream is not None:
                     stream.on_data(event.meta, event.body, event.cost)
             case events.Responded():
-                self._answer(event.id, event.result)
+                self._asking.answered(event.id, event.result)
             case events.Failed():
-                self._answer(event.id, event.error)
+                self._asking.answered(event.id, event.error)
             case events.Requested():
                 self.used_at = asyncio.get_running_loop().time()
                 assert self._tasks is not None
@@ -331,15 +329,6 @@ class Link:
         except Exception:  # a bug in a handler must not cost the link
             log.exception("note %s from %s failed", topic, self)
 
-    def _answer(self, number: int, result: Any) -> None:
-        future = self._requests.pop(number, None)
-        if future is None or future.done():
-            return
-        if isinstance(result, KacheryError):
-            future.set_exception(result)
-        else:
-            future.set_result(result)
-
     # --- what we say -------------------------------------------------------------------------
 
     async def request(self, method: str, params: Any, *, seconds: float = REQUEST_SECONDS) -> Any:
@@ -350,27 +339,8 @@ class Link:
             LinkClosed: the link ended first.
             KacheryError: what the peer answered.
         """
-        self._check_open()
-        number = 0
-        try:
-            async with asyncio.timeout(seconds):
-                if self._mux.congested:
-                    await self._writer.room()
-                    self._check_open()
-                number = self._mux.request(method, params)
-                future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-                self._requests[number] = future
-                self._flush()
-                self.used_at = asyncio.get_running_loop().time()
-                return await future
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                what=f"The request {method!r} to {self.peer[:8]}", seconds=seconds
-            ) from error
-        finally:
-            if self._requests.pop(number, None) is not None:
-                self._mux.abandon(number)
-                self._flush()
+        self.used_at = asyncio.get_running_loop().time()
+        return await self._asking.request(self.peer, method, params, seconds)
 
     def open(self, method: str, params: Any, *, credit: int = STREAM_CREDIT) -> Stream:
         """Open a stream; the peer may send ``credit`` bytes before any is dealt with."""
@@ -399,7 +369,7 @@ class Link:
     @property
     def idle_seconds(self) -> float:
         """Time since an exchange of ours or theirs last moved, 0 while one is open."""
-        if self._streams or self._requests or self._serving:
+        if self._streams or self._asking or self._serving:
             return 0.0
         return asyncio.get_running_loop().time() - self.used_at
 

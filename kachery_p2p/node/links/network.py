@@ -279,6 +279,7 @@ class Network:
         if guest_of is None:
             await self._settled(link)
         if link.closed_by is not None:
+            await link.closed.wait()  # who accepted it lets the connection go then, and not before
             raise link.closed_by
         proved()
         return link

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from typing import Final
 
-from kachery_p2p.node.links.cutting import cut
+from kachery_p2p.node.links.endings import cut
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.stream import Stream
