@@ -62,7 +62,12 @@ def test_what_kachery_left_is_loaded_here_and_elsewhere(short_folder: Path) -> N
     linked_file.write_bytes(b"linked content")
     linked = sha1(b"linked content")
     told = linked_file.stat()
-    link = {"path": str(linked_file), "size": told.st_size, "mtime": told.st_mtime}
+    link = {
+        "path": str(linked_file),
+        "manifestSha1": None,
+        "stat": {"size": told.st_size, "mtime": told.st_mtime},
+        "_writingProcess": "daemon",
+    }
     place(storage, linked, ".link").write_text(json.dumps(link))
 
     uris = [
