@@ -212,19 +212,37 @@ async def _locate(
     """(storage folder, blob) after fetching it if need be, or None."""
     folder = places.offline_dir()
     if folder is not None:
-        blob = storage.find(folder, uri.hash)
+        blob = await _found_offline(folder, uri)
         root = folder
     else:
         node = await connection()
         root = node.greeter.storage_dir
         within = _within(channel)
         blob = await _found(node, uri.hash, within)
-        if blob is None and not local_only:
-            blob = await _fetched(node, uri, within or channel, moving, only=within is not None)
+        if blob is None and not (local_only and _is_whole(uri)):
+            blob = await _fetched(
+                node, uri, within or channel, moving, only=within is not None, local=local_only
+            )
     if blob is None:
         return None
     moving.complete(blob.size)
     return root, blob
+
+
+async def _found_offline(folder: Path, uri: KacheryUri) -> Blob | None:
+    blob = storage.find(folder, uri.hash)
+    if (
+        blob is None
+        and not _is_whole(uri)
+        and await asyncio.to_thread(offline.find_parts, folder, uri)
+    ):
+        blob = storage.find(folder, uri.hash)
+    return blob
+
+
+def _is_whole(uri: KacheryUri) -> bool:
+    """Whether the URI names no other content that it could be made of."""
+    return uri.manifest is None and uri.chunk_of is None
 
 
 def _within(channel: str | None) -> str | None:
@@ -244,10 +262,23 @@ async def _found(node: Connection, sha1: str, within: str | None) -> Blob | None
 
 
 async def _fetched(
-    node: Connection, uri: KacheryUri, channel: str | None, moving: Transfer, *, only: bool
+    node: Connection,
+    uri: KacheryUri,
+    channel: str | None,
+    moving: Transfer,
+    *,
+    only: bool,
+    local: bool,
 ) -> Blob | None:
     moving.begin()
-    params = without_nones(sha1=uri.hash, manifest=uri.manifest, channel=channel) | {"only": only}
+    params = without_nones(
+        sha1=uri.hash,
+        manifest=uri.manifest,
+        channel=channel,
+        chunk_of=uri.chunk_of,
+        only=only,
+        local=local or None,
+    )
     try:
         moving.hear(await node.call("load", params, on_progress=moving.hear))
     except NotFound:
@@ -323,10 +354,16 @@ async def _load_range(
     folder = places.offline_dir()
     within = None
     if folder is not None:
-        root, blob = folder, storage.find(folder, parsed.hash)
+        root, blob = folder, await _found_offline(folder, parsed)
     else:
         within, node = _within(channel), await connection()
         root, blob = node.greeter.storage_dir, await _found(node, parsed.hash, within)
+    in_parts = parsed.chunk_of is not None or (local_only and parsed.manifest is not None)
+    if blob is None and folder is None and in_parts:
+        made = await _locate(parsed, local_only, channel, _loading(file_name(parsed), False))
+        blob = None if made is None else made[1]
+        if blob is None:
+            return None
     if blob is not None and blob.size <= VERIFY_ON_READ:
         data = await _load_content(uri, local_only, channel, progress)
         return None if data is None else data[start:end]

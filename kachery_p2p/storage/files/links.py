@@ -2,10 +2,11 @@
 
 kachery's format, read and written: ``<hash>.link`` holds JSON ``{"path", "manifestSha1", "stat":
 {"size", "mtime"}}``: an absolute path, the hash of the manifest or null, bytes, seconds. Its clients
-wrote the second as ``manifest_hash``; it is not needed here, and links whose size and
-time are beside the path, without ``stat``, are read too. The hash was true when the link was made; a size
-or a modification time that no longer fits makes the link *stale*, and a stale link is no content at
-all.
+wrote the second as ``manifest_hash``, and it is not needed here. Links that have size and time beside
+the path, without ``stat``, are read too.
+
+The hash was true when the link was made; a size or a modification time that no longer fits makes the
+link *stale*, and a stale link is no content at all.
 
 Invariant: nothing here follows a path that is not absolute or a target that is not a regular file.
 """
@@ -68,9 +69,7 @@ class Link:
         """
         str(self.path).encode()
         told = {"size": self.size, "mtime": self.mtime}
-        return json.dumps(
-            {"path": str(self.path), "manifestSha1": manifest, "stat": told}
-        ).encode()
+        return json.dumps({"path": str(self.path), "manifestSha1": manifest, "stat": told}).encode()
 
     def problem(self) -> str | None:
         """Why the link is stale, or None if it is good."""
