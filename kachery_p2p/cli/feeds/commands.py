@@ -45,7 +45,7 @@ def create(output: Output, name: str | None) -> None:
       kachery-p2p feed create myfeed
       uri=$(kachery-p2p feed create)
     """
-    made = sync.create_feed(name)
+    made = sync.create_feed(name, replace=False)
     output.result({"uri": made.uri, "feed_id": made.feed_id, "name": name}, [made.uri])
 
 

@@ -159,7 +159,7 @@ def tail(
 def _print(subfeed: Subfeed, *, live: bool, signed: bool) -> None:
     wait = _LOOK_MSEC if live else 0.0
     while True:
-        found = follow(subfeed, signed=signed, wait_msec=wait, most=_BATCH)
+        found = follow(subfeed, signed=signed, wait_msec=wait, most=_BATCH, strict=True)
         if found:
             write("".join(f"{_ENCODER.encode(message)}\n" for message in found).encode("ascii"))
             subfeed.set_position(subfeed.position + len(found))
