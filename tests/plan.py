@@ -51,6 +51,12 @@ client.files            : client.session client.values client.display
 client.feeds            : client.files protocol.feeds
 client.tasks            : client.feeds protocol.tasks
 client                  : client.channels client.files client.feeds client.tasks
+main                    : client
+_daemon_connection      : client
+_exceptions             : protocol
+_preventkeyboardinterrupt : client
+_shellscript            : client
+_temporarydirectory     : client
 
 cli                     : client.display
 cli.channels            : cli client protocol.channels

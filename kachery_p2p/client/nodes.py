@@ -13,8 +13,12 @@ from kachery_p2p.protocol.limits import MAX_MUTABLE
 from .session import offline
 
 
-async def aget_node_id() -> str:
+async def aget_node_id(daemon_port: int | None = None, *, api_port: int | None = None) -> str:
     """The id of the local node: 64 hex digits, its Ed25519 public key.
+
+    Args:
+        daemon_port: ignored, as ``api_port``: what older scripts gave. Where there are several nodes,
+            ``KACHERY_P2P_API_PORT`` says which.
 
     Raises:
         DaemonNotRunning, NeedsNode

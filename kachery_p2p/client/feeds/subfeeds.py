@@ -11,31 +11,25 @@ from __future__ import annotations
 
 import contextlib
 import json
-import operator
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from typing import Any, Final
 
 from kachery_p2p.client.display.notebook_html import table
 from kachery_p2p.client.session.portal import twin
 from kachery_p2p.protocol.errors import (
-    BadInput,
     DaemonNotRunning,
     LinkClosed,
-    NotFound,
-    NotKnownYet,
 )
 from kachery_p2p.protocol.feeds.access import AccessRules
 from kachery_p2p.protocol.identity import check_node_id
-from kachery_p2p.protocol.limits import MAX_CALL_SECONDS, MAX_FEED_MESSAGES
 
+from .arguments import NOBODY_HAS_IT, checked_count, seconds
 from .flag import Flag
 from .live_logs import LiveLog, Patience, patiently
 from .snapshots import SnapshotLog
 
 STREAM_WAIT_MSEC: Final = 60_000.0
 """How long one call of the node waits for a message of a stream; then there is another."""
-NOBODY_HAS_IT: Final = (NotFound, NotKnownYet)
-"""What a read of a subfeed raises of which no message is to be had, nor an owner to be asked."""
 
 
 class Subfeed:
@@ -443,21 +437,3 @@ follow = twin(afollow, asks_only=True)
 
 def _checked_position(position: int) -> int:
     return checked_count("position", position)
-
-
-def checked_count(what: str, value: int) -> int:
-    """``value`` as an int. Raises BadInput if it counts no messages."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise BadInput(what=what, reason=f"a {type(value).__name__}, not a whole number") from None
-    if not 0 <= number <= MAX_FEED_MESSAGES:
-        raise BadInput(what=what, reason=f"{number} is not from 0 to {MAX_FEED_MESSAGES}")
-    return number
-
-
-def seconds(wait_msec: float) -> float:
-    """Milliseconds as seconds, bounded. Raises BadInput if they are none."""
-    if not wait_msec >= 0:
-        raise BadInput(what="wait_msec", reason=f"{wait_msec!r} is not 0 or more milliseconds")
-    return min(wait_msec / 1000, MAX_CALL_SECONDS / 2)

@@ -11,9 +11,9 @@ from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.feeds.feed import parse_feed_uri, subfeed_hash
 from kachery_p2p.protocol.limits import MAX_FEED_WATCHES
 
+from .arguments import NOBODY_HAS_IT, checked_count, seconds
 from .feeds import FIRST_CONTACT_SECONDS, named_channel
 from .live_logs import LiveLog, decode
-from .subfeeds import NOBODY_HAS_IT, checked_count, seconds
 
 Key = TypeVar("Key")
 

@@ -56,7 +56,7 @@ async def aload_file(
         path = os.fspath(uri)
         with _loading(os.path.basename(path), progress) as moving:
             return await _copied(path, dest, os.path.basename(path), moving)
-    parsed = await _file_uri(uri, local_only, channel, progress)
+    parsed = await file_uri(uri, local_only, channel, progress)
     if parsed is None:
         return None
     name = file_name(parsed)
@@ -131,10 +131,12 @@ async def aload_npy(
     channel: str | None = None,
     progress: Progress = None,
 ) -> NDArray[np.generic] | None:
-    """Load a numpy array. None: nobody reachable has it.
+    """Load a numpy array, or the arrays of an npz file as numpy.load gives them: a mapping from names
+    to arrays. None: nobody reachable has it.
 
     Args:
-        mmap_mode: ``'r'`` or ``'c'`` maps the file instead of reading it, as numpy.load does.
+        mmap_mode: ``'r'`` or ``'c'`` maps the file instead of reading it, as numpy.load does; an npz
+            file's arrays are read.
 
     Raises:
         as :func:`aload_file`; BadInput if the content is no array, or needs pickle.
@@ -144,10 +146,10 @@ async def aload_npy(
     if mmap_mode is None:
         blob = await _small_or_path(uri, local_only, channel, progress)
         if blob is None or isinstance(blob, bytes):
-            return None if blob is None else codecs.bytes_to_npy(blob)
-        return await asyncio.to_thread(codecs.load_npy_path, blob)
+            return None if blob is None else codecs.bytes_to_arrays(blob)
+        return await asyncio.to_thread(codecs.load_arrays_path, blob)
     path = await aload_file(uri, None, local_only, channel=channel, progress=progress)
-    return None if path is None else codecs.load_npy_path(path, mmap_mode)
+    return None if path is None else codecs.load_arrays_path(path, mmap_mode)
 
 
 async def aload_pkl(
@@ -167,26 +169,6 @@ async def aload_pkl(
     return None if data is None else await asyncio.to_thread(pickles.loads, data)
 
 
-async def afind_file(uri: str, *, channel: str | None = None) -> dict[str, Any]:
-    """Who has a file.
-
-    Returns:
-        ``local`` (path or None), ``holders`` (dicts with node, label, channel, direct), ``detail``
-        (who was asked, silent or offline, in words), ``error`` (what kept us from asking, in
-        words; else empty), ``code`` and ``fields`` (the same for programs: the ``code`` of an error
-        class and what its sentence was built from).
-
-    Raises:
-        BadUri, DaemonNotRunning, NeedsNode
-    """
-    parsed = parse_file_uri(uri)
-    offline.require_node("find_file")
-    node = await connection()
-    params = without_nones(sha1=parsed.hash, channel=channel)
-    result: dict[str, Any] = await node.call("find", params)
-    return result
-
-
 # --- parts ---------------------------------------------------------------------------------------
 
 
@@ -194,10 +176,11 @@ def _loading(name: str, progress: Progress) -> Transfer:
     return Transfer("loading", name, progress)
 
 
-async def _file_uri(
+async def file_uri(
     uri: str, local_only: bool, channel: str | None, progress: Progress
 ) -> KacheryUri | None:
-    """The URI of a file; an old directory URI is followed to it. None: nobody has the directory."""
+    """The URI of a file; an old directory URI is followed to it. None: nobody has the directory, or
+    there is no such file in it."""
     parsed = parse_file_uri(uri)
     if parsed.kind != "sha1dir":
         return parsed
@@ -305,7 +288,7 @@ async def _small_or_path(
     """Verified content if it is small, else the path of the blob."""
     if not is_uri(uri):
         return Path(uri)
-    parsed = await _file_uri(uri, local_only, channel, progress)
+    parsed = await file_uri(uri, local_only, channel, progress)
     if parsed is None:
         return None
     with _loading(file_name(parsed), progress) as moving:
@@ -348,7 +331,7 @@ async def _load_range(
 ) -> bytes | None:
     if not is_uri(uri):
         return await asyncio.to_thread(blocking.read_range, os.fspath(uri), start, end)
-    parsed = await _file_uri(uri, local_only, channel, progress)
+    parsed = await file_uri(uri, local_only, channel, progress)
     if parsed is None:
         return None
     folder = places.offline_dir()

@@ -38,8 +38,8 @@ def file_name(uri: KacheryUri) -> str:
     return uri.hash if name in ("", ".", "..") or "\0" in name else name
 
 
-def inside_directory(listing: Any, uri: KacheryUri) -> KacheryUri:
-    """The file that the path of an old directory URI leads to. Raises BadInput if there is none.
+def inside_directory(listing: Any, uri: KacheryUri) -> KacheryUri | None:
+    """The file that the path of an old directory URI leads to; None if there is none, or a folder.
 
     Args:
         listing: the content of the directory: ``dirs`` and ``files`` by name.
@@ -48,11 +48,9 @@ def inside_directory(listing: Any, uri: KacheryUri) -> KacheryUri:
     for name in filter(None, uri.path.split("/")):
         inside = [_entries(listing, kind).get(name) for kind in ("dirs", "files")]
         listing = inside[0] or inside[1]
-        if listing is None:
-            raise BadInput(what=str(uri), reason=f"there is no {name!r} in that directory")
     sha1 = listing.get("sha1") if isinstance(listing, dict) else None
-    if not isinstance(sha1, str):
-        raise BadInput(what=str(uri), reason="this is a directory; name a file in it")
+    if not isinstance(sha1, str) or not uri.path.strip("/"):
+        return None
     return replace(parse_uri(f"sha1://{sha1}"), label=name)
 
 

@@ -247,13 +247,17 @@ def shutdown() -> None:
 
 
 def twin(
-    async_function: Callable[P, Coroutine[Any, Any, R]], *, asks_only: bool = False
+    async_function: Callable[P, Coroutine[Any, Any, R]],
+    *,
+    asks_only: bool = False,
+    older: Callable[[str, dict[str, Any]], dict[str, Any]] | None = None,
 ) -> Callable[P, R]:
     """The sync twin of an async function: the same, called without ``await``.
 
     Its name is the async one's without the leading 'a'; signature and annotations are the same, and
     so is the docstring, with that name and without ``await`` in its examples. ``asks_only`` is that
-    of :func:`run`.
+    of :func:`run`. ``older`` gets the name and the keyword arguments, and gives those of today for
+    what older scripts say.
     """
     async_name = async_function.__name__
     if not async_name.startswith("a") or not inspect.iscoroutinefunction(async_function):
@@ -262,6 +266,9 @@ def twin(
 
     @functools.wraps(async_function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if older is not None and kwargs:
+            todays: dict[str, Any] = older(name, kwargs)
+            return run(lambda: async_function(*args, **todays), name=name, asks_only=asks_only)
         return run(lambda: async_function(*args, **kwargs), name=name, asks_only=asks_only)
 
     call.__name__ = name
