@@ -27,6 +27,7 @@ storage.feeds           : storage protocol.feeds
 storage.tasks           : storage protocol.tasks
 storage.state           : storage.channels storage.files
 storage.bindings        : storage.state
+storage.older_values    : storage.state
 storage.sweeper         : storage.state
 
 local                   : protocol.local
@@ -40,7 +41,7 @@ node.feeds              : node.files storage.feeds
 node.tasks              : node.feeds storage.tasks
 node.upkeep             : node.gossip storage.sweeper
 node.local              : node.tasks
-node.node               : node.local node.upkeep
+node.node               : node.local node.upkeep storage.older_values
 node.__main__           : node.node
 
 client.session          : local storage.files

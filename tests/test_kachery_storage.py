@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,12 @@ def test_what_kachery_left_is_loaded_here_and_elsewhere(short_folder: Path) -> N
     }
     place(storage, linked, ".link").write_text(json.dumps(link))
 
+    with sqlite3.connect(storage / "mutables.db") as db:
+        db.execute("CREATE TABLE mutables (sha1 TEXT PRIMARY KEY, key TEXT, value TEXT)")
+        row = (sha1(b'{"a":[1]}'), '{"a":[1]}', '"as it was"')
+        db.execute("INSERT INTO mutables VALUES (?, ?, ?)", row)
+    db.close()
+
     uris = [
         f"sha1://{small}/file.txt",
         f"sha1://{large}/recording.dat?manifest={manifest}",
@@ -79,5 +86,8 @@ def test_what_kachery_left_is_loaded_here_and_elsewhere(short_folder: Path) -> N
     with Lab(short_folder) as lab:
         for node in (lab.a, lab.b):
             assert [json.loads(line) for line in node.python(LOADS, *uris).splitlines()] == wanted
+        assert (
+            lab.a.python("import kachery_client as kc; print(kc.get({'a': [1]}))") == "as it was\n"
+        )
     for name in ("feeds.db", "kachery-node-id", "client-auth", "owner"):
         assert (storage / name).read_text() == "kachery's own"
