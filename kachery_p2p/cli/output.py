@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -59,6 +60,13 @@ def _forget_unwritten() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
+
+
+def for_shell(uri: str) -> str:
+    """A URI as somebody who reads it on a terminal can paste it into a shell: in quotes where it takes
+    them, since zsh refuses a bare ``?``. Into a pipe it goes as it is."""
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    return shlex.quote(uri) if terminal else uri
 
 
 def show_error(error: KacheryError) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from kachery_p2p.cli.output import Output, columns, pass_output, with_output, write
+from kachery_p2p.cli.output import Output, columns, for_shell, pass_output, with_output, write
 from kachery_p2p.client import sync
 from kachery_p2p.client.display.progress import ProgressFunction, Transfer
 from kachery_p2p.local import places
@@ -34,6 +34,8 @@ def store(
 ) -> None:
     """Copy files into the storage and print their URIs.
 
+    On a terminal, a URI with ?manifest= is in quotes, as zsh needs them.
+
     \b
     Example:
       kachery-p2p store results.csv
@@ -44,7 +46,7 @@ def store(
         for path in paths:
             tell = _part_of(moving) if len(paths) > 1 else output.bar
             uri = sync.store_file(path, basename, channel=channel, progress=tell)
-            output.result({"path": path, "uri": uri}, [uri])
+            output.result({"path": path, "uri": uri}, [for_shell(uri)])
 
 
 @click.command()
@@ -66,7 +68,7 @@ def link(output: Output, paths: tuple[str, ...], basename: str | None) -> None:
         for path in paths:
             tell = _part_of(moving) if len(paths) > 1 else output.bar
             uri = sync.link_file(path, basename, progress=tell)
-            output.result({"path": path, "uri": uri}, [uri])
+            output.result({"path": path, "uri": uri}, [for_shell(uri)])
 
 
 def _one_basename(basename: str | None, paths: tuple[str, ...]) -> None:

@@ -46,8 +46,10 @@ def inside_directory(listing: Any, uri: KacheryUri) -> KacheryUri | None:
     """
     name = ""
     for name in filter(None, uri.path.split("/")):
-        inside = [_entries(listing, kind).get(name) for kind in ("dirs", "files")]
-        listing = inside[0] or inside[1]
+        # An old listing may have a name with %20 in it, which is a space in a URI.
+        names = (name, name.replace(" ", "%20"))
+        inside = [_entries(listing, kind).get(n) for n in names for kind in ("dirs", "files")]
+        listing = next(filter(None, inside), None)
     sha1 = listing.get("sha1") if isinstance(listing, dict) else None
     if not isinstance(sha1, str) or not uri.path.strip("/"):
         return None

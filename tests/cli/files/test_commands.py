@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +48,23 @@ def test_store_prints_a_uri_per_file_and_load_its_path(offline: Daemon) -> None:
     path = offline.cli("load", f"sha1://{first}/a.txt").stdout.rstrip("\n")
     assert Path(path).read_bytes() == b"one"
     assert offline.storage in Path(path).parents
+
+
+def test_on_a_terminal_a_uri_can_be_pasted_into_any_shell(offline: Daemon) -> None:
+    write(offline, "a.txt", b"one")
+    (offline.home / "big.dat").touch()
+    os.truncate(offline.home / "big.dat", MANIFEST_CHUNK + 1)
+    piped = offline.cli("store", "a.txt", "big.dat").stdout.split()
+    assert "?manifest=" in piped[1]
+    master, terminal = pty.openpty()
+    with os.fdopen(master, "rb") as screen:
+        subprocess.run(
+            [sys.executable, "-m", "kachery_p2p.cli", "store", "-q", "a.txt", "big.dat"],
+            env=offline.env, cwd=offline.home, stdout=terminal, check=True,
+        )  # fmt: skip
+        shown = [screen.readline().decode().strip() for _ in piped]
+        os.close(terminal)
+    assert shown == [piped[0], f"'{piped[1]}'"]
 
 
 def test_what_was_printed_is_stored_though_a_later_file_fails(offline: Daemon) -> None:
