@@ -69,6 +69,14 @@ def for_shell(uri: str) -> str:
     return shlex.quote(uri) if terminal else uri
 
 
+def quoted(name: object) -> str:
+    """A name from elsewhere as one word of a command that is proposed. In double quotes if it can be:
+    the command itself often stands in single ones."""
+    text = clean(name)
+    word = shlex.quote(text)
+    return f'"{text}"' if word != text and not set(text) & set('"$`\\!') else word
+
+
 def show_error(error: KacheryError) -> None:
     """The error's sentence, on one line of standard error."""
     click.echo(f"kachery-p2p: {clean(error)}", err=True)

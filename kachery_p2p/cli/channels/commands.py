@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from kachery_p2p.cli.departures import describe_invitations, note_open
-from kachery_p2p.cli.output import Output, clean, columns, pass_output, with_output
+from kachery_p2p.cli.output import Output, clean, columns, pass_output, quoted, with_output
 from kachery_p2p.client import sync
 from kachery_p2p.protocol.channels.roles import ROLES
 
@@ -89,10 +89,11 @@ def create(
         roles=roles,
     )
     output.result(made, describe(made))
+    shown = quoted(made["name"])
     output.note(
-        f"Next: kachery-p2p channel invite {made['name']}, whose output a new member joins with. "
-        f"(Or, if you know its NODE_ID: kachery-p2p channel add-node {made['name']} NODE_ID, then "
-        f"kachery-p2p channel export {made['name']}.)"
+        f"Next: kachery-p2p channel invite {shown}, whose output a new member joins with. "
+        f"(Or, if you know its NODE_ID: kachery-p2p channel add-node {shown} NODE_ID, then "
+        f"kachery-p2p channel export {shown}.)"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from kachery_p2p.cli.output import Output, columns, pass_output, with_output
+from kachery_p2p.cli.output import Output, columns, pass_output, quoted, with_output
 from kachery_p2p.client import sync
 from kachery_p2p.protocol.limits import INVITATION_SECONDS, MAX_INVITATION_USES
 
@@ -57,7 +57,7 @@ def invite(
     output.note("  kachery-p2p channel join INVITATION")
     output.note("To revoke it:")
     output.note(
-        f"  kachery-p2p channel revoke-invite {made['channel']} {made['id'][:_SHOWN_DIGITS]}"
+        f"  kachery-p2p channel revoke-invite {quoted(made['channel'])} {made['id'][:_SHOWN_DIGITS]}"
     )
 
 
@@ -87,7 +87,7 @@ def invites(output: Output, name: str) -> None:
     ]
     output.result(made, columns(rows))
     if not rows:
-        output.note(f"This node has made none. See: kachery-p2p channel invite {name}")
+        output.note(f"This node has made none. See: kachery-p2p channel invite {quoted(name)}")
 
 
 @click.command("revoke-invite")

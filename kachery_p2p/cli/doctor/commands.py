@@ -14,7 +14,7 @@ import click
 
 from kachery_p2p._version import __version__
 from kachery_p2p.cli.channels.commands import roles_text
-from kachery_p2p.cli.output import Output, delay_text, pass_output, size_text, with_output
+from kachery_p2p.cli.output import Output, delay_text, pass_output, quoted, size_text, with_output
 from kachery_p2p.client import doctor as client
 from kachery_p2p.client.session import portal
 from kachery_p2p.protocol.errors import (
@@ -268,7 +268,7 @@ def _names(channels: list[dict[str, Any]]) -> str:
 
 
 def _channel(channel: dict[str, Any], node: dict[str, Any]) -> Check:
-    about, name = f"channel {channel['name']!r}", channel["name"]
+    about, name = f"channel {channel['name']!r}", quoted(channel["name"])
     granted, wanted = set(channel["granted"]), set(channel["wanted"])
     if channel["expired"]:
         return problem(

@@ -115,6 +115,11 @@ class FeedStore(LogStore):
         )
         return [FeedRow(feed, name, bool(own), created) for feed, name, own, created in rows]
 
+    def name(self, feed: bytes) -> str | None:
+        """What the user calls a feed, or None."""
+        row = self._row("SELECT name FROM feeds WHERE feed = ?", feed)
+        return None if row is None else row[0]
+
     def key(self, feed: bytes) -> NodeKey | None:
         """The key of one's own feed, or None."""
         row = self._row("SELECT seed FROM feeds WHERE feed = ?", feed)
