@@ -60,10 +60,11 @@ _shellscript            : client
 _temporarydirectory     : client
 
 cli                     : client.display
-cli.channels            : cli client protocol.channels
-cli.files               : cli client
-cli.feeds               : cli client
-cli.tasks               : cli client
+cli.completions         : cli client
+cli.channels            : cli.completions protocol.channels
+cli.files               : cli.completions
+cli.feeds               : cli.completions
+cli.tasks               : cli.completions
 cli.info                : cli.channels
 cli.daemon_process      : cli client.session
 cli.daemon              : cli.daemon_process client

@@ -143,6 +143,22 @@ def test_what_people_see_of_the_module_is_what_they_use() -> None:
         assert sorted(public) == sorted(n for n in kc.__all__ if not n.startswith("_"))
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_a_users_mistake_shows_the_users_line_and_not_ours(
+    full: bool, folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "script.py"
+    path.write_text("import kachery_client as kc\nkc.store_file('/nowhere/at/all')\n")
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "KACHERY_P2P_TRACEBACK": "full" if full else ""}
+    done = subprocess.run([sys.executable, str(path)], env=env, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == (2 if full else 1)
+    frames = [line for line in done.stderr.splitlines() if line.startswith("  File")]
+    assert "script.py" in frames[0 if not full else -1] or full
+    assert len(frames) > 4 if full else len(frames) == 2
+    assert "Cannot use '/nowhere/at/all'" in done.stderr.splitlines()[-1]
+
+
 # --- scripts and interrupts ----------------------------------------------------------------------
 
 

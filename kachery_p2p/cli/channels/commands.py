@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from kachery_p2p.cli import completions
 from kachery_p2p.cli.departures import describe_invitations, note_open
 from kachery_p2p.cli.output import Output, clean, columns, pass_output, quoted, with_output
 from kachery_p2p.client import sync
@@ -98,7 +99,7 @@ def create(
 
 
 @channel.command()
-@click.argument("name", metavar="CHANNEL")
+@click.argument("name", metavar="CHANNEL", shell_complete=completions.channels)
 @with_output
 @pass_output
 def show(output: Output, name: str) -> None:
@@ -113,7 +114,7 @@ def show(output: Output, name: str) -> None:
 
 
 @channel.command()
-@click.argument("name", metavar="CHANNEL")
+@click.argument("name", metavar="CHANNEL", shell_complete=completions.channels)
 @click.option(
     "--no-secret",
     is_flag=True,
@@ -134,7 +135,7 @@ def export(output: Output, name: str, no_secret: bool) -> None:
 
 # The pasted text begins with dashes, which is not to be taken for an option.
 @channel.command(context_settings={"ignore_unknown_options": True})
-@click.argument("document", metavar="INVITATION|FILE|URL|TEXT|-")
+@click.argument("document", metavar="INVITATION|FILE|URL|TEXT|-", shell_complete=completions.files)
 @click.option("--roles", default="all", help=f"What this node switches on. {ROLES_HELP}")
 @with_output
 @pass_output
@@ -163,7 +164,7 @@ def join(output: Output, document: str, roles: str) -> None:
 
 
 @channel.command()
-@click.argument("name", metavar="CHANNEL")
+@click.argument("name", metavar="CHANNEL", shell_complete=completions.channels)
 @click.option("--force", is_flag=True, help="Although this node owns it; the key is destroyed.")
 @with_output
 @pass_output
@@ -196,7 +197,7 @@ def list_(output: Output) -> None:
 
 
 @channel.command("add-node")
-@click.argument("name", metavar="CHANNEL")
+@click.argument("name", metavar="CHANNEL", shell_complete=completions.channels)
 @click.argument("node", metavar="NODE_ID")
 @click.option("--label", default="", help="For people.")
 @click.option("--roles", default="all", help=f"What it may do. {ROLES_HELP}")
@@ -219,8 +220,8 @@ _revoke_all = click.option(
 
 
 @channel.command("remove-node")
-@click.argument("name", metavar="CHANNEL")
-@click.argument("node", metavar="NODE")
+@click.argument("name", metavar="CHANNEL", shell_complete=completions.channels)
+@click.argument("node", metavar="NODE", shell_complete=completions.members)
 @_revoke_all
 @with_output
 @pass_output
@@ -240,8 +241,8 @@ def remove_node(output: Output, name: str, node: str, revoke_all: bool) -> None:
 
 
 @channel.command("set-roles")
-@click.argument("name", metavar="CHANNEL")
-@click.argument("node", metavar="NODE")
+@click.argument("name", metavar="CHANNEL", shell_complete=completions.channels)
+@click.argument("node", metavar="NODE", shell_complete=completions.members)
 @click.argument("roles")
 @_revoke_all
 @with_output

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import click
 
+from kachery_p2p.cli import completions
 from kachery_p2p.cli.output import Output, columns, pass_output, quoted, with_output
 from kachery_p2p.client import sync
 from kachery_p2p.protocol.limits import INVITATION_SECONDS, MAX_INVITATION_USES
@@ -17,7 +18,7 @@ _SHOWN_DIGITS: Final = 12
 
 
 @click.command()
-@click.argument("name", metavar="CHANNEL")
+@click.argument("name", metavar="CHANNEL", shell_complete=completions.channels)
 @click.option("--roles", help=f"What the newcomer may do; default: all you may give. {ROLES_HELP}")
 @click.option("--expires", metavar="7d", callback=duration, help="Good for so long; default: 7d.")
 @click.option(
@@ -62,7 +63,7 @@ def invite(
 
 
 @click.command()
-@click.argument("name", metavar="CHANNEL")
+@click.argument("name", metavar="CHANNEL", shell_complete=completions.channels)
 @with_output
 @pass_output
 def invites(output: Output, name: str) -> None:
@@ -91,7 +92,7 @@ def invites(output: Output, name: str) -> None:
 
 
 @click.command("revoke-invite")
-@click.argument("name", metavar="CHANNEL")
+@click.argument("name", metavar="CHANNEL", shell_complete=completions.channels)
 @click.argument("invitation", metavar="ID|LINE", required=False)
 @click.option(
     "--all", "all_", is_flag=True, help="All that are open; the owner's: whoever made them."
@@ -117,8 +118,8 @@ def revoke_invite(output: Output, name: str, invitation: str | None, all_: bool)
 
 
 @click.command()
-@click.argument("name", metavar="CHANNEL")
-@click.argument("node", metavar="NODE")
+@click.argument("name", metavar="CHANNEL", shell_complete=completions.channels)
+@click.argument("node", metavar="NODE", shell_complete=completions.members)
 @click.option(
     "--roles",
     default="request",

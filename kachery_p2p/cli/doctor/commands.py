@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from kachery_p2p._version import __version__
+from kachery_p2p.cli import completions
 from kachery_p2p.cli.channels.commands import roles_text
 from kachery_p2p.cli.output import Output, delay_text, pass_output, quoted, size_text, with_output
 from kachery_p2p.client import doctor as client
@@ -50,7 +51,11 @@ _CONNECTED = "connected"
 
 @click.command()
 @click.argument("uri", required=False)
-@click.option("--channel", help="For a URI: look on this channel only (name or id).")
+@click.option(
+    "--channel",
+    shell_complete=completions.channels,
+    help="For a URI: look on this channel only (name or id).",
+)
 @with_output
 @pass_output
 def doctor(output: Output, uri: str | None, channel: str | None) -> int:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import click
 
+from kachery_p2p.cli import completions
 from kachery_p2p.cli.output import Output, clean, columns, pass_output, with_output, write
 from kachery_p2p.client import sync
 from kachery_p2p.client.tasks.requests import TaskRequest
@@ -36,7 +37,11 @@ def task() -> None:
 
 
 @task.command("list")
-@click.option("--channel", help="Only on this channel (name or id); default: all.")
+@click.option(
+    "--channel",
+    shell_complete=completions.channels,
+    help="Only on this channel (name or id); default: all.",
+)
 @with_output
 @pass_output
 def list_(output: Output, channel: str | None) -> None:
@@ -68,12 +73,16 @@ def list_(output: Output, channel: str | None) -> None:
 
 
 @task.command()
-@click.argument("function", metavar="ID")
+@click.argument("function", metavar="ID", shell_complete=completions.functions)
 @click.option("--kwargs", "text", metavar="JSON", default="{}", help="Arguments, an object.")
 @click.option(
     "--type", "kind", type=click.Choice(TASK_TYPES), default=TASK_TYPES[0], show_default=True
 )
-@click.option("--channel", help="Only on this channel (name or id); default: any.")
+@click.option(
+    "--channel",
+    shell_complete=completions.channels,
+    help="Only on this channel (name or id); default: any.",
+)
 @click.option("--wait", is_flag=True, help="Wait for the result and print it.")
 @click.option("--timeout", type=click.FloatRange(min=0), help="Seconds for the whole.")
 @click.option(

@@ -176,3 +176,38 @@ def test_cat_of_what_is_not_here_streams_all_of_it(lab: Lab) -> None:
     write(lab.a, "big.dat", content)
     uri = lab.a.cli("store", "big.dat").stdout.strip()
     assert cat(lab.b, uri) == content
+
+
+def test_several_uris_at_once(offline: Daemon) -> None:
+    uris = [f"sha1://{write(offline, name, name.encode())}/{name}" for name in ("a", "b")]
+    offline.cli("store", "a", "b")
+    paths = offline.cli("load", *uris).stdout.split()
+    assert [Path(path).read_bytes() for path in paths] == [b"a", b"b"]
+    assert offline.cli("load", "-", stdin="\n".join(uris)).stdout.split() == paths
+    assert cat(offline, *uris) == b"ab"
+    (offline.home / "into").mkdir()
+    offline.cli("load", *uris, "--dest", "into")
+    assert sorted(path.name for path in (offline.home / "into").iterdir()) == ["a", "b"]
+    for wrong in (("load", *uris, "--dest", "new"), ("cat", *uris, "--start", "1")):
+        done = offline.cli(*wrong, check=False)
+        assert done.returncode == 2
+        assert done.stdout == ""
+
+
+def test_a_range_that_begins_behind_the_end_is_an_error(offline: Daemon) -> None:
+    uri = f"sha1://{write(offline, 'a', b'0123456789')}"
+    offline.cli("store", "a")
+    assert cat(offline, uri, "--start", "8", "--end", "99") == b"89"
+    assert cat(offline, uri, "--start", "10") == b""
+    done = offline.cli("cat", uri, "--start", "11", check=False)
+    assert done.returncode == 2
+    assert "ends before byte 11" in done.stderr
+
+
+def test_a_load_takes_no_longer_than_it_may(lab: Lab) -> None:
+    done = lab.b.cli("load", "--timeout", "0", ABSENT, check=False)
+    assert done.returncode == 7
+    assert "longer than 0" in done.stderr
+    shown = lab.b.cli("find", ABSENT, ABSENT.replace("0", "1"), check=False)
+    assert shown.returncode == 8
+    assert shown.stdout.splitlines() == [ABSENT, ABSENT.replace("0", "1")]
