@@ -23,7 +23,7 @@ from kachery_p2p.client.display.progress_display import display
 from kachery_p2p.client.display.texts import clean as clean
 from kachery_p2p.client.display.texts import delay_text as delay_text
 from kachery_p2p.client.display.texts import size_text as size_text
-from kachery_p2p.protocol.errors import BadPath, KacheryError, StorageFull, to_wire
+from kachery_p2p.protocol.errors import BadPath, KacheryError, StorageFull, TaskFailed, to_wire
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -78,8 +78,13 @@ def quoted(name: object) -> str:
 
 
 def show_error(error: KacheryError) -> None:
-    """The error's sentence, on one line of standard error."""
-    click.echo(f"kachery-p2p: {clean(error)}", err=True)
+    """The error's sentence, on one line of standard error; below it, further in, the traceback that
+    another computer sent with it."""
+    told = str(error.fields.get("traceback") or "") if isinstance(error, TaskFailed) else ""
+    sentence = str(error).partition("\n\n")[0] if told else error
+    click.echo(f"kachery-p2p: {clean(sentence)}", err=True)
+    for line in told.splitlines():
+        click.echo(f"  {clean(line)}", err=True)
 
 
 def show_error_json(error: KacheryError) -> None:

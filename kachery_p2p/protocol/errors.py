@@ -382,8 +382,8 @@ class TaskFailed(RemoteError):
 
     code = "task-failed"
     text = (
-        "Task function {function!r} failed on node {node}: {reason}. Correct the arguments or the "
-        "function, then request it again."
+        "Task function {function!r} failed on node {node}: {reason}. If the function or its arguments "
+        "are at fault, correct them; then request it again."
     )
 
     def __init__(self, /, **fields: Any) -> None:

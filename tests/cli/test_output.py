@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kachery_p2p.cli.output import clean, columns, size_text
+from kachery_p2p.cli.output import clean, columns, show_error, size_text
+from kachery_p2p.protocol.errors import TaskFailed
 
 
 @settings(deadline=None, max_examples=100)
@@ -27,3 +29,13 @@ def test_sizes_are_in_the_unit_that_fits() -> None:
         "0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "1.5 MB", "20.0 MB", "3.0 GB",
         "3000000.0 TB",
     ]  # fmt: skip
+
+
+def test_a_traceback_from_elsewhere_stands_below_the_error_line_by_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = "Traceback:\n  File \x1b[2J\nValueError: no"
+    show_error(TaskFailed(function="f.1", node="ab", reason="no", traceback=told))
+    first, *below = capsys.readouterr().err.splitlines()
+    assert first.startswith("kachery-p2p: Task function 'f.1' failed on node ab: no.")
+    assert below == ["  Traceback:", "    File \\x1b[2J", "  ValueError: no"]

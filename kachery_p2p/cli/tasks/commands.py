@@ -45,7 +45,7 @@ def task() -> None:
 @with_output
 @pass_output
 def list_(output: Output, channel: str | None) -> None:
-    """List the functions that nodes offer: type, channel, node, and how busy it is.
+    """List the functions that nodes offer: type, channel, node, its backend, and how busy that is.
 
     \b
     Example:
@@ -61,6 +61,7 @@ def list_(output: Output, channel: str | None) -> None:
             each["channel"],
             each["node"][:8],
             each["label"] or "-",
+            each["backend"] or "-",
             f"{each['running']} of {each['slots']} running",
             f"{each['queued']} queued",
             "" if each["allowed"] else "not allowed by that node",

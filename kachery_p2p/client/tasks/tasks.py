@@ -26,8 +26,8 @@ async def alist_tasks(channel: str | None = None) -> list[dict[str, Any]]:
     """The task functions that nodes of a channel, or of all channels, offer now.
 
     Returns:
-        For each a dict with function, type, channel, node, label, slots, running, queued, and allowed
-        (whether that node runs it for others).
+        For each a dict with function, type, channel, node, label, backend (the labels of what serves
+        it there), slots, running, queued, and allowed (whether that node runs it for others).
 
     Raises:
         UnknownChannel, AccessDenied, DaemonNotRunning, NeedsNode

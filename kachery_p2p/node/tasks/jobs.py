@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from kachery_p2p.protocol.errors import BadInput, NoBackend
+from kachery_p2p.protocol.limits import MAX_LABEL
 from kachery_p2p.protocol.tasks.messages import (
     ENDS,
     TaskOffer,
@@ -185,6 +186,7 @@ def offers_of(
             sum(backend.load for backend in having),
             queued[function],
             allowed(function),
+            ", ".join(sorted({backend.label for backend in having if backend.label}))[:MAX_LABEL],
         )
         for (function, kind), having in sorted(found.items())
     ]
