@@ -166,12 +166,19 @@ def _arguments(text: str) -> Any:
 
 def _follow(output: Output, made: TaskRequest, *, until_placed: bool) -> None:
     """Wait, and show how it goes on, on standard error."""
-    status, shown = "", 0
+    status, shown, step = "", 0, ""
     while True:
         ended = made.ended_within(_LOOK_SECONDS)
         if made.status != status:
             status = made.status
             output.note(f"{made.task_id}: {status}")
+        # Only what a person can tell apart: a function may say more than there is time to read.
+        fraction, message = made.progress
+        done = "" if fraction is None else f"{fraction:.0%}"
+        told = f"{done} {message}".strip()
+        if told and told != step:
+            step = told
+            output.note(f"{made.task_id}: {told}")
         log = made.log
         if len(log) > shown and not output.quiet and sys.stderr is not None:
             lines = log[shown:].split("\n")
