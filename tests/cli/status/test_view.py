@@ -114,7 +114,7 @@ def test_a_fresh_node_says_what_is_missing_and_what_to_do_next() -> None:
     text = words(drawn(empty(), 80))
     assert "is being measured" in text
     assert "channel join" in text
-    assert "no channels, links, downloads, uploads, feeds, tasks, warnings" in text
+    assert "none of channels, links, downloads, uploads, feeds, tasks, warnings" in text
     assert "up -, down -" in text
 
 
