@@ -29,8 +29,8 @@ from kachery_p2p.client.feeds.feeds import (
 )
 from kachery_p2p.client.feeds.subfeeds import Subfeed
 from kachery_p2p.client.feeds.watches import awatch_for_new_messages
+from kachery_p2p.client.files.finds import afind_file
 from kachery_p2p.client.files.loads import (
-    afind_file,
     aload_bytes,
     aload_file,
     aload_json,
@@ -46,6 +46,13 @@ from kachery_p2p.client.files.stores import (
     astore_npy,
     astore_pkl,
     astore_text,
+)
+from kachery_p2p.client.files.uploads import (
+    aupload_file,
+    aupload_json,
+    aupload_npy,
+    aupload_pkl,
+    aupload_text,
 )
 from kachery_p2p.client.nodes import (
     achannel_add_node,
@@ -66,6 +73,9 @@ from kachery_p2p.client.nodes import (
     aset,
     astop_node,
 )
+from kachery_p2p.client.older_folders import kachery_storage_dir as _kachery_storage_dir
+from kachery_p2p.client.older_folders import kachery_temp_dir as _kachery_temp_dir
+from kachery_p2p.client.shellscript import ShellScript
 from kachery_p2p.client.sync import (
     channel_add_node,
     channel_authorise,
@@ -111,6 +121,11 @@ from kachery_p2p.client.sync import (
     store_npy,
     store_pkl,
     store_text,
+    upload_file,
+    upload_json,
+    upload_npy,
+    upload_pkl,
+    upload_text,
     watch_for_new_messages,
 )
 from kachery_p2p.client.tasks.context import task_cancelled, task_progress
@@ -131,6 +146,7 @@ from kachery_p2p.testdaemon import TestDaemon
 store_object, astore_object = store_json, astore_json
 load_object, aload_object = load_json, aload_json
 stop_daemon, astop_daemon = stop_node, astop_node
+_run_task = run_task
 LoadFileError = KacheryError
 __protocol_version__ = str(PROTOCOL_VERSION)
 
@@ -141,12 +157,16 @@ __all__ = [
     "LoadFileError",
     "Node",
     "ProgressInfo",
+    "ShellScript",
     "Subfeed",
     "TaskRequest",
     "TemporaryDirectory",
     "TestDaemon",
     "__protocol_version__",
     "__version__",
+    "_kachery_storage_dir",
+    "_kachery_temp_dir",
+    "_run_task",
     "achannel_add_node",
     "achannel_authorise",
     "achannel_create",
@@ -196,6 +216,11 @@ __all__ = [
     "astore_object",
     "astore_pkl",
     "astore_text",
+    "aupload_file",
+    "aupload_json",
+    "aupload_npy",
+    "aupload_pkl",
+    "aupload_text",
     "awatch_for_new_messages",
     "build_uri",
     "channel_add_node",
@@ -254,5 +279,28 @@ __all__ = [
     "task_cancelled",
     "task_progress",
     "taskfunction",
+    "upload_file",
+    "upload_json",
+    "upload_npy",
+    "upload_pkl",
+    "upload_text",
     "watch_for_new_messages",
 ]
+
+
+def __dir__() -> list[str]:
+    """What people use, rather than the rooms in which it is made."""
+    return [name for name in globals() if name[:2] == "__"] + [*__all__]
+
+
+def _public() -> None:
+    # What is pickled goes by its module and name, and so does what help() shows: both are to be those
+    # under which people know it.
+    for name in __all__:
+        value = globals()[name]
+        module = getattr(value, "__module__", "")
+        if module.startswith(f"{__name__}.") and getattr(value, "__qualname__", "") == name:
+            value.__module__ = __name__
+
+
+_public()

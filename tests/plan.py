@@ -27,6 +27,7 @@ storage.feeds           : storage protocol.feeds
 storage.tasks           : storage protocol.tasks
 storage.state           : storage.channels storage.files
 storage.bindings        : storage.state
+storage.older_values    : storage.state
 storage.sweeper         : storage.state
 
 local                   : protocol.local
@@ -40,7 +41,7 @@ node.feeds              : node.files storage.feeds
 node.tasks              : node.feeds storage.tasks
 node.upkeep             : node.gossip storage.sweeper
 node.local              : node.tasks
-node.node               : node.local node.upkeep
+node.node               : node.local node.upkeep storage.older_values
 node.__main__           : node.node
 
 client.session          : local storage.files
@@ -51,12 +52,19 @@ client.files            : client.session client.values client.display
 client.feeds            : client.files protocol.feeds
 client.tasks            : client.feeds protocol.tasks
 client                  : client.channels client.files client.feeds client.tasks
+main                    : client
+_daemon_connection      : client
+_exceptions             : protocol
+_preventkeyboardinterrupt : client
+_shellscript            : client
+_temporarydirectory     : client
 
 cli                     : client.display
-cli.channels            : cli client protocol.channels
-cli.files               : cli client
-cli.feeds               : cli client
-cli.tasks               : cli client
+cli.completions         : cli client
+cli.channels            : cli.completions protocol.channels
+cli.files               : cli.completions
+cli.feeds               : cli.completions
+cli.tasks               : cli.completions
 cli.info                : cli.channels
 cli.daemon_process      : cli client.session
 cli.daemon              : cli.daemon_process client

@@ -14,6 +14,7 @@ FUNCTIONS = {
 }
 ASYNC = {name for name, function in FUNCTIONS.items() if inspect.iscoroutinefunction(function)}
 PLAIN = {
+    "_kachery_storage_dir", "_kachery_temp_dir", "_run_task",
     "build_uri", "check_signed_message", "parse_uri", "task_backend", "task_cancelled",
     "task_progress", "taskfunction",
 }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -62,8 +63,19 @@ def test_what_kachery_left_is_loaded_here_and_elsewhere(short_folder: Path) -> N
     linked_file.write_bytes(b"linked content")
     linked = sha1(b"linked content")
     told = linked_file.stat()
-    link = {"path": str(linked_file), "size": told.st_size, "mtime": told.st_mtime}
+    link = {
+        "path": str(linked_file),
+        "manifestSha1": None,
+        "stat": {"size": told.st_size, "mtime": told.st_mtime},
+        "_writingProcess": "daemon",
+    }
     place(storage, linked, ".link").write_text(json.dumps(link))
+
+    with sqlite3.connect(storage / "mutables.db") as db:
+        db.execute("CREATE TABLE mutables (sha1 TEXT PRIMARY KEY, key TEXT, value TEXT)")
+        row = (sha1(b'{"a":[1]}'), '{"a":[1]}', '"as it was"')
+        db.execute("INSERT INTO mutables VALUES (?, ?, ?)", row)
+    db.close()
 
     uris = [
         f"sha1://{small}/file.txt",
@@ -74,5 +86,8 @@ def test_what_kachery_left_is_loaded_here_and_elsewhere(short_folder: Path) -> N
     with Lab(short_folder) as lab:
         for node in (lab.a, lab.b):
             assert [json.loads(line) for line in node.python(LOADS, *uris).splitlines()] == wanted
+        assert (
+            lab.a.python("import kachery_client as kc; print(kc.get({'a': [1]}))") == "as it was\n"
+        )
     for name in ("feeds.db", "kachery-node-id", "client-auth", "owner"):
         assert (storage / name).read_text() == "kachery's own"

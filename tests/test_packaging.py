@@ -16,7 +16,7 @@ import pytest
 from kachery_p2p._version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ["kachery_p2p", "tests", "scripts", "docs", "examples"]
+SOURCES = ["kachery_p2p", "kachery_client", "tests", "scripts", "docs", "examples"]
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -58,9 +58,12 @@ def metadata(wheel: Path) -> email.message.Message:
 def test_the_wheel_has_every_module_and_no_tests(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as file:
         names = set(file.namelist())
-    expected = {str(path.relative_to(ROOT)) for path in (ROOT / "kachery_p2p").rglob("*.py")} | {
+    modules = [
+        path for name in ("kachery_p2p", "kachery_client") for path in (ROOT / name).rglob("*.py")
+    ]
+    expected = {str(path.relative_to(ROOT)) for path in modules} | {
         "kachery_p2p/py.typed",
-        "kachery_client.py",
+        "kachery_client/py.typed",
     }
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert any(name.endswith("/licenses/LICENSE") for name in names)
@@ -94,7 +97,7 @@ def test_the_sdist_has_what_it_takes_to_test_it(dist: Path) -> None:
         "LICENSE",
         "README.md",
         "pyproject.toml",
-        "kachery_client.py",
+        "kachery_client/__init__.py",
         "kachery_p2p/py.typed",
         "scripts/test",
         "tests/test_packaging.py",

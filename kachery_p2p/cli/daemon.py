@@ -27,6 +27,7 @@ from kachery_p2p.client import nodes, sync
 from kachery_p2p.client.session import portal
 from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import (
+    BadInput,
     BadPath,
     DaemonAlreadyRunning,
     DeadlineExceeded,
@@ -107,6 +108,9 @@ def start(output: Output, /, *, foreground: bool, **options: Any) -> None:
       sudo kachery-p2p daemon start --auth-group lab --storage-dir /data/kachery
     """
     config = _config(**options)
+    if config["proxy"] and not config["listen"]:
+        reason = "others must be able to connect to a proxy; add --listen HOST:PORT"
+        raise BadInput(what="--proxy", reason=reason)
     _refuse_second(Path(config["runtime_dir"]))
     _make_folder(Path(config["state_dir"]))
     command = [sys.executable, "-P", "-m", "kachery_p2p.node", json.dumps(config)]

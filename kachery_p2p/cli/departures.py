@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from .output import Output, clean
+from .output import Output, clean, quoted
 
 _DIGITS: Final = 12
 
@@ -33,7 +33,7 @@ def note_open(output: Output, changed: dict[str, Any]) -> None:
     """How to revoke what the member may know of besides."""
     if changed["revoked_all"]:
         return
-    name = clean(changed["name"])
+    name = quoted(changed["name"])
     if changed["open"]:
         output.note("It may know of one that is open, too. To revoke one, or all:")
         output.note(f"  kachery-p2p channel revoke-invite {name} ID")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ from kachery_p2p.client.display.progress_display import display
 from kachery_p2p.client.display.texts import clean as clean
 from kachery_p2p.client.display.texts import delay_text as delay_text
 from kachery_p2p.client.display.texts import size_text as size_text
-from kachery_p2p.protocol.errors import BadPath, KacheryError, StorageFull, to_wire
+from kachery_p2p.protocol.errors import BadPath, KacheryError, StorageFull, TaskFailed, to_wire
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -61,9 +62,29 @@ def _forget_unwritten() -> None:
     os.close(nowhere)
 
 
+def for_shell(uri: str) -> str:
+    """A URI as somebody who reads it on a terminal can paste it into a shell: in quotes where it takes
+    them, since zsh refuses a bare ``?``. Into a pipe it goes as it is."""
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    return shlex.quote(uri) if terminal else uri
+
+
+def quoted(name: object) -> str:
+    """A name from elsewhere as one word of a command that is proposed. In double quotes if it can be:
+    the command itself often stands in single ones."""
+    text = clean(name)
+    word = shlex.quote(text)
+    return f'"{text}"' if word != text and not set(text) & set('"$`\\!') else word
+
+
 def show_error(error: KacheryError) -> None:
-    """The error's sentence, on one line of standard error."""
-    click.echo(f"kachery-p2p: {clean(error)}", err=True)
+    """The error's sentence, on one line of standard error; below it, further in, the traceback that
+    another computer sent with it."""
+    told = str(error.fields.get("traceback") or "") if isinstance(error, TaskFailed) else ""
+    sentence = str(error).partition("\n\n")[0] if told else error
+    click.echo(f"kachery-p2p: {clean(sentence)}", err=True)
+    for line in told.splitlines():
+        click.echo(f"  {clean(line)}", err=True)
 
 
 def show_error_json(error: KacheryError) -> None:

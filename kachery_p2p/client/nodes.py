@@ -7,14 +7,19 @@ from typing import Any
 
 from kachery_p2p.client.display.notebook_html import NodeInfo
 from kachery_p2p.client.session.connection import call, connection
+from kachery_p2p.protocol.canonical import canonical_json
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import MAX_MUTABLE
 
 from .session import offline
 
 
-async def aget_node_id() -> str:
+async def aget_node_id(daemon_port: int | None = None, *, api_port: int | None = None) -> str:
     """The id of the local node: 64 hex digits, its Ed25519 public key.
+
+    Args:
+        daemon_port: ignored, as ``api_port``: what older scripts gave. Where there are several nodes,
+            ``KACHERY_P2P_API_PORT`` says which.
 
     Raises:
         DaemonNotRunning, NeedsNode
@@ -67,9 +72,7 @@ async def astop_node() -> int:
 def _json(what: str, value: Any) -> str:
     """Canonical JSON. Raises BadInput."""
     try:
-        text = json.dumps(
-            value, separators=(",", ":"), sort_keys=True, allow_nan=False, ensure_ascii=False
-        )
+        text = canonical_json(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(what=what, reason=f"it is no JSON value: {error}") from error
     if len(text.encode("utf-8", "surrogatepass")) > MAX_MUTABLE:

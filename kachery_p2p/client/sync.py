@@ -8,7 +8,8 @@ from kachery_p2p.client.session.portal import twin
 from . import nodes
 from .channels import invitations
 from .feeds import feeds, watches
-from .files import loads, stores
+from .files import finds, loads, stores, uploads
+from .files.older import todays
 from .tasks import requests as task_requests
 from .tasks import tasks
 
@@ -19,13 +20,18 @@ store_npy = twin(stores.astore_npy)
 store_pkl = twin(stores.astore_pkl)
 store_file = twin(stores.astore_file)
 link_file = twin(stores.alink_file)
-load_file = twin(loads.aload_file)
-load_bytes = twin(loads.aload_bytes)
-load_text = twin(loads.aload_text)
-load_json = twin(loads.aload_json)
-load_npy = twin(loads.aload_npy)
-load_pkl = twin(loads.aload_pkl)
-find_file = twin(loads.afind_file)
+load_file = twin(loads.aload_file, older=todays)
+load_bytes = twin(loads.aload_bytes, older=todays)
+load_text = twin(loads.aload_text, older=todays)
+load_json = twin(loads.aload_json, older=todays)
+load_npy = twin(loads.aload_npy, older=todays)
+load_pkl = twin(loads.aload_pkl, older=todays)
+find_file = twin(finds.afind_file, older=todays)
+upload_file = twin(uploads.aupload_file)
+upload_text = twin(uploads.aupload_text)
+upload_json = twin(uploads.aupload_json)
+upload_npy = twin(uploads.aupload_npy)
+upload_pkl = twin(uploads.aupload_pkl)
 
 get_node_id = twin(nodes.aget_node_id, asks_only=True)
 node_info = twin(nodes.anode_info, asks_only=True)

@@ -56,6 +56,7 @@ from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.limits import SHUTDOWN_SECONDS
 from kachery_p2p.protocol.links.knock import Knocks
+from kachery_p2p.storage import older_values
 from kachery_p2p.storage.disk import disk_errors, sync_folder, write_all
 from kachery_p2p.storage.feeds.store import FeedStore
 from kachery_p2p.storage.files.blobs import BlobStore
@@ -166,6 +167,7 @@ class Node:
             config.storage_dir, durable=config.durable, on_manifest=self.state.set_manifest
         )
         self.store.open()
+        older_values.take_over(self.store.root, self.state)
         with disk_errors("the marker of the storage folder", config.storage_dir):
             self.marker = marker_of(self.store.root, os.urandom)
         self.feed_store = FeedStore(config.state_dir / "feeds.sqlite", durable=config.durable)

@@ -84,7 +84,7 @@ class KacheryError(Exception):
 
     def __init__(self, /, **fields: Any) -> None:  # so that a field may be called anything
         self.fields: dict[str, Any] = fields
-        super().__init__(self.text.format_map(_Missing(fields)))
+        super().__init__(self.text.format_map(_Missing(map(_inside, fields.items()))))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.fields)
@@ -98,6 +98,16 @@ class KacheryError(Exception):
 class _Missing(dict[str, Any]):
     def __missing__(self, key: str) -> str:
         return "?"
+
+
+def _inside(field: tuple[str, Any]) -> tuple[str, Any]:
+    """A field as it stands in the sentence: a reason may be a sentence itself, with its full stop."""
+    name, value = field
+    whole = name in _SENTENCES and isinstance(value, str) and not value.endswith("..")
+    return name, value.removesuffix(".") if whole else value
+
+
+_SENTENCES = frozenset({"reason", "detail", "cause"})
 
 
 def _rebuild(kind: type[KacheryError], fields: dict[str, Any]) -> KacheryError:
@@ -372,8 +382,8 @@ class TaskFailed(RemoteError):
 
     code = "task-failed"
     text = (
-        "Task function {function!r} failed on node {node}: {reason}. Correct the arguments or the "
-        "function, then request it again."
+        "Task function {function!r} failed on node {node}: {reason}. If the function or its arguments "
+        "are at fault, correct them; then request it again."
     )
 
     def __init__(self, /, **fields: Any) -> None:

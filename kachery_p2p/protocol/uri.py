@@ -12,9 +12,9 @@ The forms, the second column being what :class:`KacheryUri` makes of them::
 Invariants: every :class:`KacheryUri` that exists is valid and normalised (hashes in lower case),
 and ``parse_uri(str(u)) == u``. Only the hash says what the content is; the label is for people.
 
-Labels stay readable: spaces, ``%20`` and everything else that older users have in theirs is left as
-it is. Only ``?``, ``#`` and control characters are percent-encoded, and a ``%`` where the decoder
-would otherwise take it for one of these. A raw ``#`` in an old label is accepted. The name of a
+Labels stay readable: only spaces, ``?``, ``#`` and control characters are percent-encoded, and a ``%``
+where the decoder would otherwise take it for one of these; everything else that older users have in
+theirs is left as it is. A raw space or ``#`` in an old label is accepted. The name of a
 subfeed was always quoted as :func:`urllib.parse.quote` does it, and is so here.
 
 Unknown query keys are ignored, as they always were; a known key with a bad value is an error.
@@ -37,10 +37,10 @@ _DIGITS: Final[dict[str, int]] = {"sha1": 40, "sha1dir": 40, "feed": 64}
 _HEX: Final = frozenset("0123456789abcdef")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
-# What the encoder below writes, and nothing else: so "%20" in an old label stays "%20".
-_ENCODED: Final = re.compile(r"%(?:[01][0-9A-F]|7F|23|25|3F|C2%[89][0-9A-F])", re.IGNORECASE)
+# What the encoder below writes, and nothing else: so "%41" in an old label stays "%41".
+_ENCODED: Final = re.compile(r"%(?:[01][0-9A-F]|7F|20|23|25|3F|C2%[89][0-9A-F])", re.IGNORECASE)
 _TO_ENCODE: Final = re.compile(
-    rf"[?#\x00-\x1f\x7f-\x9f]|%(?={_ENCODED.pattern[1:]})", re.IGNORECASE
+    rf"[ ?#\x00-\x1f\x7f-\x9f]|%(?={_ENCODED.pattern[1:]})", re.IGNORECASE
 )
 _SHOWN_CHARS: Final = 200
 

@@ -44,10 +44,20 @@ class Bindings:
             return nothing
 
         def bind(sha1s: Sequence[str]) -> None:
-            bound = [sha1 for sha1 in sha1s if not self._is_free(sha1)]
+            bound = [sha1 for sha1 in sha1s if not self.is_free(sha1)]
             missing = [sha1 for sha1 in bound if channel not in self._state.origins(sha1)]
             if missing:
                 self._state.add_origins(missing, channel)
+
+        return bind
+
+    def arriving_like(self, sha1: str) -> Arriving:
+        """For the store: what it makes of a blob is bound to what that is bound to."""
+        origins = self._state.origins(sha1)
+
+        def bind(sha1s: Sequence[str]) -> None:
+            for channel in origins:
+                self.arriving(channel)(sha1s)
 
         return bind
 
@@ -62,7 +72,8 @@ class Bindings:
         if missing:
             self._state.add_origins(missing, channel)
 
-    def _is_free(self, sha1: str) -> bool:
+    def is_free(self, sha1: str) -> bool:
+        """Whether a blob is here, and may go out on every channel."""
         return self._store.find(sha1) is not None and not self._state.origins(sha1)
 
     # --- what is fetched -------------------------------------------------------------------------
@@ -81,6 +92,6 @@ class Bindings:
 
     def complete(self, sha1: str, channels: frozenset[str]) -> None:
         """A download is about to become a blob; its bytes came from these channels."""
-        if not self._is_free(sha1):
+        if not self.is_free(sha1):
             (origin,) = channels if len(channels) == 1 else (NOBODY,)
             self._state.add_origin(sha1, origin)

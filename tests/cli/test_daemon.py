@@ -341,3 +341,10 @@ def test_trust_forwarded_may_name_networks_and_need_not(
     monkeypatch.setattr(module, "_config", stop)
     CliRunner().invoke(module.start, typed)
     assert [options["trust_forwarded"] for options in seen] == [given]
+
+
+def test_a_proxy_that_nobody_can_connect_to_is_not_started(short_folder: Path) -> None:
+    node = Daemon(short_folder, "n")
+    done = node.cli("daemon", "start", "--proxy", check=False)
+    assert done.returncode == 2
+    assert "add --listen" in done.stderr

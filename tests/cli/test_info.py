@@ -68,7 +68,7 @@ def test_lines_say_route_and_round_trip_and_nobody_can_fake_one() -> None:
     assert all(line.isprintable() for line in lines)
     assert sum(line.startswith("node id") for line in lines) == 1
     text = "\n".join(lines)
-    for part in ("direct", "12 ms", "via hub", "via 44444444", "1 d 1 h", "2.0 KiB", "waiting"):
+    for part in ("direct", "12 ms", "via hub", "via 44444444", "1 d 1 h", "2.0 kB", "waiting"):
         assert part in text
 
 

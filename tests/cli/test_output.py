@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kachery_p2p.cli.output import clean, columns, size_text
+from kachery_p2p.cli.output import clean, columns, show_error, size_text
+from kachery_p2p.protocol.errors import TaskFailed
 
 
 @settings(deadline=None, max_examples=100)
@@ -22,10 +24,18 @@ def test_columns_stand_below_one_another() -> None:
 
 
 def test_sizes_are_in_the_unit_that_fits() -> None:
-    assert [size_text(n) for n in (0, 1023, 1024, 1536 * 1024, 3 << 60)] == [
-        "0 B",
-        "1023 B",
-        "1.0 KiB",
-        "1.5 MiB",
-        "3145728.0 TiB",
-    ]
+    sizes = (0, 999, 1000, 999_949, 999_950, 1_500_000, 20_000_000, 3 * 10**9, 3 * 10**18)
+    assert [size_text(n) for n in sizes] == [
+        "0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "1.5 MB", "20.0 MB", "3.0 GB",
+        "3000000.0 TB",
+    ]  # fmt: skip
+
+
+def test_a_traceback_from_elsewhere_stands_below_the_error_line_by_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = "Traceback:\n  File \x1b[2J\nValueError: no"
+    show_error(TaskFailed(function="f.1", node="ab", reason="no", traceback=told))
+    first, *below = capsys.readouterr().err.splitlines()
+    assert first.startswith("kachery-p2p: Task function 'f.1' failed on node ab: no.")
+    assert below == ["  Traceback:", "    File \\x1b[2J", "  ValueError: no"]

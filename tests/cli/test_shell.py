@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from kachery_p2p.cli.main import main
 from kachery_p2p.cli.shell import SHELLS
+from tests.daemons import Daemon, Lab
 
 VARIABLE = "_KACHERY_P2P_COMPLETE"
 
@@ -63,3 +65,37 @@ def test_bash_completes(words: list[str], expected: str, tmp_path: Path) -> None
         ["bash", "--norc", "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == [expected], done.stderr
+
+
+def offered(node: Daemon, *words: str) -> list[str]:
+    """What the command answers to Tab after these words: kind and value of each."""
+    env = {
+        **node.env, VARIABLE: "bash_complete", "COMP_WORDS": shlex.join(["kachery-p2p", *words]),
+        "COMP_CWORD": str(len(words)),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "kachery_p2p.cli"],
+        env=env, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert not done.stderr
+    return [line for line in done.stdout.splitlines() if line]
+
+
+def test_files_are_completed_where_files_go(short_folder: Path) -> None:
+    node = Daemon(short_folder, "n")  # it does not run
+    for words in (("store", "emp"), ("link", "emp"), ("channel", "join", "emp")):
+        assert offered(node, *words) == ["file,emp"]
+    # Without a node there is nothing, and no error, in the middle of the line.
+    for words in (("channel", "show", "l"), ("feed", "tail", "m"), ("task", "request", "d")):
+        assert offered(node, *words) == []
+
+
+@pytest.mark.processes
+def test_names_that_the_node_knows_are_completed(lab: Lab) -> None:
+    lab.a.cli("feed", "create", "myfeed")
+    lab.a.cli("feed", "append", "myfeed/primes", "2")
+    assert offered(lab.a, "channel", "show", "l") == ["plain,lab"]
+    assert offered(lab.a, "channel", "remove-node", "lab", "b") == ["plain,b"]
+    assert offered(lab.a, "load", "--channel", "") == ["plain,lab"]
+    assert offered(lab.a, "feed", "tail", "m") == ["plain,myfeed"]
+    assert offered(lab.a, "feed", "tail", "myfeed/p") == ["plain,myfeed/primes"]

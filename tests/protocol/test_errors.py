@@ -20,13 +20,25 @@ def all_classes(kind: type[KacheryError] = KacheryError) -> list[type[KacheryErr
     return [kind, *(found for child in kind.__subclasses__() for found in all_classes(child))]
 
 
-CLASSES = [kind for kind in all_classes() if kind.__module__ == errors.__name__]
+CLASSES = [
+    kind
+    for kind in all_classes()
+    if kind is KacheryError or kind.__module__ == errors.__name__  # the root has its public name
+]
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text() | st.binary(), inner),
     max_leaves=20,
 )
+
+
+def test_a_reason_that_is_a_sentence_has_one_full_stop() -> None:
+    inner = errors.Unreachable(what="x", reason="no")
+    text = str(errors.Unreachable(what="y", reason=f"through z: {inner}"))
+    assert ".." not in text
+    assert "by itself. Check" in text
+    assert "wait ...." in str(errors.Unreachable(what="y", reason="wait ..."))
 
 
 def test_codes_are_unique() -> None:

@@ -31,7 +31,7 @@ labels = texts | awkward
         (f"SHA1://{SHA1.upper()}/File.TXT", "File.TXT", None),
         (f"sha1://{SHA1}/a b/c d.dat", "a b/c d.dat", None),
         (f"sha1://{SHA1}/100%.txt", "100%.txt", None),
-        (f"sha1://{SHA1}/a%20b.txt", "a%20b.txt", None),
+        (f"sha1://{SHA1}/a%20b.txt", "a b.txt", None),
         (f"sha1://{SHA1}/a#1.txt", "a#1.txt", None),
         (f"sha1://{SHA1}/a%3Fb%23c%0A", "a?b#c\n", None),
         (f"sha1://{SHA1}/x.nwb?manifest={OTHER}", "x.nwb", OTHER),
@@ -42,6 +42,14 @@ labels = texts | awkward
 def test_every_form_in_use_is_read(text: str, label: str, manifest: str | None) -> None:
     uri = parse_uri(text)
     assert uri == KacheryUri("sha1", "sha1", SHA1, label, manifest)
+
+
+def test_a_space_is_written_as_percent_20_and_read_either_way() -> None:
+    encoded = f"sha1://{SHA1}/a%20b%2520c.txt"
+    for text in (f"sha1://{SHA1}/a b%2520c.txt", encoded):
+        assert parse_uri(text).label == "a b%20c.txt"
+        assert str(parse_uri(text)) == encoded
+    assert build_uri(sha1=SHA1, label="a b%20c.txt") == encoded
 
 
 def test_older_code_finds_its_attributes() -> None:
@@ -69,7 +77,7 @@ def test_a_chunk_uri_says_what_it_is_a_chunk_of() -> None:
 def test_folder_uris_have_a_label_and_a_path(text: str, label: str, path: str) -> None:
     uri = parse_uri(text)
     assert (uri.kind, uri.algorithm, uri.hash) == ("sha1dir", "sha1", SHA1)
-    assert (uri.label, uri.path, str(uri)) == (label, path, text)
+    assert (uri.label, uri.path, str(uri)) == (label, path, text.replace(" ", "%20"))
 
 
 def test_feed_uris_are_recognised_by_kind() -> None:
@@ -86,8 +94,8 @@ def test_the_name_of_a_subfeed_is_quoted_as_it_always_was(tail: str, path: str) 
     uri = parse_uri(f"feed://{FEED}/{tail}")
     assert uri.path == path
     assert parse_uri(str(uri)) == uri
-    # In a folder's paths, what looks like quoting is a part of the name.
-    assert parse_uri(f"sha1dir://{SHA1}/a%20b").path == "a%20b"
+    # In a folder's paths and in labels, only what must be quoted is.
+    assert parse_uri(f"sha1dir://{SHA1}/a%20b%41").path == "a b%41"
     with pytest.raises(BadUri, match="not UTF-8"):
         parse_uri(f"feed://{FEED}/%ff")
 

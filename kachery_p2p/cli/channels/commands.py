@@ -12,8 +12,9 @@ from typing import Any
 
 import click
 
+from kachery_p2p.cli import completions
 from kachery_p2p.cli.departures import describe_invitations, note_open
-from kachery_p2p.cli.output import Output, clean, columns, pass_output, with_output
+from kachery_p2p.cli.output import Output, clean, columns, pass_output, quoted, with_output
 from kachery_p2p.client import sync
 from kachery_p2p.protocol.channels.roles import ROLES
 
@@ -89,15 +90,16 @@ def create(
         roles=roles,
     )
     output.result(made, describe(made))
+    shown = quoted(made["name"])
     output.note(
-        f"Next: kachery-p2p channel invite {made['name']}, whose output a new member joins with. "
-        f"(Or, if you know its NODE_ID: kachery-p2p channel add-node {made['name']} NODE_ID, then "
-        f"kachery-p2p channel export {made['name']}.)"
+        f"Next: kachery-p2p channel invite {shown}, whose output a new member joins with. "
+        f"(Or, if you know its NODE_ID: kachery-p2p channel add-node {shown} NODE_ID, then "
+        f"kachery-p2p channel export {shown}.)"
     )
 
 
 @channel.command()
-@click.argument("name", metavar="CHANNEL")
+@click.argument("name", metavar="CHANNEL", shell_complete=completions.channels)
 @with_output
 @pass_output
 def show(output: Output, name: str) -> None:
@@ -112,7 +114,7 @@ def show(output: Output, name: str) -> None:
 
 
 @channel.command()
-@click.argument("name", metavar="CHANNEL")
+@click.argument("name", metavar="CHANNEL", shell_complete=completions.channels)
 @click.option(
     "--no-secret",
     is_flag=True,
@@ -133,7 +135,7 @@ def export(output: Output, name: str, no_secret: bool) -> None:
 
 # The pasted text begins with dashes, which is not to be taken for an option.
 @channel.command(context_settings={"ignore_unknown_options": True})
-@click.argument("document", metavar="INVITATION|FILE|URL|TEXT|-")
+@click.argument("document", metavar="INVITATION|FILE|URL|TEXT|-", shell_complete=completions.files)
 @click.option("--roles", default="all", help=f"What this node switches on. {ROLES_HELP}")
 @with_output
 @pass_output
@@ -162,7 +164,7 @@ def join(output: Output, document: str, roles: str) -> None:
 
 
 @channel.command()
-@click.argument("name", metavar="CHANNEL")
+@click.argument("name", metavar="CHANNEL", shell_complete=completions.channels)
 @click.option("--force", is_flag=True, help="Although this node owns it; the key is destroyed.")
 @with_output
 @pass_output
@@ -195,7 +197,7 @@ def list_(output: Output) -> None:
 
 
 @channel.command("add-node")
-@click.argument("name", metavar="CHANNEL")
+@click.argument("name", metavar="CHANNEL", shell_complete=completions.channels)
 @click.argument("node", metavar="NODE_ID")
 @click.option("--label", default="", help="For people.")
 @click.option("--roles", default="all", help=f"What it may do. {ROLES_HELP}")
@@ -218,8 +220,8 @@ _revoke_all = click.option(
 
 
 @channel.command("remove-node")
-@click.argument("name", metavar="CHANNEL")
-@click.argument("node", metavar="NODE")
+@click.argument("name", metavar="CHANNEL", shell_complete=completions.channels)
+@click.argument("node", metavar="NODE", shell_complete=completions.members)
 @_revoke_all
 @with_output
 @pass_output
@@ -239,8 +241,8 @@ def remove_node(output: Output, name: str, node: str, revoke_all: bool) -> None:
 
 
 @channel.command("set-roles")
-@click.argument("name", metavar="CHANNEL")
-@click.argument("node", metavar="NODE")
+@click.argument("name", metavar="CHANNEL", shell_complete=completions.channels)
+@click.argument("node", metavar="NODE", shell_complete=completions.members)
 @click.argument("roles")
 @_revoke_all
 @with_output

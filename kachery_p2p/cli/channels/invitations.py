@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import click
 
-from kachery_p2p.cli.output import Output, columns, pass_output, with_output
+from kachery_p2p.cli import completions
+from kachery_p2p.cli.output import Output, columns, pass_output, quoted, with_output
 from kachery_p2p.client import sync
 from kachery_p2p.protocol.limits import INVITATION_SECONDS, MAX_INVITATION_USES
 
@@ -17,7 +18,7 @@ _SHOWN_DIGITS: Final = 12
 
 
 @click.command()
-@click.argument("name", metavar="CHANNEL")
+@click.argument("name", metavar="CHANNEL", shell_complete=completions.channels)
 @click.option("--roles", help=f"What the newcomer may do; default: all you may give. {ROLES_HELP}")
 @click.option("--expires", metavar="7d", callback=duration, help="Good for so long; default: 7d.")
 @click.option(
@@ -57,12 +58,12 @@ def invite(
     output.note("  kachery-p2p channel join INVITATION")
     output.note("To revoke it:")
     output.note(
-        f"  kachery-p2p channel revoke-invite {made['channel']} {made['id'][:_SHOWN_DIGITS]}"
+        f"  kachery-p2p channel revoke-invite {quoted(made['channel'])} {made['id'][:_SHOWN_DIGITS]}"
     )
 
 
 @click.command()
-@click.argument("name", metavar="CHANNEL")
+@click.argument("name", metavar="CHANNEL", shell_complete=completions.channels)
 @with_output
 @pass_output
 def invites(output: Output, name: str) -> None:
@@ -87,11 +88,11 @@ def invites(output: Output, name: str) -> None:
     ]
     output.result(made, columns(rows))
     if not rows:
-        output.note(f"This node has made none. See: kachery-p2p channel invite {name}")
+        output.note(f"This node has made none. See: kachery-p2p channel invite {quoted(name)}")
 
 
 @click.command("revoke-invite")
-@click.argument("name", metavar="CHANNEL")
+@click.argument("name", metavar="CHANNEL", shell_complete=completions.channels)
 @click.argument("invitation", metavar="ID|LINE", required=False)
 @click.option(
     "--all", "all_", is_flag=True, help="All that are open; the owner's: whoever made them."
@@ -117,8 +118,8 @@ def revoke_invite(output: Output, name: str, invitation: str | None, all_: bool)
 
 
 @click.command()
-@click.argument("name", metavar="CHANNEL")
-@click.argument("node", metavar="NODE")
+@click.argument("name", metavar="CHANNEL", shell_complete=completions.channels)
+@click.argument("node", metavar="NODE", shell_complete=completions.members)
 @click.option(
     "--roles",
     default="request",

@@ -13,8 +13,9 @@ from typing import Any
 import click
 
 from kachery_p2p._version import __version__
+from kachery_p2p.cli import completions
 from kachery_p2p.cli.channels.commands import roles_text
-from kachery_p2p.cli.output import Output, delay_text, pass_output, size_text, with_output
+from kachery_p2p.cli.output import Output, delay_text, pass_output, quoted, size_text, with_output
 from kachery_p2p.client import doctor as client
 from kachery_p2p.client.session import portal
 from kachery_p2p.protocol.errors import (
@@ -50,7 +51,11 @@ _CONNECTED = "connected"
 
 @click.command()
 @click.argument("uri", required=False)
-@click.option("--channel", help="For a URI: look on this channel only (name or id).")
+@click.option(
+    "--channel",
+    shell_complete=completions.channels,
+    help="For a URI: look on this channel only (name or id).",
+)
 @with_output
 @pass_output
 def doctor(output: Output, uri: str | None, channel: str | None) -> int:
@@ -216,9 +221,7 @@ def _clock(node: dict[str, Any]) -> Iterator[Check]:
 
 def _bootstrap(bootstrap: dict[str, Any], node: dict[str, Any]) -> Check:
     about, url = "bootstrap", bootstrap["url"]
-    channels = ", ".join(
-        repr(c["name"]) for c in node["channels"] if url in [b["url"] for b in c["bootstraps"]]
-    )
+    channels = _names([c for c in node["channels"] if url in [b["url"] for b in c["bootstraps"]]])
     if bootstrap["state"] == _CONNECTED:
         links = [x for x in node["links"] if x["node"] == bootstrap["node"] and x["via"] is None]
         rtt = next((f", {delay_text(x['rtt'])}" for x in links if x["rtt"] is not None), "")
@@ -227,10 +230,7 @@ def _bootstrap(bootstrap: dict[str, Any], node: dict[str, Any]) -> Check:
     if code == ClockSkew.code:
         return warning(about, f"{url} refuses this node for its clock.", "See 'clock'.", code)
     if code == NotAMember.code:
-        return warning(
-            about, f"{url} refuses this node: it is no member of {channels} there.",
-            "See the channel. If this node was added a moment ago, look again in a minute.", code,
-        )  # fmt: skip
+        return _refused(bootstrap, node)
     if code == VersionMismatch.code:
         return problem(
             "versions",
@@ -247,8 +247,33 @@ def _bootstrap(bootstrap: dict[str, Any], node: dict[str, Any]) -> Check:
     )
 
 
+def _refused(bootstrap: dict[str, Any], node: dict[str, Any]) -> Check:
+    """This node believes that it is a member, and that bootstrap node does not."""
+    about, url = "bootstrap", bootstrap["url"]
+    on_it = [c for c in node["channels"] if url in [b["url"] for b in c["bootstraps"]]]
+    connected = {b["url"] for b in node["bootstraps"] if b["state"] == _CONNECTED}
+    cut_off = [
+        c for c in on_it if c["member"] and not connected & {b["url"] for b in c["bootstraps"]}
+    ]
+    text = f"{url} refuses this node: it is no member of {_names(cut_off or on_it)} there."
+    if not cut_off:
+        remedy = "See the channel. If this node was added a moment ago, look again in a minute."
+        return warning(about, text, remedy, NotAMember.code)
+    return problem(
+        about,
+        f"{text} Nobody else on it talks to this node: it was removed, or that node has not joined.",
+        "If this node was added a moment ago, look again in a minute. If it was removed, its owner can "
+        "let it in again ('kachery-p2p channel invite').",
+        NotAMember.code,
+    )
+
+
+def _names(channels: list[dict[str, Any]]) -> str:
+    return ", ".join(repr(channel["name"]) for channel in channels)
+
+
 def _channel(channel: dict[str, Any], node: dict[str, Any]) -> Check:
-    about, name = f"channel {channel['name']!r}", channel["name"]
+    about, name = f"channel {channel['name']!r}", quoted(channel["name"])
     granted, wanted = set(channel["granted"]), set(channel["wanted"])
     if channel["expired"]:
         return problem(

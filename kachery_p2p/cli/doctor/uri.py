@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from kachery_p2p.cli.output import size_text
+from kachery_p2p.cli.output import quoted, size_text
 from kachery_p2p.protocol.errors import (
     AccessDenied,
     CorruptContent,
@@ -140,14 +140,14 @@ def _denied(
     about: str, error: AccessDenied, channel: dict[str, Any], node: dict[str, Any]
 ) -> Check:
     role, cause, who = (str(error.fields.get(name, "?")) for name in ("role", "cause", "who"))
-    name = channel["name"]
+    name, shown = channel["name"], quoted(channel["name"])
     own = next((each for each in node["channels"] if each["name"] == name), None)
     if not who.startswith("requester"):
         return problem(
             about,
             f"Nobody may give it: {who} lacks the role {role} ({cause}).",
             f"If it is switched off, ask that node's user to switch {role} on ('channel join "
-            f"--roles'); if it is not granted, ask the channel's owner ('channel set-roles {name}').",
+            f"--roles'); if it is not granted, ask the channel's owner ('channel set-roles {shown}').",
             error.code,
         )
     me = node["node_id"]
@@ -155,7 +155,7 @@ def _denied(
         return problem(
             about,
             f"This node is not a member, so it may not ask for it (the role {role}).",
-            f"Ask the owner to run 'kachery-p2p channel add-node {name} {me}', or for an invitation.",
+            f"Ask the owner to run 'kachery-p2p channel add-node {shown} {me}', or for an invitation.",
             error.code,
         )
     if own is not None and role in own["granted"] and role not in own["wanted"]:
@@ -163,7 +163,7 @@ def _denied(
         return problem(
             about,
             f"The role {role} was granted to this node, but is switched off here.",
-            f"Switch it on: 'kachery-p2p channel export {name} | kachery-p2p channel join - --roles "
+            f"Switch it on: 'kachery-p2p channel export {shown} | kachery-p2p channel join - --roles "
             f"{wanted}'.",
             error.code,
         )
@@ -172,7 +172,7 @@ def _denied(
         return problem(
             about,
             f"The role {role} was not granted to this node by the channel's owner.",
-            f"Ask the owner to run 'kachery-p2p channel set-roles {name} {me} {roles}'.",
+            f"Ask the owner to run 'kachery-p2p channel set-roles {shown} {me} {roles}'.",
             error.code,
         )
     return failure(about, error)

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from kachery_p2p.cli import completions
 from kachery_p2p.cli.output import Output, columns, pass_output, with_output
 from kachery_p2p.client import sync
 from kachery_p2p.protocol.errors import BadInput, UnknownFeed
@@ -45,12 +46,12 @@ def create(output: Output, name: str | None) -> None:
       kachery-p2p feed create myfeed
       uri=$(kachery-p2p feed create)
     """
-    made = sync.create_feed(name)
+    made = sync.create_feed(name, replace=False)
     output.result({"uri": made.uri, "feed_id": made.feed_id, "name": name}, [made.uri])
 
 
 @feed.command()
-@click.argument("target", metavar=FEED)
+@click.argument("target", metavar=FEED, shell_complete=completions.feeds)
 @click.argument("names", metavar="[SUBFEED]...", nargs=-1)
 @with_output
 @pass_output
@@ -76,7 +77,7 @@ def snapshot(output: Output, target: str, names: tuple[str, ...]) -> None:
 
 
 @feed.command()
-@click.argument("target", metavar=SUBFEED)
+@click.argument("target", metavar=SUBFEED, shell_complete=completions.feeds)
 @click.argument("node", metavar="NODE_ID")
 @click.option("--revoke", is_flag=True, help="Take it back; what it submitted stays.")
 @with_output
@@ -101,7 +102,7 @@ def grant(output: Output, target: str, node: str, revoke: bool) -> None:
 
 
 @feed.command()
-@click.argument("target", metavar=FEED)
+@click.argument("target", metavar=FEED, shell_complete=completions.feeds)
 @click.option("--force", is_flag=True, help="Although its key is on this node; it is destroyed.")
 @with_output
 @pass_output
@@ -126,7 +127,7 @@ def delete(output: Output, target: str, force: bool) -> None:
 
 
 @feed.command()
-@click.argument("target", metavar=f"{FEED}|{SUBFEED}")
+@click.argument("target", metavar=f"{FEED}|{SUBFEED}", shell_complete=completions.feeds)
 @with_output
 @pass_output
 def resolve(output: Output, target: str) -> None:

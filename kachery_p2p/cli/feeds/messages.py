@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import click
 
+from kachery_p2p.cli import completions
 from kachery_p2p.cli.output import Output, ReaderGone, pass_output, with_output, write
 from kachery_p2p.client.feeds.subfeeds import Subfeed, follow
 from kachery_p2p.protocol.errors import BadInput, BadPath, Cancelled
@@ -33,12 +34,16 @@ _LOOK_MSEC: Final = 1_000.0
 
 # Negative numbers are messages, too.
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("target", metavar=SUBFEED)
+@click.argument("target", metavar=SUBFEED, shell_complete=completions.feeds)
 @click.argument("messages", metavar="[MESSAGE]...", nargs=-1)
 @click.option(
     "--submit", is_flag=True, help="Have the feed's owner append them, who must allow it."
 )
-@click.option("--channel", help="With --submit: only over this channel (name or id).")
+@click.option(
+    "--channel",
+    shell_complete=completions.channels,
+    help="With --submit: only over this channel (name or id).",
+)
 @with_output
 @pass_output
 def append(
@@ -115,13 +120,17 @@ def _ranges(numbers: list[int]) -> Iterator[tuple[int, int]]:
 
 
 @click.command()
-@click.argument("target", metavar=SUBFEED)
+@click.argument("target", metavar=SUBFEED, shell_complete=completions.feeds)
 @click.option("-f", "--follow", "live", is_flag=True, help="Go on with new messages for ever.")
 @click.option("--from", "first", type=click.IntRange(min=0), help="Number of the first message.")
 @click.option("-n", "last", type=click.IntRange(min=0), help="Only the last so many messages.")
 @click.option("--signed", is_flag=True, help="Each with its number, time, signature and proof.")
 @click.option("--timeout", type=click.FloatRange(min=0), help="Seconds of the first contact: 10.")
-@click.option("--channel", help="Only over this channel (name or id); default: all.")
+@click.option(
+    "--channel",
+    shell_complete=completions.channels,
+    help="Only over this channel (name or id); default: all.",
+)
 @with_output
 @pass_output
 def tail(
@@ -159,7 +168,7 @@ def tail(
 def _print(subfeed: Subfeed, *, live: bool, signed: bool) -> None:
     wait = _LOOK_MSEC if live else 0.0
     while True:
-        found = follow(subfeed, signed=signed, wait_msec=wait, most=_BATCH)
+        found = follow(subfeed, signed=signed, wait_msec=wait, most=_BATCH, strict=True)
         if found:
             write("".join(f"{_ENCODER.encode(message)}\n" for message in found).encode("ascii"))
             subfeed.set_position(subfeed.position + len(found))

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from kachery_p2p.cli import completions
 from kachery_p2p.cli.output import Output, clean, columns, pass_output, with_output
 from kachery_p2p.client import sync
 
@@ -14,9 +15,13 @@ from .targets import FEED, SUBFEED, open_feed, parse_target
 
 
 @click.command()
-@click.argument("target", metavar=f"{FEED}|{SUBFEED}")
+@click.argument("target", metavar=f"{FEED}|{SUBFEED}", shell_complete=completions.feeds)
 @click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to ask others for: 10.")
-@click.option("--channel", help="Only over this channel (name or id); default: all.")
+@click.option(
+    "--channel",
+    shell_complete=completions.channels,
+    help="Only over this channel (name or id); default: all.",
+)
 @with_output
 @pass_output
 def show(output: Output, target: str, timeout: float | None, channel: str | None) -> None:

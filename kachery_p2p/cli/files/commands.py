@@ -6,33 +6,57 @@ that file is done: what was printed is stored, even if a later file fails.
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import os
 import sys
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar
 
 import click
 
-from kachery_p2p.cli.output import Output, columns, pass_output, with_output, write
+from kachery_p2p.cli import completions
+from kachery_p2p.cli.output import Output, columns, for_shell, pass_output, with_output, write
 from kachery_p2p.client import sync
 from kachery_p2p.client.display.progress import ProgressFunction, Transfer
+from kachery_p2p.client.files import loads
+from kachery_p2p.client.session import portal
 from kachery_p2p.local import places
-from kachery_p2p.protocol.errors import BadInput, KacheryError, NotFound, from_wire
+from kachery_p2p.protocol.errors import (
+    BadInput,
+    BadPath,
+    DeadlineExceeded,
+    KacheryError,
+    NotFound,
+    from_wire,
+)
 from kachery_p2p.protocol.limits import CAT_PIECE
 from kachery_p2p.protocol.uri import parse_uri
 
+R = TypeVar("R")
+
+_TIMEOUT_HELP = "Seconds, of each file; default: as long as it comes."
 _CHANNEL_HELP = "Only over this channel (name or id); default: all."
 
 
 @click.command()
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.argument(
+    "paths", metavar="PATH...", nargs=-1, required=True, shell_complete=completions.files
+)
 @click.option("--basename", help="Name in the URI; default: the file's own. For one PATH only.")
-@click.option("--channel", help="Provide it on this channel only; default: on all.")
+@click.option(
+    "--channel",
+    shell_complete=completions.channels,
+    help="Provide it on this channel only; default: on all.",
+)
 @with_output
 @pass_output
 def store(
     output: Output, paths: tuple[str, ...], basename: str | None, channel: str | None
 ) -> None:
     """Copy files into the storage and print their URIs.
+
+    On a terminal, a URI with ?manifest= is in quotes, as zsh needs them.
 
     \b
     Example:
@@ -44,11 +68,13 @@ def store(
         for path in paths:
             tell = _part_of(moving) if len(paths) > 1 else output.bar
             uri = sync.store_file(path, basename, channel=channel, progress=tell)
-            output.result({"path": path, "uri": uri}, [uri])
+            output.result({"path": path, "uri": uri}, [for_shell(uri)])
 
 
 @click.command()
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.argument(
+    "paths", metavar="PATH...", nargs=-1, required=True, shell_complete=completions.files
+)
 @click.option("--basename", help="Name in the URI; default: the file's own. For one PATH only.")
 @with_output
 @pass_output
@@ -66,7 +92,7 @@ def link(output: Output, paths: tuple[str, ...], basename: str | None) -> None:
         for path in paths:
             tell = _part_of(moving) if len(paths) > 1 else output.bar
             uri = sync.link_file(path, basename, progress=tell)
-            output.result({"path": path, "uri": uri}, [uri])
+            output.result({"path": path, "uri": uri}, [for_shell(uri)])
 
 
 def _one_basename(basename: str | None, paths: tuple[str, ...]) -> None:
@@ -96,36 +122,82 @@ def _part_of(moving: Transfer) -> ProgressFunction:
 
 
 @click.command()
-@click.argument("uri")
-@click.option("--dest", type=click.Path(), help="Copy it to this file, or into this folder.")
-@click.option("--channel", help=_CHANNEL_HELP)
+@click.argument("uris", metavar="URI...", nargs=-1, required=True)
+@click.option(
+    "--dest", type=click.Path(), help="Copy it to this file, or into this folder; several, into it."
+)
+@click.option("--channel", shell_complete=completions.channels, help=_CHANNEL_HELP)
+@click.option("--timeout", type=click.FloatRange(min=0), help=_TIMEOUT_HELP)
 @with_output
 @pass_output
-def load(output: Output, uri: str, dest: str | None, channel: str | None) -> None:
-    """Fetch a file and print its path, in the storage or at --dest.
+def load(
+    output: Output,
+    uris: tuple[str, ...],
+    dest: str | None,
+    channel: str | None,
+    timeout: float | None,
+) -> None:
+    """Fetch files and print their paths, in the storage or at --dest.
 
-    Do not write to a path in the storage. Exit status 8: nobody reachable has it.
+    Do not write to a path in the storage. With - the URIs are the lines of standard input. Exit status
+    8: nobody reachable has it.
 
     \b
     Example:
       kachery-p2p load sha1://9797.../data.csv --dest data.csv
       wc -l $(kachery-p2p load sha1://9797.../data.csv)
+      kachery-p2p load --dest folder/ - < uris.txt
     """
-    path = sync.load_file(uri, dest, channel=channel, progress=output.bar)
-    if path is None:
-        raise _not_found(uri)
-    output.result({"path": path, "uri": uri}, [path])
+    several = len(uris) > 1 or uris == ("-",)
+    if several and dest is not None and not os.path.isdir(dest):
+        raise BadInput(what=f"--dest {dest}", reason="several files need an existing folder")
+    for uri in _named(uris):
+        load_one = functools.partial(
+            loads.aload_file, uri, dest, channel=channel, progress=output.bar
+        )
+        path = _within(timeout, uri, load_one)
+        if path is None:
+            raise _not_found(uri)
+        output.result({"path": path, "uri": uri}, [path])
+
+
+def _named(uris: tuple[str, ...]) -> Iterator[str]:
+    """What was named on the command line; for ``-``, each line of standard input as it comes."""
+    for uri in uris:
+        if uri != "-":
+            yield uri
+            continue
+        if sys.stdin is None:
+            raise BadPath(path="standard input", reason="it is closed")
+        for line in sys.stdin:
+            if line.strip():
+                yield line.strip().strip("'")
+
+
+def _within(seconds: float | None, uri: str, call: Callable[[], Awaitable[R]]) -> R:
+    """Raises DeadlineExceeded, and what the call raises."""
+
+    async def bounded() -> R:
+        try:
+            async with asyncio.timeout(seconds):
+                return await call()
+        except TimeoutError as error:
+            raise DeadlineExceeded(what=f"Loading {uri}", seconds=seconds) from error
+
+    return portal.run(bounded, name="load_file")
 
 
 @click.command()
-@click.argument("uri")
+@click.argument("uris", metavar="URI...", nargs=-1, required=True)
 @click.option("--start", type=click.IntRange(min=0), default=0, help="First byte; default: 0.")
 @click.option("--end", type=click.IntRange(min=0), help="Byte after the last; default: the end.")
-@click.option("--channel", help=_CHANNEL_HELP)
+@click.option("--channel", shell_complete=completions.channels, help=_CHANNEL_HELP)
 @with_output
 @pass_output
-def cat(output: Output, uri: str, start: int, end: int | None, channel: str | None) -> None:
-    """Write a file's bytes, or a range of them, to standard output.
+def cat(
+    output: Output, uris: tuple[str, ...], start: int, end: int | None, channel: str | None
+) -> None:
+    """Write the bytes of files, one after the other, or a range of one, to standard output.
 
     If the URI has ?manifest=, only what is asked for travels. The bytes are raw with --json, too.
 
@@ -136,10 +208,20 @@ def cat(output: Output, uri: str, start: int, end: int | None, channel: str | No
     """
     if end is not None and end < start:
         raise BadInput(what="byte range", reason=f"{start} to {end} is no range within a file")
+    if len(uris) > 1 and (start or end is not None):
+        raise BadInput(
+            what="--start and --end", reason="they are of one file, and there are several"
+        )
+    for uri in _named(uris):
+        _cat(output, uri, start, end, channel)
+
+
+def _cat(output: Output, uri: str, start: int, end: int | None, channel: str | None) -> None:
     # On one terminal, the bar and the content would be drawn over one another.
     apart = sys.stdout is not None and not sys.stdout.isatty()
     total = None if end is None else end - start
     name = parse_uri(uri).label if "://" in uri else os.path.basename(uri)
+    first = start
     with Transfer("reading", name, output.bar and apart, total=total) as moving:
         moving.begin()
         while True:
@@ -147,6 +229,8 @@ def cat(output: Output, uri: str, start: int, end: int | None, channel: str | No
             data = sync.load_bytes(uri, start, stop, channel=channel, progress=False)
             if data is None:
                 raise _not_found(uri)
+            if not data and 0 < start == first < stop:
+                _check_start(uri, start, channel)
             write(data)
             moving.tell(moving.done + len(data))
             if start + len(data) < stop or stop == end:
@@ -154,36 +238,49 @@ def cat(output: Output, uri: str, start: int, end: int | None, channel: str | No
             start = stop
 
 
+def _check_start(uri: str, start: int, channel: str | None) -> None:
+    """Raise BadInput unless the file has a byte before this one, so that it ends here."""
+    if not sync.load_bytes(uri, start - 1, start, channel=channel, progress=False):
+        raise BadInput(what=uri, reason=f"it ends before byte {start}, where it was to start")
+
+
 @click.command()
-@click.argument("uri")
+@click.argument("uris", metavar="URI...", nargs=-1, required=True)
 @with_output
 @pass_output
-def find(output: Output, uri: str) -> None:
-    """Say who has a file, without fetching it.
+def find(output: Output, uris: tuple[str, ...]) -> None:
+    """Say who has files, without fetching them.
 
-    Prints one line per place: 'here PATH', or 'direct' or 'relayed' with node, label and channel.
-    Exit status 8: nobody reachable has it.
+    Prints one line per place: 'here PATH', or 'direct' or 'relayed' with node, label and channel; of
+    several files, each after its URI. Exit status 8: nobody reachable has it.
 
     \b
     Example:
       kachery-p2p find sha1://9797.../data.csv
     """
-    found = sync.find_file(uri)
-    lines = [] if found["local"] is None else [f"here  {found['local']}"]
-    lines += columns(
-        [
-            (
-                "direct" if holder["direct"] else "relayed",
-                holder["node"],
-                holder["label"] or "-",
-                holder["channel"],
-            )
-            for holder in found["holders"]
-        ]
-    )
-    output.result(found, lines)
-    if not lines:
-        raise _nobody(uri, found)
+    missing: KacheryError | None = None
+    for uri in _named(uris):
+        found = sync.find_file(uri)
+        lines = [] if found["local"] is None else [f"here  {found['local']}"]
+        lines += columns(
+            [
+                (
+                    "direct" if holder["direct"] else "relayed",
+                    holder["node"],
+                    holder["label"] or "-",
+                    holder["channel"],
+                )
+                for holder in found["holders"]
+            ]
+        )
+        if len(uris) > 1 or uris == ("-",):
+            output.result({"uri": uri, **found}, [uri, *(f"  {line}" for line in lines)])
+        else:
+            output.result(found, lines)
+        if not lines and missing is None:
+            missing = _nobody(uri, found)
+    if missing is not None:
+        raise missing
 
 
 def _not_found(uri: str) -> KacheryError:

@@ -244,7 +244,7 @@ def _uploads(status: Row, rates: Rates, now: float) -> Section:
 
 def _feeds(status: Row, rates: Rates, now: float) -> Section:
     columns = (
-        Column("FEED"),
+        Column("FEED", flexible=True),
         Column("SUBFEED", flexible=True),
         Column("MESSAGES", right=True),
         Column("HERE", least=40),
@@ -252,7 +252,7 @@ def _feeds(status: Row, rates: Rates, now: float) -> Section:
     )
     rows = [
         (
-            Cell(short(each["feed"])),
+            Cell(clean(each["feed_name"]) or short(each["feed"])),
             Cell(clean(each["name"] or short(each["subfeed"]))),
             Cell(f"{each['size']:,}"),
             _held(each),

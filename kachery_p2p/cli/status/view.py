@@ -67,7 +67,7 @@ class View:
             section.title.lower() for section in made if section.expected and not section.rows
         ]
         if missing:
-            self._facts.append(("no", Cell(", ".join(missing))))
+            self._facts.append(("none of", Cell(", ".join(missing))))
         self._height = height
         self._problem = problem
         self._footer = footer

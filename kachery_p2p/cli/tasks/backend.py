@@ -13,6 +13,7 @@ from typing import Any, Final
 import click
 
 import kachery_p2p
+from kachery_p2p.cli import completions
 from kachery_p2p.cli.output import Output, pass_output, with_output
 from kachery_p2p.client import sync
 from kachery_p2p.client.tasks import functions as task_functions
@@ -24,11 +25,12 @@ _LOOK_SECONDS: Final = 0.5
 
 
 @click.command()
-@click.argument("target", metavar="MODULE:")
+@click.argument("target", metavar="MODULE:", shell_complete=completions.files)
 @click.argument("names", metavar="[ID]...", nargs=-1)
 @click.option(
     "--channel",
     "channels",
+    shell_complete=completions.channels,
     multiple=True,
     help="Serve on this channel (name or id); may be repeated. Default: wherever this node may.",
 )

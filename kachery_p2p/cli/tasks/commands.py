@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import click
 
+from kachery_p2p.cli import completions
 from kachery_p2p.cli.output import Output, clean, columns, pass_output, with_output, write
 from kachery_p2p.client import sync
 from kachery_p2p.client.tasks.requests import TaskRequest
@@ -36,11 +37,15 @@ def task() -> None:
 
 
 @task.command("list")
-@click.option("--channel", help="Only on this channel (name or id); default: all.")
+@click.option(
+    "--channel",
+    shell_complete=completions.channels,
+    help="Only on this channel (name or id); default: all.",
+)
 @with_output
 @pass_output
 def list_(output: Output, channel: str | None) -> None:
-    """List the functions that nodes offer: type, channel, node, and how busy it is.
+    """List the functions that nodes offer: type, channel, node, its backend, and how busy that is.
 
     \b
     Example:
@@ -56,6 +61,7 @@ def list_(output: Output, channel: str | None) -> None:
             each["channel"],
             each["node"][:8],
             each["label"] or "-",
+            each["backend"] or "-",
             f"{each['running']} of {each['slots']} running",
             f"{each['queued']} queued",
             "" if each["allowed"] else "not allowed by that node",
@@ -68,12 +74,16 @@ def list_(output: Output, channel: str | None) -> None:
 
 
 @task.command()
-@click.argument("function", metavar="ID")
+@click.argument("function", metavar="ID", shell_complete=completions.functions)
 @click.option("--kwargs", "text", metavar="JSON", default="{}", help="Arguments, an object.")
 @click.option(
     "--type", "kind", type=click.Choice(TASK_TYPES), default=TASK_TYPES[0], show_default=True
 )
-@click.option("--channel", help="Only on this channel (name or id); default: any.")
+@click.option(
+    "--channel",
+    shell_complete=completions.channels,
+    help="Only on this channel (name or id); default: any.",
+)
 @click.option("--wait", is_flag=True, help="Wait for the result and print it.")
 @click.option("--timeout", type=click.FloatRange(min=0), help="Seconds for the whole.")
 @click.option(
@@ -156,12 +166,19 @@ def _arguments(text: str) -> Any:
 
 def _follow(output: Output, made: TaskRequest, *, until_placed: bool) -> None:
     """Wait, and show how it goes on, on standard error."""
-    status, shown = "", 0
+    status, shown, step = "", 0, ""
     while True:
         ended = made.ended_within(_LOOK_SECONDS)
         if made.status != status:
             status = made.status
             output.note(f"{made.task_id}: {status}")
+        # Only what a person can tell apart: a function may say more than there is time to read.
+        fraction, message = made.progress
+        done = "" if fraction is None else f"{fraction:.0%}"
+        told = f"{done} {message}".strip()
+        if told and told != step:
+            step = told
+            output.note(f"{made.task_id}: {told}")
         log = made.log
         if len(log) > shown and not output.quiet and sys.stderr is not None:
             lines = log[shown:].split("\n")

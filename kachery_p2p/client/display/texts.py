@@ -12,10 +12,11 @@ def clean(text: object) -> str:
 
 
 def size_text(size: float) -> str:
-    """A number of bytes for people: ``1.5 MiB``."""
-    units = ["B", "KiB", "MiB", "GiB", "TiB"]
-    while size >= 1024 and len(units) > 1:
-        size /= 1024
+    """A number of bytes for people: ``1.5 MB``, of 10^6, as networks and disks are sold."""
+    units = ["B", "kB", "MB", "GB", "TB"]
+    # What would be shown as 1000.0 of a unit is 1.0 of the next.
+    while size >= (999.5 if units[0] == "B" else 999.95) and len(units) > 1:
+        size /= 1000
         units.pop(0)
     return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
 

@@ -20,6 +20,7 @@ from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import BadInput, DeadlineExceeded, NotFound, UnknownFeed
 from kachery_p2p.protocol.feeds.feed import feed_uri, parse_feed_uri, subfeed_hash
 
+from .flag import Flag
 from .info import described, described_snapshot
 from .live_logs import LiveLog
 from .snapshots import BASENAME, Snapshot, is_snapshot_uri, parse_snapshot_uri, snapshot_content
@@ -61,14 +62,14 @@ class Feed:
         return self._feed("has no feed id, it has its URI").hex()
 
     @property
-    def is_writeable(self) -> bool:
+    def is_writeable(self) -> Flag:
         """Whether this node has the feed's key, so that it can append."""
-        return self._writeable
+        return Flag(self._writeable)
 
     @property
-    def is_snapshot(self) -> bool:
+    def is_snapshot(self) -> Flag:
         """Whether it is the constant content of a file."""
-        return isinstance(self._source, Snapshot)
+        return Flag(isinstance(self._source, Snapshot))
 
     def get_uri(self) -> str:
         """:attr:`uri`, under its name of before."""
@@ -91,7 +92,7 @@ class Feed:
                 the feed.
 
         Raises:
-            BadInput: it is no name, or a snapshot does not have it.
+            BadInput: it is no name.
         """
         if isinstance(self._source, Snapshot):
             return Subfeed(self._source.log(subfeed_name), subfeed_name, position)
@@ -187,19 +188,22 @@ class Feed:
         return "snapshot" if self.is_snapshot else "writeable" if self._writeable else "read-only"
 
 
-async def acreate_feed(feed_name: str | None = None) -> Feed:
+async def acreate_feed(feed_name: str | None = None, *, replace: bool = True) -> Feed:
     """Make a feed, whose key stays on this node.
 
     Args:
-        feed_name: a name that it has on this node only.
+        feed_name: a name that it has on this node only. The feed that had it keeps its URI and its
+            messages, and has no name any more; ``load_feed(feed_name, create=True)`` takes the feed
+            that has it.
+        replace: whether the name may be taken from another feed.
 
     Raises:
-        BadInput: there is a feed of that name; :func:`load_feed` takes that one.
+        BadInput: there is a feed of that name, and ``replace`` is off.
         ReadOnlyUser, DaemonNotRunning, NeedsNode
     """
     if feed_name is not None:
         _check_name(feed_name)
-    return Feed(await _create(feed_name), is_writeable=True)
+    return Feed(await _create(feed_name, replace=replace), is_writeable=True)
 
 
 async def aload_feed(
@@ -339,8 +343,9 @@ async def _id_of(name: str) -> bytes | None:
     return feed
 
 
-async def _create(name: str | None) -> bytes:
-    feed: bytes = (await call("create_feed", "feed.create", {"name": name}))["feed"]
+async def _create(name: str | None, *, replace: bool = False) -> bytes:
+    params = {"name": name, "replace": replace}
+    feed: bytes = (await call("create_feed", "feed.create", params))["feed"]
     return feed
 
 

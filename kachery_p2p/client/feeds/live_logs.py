@@ -23,6 +23,8 @@ from kachery_p2p.protocol.errors import (
     DaemonNotRunning,
     KacheryError,
     LinkClosed,
+    NotFound,
+    NotKnownYet,
     ProtocolViolation,
 )
 from kachery_p2p.protocol.feeds.feed import (
@@ -80,7 +82,14 @@ class LiveLog:
     # --- reading -----------------------------------------------------------------------------
 
     async def read(
-        self, position: int, most: int, wait: float, *, signed: bool = False, once: bool = False
+        self,
+        position: int,
+        most: int,
+        wait: float,
+        *,
+        signed: bool = False,
+        once: bool = False,
+        strict: bool = True,
     ) -> list[Any]:
         """Messages from ``position`` on.
 
@@ -89,6 +98,7 @@ class LiveLog:
             wait: seconds to wait for one if there is none.
             signed: in the form of :mod:`~kachery_p2p.protocol.feeds.signed_message`.
             once: only what one answer of the node holds, which is a MiB or so.
+            strict: of no meaning here, where nobody's having it is always an error.
         """
         found: list[Any] = []
         while True:
@@ -110,7 +120,8 @@ class LiveLog:
         params = {
             **self._source, "position": position, "most": most, "wait": wait, "proofs": signed,
         }  # fmt: skip
-        answer = await call("read", "feed.read", params)
+        with self._telling_its_name():
+            answer = await call("read", "feed.read", params)
         runs, data, size = answer["runs"], answer["data"], answer["size"]
         if not runs:
             return [], size
@@ -131,15 +142,24 @@ class LiveLog:
         """Messages from ``position`` on, as they come, until none came for ``wait`` seconds."""
         params = {**self._source, "position": position, "wait": wait}
         found = await items("amessages", "feed.stream", params)
-        async with contextlib.aclosing(found):
-            async for (start, count), data in found:
-                messages = decode(data)
-                if start != position or len(messages) != count:
-                    raise ProtocolViolation(
-                        reason=f"{count} messages from {start} on, not {position}"
-                    )
-                position += count
-                yield messages
+        with self._telling_its_name():
+            async with contextlib.aclosing(found):
+                async for (start, count), data in found:
+                    messages = decode(data)
+                    if start != position or len(messages) != count:
+                        raise ProtocolViolation(
+                            reason=f"{count} messages from {start} on, not {position}"
+                        )
+                    position += count
+                    yield messages
+
+    @contextlib.contextmanager
+    def _telling_its_name(self) -> Iterator[None]:
+        """Errors name the subfeed as its reader does: nodes that were asked know its hash alone."""
+        try:
+            yield
+        except (NotFound, NotKnownYet) as error:
+            raise type(error)(**{**error.fields, "what": self.uri}) from error
 
     async def size(self) -> int:
         """One more than the number of the last message that this node knows of."""

@@ -36,29 +36,41 @@ class SnapshotLog:
 
     ends: Final = True
 
-    def __init__(self, snapshot: str, name: Any, messages: list[Any]) -> None:
+    def __init__(self, snapshot: str, name: Any, messages: list[Any] | None) -> None:
+        """``messages``: None if the snapshot does not have the subfeed, which is then empty."""
         self.subfeed = subfeed_hash(name)
         self.uri = subfeed_uri(snapshot, name)
+        self._snapshot = snapshot
+        self._name = subfeed_text(name)
         self._messages = messages
 
     async def read(
-        self, position: int, most: int, wait: float, *, signed: bool = False, once: bool = False
+        self,
+        position: int,
+        most: int,
+        wait: float,
+        *,
+        signed: bool = False,
+        once: bool = False,
+        strict: bool = False,
     ) -> list[Any]:
+        if strict and self._messages is None:
+            raise BadInput(what=self._snapshot, reason=f"it has no subfeed {self._name!r}")
         if signed:
             raise self._constant("no message is signed, its URI vouches for all of it")
         stop = position + most if most else None
         # What the caller does to its messages must not show in later reads.
-        found: list[Any] = json.loads(json.dumps(self._messages[position:stop]))
+        found: list[Any] = json.loads(json.dumps((self._messages or [])[position:stop]))
         return found
 
     async def stream(self, position: int, wait: float) -> AsyncGenerator[list[Any], None]:
         yield await self.read(position, 0, wait)
 
     async def size(self) -> int:
-        return len(self._messages)
+        return len(self._messages or [])
 
     async def end(self) -> int:
-        return len(self._messages)
+        return len(self._messages or [])
 
     async def append_one(self, message: Any) -> int:
         raise self._constant("append to the feed that it was taken of")
@@ -109,12 +121,9 @@ class Snapshot:
             self._subfeeds[name] = messages
 
     def log(self, name: Any) -> SnapshotLog:
-        """One subfeed. Raises BadInput if it is not in the snapshot, or no such name is possible."""
-        messages = self._subfeeds.get(subfeed_hash(name).hex())
-        if messages is None:
-            reason = f"this snapshot has no subfeed {subfeed_text(name)!r}"
-            raise BadInput(what=self.uri, reason=reason)
-        return SnapshotLog(self.uri, name, messages)
+        """One subfeed, empty if it is not in the snapshot. Raises BadInput if no such name is
+        possible."""
+        return SnapshotLog(self.uri, name, self._subfeeds.get(subfeed_hash(name).hex()))
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import operator
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from typing import Any, Final
 
 from kachery_p2p.client.display.notebook_html import table
 from kachery_p2p.client.session.portal import twin
-from kachery_p2p.protocol.errors import BadInput, DaemonNotRunning, LinkClosed
+from kachery_p2p.protocol.errors import (
+    DaemonNotRunning,
+    LinkClosed,
+)
 from kachery_p2p.protocol.feeds.access import AccessRules
 from kachery_p2p.protocol.identity import check_node_id
-from kachery_p2p.protocol.limits import MAX_CALL_SECONDS, MAX_FEED_MESSAGES
 
+from .arguments import NOBODY_HAS_IT, checked_count, seconds
+from .flag import Flag
 from .live_logs import LiveLog, Patience, patiently
 from .snapshots import SnapshotLog
 
@@ -66,14 +69,14 @@ class Subfeed:
         return self._log.subfeed.hex()
 
     @property
-    def is_snapshot(self) -> bool:
+    def is_snapshot(self) -> Flag:
         """Whether it will never have other messages than now."""
-        return self._log.ends
+        return Flag(self._log.ends)
 
     @property
-    def is_writeable(self) -> bool:
+    def is_writeable(self) -> Flag:
         """Whether this node has the feed's key, so that it can append."""
-        return self._writeable
+        return Flag(self._writeable)
 
     @property
     def position(self) -> int:
@@ -109,6 +112,7 @@ class Subfeed:
         signed: bool = False,
         max_num_messages: int = 0,
         advance_position: bool = True,
+        strict: bool = False,
     ) -> list[Any]:
         """The messages from the position on, as far as there are any.
 
@@ -117,22 +121,29 @@ class Subfeed:
             signed: each as a dict that proves it, see :func:`check_signed_message`.
             max_num_messages: no more than so many; 0: all there are.
             advance_position: move the position past them.
+            strict: raise NotFound, or NotKnownYet, for a subfeed that nobody has; else it has no
+                messages, and may have some later.
 
         Returns:
             The messages. After an error the position is where it was.
 
         Raises:
-            NotFound, AccessDenied, FeedForked, Unreachable, DaemonNotRunning, NeedsNode, BadInput
+            AccessDenied, FeedForked, Unreachable, DaemonNotRunning, NeedsNode, BadInput
         """
         position = self._position
         most = checked_count("max_num_messages", max_num_messages)
-        found = await self._log.read(position, most, seconds(wait_msec), signed=signed)
+        found = await self._read(position, most, wait_msec, signed=signed, strict=strict)
         if advance_position:
             self._position = position + len(found)
         return found
 
     async def aget_next_message(
-        self, *, wait_msec: float = 10, signed: bool = False, advance_position: bool = True
+        self,
+        *,
+        wait_msec: float = 10,
+        signed: bool = False,
+        advance_position: bool = True,
+        strict: bool = False,
     ) -> Any:
         """The message at the position; None if there is none (or if it is JSON's null).
 
@@ -140,41 +151,53 @@ class Subfeed:
         Arguments and errors are those of :meth:`get_next_messages`.
         """
         position = self._position
-        found = await self._log.read(position, 1, seconds(wait_msec), signed=signed)
+        found = await self._read(position, 1, wait_msec, signed=signed, strict=strict)
         if not found:
             return None
         if advance_position:
             self._position = position + 1
         return found[0]
 
-    def message_stream(self, *, signed: bool = False) -> Iterator[Any]:
+    async def _read(
+        self, position: int, most: int, wait_msec: float, *, signed: bool, strict: bool
+    ) -> list[Any]:
+        wait = seconds(wait_msec)
+        try:
+            return await self._log.read(position, most, wait, signed=signed, strict=strict)
+        except NOBODY_HAS_IT:
+            if strict:
+                raise
+            return []
+
+    def message_stream(self, *, signed: bool = False, strict: bool = False) -> Iterator[Any]:
         """Every message from the position on, and those to come, as they come.
 
         On a live feed it never ends by itself; Ctrl-C ends it. It survives a restart of the local
-        node. The position is always behind the message that was given last.
+        node. The position is always behind the message that was given last. A subfeed that nobody has
+        yet is waited for; ``strict`` raises, as in :meth:`get_next_messages`.
 
         Raises:
             as :meth:`get_next_messages`.
         """
         while True:
-            batch = follow(self, signed=signed)
+            batch = follow(self, signed=signed, strict=strict)
             yield from self._handed_out(batch)
             if not batch and self._log.ends:
                 return
 
-    async def amessages(self, *, signed: bool = False) -> AsyncIterator[Any]:
+    async def amessages(self, *, signed: bool = False, strict: bool = False) -> AsyncIterator[Any]:
         """The async form of :meth:`message_stream`: ``async for message in subfeed.amessages()``."""
-        batches = self._signed_batches() if signed else self._batches()
+        batches = self._signed_batches(strict) if signed else self._batches(strict)
         async with contextlib.aclosing(batches):
             async for batch in batches:
                 for message in self._handed_out(batch):
                     yield message
 
-    async def _signed_batches(self) -> AsyncGenerator[list[Any], None]:
-        while (batch := await afollow(self, signed=True)) or not self._log.ends:
+    async def _signed_batches(self, strict: bool) -> AsyncGenerator[list[Any], None]:
+        while (batch := await afollow(self, signed=True, strict=strict)) or not self._log.ends:
             yield batch
 
-    async def _batches(self) -> AsyncGenerator[list[Any], None]:
+    async def _batches(self, strict: bool) -> AsyncGenerator[list[Any], None]:
         """Messages as the node sends them, without being asked for each; the position is moved by who
         takes them."""
         patience = Patience(known=self._reached)
@@ -193,6 +216,9 @@ class Subfeed:
                             break  # it was set: go on from there
             except (LinkClosed, DaemonNotRunning) as error:
                 await patience.wait(error)
+            except NOBODY_HAS_IT:
+                if strict or self._log.ends:
+                    raise
             else:
                 self._reached = True
             if self._log.ends and not found:
@@ -214,9 +240,13 @@ class Subfeed:
 
     async def aget_num_messages(self) -> int:
         """How many messages there are, as far as this node knows; the channel is asked if it never
-        saw the subfeed. To begin at the end: ``subfeed.set_position(await
-        subfeed.aget_num_messages())``. Raises as :meth:`get_next_messages`."""
-        return await self._log.end()
+        saw the subfeed, and there are none if nobody has it. To begin at the end:
+        ``subfeed.set_position(await subfeed.aget_num_messages())``. Raises as
+        :meth:`get_next_messages`."""
+        try:
+            return await self._log.end()
+        except NOBODY_HAS_IT:
+            return 0
 
     async def aprint_messages(self) -> None:
         """Print all messages that there are, from the first one, each as JSON on a line of its own.
@@ -230,9 +260,15 @@ class Subfeed:
 
     async def _print(self, *, signed: bool) -> None:
         position = 0
-        while found := await self._log.read(position, 0, 0.0, signed=signed, once=True):
+        while found := await self._printed(position, signed):
             position += len(found)
             print("\n".join(map(json.dumps, found)))
+
+    async def _printed(self, position: int, signed: bool) -> list[Any]:
+        try:
+            return await self._log.read(position, 0, 0.0, signed=signed, once=True)
+        except NOBODY_HAS_IT:
+            return []
 
     # --- writing -----------------------------------------------------------------------------
 
@@ -356,13 +392,19 @@ class Subfeed:
 
 
 async def afollow(
-    subfeed: Subfeed, *, signed: bool = False, wait_msec: float = STREAM_WAIT_MSEC, most: int = 0
+    subfeed: Subfeed,
+    *,
+    signed: bool = False,
+    wait_msec: float | None = None,
+    most: int = 0,
+    strict: bool = False,
 ) -> list[Any]:
     """The next messages of somebody who reads for ever; the position stays.
 
     Args:
-        wait_msec: as long as that, if there is none.
+        wait_msec: as long as that, if there is none; a minute by default.
         most: so many at most; 0: what one answer of the node holds.
+        strict: as for :meth:`Subfeed.get_next_messages`.
 
     Returns:
         No message if there was none for so long.
@@ -370,11 +412,18 @@ async def afollow(
     Raises:
         as :meth:`Subfeed.get_next_messages`; a node that goes away is waited for.
     """
-    wait = seconds(wait_msec)
+    wait = seconds(STREAM_WAIT_MSEC if wait_msec is None else wait_msec)
 
     async def read() -> list[Any]:
         position = subfeed._position
-        found = await subfeed._log.read(position, most, wait, signed=signed, once=True)
+        try:
+            found = await subfeed._log.read(
+                position, most, wait, signed=signed, once=True, strict=strict
+            )
+        except NOBODY_HAS_IT:
+            if strict or subfeed._log.ends:
+                raise
+            found = []
         # It may have been set meanwhile.
         return found if subfeed._position == position else []
 
@@ -388,21 +437,3 @@ follow = twin(afollow, asks_only=True)
 
 def _checked_position(position: int) -> int:
     return checked_count("position", position)
-
-
-def checked_count(what: str, value: int) -> int:
-    """``value`` as an int. Raises BadInput if it counts no messages."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise BadInput(what=what, reason=f"a {type(value).__name__}, not a whole number") from None
-    if not 0 <= number <= MAX_FEED_MESSAGES:
-        raise BadInput(what=what, reason=f"{number} is not from 0 to {MAX_FEED_MESSAGES}")
-    return number
-
-
-def seconds(wait_msec: float) -> float:
-    """Milliseconds as seconds, bounded. Raises BadInput if they are none."""
-    if not wait_msec >= 0:
-        raise BadInput(what="wait_msec", reason=f"{wait_msec!r} is not 0 or more milliseconds")
-    return min(wait_msec / 1000, MAX_CALL_SECONDS / 2)

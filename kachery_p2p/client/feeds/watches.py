@@ -11,9 +11,9 @@ from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.feeds.feed import parse_feed_uri, subfeed_hash
 from kachery_p2p.protocol.limits import MAX_FEED_WATCHES
 
+from .arguments import NOBODY_HAS_IT, checked_count, seconds
 from .feeds import FIRST_CONTACT_SECONDS, named_channel
 from .live_logs import LiveLog, decode
-from .subfeeds import checked_count, seconds
 
 Key = TypeVar("Key")
 
@@ -27,6 +27,7 @@ async def awatch_for_new_messages(
     signed: bool = False,
     max_num_messages: int = 0,
     channel: str | None = None,
+    strict: bool = False,
 ) -> dict[Key, list[Any]]:
     """Wait until at least one of several subfeeds has messages beyond a position.
 
@@ -38,13 +39,14 @@ async def awatch_for_new_messages(
         signed: each message as a dict that proves it, see :func:`check_signed_message`.
         max_num_messages: no more than so many of each; 0: as many as the node's answer holds.
         channel: name or id of the only channel on which they are looked for.
+        strict: raise NotFound, or NotKnownYet, if it is one subfeed and nobody has it.
 
     Returns:
         The messages by key, only of those that have any; there may be more, from your position plus
         the length of the list on.
 
     Raises:
-        BadInput, NotFound, AccessDenied, FeedForked, Unreachable, DaemonNotRunning, NeedsNode
+        BadInput, AccessDenied, FeedForked, Unreachable, DaemonNotRunning, NeedsNode
     """
     most, wait = checked_count("max_num_messages", max_num_messages), seconds(wait_msec)
     if len(subfeed_watches) > MAX_FEED_WATCHES:
@@ -61,7 +63,12 @@ async def awatch_for_new_messages(
         "timeout": FIRST_CONTACT_SECONDS,
         "channel": only,
     }
-    ready = (await call("watch_for_new_messages", "feed.watch", params))["ready"]
+    try:
+        ready = (await call("watch_for_new_messages", "feed.watch", params))["ready"]
+    except NOBODY_HAS_IT:
+        if strict:
+            raise
+        return {}
     keys = list(subfeed_watches)
     if not signed:
         return {keys[index]: decode(data) for index, _, _, data in ready}

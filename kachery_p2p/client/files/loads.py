@@ -56,7 +56,7 @@ async def aload_file(
         path = os.fspath(uri)
         with _loading(os.path.basename(path), progress) as moving:
             return await _copied(path, dest, os.path.basename(path), moving)
-    parsed = await _file_uri(uri, local_only, channel, progress)
+    parsed = await file_uri(uri, local_only, channel, progress)
     if parsed is None:
         return None
     name = file_name(parsed)
@@ -131,10 +131,12 @@ async def aload_npy(
     channel: str | None = None,
     progress: Progress = None,
 ) -> NDArray[np.generic] | None:
-    """Load a numpy array. None: nobody reachable has it.
+    """Load a numpy array, or the arrays of an npz file as numpy.load gives them: a mapping from names
+    to arrays. None: nobody reachable has it.
 
     Args:
-        mmap_mode: ``'r'`` or ``'c'`` maps the file instead of reading it, as numpy.load does.
+        mmap_mode: ``'r'`` or ``'c'`` maps the file instead of reading it, as numpy.load does; an npz
+            file's arrays are read.
 
     Raises:
         as :func:`aload_file`; BadInput if the content is no array, or needs pickle.
@@ -144,10 +146,10 @@ async def aload_npy(
     if mmap_mode is None:
         blob = await _small_or_path(uri, local_only, channel, progress)
         if blob is None or isinstance(blob, bytes):
-            return None if blob is None else codecs.bytes_to_npy(blob)
-        return await asyncio.to_thread(codecs.load_npy_path, blob)
+            return None if blob is None else codecs.bytes_to_arrays(blob)
+        return await asyncio.to_thread(codecs.load_arrays_path, blob)
     path = await aload_file(uri, None, local_only, channel=channel, progress=progress)
-    return None if path is None else codecs.load_npy_path(path, mmap_mode)
+    return None if path is None else codecs.load_arrays_path(path, mmap_mode)
 
 
 async def aload_pkl(
@@ -167,26 +169,6 @@ async def aload_pkl(
     return None if data is None else await asyncio.to_thread(pickles.loads, data)
 
 
-async def afind_file(uri: str, *, channel: str | None = None) -> dict[str, Any]:
-    """Who has a file.
-
-    Returns:
-        ``local`` (path or None), ``holders`` (dicts with node, label, channel, direct), ``detail``
-        (who was asked, silent or offline, in words), ``error`` (what kept us from asking, in
-        words; else empty), ``code`` and ``fields`` (the same for programs: the ``code`` of an error
-        class and what its sentence was built from).
-
-    Raises:
-        BadUri, DaemonNotRunning, NeedsNode
-    """
-    parsed = parse_file_uri(uri)
-    offline.require_node("find_file")
-    node = await connection()
-    params = without_nones(sha1=parsed.hash, channel=channel)
-    result: dict[str, Any] = await node.call("find", params)
-    return result
-
-
 # --- parts ---------------------------------------------------------------------------------------
 
 
@@ -194,10 +176,11 @@ def _loading(name: str, progress: Progress) -> Transfer:
     return Transfer("loading", name, progress)
 
 
-async def _file_uri(
+async def file_uri(
     uri: str, local_only: bool, channel: str | None, progress: Progress
 ) -> KacheryUri | None:
-    """The URI of a file; an old directory URI is followed to it. None: nobody has the directory."""
+    """The URI of a file; an old directory URI is followed to it. None: nobody has the directory, or
+    there is no such file in it."""
     parsed = parse_file_uri(uri)
     if parsed.kind != "sha1dir":
         return parsed
@@ -212,19 +195,37 @@ async def _locate(
     """(storage folder, blob) after fetching it if need be, or None."""
     folder = places.offline_dir()
     if folder is not None:
-        blob = storage.find(folder, uri.hash)
+        blob = await _found_offline(folder, uri)
         root = folder
     else:
         node = await connection()
         root = node.greeter.storage_dir
         within = _within(channel)
         blob = await _found(node, uri.hash, within)
-        if blob is None and not local_only:
-            blob = await _fetched(node, uri, within or channel, moving, only=within is not None)
+        if blob is None and not (local_only and _is_whole(uri)):
+            blob = await _fetched(
+                node, uri, within or channel, moving, only=within is not None, local=local_only
+            )
     if blob is None:
         return None
     moving.complete(blob.size)
     return root, blob
+
+
+async def _found_offline(folder: Path, uri: KacheryUri) -> Blob | None:
+    blob = storage.find(folder, uri.hash)
+    if (
+        blob is None
+        and not _is_whole(uri)
+        and await asyncio.to_thread(offline.find_parts, folder, uri)
+    ):
+        blob = storage.find(folder, uri.hash)
+    return blob
+
+
+def _is_whole(uri: KacheryUri) -> bool:
+    """Whether the URI names no other content that it could be made of."""
+    return uri.manifest is None and uri.chunk_of is None
 
 
 def _within(channel: str | None) -> str | None:
@@ -244,10 +245,23 @@ async def _found(node: Connection, sha1: str, within: str | None) -> Blob | None
 
 
 async def _fetched(
-    node: Connection, uri: KacheryUri, channel: str | None, moving: Transfer, *, only: bool
+    node: Connection,
+    uri: KacheryUri,
+    channel: str | None,
+    moving: Transfer,
+    *,
+    only: bool,
+    local: bool,
 ) -> Blob | None:
     moving.begin()
-    params = without_nones(sha1=uri.hash, manifest=uri.manifest, channel=channel) | {"only": only}
+    params = without_nones(
+        sha1=uri.hash,
+        manifest=uri.manifest,
+        channel=channel,
+        chunk_of=uri.chunk_of,
+        only=only,
+        local=local or None,
+    )
     try:
         moving.hear(await node.call("load", params, on_progress=moving.hear))
     except NotFound:
@@ -274,7 +288,7 @@ async def _small_or_path(
     """Verified content if it is small, else the path of the blob."""
     if not is_uri(uri):
         return Path(uri)
-    parsed = await _file_uri(uri, local_only, channel, progress)
+    parsed = await file_uri(uri, local_only, channel, progress)
     if parsed is None:
         return None
     with _loading(file_name(parsed), progress) as moving:
@@ -317,16 +331,22 @@ async def _load_range(
 ) -> bytes | None:
     if not is_uri(uri):
         return await asyncio.to_thread(blocking.read_range, os.fspath(uri), start, end)
-    parsed = await _file_uri(uri, local_only, channel, progress)
+    parsed = await file_uri(uri, local_only, channel, progress)
     if parsed is None:
         return None
     folder = places.offline_dir()
     within = None
     if folder is not None:
-        root, blob = folder, storage.find(folder, parsed.hash)
+        root, blob = folder, await _found_offline(folder, parsed)
     else:
         within, node = _within(channel), await connection()
         root, blob = node.greeter.storage_dir, await _found(node, parsed.hash, within)
+    in_parts = parsed.chunk_of is not None or (local_only and parsed.manifest is not None)
+    if blob is None and folder is None and in_parts:
+        made = await _locate(parsed, local_only, channel, _loading(file_name(parsed), False))
+        blob = None if made is None else made[1]
+        if blob is None:
+            return None
     if blob is not None and blob.size <= VERIFY_ON_READ:
         data = await _load_content(uri, local_only, channel, progress)
         return None if data is None else data[start:end]

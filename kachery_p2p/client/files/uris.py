@@ -38,21 +38,21 @@ def file_name(uri: KacheryUri) -> str:
     return uri.hash if name in ("", ".", "..") or "\0" in name else name
 
 
-def inside_directory(listing: Any, uri: KacheryUri) -> KacheryUri:
-    """The file that the path of an old directory URI leads to. Raises BadInput if there is none.
+def inside_directory(listing: Any, uri: KacheryUri) -> KacheryUri | None:
+    """The file that the path of an old directory URI leads to; None if there is none, or a folder.
 
     Args:
         listing: the content of the directory: ``dirs`` and ``files`` by name.
     """
     name = ""
     for name in filter(None, uri.path.split("/")):
-        inside = [_entries(listing, kind).get(name) for kind in ("dirs", "files")]
-        listing = inside[0] or inside[1]
-        if listing is None:
-            raise BadInput(what=str(uri), reason=f"there is no {name!r} in that directory")
+        # An old listing may have a name with %20 in it, which is a space in a URI.
+        names = (name, name.replace(" ", "%20"))
+        inside = [_entries(listing, kind).get(n) for n in names for kind in ("dirs", "files")]
+        listing = next(filter(None, inside), None)
     sha1 = listing.get("sha1") if isinstance(listing, dict) else None
-    if not isinstance(sha1, str):
-        raise BadInput(what=str(uri), reason="this is a directory; name a file in it")
+    if not isinstance(sha1, str) or not uri.path.strip("/"):
+        return None
     return replace(parse_uri(f"sha1://{sha1}"), label=name)
 
 

@@ -12,7 +12,9 @@ from typing import Any
 
 from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import NeedsNode
+from kachery_p2p.protocol.uri import KacheryUri
 from kachery_p2p.storage.files.blobs import BlobStore
+from kachery_p2p.storage.files.chunks import assemble, cut
 from kachery_p2p.storage.files.writer import Stored
 
 
@@ -43,6 +45,14 @@ def link_fd(
 ) -> dict[str, Any]:
     with BlobStore(folder).open(lock=False) as store:
         return _plain(store.link_fd(descriptor, Path(path), gone, advanced))
+
+
+def find_parts(folder: Path, uri: KacheryUri) -> bool:
+    """Make a file of its chunks, or a chunk of its file, as the URI says; whether it is there now."""
+    with BlobStore(folder).open(lock=False) as store:
+        if uri.chunk_of is not None and cut(store, uri.hash, *uri.chunk_of):
+            return True
+        return uri.manifest is not None and assemble(store, uri.hash, uri.manifest)
 
 
 def _plain(stored: Stored) -> dict[str, Any]:

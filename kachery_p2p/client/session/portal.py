@@ -30,7 +30,7 @@ from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 from kachery_p2p.local import places
 from kachery_p2p.protocol import limits
-from kachery_p2p.protocol.errors import Cancelled
+from kachery_p2p.protocol.errors import Cancelled, InternalError, KacheryError
 
 from . import thread_connection
 
@@ -38,6 +38,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 THREAD_NAME: Final = "kachery-p2p-portal"
+TRACEBACK_VARIABLE: Final = "KACHERY_P2P_TRACEBACK"
+"""``full``: errors of sync calls keep the frames and the causes that lie inside this package."""
 
 
 class _Call(Generic[R]):
@@ -247,13 +249,18 @@ def shutdown() -> None:
 
 
 def twin(
-    async_function: Callable[P, Coroutine[Any, Any, R]], *, asks_only: bool = False
+    async_function: Callable[P, Coroutine[Any, Any, R]],
+    *,
+    asks_only: bool = False,
+    older: Callable[[str, dict[str, Any]], dict[str, Any]] | None = None,
 ) -> Callable[P, R]:
     """The sync twin of an async function: the same, called without ``await``.
 
     Its name is the async one's without the leading 'a'; signature and annotations are the same, and
     so is the docstring, with that name and without ``await`` in its examples. ``asks_only`` is that
-    of :func:`run`.
+    of :func:`run`. An error of the tree shows the caller's line and no frames of ours, unless
+    ``KACHERY_P2P_TRACEBACK`` is ``full``. ``older`` gets the name and the keyword arguments, and
+    gives those of today for what older scripts say.
     """
     async_name = async_function.__name__
     if not async_name.startswith("a") or not inspect.iscoroutinefunction(async_function):
@@ -262,7 +269,18 @@ def twin(
 
     @functools.wraps(async_function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        return run(lambda: async_function(*args, **kwargs), name=name, asks_only=asks_only)
+        __tracebackhide__ = True  # pytest and IPython go by this
+        try:
+            if older is not None and kwargs:
+                todays: dict[str, Any] = older(name, kwargs)
+                return run(lambda: async_function(*args, **todays), name=name, asks_only=asks_only)
+            return run(lambda: async_function(*args, **kwargs), name=name, asks_only=asks_only)
+        except KacheryError as error:
+            if isinstance(error, InternalError) or os.environ.get(TRACEBACK_VARIABLE) == "full":
+                raise
+            # The sentence says what is wrong and what to do; how it was found out is ours.
+            error.__cause__, error.__suppress_context__ = None, True
+            raise error.with_traceback(None)  # noqa: B904
 
     call.__name__ = name
     call.__qualname__ = async_function.__qualname__.removesuffix(async_name) + name

@@ -106,10 +106,13 @@ class TaskRequest:
         return str(error).replace(f"\n\nOn that node:\n{self.traceback}", "")
 
     def wait(self, timeout_sec: float | None = None) -> Any:
-        """The result, once the task has ended; None if it has not within so many seconds, as
-        :attr:`status` says. Raises as :attr:`result`."""
-        self.ended_within(timeout_sec)
-        return self.result
+        """The result, once the task has ended, or True if it is an action, whose :attr:`result` says
+        what it returned. None if it has not ended within so many seconds, as :attr:`status` says.
+        Raises as :attr:`result`."""
+        if not self.ended_within(timeout_sec):
+            return None
+        result = self.result
+        return True if self._type == "action" else result
 
     def ended_within(self, seconds: float | None) -> bool:
         """Whether the task ends within so many seconds (None: it will, however long it takes)."""

@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import inspect
+import sys
 import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
@@ -104,14 +105,49 @@ def _perform(
 
 
 def call(function: Callable[..., Any], arguments: dict[str, Any], context: TaskContext) -> Any:
-    """What a function returns, after awaiting it or waiting for its Future."""
-    value = function(**arguments)
+    """What a function returns, after awaiting it, or waiting for its Future or its job."""
+    return resolved(function(**arguments), context)
+
+
+def resolved(value: Any, context: TaskContext) -> Any:
+    """What a function returned, once it is there.
+
+    Raises:
+        What the awaitable, the Future or the job raises; RuntimeError for a job that failed.
+    """
     if inspect.isawaitable(value):
-        return asyncio.run(_awaited(value, context))
+        return resolved(asyncio.run(_awaited(value, context)), context)
     if isinstance(value, concurrent.futures.Future):
         context.on_cancel(value.cancel)
         return value.result()
-    return value
+    return _result_of_job(value, context) if _is_job(value) else value
+
+
+def _is_job(value: Any) -> bool:
+    """Whether it is a job as hither makes them: an object of somebody's own that can be waited for. A
+    subprocess or an event of the standard library is none."""
+    kind = type(value)
+    foreign = kind.__module__.partition(".")[0] not in sys.stdlib_module_names
+    return foreign and not isinstance(value, type) and callable(getattr(value, "wait", None))
+
+
+def _result_of_job(job: Any, context: TaskContext) -> Any:
+    """hither's ``wait()`` returns the value, hither2's an object that has it, or the error."""
+    cancel = getattr(job, "cancel", None)
+    if callable(cancel):
+        context.on_cancel(lambda: _cancelled(cancel))
+    result = job.wait()
+    if not hasattr(result, "return_value"):
+        return result
+    if (error := getattr(result, "error", None)) is not None:
+        raise error if isinstance(error, BaseException) else RuntimeError(str(error))
+    return result.return_value
+
+
+def _cancelled(cancel: Callable[[], Any]) -> None:
+    # It is somebody's own code, and whether it can be cancelled is up to it.
+    with contextlib.suppress(Exception):
+        cancel()
 
 
 async def _awaited(awaitable: Awaitable[Any], context: TaskContext) -> Any:

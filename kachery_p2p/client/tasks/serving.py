@@ -33,6 +33,7 @@ async def task_backend(
     executor: Executor | None = None,
     slots: int | None = None,
     label: str = "",
+    backend_id: str | None = None,
 ) -> AsyncIterator[Backend]:
     """Serve task functions while the ``async with`` block runs, in one's own event loop.
 
@@ -50,7 +51,7 @@ async def task_backend(
         slots = await asyncio.to_thread(count_slots, executor)
     if slots is not None and not 1 <= slots <= MAX_TASK_SLOTS:
         raise BadInput(what="slots", reason=f"{slots} is not between 1 and {MAX_TASK_SLOTS}")
-    backend = Backend(functions, names, executor, slots, label)
+    backend = Backend(functions, names, executor, slots, label or backend_id or "")
     serving = backend.serving = asyncio.ensure_future(backend.serve())
     ready = asyncio.ensure_future(backend.ready.wait())
     try:
@@ -76,6 +77,8 @@ async def arun_task_backend(
     slots: int | None = None,
     label: str = "",
     stop: threading.Event | None = None,
+    *,
+    backend_id: str | None = None,
 ) -> None:
     """Offer task functions on channels and run them when other nodes ask, until told to stop.
 
@@ -95,6 +98,7 @@ async def arun_task_backend(
         slots: how many run at once; by default as many as the executor has workers.
         label: shown to those who look what is on offer.
         stop: set it to end this.
+        backend_id: what kachery_client called the label.
 
     Raises:
         BadInput: no function, no channel, or something that cannot be sent to a worker process.
@@ -103,7 +107,8 @@ async def arun_task_backend(
     """
     if _in_worker():
         return
-    async with task_backend(channels, task_function_ids, executor, slots, label) as backend:
+    shown = label or backend_id or ""
+    async with task_backend(channels, task_function_ids, executor, slots, shown) as backend:
         _log.info("Serving on %s.", channels)
         # Nothing tells of a threading.Event.
         while not backend.ended and not (stop is not None and stop.is_set()):  # noqa: ASYNC110
@@ -117,13 +122,17 @@ def run_task_backend(
     slots: int | None = None,
     label: str = "",
     stop: threading.Event | None = None,
+    *,
+    backend_id: str | None = None,
 ) -> None:
     if _in_worker():
         return
     ended = _Either(stop)
     with _until_signal(ended):
         portal.run(
-            lambda: arun_task_backend(channels, task_function_ids, executor, slots, label, ended),
+            lambda: arun_task_backend(
+                channels, task_function_ids, executor, slots, label or backend_id or "", ended
+            ),
             name="run_task_backend",
         )
 

@@ -26,8 +26,8 @@ async def alist_tasks(channel: str | None = None) -> list[dict[str, Any]]:
     """The task functions that nodes of a channel, or of all channels, offer now.
 
     Returns:
-        For each a dict with function, type, channel, node, label, slots, running, queued, and allowed
-        (whether that node runs it for others).
+        For each a dict with function, type, channel, node, label, backend (the labels of what serves
+        it there), slots, running, queued, and allowed (whether that node runs it for others).
 
     Raises:
         UnknownChannel, AccessDenied, DaemonNotRunning, NeedsNode
@@ -91,13 +91,15 @@ def _parsed(task_id: str) -> bytes:
 
 
 async def arun_task(
-    f: Callable[..., Any], kwargs: dict[str, Any] | None = None, channel: str | None = None
+    task_function: Callable[..., Any],
+    kwargs: dict[str, Any] | None = None,
+    channel: str | None = None,
 ) -> Any:
     """The result of a pure calculation of one's own: one that is known already, or computed here, in
     this process, and shared with the channel.
 
     Args:
-        f: a function that was decorated with :func:`taskfunction` as a pure calculation.
+        task_function: a function that was decorated with :func:`taskfunction` as a pure calculation.
         kwargs: its arguments by name: JSON values and numpy arrays.
         channel: name or id of the only channel to ask and to share with; all by default.
 
@@ -106,23 +108,27 @@ async def arun_task(
         AccessDenied: this node may not provide results on that channel.
         UnknownChannel, DaemonNotRunning, NeedsNode, and whatever the function raises.
     """
-    function = _pure(f)
+    function = _pure(task_function)
     arguments = {} if kwargs is None else kwargs
     found, text = await _known(function, arguments, channel)
     if found is not None:
         return await task_values.aunpack(found, channel)
-    if inspect.iscoroutinefunction(f):
-        value = await f(**arguments)
+    context = TaskContext(lambda *_: None)
+    if inspect.iscoroutinefunction(task_function):
+        value = await task_function(**arguments)
+        value = await asyncio.to_thread(task_run.resolved, value, context)
     else:
-        value = await asyncio.to_thread(task_run.call, f, arguments, TaskContext(lambda *_: None))
+        value = await asyncio.to_thread(task_run.call, task_function, arguments, context)
     return await _publish(function, text, value, channel)
 
 
 def run_task(
-    f: Callable[..., Any], kwargs: dict[str, Any] | None = None, channel: str | None = None
+    task_function: Callable[..., Any],
+    kwargs: dict[str, Any] | None = None,
+    channel: str | None = None,
 ) -> Any:
     # No twin: the function is to run in the caller's own thread, where Ctrl-C reaches it.
-    function = _pure(f)
+    function = _pure(task_function)
     arguments = {} if kwargs is None else kwargs
 
     async def known() -> tuple[bool, Any, bytes]:
@@ -133,7 +139,7 @@ def run_task(
     is_known, value, text = portal.run(known, name="run_task")
     if is_known:
         return value
-    computed = task_run.call(f, arguments, TaskContext(lambda *_: None))
+    computed = task_run.call(task_function, arguments, TaskContext(lambda *_: None))
     return portal.run(lambda: _publish(function, text, computed, channel), name="run_task")
 
 

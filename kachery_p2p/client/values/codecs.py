@@ -120,6 +120,38 @@ def bytes_to_npy(data: Buffer) -> NDArray[Any]:
     return _read(io.BytesIO(data))
 
 
+def bytes_to_arrays(data: Buffer) -> Any:
+    """As :func:`bytes_to_npy`; of an npz file, a mapping from names to arrays. Raises BadInput."""
+    return _arrays(io.BytesIO(data)) if _is_npz(bytes(data[:4])) else bytes_to_npy(data)
+
+
+def load_arrays_path(path: str | os.PathLike[str], mmap_mode: str | None = None) -> Any:
+    """As :func:`load_npy_path`; of an npz file, a mapping from names to arrays, which are read when
+    they are asked for, whatever ``mmap_mode`` says. Raises as :func:`load_npy_path`."""
+    try:
+        with open(path, "rb") as file:
+            npz = _is_npz(file.read(4))
+    except OSError as error:
+        raise BadPath(path=os.fspath(path), reason=error.strerror or str(error)) from error
+    return _arrays(path) if npz else load_npy_path(path, mmap_mode)
+
+
+def _is_npz(head: bytes) -> bool:
+    """Whether a file begins as numpy.savez writes it: a zip archive, an empty one too."""
+    return head in (b"PK\x03\x04", b"PK\x05\x06")
+
+
+def _arrays(source: IO[bytes] | str | os.PathLike[str]) -> Any:
+    import zipfile
+
+    import numpy as np
+
+    try:
+        return np.load(source, allow_pickle=False, max_header_size=limits.MAX_NPY_HEADER)
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise BadInput(what="npz", reason=f"the content is no npz file: {error}") from error
+
+
 def load_npy_path(path: str | os.PathLike[str], mmap_mode: str | None = None) -> NDArray[Any]:
     """The array in an npy file.
 

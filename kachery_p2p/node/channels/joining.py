@@ -58,7 +58,9 @@ class Joining:
     async def join(self, line: str, wanted: frozenset[str]) -> bytes:
         """Become a member by an invitation; the channel id.
 
-        Who is a member already only changes what it wants.
+        Who is a member already only changes what it wants. Whether it is, is not for its own document
+        to say while nobody on the channel talks to it: it may have been removed. Then the admitter is
+        asked, who lets a member have its answer without using the invitation.
 
         Raises:
             BadInvitation: it is damaged, or over by this node's clock.
@@ -67,7 +69,7 @@ class Joining:
         """
         invitation = parse_line(line)
         channel = invitation.channel
-        if self._book.is_member(channel, self._context.node_id):
+        if self._is_surely_member(invitation):
             return await self._documents.adopt(self._book.signed(channel), wanted)
         if self._context.clock() >= invitation.expires_at:
             date = datetime.fromtimestamp(invitation.expires_at, UTC)
@@ -84,6 +86,13 @@ class Joining:
                 if asyncio.get_running_loop().time() >= deadline:
                     raise
             await asyncio.sleep(_AGAIN_SECONDS)
+
+    def _is_surely_member(self, invitation: Invitation) -> bool:
+        channel, me = invitation.channel, self._context.node_id
+        if not self._book.is_member(channel, me):
+            return False
+        mine = self._book.owner_key(channel) is not None or invitation.admitter.hex() == me
+        return mine or bool(self._network.links_on(channel))
 
     async def _once(self, invitation: Invitation, wanted: frozenset[str]) -> bytes:
         tried: list[str] = []

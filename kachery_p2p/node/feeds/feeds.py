@@ -177,10 +177,11 @@ class Feeds:
 
     # --- changes -----------------------------------------------------------------------------
 
-    async def create(self, name: str | None) -> bytes:
-        """A new feed of this node's; its id. Raises BadInput if the name is taken."""
+    async def create(self, name: str | None, *, replace: bool = False) -> bytes:
+        """A new feed of this node's; its id. Raises BadInput if the name is taken, and is not to be
+        taken from the feed that has it (``replace``)."""
         seed, now = self.context.random_bytes(32), self.context.clock()
-        feed = await self._disk(self.store.create_feed, seed, name, now)
+        feed = await self._disk(self.store.create_feed, seed, name, now, replace=replace)
         self._own[feed] = True
         self._provide(feed_owner_key(feed))
         return feed

@@ -35,9 +35,9 @@ class OwnFeeds:
             if task.done():
                 del self._asked[where]
 
-    async def create(self, name: str | None) -> bytes:
-        """A new feed; its id. Raises BadInput if the name is taken."""
-        feed = await self._feeds.create(name)
+    async def create(self, name: str | None, *, replace: bool = False) -> bytes:
+        """As :meth:`.feeds.Feeds.create`."""
+        feed = await self._feeds.create(name, replace=replace)
         self._fresh.add(feed)
         return feed
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -28,6 +29,7 @@ from kachery_p2p.protocol.files.messages import Piece
 from kachery_p2p.protocol.files.plan import Plan, Range, intersect
 from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK, MAX_MANIFEST
 from kachery_p2p.protocol.links.session import SealedBody
+from kachery_p2p.storage.files.chunks import assemble
 from kachery_p2p.storage.files.partials import Partial
 
 Part = tuple[int, int | None]
@@ -228,6 +230,25 @@ class Content:
             return data if hashlib.sha1(data).hexdigest() == sha1 else None
 
         return await self._context.workers.disk(work)
+
+    async def assemble(self, manifest: str) -> int | None:
+        """Make the file of its chunks, if all lie here and are nobody's alone; its size, or None."""
+        gone = threading.Event()
+
+        def work() -> int | None:
+            store, free = self._context.store, self._context.bindings.is_free
+            if not assemble(store, self.sha1, manifest, free, gone.is_set):
+                return None
+            blob = store.find(self.sha1)
+            return None if blob is None else blob.size
+
+        working = asyncio.ensure_future(self._context.workers.disk(work))
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            gone.set()
+            await asyncio.wait([working])
+            raise
 
     # --- how it ends -------------------------------------------------------------------------
 

@@ -75,6 +75,8 @@ class Download:
         self._sources = sources
         self._lookup = lookup
         self._manifest = manifest
+        self._wants_manifest = manifest is not None
+        self._lacks_manifest = False
         self._channel = channel
         self._provide = provide
         self._slots = slots
@@ -194,6 +196,8 @@ class Download:
     async def _fetch(self) -> None:
         loop = asyncio.get_running_loop()
         self._last_progress = loop.time()
+        if self._manifest is not None and await self._assembled(self._manifest):
+            return
         found = await self._look()
         if not found.holders:
             raise self._lookup.not_found(self._thing, found)
@@ -225,6 +229,14 @@ class Download:
             await asyncio.sleep(_RETRY_SECONDS)
             found = await self._look_again(found)
 
+    async def _assembled(self, manifest: str) -> bool:
+        size = await self._content.assemble(manifest)
+        if size is None:
+            return False
+        self.progress.size = self.progress.verified = size
+        self._provide(self.sha1)
+        return True
+
     async def _look(self) -> Found:
         joined = self._joined
         found = await self._lookup.find(self._thing, self._channel)
@@ -246,7 +258,7 @@ class Download:
     async def _from(self, holders: list[Holder]) -> bool:
         """Fetch from these, best first. True when everything that was wanted is there."""
         if self.partial is None:
-            await self._sources.first(holders, self._prepare)
+            await self._begin(holders)
         if self.partial is None:  # it was small and came with the answer
             return True
         while True:
@@ -265,6 +277,17 @@ class Download:
                 self._tell()
                 await self._wanted.wait()
                 self._last_progress = asyncio.get_running_loop().time()
+
+    async def _begin(self, holders: list[Holder]) -> None:
+        """Have the best source prepare; without the manifest if those who have the file lack that:
+        an old URI names one that older nodes made, and the hash of the file verifies the whole."""
+        try:
+            await self._sources.first(holders, self._prepare)
+        except NotFound:
+            if not self._lacks_manifest:
+                raise
+            self._wants_manifest = False
+            await self._sources.first(holders, self._prepare)
 
     def _chosen(self, holders: list[Holder]) -> list[Holder]:
         ranked = self._sources.ranked(holders)
@@ -295,7 +318,7 @@ class Download:
             for node, entry in self.progress.sources.items():
                 self._sources.failed(node)
                 # Without a manifest the size was the word of one, who may have lied about it.
-                sized = self._manifest is not None or node == self._prepared_by
+                sized = self._wants_manifest or node == self._prepared_by
                 if sized and entry["bytes"] >= self._content.size:
                     self._sources.ban(node, error)
             self._sources.failed(self._prepared_by)
@@ -313,7 +336,7 @@ class Download:
             await self._take_whole(source, info.inline)
             return
         manifest = None
-        if self._manifest is not None:
+        if self._manifest is not None and self._wants_manifest:
             manifest = await self._load_manifest(source, self._manifest)
         size = manifest.size if manifest is not None else info.size
         if info.size != size:
@@ -335,7 +358,11 @@ class Download:
     async def _load_manifest(self, source: Source, sha1: str) -> Manifest:
         data = await self._content.stored_manifest(sha1)
         if data is None:
-            data = await source.manifest(sha1)
+            try:
+                data = await source.manifest(sha1)
+            except NotFound:
+                self._lacks_manifest = True
+                raise
             await self._content.store_small(sha1, data, source.holder.channel)
             self._provide(sha1)
         manifest = Manifest.parse(data)

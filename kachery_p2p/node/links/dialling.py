@@ -11,8 +11,8 @@ Behind an HTTP proxy it is that proxy which would look names up, so only numbers
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
-import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -30,6 +30,7 @@ from kachery_p2p.protocol.links.addresses import (
     parse_address,
     range_of,
 )
+from kachery_p2p.protocol.links.http_proxy import choose_http_proxy
 from kachery_p2p.protocol.links.knock import RANDOM_BYTES, make_knock
 
 from .transport import WebSocketTransport, dial
@@ -106,7 +107,7 @@ async def dial_member(
     parts = urlsplit(target)
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "wss" else 80)
-    if http_proxy is not None or _has_http_proxy(parts.scheme, host, port):
+    if http_proxy is not None or choose_http_proxy(os.environ, parts.scheme, host, port):
         literal = parse_address(host)
         if literal is None or not rules.allow(literal):
             raise Unreachable(
@@ -160,12 +161,3 @@ def _address_towards(address: Address) -> Address | None:
         except OSError:  # there is no such route
             return None
         return parse_address(sock.getsockname()[0])
-
-
-def _has_http_proxy(scheme: str, host: str, port: int) -> bool:
-    """Whether :func:`~.transport.dial` would go through one: as websockets decides it."""
-    if urllib.request.proxy_bypass(f"{host}:{port}"):
-        return False
-    kinds = ("wss", "socks", "https") if scheme == "wss" else ("ws", "socks", "https", "http")
-    proxies = urllib.request.getproxies()
-    return any(proxies.get(kind) is not None for kind in kinds)

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection
@@ -34,6 +36,7 @@ from kachery_p2p.protocol.limits import (
     MAX_RECORD,
     MAX_URL,
 )
+from kachery_p2p.protocol.links.http_proxy import HttpProxy, choose_http_proxy
 from kachery_p2p.protocol.links.knock import HEADER as KNOCK
 
 from .gate import Gate
@@ -150,7 +153,7 @@ async def dial(
     knock: str = "",
     at: str | None = None,
 ) -> WebSocketTransport:
-    """Open a WebSocket, through ``http_proxy`` (a URL), or HTTP(S)_PROXY if the environment says so.
+    """Open a WebSocket, through ``http_proxy`` (a URL), or the one that the environment names.
 
     Args:
         knock: what is said to a node that is on one of our channels (protocol/links/knock.py).
@@ -162,10 +165,11 @@ async def dial(
     """
     check_url(url)
     options: dict[str, Any] = {"ssl": tls} if tls is not None and url.startswith("wss:") else {}
+    proxy = None if at is not None else _http_proxy(url, http_proxy)
+    options["proxy"] = None if proxy is None else proxy.url
     if at is not None:
-        options["host"], options["proxy"] = at, None
-    else:
-        options["proxy"] = True if http_proxy is None else http_proxy
+        options["host"] = at
+    via = "" if proxy is None else f", at {proxy.shown}"
     try:
         connection = await _Connect(
             url,
@@ -178,19 +182,34 @@ async def dial(
     except InvalidURI as error:
         raise BadInput(what=f"URL {url!r}", reason=str(error)) from error
     except (InvalidProxy, ImportError) as error:  # SOCKS takes another package
-        raise Unreachable(what=url, reason=f"the HTTP proxy setting is wrong: {error}") from error
+        raise Unreachable(
+            what=url, reason=f"the HTTP proxy setting is wrong{via}: {error}"
+        ) from error
     except TimeoutError as error:
-        raise Unreachable(what=url, reason=f"no answer within {DIAL_SECONDS:g} s") from error
+        raise Unreachable(what=url, reason=f"no answer within {DIAL_SECONDS:g} s{via}") from error
     except ssl.SSLError as error:
-        raise Unreachable(what=url, reason=f"TLS failed: {error}") from error
+        raise Unreachable(what=url, reason=f"TLS failed: {error}{via}") from error
     except OSError as error:
-        raise Unreachable(what=url, reason=error.strerror or str(error)) from error
+        raise Unreachable(what=url, reason=f"{error.strerror or error}{via}") from error
     except ValueError as error:  # a host that is no name, a port that is none
         raise BadInput(what=f"URL {url!r}", reason=str(error)) from error
     except (InvalidHandshake, WebSocketException) as error:
-        raise Unreachable(what=url, reason=f"no kachery-p2p node there: {error}") from error
+        reason = f"no kachery-p2p node there: {error}{via}"
+        raise Unreachable(what=url, reason=reason) from error
     _tune(connection)
     return WebSocketTransport(connection, url)
+
+
+def _http_proxy(url: str, named: str | None) -> HttpProxy | None:
+    """``named``: by the caller. Raises BadInput for a URL whose port is none."""
+    if named is not None:
+        return HttpProxy(named, "as given")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "wss" else 80)
+    except ValueError as error:
+        raise BadInput(what=f"URL {url!r}", reason=str(error)) from error
+    return choose_http_proxy(os.environ, parts.scheme, host, port)
 
 
 async def listen(

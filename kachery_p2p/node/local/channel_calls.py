@@ -106,6 +106,10 @@ class ChannelCalls:
             raise BadInput(
                 what="channel", reason="it needs at least one --bootstrap ws://HOST:PORT"
             )
+        book = services.context.book
+        if any(book.signed(each).document.name == params.name for each in book):
+            reason = "this node is on one of that name; give another, or leave that one first"
+            raise BadInput(what=f"channel {params.name!r}", reason=reason)
         bootstraps = [await self._identify(text) for text in params.bootstraps]
         me = services.context.node_id
         key = NodeKey.generate(services.context.random_bytes)
@@ -257,7 +261,8 @@ class ChannelCalls:
         return await self._take_away(node_id, changed, key, params.revoke_all)
 
     def member_id(self, document: ChannelDocument, text: str) -> str:
-        """A member by node id, or by a label or the beginning of an id that only one has.
+        """A member by node id, or by a label or the beginning of an id that only one has. Where the
+        channel calls nobody so, it is the member that calls itself so.
 
         A whole id is the member's that has it, whatever others are called.
         """
@@ -269,6 +274,10 @@ class ChannelCalls:
             if text == member.label
             or (len(start) >= _LEAST_DIGITS and member.node_id.startswith(start))
         ]
+        if not found:
+            links = self._services.network.links
+            calls_itself = {x.peer for x in links if x.hello is not None and x.hello.label == text}
+            found = [m.node_id for m in document.members if m.node_id in calls_itself]
         if len(start) == _ID_DIGITS and set(start) <= set(hexdigits):
             found = [node_id for node_id in found if node_id == start]
         if len(found) != 1:

@@ -6,7 +6,7 @@ travel as ``data``: their JSON texts with a newline between them, ``count`` of t
 =====================  ==================================================  ===========================
 method                 parameters                                          result
 =====================  ==================================================  ===========================
-``feed.create``        name | None                                         feed
+``feed.create``        name | None, replace?                               feed
 ``feed.named``         name                                                feed | None
 ``feed.list``                                                              feeds
 ``feed.info``          feed                                                what is held of it here
@@ -102,7 +102,7 @@ class FeedCalls:
 
     async def _create(self, params: Create, live: LiveCall) -> Any:
         live.caller.require_write()
-        return {"feed": await self._services.own_feeds.create(params.name)}
+        return {"feed": await self._services.own_feeds.create(params.name, replace=params.replace)}
 
     async def _named(self, params: Create, live: LiveCall) -> Any:
         return {"feed": await self._disk(self._store.feed_named, params.name or "")}

@@ -24,6 +24,7 @@ _Count = Annotated[int, Meta(ge=1, le=MAX_FEED_MESSAGES)]
 
 class Create(msgspec.Struct, frozen=True):
     name: Annotated[str, Meta(min_length=1, max_length=MAX_SUBFEED_NAME)] | None = None
+    replace: bool = False
 
 
 class Feed(msgspec.Struct, frozen=True):

@@ -6,7 +6,8 @@ method               parameters                                            resul
 ``store``            data (bytes) | a descriptor | pieces; channel?        sha1, size, manifest
                      sends progress, with a descriptor
 ``link``             a descriptor, path; sends progress                    sha1, size, manifest
-``load``             sha1, manifest?, channel?, only?; sends progress      size, seconds, sources
+``load``             sha1, manifest?, channel?, only?, chunk_of?, local?;  size, seconds, sources
+                     sends progress
 ``load_bytes``       sha1, manifest?, start, stop?, channel?, only?; sends  size
                      chunks and, before them, progress with their size
 ``here``             sha1, channel                                         here
@@ -16,6 +17,9 @@ method               parameters                                            resul
 
 ``only``: what is here counts if it may go out on the channel, and not if it is bound to others; a task
 that runs for a member of a channel loads so. ``here`` says whether it is here in that sense.
+
+``chunk_of`` (sha1, start, end): these bytes of that file will do, if they have the hash. ``local``: of
+what is not here, look only for its parts here, or for the file that it is a part of.
 
 No parameter is a path that the node would open on the caller's behalf: files come as descriptors, and
 ``link`` checks that its descriptor is the file at its path.
@@ -47,6 +51,7 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.limits import LOCAL_PIECE, MAX_FILE, SEGMENT
 from kachery_p2p.storage.files.blobs import Arriving, Blob
+from kachery_p2p.storage.files.chunks import assemble, cut
 from kachery_p2p.storage.files.writer import Stored
 
 from .call_table import CallTable
@@ -73,9 +78,12 @@ class _Content(msgspec.Struct, frozen=True):
     start: int = 0
     stop: int | None = None
     only: bool = False
+    chunk_of: tuple[str, int, int] | None = None
+    local: bool = False
 
     def __post_init__(self) -> None:
-        for text in (self.sha1, self.manifest):
+        whole = None if self.chunk_of is None else self.chunk_of[0]
+        for text in (self.sha1, self.manifest, whole):
             if text is not None and (len(text) != 40 or set(text) - set("0123456789abcdef")):
                 raise ValueError("not 40 lower-case hex digits")
 
@@ -222,11 +230,55 @@ class FileCalls:
     async def _load(self, params: _Content, live: LiveCall) -> Any:
         channel = self._channel(params.channel)
         blob = await self._here(params, channel)
+        if blob is None:
+            blob = await self._cut(params, channel)
+        if blob is None and params.local:
+            blob = await self._assembled(params)
         if blob is not None:
             return {"size": blob.size, "fetched": 0, "seconds": 0.0, "sources": []}
-        return await self._services.downloader.load(
-            params.sha1, params.manifest, channel=channel, on_progress=live.progress
-        )
+        load = self._services.downloader.load
+        try:
+            return await load(
+                params.sha1, params.manifest, channel=channel, on_progress=live.progress
+            )
+        except NotFound:
+            if params.chunk_of is None:
+                raise
+            loaded = await load(params.chunk_of[0], channel=channel, on_progress=live.progress)
+            if await self._cut(params, channel) is None:
+                raise
+            return loaded
+
+    async def _cut(self, params: _Content, channel: bytes | None) -> Blob | None:
+        """A chunk of a file that is here."""
+        if params.chunk_of is None:
+            return None
+        whole, start, end = params.chunk_of
+        of = msgspec.structs.replace(params, sha1=whole, chunk_of=None)
+        store, bindings = self._services.store, self._services.context.bindings
+
+        def work() -> Blob | None:
+            if self._find_for(of, channel) is None:
+                return None
+            made = cut(store, params.sha1, whole, start, end, bindings.arriving_like(whole))
+            return store.find(params.sha1) if made else None
+
+        blob = await self._services.context.workers.disk(work)
+        if blob is not None:
+            self._services.announcer.provide(file_key(params.sha1))
+        return blob
+
+    async def _assembled(self, params: _Content) -> Blob:
+        """A file of whose chunks all are here. Raises NotFound."""
+        name = params.manifest
+        store, free = self._services.store, self._services.context.bindings.is_free
+        disk = self._services.context.workers.disk
+        if name is not None and await disk(assemble, store, params.sha1, name, free):
+            self._services.announcer.provide(file_key(params.sha1))
+            blob = await disk(store.find, params.sha1)
+            if blob is not None:
+                return blob
+        raise NotFound(what=f"sha1://{params.sha1}", detail="only this node was to be looked at")
 
     async def _here(self, params: _Content, channel: bytes | None) -> Blob | None:
         """What is here of it for this caller, once nobody fetches it for others."""

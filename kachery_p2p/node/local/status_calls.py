@@ -79,7 +79,7 @@ class StatusCalls:
         feeds_total, feeds = await self._feeds()
         now = asyncio.get_running_loop().time()
         links = list(services.network.links)
-        labels = {link.peer: _label(link) for link in links}
+        labels = {link.peer: self._label(link) for link in links}
         bootstraps = services.bootstraps.status.values()
         uploads = self._uploads(labels)
         downloads = services.downloader.downloads
@@ -173,7 +173,8 @@ class StatusCalls:
         online = self._services.presence.online(channel)
         labels = {each.node_id: each.label for each in book.admissions(channel)}
         labels |= {member.node_id: member.label for member in document.members}
-        labels |= {link.peer: _label(link) for link in self._services.network.links_on(channel)}
+        links = self._services.network.links_on(channel)
+        labels |= {x.peer: self._label(x) for x in links}
         return {
             "name": self._name(channel),
             "id": channel.hex(),
@@ -192,11 +193,21 @@ class StatusCalls:
             ),
         }
 
+    def _label(self, link: Link) -> str:
+        """What the channel calls a node, which is what commands take; else what it calls itself."""
+        book = self._services.context.book
+        for channel in sorted(self._services.network.shared(link)):
+            member = book.signed(channel).document.member(link.peer)
+            # A proxy that was named by its URL has no other label there.
+            if member is not None and member.label and "://" not in member.label:
+                return member.label[:MAX_STATUS_LABEL]
+        return link.hello.label[:MAX_STATUS_LABEL] if link.hello is not None else ""
+
     def _describe_link(self, link: Link, labels: dict[str, str]) -> Row:
         shared = sorted(self._services.network.shared(link))
         return {
             "node": link.peer,
-            "label": _label(link),
+            "label": self._label(link),
             "via": link.via,
             "via_label": labels.get(link.via or "", ""),
             "rtt": link.rtt,
@@ -227,7 +238,7 @@ class StatusCalls:
             {
                 "sha1": sha1.hex(),
                 "node": link.peer,
-                "label": _label(link),
+                "label": self._label(link),
                 "via_label": "" if link.via is None else labels.get(link.via) or link.via[:8],
                 "channel": self._name(channel),
                 "ranges": count,
@@ -260,6 +271,7 @@ class StatusCalls:
         name = info.name if info is not None else None
         return {
             "feed": feed.hex(),
+            "feed_name": (self._services.feed_store.name(feed) or "")[:MAX_STATUS_LABEL],
             "subfeed": subfeed.hex(),
             "name": None if name is None else name[:MAX_STATUS_LABEL],
             "size": info.size if info is not None else 0,
@@ -326,10 +338,6 @@ def _busiest(links: list[Link]) -> list[Link]:
         heapq.nlargest(MAX_STATUS_ROWS, links, key=lambda link: link.sent + link.received)
     )
     return [link for link in links if link in busiest]
-
-
-def _label(link: Link) -> str:
-    return link.hello.label[:MAX_STATUS_LABEL] if link.hello is not None else ""
 
 
 def _cut(text: str) -> str:

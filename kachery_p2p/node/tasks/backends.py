@@ -28,7 +28,9 @@ from kachery_p2p.protocol.tasks.keys import (
     task_function_key,
 )
 from kachery_p2p.protocol.tasks.messages import TASK_OFFERS, TaskOffer, TaskOfferPage, TaskOffers
+from kachery_p2p.protocol.tasks.task import TaskType
 
+from .jobs import wrong_type
 from .queue import TaskQueue
 
 _RECENT_SECONDS: Final = 2.0
@@ -104,20 +106,31 @@ class TaskBackends:
         self._recent: OrderedDict[tuple[str, bytes | None], tuple[float, Found]] = OrderedDict()
 
     async def find(
-        self, function: str, channel: bytes | None, avoid: Iterable[str] = ()
+        self,
+        function: str,
+        kind: TaskType,
+        channel: bytes | None,
+        avoid: Iterable[str] = (),
     ) -> tuple[list[Choice], Found]:
-        """Who offers a function now, and what the look-up met."""
+        """Who offers a function now, and what the look-up met.
+
+        Raises:
+            BadInput: it is on offer, but of another type.
+        """
         found = await self._look(function, channel, fresh=bool(avoid))
         holders = [holder for holder in found.holders if holder.node not in set(avoid)]
         choices = self._own(function, channel)
         if len(holders) == 1 and not choices:
             # Nobody to compare it with.
-            offer = TaskOffer(function, "query", 1, 0, 0, True)
+            offer = TaskOffer(function, kind, 1, 0, 0, True)
             return [Choice(holders[0], holders[0].channel, offer)], found
         answers = await asyncio.gather(*(self._ask(holder, function) for holder in holders))
         for holder, answer in zip(holders, answers, strict=True):
             choices += [Choice(holder, holder.channel, offer) for offer in answer]
-        return choices, found
+        fitting = [choice for choice in choices if choice.offer.type == kind]
+        if choices and not fitting and not set(avoid):
+            raise wrong_type(function, kind, (choice.offer.type for choice in choices))
+        return fitting, found
 
     async def _look(self, function: str, channel: bytes | None, *, fresh: bool) -> Found:
         """Who has the function; what was found a moment ago will do, unless it failed."""
@@ -144,7 +157,7 @@ class TaskBackends:
                     Choice(None, where, offer)
                     for offer in self._queue.offers(where)
                     if offer.function == function and self._may(where)
-                ][:1]
+                ]
         return choices
 
     def _may(self, channel: bytes) -> bool:
@@ -157,6 +170,12 @@ class TaskBackends:
             return await self.ask(holder, function)
         except KacheryError:
             return []
+
+    async def check_type(self, function: str, kind: TaskType, holder: Holder) -> None:
+        """Raise BadInput if a node that refused a function offers it as another type only."""
+        offered = {each.type for each in await self._ask(holder, function)}
+        if offered and kind not in offered:
+            raise wrong_type(function, kind, offered)
 
     async def ask(self, holder: Holder, function: str | None = None) -> list[TaskOffer]:
         """What a node offers on a channel. Raises what the link or the node says."""

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from kachery_p2p.protocol.errors import BadInput, NoBackend
+from kachery_p2p.protocol.limits import MAX_LABEL
 from kachery_p2p.protocol.tasks.messages import (
     ENDS,
     TaskOffer,
@@ -146,6 +148,27 @@ class Job:
             watcher.put(update)
 
 
+def check_offered(backends: Collection[Backend], job: Job) -> None:
+    """Raises BadInput if none of these backends can run a job and one could if it were of another type;
+    NoBackend if none could."""
+    if any(backend.suits(job) for backend in backends):
+        return
+    here = [backend for backend in backends if job.channel in backend.channels]
+    kinds = [each.functions[job.function] for each in here if job.function in each.functions]
+    if kinds:
+        raise wrong_type(job.function, job.type, kinds)
+    raise NoBackend(function=job.function, detail="no backend of this node offers it")
+
+
+def wrong_type(function: str, wanted: TaskType, offered: Iterable[TaskType]) -> BadInput:
+    """The error of a request for a function that is on offer as something else."""
+    kinds = " and ".join(
+        sorted({f"{'an' if kind == 'action' else 'a'} {kind}" for kind in offered})
+    )
+    reason = f"it is offered as {kinds}, and was asked for as {wanted}; give that as its type"
+    return BadInput(what=f"task function {function!r}", reason=reason)
+
+
 def offers_of(
     backends: Iterable[Backend], jobs: Iterable[Job], allowed: Callable[[str], bool]
 ) -> list[TaskOffer]:
@@ -163,6 +186,7 @@ def offers_of(
             sum(backend.load for backend in having),
             queued[function],
             allowed(function),
+            ", ".join(sorted({backend.label for backend in having if backend.label}))[:MAX_LABEL],
         )
         for (function, kind), having in sorted(found.items())
     ]

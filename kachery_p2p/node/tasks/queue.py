@@ -22,7 +22,7 @@ from functools import partial
 from typing import Final
 
 from kachery_p2p.node.context import Context
-from kachery_p2p.protocol.errors import BadInput, Busy, KacheryError, NoBackend, TaskNotAllowed
+from kachery_p2p.protocol.errors import BadInput, Busy, KacheryError, TaskNotAllowed
 from kachery_p2p.protocol.limits import (
     MAX_TASK_BACKENDS,
     MAX_TASKS_KEPT,
@@ -35,7 +35,7 @@ from kachery_p2p.protocol.tasks.task import Payload, TaskType, task_key
 from kachery_p2p.storage.tasks.store import ActionEnd, TaskStore
 
 from .action_journal import ActionJournal
-from .jobs import Backend, Job, Watcher, offers_of
+from .jobs import Backend, Job, Watcher, check_offered, offers_of
 from .results import TaskResults
 
 _GO_SECONDS: Final = 10.0
@@ -153,7 +153,8 @@ class TaskQueue:
         """Ask for a run, or for the updates of one that was asked for.
 
         Raises:
-            NoBackend: nobody here offers the function, with this type, on the channel.
+            NoBackend: nobody here offers the function on the channel.
+            BadInput: it is offered as another type only.
             TaskNotAllowed: the node's user does not allow it.
             Busy: the queue is full.
         """
@@ -190,8 +191,7 @@ class TaskQueue:
         job.tasks.add(task)
 
     def _check(self, job: Job) -> None:
-        if not any(backend.suits(job) for backend in self.backends.values()):
-            raise NoBackend(function=job.function, detail="no backend of this node offers it")
+        check_offered(self.backends.values(), job)
         if not self.allowed(job.function):
             raise TaskNotAllowed(function=job.function, node=self._context.node_id[:8])
         if len(self.jobs) >= MAX_TASKS_QUEUED:

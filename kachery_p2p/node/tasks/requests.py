@@ -271,6 +271,10 @@ class TaskRequests:
             raise _Lost(error, began=began, refused=True) from error
         except NoBackend as error:  # it was withdrawn a moment ago
             raise _Lost(error, began=began) from error
+        except RemoteError:
+            if not began and choice.holder is not None:
+                await self._backends.check_type(request.function, request.type, choice.holder)
+            raise
 
     def _converse(self, request: Request, choice: Choice) -> Run:
         ask = TaskRun(choice.channel, request.attempt, request.function, request.type, False)
@@ -323,7 +327,9 @@ class TaskRequests:
         try:
             while True:
                 appeared.clear()
-                choices, found = await self._backends.find(request.function, request.channel, avoid)
+                choices, found = await self._backends.find(
+                    request.function, request.type, request.channel, avoid
+                )
                 if choices:
                     shared = request.type == "pure-calculation"
                     own = self._context.node_id

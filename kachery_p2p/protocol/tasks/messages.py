@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 
 from kachery_p2p.protocol.limits import (
     MAX_FUNCTION_ID,
+    MAX_LABEL,
     MAX_TASK_BACKENDS,
     MAX_TASK_FUNCTIONS,
     MAX_TASK_KWARGS,
@@ -124,7 +125,8 @@ class TaskOffers(Struct, frozen=True, forbid_unknown_fields=True):
 
 class TaskOffer(Struct, frozen=True, array_like=True):
     """A function of a node: ``slots`` of all backends that have it, how many of them are ``running``
-    something, how many tasks are ``queued`` for it. ``allowed``: on the node's allow list."""
+    something, how many tasks are ``queued`` for it. ``allowed``: on the node's allow list. ``backend``:
+    the labels of these backends, for people."""
 
     function: FunctionId
     type: TaskType
@@ -132,6 +134,7 @@ class TaskOffer(Struct, frozen=True, array_like=True):
     running: _Slots
     queued: _Queued
     allowed: bool
+    backend: Annotated[str, Meta(max_length=MAX_LABEL)] = ""
 
 
 class TaskOfferPage(Struct, frozen=True):
@@ -199,7 +202,7 @@ def make_page(query: TaskOffers, offers: Iterable[TaskOffer]) -> TaskOfferPage:
     page: list[TaskOffer] = []
     left = MAX_TASK_OFFERS
     for offer in wanted:
-        left -= _OFFER_BYTES + _bytes_of(offer.function)
+        left -= _OFFER_BYTES + _bytes_of(offer.function) + _bytes_of(offer.backend)
         full = left < 0 or len(page) >= MAX_TASK_FUNCTIONS - len(TASK_TYPES)
         if full and page and page[-1].function != offer.function:
             return TaskOfferPage(page, True)

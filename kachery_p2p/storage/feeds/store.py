@@ -74,19 +74,24 @@ class FeedStore(LogStore):
 
     # --- feeds -----------------------------------------------------------------------------------
 
-    def create_feed(self, seed: bytes, name: str | None, now: float) -> bytes:
+    def create_feed(
+        self, seed: bytes, name: str | None, now: float, *, replace: bool = False
+    ) -> bytes:
         """Keep a feed's key; its id. One that was followed so far becomes one's own.
 
         Args:
             seed: 32 bytes, the feed's key.
             name: what the user calls it; None for no name, or the one that it has.
             now: seconds.
+            replace: take the name from the feed that has it, which stays, without a name.
 
         Raises:
             BadInput: another feed has the name, or the seed is none.
         """
         feed = NodeKey(seed).public
         with self._changing(feed) as db:
+            if replace and name is not None:
+                db.execute("UPDATE feeds SET name = NULL WHERE name = ?", (name,))
             if name is not None and self.feed_named(name) not in (None, feed):
                 raise BadInput(what=f"feed name {name!r}", reason="another feed has it")
             db.execute(
@@ -109,6 +114,11 @@ class FeedStore(LogStore):
             "SELECT feed, name, seed IS NOT NULL, created FROM feeds ORDER BY created, rowid"
         )
         return [FeedRow(feed, name, bool(own), created) for feed, name, own, created in rows]
+
+    def name(self, feed: bytes) -> str | None:
+        """What the user calls a feed, or None."""
+        row = self._row("SELECT name FROM feeds WHERE feed = ?", feed)
+        return None if row is None else row[0]
 
     def key(self, feed: bytes) -> NodeKey | None:
         """The key of one's own feed, or None."""

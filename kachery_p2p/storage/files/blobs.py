@@ -368,7 +368,8 @@ class BlobStore(BlobReader, Closing):
                 self.quarantine(sha1)
             if manifest is not None:
                 writer.tree.place(self.path(sha1, paths.TREE), self.durable)
-            write_file(target, link.to_json(), self.temporary, self.durable)
+            name = None if manifest is None else manifest.name
+            write_file(target, link.to_json(name), self.temporary, self.durable)
 
     def _is_good(self, sha1: str) -> bool:
         """Whether the blob of that hash is there, and is what its name says."""

@@ -1,8 +1,12 @@
 """Link files: the content is in a file of the user's, and the storage only points there.
 
-kachery's format: ``<hash>.link`` holds JSON ``{"path","size","mtime"}``: an absolute path, bytes,
-seconds. The hash was true when the link was made; a size or a modification time that no longer
-fits makes the link *stale*, and a stale link is no content at all.
+kachery's format, read and written: ``<hash>.link`` holds JSON ``{"path", "manifestSha1", "stat":
+{"size", "mtime"}}``: an absolute path, the hash of the manifest or null, bytes, seconds. Its clients
+wrote the second as ``manifest_hash``, and it is not needed here. Links that have size and time beside
+the path, without ``stat``, are read too.
+
+The hash was true when the link was made; a size or a modification time that no longer fits makes the
+link *stale*, and a stale link is no content at all.
 
 Invariant: nothing here follows a path that is not absolute or a target that is not a regular file.
 """
@@ -46,7 +50,10 @@ class Link:
             return None
         if not isinstance(fields, dict):
             return None
-        target, size, mtime = fields.get("path"), fields.get("size"), fields.get("mtime")
+        told = fields.get("stat", fields)
+        if not isinstance(told, dict):
+            return None
+        target, size, mtime = fields.get("path"), told.get("size"), told.get("mtime")
         if not isinstance(target, str) or not os.path.isabs(target) or "\0" in target:
             return None
         if type(size) is not int or not 0 <= size <= MAX_FILE:
@@ -55,10 +62,14 @@ class Link:
             return None
         return cls(Path(target), size, float(mtime))
 
-    def to_json(self) -> bytes:
-        """The bytes of the link file. Raises UnicodeEncodeError for a path that is not UTF-8."""
+    def to_json(self, manifest: str | None = None) -> bytes:
+        """The bytes of the link file. Raises UnicodeEncodeError for a path that is not UTF-8.
+
+        ``manifest``: its name, which kachery's daemon refuses a link without.
+        """
         str(self.path).encode()
-        return json.dumps({"path": str(self.path), "size": self.size, "mtime": self.mtime}).encode()
+        told = {"size": self.size, "mtime": self.mtime}
+        return json.dumps({"path": str(self.path), "manifestSha1": manifest, "stat": told}).encode()
 
     def problem(self) -> str | None:
         """Why the link is stale, or None if it is good."""

@@ -124,6 +124,21 @@ def test_a_feed_is_looked_for_with_all_who_may_have_it(lab: Lab) -> None:
     assert "Nobody has" in found["text"]
 
 
+def test_a_node_that_was_removed_while_it_believes_its_own_document_says_so(lab: Lab) -> None:
+    b_id = lab.b.info()["node_id"]
+    until(lambda: bool(lab.b.info()["links"]))
+    lab.a.cli("channel", "remove-node", "lab", b_id)
+    until(lambda: not lab.b.info()["links"])
+    found = the_problem(lab.b)
+    assert found["code"] == "not-a-member"
+    assert "'lab'" in found["text"]
+    assert "removed" in found["text"]
+    assert "channel invite" in found["remedy"]
+    lab.b.cli("channel", "join", lab.a.cli("channel", "invite", "lab").stdout.strip())
+    until(lambda: bool(lab.b.info()["links"]))
+    assert examine(lab.b)[0] == 0
+
+
 # --- what is wrong, one thing at a time --------------------------------------------------------
 
 

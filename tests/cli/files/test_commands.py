@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +48,23 @@ def test_store_prints_a_uri_per_file_and_load_its_path(offline: Daemon) -> None:
     path = offline.cli("load", f"sha1://{first}/a.txt").stdout.rstrip("\n")
     assert Path(path).read_bytes() == b"one"
     assert offline.storage in Path(path).parents
+
+
+def test_on_a_terminal_a_uri_can_be_pasted_into_any_shell(offline: Daemon) -> None:
+    write(offline, "a.txt", b"one")
+    (offline.home / "big.dat").touch()
+    os.truncate(offline.home / "big.dat", MANIFEST_CHUNK + 1)
+    piped = offline.cli("store", "a.txt", "big.dat").stdout.split()
+    assert "?manifest=" in piped[1]
+    master, terminal = pty.openpty()
+    with os.fdopen(master, "rb") as screen:
+        subprocess.run(
+            [sys.executable, "-m", "kachery_p2p.cli", "store", "-q", "a.txt", "big.dat"],
+            env=offline.env, cwd=offline.home, stdout=terminal, check=True,
+        )  # fmt: skip
+        shown = [screen.readline().decode().strip() for _ in piped]
+        os.close(terminal)
+    assert shown == [piped[0], f"'{piped[1]}'"]
 
 
 def test_what_was_printed_is_stored_though_a_later_file_fails(offline: Daemon) -> None:
@@ -157,3 +176,38 @@ def test_cat_of_what_is_not_here_streams_all_of_it(lab: Lab) -> None:
     write(lab.a, "big.dat", content)
     uri = lab.a.cli("store", "big.dat").stdout.strip()
     assert cat(lab.b, uri) == content
+
+
+def test_several_uris_at_once(offline: Daemon) -> None:
+    uris = [f"sha1://{write(offline, name, name.encode())}/{name}" for name in ("a", "b")]
+    offline.cli("store", "a", "b")
+    paths = offline.cli("load", *uris).stdout.split()
+    assert [Path(path).read_bytes() for path in paths] == [b"a", b"b"]
+    assert offline.cli("load", "-", stdin="\n".join(uris)).stdout.split() == paths
+    assert cat(offline, *uris) == b"ab"
+    (offline.home / "into").mkdir()
+    offline.cli("load", *uris, "--dest", "into")
+    assert sorted(path.name for path in (offline.home / "into").iterdir()) == ["a", "b"]
+    for wrong in (("load", *uris, "--dest", "new"), ("cat", *uris, "--start", "1")):
+        done = offline.cli(*wrong, check=False)
+        assert done.returncode == 2
+        assert done.stdout == ""
+
+
+def test_a_range_that_begins_behind_the_end_is_an_error(offline: Daemon) -> None:
+    uri = f"sha1://{write(offline, 'a', b'0123456789')}"
+    offline.cli("store", "a")
+    assert cat(offline, uri, "--start", "8", "--end", "99") == b"89"
+    assert cat(offline, uri, "--start", "10") == b""
+    done = offline.cli("cat", uri, "--start", "11", check=False)
+    assert done.returncode == 2
+    assert "ends before byte 11" in done.stderr
+
+
+def test_a_load_takes_no_longer_than_it_may(lab: Lab) -> None:
+    done = lab.b.cli("load", "--timeout", "0", ABSENT, check=False)
+    assert done.returncode == 7
+    assert "longer than 0" in done.stderr
+    shown = lab.b.cli("find", ABSENT, ABSENT.replace("0", "1"), check=False)
+    assert shown.returncode == 8
+    assert shown.stdout.splitlines() == [ABSENT, ABSENT.replace("0", "1")]

@@ -50,6 +50,7 @@ def channel(name: str, granted: str, wanted: str, **more: Any) -> dict[str, Any]
 def feed(size: int, **more: Any) -> dict[str, Any]:
     return {
         "feed": "fe" * 32,
+        "feed_name": "",
         "subfeed": "5f" * 20,
         "name": None,
         "size": size,

@@ -125,7 +125,7 @@ def test_three_nodes_tell_their_links_feeds_and_storage(lab: Lab) -> None:
     assert set(status["totals"]) <= set(status)
 
     shown = lab.b.cli("status").stdout
-    for part in ("97.7 KiB in 1 file", "lab      all", "via proxy", "direct", "followed"):
+    for part in ("100.0 kB in 1 file", "lab      all", "via proxy", "direct", "followed"):
         assert part in shown
     assert re.search(r"^a +\S{8}  via proxy .* ms ", shown, re.MULTILINE)
     own = lab.a.cli("status").stdout

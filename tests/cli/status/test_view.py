@@ -73,23 +73,23 @@ def test_every_kind_of_row_is_told() -> None:
     text = words(lines)
     for part in (
         "1.0, up 1 d 1 h",
-        "1.0 GiB in 1,234 files, 1 link; 1.0 MiB free",
-        "up 0 B/s, down 1.0 KiB/s",  # two direct links, half a KiB/s each
+        "1.1 GB in 1,234 files, 1 link; 1.0 MB free",
+        "up 0 B/s, down 1.0 kB/s",  # two direct links, half a KiB/s each
         "ws://here:80",
-        "2 circuits, 2.0 KiB so far",
+        "2 circuits, 2.0 kB so far",
         "Channels: 4",
         "lab (owner) provide-files, request-files 4 hub,",
         "and 9 more",
         "request-tasks; switched off: provide-files; not granted: request-files open, 4",
         "not a member",
         "nobody",
-        "hub 11111111 direct 12 ms 0 B/s 512 B/s 1000 B 2.0 KiB lab,",
+        "hub 11111111 direct 12 ms 0 B/s 512 B/s 1.0 kB 2.0 kB lab,",
         "22222222 via hub",
         "- 33333333 via 44444444 - ",
         "Not connected: 2",
         "ws://x 77777777 connecting ...",
         "88888888 unreachable; it is tried again",
-        "1a1a1a1a 25 % 1.0 GiB 1.0 MiB/s 12 min 48 s",
+        "1a1a1a1a 25 % 1.1 GB 1.0 MB/s 12 min 48 s",
         "via hub, 33333333",
         "2b2b2b2b looking - 0 B/s -",
         "12,345 own 1 node",
@@ -114,7 +114,7 @@ def test_a_fresh_node_says_what_is_missing_and_what_to_do_next() -> None:
     text = words(drawn(empty(), 80))
     assert "is being measured" in text
     assert "channel join" in text
-    assert "no channels, links, downloads, uploads, feeds, tasks, warnings" in text
+    assert "none of channels, links, downloads, uploads, feeds, tasks, warnings" in text
     assert "up -, down -" in text
 
 

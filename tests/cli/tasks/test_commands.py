@@ -33,6 +33,12 @@ def talk(*, name):
     print("\\x1b[2Jhello", name)
     return b"raw" if name == "bytes" else (name, 1)
 
+@kc.taskfunction("steps.1", type="query")
+def steps():
+    kc.task_progress(0.5, "half\\x1bway")
+    while not kc.task_cancelled():
+        pass
+
 @kc.taskfunction("spin.1", type="query")
 def spin():
     while True:
@@ -78,7 +84,7 @@ def backend(lab: Lab) -> Iterator[subprocess.Popen[str]]:
     (lab.a.home / "helper.py").write_text("MORE = 0\n")
     with serving(lab.a, "functions.py:", "--channel", "lab", "--slots", "1") as process:
         assert process.stderr is not None
-        assert process.stderr.readline() == "serving add.1, talk.1, spin.1 on lab\n"
+        assert process.stderr.readline() == "serving add.1, talk.1, steps.1, spin.1 on lab\n"
         yield process
 
 
@@ -99,6 +105,21 @@ def test_results_are_printed(lab: Lab, backend: Any) -> None:
     done = request(lab.b, "add.1", {"a": 1, "b": 2}, "--wait", "--json")
     found = json.loads(done.stdout)
     assert (found["result"], found["from_cache"], found["node"]) == (3, True, lab.a.node_id)
+
+
+def test_progress_and_a_wrong_type_are_said(lab: Lab, backend: Any) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "kachery_p2p.cli", "task", "request", "steps.1", "--type", "query",
+         "--wait"],
+        env=lab.b.env, stderr=subprocess.PIPE, text=True,
+    ) as asking:  # fmt: skip
+        assert asking.stderr is not None
+        assert any(line.endswith(": 50% half\\x1bway\n") for line in asking.stderr)
+        asking.send_signal(signal.SIGINT)
+        assert asking.wait() == 130
+    done = lab.b.cli("task", "request", "steps.1", "--wait", check=False)
+    assert done.returncode == 2
+    assert "offered as a query" in done.stderr
 
 
 def test_without_wait_the_task_is_named(lab: Lab, backend: Any) -> None:
@@ -128,7 +149,7 @@ def test_errors_are_exit_statuses(lab: Lab, backend: Any) -> None:
 
 def test_offers_are_listed(lab: Lab, backend: Any) -> None:
     lines = lab.b.cli("task", "list").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["add.1", "spin.1", "talk.1"]
+    assert [line.split()[0] for line in lines] == ["add.1", "spin.1", "steps.1", "talk.1"]
     assert "0 of 1 running" in lines[0]
     offers = json.loads(lab.b.cli("task", "list", "--channel", "lab", "--json").stdout)["offers"]
     assert {each["node"] for each in offers} == {lab.a.node_id}

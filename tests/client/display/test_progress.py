@@ -211,7 +211,7 @@ def on_a_terminal(code: str, *, pipe: bool = False, **more: str) -> tuple[Seen, 
 def test_the_bar_shows_bytes_and_sources_and_is_gone_in_the_end() -> None:
     seen, _ = on_a_terminal(ONE)
     bars = [line for line in seen.frames if line.startswith("loading")]
-    assert any("1.0 MiB of 3.0 MiB" in line and "2 sources" in line for line in bars)
+    assert any("1.0 MB of 3.1 MB" in line and "2 sources" in line for line in bars)
     assert all(line.startswith("loading a\\x1b[31m.dat") for line in bars)
     assert seen.lines[-1] == "after"
     assert not [line for line in seen.lines if "loading" in line]
@@ -266,8 +266,8 @@ print("after")
 def test_fifty_loads_share_one_display() -> None:
     seen, _ = on_a_terminal(MANY)
     frames = seen.frames
-    assert any("0 of 50 files done" in line and "25.0 MiB of 50.0 MiB" in line for line in frames)
-    assert any("25 of 50 files done" in line and "37.5 MiB of 50.0 MiB" in line for line in frames)
+    assert any("0 of 50 files done" in line and "26.2 MB of 52.4 MB" in line for line in frames)
+    assert any("25 of 50 files done" in line and "39.3 MB of 52.4 MB" in line for line in frames)
     assert seen.raw.count("\x1b[?25l") == 3, "it appeared once, and came back from aside twice"
     assert seen.lines == ["after"]
 
@@ -457,7 +457,7 @@ def test_the_command_line_has_the_same_bar(lab: Lab, tmp_path: Path) -> None:
         os.close(theirs)
         seen = Seen(read_all(ours))
         assert process.wait(30) == 0
-    assert any(line.startswith("linking 2 files") and "of 1.0 GiB" in line for line in seen.frames)
+    assert any(line.startswith("linking 2 files") and "of 1.1 GB" in line for line in seen.frames)
     assert len("".join(seen.lines).split("sha1://")) == 3
     assert not [line for line in seen.lines if "linking" in line]
 

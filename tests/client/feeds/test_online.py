@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeVar
 
 import pytest
@@ -45,10 +45,12 @@ def announced(read: Callable[[], R]) -> R:
     deadline = time.monotonic() + PATIENT / 1000
     while True:
         try:
-            return read()
+            if found := read():
+                return found
         except errors.NotFound:
             if time.monotonic() > deadline:
                 raise
+        assert time.monotonic() < deadline
 
 
 # --- feeds ---------------------------------------------------------------------------------------
@@ -64,7 +66,7 @@ def test_a_feed_has_a_name_on_its_own_node(lab: Lab) -> None:
         assert kc.load_feed("named").is_writeable
         assert kc.get_feed_id("named") == feed.feed_id
         with pytest.raises(errors.BadInput):
-            kc.create_feed("named")
+            kc.create_feed("named", replace=False)
         for call in (kc.load_feed, kc.get_feed_id, kc.delete_feed):
             with pytest.raises(errors.UnknownFeed, match="feed create absent"):
                 call("absent")
@@ -417,12 +419,91 @@ def test_who_reads_a_subfeed_sees_its_name_in_its_own_list(lab: Lab) -> None:
         assert {each["name"] for each in shown["subfeeds"]} == {"by name", None}
 
 
-def test_a_feed_that_nobody_has_is_not_found_in_time(lab: Lab) -> None:
+def test_a_feed_that_nobody_has_is_empty_and_an_error_where_that_is_asked_for(lab: Lab) -> None:
     with at(lab.b):
         subfeed = kc.load_feed(f"feed://{'ab' * 32}", timeout_sec=2).load_subfeed("x")
-        with pytest.raises(errors.NotFound):
-            subfeed.get_next_messages()
-        assert subfeed.position == 0
+        assert subfeed.get_next_messages() == subfeed.get_next_messages(signed=True) == []
+        assert subfeed.get_next_message() is None
+        assert subfeed.get_num_messages() == subfeed.position == 0
+        subfeed.print_messages()
+        watch = {"feedId": "ab" * 32, "subfeedName": "x"}
+        assert kc.watch_for_new_messages({"a": watch}, wait_msec=1) == {}
+        for read in (
+            lambda: subfeed.get_next_messages(strict=True),
+            lambda: subfeed.get_next_message(strict=True),
+            lambda: kc.watch_for_new_messages({"a": watch}, wait_msec=1, strict=True),
+        ):
+            with pytest.raises(errors.NotFound):
+                read()
+        with pytest.raises(errors.NotFound, match=subfeed.uri):
+            subfeed.get_next_messages(strict=True)
+
+
+def test_a_stream_of_a_feed_that_nobody_has_goes_on_waiting(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kachery_p2p.client.feeds.subfeeds.STREAM_WAIT_MSEC", 1.0)
+    uri = f"feed://{'ab' * 32}/x"
+
+    async def opened(name: str, stream: AsyncIterator[Any], subfeed: kc.Subfeed) -> None:
+        """Until the node was asked a second time."""
+        again, asked = asyncio.Event(), []
+        ask = getattr(subfeed._log, name)
+
+        def count(*args: Any, **more: Any) -> Any:
+            asked.append(args)
+            if len(asked) == 2:
+                again.set()
+            return ask(*args, **more)
+
+        monkeypatch.setattr(subfeed._log, name, count)
+        reading, waiting = asyncio.ensure_future(anext(stream)), asyncio.create_task(again.wait())
+        await asyncio.wait({reading, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        assert not reading.done()
+        reading.cancel()
+        await asyncio.wait({reading})
+
+    async def main() -> None:
+        feed = await kc.aload_feed(uri.removesuffix("/x"), timeout_sec=0.1)
+        subfeed = feed.load_subfeed("x")
+        await opened("stream", subfeed.amessages(), subfeed)
+        await opened("read", subfeed.amessages(signed=True), subfeed)
+        with pytest.raises(errors.NotFound, match=uri):
+            await anext(subfeed.amessages(strict=True))
+
+    with at(lab.b):
+        asyncio.run(main())
+        feed = kc.load_feed(uri.removesuffix("/x"), timeout_sec=0.1)
+        with pytest.raises(errors.NotFound, match=uri):
+            next(feed.load_subfeed("x").message_stream(strict=True))
+
+
+def test_a_name_that_is_taken_goes_to_the_feed_that_is_made_next(lab: Lab) -> None:
+    with at(lab.a):
+        first = kc.create_feed("twice")
+        first.load_subfeed("n").append_message(1)
+        second = kc.create_feed("twice")
+        assert first.uri != second.uri
+        assert kc.load_feed("twice", create=True).uri == second.uri
+        assert kc.load_subfeed(f"{first.uri}/n").get_next_messages() == [1]
+        assert kc.load_feed(first.uri).is_writeable
+        with pytest.raises(errors.BadInput, match="another feed has it"):
+            kc.create_feed("twice", replace=False)
+
+
+def test_whether_a_feed_is_writeable_is_said_with_brackets_and_without(lab: Lab) -> None:
+    with at(lab.a):
+        feed = kc.create_feed()
+        snapshot = feed.create_snapshot([])
+        reading = kc.load_feed(f"feed://{'ab' * 32}")
+        for each, writeable, constant in (
+            (feed, True, False), (reading, False, False), (snapshot, False, True),
+        ):  # fmt: skip
+            for handle in (each, each.load_subfeed("n")):
+                assert handle.is_writeable == handle.is_writeable() == writeable
+                assert handle.is_snapshot == handle.is_snapshot() == constant
+                assert bool(handle.is_writeable) is writeable
+                assert f"{handle.is_writeable} {handle.is_snapshot()}" == f"{writeable} {constant}"
 
 
 def test_a_snapshot_travels_as_a_file(lab: Lab) -> None:

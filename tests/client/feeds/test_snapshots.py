@@ -95,8 +95,11 @@ def test_a_snapshot_of_a_snapshot_is_the_same_file(folder: Path) -> None:
     assert again.is_snapshot
     fewer = feed.create_snapshot(["b"])
     assert kc.load_feed(fewer.uri).load_subfeed("b").get_next_messages() == [2, "é"]
+    lacking = fewer.load_subfeed("a")
+    assert lacking.get_next_messages() == []
+    assert lacking.get_num_messages() == 0
     with pytest.raises(BadInput, match="no subfeed 'a'"):
-        fewer.load_subfeed("a")
+        lacking.get_next_messages(strict=True)
     with pytest.raises(BadInput, match="list of names"):
         feed.create_snapshot("ab")
 

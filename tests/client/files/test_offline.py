@@ -205,3 +205,40 @@ def find(daemon: Daemon, uri: str) -> str:
 def load(daemon: Daemon, uri: str) -> bytes:
     code = "import sys, kachery_p2p as kc; print(kc.load_file(sys.argv[1]))"
     return Path(daemon.python(code, uri).rstrip("\n")).read_bytes()
+
+
+def place_chunks(folder: Path, data: bytes) -> str:
+    """A file's chunks and its manifest of old, as kachery's daemon left them; the manifest's hash."""
+    parts = [data[at : at + MANIFEST_CHUNK] for at in range(0, len(data), MANIFEST_CHUNK)]
+    names = [place(folder, part) for part in parts]
+    starts = [at * MANIFEST_CHUNK for at in range(len(parts))]
+    chunks = [
+        {"start": start, "end": start + len(part), "sha1": name}
+        for start, part, name in zip(starts, parts, names, strict=True)
+    ]
+    whole = hashlib.sha1(data).hexdigest()
+    manifest = json.dumps({"size": len(data), "sha1": whole, "chunks": chunks}).encode()
+    return place(folder, manifest)
+
+
+def test_a_file_of_which_only_the_chunks_are_there(folder: Path) -> None:
+    data = content("chunked", MANIFEST_CHUNK + 1_000)
+    sha1 = hashlib.sha1(data).hexdigest()
+    manifest = place_chunks(folder, data)
+    assert kc.load_bytes(f"sha1://{sha1}/rec.dat") is None
+    uri = f"sha1://{sha1}/rec.dat?manifest={manifest}"
+    assert kc.load_bytes(uri, MANIFEST_CHUNK - 5, MANIFEST_CHUNK + 5) == data[-1_005:-995]
+    path = kc.load_file(uri)
+    assert path is not None
+    assert Path(path).read_bytes() == data
+
+
+def test_a_chunk_of_a_file_that_is_there(folder: Path) -> None:
+    whole, chunk = content("whole", 5_000), content("whole", 5_000)[1_000:3_000]
+    uri = f"sha1://{hashlib.sha1(chunk).hexdigest()}?chunkOf={place(folder, whole)}~1000~3000"
+    assert kc.load_bytes(uri, 10, 20) == chunk[10:20]
+    path = kc.load_file(uri)
+    assert path is not None
+    assert Path(path).read_bytes() == chunk
+    wrong = uri.replace("~1000~", "~1001~").replace(hashlib.sha1(chunk).hexdigest(), "0" * 40)
+    assert kc.load_bytes(wrong) is None

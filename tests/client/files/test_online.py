@@ -152,7 +152,7 @@ def test_the_basename_is_the_label(lab: Lab, call: Any, tmp_path: Path) -> None:
         assert call("store_npy", np.zeros(2), basename="new.npy").endswith("/new.npy")
         assert call("store_pkl", [1], basename="new.pkl").endswith("/new.pkl")
         assert call("store_bytes", b"1", basename="new.dat").endswith("/new.dat")
-        assert call("store_file", tmp_path / "own name.txt").endswith("/own name.txt")
+        assert call("store_file", tmp_path / "own name.txt").endswith("/own%20name.txt")
         assert call("store_file", tmp_path / "own name.txt", "n?w").endswith("/n%3Fw")
 
 
@@ -163,11 +163,9 @@ def test_a_directory_of_before_is_followed_to_its_files(lab: Lab) -> None:
         top = kc.parse_uri(kc.store_json(listing)).hash
         assert kc.load_text(f"sha1dir://{top}.label/d/b.txt") == "in a folder"
         for wrong in ("d", "d/absent", "d/b.txt/deeper"):
-            with pytest.raises(errors.BadInput):
-                kc.load_text(f"sha1dir://{top}/{wrong}")
+            assert kc.load_text(f"sha1dir://{top}/{wrong}") is None
         hostile = kc.parse_uri(kc.store_json({"dirs": [], "files": {"x": {"sha1": 1}}})).hash
-        with pytest.raises(errors.BadInput):
-            kc.load_text(f"sha1dir://{hostile}/x")
+        assert kc.load_text(f"sha1dir://{hostile}/x") is None
 
 
 def test_what_is_stored_for_one_channel_stays_on_it(lab: Lab) -> None:
@@ -427,7 +425,7 @@ def test_the_node_says_who_it_is(lab: Lab, call: Any) -> None:
 
 def test_uris_are_taken_apart_and_put_together() -> None:
     manifest = "de" * 20
-    uri = f"sha1://{'ab' * 20}/my file.dat?manifest={manifest}"
+    uri = f"sha1://{'ab' * 20}/my%20file.dat?manifest={manifest}"
     parsed = kc.parse_uri(uri)
     assert (parsed.algorithm, parsed.hash) == ("sha1", "ab" * 20)
     assert (parsed.label, parsed.manifest) == ("my file.dat", manifest)

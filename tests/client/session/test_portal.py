@@ -92,12 +92,30 @@ def test_the_callers_context_variables_are_seen() -> None:
     assert portal.run(read) == "mine"
 
 
-def test_an_error_comes_through_with_its_traceback() -> None:
+def test_an_error_comes_through_with_its_traceback_where_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def afind() -> None:
         await asyncio.sleep(0)
         raise NotFound(what="it", detail="nobody was asked")
 
     with pytest.raises(NotFound) as caught:
+        portal.twin(afind)()
+    names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert names[-1] == "call"
+    assert len(names) == 2
+    monkeypatch.setenv(portal.TRACEBACK_VARIABLE, "full")
+    with pytest.raises(NotFound) as caught:
+        portal.twin(afind)()
+    names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert names[-1] == "afind"
+
+
+def test_a_bug_comes_through_with_its_traceback() -> None:
+    async def afind() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
         portal.twin(afind)()
     names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
     assert names[-1] == "afind"

@@ -28,6 +28,7 @@ from kachery_p2p.protocol.errors import (
     Busy,
     InvitationRefused,
     KacheryError,
+    LinkClosed,
     NotAMember,
     StorageFull,
     Unreachable,
@@ -143,6 +144,42 @@ async def test_who_was_removed_does_not_come_back_with_the_same_line() -> None:
         await lab.call("B", "channel.leave", channel="lab")
         with pytest.raises(InvitationRefused, match="removed"):
             await join(lab, "B", line)
+
+
+async def test_who_was_removed_comes_back_with_a_new_line() -> None:
+    async with lab_of_one("B") as lab:
+        await join(lab, "B", await invite(lab))
+        await lab.linked("B", "lab")
+        await removed(lab, "B")
+        await until(lambda: not lab["B"].network.links_on(lab.channels["lab"]))
+        # Its own document still calls it a member.
+        new = await invite(lab)
+        assert (await join(lab, "B", new))["member"]
+        assert lab["A"].network.is_member(lab.channels["lab"], lab.id("B"))
+        assert await state_of(lab) == ["revoked", "used up"]
+        await lab.linked("B", "lab")
+
+
+async def test_who_was_removed_is_told_so_if_the_line_is_an_old_one() -> None:
+    async with lab_of_one("B") as lab:
+        line = await invite(lab, uses=5)
+        await join(lab, "B", line)
+        await lab.linked("B", "lab")
+        await removed(lab, "B")
+        await until(lambda: not lab["B"].network.links_on(lab.channels["lab"]))
+        with pytest.raises(InvitationRefused, match="removed"):
+            await join(lab, "B", line)
+
+
+async def test_a_member_that_nobody_talks_to_asks_without_using_the_line() -> None:
+    async with lab_of_one("B") as lab:
+        await join(lab, "B", await invite(lab))
+        await lab.linked("B", "lab")
+        new = await invite(lab)
+        for link in list(lab["B"].network.links):
+            link.close(LinkClosed(peer="test", reason="the network went away"))
+        assert (await join(lab, "B", new, roles="request-files"))["member"]
+        assert await state_of(lab) == ["used up", "open"]
 
 
 async def removed(lab: Lab, node: str, **more: Any) -> Any:

@@ -201,6 +201,37 @@ async def test_a_proxy_that_refuses_is_named_as_the_reason(monkeypatch: pytest.M
         assert "403" in str(caught.value)
 
 
+async def test_a_proxy_that_is_dead_is_named_and_not_only_the_node_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for variable in ("https_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, "http://user:secret@127.0.0.1:1")
+            with pytest.raises(Unreachable) as caught:
+                await transport.dial("ws://127.0.0.1:9")
+        said = str(caught.value)
+        assert "ws://127.0.0.1:9" in said
+        assert f"http://127.0.0.1:1 ({variable})" in said
+        assert "secret" not in said
+    with monkeypatch.context() as patch:
+        patch.setenv("https_proxy", "http://there.is.no.such.host.invalid:3128")
+        with pytest.raises(Unreachable, match=r"no\.such\.host\.invalid:3128"):
+            await transport.dial("ws://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("exempt", ["127.0.0.0/8", "*", "127.0.0.1:{port}"])
+async def test_no_proxy_exempts_networks_and_ports(
+    exempt: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with laboratory(channel=False) as lab:
+        monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+        where = lab["P"].listening
+        assert where is not None
+        monkeypatch.setenv("no_proxy", exempt.format(port=where.rpartition(":")[2]))
+        connection = await transport.dial(f"ws://{where}")
+        await connection.close()
+
+
 async def test_a_proxy_setting_that_makes_no_sense_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

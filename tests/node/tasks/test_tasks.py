@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
 
 from kachery_p2p.protocol.errors import (
     AccessDenied,
+    BadInput,
     DeadlineExceeded,
     NoBackend,
     TaskNotAllowed,
@@ -95,6 +97,28 @@ async def test_one_of_many_that_wait_cancels_for_itself_alone() -> None:
             assert (await goes.end())["state"] == "cancelled"
             gate.open.set()
             assert await stays.value() == "through"
+
+
+@pytest.mark.parametrize("nodes", ["A", "B", "AC"])
+async def test_a_wrong_type_is_said_at_once(nodes: str) -> None:
+    async with laboratory("A", "B", "C") as lab, contextlib.AsyncExitStack() as stack:
+        for node in nodes:
+            await stack.enter_async_context(backend(lab, node, {"ask.1": ("query", double)}))
+        with pytest.raises(BadInput, match=r"offered as a query.* as pure-calculation"):
+            await Request(lab, "B", "ask.1", {"x": 1}).end()
+
+
+async def test_of_two_types_of_a_function_the_one_that_is_asked_for_is_run() -> None:
+    async with (
+        laboratory("A", "B", "C") as lab,
+        backend(lab, "A", {"both.1": ("query", double)}),
+        backend(lab, "C", {"both.1": ("pure-calculation", double)}),
+    ):
+        for _ in range(3):
+            ended = await Request(lab, "B", "both.1", {"x": 1}, type="query").end()
+            assert ended["node"] == lab.id("A")
+        ended = await Request(lab, "B", "both.1", {"x": 1}).end()
+        assert ended["node"] == lab.id("C")
 
 
 async def test_a_function_that_raises_fails_with_its_traceback() -> None:

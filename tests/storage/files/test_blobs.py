@@ -325,8 +325,8 @@ def test_a_link_is_kacherys_json(store, tmp_path):
     path = tmp_path / "linked"
     assert json.loads(store.path(stored.sha1, paths.LINK).read_bytes()) == {
         "path": str(path),
-        "size": 5,
-        "mtime": path.stat().st_mtime,
+        "manifestSha1": None,
+        "stat": {"size": 5, "mtime": path.stat().st_mtime},
     }
     assert not store.path(stored.sha1).exists()
 
@@ -374,6 +374,8 @@ def test_a_link_whose_target_changed_is_absent_and_says_why(store, tmp_path):
         b'{"path": "/etc/hostname", "size": 1, "mtime": true}',
         b'{"path": "/etc/hostname", "size": 1, "mtime": 1' + b"0" * 400 + b"}",
         b'{"path": "/etc/\\u0000", "size": 1, "mtime": 1.0}',
+        b'{"path": "/etc/hostname", "stat": [1, 1.0], "size": 1, "mtime": 1.0}',
+        b'{"path": "/etc/hostname", "stat": {"size": 1}}',
     ],
 )
 def test_a_damaged_link_is_absent(store, text):
@@ -504,7 +506,16 @@ def test_strays_of_a_crash_are_removed_and_nothing_else(tmp_path):
         assert store.find(stored.sha1) is not None
 
 
-def test_a_folder_of_kacherys_opens_as_it_is(tmp_path):
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda told: {"manifest_hash": None, "stat": told},
+        lambda told: {"manifestSha1": None, "stat": told, "_writingProcess": "daemon"},
+        lambda told: told,
+    ],
+    ids=["kachery_client", "kachery-daemon", "flat"],
+)
+def test_a_folder_of_kacherys_opens_as_it_is(tmp_path, form):
     root = tmp_path / "kachery-storage"
     data, linked = content(50_000), content(60_000, seed=2)
     big = content(MANIFEST_CHUNK + 77, seed=3)
@@ -526,9 +537,8 @@ def test_a_folder_of_kacherys_opens_as_it_is(tmp_path):
     link = paths.path_of(root, sha1_of(linked), ".link")
     link.parent.mkdir(parents=True, exist_ok=True)
     status = target.stat()
-    link.write_text(
-        json.dumps({"path": str(target), "size": status.st_size, "mtime": status.st_mtime})
-    )
+    told = {"size": status.st_size, "mtime": status.st_mtime}
+    link.write_text(json.dumps({"path": str(target), **form(told)}))
     before = sorted(path for path in root.rglob("*") if path.is_file())
     with BlobStore(root, durable=False).open() as store:
         for item in (data, linked, big, old_manifest):

@@ -1,0 +1,7 @@
+"""As :mod:`kachery_p2p.main`, under the name that scripts for kachery_client import."""
+
+import kachery_p2p.main as _same
+from kachery_p2p.main import *  # noqa: F403
+
+__all__: list[str] = []
+__all__ += _same.__all__

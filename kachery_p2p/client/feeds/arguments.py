@@ -1,0 +1,30 @@
+"""What readers of feeds give and get: counts, times, and the errors that mean that there is nothing."""
+
+from __future__ import annotations
+
+import operator
+from typing import Final
+
+from kachery_p2p.protocol.errors import BadInput, NotFound, NotKnownYet
+from kachery_p2p.protocol.limits import MAX_CALL_SECONDS, MAX_FEED_MESSAGES
+
+NOBODY_HAS_IT: Final = (NotFound, NotKnownYet)
+"""What a read of a subfeed raises of which no message is to be had, nor an owner to be asked."""
+
+
+def checked_count(what: str, value: int) -> int:
+    """``value`` as an int. Raises BadInput if it counts no messages."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise BadInput(what=what, reason=f"a {type(value).__name__}, not a whole number") from None
+    if not 0 <= number <= MAX_FEED_MESSAGES:
+        raise BadInput(what=what, reason=f"{number} is not from 0 to {MAX_FEED_MESSAGES}")
+    return number
+
+
+def seconds(wait_msec: float) -> float:
+    """Milliseconds as seconds, bounded. Raises BadInput if they are none."""
+    if not wait_msec >= 0:
+        raise BadInput(what="wait_msec", reason=f"{wait_msec!r} is not 0 or more milliseconds")
+    return min(wait_msec / 1000, MAX_CALL_SECONDS / 2)

@@ -1,0 +1,17 @@
+"""JSON in the one form in which equal values have equal texts: what values of a node are kept under."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def canonical_json(value: Any) -> str:
+    """Keys sorted, no spaces, letters as they are.
+
+    Raises:
+        TypeError, ValueError, RecursionError: it is no JSON value.
+    """
+    return json.dumps(
+        value, separators=(",", ":"), sort_keys=True, allow_nan=False, ensure_ascii=False
+    )

@@ -1,0 +1,116 @@
+"""Which HTTP proxy a WebSocket goes through, as the environment says: the rules of curl and requests.
+
+``wss_proxy``, ``https_proxy``, ``all_proxy`` for ``wss://``; ``ws_proxy``, ``https_proxy``,
+``http_proxy``, ``all_proxy`` for ``ws://``; ``socks_proxy`` before those that are not for WebSockets
+alone. Lower case counts more than upper case, and an empty value means none.
+
+``no_proxy`` names, with commas or spaces between, what is reached directly: ``*`` for everything, a
+domain with all below it (``example.org``, ``.example.org``), an address, a network (``10.0.0.0/8``),
+and any of these with a port. Names are not looked up.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+_KINDS: Final = {
+    "wss": ("wss", "socks", "https", "all"),
+    "ws": ("ws", "socks", "https", "http", "all"),
+}
+_SPLIT: Final = re.compile(r"[,\s]+")
+_PORT: Final = re.compile(r"(.+):([0-9]{1,5})")
+
+
+class HttpProxy(NamedTuple):
+    """``url``: with its scheme. ``variable``: which named it."""
+
+    url: str
+    variable: str
+
+    @property
+    def shown(self) -> str:
+        """What to call it in errors, without the password that may be in its URL."""
+        try:
+            parts = urlsplit(self.url)
+            where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        except ValueError:  # its address is none
+            where = "?"
+        return f"the HTTP proxy {where} ({self.variable})"
+
+
+def choose_http_proxy(
+    environ: Mapping[str, str], scheme: str, host: str, port: int
+) -> HttpProxy | None:
+    """The proxy for a URL, or None.
+
+    Args:
+        scheme: ``ws`` or ``wss``.
+        host: a name, or an address without brackets.
+    """
+    found = next(filter(None, (_named(environ, f"{kind}_proxy") for kind in _KINDS[scheme])), None)
+    if found is None or bypasses(_value(environ, "no_proxy")[0], host, port):
+        return None
+    return found
+
+
+def _named(environ: Mapping[str, str], name: str) -> HttpProxy | None:
+    value, variable = _value(environ, name)
+    if not value:
+        return None
+    if "://" not in value:
+        value = f"socks5h://{value}" if name == "socks_proxy" else f"http://{value}"
+    elif name == "socks_proxy" and value.startswith("http://"):
+        # Systems have it so in their settings.
+        value = f"socks5h://{value.removeprefix('http://')}"
+    return HttpProxy(value, variable)
+
+
+def _value(environ: Mapping[str, str], name: str) -> tuple[str, str]:
+    for variable in (name, name.upper()):
+        if variable in environ:
+            return environ[variable].strip(), variable
+    return "", name
+
+
+def bypasses(no_proxy: str, host: str, port: int) -> bool:
+    """Whether a host is reached directly."""
+    host = host.strip("[]").rstrip(".").lower()
+    address = _address(host)
+    return any(
+        _covers(entry, host, address, port) for entry in _SPLIT.split(no_proxy.lower()) if entry
+    )
+
+
+def _covers(entry: str, host: str, address: _Address | None, port: int) -> bool:
+    if entry == "*":
+        return True
+    if "/" in entry:
+        try:
+            return address is not None and address in ipaddress.ip_network(entry, strict=False)
+        except ValueError:
+            return False
+    if _address(entry.strip("[]")) is None and (split := _PORT.fullmatch(entry)):
+        # Not what only looks like a port: the last part of an IPv6 address.
+        entry, only = split[1], int(split[2])
+        if only != port:
+            return False
+    entry = entry.strip("[]")
+    exact = _address(entry)
+    if exact is not None or address is not None:
+        return exact == address
+    domain = entry.removeprefix("*").strip(".")
+    return bool(domain) and (host == domain or host.endswith(f".{domain}"))
+
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _address(text: str) -> _Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
