@@ -26,6 +26,8 @@ Buffer = bytes | bytearray | memoryview
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+READ_ONLY: Final = 0o444
+"""The mode of stored content, less what the umask takes: nothing writes to it by accident."""
 _COMPARED: Final = 1 << 20
 """Bytes that are read at a time to be compared."""
 _serial = itertools.count()
@@ -96,12 +98,13 @@ def is_stray(path: Path) -> bool:
     return True
 
 
-def create(path: Path) -> int:
+def create(path: Path, mode: int = 0o666) -> int:
     """A new file, open for reading and writing; FileExistsError if the name is taken.
 
-    It is locked while it is open, however its process ends: that is how strays are told.
+    ``mode`` counts from the next time that it is opened. It is locked while it is open, however its
+    process ends: that is how strays are told.
     """
-    fd = os.open(path, _NEW_FILE, 0o666)
+    fd = os.open(path, _NEW_FILE, mode)
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return fd
 
@@ -219,10 +222,18 @@ def file_holds(path: Path, data: Buffer) -> bool:
         os.close(fd)
 
 
-def write_file(path: Path, data: Buffer, temporary_folder: Path, durable: bool) -> None:
+def make_read_only(fd: int) -> None:
+    """Let nobody open a file for writing any more; this descriptor may still write."""
+    with contextlib.suppress(PermissionError):  # some file systems have no modes
+        os.fchmod(fd, os.fstat(fd).st_mode & READ_ONLY)
+
+
+def write_file(
+    path: Path, data: Buffer, temporary_folder: Path, durable: bool, mode: int = 0o666
+) -> None:
     """Put a whole file in place at once: it is there as given, or as it was before."""
     temporary = temporary_path(temporary_folder)
-    fd = create(temporary)
+    fd = create(temporary, mode)
     try:
         try:
             write_all(fd, data)

@@ -5,21 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kachery_p2p.client.display.progress import Progress, Transfer, relay
 from kachery_p2p.client.session import blocking, offline
-from kachery_p2p.client.session.connection import Connection, connection
+from kachery_p2p.client.session.connection import connection
 from kachery_p2p.client.values import codecs, pickles
-from kachery_p2p.local import places
-from kachery_p2p.protocol.errors import BadInput, BadPath, CorruptContent, NotFound
-from kachery_p2p.protocol.limits import LOCAL_PIECE, VERIFY_ON_READ
+from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.uri import KacheryUri
-from kachery_p2p.storage.files.blobs import Blob
 
-from . import local_storage as storage
-from .scope import scope
+from .content import Content
 from .uris import PathLike, file_name, inside_directory, is_uri, parse_file_uri, without_nones
 
 if TYPE_CHECKING:
@@ -61,8 +56,8 @@ async def aload_file(
         return None
     name = file_name(parsed)
     with _loading(name, progress) as moving:
-        found = await _locate(parsed, local_only, channel, moving)
-        return None if found is None else await _copied(str(found[1].path), dest, name, moving)
+        found = await Content(parsed, local_only, channel, moving).path()
+        return None if found is None else await _copied(found, dest, name, moving)
 
 
 async def aload_bytes(
@@ -142,10 +137,10 @@ async def aload_npy(
     if mmap_mode not in (None, "r", "c"):
         raise BadInput(what=f"mmap_mode {mmap_mode!r}", reason="stored content is read-only")
     if mmap_mode is None:
-        blob = await _small_or_path(uri, local_only, channel, progress)
-        if blob is None or isinstance(blob, bytes):
-            return None if blob is None else codecs.bytes_to_npy(blob)
-        return await asyncio.to_thread(codecs.load_npy_path, blob)
+        data = await _data_or_path(uri, local_only, channel, progress)
+        if isinstance(data, str):  # an array takes its memory once
+            return await asyncio.to_thread(codecs.load_npy_path, data)
+        return None if data is None else codecs.bytes_to_npy(data)
     path = await aload_file(uri, None, local_only, channel=channel, progress=progress)
     return None if path is None else codecs.load_npy_path(path, mmap_mode)
 
@@ -206,105 +201,29 @@ async def _file_uri(
     return None if listing is None else inside_directory(listing, parsed)
 
 
-async def _locate(
-    uri: KacheryUri, local_only: bool, channel: str | None, moving: Transfer
-) -> tuple[Path, Blob] | None:
-    """(storage folder, blob) after fetching it if need be, or None."""
-    folder = places.offline_dir()
-    if folder is not None:
-        blob = storage.find(folder, uri.hash)
-        root = folder
-    else:
-        node = await connection()
-        root = node.greeter.storage_dir
-        within = _within(channel)
-        blob = await _found(node, uri.hash, within)
-        if blob is None and not local_only:
-            blob = await _fetched(node, uri, within or channel, moving, only=within is not None)
-    if blob is None:
-        return None
-    moving.complete(blob.size)
-    return root, blob
-
-
-def _within(channel: str | None) -> str | None:
-    """The channel on which anything must be, if the caller works for others: they must not come by
-    what this computer has from elsewhere. None if it does not."""
-    behalf = scope()
-    return None if behalf is None else channel or behalf
-
-
-async def _found(node: Connection, sha1: str, within: str | None) -> Blob | None:
-    """What lies in the storage, if it may be read here."""
-    if within is not None:
-        answer = await node.call("here", {"sha1": sha1, "channel": within})
-        if not answer["here"]:
-            return None
-    return _in_storage(node, sha1)
-
-
-async def _fetched(
-    node: Connection, uri: KacheryUri, channel: str | None, moving: Transfer, *, only: bool
-) -> Blob | None:
-    moving.begin()
-    params = without_nones(sha1=uri.hash, manifest=uri.manifest, channel=channel) | {"only": only}
-    try:
-        moving.hear(await node.call("load", params, on_progress=moving.hear))
-    except NotFound:
-        return None
-    blob = _in_storage(node, uri.hash)
-    if blob is None:
-        raise BadPath(
-            path=str(node.greeter.storage_dir),
-            reason="the node stored the file there, but this process cannot see it; is the node's "
-            "own folder, and no other one of that name, mounted and readable here?",
-        )
-    return blob
-
-
-def _in_storage(node: Connection, sha1: str) -> Blob | None:
-    """A blob in the node's folder, if that can be seen from here."""
-    greeter = node.greeter
-    return storage.find(greeter.storage_dir, sha1) if greeter.owns_storage else None
-
-
-async def _small_or_path(
+async def _data_or_path(
     uri: str, local_only: bool, channel: str | None, progress: Progress
-) -> bytes | Path | None:
-    """Verified content if it is small, else the path of the blob."""
+) -> bytes | str | None:
+    """Content if it is small, else the path of it; checked."""
     if not is_uri(uri):
-        return Path(uri)
+        return os.fspath(uri)
     parsed = await _file_uri(uri, local_only, channel, progress)
     if parsed is None:
         return None
     with _loading(file_name(parsed), progress) as moving:
-        for _ in range(2):
-            found = await _locate(parsed, local_only, channel, moving)
-            if found is None:
-                return None
-            root, blob = found
-            if blob.size > VERIFY_ON_READ:
-                return blob.path
-            if blob.size > LOCAL_PIECE:
-                data = await asyncio.to_thread(storage.read_checked, root, blob)
-            else:
-                data = storage.read_checked(root, blob)
-            if data is not None:
-                return data
-            # Damaged on this disk. The node puts it aside; then it may be had from somewhere else.
-            if places.offline_dir() is not None:
-                break
-            await (await connection()).call("damaged", {"sha1": parsed.hash})
-        raise CorruptContent(what=f"sha1://{parsed.hash}", source="the local storage")
+        return await Content(parsed, local_only, channel, moving).data_or_path()
 
 
 async def _load_content(
     uri: str, local_only: bool, channel: str | None, progress: Progress
 ) -> bytes | None:
-    found = await _small_or_path(uri, local_only, channel, progress)
-    if isinstance(found, Path):
-        return await asyncio.to_thread(blocking.read_range, str(found), 0, None)
-    return found
+    if not is_uri(uri):
+        return await asyncio.to_thread(blocking.read_range, os.fspath(uri), 0, None)
+    parsed = await _file_uri(uri, local_only, channel, progress)
+    if parsed is None:
+        return None
+    with _loading(file_name(parsed), progress) as moving:
+        return await Content(parsed, local_only, channel, moving).data()
 
 
 async def _load_range(
@@ -320,50 +239,8 @@ async def _load_range(
     parsed = await _file_uri(uri, local_only, channel, progress)
     if parsed is None:
         return None
-    folder = places.offline_dir()
-    within = None
-    if folder is not None:
-        root, blob = folder, storage.find(folder, parsed.hash)
-    else:
-        within, node = _within(channel), await connection()
-        root, blob = node.greeter.storage_dir, await _found(node, parsed.hash, within)
-    if blob is not None and blob.size <= VERIFY_ON_READ:
-        data = await _load_content(uri, local_only, channel, progress)
-        return None if data is None else data[start:end]
-    if blob is None and (folder is not None or local_only):
-        return None
     with _loading(file_name(parsed), progress) as moving:
-        if blob is not None:
-            stop = blob.size if end is None else min(end, blob.size)
-            data = await asyncio.to_thread(storage.read_range, root, blob, min(start, stop), stop)
-        else:
-            data = await _fetched_range(
-                parsed, start, end, within or channel, moving, only=within is not None
-            )
-        if data is not None:
-            moving.complete(len(data))
-        return data
-
-
-async def _fetched_range(
-    uri: KacheryUri,
-    start: int,
-    end: int | None,
-    channel: str | None,
-    moving: Transfer,
-    *,
-    only: bool,
-) -> bytes | None:
-    moving.begin()
-    node = await connection()
-    params = without_nones(
-        sha1=uri.hash, manifest=uri.manifest, channel=channel, start=start, stop=end, only=only
-    )
-    try:
-        _, data = await node.call_for_bytes("load_bytes", params, on_progress=moving.hear)
-    except NotFound:
-        return None
-    return data
+        return await Content(parsed, local_only, channel, moving).range(start, end)
 
 
 async def _copied(path: str, dest: PathLike | None, name: str, moving: Transfer) -> str:

@@ -6,13 +6,21 @@ node can be started on it later.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from kachery_p2p.local import places
-from kachery_p2p.protocol.errors import NeedsNode
-from kachery_p2p.storage.files.blobs import BlobStore
+from kachery_p2p.protocol.errors import (
+    CorruptContent,
+    NeedsNode,
+    NotFound,
+    StorageDamaged,
+    StorageFull,
+)
+from kachery_p2p.storage.files import checking
+from kachery_p2p.storage.files.blobs import Blob, BlobStore
 from kachery_p2p.storage.files.writer import Stored
 
 
@@ -43,6 +51,31 @@ def link_fd(
 ) -> dict[str, Any]:
     with BlobStore(folder).open(lock=False) as store:
         return _plain(store.link_fd(descriptor, Path(path), gone, advanced))
+
+
+def check(
+    folder: Path,
+    blob: Blob,
+    again: bool,
+    gone: Callable[[], bool],
+    advanced: Callable[[int], None],
+) -> bool:
+    """Compare a blob with its hash, as a node does; what is wrong is put aside, if that can be."""
+    store = BlobStore(folder)
+    try:
+        store.open(lock=False)
+    except (StorageFull, StorageDamaged):
+        store.open(create=False, lock=False)
+    with store:
+        try:
+            checking.check(store, blob, again=again, cancelled=gone, advanced=advanced)
+        except CorruptContent:
+            with contextlib.suppress(StorageFull, StorageDamaged):
+                store.quarantine(blob.sha1)
+            return False
+        except NotFound:  # somebody else has put it aside
+            return False
+    return True
 
 
 def _plain(stored: Stored) -> dict[str, Any]:

@@ -26,8 +26,9 @@ from kachery_p2p.protocol.errors import CorruptContent, KacheryError
 from kachery_p2p.protocol.files.manifest import Manifest
 from kachery_p2p.protocol.files.messages import Piece
 from kachery_p2p.protocol.files.plan import Plan, Range, intersect
-from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK, MAX_MANIFEST
+from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK, MAX_MANIFEST, VERIFY_ON_READ
 from kachery_p2p.protocol.links.session import SealedBody
+from kachery_p2p.storage.files.checking import is_known, read_range
 from kachery_p2p.storage.files.partials import Partial
 
 Part = tuple[int, int | None]
@@ -96,6 +97,8 @@ class Content:
     def _read(self, start: int, stop: int) -> bytes | None:
         blob = self._context.store.find(self.sha1)
         if blob is not None:
+            if blob.size > VERIFY_ON_READ and not is_known(self._context.store, blob):
+                return read_range(self._context.store, blob, start, stop)
             return self._context.store.read(blob, start, stop - start)
         if self.partial is None:
             return None
