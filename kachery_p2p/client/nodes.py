@@ -7,6 +7,7 @@ from typing import Any
 
 from kachery_p2p.client.display.notebook_html import NodeInfo
 from kachery_p2p.client.session.connection import call, connection
+from kachery_p2p.protocol import json_values
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import MAX_MUTABLE
 
@@ -68,11 +69,20 @@ def _json(what: str, value: Any) -> str:
     """Canonical JSON. Raises BadInput."""
     try:
         text = json.dumps(
-            value, separators=(",", ":"), sort_keys=True, allow_nan=False, ensure_ascii=False
+            value,
+            separators=(",", ":"),
+            sort_keys=True,
+            allow_nan=False,
+            ensure_ascii=False,
+            default=json_values.default,
         )
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BadInput(what=what, reason=f"it is no JSON value: {error}") from error
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_MUTABLE:
+        size = len(text.encode())
+        if json_values.careful(value) == "keys":
+            raise ValueError("a key is no text")
+    except (TypeError, ValueError, RecursionError) as error:  # UnicodeEncodeError among them
+        reason = json_values.flaw(value, surrogates=False) or error
+        raise BadInput(what=what, reason=f"it is no JSON value: {reason}") from error
+    if size > MAX_MUTABLE:
         raise BadInput(
             what=what, reason=f"longer than {MAX_MUTABLE} bytes; store it and set its URI"
         )

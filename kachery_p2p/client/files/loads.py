@@ -179,7 +179,8 @@ async def afind_file(uri: str, *, channel: str | None = None) -> dict[str, Any]:
     node = await connection()
     params = without_nones(sha1=parsed.hash, channel=channel)
     result: dict[str, Any] = await node.call("find", params)
-    return result
+    local = result["local"]
+    return result | {"local": None if local is None else os.fsdecode(local)}
 
 
 # --- parts ---------------------------------------------------------------------------------------

@@ -4,25 +4,51 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from kachery_p2p.protocol.errors import BadInput, BadPath, BadUri
-from kachery_p2p.protocol.uri import KacheryUri, parse_uri
+from kachery_p2p.protocol.uri import KacheryUri, build_uri, parse_uri
 
 PathLike = str | os.PathLike[str]
+
+_SHOWN_CHARS: Final = 80
 
 
 def is_uri(text: PathLike) -> bool:
     """Whether it is a URI; else it must be an existing file, which loads as it is."""
     try:
-        path = os.fspath(text)
-    except TypeError:
-        raise BadUri(uri=text, reason="it is not even text") from None
+        path = path_text(text)
+    except BadPath as error:
+        raise BadUri(uri=error.fields["path"], reason=error.fields["reason"]) from None
     if "://" in path:
         return True
     if not os.path.isfile(path):
         raise BadPath(path=path, reason="it is neither a kachery URI nor an existing file")
     return False
+
+
+def path_text(path: PathLike) -> str:
+    """The text of a path, ``~`` and all. Raises BadPath: it is none."""
+    try:
+        text = os.fsdecode(path)
+    except (TypeError, ValueError):
+        reason = f"a {type(path).__name__} is no path; give text, or a pathlib.Path"
+        raise BadPath(path=repr(path)[:_SHOWN_CHARS], reason=reason) from None
+    if "\0" in text:
+        raise BadPath(path=text, reason="a path has no zero byte")
+    return text
+
+
+def name_of(path: str) -> str:
+    """The label of a file: its name, with a replacement character where that is no UTF-8."""
+    return os.fsencode(os.path.basename(path.rstrip("/"))).decode("utf-8", "replace")
+
+
+def checked_label(basename: str | None, default: str) -> str:
+    """What the URI will call it. Raises BadUri, before anything is stored, if it can be no label."""
+    label = default if basename is None or basename == "" else basename
+    build_uri(sha1="0" * 40, label=label, manifest="0" * 40)
+    return label
 
 
 def parse_file_uri(uri: str) -> KacheryUri:

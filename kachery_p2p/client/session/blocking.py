@@ -11,7 +11,7 @@ import contextlib
 import os
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 from kachery_p2p.protocol.errors import BadPath, Cancelled, KacheryError, StorageFull
@@ -42,13 +42,13 @@ async def run(work: Callable[[Gone], R]) -> R:
         raise
 
 
-def fill(descriptor: int, data: memoryview, gone: Gone) -> None:
+def fill(descriptor: int, data: Iterable[memoryview], gone: Gone) -> None:
     """Write ``data`` to an empty file and go back to its beginning."""
-    while data:
-        if gone():
-            raise Cancelled(what="Storing")
-        write_all(descriptor, data[:_PIECE])
-        data = data[_PIECE:]
+    for part in data:
+        for at in range(0, len(part), _PIECE):
+            if gone():
+                raise Cancelled(what="Storing")
+            write_all(descriptor, part[at : at + _PIECE])
     os.lseek(descriptor, 0, os.SEEK_SET)
 
 

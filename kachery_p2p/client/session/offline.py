@@ -7,7 +7,7 @@ node can be started on it later.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,9 @@ def require_node(what: str) -> None:
         raise NeedsNode(what=what)
 
 
-def store_bytes(folder: Path, data: memoryview) -> dict[str, Any]:
+def store_bytes(folder: Path, data: Sequence[memoryview]) -> dict[str, Any]:
     with BlobStore(folder).open(lock=False) as store:
-        return _plain(store.store_bytes(data))
+        return _plain(store.store_parts(data))
 
 
 def store_fd(

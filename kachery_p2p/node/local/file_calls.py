@@ -69,7 +69,8 @@ class _Store(msgspec.Struct, frozen=True):
 
 
 class _Link(msgspec.Struct, frozen=True):
-    path: str
+    path: bytes
+    """As the file system knows it, which may be no UTF-8."""
 
 
 class _Content(msgspec.Struct, frozen=True):
@@ -222,7 +223,7 @@ class FileCalls:
         def work(live: LiveCall, channel: bytes | None, watch: _Watch) -> Stored:
             fd = live.descriptor
             assert fd is not None
-            path = Path(params.path)
+            path = Path(os.fsdecode(params.path))
             link = self._services.store.link_fd
             return self._bound(
                 lambda arriving: link(fd, path, watch.gone.is_set, watch.advanced, arriving),
@@ -333,7 +334,7 @@ class FileCalls:
             failure = None if isinstance(reason, NotFound) else reason
         code, fields = ("", {}) if failure is None else to_wire(failure)
         return {
-            "local": str(blob.path) if blob else None,
+            "local": os.fsencode(blob.path) if blob else None,
             "holders": [
                 {
                     "node": holder.node,

@@ -189,18 +189,25 @@ class BlobStore(BlobReader, Closing):
         """
         view = memoryview(data).cast("B")
         if len(view) > MANIFEST_CHUNK:
-            writer = self.begin(arriving)
-            try:
-                for at in range(0, len(view), PIECE):
-                    writer.feed(view[at : at + PIECE])
-                return writer.finish()
-            finally:
-                writer.abort()
+            return self.store_parts([view], arriving)
         sha1 = hashlib.sha1(view).hexdigest()
         with self.arrivals.of(sha1):
             arriving([sha1])
             self._put(sha1, view)
         return Stored(sha1, len(view))
+
+    def store_parts(self, parts: Sequence[memoryview], arriving: Arriving = nothing) -> Stored:
+        """As :meth:`store_bytes`, of content that lies in several places in memory."""
+        if sum(map(len, parts)) <= MANIFEST_CHUNK:
+            return self.store_bytes(parts[0] if len(parts) == 1 else b"".join(parts), arriving)
+        writer = self.begin(arriving)
+        try:
+            for part in parts:
+                for at in range(0, len(part), PIECE):
+                    writer.feed(part[at : at + PIECE])
+            return writer.finish()
+        finally:
+            writer.abort()
 
     def _put(self, sha1: str, data: memoryview) -> None:
         target = self.path(sha1)
@@ -415,7 +422,6 @@ class BlobStore(BlobReader, Closing):
                 path=str(path), reason="only a regular file's absolute path can be linked"
             )
         try:
-            str(path).encode()
             there = os.stat(path)
         except (OSError, ValueError) as error:
             raise BadPath(path=str(path), reason=str(error)) from error

@@ -56,8 +56,7 @@ class Link:
         return cls(Path(target), size, float(mtime))
 
     def to_json(self) -> bytes:
-        """The bytes of the link file. Raises UnicodeEncodeError for a path that is not UTF-8."""
-        str(self.path).encode()
+        """The bytes of the link file, in ASCII: what of a path is no UTF-8 is escaped."""
         return json.dumps({"path": str(self.path), "size": self.size, "mtime": self.mtime}).encode()
 
     def problem(self) -> str | None:
