@@ -4,13 +4,11 @@ Python's encoder is fast and says neither; it also writes keys that are no text 
 reader would get another value. So who encodes asks here: :func:`careful` after it succeeded, and
 :func:`flaw` after it failed.
 
-numpy's integers, floats and booleans count as the numbers that they are. numpy is not imported: where
-nobody imported it, no value is of its types.
+numpy's integers, floats and booleans count as the numbers that they are, without importing numpy.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import Any, Final, Literal
 
 _CONTAINERS: Final = (dict, list, tuple)
@@ -23,8 +21,10 @@ _Path = tuple[Any, Any] | None
 
 def number_of(value: Any) -> bool | int | float | None:
     """A numpy number as Python's of the same value; None if it is none, or has no such."""
-    np = sys.modules.get("numpy")
-    if np is None or not isinstance(value, np.generic) or value.dtype.kind not in "biuf":
+    kind = type(value)
+    # Its scalars have no dimension, as some arrays, and unlike these can be hashed.
+    scalar = kind.__module__ == "numpy" and kind.__hash__ is not None
+    if not scalar or getattr(value, "shape", None) != () or value.dtype.kind not in "biuf":
         return None
     number = value.item()
     return number if type(number) in (bool, int, float) else None

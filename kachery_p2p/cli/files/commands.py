@@ -1,7 +1,8 @@
 """``store``, ``link``, ``load``, ``cat`` and ``find``: files by content, from the shell.
 
 ``store`` and ``link`` print one line per file (with ``--json`` one JSON object per line), as soon as
-that file is done: what was printed is stored, even if a later file fails.
+that file is done: what was printed is stored, even if a later file fails. A file that cannot be
+stored is said, the others are stored all the same, and the exit status is that of the first.
 """
 
 from __future__ import annotations
@@ -12,7 +13,14 @@ from typing import Any
 
 import click
 
-from kachery_p2p.cli.output import Output, columns, pass_output, with_output, write
+from kachery_p2p.cli.output import (
+    Output,
+    Several,
+    columns,
+    pass_output,
+    with_output,
+    write,
+)
 from kachery_p2p.client import sync
 from kachery_p2p.client.display.progress import ProgressFunction, Transfer
 from kachery_p2p.local import places
@@ -34,17 +42,21 @@ def store(
 ) -> None:
     """Copy files into the storage and print their URIs.
 
+    A file that cannot be stored is named, the others are stored all the same, and the exit status says
+    that there was one.
+
     \b
     Example:
       kachery-p2p store results.csv
       uri=$(kachery-p2p store --channel lab big.dat)
     """
     _one_basename(basename, paths)
-    with _all(output, "storing", paths) as moving:
+    with _all(output, "storing", paths) as moving, Several(output, len(paths)) as several:
         for path in paths:
-            tell = _part_of(moving) if len(paths) > 1 else output.bar
-            uri = sync.store_file(path, basename, channel=channel, progress=tell)
-            output.result({"path": path, "uri": uri}, [uri])
+            with several.one():
+                tell = _part_of(moving) if len(paths) > 1 else output.bar
+                uri = sync.store_file(path, basename, channel=channel, progress=tell)
+                output.result({"path": path, "uri": uri}, [uri])
 
 
 @click.command()
@@ -62,11 +74,12 @@ def link(output: Output, paths: tuple[str, ...], basename: str | None) -> None:
       kachery-p2p link /data/recording-*.dat
     """
     _one_basename(basename, paths)
-    with _all(output, "linking", paths) as moving:
+    with _all(output, "linking", paths) as moving, Several(output, len(paths)) as several:
         for path in paths:
-            tell = _part_of(moving) if len(paths) > 1 else output.bar
-            uri = sync.link_file(path, basename, progress=tell)
-            output.result({"path": path, "uri": uri}, [uri])
+            with several.one():
+                tell = _part_of(moving) if len(paths) > 1 else output.bar
+                uri = sync.link_file(path, basename, progress=tell)
+                output.result({"path": path, "uri": uri}, [uri])
 
 
 def _one_basename(basename: str | None, paths: tuple[str, ...]) -> None:
@@ -97,21 +110,36 @@ def _part_of(moving: Transfer) -> ProgressFunction:
 
 @click.command()
 @click.argument("uri")
-@click.option("--dest", type=click.Path(), help="Copy it to this file, or into this folder.")
+@click.option(
+    "--dest",
+    type=click.Path(),
+    help="Copy it to this file, or into this folder; NAME/ is a folder, and is made if need be.",
+)
+@click.option("--force", is_flag=True, help="Replace whatever file is there.")
+@click.option(
+    "--no-clobber", is_flag=True, help="Replace no file, not even the one that --dest names."
+)
 @click.option("--channel", help=_CHANNEL_HELP)
 @with_output
 @pass_output
-def load(output: Output, uri: str, dest: str | None, channel: str | None) -> None:
+def load(
+    output: Output, uri: str, dest: str | None, force: bool, no_clobber: bool, channel: str | None
+) -> None:
     """Fetch a file and print its path, in the storage or at --dest.
 
-    Do not write to a path in the storage. Exit status 8: nobody reachable has it.
+    Do not write to a path in the storage. A file that --dest names is replaced, and keeps its mode. In
+    a folder the name is the URI's, and another file of that name is not replaced, unless you say
+    --force. Exit status 8: nobody reachable has it.
 
     \b
     Example:
       kachery-p2p load sha1://9797.../data.csv --dest data.csv
       wc -l $(kachery-p2p load sha1://9797.../data.csv)
     """
-    path = sync.load_file(uri, dest, channel=channel, progress=output.bar)
+    if force and no_clobber:
+        raise BadInput(what="--force and --no-clobber", reason="they say the opposite; give one")
+    replace = True if force else False if no_clobber else None
+    path = sync.load_file(uri, dest, channel=channel, progress=output.bar, replace=replace)
     if path is None:
         raise _not_found(uri)
     output.result({"path": path, "uri": uri}, [path])

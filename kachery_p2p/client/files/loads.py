@@ -15,7 +15,15 @@ from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.uri import KacheryUri
 
 from .content import Content
-from .uris import PathLike, file_name, inside_directory, is_uri, parse_file_uri, without_nones
+from .uris import (
+    PathLike,
+    file_name,
+    inside_directory,
+    is_uri,
+    parse_file_uri,
+    path_text,
+    without_nones,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,17 +37,21 @@ async def aload_file(
     *,
     channel: str | None = None,
     progress: Progress = None,
+    replace: bool | None = None,
 ) -> str | None:
     """Load a file and return its path, in the storage or at ``dest``.
 
     Args:
         uri: a sha1:// URI; a path of an existing file is passed through, as it always was.
         dest: copy it to this file (shared bytes where the file system can), or into this folder
-            under the name in the URI.
+            under the name in the URI; what ends with a slash is a folder, and is made if need be.
         local_only: do not ask the network.
         channel: fetch it on this channel only.
         progress: None shows a bar if it takes long, False never does; or a function, which gets a
             :class:`ProgressInfo`.
+        replace: whether another file that is at ``dest`` is replaced; it keeps its mode. By default a
+            file that ``dest`` names is, and one in a folder that the URI names is not: that is a
+            BadPath. A file that has the content already is left alone.
 
     Returns:
         The path. Do not write to a path in the storage. None: nobody reachable has it.
@@ -48,16 +60,16 @@ async def aload_file(
         BadUri, AccessDenied, CorruptContent, Stalled, Unreachable, DaemonNotRunning, StorageFull
     """
     if not is_uri(uri):
-        path = os.fspath(uri)
+        path = path_text(uri)
         with _loading(os.path.basename(path), progress) as moving:
-            return await _copied(path, dest, os.path.basename(path), moving)
+            return await _copied(path, dest, os.path.basename(path), moving, replace)
     parsed = await _file_uri(uri, local_only, channel, progress)
     if parsed is None:
         return None
     name = file_name(parsed)
     with _loading(name, progress) as moving:
         found = await Content(parsed, local_only, channel, moving).path()
-        return None if found is None else await _copied(found, dest, name, moving)
+        return None if found is None else await _copied(found, dest, name, moving, replace)
 
 
 async def aload_bytes(
@@ -207,7 +219,7 @@ async def _data_or_path(
 ) -> bytes | str | None:
     """Content if it is small, else the path of it; checked."""
     if not is_uri(uri):
-        return os.fspath(uri)
+        return path_text(uri)
     parsed = await _file_uri(uri, local_only, channel, progress)
     if parsed is None:
         return None
@@ -219,7 +231,7 @@ async def _load_content(
     uri: str, local_only: bool, channel: str | None, progress: Progress
 ) -> bytes | None:
     if not is_uri(uri):
-        return await asyncio.to_thread(blocking.read_range, os.fspath(uri), 0, None)
+        return await asyncio.to_thread(blocking.read_range, path_text(uri), 0, None)
     parsed = await _file_uri(uri, local_only, channel, progress)
     if parsed is None:
         return None
@@ -236,7 +248,7 @@ async def _load_range(
     progress: Progress,
 ) -> bytes | None:
     if not is_uri(uri):
-        return await asyncio.to_thread(blocking.read_range, os.fspath(uri), start, end)
+        return await asyncio.to_thread(blocking.read_range, path_text(uri), start, end)
     parsed = await _file_uri(uri, local_only, channel, progress)
     if parsed is None:
         return None
@@ -244,14 +256,18 @@ async def _load_range(
         return await Content(parsed, local_only, channel, moving).range(start, end)
 
 
-async def _copied(path: str, dest: PathLike | None, name: str, moving: Transfer) -> str:
+async def _copied(
+    path: str, dest: PathLike | None, name: str, moving: Transfer, replace: bool | None
+) -> str:
     """Where a file is: at ``dest``, as a copy, if that is given."""
     if dest is None:
         return path
-    target = os.fspath(dest)
+    target = path_text(dest)
     size = os.path.getsize(path)
     moving.turn_to("copying", size)
     advanced = relay(moving)
-    copied = await blocking.run(lambda gone: blocking.copy(path, target, name, gone, advanced))
+    copied = await blocking.run(
+        lambda gone: blocking.copy(path, target, name, gone, advanced, replace)
+    )
     moving.complete(size)
     return copied
