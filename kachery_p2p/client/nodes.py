@@ -10,6 +10,7 @@ from kachery_p2p.client.session.connection import call, connection
 from kachery_p2p.protocol import json_values
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import MAX_MUTABLE
+from kachery_p2p.protocol.numbers import real
 
 from .session import offline
 
@@ -154,9 +155,9 @@ async def achannel_create(
         "create",
         name=name,
         bootstraps=bootstraps,
-        open=open,
+        open=bool(open),
         default_roles=default_roles,
-        expires_in=expires_in,
+        expires_in=None if expires_in is None else real("expires_in", expires_in),
         roles=roles,
     )
 

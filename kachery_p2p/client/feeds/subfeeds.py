@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import operator
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ from kachery_p2p.protocol.errors import BadInput, DaemonNotRunning, LinkClosed
 from kachery_p2p.protocol.feeds.access import AccessRules
 from kachery_p2p.protocol.identity import check_node_id
 from kachery_p2p.protocol.limits import MAX_CALL_SECONDS, MAX_FEED_MESSAGES
+from kachery_p2p.protocol.numbers import real, whole
 
 from .live_logs import LiveLog, Patience, patiently
 from .snapshots import SnapshotLog
@@ -392,10 +392,7 @@ def _checked_position(position: int) -> int:
 
 def checked_count(what: str, value: int) -> int:
     """``value`` as an int. Raises BadInput if it counts no messages."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise BadInput(what=what, reason=f"a {type(value).__name__}, not a whole number") from None
+    number = whole(what, value)
     if not 0 <= number <= MAX_FEED_MESSAGES:
         raise BadInput(what=what, reason=f"{number} is not from 0 to {MAX_FEED_MESSAGES}")
     return number
@@ -403,6 +400,7 @@ def checked_count(what: str, value: int) -> int:
 
 def seconds(wait_msec: float) -> float:
     """Milliseconds as seconds, bounded. Raises BadInput if they are none."""
-    if not wait_msec >= 0:
+    milliseconds = real("wait_msec", wait_msec)
+    if not milliseconds >= 0:
         raise BadInput(what="wait_msec", reason=f"{wait_msec!r} is not 0 or more milliseconds")
-    return min(wait_msec / 1000, MAX_CALL_SECONDS / 2)
+    return min(milliseconds / 1000, MAX_CALL_SECONDS / 2)

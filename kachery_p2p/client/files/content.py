@@ -17,7 +17,7 @@ from kachery_p2p.client.display.progress import Transfer, relay
 from kachery_p2p.client.session import blocking, offline
 from kachery_p2p.client.session.connection import connection
 from kachery_p2p.local import places
-from kachery_p2p.protocol.errors import BadPath, CorruptContent, NotFound
+from kachery_p2p.protocol.errors import BadPath, CorruptContent, NotFound, StorageFull
 from kachery_p2p.protocol.limits import LOCAL_PIECE, VERIFY_ON_READ
 from kachery_p2p.protocol.uri import KacheryUri
 from kachery_p2p.storage.files.blobs import Blob
@@ -55,7 +55,13 @@ class Content:
 
     async def data(self) -> bytes | None:
         """All of it."""
-        return await self._checked(_reading(0, None))
+        try:
+            return await self._checked(_reading(0, None))
+        except StorageFull:
+            if places.offline_dir() is not None:
+                raise
+            # What is small can be had without room on the disk.
+            return await self._fetched_range(0, None)
 
     async def data_or_path(self) -> bytes | str | None:
         """All of it if it is small, else where it is."""
@@ -64,7 +70,13 @@ class Content:
             small = here.blob.size <= VERIFY_ON_READ
             return await _read_small(here) if small else await self._path_of(here)
 
-        return await self._checked(take)
+        try:
+            return await self._checked(take)
+        except StorageFull:
+            if places.offline_dir() is not None:
+                raise
+            # What is small can be had without room on the disk.
+            return await self._fetched_range(0, None)
 
     async def range(self, start: int, end: int | None) -> bytes | None:
         """Bytes [start, end), of which no more is fetched than that takes."""

@@ -12,6 +12,7 @@ from kachery_p2p.client.session import blocking, offline
 from kachery_p2p.client.session.connection import connection
 from kachery_p2p.client.values import codecs, pickles
 from kachery_p2p.protocol.errors import BadInput
+from kachery_p2p.protocol.numbers import whole
 from kachery_p2p.protocol.uri import KacheryUri
 
 from .content import Content
@@ -93,7 +94,8 @@ async def aload_bytes(
     Raises:
         as :func:`aload_file`, and BadInput for a malformed range.
     """
-    first = 0 if start is None else start
+    first = 0 if start is None else whole("start", start)
+    end = None if end is None else whole("end", end)
     if first < 0 or (end is not None and end < first):
         raise BadInput(what="byte range", reason=f"{start} to {end} is no range within a file")
     data = await _load_range(uri, first, end, local_only, channel, progress)

@@ -18,6 +18,7 @@ from kachery_p2p.protocol.errors import BadInput, BadPath
 from kachery_p2p.protocol.limits import LOCAL_PIECE
 from kachery_p2p.protocol.uri import build_uri
 
+from .turns import turns
 from .uris import PathLike, checked_label, name_of, path_text, without_nones
 
 if TYPE_CHECKING:
@@ -133,10 +134,11 @@ async def astore_file(
     """
     path = path_text(path)
     label = checked_label(basename, name_of(path))
-    with _opened(path) as descriptor, Transfer("storing", label, progress) as moving:
-        moving.begin()
-        stored = await _store_opened(descriptor, channel, moving)
-        moving.complete(stored["size"])
+    async with turns():
+        with _opened(path) as descriptor, Transfer("storing", label, progress) as moving:
+            moving.begin()
+            stored = await _store_opened(descriptor, channel, moving)
+            moving.complete(stored["size"])
     return _uri(stored, label)
 
 
@@ -170,10 +172,11 @@ async def alink_file(
     """
     path = path_text(path)
     label = checked_label(basename, name_of(path))
-    with _opened(path) as descriptor, Transfer("linking", label, progress) as moving:
-        moving.begin()
-        stored = await _link_opened(descriptor, os.path.realpath(path), moving)
-        moving.complete(stored["size"])
+    async with turns():
+        with _opened(path) as descriptor, Transfer("linking", label, progress) as moving:
+            moving.begin()
+            stored = await _link_opened(descriptor, os.path.realpath(path), moving)
+            moving.complete(stored["size"])
     return _uri(stored, label)
 
 
@@ -226,11 +229,12 @@ async def _store_data(
     if size <= LOCAL_PIECE:
         stored = await node.call("store", {"data": b"".join(data), **params})
     elif node.passes_descriptors and hasattr(os, "memfd_create") and not in_pieces:
-        with _in_memory_file() as descriptor:
-            await blocking.run(lambda gone: blocking.fill(descriptor, data, gone))
-            stored = await node.call(
-                "store", params, descriptor=descriptor, on_progress=moving.hear
-            )
+        async with turns():
+            with _in_memory_file() as descriptor:
+                await blocking.run(lambda gone: blocking.fill(descriptor, data, gone))
+                stored = await node.call(
+                    "store", params, descriptor=descriptor, on_progress=moving.hear
+                )
     else:
         stored = await node.call("store", params, pieces=data, on_progress=moving.hear)
     return stored

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 
 from kachery_p2p.protocol.errors import BadPath, Cancelled, KacheryError, StorageFull
 from kachery_p2p.protocol.limits import MIB
-from kachery_p2p.storage.disk import FULL, write_all
+from kachery_p2p.storage.disk import FULL, data_runs, write_all
 from kachery_p2p.storage.files.sources import clone
 
 R = TypeVar("R")
@@ -170,11 +170,17 @@ def _copy(
                 os.fchmod(target.fileno(), stat.S_IMODE(there.st_mode) & 0o777)
         if clone(source.fileno(), target.fileno()):
             return
+        at = 0
         while data := source.read(_PIECE):
             if gone():
                 raise Cancelled(what="Copying a file")
-            target.write(data)
-            advanced(target.tell())
+            view = memoryview(data)
+            for start, stop in data_runs(view):  # what is a hole in the one is one in the other
+                target.seek(at + start)
+                target.write(view[start:stop])
+            at += len(data)
+            advanced(at)
+        target.truncate(at)
 
 
 def _path_error(path: str, error: OSError) -> KacheryError:

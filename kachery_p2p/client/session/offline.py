@@ -7,7 +7,7 @@ node can be started on it later.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,24 @@ def require_node(what: str) -> None:
         raise NeedsNode(what=what)
 
 
-def store_bytes(folder: Path, data: Sequence[memoryview]) -> dict[str, Any]:
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[BlobStore]:
+    """To store something, after what others left there that were killed."""
     with BlobStore(folder).open(lock=False) as store:
+        with contextlib.suppress(StorageFull, StorageDamaged):  # somebody else's, perhaps
+            store.clean()
+        yield store
+
+
+def store_bytes(folder: Path, data: Sequence[memoryview]) -> dict[str, Any]:
+    with _opened(folder) as store:
         return _plain(store.store_parts(data))
 
 
 def store_fd(
     folder: Path, descriptor: int, gone: Callable[[], bool], advanced: Callable[[int], None]
 ) -> dict[str, Any]:
-    with BlobStore(folder).open(lock=False) as store:
+    with _opened(folder) as store:
         return _plain(store.store_fd(descriptor, gone, advanced))
 
 
@@ -49,7 +58,7 @@ def link_fd(
     gone: Callable[[], bool],
     advanced: Callable[[int], None],
 ) -> dict[str, Any]:
-    with BlobStore(folder).open(lock=False) as store:
+    with _opened(folder) as store:
         return _plain(store.link_fd(descriptor, Path(path), gone, advanced))
 
 

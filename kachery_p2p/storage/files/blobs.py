@@ -46,12 +46,12 @@ from kachery_p2p.storage.disk import (
     Buffer,
     disk_errors,
     file_holds,
-    is_stray,
     make_folders,
     make_read_only,
     move,
     pread_up_to,
     remove,
+    remove_stray,
     sync_folder,
     write_file,
 )
@@ -160,8 +160,8 @@ class BlobStore(BlobReader, Closing):
                 return 0
             for name in names:
                 path = self.temporary / name
-                if not path.is_dir() and is_stray(path):
-                    removed += remove(path)
+                if not path.is_dir():
+                    removed += remove_stray(path)
         return removed
 
     def is_locked_here(self) -> bool:

@@ -18,7 +18,9 @@ from kachery_p2p.storage.direct import DirectFile
 from kachery_p2p.storage.disk import (
     Buffer,
     create,
+    data_runs,
     disk_errors,
+    is_hole,
     make_folders,
     make_read_only,
     remove,
@@ -98,7 +100,15 @@ class PartialFiles:
         """Write data. Raises OSError."""
         if self._writer is None:
             self._writer = DirectFile(self.data_path, self.data)
-        self._writer.write(data, offset)
+        view = memoryview(data).cast("B")
+        done = 0
+        for start, stop in (*data_runs(view), (len(view), len(view))):
+            # Zeros are left out, unless something else was there: a block that rotted, say.
+            if done < start and not is_hole(self.data, offset + done, offset + start):
+                start = done
+            if start < stop:
+                self._writer.write(view[start:stop], offset + start)
+            done = stop
 
     def sync_data(self) -> None:
         """Make data and hashes durable; the marks are not touched."""

@@ -155,3 +155,15 @@ def test_a_relative_offline_folder_is_one_folder(
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.stdout == f"later {name}\n", done.stderr
         assert not list((tmp_path / "other").iterdir())
+
+
+def test_a_copy_of_a_sparse_file_is_sparse(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.write(b"head")
+        file.truncate(50_000_000)
+    if path.stat().st_blocks * 512 > 25_000_000:
+        pytest.skip("this file system has no holes")
+    copy = Path(kc.load_file(kc.store_file(path), tmp_path / "copy") or "")
+    assert copy.read_bytes() == path.read_bytes()
+    assert copy.stat().st_blocks * 512 < 1_000_000

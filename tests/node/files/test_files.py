@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import json
 import os
@@ -21,10 +22,12 @@ from kachery_p2p.protocol.errors import (
     KacheryError,
     LinkClosed,
     NotFound,
+    StorageFull,
     Unreachable,
 )
 from kachery_p2p.protocol.files.manifest import Manifest
 from kachery_p2p.protocol.limits import BLOCK, INLINE_FILE, MANIFEST_CHUNK
+from kachery_p2p.storage.files.partial_files import PartialFiles
 from kachery_p2p.storage.files.partials import Partial
 from kachery_p2p.storage.files.treefile import TreeFile
 from tests.node.harness import PATIENCE, Lab, Live, laboratory, until
@@ -410,6 +413,48 @@ async def test_a_provider_that_lies_gives_the_requester_nothing(
         result = await lab.load("B", sha1, manifest)
         assert lab.bytes_of("B", sha1) == data
         assert 0 < result["fetched"] < BIG, "what was verified was kept"
+
+
+@pytest.mark.parametrize("full_at", [0, 3_000_000, 8_388_608])
+async def test_a_disk_that_fills_during_a_download_is_a_full_disk(
+    monkeypatch: pytest.MonkeyPatch, full_at: int
+) -> None:
+    """The pieces behind the one that did not fit only find a gap before them."""
+    async with laboratory() as lab:
+        sha1, _ = await lab.store("A", content(MANIFEST_CHUNK))
+        really = PartialFiles.write
+
+        def write(self: PartialFiles, data: Any, offset: int) -> None:
+            if offset >= full_at:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            really(self, data, offset)
+
+        monkeypatch.setattr(PartialFiles, "write", write)
+        for _ in range(5):
+            assert isinstance(await lab.error("B", sha1), StorageFull)
+
+
+async def test_a_full_disk_keeps_nobody_from_reading_what_is_small(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with laboratory() as lab:
+        data = content(INLINE_FILE)
+        sha1, _ = await lab.store("A", data)
+
+        def store_bytes(*arguments: Any) -> Any:
+            raise StorageFull(what="content being stored", path="the disk")
+
+        monkeypatch.setattr(lab["B"].store, "store_bytes", store_bytes)
+        assert isinstance(await lab.error("B", sha1), StorageFull), "its path is wanted"
+        live = Live()
+        await lab.live("B", live, "load_bytes", sha1=sha1, start=3, stop=None)
+        assert bytes(live.sent) == data[3:]
+        assert lab["B"].store.find(sha1) is None
+        await lab.announced("B")
+        assert [h["label"] for h in (await lab.call("B", "find", sha1=sha1))["holders"]] == ["A"]
+        monkeypatch.undo()
+        await lab.load("B", sha1)
+        assert lab.bytes_of("B", sha1) == data
 
 
 # --- callers ----------------------------------------------------------------------------------
