@@ -29,9 +29,11 @@ class ClientFiles:
         """Whether there may be one more."""
         return self._open < LOCAL_DESCRIPTORS_EACH and self._everybodys.has_room(self._resume)
 
-    def opened(self) -> None:
+    def opened(self) -> bool:
+        """Count one; whether there may be one more."""
         self._open += 1
         self._everybodys.open += 1
+        return self.has_room()
 
     def closed(self) -> None:
         self._open -= 1

@@ -93,8 +93,7 @@ class Connection:
     def resume(self) -> None:
         """Read on, unless calls or uploads are at their limit."""
         self._full -= {number for number in self._full if not self._uploads_too_much(number)}
-        has_room = len(self._calls) < MAX_LOCAL_REQUESTS and not self._full
-        if has_room and self.files.has_room():
+        if not self._full and len(self._calls) < MAX_LOCAL_REQUESTS and self.files.has_room():
             self.socket.resume()
 
     def _uploads_too_much(self, number: int) -> bool:
@@ -204,10 +203,8 @@ class Connection:
             self.turns,
             self.files.closed,
         )
-        if descriptor is not None:
-            self.files.opened()
-            if not self.files.has_room():
-                self.socket.pause()
+        if descriptor is not None and not self.files.opened():
+            self.socket.pause()
         if call.id in self._calls or call.id < 1:
             live.close()
             raise ProtocolViolation(reason=f"call {call.id} is not new")
