@@ -28,7 +28,7 @@ from .doctor import commands as doctor
 from .examples import put_examples_last
 from .feeds import commands as feeds
 from .files import commands as files
-from .output import Output, ReaderGone, pass_output, show_error, show_error_json, with_output
+from .output import Output, ReaderGone, Shown, pass_output, show_error, show_error_json, with_output
 from .status import commands as status
 from .tasks import commands as tasks
 
@@ -109,6 +109,8 @@ def main(arguments: list[str] | None = None) -> int:
         failure = Cancelled(what="The command")
     except ReaderGone:
         return _PIPE_CLOSED
+    except Shown as error:
+        return error.status
     except KacheryError as error:
         failure = error
     except Exception as error:  # a bug: whoever gets the report needs the traceback

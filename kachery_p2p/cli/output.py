@@ -9,13 +9,14 @@ Rich is imported only when something is drawn on a terminal.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Self, TypeVar
 
 import click
 
@@ -23,9 +24,24 @@ from kachery_p2p.client.display.progress_display import display
 from kachery_p2p.client.display.texts import clean as clean
 from kachery_p2p.client.display.texts import delay_text as delay_text
 from kachery_p2p.client.display.texts import size_text as size_text
-from kachery_p2p.protocol.errors import BadPath, KacheryError, StorageFull, TaskFailed, to_wire
+from kachery_p2p.protocol.errors import (
+    BadInput,
+    BadPath,
+    KacheryError,
+    StorageFull,
+    TaskFailed,
+    to_wire,
+)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Shown(Exception):
+    """Something failed that was said already. ``status`` is the exit status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
 
 
 class ReaderGone(Exception):
@@ -118,6 +134,36 @@ class Output:
     def bar(self) -> bool:
         """The ``progress`` of the client's functions: a bar, if somebody is looking."""
         return not self.quiet
+
+
+class Several:
+    """Does the same for each of several things: what fails for one, by its own fault, is said at once,
+    and the others are done. Afterwards it raises :class:`Shown` if one failed."""
+
+    def __init__(self, output: Output, count: int) -> None:
+        self._output = output
+        self._alone = count == 1
+        self._failure: KacheryError | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._failure is not None:
+            raise Shown(self._failure.exit_status)
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """One of them."""
+        try:
+            yield
+        except BadInput as error:  # anything else would be the same for the next
+            if self._alone:
+                raise
+            show_error(error)
+            if self._output.json:
+                show_error_json(error)
+            self._failure = self._failure or error
 
 
 pass_output = click.make_pass_decorator(Output, ensure=True)

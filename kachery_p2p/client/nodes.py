@@ -7,9 +7,11 @@ from typing import Any
 
 from kachery_p2p.client.display.notebook_html import NodeInfo
 from kachery_p2p.client.session.connection import call, connection
+from kachery_p2p.protocol import json_values
 from kachery_p2p.protocol.canonical import canonical_json
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import MAX_MUTABLE
+from kachery_p2p.protocol.numbers import real
 
 from .session import offline
 
@@ -72,10 +74,14 @@ async def astop_node() -> int:
 def _json(what: str, value: Any) -> str:
     """Canonical JSON. Raises BadInput."""
     try:
-        text = canonical_json(value)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BadInput(what=what, reason=f"it is no JSON value: {error}") from error
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_MUTABLE:
+        text = canonical_json(value, default=json_values.default)
+        size = len(text.encode())
+        if json_values.careful(value) == "keys":
+            raise ValueError("a key is no text")
+    except (TypeError, ValueError, RecursionError) as error:  # UnicodeEncodeError among them
+        reason = json_values.flaw(value, surrogates=False) or error
+        raise BadInput(what=what, reason=f"it is no JSON value: {reason}") from error
+    if size > MAX_MUTABLE:
         raise BadInput(
             what=what, reason=f"longer than {MAX_MUTABLE} bytes; store it and set its URI"
         )
@@ -147,9 +153,9 @@ async def achannel_create(
         "create",
         name=name,
         bootstraps=bootstraps,
-        open=open,
+        open=bool(open),
         default_roles=default_roles,
-        expires_in=expires_in,
+        expires_in=None if expires_in is None else real("expires_in", expires_in),
         roles=roles,
     )
 

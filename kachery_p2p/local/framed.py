@@ -16,7 +16,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from kachery_p2p.protocol.errors import KacheryError, LinkClosed, ProtocolViolation
+from kachery_p2p.protocol.errors import Busy, KacheryError, LinkClosed, ProtocolViolation
 from kachery_p2p.protocol.limits import (
     LOCAL_QUEUE,
     MAX_LOCAL_DESCRIPTORS,
@@ -64,7 +64,8 @@ class FramedSocket:
         self.stuck_since = math.inf
         """Since when the peer takes nothing of what waits for it."""
         self._held = 0
-        self._descriptors: deque[int] = deque()
+        self._descriptors: deque[int | None] = deque()
+        """None for one that was lost."""
         self._out: deque[tuple[memoryview, int | None]] = deque()
         self._queued = 0
         self._room = asyncio.Event()
@@ -97,18 +98,25 @@ class FramedSocket:
 
         Raises:
             ProtocolViolation: none did.
+            Busy: this process could not take it, since it has too many open.
         """
         if not self._descriptors:
             raise ProtocolViolation(reason="a file descriptor is missing")
-        return self._descriptors.popleft()
+        descriptor = self._descriptors.popleft()
+        if descriptor is None:
+            raise Busy(limit="it has as many files open as it may ('ulimit -n')")
+        return descriptor
 
     def _on_readable(self) -> None:
         try:
             if self.unix:
-                data, descriptors, _, _ = socket.recv_fds(
+                data, descriptors, flags, _ = socket.recv_fds(
                     self._sock, _READ_BYTES, MAX_LOCAL_DESCRIPTORS
                 )
                 self._descriptors.extend(descriptors)
+                if flags & socket.MSG_CTRUNC:
+                    # One comes at a time, so that is the one that there was no room for.
+                    self._descriptors.append(None)
             else:
                 data = self._sock.recv(_READ_BYTES)
         except (BlockingIOError, InterruptedError):
@@ -263,7 +271,8 @@ class FramedSocket:
                 self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
         for descriptor in self._descriptors:
-            os.close(descriptor)
+            if descriptor is not None:
+                os.close(descriptor)
         self._descriptors.clear()
         self._out.clear()
         if self._budget is not None:

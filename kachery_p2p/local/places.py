@@ -135,9 +135,20 @@ def api_port(environ: Mapping[str, str] = os.environ) -> int | None:
 
 
 def offline_dir(environ: Mapping[str, str] = os.environ) -> Path | None:
-    """``KACHERY_P2P_OFFLINE_STORAGE_DIR``, or ``KACHERY_OFFLINE_STORAGE_DIR``, or None."""
-    value = environ.get(OFFLINE_VARIABLE) or environ.get(OLD_OFFLINE_VARIABLE)
-    return Path(value) if value and _named(environ) is None else None
+    """``KACHERY_P2P_OFFLINE_STORAGE_DIR``, or ``KACHERY_OFFLINE_STORAGE_DIR``, or None.
+
+    A relative one is one folder for the life of the process, and for the programs that it starts: it is
+    in the folder that the process was in when it was first asked for.
+    """
+    name = OFFLINE_VARIABLE if environ.get(OFFLINE_VARIABLE) else OLD_OFFLINE_VARIABLE
+    value = environ.get(name)
+    if not value or _named(environ) is not None:
+        return None
+    if not os.path.isabs(value):
+        value = os.path.abspath(value)
+        if environ is os.environ:
+            os.environ[name] = value
+    return Path(value)
 
 
 def whereabouts() -> tuple[Target | str | None, ...]:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import msgpack
 import msgspec
 
+from . import json_values
 from .errors import ProtocolViolation
 from .limits import MAX_LIST_ITEMS
 
@@ -77,8 +78,8 @@ def decode(kind: type[T], data: Buffer) -> T:
 
 
 def plain(value: Any) -> Any:
-    """A typed value (msgspec Struct or plain) as what :func:`pack` takes."""
-    return msgspec.to_builtins(value, builtin_types=(bytes,))
+    """A typed value (msgspec Struct or plain, numpy's numbers too) as what :func:`pack` takes."""
+    return msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=json_values.default)
 
 
 def encode(value: Any) -> bytes:

@@ -26,6 +26,11 @@ Buffer = bytes | bytearray | memoryview
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+READ_ONLY: Final = 0o444
+"""The mode of stored content, less what the umask takes: nothing writes to it by accident."""
+HOLE: Final = 64 * 1024
+"""Bytes of zeros, aligned, that are left out when a file is written."""
+_ZEROS: Final = bytes(HOLE)
 _COMPARED: Final = 1 << 20
 """Bytes that are read at a time to be compared."""
 _serial = itertools.count()
@@ -76,34 +81,71 @@ def pread_up_to(fd: int, length: int, offset: int) -> bytes:
     return b"".join(pieces)
 
 
+def data_runs(view: memoryview) -> Iterator[tuple[int, int]]:
+    """The ranges of what is to be written that are not whole pages of zeros, which a file may have as
+    holes. Costs next to nothing where there are no zeros."""
+    start: int | None = None
+    for at in range(0, len(view), HOLE):
+        page = view[at : at + HOLE]
+        if page[0] or page[-1] or page[len(page) // 2] or bytes(page) != _ZEROS[: len(page)]:
+            start = at if start is None else start
+        elif start is not None:
+            yield start, at
+            start = None
+    if start is not None:
+        yield start, len(view)
+
+
+def is_hole(fd: int, start: int, stop: int) -> bool:
+    """Whether nothing was ever written to a range of a file, so that it reads as zeros."""
+    try:
+        return os.lseek(fd, start, os.SEEK_DATA) >= stop
+    except OSError as error:
+        return error.errno == errno.ENXIO  # there is nothing from there to the end
+    except AttributeError:  # not known on this system
+        return False
+
+
 def temporary_path(folder: Path) -> Path:
-    """A name in ``folder`` that no other process or thread uses; see :func:`is_stray`."""
+    """A name in ``folder`` that no other process or thread uses; see :func:`remove_stray`."""
     return folder / f"{os.getpid()}-{next(_serial)}-{os.urandom(4).hex()}"
 
 
-def is_stray(path: Path) -> bool:
-    """Whether a temporary file was left by a process that is gone: nobody holds its lock."""
+def remove_stray(path: Path) -> bool:
+    """Unlink a temporary file that was left by a process that is gone, whose lock nobody holds; whether
+    it was one."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # While it is ours: whoever has just made it and not locked it yet sees that it has gone.
+        return remove(path)
     except BlockingIOError:
         return False
     finally:
         os.close(fd)
-    return True
 
 
-def create(path: Path) -> int:
+def create(path: Path, mode: int = 0o666) -> int:
     """A new file, open for reading and writing; FileExistsError if the name is taken.
 
-    It is locked while it is open, however its process ends: that is how strays are told.
+    ``mode`` counts from the next time that it is opened. It is locked while it is open, however its
+    process ends: that is how strays are told.
     """
-    fd = os.open(path, _NEW_FILE, 0o666)
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return fd
+    while True:
+        fd = os.open(path, _NEW_FILE, mode)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), os.stat(path)):
+                return fd
+        except (BlockingIOError, FileNotFoundError):
+            pass  # somebody who looks for strays was quicker, and has removed it
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
 
 
 def sync_folder(folder: Path) -> None:
@@ -219,10 +261,18 @@ def file_holds(path: Path, data: Buffer) -> bool:
         os.close(fd)
 
 
-def write_file(path: Path, data: Buffer, temporary_folder: Path, durable: bool) -> None:
+def make_read_only(fd: int) -> None:
+    """Let nobody open a file for writing any more; this descriptor may still write."""
+    with contextlib.suppress(PermissionError):  # some file systems have no modes
+        os.fchmod(fd, os.fstat(fd).st_mode & READ_ONLY)
+
+
+def write_file(
+    path: Path, data: Buffer, temporary_folder: Path, durable: bool, mode: int = 0o666
+) -> None:
     """Put a whole file in place at once: it is there as given, or as it was before."""
     temporary = temporary_path(temporary_folder)
-    fd = create(temporary)
+    fd = create(temporary, mode)
     try:
         try:
             write_all(fd, data)

@@ -1,8 +1,9 @@
 """Where things lie in a storage folder.
 
 ``sha1/aa/bb/cc/<40 hex>`` is a blob, as kachery has it; beside it may lie, under the same name with
-a suffix, a ``.link`` (the bytes are in a file elsewhere), a ``.tree`` (Merkle hashes) and a
-``.partial`` with its helpers (a download in progress). ``tmp/`` holds files being written.
+a suffix, a ``.link`` (the bytes are in a file elsewhere), a ``.tree`` (Merkle hashes), a ``.checked``
+(what the file was like when its content was last compared with its hash) and a ``.partial`` with its
+helpers (a download in progress). ``tmp/`` holds files being written.
 
 Invariant: a path is only ever built from a hash that passed :func:`check_sha1`, so nothing that
 came from outside can name a path.
@@ -21,6 +22,7 @@ from kachery_p2p.protocol.errors import BadInput
 
 LINK: Final = ".link"
 TREE: Final = ".tree"
+CHECKED: Final = ".checked"
 PARTIAL: Final = ".partial"
 PARTIAL_MAP: Final = ".partial.map"
 PARTIAL_TREE: Final = ".partial.tree"

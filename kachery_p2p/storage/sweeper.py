@@ -2,8 +2,8 @@
 
 What goes
 
-* downloads in progress that nobody has gone on with for ``PARTIAL_KEEP_SECONDS``, and hash trees that
-  have been without their content for as long;
+* downloads in progress that nobody has gone on with for ``PARTIAL_KEEP_SECONDS``, and hash trees
+  and stamps that have been without their content for as long;
 * damaged content that was put aside, but for the newest ``MAX_QUARANTINED`` files in
   ``MAX_QUARANTINED_BYTES``, and the newest of all in any case;
 * origins and manifests of content that has been gone for ``ORIGIN_KEEP_SECONDS``: not sooner, since
@@ -109,8 +109,8 @@ class Sweeper:
 
     def _sweep_partial(self, sha1: str, found: dict[str, os.stat_result]) -> None:
         parts: list[str] = [suffix for suffix in _PARTIAL if suffix in found]
-        if paths.TREE in found and not any(suffix in found for suffix in _CONTENT):
-            parts.append(paths.TREE)
+        if not any(suffix in found for suffix in _CONTENT):
+            parts += [suffix for suffix in (paths.TREE, paths.CHECKED) if suffix in found]
         if not parts:
             return
         newest = max(found[suffix].st_mtime for suffix in parts)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import socket
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kachery_p2p.local.framed import FramedSocket
-from kachery_p2p.protocol.errors import KacheryError, LinkClosed
+from kachery_p2p.protocol.errors import Busy, KacheryError, LinkClosed
 from kachery_p2p.protocol.local import messages as local
 
 SENT = st.lists(
@@ -110,3 +112,44 @@ async def test_a_socket_that_closes_with_messages_to_come_sends_nothing_more() -
     with pytest.raises(LinkClosed):
         framed.queue(local.encode_message(local.Finish(3)))
     theirs.close()
+
+
+async def test_a_descriptor_that_there_is_no_room_for_costs_its_call_and_nothing_else() -> None:
+    ours, theirs = socket.socketpair()
+    found: list[int | None] = []
+    came = asyncio.Event()
+
+    def on_message(message: local.Message) -> None:
+        assert isinstance(message, local.Call)
+        try:
+            found.append(message.id)
+            os.close(reader.take_descriptor())
+        except Busy:
+            found.append(None)
+        came.set()
+
+    writer = FramedSocket(ours, lambda message: None, lambda error: None)
+    reader = FramedSocket(theirs, on_message, lambda error: None)
+    reader.greeted()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    filled = [os.open(os.devnull, os.O_RDONLY)]
+    try:
+        # No process has less open than it may open in the end: all below this one are taken.
+        most = max(map(int, os.listdir("/proc/self/fd"))) + 1
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, limits[1]))
+        with contextlib.suppress(OSError):
+            while True:
+                filled.append(os.dup(filled[0]))
+        for number in (1, 2):
+            writer.send(local.Call(number, "m", {}, 1), filled[0])
+            await came.wait()
+            came.clear()
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert found == [1, None, 2]
+        assert not reader.closed
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for descriptor in filled:
+            os.close(descriptor)
+        writer.close()
+        reader.close()

@@ -1,7 +1,8 @@
 """``store``, ``link``, ``load``, ``cat`` and ``find``: files by content, from the shell.
 
 ``store`` and ``link`` print one line per file (with ``--json`` one JSON object per line), as soon as
-that file is done: what was printed is stored, even if a later file fails.
+that file is done: what was printed is stored, even if a later file fails. A file that cannot be
+stored is said, the others are stored all the same, and the exit status is that of the first.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ from typing import Any, TypeVar
 import click
 
 from kachery_p2p.cli import completions
-from kachery_p2p.cli.output import Output, columns, for_shell, pass_output, with_output, write
+from kachery_p2p.cli.output import (
+    Output,
+    Several,
+    columns,
+    for_shell,
+    pass_output,
+    with_output,
+    write,
+)
 from kachery_p2p.client import sync
 from kachery_p2p.client.display.progress import ProgressFunction, Transfer
 from kachery_p2p.client.files import loads
@@ -56,7 +65,8 @@ def store(
 ) -> None:
     """Copy files into the storage and print their URIs.
 
-    On a terminal, a URI with ?manifest= is in quotes, as zsh needs them.
+    On a terminal, a URI with ?manifest= is in quotes, as zsh needs them. A file that cannot be stored
+    is named, the others are stored all the same, and the exit status says that there was one.
 
     \b
     Example:
@@ -64,11 +74,12 @@ def store(
       uri=$(kachery-p2p store --channel lab big.dat)
     """
     _one_basename(basename, paths)
-    with _all(output, "storing", paths) as moving:
+    with _all(output, "storing", paths) as moving, Several(output, len(paths)) as several:
         for path in paths:
-            tell = _part_of(moving) if len(paths) > 1 else output.bar
-            uri = sync.store_file(path, basename, channel=channel, progress=tell)
-            output.result({"path": path, "uri": uri}, [for_shell(uri)])
+            with several.one():
+                tell = _part_of(moving) if len(paths) > 1 else output.bar
+                uri = sync.store_file(path, basename, channel=channel, progress=tell)
+                output.result({"path": path, "uri": uri}, [for_shell(uri)])
 
 
 @click.command()
@@ -88,11 +99,12 @@ def link(output: Output, paths: tuple[str, ...], basename: str | None) -> None:
       kachery-p2p link /data/recording-*.dat
     """
     _one_basename(basename, paths)
-    with _all(output, "linking", paths) as moving:
+    with _all(output, "linking", paths) as moving, Several(output, len(paths)) as several:
         for path in paths:
-            tell = _part_of(moving) if len(paths) > 1 else output.bar
-            uri = sync.link_file(path, basename, progress=tell)
-            output.result({"path": path, "uri": uri}, [for_shell(uri)])
+            with several.one():
+                tell = _part_of(moving) if len(paths) > 1 else output.bar
+                uri = sync.link_file(path, basename, progress=tell)
+                output.result({"path": path, "uri": uri}, [for_shell(uri)])
 
 
 def _one_basename(basename: str | None, paths: tuple[str, ...]) -> None:
@@ -124,7 +136,14 @@ def _part_of(moving: Transfer) -> ProgressFunction:
 @click.command()
 @click.argument("uris", metavar="URI...", nargs=-1, required=True)
 @click.option(
-    "--dest", type=click.Path(), help="Copy it to this file, or into this folder; several, into it."
+    "--dest",
+    type=click.Path(),
+    help="Copy it to this file, or into this folder; NAME/ is a folder, and is made if need be. "
+    "Several go into a folder.",
+)
+@click.option("--force", is_flag=True, help="Replace whatever file is there.")
+@click.option(
+    "--no-clobber", is_flag=True, help="Replace no file, not even the one that --dest names."
 )
 @click.option("--channel", shell_complete=completions.channels, help=_CHANNEL_HELP)
 @click.option("--timeout", type=click.FloatRange(min=0), help=_TIMEOUT_HELP)
@@ -134,13 +153,16 @@ def load(
     output: Output,
     uris: tuple[str, ...],
     dest: str | None,
+    force: bool,
+    no_clobber: bool,
     channel: str | None,
     timeout: float | None,
 ) -> None:
     """Fetch files and print their paths, in the storage or at --dest.
 
-    Do not write to a path in the storage. With - the URIs are the lines of standard input. Exit status
-    8: nobody reachable has it.
+    Do not write to a path in the storage. A file that --dest names is replaced, and keeps its mode. In
+    a folder the name is the URI's, and another file of that name is not replaced, unless you say
+    --force. With - the URIs are the lines of standard input. Exit status 8: nobody reachable has it.
 
     \b
     Example:
@@ -148,12 +170,15 @@ def load(
       wc -l $(kachery-p2p load sha1://9797.../data.csv)
       kachery-p2p load --dest folder/ - < uris.txt
     """
+    if force and no_clobber:
+        raise BadInput(what="--force and --no-clobber", reason="they say the opposite; give one")
+    replace = True if force else False if no_clobber else None
     several = len(uris) > 1 or uris == ("-",)
-    if several and dest is not None and not os.path.isdir(dest):
-        raise BadInput(what=f"--dest {dest}", reason="several files need an existing folder")
+    if several and dest is not None and not (os.path.isdir(dest) or dest.endswith(os.sep)):
+        raise BadInput(what=f"--dest {dest}", reason="several files need a folder: end it with /")
     for uri in _named(uris):
         load_one = functools.partial(
-            loads.aload_file, uri, dest, channel=channel, progress=output.bar
+            loads.aload_file, uri, dest, channel=channel, progress=output.bar, replace=replace
         )
         path = _within(timeout, uri, load_one)
         if path is None:

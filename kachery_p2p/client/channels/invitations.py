@@ -6,6 +6,7 @@ from typing import Any
 
 from kachery_p2p.client.session.connection import call
 from kachery_p2p.protocol.limits import INVITATION_SECONDS
+from kachery_p2p.protocol.numbers import real, whole
 
 
 async def achannel_invite(
@@ -36,7 +37,12 @@ async def achannel_invite(
         AccessDenied, BadInput, UnknownChannel, DaemonNotRunning
     """
     return await _call(
-        "invite", channel=channel, roles=roles, label=label, uses=uses, expires_in=expires_in
+        "invite",
+        channel=channel,
+        roles=roles,
+        label=label,
+        uses=whole("uses", uses),
+        expires_in=real("expires_in", expires_in),
     )
 
 

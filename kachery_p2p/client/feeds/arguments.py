@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Final
 
 from kachery_p2p.protocol.errors import BadInput, NotFound, NotKnownYet
 from kachery_p2p.protocol.limits import MAX_CALL_SECONDS, MAX_FEED_MESSAGES
+from kachery_p2p.protocol.numbers import real, whole
 
 NOBODY_HAS_IT: Final = (NotFound, NotKnownYet)
 """What a read of a subfeed raises of which no message is to be had, nor an owner to be asked."""
@@ -14,10 +14,7 @@ NOBODY_HAS_IT: Final = (NotFound, NotKnownYet)
 
 def checked_count(what: str, value: int) -> int:
     """``value`` as an int. Raises BadInput if it counts no messages."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise BadInput(what=what, reason=f"a {type(value).__name__}, not a whole number") from None
+    number = whole(what, value)
     if not 0 <= number <= MAX_FEED_MESSAGES:
         raise BadInput(what=what, reason=f"{number} is not from 0 to {MAX_FEED_MESSAGES}")
     return number
@@ -25,6 +22,7 @@ def checked_count(what: str, value: int) -> int:
 
 def seconds(wait_msec: float) -> float:
     """Milliseconds as seconds, bounded. Raises BadInput if they are none."""
-    if not wait_msec >= 0:
+    milliseconds = real("wait_msec", wait_msec)
+    if not milliseconds >= 0:
         raise BadInput(what="wait_msec", reason=f"{wait_msec!r} is not 0 or more milliseconds")
-    return min(wait_msec / 1000, MAX_CALL_SECONDS / 2)
+    return min(milliseconds / 1000, MAX_CALL_SECONDS / 2)

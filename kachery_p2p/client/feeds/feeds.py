@@ -19,6 +19,7 @@ from kachery_p2p.client.session.portal import twin
 from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import BadInput, DeadlineExceeded, NotFound, UnknownFeed
 from kachery_p2p.protocol.feeds.feed import feed_uri, parse_feed_uri, subfeed_hash
+from kachery_p2p.protocol.numbers import real
 
 from .flag import Flag
 from .info import described, described_snapshot
@@ -86,7 +87,8 @@ class Feed:
 
         Args:
             subfeed_name: text, or any other JSON value; ``~`` and 40 hex digits stand for a name by
-                its hash.
+                its hash. Text counts as it is written: it is not normalised, so an accented letter as
+                one character (NFC) and as two (NFD) make two names.
             position: the number of the message to read first.
             channel: name or id of the only channel on which it is looked for; by default that of
                 the feed.
@@ -352,6 +354,7 @@ async def _create(name: str | None, *, replace: bool = False) -> bytes:
 async def _load_snapshot(
     uri: str, timeout_sec: float | None, channel: str | None = None
 ) -> Snapshot:
+    timeout_sec = None if timeout_sec is None else real("timeout_sec", timeout_sec)
     file, subfeed = parse_snapshot_uri(uri)
     if subfeed is not None:
         raise BadInput(what=uri, reason="this is a subfeed of a snapshot; use load_subfeed")
@@ -385,6 +388,7 @@ def _check_name(name: str) -> None:
 def _checked_timeout(seconds: float | None) -> float:
     if seconds is None:
         return FIRST_CONTACT_SECONDS
-    if not seconds >= 0:
+    number = real("timeout_sec", seconds)
+    if not number >= 0:
         raise BadInput(what="timeout_sec", reason=f"{seconds!r} is not 0 or more seconds")
-    return float(seconds)
+    return number

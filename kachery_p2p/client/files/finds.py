@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,6 +51,8 @@ async def afind_file(uri: str, *, channel: str | None = None) -> FoundFile:
     # Where the listing of an old directory is not to be had, nor is the file; it says why.
     sha1 = named.hash if parsed is None else parsed.hash
     result = await node.call("find", without_nones(sha1=sha1, channel=channel))
+    if result["local"] is not None:
+        result["local"] = os.fsdecode(result["local"])
     if parsed is None and result["local"] is not None:
         detail = f"{named.path or 'what it names'} is no file in that directory"
         result |= {"local": None, "holders": [], "detail": detail}

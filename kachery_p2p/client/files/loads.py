@@ -5,22 +5,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kachery_p2p.client.display.progress import Progress, Transfer, relay
-from kachery_p2p.client.session import blocking, offline
-from kachery_p2p.client.session.connection import Connection, connection
+from kachery_p2p.client.session import blocking
 from kachery_p2p.client.values import codecs, pickles
-from kachery_p2p.local import places
-from kachery_p2p.protocol.errors import BadInput, BadPath, CorruptContent, NotFound
-from kachery_p2p.protocol.limits import LOCAL_PIECE, VERIFY_ON_READ
+from kachery_p2p.protocol.errors import BadInput
+from kachery_p2p.protocol.numbers import whole
 from kachery_p2p.protocol.uri import KacheryUri
-from kachery_p2p.storage.files.blobs import Blob
 
-from . import local_storage as storage
-from .scope import scope
-from .uris import PathLike, file_name, inside_directory, is_uri, parse_file_uri, without_nones
+from .content import Content
+from .uris import (
+    PathLike,
+    file_name,
+    inside_directory,
+    is_uri,
+    path_text,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,17 +35,21 @@ async def aload_file(
     *,
     channel: str | None = None,
     progress: Progress = None,
+    replace: bool | None = None,
 ) -> str | None:
     """Load a file and return its path, in the storage or at ``dest``.
 
     Args:
         uri: a sha1:// URI; a path of an existing file is passed through, as it always was.
         dest: copy it to this file (shared bytes where the file system can), or into this folder
-            under the name in the URI.
+            under the name in the URI; what ends with a slash is a folder, and is made if need be.
         local_only: do not ask the network.
         channel: fetch it on this channel only.
         progress: None shows a bar if it takes long, False never does; or a function, which gets a
             :class:`ProgressInfo`.
+        replace: whether another file that is at ``dest`` is replaced; it keeps its mode. By default a
+            file that ``dest`` names is, and one in a folder that the URI names is not: that is a
+            BadPath. A file that has the content already is left alone.
 
     Returns:
         The path. Do not write to a path in the storage. None: nobody reachable has it.
@@ -53,16 +58,16 @@ async def aload_file(
         BadUri, AccessDenied, CorruptContent, Stalled, Unreachable, DaemonNotRunning, StorageFull
     """
     if not is_uri(uri):
-        path = os.fspath(uri)
+        path = path_text(uri)
         with _loading(os.path.basename(path), progress) as moving:
-            return await _copied(path, dest, os.path.basename(path), moving)
+            return await _copied(path, dest, os.path.basename(path), moving, replace)
     parsed = await file_uri(uri, local_only, channel, progress)
     if parsed is None:
         return None
     name = file_name(parsed)
     with _loading(name, progress) as moving:
-        found = await _locate(parsed, local_only, channel, moving)
-        return None if found is None else await _copied(str(found[1].path), dest, name, moving)
+        found = await Content(parsed, local_only, channel, moving).path()
+        return None if found is None else await _copied(found, dest, name, moving, replace)
 
 
 async def aload_bytes(
@@ -86,7 +91,8 @@ async def aload_bytes(
     Raises:
         as :func:`aload_file`, and BadInput for a malformed range.
     """
-    first = 0 if start is None else start
+    first = 0 if start is None else whole("start", start)
+    end = None if end is None else whole("end", end)
     if first < 0 or (end is not None and end < first):
         raise BadInput(what="byte range", reason=f"{start} to {end} is no range within a file")
     data = await _load_range(uri, first, end, local_only, channel, progress)
@@ -144,10 +150,10 @@ async def aload_npy(
     if mmap_mode not in (None, "r", "c"):
         raise BadInput(what=f"mmap_mode {mmap_mode!r}", reason="stored content is read-only")
     if mmap_mode is None:
-        blob = await _small_or_path(uri, local_only, channel, progress)
-        if blob is None or isinstance(blob, bytes):
-            return None if blob is None else codecs.bytes_to_arrays(blob)
-        return await asyncio.to_thread(codecs.load_arrays_path, blob)
+        data = await _data_or_path(uri, local_only, channel, progress)
+        if isinstance(data, str):  # an array takes its memory once
+            return await asyncio.to_thread(codecs.load_arrays_path, data)
+        return None if data is None else codecs.bytes_to_arrays(data)
     path = await aload_file(uri, None, local_only, channel=channel, progress=progress)
     return None if path is None else codecs.load_arrays_path(path, mmap_mode)
 
@@ -179,8 +185,7 @@ def _loading(name: str, progress: Progress) -> Transfer:
 async def file_uri(
     uri: str, local_only: bool, channel: str | None, progress: Progress
 ) -> KacheryUri | None:
-    """The URI of a file; an old directory URI is followed to it. None: nobody has the directory, or
-    there is no such file in it."""
+    """The URI of a file; an old directory URI is followed to it. None: nobody has the directory."""
     parsed = parse_file_uri(uri)
     if parsed.kind != "sha1dir":
         return parsed
@@ -189,136 +194,29 @@ async def file_uri(
     return None if listing is None else inside_directory(listing, parsed)
 
 
-async def _locate(
-    uri: KacheryUri, local_only: bool, channel: str | None, moving: Transfer
-) -> tuple[Path, Blob] | None:
-    """(storage folder, blob) after fetching it if need be, or None."""
-    folder = places.offline_dir()
-    if folder is not None:
-        blob = await _found_offline(folder, uri)
-        root = folder
-    else:
-        node = await connection()
-        root = node.greeter.storage_dir
-        within = _within(channel)
-        blob = await _found(node, uri.hash, within)
-        if blob is None and not (local_only and _is_whole(uri)):
-            blob = await _fetched(
-                node, uri, within or channel, moving, only=within is not None, local=local_only
-            )
-    if blob is None:
-        return None
-    moving.complete(blob.size)
-    return root, blob
-
-
-async def _found_offline(folder: Path, uri: KacheryUri) -> Blob | None:
-    blob = storage.find(folder, uri.hash)
-    if (
-        blob is None
-        and not _is_whole(uri)
-        and await asyncio.to_thread(offline.find_parts, folder, uri)
-    ):
-        blob = storage.find(folder, uri.hash)
-    return blob
-
-
-def _is_whole(uri: KacheryUri) -> bool:
-    """Whether the URI names no other content that it could be made of."""
-    return uri.manifest is None and uri.chunk_of is None
-
-
-def _within(channel: str | None) -> str | None:
-    """The channel on which anything must be, if the caller works for others: they must not come by
-    what this computer has from elsewhere. None if it does not."""
-    behalf = scope()
-    return None if behalf is None else channel or behalf
-
-
-async def _found(node: Connection, sha1: str, within: str | None) -> Blob | None:
-    """What lies in the storage, if it may be read here."""
-    if within is not None:
-        answer = await node.call("here", {"sha1": sha1, "channel": within})
-        if not answer["here"]:
-            return None
-    return _in_storage(node, sha1)
-
-
-async def _fetched(
-    node: Connection,
-    uri: KacheryUri,
-    channel: str | None,
-    moving: Transfer,
-    *,
-    only: bool,
-    local: bool,
-) -> Blob | None:
-    moving.begin()
-    params = without_nones(
-        sha1=uri.hash,
-        manifest=uri.manifest,
-        channel=channel,
-        chunk_of=uri.chunk_of,
-        only=only,
-        local=local or None,
-    )
-    try:
-        moving.hear(await node.call("load", params, on_progress=moving.hear))
-    except NotFound:
-        return None
-    blob = _in_storage(node, uri.hash)
-    if blob is None:
-        raise BadPath(
-            path=str(node.greeter.storage_dir),
-            reason="the node stored the file there, but this process cannot see it; is the node's "
-            "own folder, and no other one of that name, mounted and readable here?",
-        )
-    return blob
-
-
-def _in_storage(node: Connection, sha1: str) -> Blob | None:
-    """A blob in the node's folder, if that can be seen from here."""
-    greeter = node.greeter
-    return storage.find(greeter.storage_dir, sha1) if greeter.owns_storage else None
-
-
-async def _small_or_path(
+async def _data_or_path(
     uri: str, local_only: bool, channel: str | None, progress: Progress
-) -> bytes | Path | None:
-    """Verified content if it is small, else the path of the blob."""
+) -> bytes | str | None:
+    """Content if it is small, else the path of it; checked."""
     if not is_uri(uri):
-        return Path(uri)
+        return path_text(uri)
     parsed = await file_uri(uri, local_only, channel, progress)
     if parsed is None:
         return None
     with _loading(file_name(parsed), progress) as moving:
-        for _ in range(2):
-            found = await _locate(parsed, local_only, channel, moving)
-            if found is None:
-                return None
-            root, blob = found
-            if blob.size > VERIFY_ON_READ:
-                return blob.path
-            if blob.size > LOCAL_PIECE:
-                data = await asyncio.to_thread(storage.read_checked, root, blob)
-            else:
-                data = storage.read_checked(root, blob)
-            if data is not None:
-                return data
-            # Damaged on this disk. The node puts it aside; then it may be had from somewhere else.
-            if places.offline_dir() is not None:
-                break
-            await (await connection()).call("damaged", {"sha1": parsed.hash})
-        raise CorruptContent(what=f"sha1://{parsed.hash}", source="the local storage")
+        return await Content(parsed, local_only, channel, moving).data_or_path()
 
 
 async def _load_content(
     uri: str, local_only: bool, channel: str | None, progress: Progress
 ) -> bytes | None:
-    found = await _small_or_path(uri, local_only, channel, progress)
-    if isinstance(found, Path):
-        return await asyncio.to_thread(blocking.read_range, str(found), 0, None)
-    return found
+    if not is_uri(uri):
+        return await asyncio.to_thread(blocking.read_range, path_text(uri), 0, None)
+    parsed = await file_uri(uri, local_only, channel, progress)
+    if parsed is None:
+        return None
+    with _loading(file_name(parsed), progress) as moving:
+        return await Content(parsed, local_only, channel, moving).data()
 
 
 async def _load_range(
@@ -330,70 +228,26 @@ async def _load_range(
     progress: Progress,
 ) -> bytes | None:
     if not is_uri(uri):
-        return await asyncio.to_thread(blocking.read_range, os.fspath(uri), start, end)
+        return await asyncio.to_thread(blocking.read_range, path_text(uri), start, end)
     parsed = await file_uri(uri, local_only, channel, progress)
     if parsed is None:
         return None
-    folder = places.offline_dir()
-    within = None
-    if folder is not None:
-        root, blob = folder, await _found_offline(folder, parsed)
-    else:
-        within, node = _within(channel), await connection()
-        root, blob = node.greeter.storage_dir, await _found(node, parsed.hash, within)
-    in_parts = parsed.chunk_of is not None or (local_only and parsed.manifest is not None)
-    if blob is None and folder is None and in_parts:
-        made = await _locate(parsed, local_only, channel, _loading(file_name(parsed), False))
-        blob = None if made is None else made[1]
-        if blob is None:
-            return None
-    if blob is not None and blob.size <= VERIFY_ON_READ:
-        data = await _load_content(uri, local_only, channel, progress)
-        return None if data is None else data[start:end]
-    if blob is None and (folder is not None or local_only):
-        return None
     with _loading(file_name(parsed), progress) as moving:
-        if blob is not None:
-            stop = blob.size if end is None else min(end, blob.size)
-            data = await asyncio.to_thread(storage.read_range, root, blob, min(start, stop), stop)
-        else:
-            data = await _fetched_range(
-                parsed, start, end, within or channel, moving, only=within is not None
-            )
-        if data is not None:
-            moving.complete(len(data))
-        return data
+        return await Content(parsed, local_only, channel, moving).range(start, end)
 
 
-async def _fetched_range(
-    uri: KacheryUri,
-    start: int,
-    end: int | None,
-    channel: str | None,
-    moving: Transfer,
-    *,
-    only: bool,
-) -> bytes | None:
-    moving.begin()
-    node = await connection()
-    params = without_nones(
-        sha1=uri.hash, manifest=uri.manifest, channel=channel, start=start, stop=end, only=only
-    )
-    try:
-        _, data = await node.call_for_bytes("load_bytes", params, on_progress=moving.hear)
-    except NotFound:
-        return None
-    return data
-
-
-async def _copied(path: str, dest: PathLike | None, name: str, moving: Transfer) -> str:
+async def _copied(
+    path: str, dest: PathLike | None, name: str, moving: Transfer, replace: bool | None
+) -> str:
     """Where a file is: at ``dest``, as a copy, if that is given."""
     if dest is None:
         return path
-    target = os.fspath(dest)
+    target = path_text(dest)
     size = os.path.getsize(path)
     moving.turn_to("copying", size)
     advanced = relay(moving)
-    copied = await blocking.run(lambda gone: blocking.copy(path, target, name, gone, advanced))
+    copied = await blocking.run(
+        lambda gone: blocking.copy(path, target, name, gone, advanced, replace)
+    )
     moving.complete(size)
     return copied

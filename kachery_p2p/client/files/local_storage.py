@@ -1,19 +1,21 @@
 """Reading the storage folder directly, without asking the node.
 
-Local content is looked at first: the folder is readable by the node's users. Content up to
-``VERIFY_ON_READ`` bytes that is about to be decoded is hashed first; larger files are trusted as
-long as they have the right size, since hashing them would take longer than reading them (the node
-verified them when they came).
+Local content is looked at first: the folder is readable by the node's users. It is compared with its
+hash before it is handed out, as :mod:`kachery_p2p.storage.files.checking` says. What takes long, or
+writes to the folder, is the node's to do; offline it is done here.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
+import os
+from collections.abc import Callable
 from pathlib import Path
 
-from kachery_p2p.protocol.errors import StorageDamaged
+from kachery_p2p.protocol.errors import CorruptContent
 from kachery_p2p.protocol.limits import VERIFY_ON_READ
+from kachery_p2p.storage import paths
+from kachery_p2p.storage.files import checking
 from kachery_p2p.storage.files.blobs import Blob, BlobStore
 
 
@@ -32,22 +34,35 @@ def find(root: Path, sha1: str) -> Blob | None:
     return reader(root).find(sha1)
 
 
+def was_put_aside(root: Path, sha1: str) -> bool:
+    """Whether content of that name was found to be damaged."""
+    return reader(root).path(sha1, f"{paths.CORRUPT}1").exists()
+
+
 def read_checked(root: Path, blob: Blob) -> bytes | None:
-    """The content of a blob, or None if it does not match its hash."""
-    store = reader(root)
-    data = store.read(blob, 0, blob.size)
-    if blob.size <= VERIFY_ON_READ and hashlib.sha1(data).hexdigest() != blob.sha1:
+    """The content of a small blob, or None if it does not match its hash."""
+    try:
+        return checking.read_small(reader(root), blob)
+    except CorruptContent:
         return None
-    return data
 
 
-def read_range(root: Path, blob: Blob, start: int, stop: int) -> bytes:
-    """Bytes [start, stop) of a blob.
+def read_range(root: Path, blob: Blob, start: int, stop: int | None) -> bytes | None:
+    """Bytes [start, stop) of a large blob; None if they are not what they should be, or if there is no
+    tree that says so."""
+    stop = blob.size if stop is None else min(stop, blob.size)
+    try:
+        return checking.read_range(reader(root), blob, min(start, stop), stop)
+    except CorruptContent:  # it was cut short a moment ago
+        return None
 
-    Raises:
-        StorageDamaged: the file is shorter than it was.
-    """
-    data = reader(root).read(blob, start, stop - start)
-    if len(data) != stop - start:
-        raise StorageDamaged(path=str(blob.path), reason="the file is shorter than it was")
-    return data
+
+def to_remember(blob: Blob) -> Callable[[Path], None]:
+    """What to call, with its folder, if a large blob turns out to be right as it is now."""
+    status = os.stat(blob.path) if blob.size > VERIFY_ON_READ else None
+    return lambda root: None if status is None else checking.remember(reader(root), blob, status)
+
+
+def is_known(root: Path, blob: Blob) -> bool:
+    """Whether a large blob was compared with its hash since it last changed."""
+    return checking.is_known(reader(root), blob)

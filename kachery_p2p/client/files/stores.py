@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kachery_p2p.client.display.progress import Progress, Transfer, relay
@@ -19,7 +18,8 @@ from kachery_p2p.protocol.errors import BadInput, BadPath
 from kachery_p2p.protocol.limits import LOCAL_PIECE
 from kachery_p2p.protocol.uri import build_uri
 
-from .uris import PathLike, without_nones
+from .turns import turns
+from .uris import PathLike, checked_label, name_of, path_text, without_nones
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,8 +43,10 @@ async def astore_bytes(
 
     Raises:
         DaemonNotRunning, StorageFull, ReadOnlyUser, BadInput
+        BadUri: the label can be none; nothing was stored.
     """
-    return await _store(memoryview(data).cast("B"), basename or "file.dat", channel, progress)
+    label = checked_label(basename, "file.dat")
+    return await _store([codecs.buffer_of(data)], label, channel, progress)
 
 
 async def astore_text(
@@ -55,8 +57,8 @@ async def astore_text(
     progress: Progress = None,
 ) -> str:
     """Store text as UTF-8; label ``file.txt``. Raises as :func:`astore_bytes`."""
-    data = codecs.text_to_bytes(text)
-    return await _store(memoryview(data), basename or "file.txt", channel, progress)
+    label = checked_label(basename, "file.txt")
+    return await _store([memoryview(codecs.text_to_bytes(text))], label, channel, progress)
 
 
 async def astore_json(
@@ -70,11 +72,14 @@ async def astore_json(
 ) -> str:
     """Store a JSON value (dict, list, str, int, float, bool, None); label ``file.json``.
 
-    The text is made as it always was, so the same object has the URI that older users know. NaN and
-    infinities are refused. Raises as :func:`astore_bytes`.
+    The text is made as it always was, so the same object has the URI that older users know: a tuple
+    is written as an array, a named tuple as an object. numpy's numbers are numbers. What JSON does not
+    have is refused, and the error says where it is: NaN, infinities, keys that are no text, other
+    types. Raises as :func:`astore_bytes`.
     """
+    label = checked_label(basename, "file.json")
     data = codecs.json_to_bytes(object, separators=separators, indent=indent)
-    return await _store(memoryview(data), basename or "file.json", channel, progress)
+    return await _store([memoryview(data)], label, channel, progress)
 
 
 async def astore_npy(
@@ -86,10 +91,12 @@ async def astore_npy(
 ) -> str:
     """Store a numpy array of any shape and any dtype but object, in npy format; label ``file.npy``.
 
-    Raises as :func:`astore_bytes`.
+    What such a file does not hold is refused: masks, units, dtypes that are not numpy's own. A mapped
+    file is read piece by piece. Raises as :func:`astore_bytes`.
     """
-    data = await asyncio.to_thread(codecs.npy_to_bytes, array)
-    return await _store(memoryview(data).cast("B"), basename or "file.npy", channel, progress)
+    label = checked_label(basename, "file.npy")
+    views, mapped = await asyncio.to_thread(codecs.npy_views, array)
+    return await _store(views, label, channel, progress, in_pieces=mapped)
 
 
 async def astore_pkl(
@@ -105,8 +112,9 @@ async def astore_pkl(
         UnsafePickle: something in it is of another type; the error says where.
         Others as :func:`astore_bytes`.
     """
+    label = checked_label(basename, "file.pkl")
     data = await asyncio.to_thread(pickles.dumps, x)
-    return await _store(memoryview(data), basename or "file.pkl", channel, progress)
+    return await _store([memoryview(data)], label, channel, progress)
 
 
 async def astore_file(
@@ -124,11 +132,13 @@ async def astore_file(
         BadPath: there is no such file, it is a directory, or it cannot be read.
         Others as :func:`astore_bytes`.
     """
-    label = basename or Path(path).name
-    with _opened(path) as descriptor, Transfer("storing", label, progress) as moving:
-        moving.begin()
-        stored = await _store_opened(descriptor, channel, moving)
-        moving.complete(stored["size"])
+    path = path_text(path)
+    label = checked_label(basename, name_of(path))
+    async with turns():
+        with _opened(path) as descriptor, Transfer("storing", label, progress) as moving:
+            moving.begin()
+            stored = await _store_opened(descriptor, channel, moving)
+            moving.complete(stored["size"])
     return _uri(stored, label)
 
 
@@ -145,7 +155,7 @@ async def _store_opened(descriptor: int, channel: str | None, moving: Transfer) 
         stored = await node.call("store", params, descriptor=descriptor, on_progress=moving.hear)
         return stored
     with _mapped(descriptor) as data:
-        stored = await node.call("store", params, pieces=data, on_progress=moving.hear)
+        stored = await node.call("store", params, pieces=[data], on_progress=moving.hear)
         return stored
 
 
@@ -160,11 +170,13 @@ async def alink_file(
     Raises:
         BadPath, DaemonNotRunning, ReadOnlyUser
     """
-    label = basename or Path(path).name
-    with _opened(path) as descriptor, Transfer("linking", label, progress) as moving:
-        moving.begin()
-        stored = await _link_opened(descriptor, os.path.realpath(path), moving)
-        moving.complete(stored["size"])
+    path = path_text(path)
+    label = checked_label(basename, name_of(path))
+    async with turns():
+        with _opened(path) as descriptor, Transfer("linking", label, progress) as moving:
+            moving.begin()
+            stored = await _link_opened(descriptor, os.path.realpath(path), moving)
+            moving.complete(stored["size"])
     return _uri(stored, label)
 
 
@@ -180,22 +192,33 @@ async def _link_opened(descriptor: int, path: str, moving: Transfer) -> dict[str
     if not node.passes_descriptors:
         raise BadInput(what="link_file", reason="it needs the node's Unix socket, not TCP")
     stored: dict[str, Any] = await node.call(
-        "link", {"path": path}, descriptor=descriptor, on_progress=moving.hear
+        "link", {"path": os.fsencode(path)}, descriptor=descriptor, on_progress=moving.hear
     )
     return stored
 
 
-async def _store(data: memoryview, label: str, channel: str | None, progress: Progress) -> str:
+async def _store(
+    data: list[memoryview],
+    label: str,
+    channel: str | None,
+    progress: Progress,
+    *,
+    in_pieces: bool = False,
+) -> str:
+    """Store bytes that lie in several places. ``in_pieces``: take no memory for all of them."""
+    size = sum(map(len, data))
     with Transfer("storing", label, progress) as moving:
-        if len(data) > LOCAL_PIECE:  # else it is one message, which has no progress
+        if size > LOCAL_PIECE:  # else it is one message, which has no progress
             need_loop()
             moving.begin()
-        stored = await _store_data(data, channel, moving)
-        moving.complete(len(data))
+        stored = await _store_data(data, size, channel, moving, in_pieces)
+        moving.complete(size)
     return _uri(stored, label)
 
 
-async def _store_data(data: memoryview, channel: str | None, moving: Transfer) -> dict[str, Any]:
+async def _store_data(
+    data: list[memoryview], size: int, channel: str | None, moving: Transfer, in_pieces: bool
+) -> dict[str, Any]:
     folder = places.offline_dir()
     if folder is not None:
         need_loop()
@@ -203,14 +226,15 @@ async def _store_data(data: memoryview, channel: str | None, moving: Transfer) -
     node = await connection()
     params = without_nones(channel=channel)
     stored: dict[str, Any]
-    if len(data) <= LOCAL_PIECE:
-        stored = await node.call("store", {"data": bytes(data), **params})
-    elif node.passes_descriptors and hasattr(os, "memfd_create"):
-        with _in_memory_file() as descriptor:
-            await blocking.run(lambda gone: blocking.fill(descriptor, data, gone))
-            stored = await node.call(
-                "store", params, descriptor=descriptor, on_progress=moving.hear
-            )
+    if size <= LOCAL_PIECE:
+        stored = await node.call("store", {"data": b"".join(data), **params})
+    elif node.passes_descriptors and hasattr(os, "memfd_create") and not in_pieces:
+        async with turns():
+            with _in_memory_file() as descriptor:
+                await blocking.run(lambda gone: blocking.fill(descriptor, data, gone))
+                stored = await node.call(
+                    "store", params, descriptor=descriptor, on_progress=moving.hear
+                )
     else:
         stored = await node.call("store", params, pieces=data, on_progress=moving.hear)
     return stored
@@ -221,20 +245,18 @@ def _uri(stored: dict[str, Any], label: str) -> str:
 
 
 @contextlib.contextmanager
-def _opened(path: PathLike) -> Iterator[int]:
+def _opened(path: str) -> Iterator[int]:
     """A regular file, open for reading. Raises BadPath."""
     try:
         # Not blocking: opening a pipe that nobody writes to would hang.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise BadPath(path=os.fspath(path), reason=(error.strerror or "?").lower()) from error
+        raise BadPath(path=path, reason=(error.strerror or "?").lower()) from error
     try:
         if os.path.isdir(descriptor):
-            raise BadPath(
-                path=os.fspath(path), reason="it is a directory; store the files in it one by one"
-            )
+            raise BadPath(path=path, reason="it is a directory; store the files in it one by one")
         if not os.path.isfile(descriptor):
-            raise BadPath(path=os.fspath(path), reason="it is not a regular file")
+            raise BadPath(path=path, reason="it is not a regular file")
         yield descriptor
     finally:
         os.close(descriptor)

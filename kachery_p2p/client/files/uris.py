@@ -3,26 +3,57 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from kachery_p2p.protocol.errors import BadInput, BadPath, BadUri
-from kachery_p2p.protocol.uri import KacheryUri, parse_uri
+from kachery_p2p.protocol.limits import MAX_FILE_NAME
+from kachery_p2p.protocol.uri import KacheryUri, build_uri, parse_uri
 
 PathLike = str | os.PathLike[str]
+
+_SHOWN_CHARS: Final = 80
+_MAX_ENDING: Final = 32
+"""Bytes of what counts as an ending."""
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def is_uri(text: PathLike) -> bool:
     """Whether it is a URI; else it must be an existing file, which loads as it is."""
     try:
-        path = os.fspath(text)
-    except TypeError:
-        raise BadUri(uri=text, reason="it is not even text") from None
+        path = path_text(text)
+    except BadPath as error:
+        raise BadUri(uri=error.fields["path"], reason=error.fields["reason"]) from None
     if "://" in path:
         return True
     if not os.path.isfile(path):
         raise BadPath(path=path, reason="it is neither a kachery URI nor an existing file")
     return False
+
+
+def path_text(path: PathLike) -> str:
+    """The text of a path, ``~`` and all. Raises BadPath: it is none."""
+    try:
+        text = os.fsdecode(path)
+    except (TypeError, ValueError):
+        reason = f"a {type(path).__name__} is no path; give text, or a pathlib.Path"
+        raise BadPath(path=repr(path)[:_SHOWN_CHARS], reason=reason) from None
+    if "\0" in text:
+        raise BadPath(path=text, reason="a path has no zero byte")
+    return text
+
+
+def name_of(path: str) -> str:
+    """The label of a file: its name, with a replacement character where that is no UTF-8."""
+    return os.fsencode(os.path.basename(path.rstrip("/"))).decode("utf-8", "replace")
+
+
+def checked_label(basename: str | None, default: str) -> str:
+    """What the URI will call it. Raises BadUri, before anything is stored, if it can be no label."""
+    label = default if basename is None or basename == "" else basename
+    build_uri(sha1="0" * 40, label=label, manifest="0" * 40)
+    return label
 
 
 def parse_file_uri(uri: str) -> KacheryUri:
@@ -33,9 +64,27 @@ def parse_file_uri(uri: str) -> KacheryUri:
 
 
 def file_name(uri: KacheryUri) -> str:
-    """What to call a file in the user's folder: its label, which must not lead out of there."""
-    name = uri.label.rpartition("/")[2]
-    return uri.hash if name in ("", ".", "..") or "\0" in name else name
+    """What to call a file in the user's folder: its label, which somebody else may have chosen. So it
+    does not lead out of there, is no hidden file, and is no longer than a name can be."""
+    name = _CONTROL.sub("_", uri.label.rpartition("/")[2])
+    bare = name.lstrip(".")
+    if not bare:
+        return uri.hash
+    return _shortened("_" * (bare != name) + bare)
+
+
+def _shortened(name: str) -> str:
+    """A name that file systems take: its end, which says what is in the file, is kept."""
+    if len(name.encode()) <= MAX_FILE_NAME:
+        return name
+    stem, ending = os.path.splitext(name)
+    stem, before = os.path.splitext(stem)  # two, as of .nii.gz
+    if len((before + ending).encode()) <= _MAX_ENDING:
+        ending = before + ending
+    elif len(ending.encode()) > _MAX_ENDING:
+        ending = ""
+    room = MAX_FILE_NAME - len(ending.encode())
+    return name.encode()[:room].decode("utf-8", "ignore") + ending
 
 
 def inside_directory(listing: Any, uri: KacheryUri) -> KacheryUri | None:

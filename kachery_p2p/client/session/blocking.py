@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 from kachery_p2p.protocol.errors import BadPath, Cancelled, KacheryError, StorageFull
 from kachery_p2p.protocol.limits import MIB
-from kachery_p2p.storage.disk import FULL, write_all
+from kachery_p2p.storage.disk import FULL, data_runs, write_all
 from kachery_p2p.storage.files.sources import clone
 
 R = TypeVar("R")
@@ -25,6 +26,10 @@ Advanced = Callable[[int], None]
 """Is told how many bytes are done."""
 
 _PIECE: Final = 4 * MIB
+_THERE: Final = (
+    "another file is there, and would be lost; name the file to be made, or say that it may be "
+    "replaced (replace=True, or --force)"
+)
 
 
 async def run(work: Callable[[Gone], R]) -> R:
@@ -42,13 +47,13 @@ async def run(work: Callable[[Gone], R]) -> R:
         raise
 
 
-def fill(descriptor: int, data: memoryview, gone: Gone) -> None:
+def fill(descriptor: int, data: Iterable[memoryview], gone: Gone) -> None:
     """Write ``data`` to an empty file and go back to its beginning."""
-    while data:
-        if gone():
-            raise Cancelled(what="Storing")
-        write_all(descriptor, data[:_PIECE])
-        data = data[_PIECE:]
+    for part in data:
+        for at in range(0, len(part), _PIECE):
+            if gone():
+                raise Cancelled(what="Storing")
+            write_all(descriptor, part[at : at + _PIECE])
     os.lseek(descriptor, 0, os.SEEK_SET)
 
 
@@ -62,52 +67,120 @@ def read_range(path: str, start: int, end: int | None) -> bytes:
         raise _path_error(path, error) from error
 
 
-def copy(path: str, dest: str, name: str, gone: Gone, advanced: Advanced) -> str:
+def copy(
+    path: str, dest: str, name: str, gone: Gone, advanced: Advanced, replace: bool | None = None
+) -> str:
     """Copy a file to ``dest``, or into it as ``name`` if it is a folder; where it is then.
 
     The file system shares the bytes where it can. It is done by rename, so that nobody sees half of
-    the file, and what was there before stays if anything fails.
+    the file, and what was there before stays if anything fails. A folder is also what ends with a
+    slash; it is made if need be. What is that file already, or has its content, is left alone.
+
+    Args:
+        replace: whether another file that is there is replaced; it keeps its mode. None: if ``dest``
+            names it, and not if ``name`` does, which somebody else may have chosen.
 
     Raises:
-        BadPath: it cannot be written there; a device or a pipe would be replaced.
+        BadPath: it cannot be written there; it would replace a device or a pipe, or a file that it may
+            not replace.
         StorageFull, Cancelled
     """
-    if os.path.isdir(dest):
-        dest = os.path.join(dest, name)
-    # A link stays, and what it points to is replaced, as with any other way to write to it.
-    target = os.path.realpath(dest)
     try:
-        _check_target(dest, target)
-        temporary = os.path.join(os.path.dirname(target), f".kachery-{os.urandom(8).hex()}")
+        target, named = _target_of(dest, name)
+        # A link stays, and what it points to is replaced, as with any other way to write to it.
+        real = os.path.realpath(target)
+        there = _status(target, real)
+        if there is not None:
+            if os.path.samestat(there, os.stat(path)):
+                return target
+            if not (named if replace is None else replace):
+                if _same_content(path, real, gone):
+                    return target
+                raise BadPath(path=target, reason=_THERE)
+        temporary = os.path.join(os.path.dirname(real), f".kachery-{os.urandom(8).hex()}")
         try:
-            _copy(path, temporary, gone, advanced)
-            os.replace(temporary, target)
+            _copy(path, temporary, gone, advanced, there)
+            if there is not None or (named if replace is None else replace):
+                os.replace(temporary, real)
+            else:
+                _put(temporary, real)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
+    except FileExistsError as error:
+        raise BadPath(path=dest, reason=_THERE) from error
     except OSError as error:
         raise _path_error(dest, error) from error
-    return dest
+    return target
 
 
-def _check_target(dest: str, target: str) -> None:
+def _put(temporary: str, real: str) -> None:
+    """Give a file its name, if nobody else has taken that meanwhile. Raises FileExistsError."""
     try:
-        mode = os.stat(target).st_mode
+        os.link(temporary, real)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if os.path.lexists(real):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        os.replace(temporary, real)
+
+
+def _target_of(dest: str, name: str) -> tuple[str, bool]:
+    """Which file to make, and whether ``dest`` is its name."""
+    if os.path.basename(dest) in ("", ".", "..") and not os.path.isdir(dest):
+        os.mkdir(os.path.normpath(dest))
+    if os.path.isdir(dest):
+        return os.path.join(dest, name), False
+    return dest, True
+
+
+def _status(dest: str, target: str) -> os.stat_result | None:
+    """That of the file that is there. Raises BadPath: it is none that can be replaced."""
+    try:
+        found = os.stat(target)
     except FileNotFoundError:
-        return
-    if not stat.S_ISREG(mode):
+        return None
+    if not stat.S_ISREG(found.st_mode):
         raise BadPath(path=dest, reason="it is there and not a regular file")
+    return found
 
 
-def _copy(path: str, temporary: str, gone: Gone, advanced: Advanced) -> None:
+def _same_content(path: str, other: str, gone: Gone) -> bool:
+    with open(path, "rb") as one, open(other, "rb") as two:
+        if os.fstat(one.fileno()).st_size != os.fstat(two.fileno()).st_size:
+            return False
+        while data := one.read(_PIECE):
+            if gone():
+                raise Cancelled(what="Copying a file")
+            if data != two.read(_PIECE):
+                return False
+    return True
+
+
+def _copy(
+    path: str, temporary: str, gone: Gone, advanced: Advanced, there: os.stat_result | None
+) -> None:
     with open(path, "rb") as source, open(temporary, "xb") as target:
+        if there is not None:
+            # Before there is a byte in it: it may be nobody else's business.
+            with contextlib.suppress(PermissionError):
+                os.fchown(target.fileno(), there.st_uid, there.st_gid)
+            with contextlib.suppress(PermissionError):
+                os.fchmod(target.fileno(), stat.S_IMODE(there.st_mode) & 0o777)
         if clone(source.fileno(), target.fileno()):
             return
+        at = 0
         while data := source.read(_PIECE):
             if gone():
                 raise Cancelled(what="Copying a file")
-            target.write(data)
-            advanced(target.tell())
+            view = memoryview(data)
+            for start, stop in data_runs(view):  # what is a hole in the one is one in the other
+                target.seek(at + start)
+                target.write(view[start:stop])
+            at += len(data)
+            advanced(at)
+        target.truncate(at)
 
 
 def _path_error(path: str, error: OSError) -> KacheryError:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import socket
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Any
 
 from kachery_p2p.local.framed import FramedSocket
@@ -77,7 +77,7 @@ class LoopConnection:
         params: dict[str, Any],
         *,
         descriptor: int | None = None,
-        pieces: memoryview | None = None,
+        pieces: Sequence[memoryview] | None = None,
         on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> Any:
         """Do one call and return its result. Raises what the node answered.
@@ -160,14 +160,17 @@ class LoopConnection:
             if call.future.done() and not call.future.cancelled():
                 call.future.exception()
 
-    async def _upload(self, number: int, call: _Call, data: memoryview) -> None:
-        for start in range(0, len(data), LOCAL_PIECE):
-            if call.future.done():  # the node has refused it already
-                return
-            await self._socket.drained()
-            self._socket.send(local.Piece(number, bytes(data[start : start + LOCAL_PIECE])))
-            if call.on_progress is not None:
-                call.on_progress({"size": len(data), "done": start})
+    async def _upload(self, number: int, call: _Call, parts: Sequence[memoryview]) -> None:
+        size, done = sum(map(len, parts)), 0
+        for data in parts:
+            for start in range(0, len(data), LOCAL_PIECE):
+                if call.future.done():  # the node has refused it already
+                    return
+                await self._socket.drained()
+                self._socket.send(local.Piece(number, bytes(data[start : start + LOCAL_PIECE])))
+                if call.on_progress is not None:
+                    call.on_progress({"size": size, "done": done + start})
+            done += len(data)
         self._socket.send(local.Finish(number))
 
     def _on_message(self, message: local.Message) -> None:

@@ -17,7 +17,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -108,7 +108,7 @@ class ThreadConnection:
         params: dict[str, Any],
         *,
         descriptor: int | None = None,
-        pieces: memoryview | None = None,
+        pieces: Sequence[memoryview] | None = None,
         on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> Any:
         """Do one call and return its result. Raises what the node answered.

@@ -30,6 +30,7 @@ from kachery_p2p.protocol.limits import (
     TASK_BACKEND_SECONDS,
     TASK_BYTES,
 )
+from kachery_p2p.protocol.numbers import real, whole
 from kachery_p2p.protocol.tasks.task import Payload, TaskType, check_function_id
 
 from . import values as task_values
@@ -117,6 +118,8 @@ class TaskRequest:
     def ended_within(self, seconds: float | None) -> bool:
         """Whether the task ends within so many seconds (None: it will, however long it takes)."""
         self._check_thread("wait")
+        if seconds is not None:
+            seconds = real("timeout_sec", seconds)
         done, _ = concurrent.futures.wait([self._outcome], timeout=seconds)
         return bool(done)
 
@@ -262,6 +265,13 @@ class TaskRequest:
         return f"Task {self.task_function_id!r}"
 
 
+def _seconds(name: str, value: float) -> float:
+    seconds = real(name, value)
+    if not seconds >= 0:
+        raise BadInput(what=name, reason=f"{value!r} is not 0 or more seconds")
+    return seconds
+
+
 async def arequest_task(
     task_function_id: str,
     task_kwargs: dict[str, Any] | None = None,
@@ -299,12 +309,10 @@ async def arequest_task(
     check_function_id(task_function_id)
     type = check_type(task_function_type)
     offline.require_node("request_task")
-    for name, seconds in (
-        ("timeout_sec", timeout_sec),
-        ("backend_timeout_sec", backend_timeout_sec),
-    ):
-        if seconds is not None and not seconds >= 0:
-            raise BadInput(what=name, reason=f"{seconds!r} is not 0 or more seconds")
+    if timeout_sec is not None:
+        timeout_sec = _seconds("timeout_sec", timeout_sec)
+    backend_timeout_sec = _seconds("backend_timeout_sec", backend_timeout_sec)
+    retries = whole("retries", retries)
     if not 0 <= retries <= MAX_TASK_RETRIES:
         raise BadInput(what="retries", reason=f"{retries!r} is not 0 to {MAX_TASK_RETRIES}")
     kwargs = await task_values.encode_kwargs({} if task_kwargs is None else task_kwargs, channel)
@@ -318,9 +326,9 @@ async def arequest_task(
             "type": type,
             "kwargs": kwargs,
             "channel": channel,
-            "backend_timeout": float(backend_timeout_sec),
+            "backend_timeout": backend_timeout_sec,
             "retries": retries,
-            "cached": cached,
+            "cached": bool(cached),
         }
     )
     return request

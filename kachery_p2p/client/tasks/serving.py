@@ -15,6 +15,7 @@ from typing import Any, Final
 from kachery_p2p.client.session import offline, portal
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import MAX_TASK_SLOTS
+from kachery_p2p.protocol.numbers import whole
 
 from . import functions as task_functions
 from .backend import Backend
@@ -49,6 +50,7 @@ async def task_backend(
     offline.require_node("run_task_backend")
     if executor is not None and slots is None:
         slots = await asyncio.to_thread(count_slots, executor)
+    slots = None if slots is None else whole("slots", slots)
     if slots is not None and not 1 <= slots <= MAX_TASK_SLOTS:
         raise BadInput(what="slots", reason=f"{slots} is not between 1 and {MAX_TASK_SLOTS}")
     backend = Backend(functions, names, executor, slots, label or backend_id or "")

@@ -1,8 +1,8 @@
 """Python objects to the bytes that are stored, and back: text, JSON and npy. (Pickles: pickles.py.)
 
 Invariant: the bytes are those that kachery_client has always made, so that the same object has
-the same sha1, whoever stores it. Two rarities differ: kachery_client wrote a namedtuple as a
-JSON object and accepted Decimal; here a namedtuple is an array and a Decimal is refused.
+the same sha1, whoever stores it. What would come back as something else is refused instead: a
+Decimal, a dict's key that is no text, an array's mask or unit.
 
 Content may come from strangers: what does not decode is a BadInput that says what and why, and
 decoding never runs code from it. numpy is imported only where an array is at hand.
@@ -12,16 +12,34 @@ from __future__ import annotations
 
 import io
 import json
+import mmap
 import os
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Final
 
-from kachery_p2p.protocol import limits
+from kachery_p2p.protocol import json_values, limits
 from kachery_p2p.protocol.errors import BadInput, BadPath
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Buffer = bytes | bytearray | memoryview
+
+_SIMPLE: Final = frozenset({bool, int, float, complex, str, bytes})
+_MORE: Final = ("units", "mask")
+"""Attributes of what has an array in it and is more than that."""
+
+
+def buffer_of(data: Any) -> memoryview:
+    """The bytes of a buffer, in one row; copied only if they do not lie so. Raises BadInput."""
+    try:
+        view = memoryview(data)
+    except (TypeError, ValueError, BufferError) as error:
+        reason = f"a {json_values.type_name(data)} is no bytes; use its .encode() or .tobytes()"
+        raise BadInput(what="bytes", reason=reason) from error
+    try:
+        return view.cast("B")
+    except TypeError:  # not contiguous, empty in one dimension, or of another computer's numbers
+        return memoryview(view.tobytes())
 
 
 def text_to_bytes(text: str) -> bytes:
@@ -45,40 +63,35 @@ def bytes_to_text(data: Buffer) -> str:
 def json_to_bytes(
     obj: Any, separators: tuple[str, str] = (",", ":"), indent: int | str | None = None
 ) -> bytes:
-    """JSON in ASCII; tuples become arrays, dict order is kept.
+    """JSON in ASCII; dict order is kept. Tuples become arrays, named tuples objects, and numpy's
+    numbers the numbers that they are.
 
     Raises:
-        BadInput: NaN or infinity, a cycle, or a type that JSON does not have; numpy's are not
-            converted, since 'the same number' would then depend on its dtype.
+        BadInput: NaN or infinity, a key that is no text, a cycle, or a type that JSON does not have;
+            says which, and where in the value.
     """
-    try:
-        text = json.dumps(
-            obj,
+
+    def encode(value: Any) -> str:
+        return json.dumps(
+            value,
             separators=separators,
             indent=indent,
             allow_nan=False,
             ensure_ascii=True,
-            default=_refuse,
+            default=json_values.default,
         )
+
+    try:
+        text = encode(obj)
+        care = json_values.careful(obj)
+        if care == "named":
+            text = encode(json_values.as_objects(obj))
+        elif care:
+            raise ValueError(care)
     except (TypeError, ValueError, RecursionError) as error:
-        if isinstance(error, BadInput):
-            raise
-        raise BadInput(what="JSON", reason=str(error) or "it is nested too deeply") from error
+        reason = json_values.flaw(obj) or str(error) or "it is nested too deeply"
+        raise BadInput(what="JSON", reason=reason) from error
     return text.encode("ascii")
-
-
-def _refuse(value: Any) -> Any:
-    kind = type(value)
-    name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-    remedy = "convert it to str, int, float, list or dict first"
-    if kind.__module__.partition(".")[0] == "numpy":
-        if hasattr(value, "shape") and value.shape:
-            remedy = "use its .tolist(), or store the array with store_npy"
-        else:
-            remedy = "use its .item(), or int(...), float(...), bool(...)"
-    elif isinstance(value, bytes | bytearray):
-        remedy = "use its .decode()"
-    raise BadInput(what="JSON", reason=f"a {name} is not a JSON type: {remedy}")
 
 
 def bytes_to_json(data: Buffer) -> Any:
@@ -94,25 +107,112 @@ def npy_to_bytes(array: NDArray[Any]) -> memoryview:
     """Exactly what ``np.save(allow_pickle=False)`` writes; memory for the array is taken once.
 
     Raises:
-        BadInput: its dtype is or contains ``object``, or it is nothing numpy makes an array of.
+        BadInput: it would not come back the same: its dtype is or contains ``object``, or is not
+            numpy's own; something of it is masked; it has a unit, or is of a class of its own. Or it is
+            nothing that numpy makes an array of.
     """
+    return _saved(_plain_array(array))
+
+
+def npy_views(array: NDArray[Any]) -> tuple[list[memoryview], bool]:
+    """As :func:`npy_to_bytes`, in parts, of which that with the data is the array's own memory where
+    that is laid out as in the file; and whether it is a mapped file. Raises as :func:`npy_to_bytes`."""
     import numpy as np
 
+    array = _plain_array(array)
+    if array.nbytes > limits.LOCAL_PIECE and array.flags.forc:
+        header = io.BytesIO()
+        flat = (array if array.flags.c_contiguous else array.T).reshape(-1)
+        try:
+            described = np.lib.format.header_data_from_array_1_0(array)
+            np.lib.format.write_array_header_1_0(header, described)
+        except ValueError:  # it needs a later version of the format, which np.save knows of
+            return [_saved(array)], False
+        return [header.getbuffer(), memoryview(flat.view(np.uint8).data)], _is_mapped(array)
+    return [_saved(array)], False
+
+
+def _saved(array: NDArray[Any]) -> memoryview:
+    import numpy as np
+
+    file = io.BytesIO()
     try:
-        array = np.asanyarray(array)
-        if array.dtype.hasobject:
-            reason = (
-                f"its dtype is {array.dtype}, which only a pickle can hold: convert it, for "
-                "example with .astype(float) or .astype(str), or store it as JSON with .tolist()"
-            )
-            raise BadInput(what="array", reason=reason)
-        file = io.BytesIO()
         np.save(file, array, allow_pickle=False)
     except (ValueError, TypeError) as error:
-        if isinstance(error, BadInput):
-            raise
         raise BadInput(what="array", reason=str(error)) from error
     return file.getbuffer()
+
+
+def _is_mapped(array: Any) -> bool:
+    while array is not None:
+        if isinstance(array, mmap.mmap):
+            return True
+        array = getattr(array, "base", None)
+    return False
+
+
+def _plain_array(value: Any) -> NDArray[Any]:
+    """The array that a value is, if it is that and no more."""
+    import numpy as np
+
+    _check_parts(value)
+    try:
+        array = np.asanyarray(value)
+    except (ValueError, TypeError) as error:
+        raise BadInput(what="array", reason=str(error)) from error
+    if isinstance(array, np.ma.MaskedArray):
+        array = np.ma.getdata(array)
+    if array.dtype.hasobject:
+        reason = (
+            f"its dtype is {array.dtype}, which only a pickle can hold: convert it, for "
+            "example with .astype(float) or .astype(str), or store it as JSON with .tolist()"
+        )
+        raise BadInput(what="array", reason=reason)
+    if not _is_numpys(array.dtype):
+        reason = (
+            f"its dtype {array.dtype} is not numpy's own, and would come back as bytes: convert it, "
+            "for example with .astype('float32'), or store its bytes with .view('u1')"
+        )
+        raise BadInput(what="array", reason=reason)
+    found: NDArray[Any] = array
+    return found
+
+
+def _check_parts(value: Any) -> None:
+    """Refuse what an array of numbers would lose."""
+    import numpy as np
+
+    if type(value) in (list, tuple):
+        for item in value:
+            if type(item) not in _SIMPLE:
+                _check_parts(item)
+        return
+    kind = json_values.type_name(value)
+    if isinstance(value, np.ma.MaskedArray):
+        if any(np.ma.getmaskarray(value).tobytes()):
+            reason = (
+                "a part of it is masked, which an npy file does not hold: store its .filled(...), or "
+                "its .data and .mask one by one"
+            )
+            raise BadInput(what="array", reason=reason)
+    elif isinstance(value, np.ndarray):
+        if type(value).__module__.partition(".")[0] != "numpy":
+            reason = (
+                f"a {kind} is more than an array (a unit, say), which would be lost: store "
+                "np.asarray(x), and the rest apart"
+            )
+            raise BadInput(what="array", reason=reason)
+    elif hasattr(value, "__array__") and any(hasattr(value, name) for name in _MORE):
+        reason = (
+            f"a {kind} has a unit or a mask, which would be lost: store its numbers, and it, apart"
+        )
+        raise BadInput(what="array", reason=reason)
+
+
+def _is_numpys(dtype: Any) -> bool:
+    if dtype.fields:
+        return all(_is_numpys(field[0]) for field in dtype.fields.values())
+    return str(dtype.base.type.__module__).partition(".")[0] == "numpy"
 
 
 def bytes_to_npy(data: Buffer) -> NDArray[Any]:

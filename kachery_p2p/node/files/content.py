@@ -23,12 +23,13 @@ from typing import Any
 
 from kachery_p2p.node.context import Context
 from kachery_p2p.node.workers import InOrder, open_on_disk
-from kachery_p2p.protocol.errors import CorruptContent, KacheryError
+from kachery_p2p.protocol.errors import CorruptContent, KacheryError, StorageFull
 from kachery_p2p.protocol.files.manifest import Manifest
 from kachery_p2p.protocol.files.messages import Piece
 from kachery_p2p.protocol.files.plan import Plan, Range, intersect
-from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK, MAX_MANIFEST
+from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK, MAX_MANIFEST, VERIFY_ON_READ
 from kachery_p2p.protocol.links.session import SealedBody
+from kachery_p2p.storage.files.checking import is_known, read_range
 from kachery_p2p.storage.files.chunks import assemble
 from kachery_p2p.storage.files.partials import Partial
 
@@ -46,6 +47,9 @@ class Content:
         self.size = 0
         """What the manifest says, or else one of the sources."""
         self.partial: Partial | None = None
+        self.unsaved: StorageFull | None = None
+        """Why a small file that is here is in memory alone: whoever wants to read it can."""
+        self._in_memory: bytes | None = None
         self._context = context
         self._spawn = spawn
         self._plan = Plan(0, 1)
@@ -92,12 +96,16 @@ class Content:
 
     async def read(self, start: int, stop: int) -> bytes | None:
         """Verified bytes; None if they went away again (the whole turned out to be wrong, say)."""
+        if self._in_memory is not None:
+            return self._in_memory[start:stop]
         async with self._lock:  # not while the partial becomes the blob
             return await self._context.workers.disk(self._read, start, stop)
 
     def _read(self, start: int, stop: int) -> bytes | None:
         blob = self._context.store.find(self.sha1)
         if blob is not None:
+            if blob.size > VERIFY_ON_READ and not is_known(self._context.store, blob):
+                return read_range(self._context.store, blob, start, stop)
             return self._context.store.read(blob, start, stop - start)
         if self.partial is None:
             return None
@@ -208,7 +216,10 @@ class Content:
     async def store_whole(self, data: bytes, channel: bytes) -> None:
         """Take a small file that came in one piece, its hash checked."""
         self.size = len(data)
-        await self.store_small(self.sha1, data, channel)
+        try:
+            await self.store_small(self.sha1, data, channel)
+        except StorageFull as error:
+            self.unsaved, self._in_memory = error, data
 
     async def store_small(self, sha1: str, data: bytes, channel: bytes) -> None:
         """Store a file, such as the manifest, that came from a channel, its hash checked."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -151,6 +151,8 @@ class Download:
         if self.task.cancelled():
             raise Cancelled(what=f"The download of sha1://{self.sha1}")
         self.task.result()
+        if part is None and self._content.unsaved is not None:
+            raise self._content.unsaved
         return self.progress.plain(loop.time())
 
     async def read(self, start: int, stop: int) -> bytes:
@@ -353,7 +355,8 @@ class Download:
         self.progress.size = self.progress.verified = len(data)
         self.progress.credit(source, len(data))
         await self._content.store_whole(data, source.holder.channel)
-        self._provide(self.sha1)
+        if self._content.unsaved is None:
+            self._provide(self.sha1)
 
     async def _load_manifest(self, source: Source, sha1: str) -> Manifest:
         data = await self._content.stored_manifest(sha1)
@@ -387,19 +390,20 @@ class Download:
             )
 
     async def _segment(self, source: Source, ticket: int, wanted: tuple[int, int]) -> None:
-        writes: set[asyncio.Task[None]] = set()
+        # They are done in order, and the first that fails says what was wrong: those after it only
+        # find a gap before them.
+        writes: deque[asyncio.Task[None]] = deque()
         try:
             with source.reading(self.sha1, *wanted, proofs=self._content.has_proofs) as pieces:
                 while (item := await pieces.next()) is not None:
                     while len(writes) >= _WRITES_AHEAD:
-                        done, _ = await asyncio.wait(writes, return_when=asyncio.FIRST_COMPLETED)
-                        for task in done:
-                            task.result()
-                        writes -= done
+                        await asyncio.wait([writes[0]])
+                        writes.popleft().result()
                     write = self._write(source, pieces, ticket, *item)
-                    writes.add(asyncio.create_task(write))
-                for task in writes:
-                    await task
+                    writes.append(asyncio.create_task(write))
+                while writes:
+                    await asyncio.wait([writes[0]])
+                    writes.popleft().result()
         finally:
             # What is being written is verified or not; either way the thread must be let finish.
             if writes:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,11 +23,12 @@ from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.node.workers import open_on_disk
 from kachery_p2p.protocol.errors import BadInput, CorruptContent, NotFound
 from kachery_p2p.protocol.files.messages import FILE_OPEN, FILE_READ, FileInfo, FileOpen, FileRead
-from kachery_p2p.protocol.limits import BLOCK, INLINE_FILE, MANIFEST_CHUNK, MAX_BODY
+from kachery_p2p.protocol.limits import BLOCK, INLINE_FILE, MANIFEST_CHUNK
 from kachery_p2p.storage.files.blobs import Blob, BlobStore
+from kachery_p2p.storage.files.checking import TreeReader, check, size_fits
 from kachery_p2p.storage.files.partials import Partial
-from kachery_p2p.storage.files.treefile import TreeFile
-from kachery_p2p.storage.files.trees import ensure_tree, rebuild_tree
+from kachery_p2p.storage.files.stamps import stamp_of
+from kachery_p2p.storage.files.trees import ensure_tree
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Provider:
         self._store = network.context.store
         self._partial = partial
         self._withdrawn = withdrawn
-        self._checked: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._checked: OrderedDict[str, bytes] = OrderedDict()
         self._reading: dict[Stream, tuple[Link, FileRead]] = {}
         self.served_bytes = 0
         network.on_request_of(FILE_OPEN, FileOpen, self._open)
@@ -110,6 +110,7 @@ class Provider:
         if blob is None:
             return None
         if blob.size > INLINE_FILE:
+            self._check_size(blob)
             return FileInfo(blob.size, None, False)
         data = self._store.read(blob, 0, blob.size)
         if hashlib.sha1(data).hexdigest() != sha1:
@@ -130,17 +131,19 @@ class Provider:
         size = blob.size if blob is not None else partial.size if partial is not None else 0
         if blob is None and partial is None:
             raise await self._gone(sha1)
+        if blob is not None and params.stop > size:
+            await self._context.workers.disk(self._check_size, blob)  # they may be right
         if not 0 <= params.start <= params.stop <= size:
             raise BadInput(what="range", reason=f"{params.start}-{params.stop} of {size} bytes")
         if params.proofs and (params.start % BLOCK or (params.stop % BLOCK and params.stop < size)):
             raise BadInput(what="range", reason=f"not on {BLOCK}-byte blocks")
         stream.set_group(link.peer)
-        blocks: _TreeReader | None = None
+        blocks: TreeReader | None = None
         opened = 0
         try:
             if blob is None:
                 assert partial is not None
-                reader = _PartialReader(partial, params.proofs).read
+                reader: Reader = _PartialReader(partial, params.proofs).read
             elif params.proofs or blob.size > MANIFEST_CHUNK:
                 await link.budget.files.acquire()
                 opened = 1
@@ -148,11 +151,11 @@ class Provider:
                     self._context.workers,
                     lambda gone: ensure_tree(self._store, blob, cancelled=gone),
                 )
-                blocks = _TreeReader(self._store, blob, tree, params.proofs, self._damaged)
-                reader = blocks.read
+                blocks = TreeReader(self._store, blob, tree, self._damaged)
+                reader = blocks.read_proved if params.proofs else _unproved(blocks.read)
             else:
                 await self._context.workers.disk(self._check_small, blob)
-                reader = _PlainReader(self._store, blob).read
+                reader = _unproved(_plain_reader(self._store, blob))
             await self._send(link, stream, params, reader)
         except CorruptContent:
             self._withdrawn(sha1)
@@ -195,17 +198,26 @@ class Provider:
                     if not each.read.cancelled():
                         each.read.exception()
 
+    def _check_size(self, blob: Blob) -> None:
+        """What is told to be so large must be."""
+        if blob.size <= MANIFEST_CHUNK:
+            self._check_small(blob)
+        elif not size_fits(self._store, blob):
+            self._check(blob)
+
+    def _check(self, blob: Blob) -> None:
+        """All of it, a large one unless that was done since it last changed."""
+        try:
+            check(self._store, blob)
+        except CorruptContent as error:
+            raise self._damaged(blob.sha1) from error
+
     def _check_small(self, blob: Blob) -> None:
         """Hash a blob without a tree, unless that was done since it last changed."""
-        status = blob.path.stat()
-        stamp = (status.st_mtime_ns, status.st_size)
+        stamp = stamp_of(blob.path.stat())
         if self._checked.get(blob.sha1) == stamp:
             return
-        digest = hashlib.sha1()
-        for offset in range(0, blob.size, MAX_BODY):
-            digest.update(self._store.read(blob, offset, min(MAX_BODY, blob.size - offset)))
-        if digest.hexdigest() != blob.sha1:
-            raise self._damaged(blob.sha1)
+        self._check(blob)
         self._checked[blob.sha1] = stamp
         if len(self._checked) > _MAX_CHECKED:
             self._checked.popitem(last=False)
@@ -230,73 +242,12 @@ def _piece_end(start: int, stop: int, size: int) -> int:
     return min(stop, (start // size + 1) * size)
 
 
-class _TreeReader:
-    """Reads and checks blocks of a blob. Two threads at a time use it: one reads ahead."""
-
-    def __init__(
-        self,
-        store: BlobStore,
-        blob: Blob,
-        tree: TreeFile,
-        proofs: bool,
-        damaged: Callable[[str], CorruptContent],
-    ) -> None:
-        self._store = store
-        self._blob = blob
-        # The last one counts. Those before it were damaged, and may still be in use.
-        self._trees = [tree]
-        self._proofs = proofs
-        self._damaged = damaged
-        self._repairing = threading.Lock()
-        self._lost: CorruptContent | None = None
-
-    def close(self) -> None:
-        for tree in self._trees:
-            tree.close()
-
-    def read(self, start: int, stop: int) -> tuple[bytes, list[bytes]]:
-        tree = self._trees[-1]
-        found = self._read(tree, start, stop)
-        if found is None:
-            found = self._read(self._repaired(tree), start, stop)
-        if found is None:
-            raise self._damaged(self._blob.sha1)
-        return found
-
-    def _read(self, tree: TreeFile, start: int, stop: int) -> tuple[bytes, list[bytes]] | None:
-        """None if the content and the tree contradict each other, or the tree itself."""
-        first = start // BLOCK * BLOCK
-        last = min(-(-stop // BLOCK) * BLOCK, self._blob.size)
-        data = self._store.read(self._blob, first, last - first)
-        if not tree.check_blocks(first // BLOCK, data):
-            return None
-        if not self._proofs:
-            return data[start - first : stop - first], []
-        try:
-            return data, tree.proof(start // BLOCK, -(-stop // BLOCK))
-        except CorruptContent:
-            return None
-
-    def _repaired(self, damaged: TreeFile) -> TreeFile:
-        """A tree that fits the content, unless it is the content that is damaged."""
-        with self._repairing:
-            if self._lost is None and self._trees[-1] is damaged:
-                try:
-                    self._trees.append(rebuild_tree(self._store, self._blob))
-                except CorruptContent:
-                    self._lost = self._damaged(self._blob.sha1)
-            if self._lost is not None:
-                raise CorruptContent(**self._lost.fields)
-            return self._trees[-1]
+def _plain_reader(store: BlobStore, blob: Blob) -> Callable[[int, int], bytes]:
+    return lambda start, stop: store.read(blob, start, stop - start)
 
 
-class _PlainReader:
-    def __init__(self, store: BlobStore, blob: Blob) -> None:
-        self._store = store
-        self._blob = blob
-
-    def read(self, start: int, stop: int) -> tuple[bytes, list[bytes]]:
-        return self._store.read(self._blob, start, stop - start), []
+def _unproved(read: Callable[[int, int], bytes]) -> Reader:
+    return lambda start, stop: (read(start, stop), [])
 
 
 class _PartialReader:

@@ -148,7 +148,7 @@ class DoctorCalls:
         blob: Blob | None = await services.context.workers.disk(services.store.find, sha1)
         if blob is None:
             return None
-        local: dict[str, Any] = {"path": str(blob.path), "size": blob.size, "damaged": None}
+        local: dict[str, Any] = {"path": _shown(blob.path), "size": blob.size, "damaged": None}
         if blob.size <= DOCTOR_HASH_BYTES:
             local["damaged"] = await self._files.put_aside_if_damaged(sha1)
         return local
@@ -319,3 +319,8 @@ def _write_and_remove(folder: Path) -> None:
     finally:
         os.close(fd)
         remove(path)
+
+
+def _shown(path: Path) -> str:
+    """A path as text that can be sent, whatever bytes are in it."""
+    return os.fsencode(path).decode("utf-8", "replace")

@@ -12,7 +12,7 @@ method               parameters                                            resul
                      chunks and, before them, progress with their size
 ``here``             sha1, channel                                         here
 ``find``             sha1, channel?                                        local, holders, ...
-``damaged``          sha1: the client found it wrong on disk               quarantined
+``check``            sha1, again?; sends progress                          good
 ===================  ====================================================  ============================
 
 ``only``: what is here counts if it may go out on the channel, and not if it is bound to others; a task
@@ -21,6 +21,9 @@ that runs for a member of a channel loads so. ``here`` says whether it is here i
 ``chunk_of`` (sha1, start, end): these bytes of that file will do, if they have the hash. ``local``: of
 what is not here, look only for its parts here, or for the file that it is a part of.
 
+``check`` compares what is here with its hash (:mod:`kachery_p2p.storage.files.checking`), and all of it
+``again`` if the client found something wrong. What is not right is put aside and withdrawn.
+
 No parameter is a path that the node would open on the caller's behalf: files come as descriptors, and
 ``link`` checks that its descriptor is the file at its path.
 """
@@ -28,14 +31,14 @@ No parameter is a path that the node would open on the caller's behalf: files co
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -51,12 +54,15 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.limits import LOCAL_PIECE, MAX_FILE, SEGMENT
 from kachery_p2p.storage.files.blobs import Arriving, Blob
+from kachery_p2p.storage.files.checking import CheckedReader, check
 from kachery_p2p.storage.files.chunks import assemble, cut
 from kachery_p2p.storage.files.writer import Stored
 
 from .call_table import CallTable
 from .live_call import LiveCall
 from .services import Services
+
+R = TypeVar("R")
 
 _TELL_SECONDS = 0.1
 """Between two reports of how much is stored."""
@@ -68,7 +74,8 @@ class _Store(msgspec.Struct, frozen=True):
 
 
 class _Link(msgspec.Struct, frozen=True):
-    path: str
+    path: bytes
+    """As the file system knows it, which may be no UTF-8."""
 
 
 class _Content(msgspec.Struct, frozen=True):
@@ -88,6 +95,11 @@ class _Content(msgspec.Struct, frozen=True):
                 raise ValueError("not 40 lower-case hex digits")
 
 
+class _Check(msgspec.Struct, frozen=True):
+    sha1: str
+    again: bool = False
+
+
 class _Watch:
     """What a disk thread and the call that it works for tell one another."""
 
@@ -104,6 +116,8 @@ class FileCalls:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._checks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """Large content that is being compared, by hash."""
 
     def calls(self) -> CallTable:
         return {
@@ -113,7 +127,7 @@ class FileCalls:
             "load_bytes": (_Content, self._load_bytes),
             "here": (_Content, self._is_here),
             "find": (_Content, self._find),
-            "damaged": (_Content, self._damaged),
+            "check": (_Check, self._check),
         }
 
     def _channel(self, name: str | None) -> bytes | None:
@@ -163,13 +177,14 @@ class FileCalls:
         live: LiveCall,
         channel: bytes | None,
     ) -> Stored:
-        """Run long blocking work that watches for the caller's going away, and say how far it is."""
         assert live.descriptor is not None
         size = os.fstat(live.descriptor).st_size
+        return await self._watched(live, size, partial(work, live, channel))
+
+    async def _watched(self, live: LiveCall, size: int, work: Callable[[_Watch], R]) -> R:
+        """Run long blocking work that watches for the caller's going away, and say how far it is."""
         watch = _Watch()
-        task = asyncio.ensure_future(
-            self._services.context.workers.disk(work, live, channel, watch)
-        )
+        task = asyncio.ensure_future(self._services.context.workers.disk(work, watch))
         try:
             while not (await asyncio.wait([task], timeout=_TELL_SECONDS))[0]:
                 live.progress({"size": size, "done": watch.done})
@@ -216,7 +231,7 @@ class FileCalls:
         def work(live: LiveCall, channel: bytes | None, watch: _Watch) -> Stored:
             fd = live.descriptor
             assert fd is not None
-            path = Path(params.path)
+            path = Path(os.fsdecode(params.path))
             link = self._services.store.link_fd
             return self._bound(
                 lambda arriving: link(fd, path, watch.gone.is_set, watch.advanced, arriving),
@@ -305,12 +320,25 @@ class FileCalls:
         """Send [start, stop) verified, fetching no more of the file than that takes."""
         if params.start < 0 or (params.stop is not None and params.stop < params.start):
             raise BadInput(what="range", reason=f"{params.start} to {params.stop}")
-        store = self._services.store
         channel = self._channel(params.channel)
         blob = await self._here(params, channel)
-        if blob is not None:
-            return await self._send_range(params, live, _blob_reader(store.read, blob), blob.size)
-        position = params.start
+        if blob is None:
+            return await self._send_fetched(params, channel, params.start, live)
+        sent = params.start
+        try:
+            async for position in self._send_stored(params, blob, live):
+                sent = position
+        except CorruptContent as error:
+            await self._put_aside(blob.sha1)
+            try:
+                return await self._send_fetched(params, channel, sent, live)
+            except NotFound:
+                raise error from None
+        return {"size": blob.size}
+
+    async def _send_fetched(
+        self, params: _Content, channel: bytes | None, position: int, live: LiveCall
+    ) -> Any:
         end = MAX_FILE if params.stop is None else params.stop
         size: int | None = None
         while position < end:
@@ -329,15 +357,20 @@ class FileCalls:
                     position = stop
         return {"size": size}
 
-    async def _send_range(
-        self, params: _Content, live: LiveCall, read: Callable[[int, int], bytes], size: int
-    ) -> Any:
-        stop = size if params.stop is None else min(params.stop, size)
-        for position in range(params.start, stop, LOCAL_PIECE):
-            length = min(LOCAL_PIECE, stop - position)
-            disk = self._services.context.workers.disk
-            await live.send_piece(partial(disk, read, position, length))
-        return {"size": size}
+    async def _send_stored(
+        self, params: _Content, blob: Blob, live: LiveCall
+    ) -> AsyncIterator[int]:
+        """Send what is here, checked; up to where that was done, after each piece."""
+        workers, store = self._services.context.workers, self._services.store
+        stop = blob.size if params.stop is None else min(params.stop, blob.size)
+        reader = await open_on_disk(workers, lambda gone: CheckedReader(store, blob, gone))
+        try:
+            for position in range(params.start, stop, LOCAL_PIECE):
+                end = min(stop, position + LOCAL_PIECE)
+                await live.send_piece(partial(workers.disk, reader.read, position, end))
+                yield end
+        finally:
+            await asyncio.shield(workers.disk(reader.close))
 
     async def _find(self, params: _Content, live: LiveCall) -> Any:
         services = self._services
@@ -353,7 +386,7 @@ class FileCalls:
             failure = None if isinstance(reason, NotFound) else reason
         code, fields = ("", {}) if failure is None else to_wire(failure)
         return {
-            "local": str(blob.path) if blob else None,
+            "local": os.fsencode(blob.path) if blob else None,
             "holders": [
                 {
                     "node": holder.node,
@@ -369,35 +402,48 @@ class FileCalls:
             "fields": fields,
         }
 
-    async def _damaged(self, params: _Content, live: LiveCall) -> Any:
-        """A client's hash did not fit. Believe only what we see ourselves."""
-        return {"quarantined": await self.put_aside_if_damaged(params.sha1)}
+    async def _check(self, params: _Check, live: LiveCall) -> Any:
+        blob = await self._services.context.workers.disk(self._services.store.find, params.sha1)
+        good = blob is not None and await self._is_good(blob, params.again, live)
+        return {"good": good}
 
     async def put_aside_if_damaged(self, sha1: str) -> bool:
-        """Hash a blob; one that is not what its name says is quarantined and withdrawn."""
-
-        def check() -> bool:
-            store = self._services.store
-            blob = store.find(sha1)
-            if blob is None:
-                return False
-            digest = hashlib.sha1()
-            for offset in range(0, blob.size, LOCAL_PIECE):
-                digest.update(store.read(blob, offset, min(LOCAL_PIECE, blob.size - offset)))
-            if digest.hexdigest() == sha1:
-                return False
-            store.quarantine(sha1)
+        """Compare a blob; one that is not what its name says is put aside and withdrawn."""
+        disk = self._services.context.workers.disk
+        blob: Blob | None = await disk(self._services.store.find, sha1)
+        if blob is None:
+            return False
+        try:
+            await disk(partial(check, self._services.store, blob, again=True))
+        except CorruptContent:
+            await self._put_aside(sha1)
             return True
+        return False
 
-        damaged: bool = await self._services.context.workers.disk(check)
-        if damaged:
-            self._services.announcer.withdraw(file_key(sha1))
-            error = CorruptContent(what=f"sha1://{sha1}", source="this node's disk")
-            self._services.context.warn(str(error))
-        return damaged
+    async def _is_good(self, blob: Blob, again: bool, live: LiveCall) -> bool:
+        def work(watch: _Watch) -> None:
+            check(
+                self._services.store,
+                blob,
+                again=again,
+                cancelled=watch.gone.is_set,
+                advanced=watch.advanced,
+            )
 
+        # Whoever comes while somebody else's is under way waits for it, and finds it done.
+        lock = self._checks.setdefault(blob.sha1, asyncio.Lock())
+        try:
+            async with lock:
+                await self._watched(live, blob.size, work)
+        except CorruptContent:
+            await self._put_aside(blob.sha1)
+            return False
+        except NotFound:  # it has just been put aside
+            return False
+        return True
 
-def _blob_reader(
-    read: Callable[[Blob, int, int], bytes], blob: Blob
-) -> Callable[[int, int], bytes]:
-    return lambda offset, length: read(blob, offset, length)
+    async def _put_aside(self, sha1: str) -> None:
+        await self._services.context.workers.disk(self._services.store.quarantine, sha1)
+        self._services.announcer.withdraw(file_key(sha1))
+        error = CorruptContent(what=f"sha1://{sha1}", source="this node's disk")
+        self._services.context.warn(str(error))

@@ -67,7 +67,7 @@ class LiveCall:
     """One call while it runs: what :class:`~.calls.Calls` gets to see of its caller.
 
     ``resume``: there is room for more pieces of an upload. ``turns``: whose turn it is, of all calls of
-    one client, to read what it is sent.
+    one client, to read what it is sent. ``closed`` is called when its descriptor was closed.
     """
 
     def __init__(
@@ -78,10 +78,12 @@ class LiveCall:
         descriptor: int | None,
         resume: Callable[[], None],
         turns: asyncio.Semaphore,
+        closed: Callable[[], None],
     ) -> None:
         self.caller = caller
         self.upload = Upload(resume)
         self.descriptor = descriptor
+        self._closed = closed
         self._socket = socket
         self._turns = turns
         self._number = number
@@ -140,6 +142,7 @@ class LiveCall:
         if self.descriptor is not None:
             os.close(self.descriptor)
             self.descriptor = None
+            self._closed()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ decide whether the caller may change anything.
 
 Bounds: clients (:mod:`.callers`), calls per client, frame size, what is queued for a client that does
 not read (its calls wait), and for all of them together (local/budget.py). Descriptors that come with a
-call are closed when the call ends.
+call are closed when the call ends; there are only so many at once (:mod:`.descriptors`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from kachery_p2p.node.context import SOFTWARE
 from kachery_p2p.node.links.acceptor import Acceptor
 from kachery_p2p.protocol.errors import (
     BadInput,
+    Busy,
     Cancelled,
     DaemonAlreadyRunning,
     DaemonNotPermitted,
@@ -51,6 +52,7 @@ from kachery_p2p.protocol.local import proof as local_proof
 
 from .callers import Callers, Kind
 from .calls import Calls
+from .descriptors import AllFiles, ClientFiles
 from .live_call import Caller, DeferredResult, LiveCall
 from .services import Services
 from .token_files import TokenFiles, remove_stale
@@ -73,6 +75,7 @@ class Connection:
         self._pid = 0
         self.turns = asyncio.Semaphore(LOCAL_PIECES_AT_ONCE)
         """Who has one reads a piece from the disk for this client, or waits until it can."""
+        self.files = ClientFiles(server.files, self.resume)
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._live: dict[int, LiveCall] = {}
         self._full: set[int] = set()
@@ -90,7 +93,7 @@ class Connection:
     def resume(self) -> None:
         """Read on, unless calls or uploads are at their limit."""
         self._full -= {number for number in self._full if not self._uploads_too_much(number)}
-        if not self._full and len(self._calls) < MAX_LOCAL_REQUESTS:
+        if not self._full and len(self._calls) < MAX_LOCAL_REQUESTS and self.files.has_room():
             self.socket.resume()
 
     def _uploads_too_much(self, number: int) -> bool:
@@ -186,8 +189,22 @@ class Connection:
         )
 
     def _on_call(self, call: local.Call) -> None:
-        descriptor = self.socket.take_descriptor() if call.descriptors else None
-        live = LiveCall(self.caller, self.socket, call.id, descriptor, self.resume, self.turns)
+        try:
+            descriptor = self.socket.take_descriptor() if call.descriptors else None
+        except Busy as error:
+            self._answer(local.Failure(call.id, *to_wire(error)))
+            return
+        live = LiveCall(
+            self.caller,
+            self.socket,
+            call.id,
+            descriptor,
+            self.resume,
+            self.turns,
+            self.files.closed,
+        )
+        if descriptor is not None and not self.files.opened():
+            self.socket.pause()
         if call.id in self._calls or call.id < 1:
             live.close()
             raise ProtocolViolation(reason=f"call {call.id} is not new")
@@ -307,6 +324,7 @@ class LocalServer:
         self.callers = Callers()
         self.budget = Budget()
         self.tokens = TokenFiles()
+        self.files = AllFiles()
         self.closing = False
         self._listeners: list[tuple[socket.socket, bool]] = []
         self._acceptors: list[Acceptor] = []

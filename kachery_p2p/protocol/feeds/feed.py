@@ -33,7 +33,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from kachery_p2p.protocol import codec
+from kachery_p2p.protocol import codec, json_values
 from kachery_p2p.protocol.errors import BadInput, BadUri, ForgedFeed, ProtocolViolation
 from kachery_p2p.protocol.identity import SIGNATURE_BYTES, NodeKey, verify
 from kachery_p2p.protocol.limits import (
@@ -235,18 +235,15 @@ def encode_message(value: Any) -> bytes:
     """
     try:
         text = _ENCODER.encode(value).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise _unsendable(f"it has half a surrogate pair in a text ({error.reason})") from error
-    except RecursionError as error:
-        raise _unsendable("it is nested too deeply") from error
-    except (TypeError, ValueError) as error:
-        if isinstance(error, BadInput):
-            raise
-        raise _unsendable(f"it is no JSON value: {error}") from error
+    except (TypeError, ValueError, RecursionError) as error:  # UnicodeEncodeError among them
+        found = json_values.flaw(value, surrogates=False)
+        known = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise _unsendable(f"it is no JSON value: {found or known}") from error
     if len(text) > _SHORT and (flaw := _flaw(text)):
         raise _unsendable(flaw)
-    if b"{" in text:
-        _check_keys(value)
+    # Python's encoder would make keys text, so readers got others.
+    if b"{" in text and json_values.careful(value) == "keys":
+        raise _unsendable(json_values.flaw(value) or "a key is no text")
     return text
 
 
@@ -264,7 +261,6 @@ _ALL_ZERO: Final = bytes.maketrans(b"123456789", b"0" * 9)
 _TOO_MANY_DIGITS: Final = b"0" * (MAX_FEED_DIGITS + 1)
 _NO_BRACKET: Final = bytes(set(range(256)) - set(b"[]{}"))
 _STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
-_CONTAINERS: Final = (dict, list, tuple)
 
 
 def _flaw(text: bytes) -> str | None:
@@ -284,37 +280,12 @@ def _flaw(text: bytes) -> str | None:
     return None
 
 
-def _check_keys(value: Any) -> None:
-    """That all keys are text: Python's encoder would make them text, so readers got others."""
-    todo = [value]
-    while todo:
-        item = todo.pop()
-        if isinstance(item, dict):
-            for key in item:
-                if not isinstance(key, str):
-                    shown = f"{repr(key)[:_SHOWN_CHARS]} (a {type(key).__name__})"
-                    raise _unsendable(f"a key is {shown}, and JSON has text keys only: use str()")
-            item = item.values()
-        todo += [inner for inner in item if isinstance(inner, _CONTAINERS)]
-
-
-def _refuse(value: Any) -> Any:
-    kind = type(value)
-    name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-    remedy = "convert it to str, int, float, bool, list or dict first"
-    if isinstance(value, bytes | bytearray):
-        remedy = "use its .decode(), or store it as a file and send the URI"
-    elif kind.__module__.partition(".")[0] == "numpy":
-        remedy = "use its .tolist(), or store it as a file and send the URI"
-    raise _unsendable(f"it has a {name} in it, which JSON has not: {remedy}")
-
-
 def _unsendable(reason: str) -> BadInput:
     return BadInput(what="feed message", reason=reason)
 
 
 _ENCODER: Final = json.JSONEncoder(
-    separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=_refuse
+    separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=json_values.default
 )
 
 # --- heads ---------------------------------------------------------------------------------------

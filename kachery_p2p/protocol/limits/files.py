@@ -29,7 +29,10 @@ INLINE_FILE: Final = 32 * KIB
 MAX_FILE: Final = 1 << 50
 """Bytes (1 PiB). A size above this is a lie."""
 VERIFY_ON_READ: Final = MANIFEST_CHUNK
-"""Local blobs of at most this size are hashed whenever their content is decoded (0.1 s at most)."""
+"""Local blobs of at most this size are hashed whenever they are handed out (0.1 s at most)."""
+MAX_STAMPS_ELSEWHERE: Final = 10_000
+"""Large files of a folder that cannot be written to, of which a process remembers that it has compared
+them with their hashes; each takes about 200 bytes."""
 
 PARTIAL_KEEP_SECONDS: Final = 14 * 24 * 3600.0
 """A download in progress that nobody has gone on with for so long is thrown away."""

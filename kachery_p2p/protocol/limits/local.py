@@ -44,6 +44,13 @@ LOCAL_QUEUE: Final = 8 * MIB
 """Bytes that wait for one end of a local socket to read; the other end's calls wait then."""
 MAX_LOCAL_DESCRIPTORS: Final = 16
 """File descriptors of one client that came and are not yet claimed by a call."""
+MAX_OPEN_STORES: Final = 32
+"""Files that a client has open at once to store or link them; more wait their turn. More would not be
+faster, and a process may have 256 descriptors."""
+LOCAL_DESCRIPTORS_EACH: Final = 48
+"""Files of one client that a node has open at once; then its socket is not read."""
+LOCAL_DESCRIPTORS_SHARE: Final = 4
+"""Of what a node may have open, one part of so many is for clients' files."""
 LOCAL_UPLOAD_PIECES: Final = 8
 """Pieces of one streamed store that wait for the disk; then the client's socket is not read."""
 DEFAULT_API_PORT: Final = 20_421

@@ -8,6 +8,8 @@ from .units import KIB
 
 MAX_URI: Final = 4_000
 """Characters of a URI: a label of MAX_LABEL, all of it percent-encoded, fits several times."""
+MAX_FILE_NAME: Final = 255
+"""Bytes of a file's name that all file systems take."""
 MAX_NPY_HEADER: Final = 128 * KIB
 """Bytes of an npy header: a structured type of some 5,000 fields. It is parsed as Python."""
 MAX_PICKLE_DEPTH: Final = 300

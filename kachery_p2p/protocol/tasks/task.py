@@ -28,6 +28,7 @@ from typing import Annotated, Any, Final, Literal, NoReturn, get_args
 
 from msgspec import Meta, Struct
 
+from kachery_p2p.protocol import json_values
 from kachery_p2p.protocol.errors import BadInput, ProtocolViolation
 from kachery_p2p.protocol.limits import (
     MAX_FEED_DIGITS,
@@ -168,11 +169,12 @@ class _Canonical:
 
     def __init__(self) -> None:
         self._argument = ""
+        self._path: list[Any] = []
 
     def arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name, value in kwargs.items():
-            self._argument = f"task argument {repr(name)[:_SHOWN_CHARS]}"
+            self._argument, self._path = f"task argument {repr(name)[:_SHOWN_CHARS]}", []
             found[self._key(name)] = self._plain(value, MAX_FEED_MESSAGE_DEPTH - 1)
         return found
 
@@ -188,17 +190,28 @@ class _Canonical:
         if isinstance(value, float):
             return self._number(float(value))
         if not isinstance(value, list | tuple | dict):
-            self._refuse_type(value)
+            number = json_values.number_of(value)
+            if number is None:
+                self._refuse(
+                    f"it has a value in it that JSON has not: {json_values.bad_type(value)}"
+                )
+            return self._plain(number, depth)
         if depth <= 0:
             self._refuse(
                 f"lists and dicts are nested more than the {MAX_FEED_MESSAGE_DEPTH} deep allowed"
             )
         if isinstance(value, dict):
-            found = {self._key(key): self._plain(item, depth - 1) for key, item in value.items()}
+            found = {self._key(key): self._inside(key, item, depth) for key, item in value.items()}
             if found.keys() == {ARRAY_KEY}:
                 self._check_array(found[ARRAY_KEY])
             return found
-        return [self._plain(item, depth - 1) for item in value]
+        return [self._inside(index, item, depth) for index, item in enumerate(value)]
+
+    def _inside(self, step: Any, value: Any, depth: int) -> Any:
+        self._path.append(step)
+        found = self._plain(value, depth - 1)
+        self._path.pop()
+        return found
 
     def _number(self, value: float) -> float | int:
         # Larger ones stay floats: as an int, 1e22 would be one that numpy has no type for.
@@ -210,8 +223,7 @@ class _Canonical:
 
     def _key(self, key: Any) -> str:
         if not isinstance(key, str):
-            shown = f"{repr(key)[:_SHOWN_CHARS]} (a {type(key).__name__})"
-            self._refuse(f"a key is {shown}, and JSON has text keys only: use str()")
+            self._refuse(json_values.bad_key(key))
         return str.__str__(key)
 
     def _check_array(self, uri: Any) -> None:
@@ -225,18 +237,11 @@ class _Canonical:
         except BadInput as error:
             self._refuse(str(error))
 
-    def _refuse_type(self, value: Any) -> NoReturn:
-        kind = type(value)
-        name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-        remedy = "convert it to str, int, float, bool, list or dict first"
-        if isinstance(value, bytes | bytearray):
-            remedy = "store it as a file, and pass the URI"
-        elif kind.__module__.partition(".")[0] == "numpy":
-            remedy = "use its .item() or .tolist()"
-        self._refuse(f"it has a {name} in it, which JSON has not: {remedy}")
-
     def _refuse(self, reason: str) -> NoReturn:
-        raise BadInput(what=self._argument, reason=reason)
+        path: Any = None
+        for step in self._path:
+            path = (path, step)
+        raise BadInput(what=self._argument, reason=json_values.at(path, reason))
 
 
 def _not_canonical(reason: str) -> ProtocolViolation:

@@ -12,6 +12,7 @@ Invariants
     * Whoever stores is told the names of what will appear before any of it does (``arriving``), and
       nothing appears if that raises. So what a blob is bound to can be on disk before the blob is.
     * What was stored is what is there, even if something else, or the same gone bad, was there before.
+    * Nobody can open a blob for writing by accident: its mode has no write permission.
 
 Ways in: small content in memory goes through the journal (see :mod:`.journal`), the rest through a
 :class:`~.writer.ContentWriter`.
@@ -41,14 +42,16 @@ from kachery_p2p.protocol.limits import JOURNAL_BYTES, MANIFEST_CHUNK, MIB
 from kachery_p2p.storage import paths
 from kachery_p2p.storage.closing import Closing
 from kachery_p2p.storage.disk import (
+    READ_ONLY,
     Buffer,
     disk_errors,
     file_holds,
-    is_stray,
     make_folders,
+    make_read_only,
     move,
     pread_up_to,
     remove,
+    remove_stray,
     sync_folder,
     write_file,
 )
@@ -59,6 +62,7 @@ from .journal import Journal, open_journal
 from .links import Link
 from .reader import Blob, BlobReader
 from .sources import PIECE, check_source, copy_from, ignore, never
+from .stamps import put_stamp
 from .writer import ContentWriter, Stored
 
 __all__ = ["Blob", "BlobStore"]
@@ -156,8 +160,8 @@ class BlobStore(BlobReader, Closing):
                 return 0
             for name in names:
                 path = self.temporary / name
-                if not path.is_dir() and is_stray(path):
-                    removed += remove(path)
+                if not path.is_dir():
+                    removed += remove_stray(path)
         return removed
 
     def is_locked_here(self) -> bool:
@@ -185,18 +189,25 @@ class BlobStore(BlobReader, Closing):
         """
         view = memoryview(data).cast("B")
         if len(view) > MANIFEST_CHUNK:
-            writer = self.begin(arriving)
-            try:
-                for at in range(0, len(view), PIECE):
-                    writer.feed(view[at : at + PIECE])
-                return writer.finish()
-            finally:
-                writer.abort()
+            return self.store_parts([view], arriving)
         sha1 = hashlib.sha1(view).hexdigest()
         with self.arrivals.of(sha1):
             arriving([sha1])
             self._put(sha1, view)
         return Stored(sha1, len(view))
+
+    def store_parts(self, parts: Sequence[memoryview], arriving: Arriving = nothing) -> Stored:
+        """As :meth:`store_bytes`, of content that lies in several places in memory."""
+        if sum(map(len, parts)) <= MANIFEST_CHUNK:
+            return self.store_bytes(parts[0] if len(parts) == 1 else b"".join(parts), arriving)
+        writer = self.begin(arriving)
+        try:
+            for part in parts:
+                for at in range(0, len(part), PIECE):
+                    writer.feed(part[at : at + PIECE])
+            return writer.finish()
+        finally:
+            writer.abort()
 
     def _put(self, sha1: str, data: memoryview) -> None:
         target = self.path(sha1)
@@ -211,10 +222,10 @@ class BlobStore(BlobReader, Closing):
         journal = self._journal
         half = journal.append(sha1, data) if journal is not None else None
         if journal is None or half is None:
-            write_file(target, data, self.temporary, self.durable)
+            write_file(target, data, self.temporary, self.durable, READ_ONLY)
             return
         try:
-            write_file(target, data, self.temporary, durable=False)
+            write_file(target, data, self.temporary, durable=False, mode=READ_ONLY)
         finally:
             journal.placed(half)
 
@@ -298,7 +309,8 @@ class BlobStore(BlobReader, Closing):
                 raise BadPath(path=str(path), reason="the file changed while it was read")
             self._check_same_file(after, path)
             with self._announced(sha1, manifest, arriving):
-                self._place_link(writer, sha1, Link(path, size, after.st_mtime), manifest)
+                link = Link(path, size, after.st_mtime)
+                self._place_link(writer, sha1, link, before, manifest)
                 return self._remember(sha1, size, manifest)
 
         writer = self._writer(place, keep=False)
@@ -312,6 +324,7 @@ class BlobStore(BlobReader, Closing):
         """Take damaged content out of use; where a blob's bytes were put, None for a link."""
         path = self.path(sha1)
         with disk_errors("damaged content", path):
+            remove(self.path(sha1, paths.CHECKED))
             remove(self.path(sha1, paths.TREE))
             remove(self.path(sha1, paths.LINK))
             number = 1
@@ -351,15 +364,23 @@ class BlobStore(BlobReader, Closing):
                 writer.tree.place(self.path(sha1, paths.TREE), self.durable)
             # A large one goes over whatever is there: to find out whether that is good takes longer.
             if size > MANIFEST_CHUNK or not self._is_good(sha1):
+                make_read_only(writer.fd)
                 if self.durable:
                     os.fsync(writer.fd)
                 move(writer.path, target, self.durable)
+                if manifest is not None:
+                    put_stamp(self.root, sha1, os.fstat(writer.fd))
             else:
                 self._settle(sha1, target)
             remove(self.path(sha1, paths.LINK))
 
     def _place_link(
-        self, writer: ContentWriter, sha1: str, link: Link, manifest: Manifest | None
+        self,
+        writer: ContentWriter,
+        sha1: str,
+        link: Link,
+        status: os.stat_result,
+        manifest: Manifest | None,
     ) -> None:
         target = self.path(sha1, paths.LINK)
         with disk_errors("a link", target):
@@ -370,6 +391,8 @@ class BlobStore(BlobReader, Closing):
                 writer.tree.place(self.path(sha1, paths.TREE), self.durable)
             name = None if manifest is None else manifest.name
             write_file(target, link.to_json(name), self.temporary, self.durable)
+            if manifest is not None:
+                put_stamp(self.root, sha1, status)
 
     def _is_good(self, sha1: str) -> bool:
         """Whether the blob of that hash is there, and is what its name says."""
@@ -400,7 +423,6 @@ class BlobStore(BlobReader, Closing):
                 path=str(path), reason="only a regular file's absolute path can be linked"
             )
         try:
-            str(path).encode()
             there = os.stat(path)
         except (OSError, ValueError) as error:
             raise BadPath(path=str(path), reason=str(error)) from error

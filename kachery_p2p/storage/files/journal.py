@@ -38,6 +38,7 @@ from kachery_p2p.protocol.limits import (
 from kachery_p2p.storage import paths
 from kachery_p2p.storage.disk import (
     FULL,
+    READ_ONLY,
     Buffer,
     disk_errors,
     file_holds,
@@ -328,7 +329,7 @@ def restore_blobs(
     for sha1, data in records:
         path = paths.path_of(root, sha1)
         if not file_holds(path, data):
-            write_file(path, data, temporary_folder, durable=False)
+            write_file(path, data, temporary_folder, durable=False, mode=READ_ONLY)
             restored += 1
         sha1s.add(sha1)
     sync_blobs(root, sha1s, file)
@@ -338,7 +339,8 @@ def restore_blobs(
 def _rewrite(root: Path, temporary_folder: Path, records: Iterable[Record]) -> None:
     # Even those that look right: what the cache shows may be what the disk refused.
     for sha1, data in records:
-        write_file(paths.path_of(root, sha1), data, temporary_folder, durable=True)
+        path = paths.path_of(root, sha1)
+        write_file(path, data, temporary_folder, durable=True, mode=READ_ONLY)
 
 
 def sync_blobs(root: Path, sha1s: Collection[str], file: JournalFile) -> None:

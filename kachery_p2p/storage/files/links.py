@@ -63,11 +63,10 @@ class Link:
         return cls(Path(target), size, float(mtime))
 
     def to_json(self, manifest: str | None = None) -> bytes:
-        """The bytes of the link file. Raises UnicodeEncodeError for a path that is not UTF-8.
+        """The bytes of the link file, in ASCII: what of a path is no UTF-8 is escaped.
 
         ``manifest``: its name, which kachery's daemon refuses a link without.
         """
-        str(self.path).encode()
         told = {"size": self.size, "mtime": self.mtime}
         return json.dumps({"path": str(self.path), "manifestSha1": manifest, "stat": told}).encode()
 

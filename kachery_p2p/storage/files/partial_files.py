@@ -12,12 +12,24 @@ from pathlib import Path
 from typing import Any, Final
 
 from kachery_p2p.protocol import tree
+from kachery_p2p.protocol.limits import MANIFEST_CHUNK
 from kachery_p2p.storage import paths
 from kachery_p2p.storage.direct import DirectFile
-from kachery_p2p.storage.disk import Buffer, create, disk_errors, make_folders, remove, sync_folder
+from kachery_p2p.storage.disk import (
+    Buffer,
+    create,
+    data_runs,
+    disk_errors,
+    is_hole,
+    make_folders,
+    make_read_only,
+    remove,
+    sync_folder,
+)
 
 from .blobs import BlobStore
 from .partial_map import PartialMap
+from .stamps import put_stamp
 
 _WHAT: Final = "a download"
 
@@ -38,7 +50,7 @@ class PartialFiles:
         self.data = self.tree = -1
         self._map: PartialMap | None = None
         self._writer: DirectFile | None = None
-        self._arrivals, self._sha1 = store.arrivals, sha1
+        self._arrivals, self._root, self._sha1 = store.arrivals, store.root, sha1
         self._arrivals.begin(sha1)
         self._listed = True
         tree_size = tree.flat_size(units) if what["kind"] == "tree" else 0
@@ -88,7 +100,15 @@ class PartialFiles:
         """Write data. Raises OSError."""
         if self._writer is None:
             self._writer = DirectFile(self.data_path, self.data)
-        self._writer.write(data, offset)
+        view = memoryview(data).cast("B")
+        done = 0
+        for start, stop in (*data_runs(view), (len(view), len(view))):
+            # Zeros are left out, unless something else was there: a block that rotted, say.
+            if done < start and not is_hole(self.data, offset + done, offset + start):
+                start = done
+            if start < stop:
+                self._writer.write(view[start:stop], offset + start)
+            done = stop
 
     def sync_data(self) -> None:
         """Make data and hashes durable; the marks are not touched."""
@@ -107,6 +127,10 @@ class PartialFiles:
         if self.tree >= 0:
             os.replace(self.tree_path, self.final_tree_path)
         os.replace(self.data_path, self.blob_path)
+        make_read_only(self.data)
+        status = os.fstat(self.data)
+        if status.st_size > MANIFEST_CHUNK:
+            put_stamp(self._root, self._sha1, status)
         remove(self.map_path)
         remove(self.link_path)
         self.close()

@@ -15,7 +15,8 @@ from kachery_p2p.protocol.files.manifest import Manifest
 from kachery_p2p.storage import paths
 
 from .blobs import Blob, BlobStore
-from .sources import copy_from, never
+from .reader import BlobReader
+from .sources import copy_from, ignore, never
 from .treefile import OWN_STORAGE, TreeFile, block_count
 from .writer import ContentWriter, Stored
 
@@ -37,7 +38,7 @@ def ensure_tree(
     """
     if blob.size == 0:
         raise BadInput(what=f"sha1://{blob.sha1}", reason="an empty file has no hash tree")
-    found = _open(store, blob)
+    found = find_tree(store, blob)
     if found is not None:
         if root in (None, found.root):
             return found
@@ -51,6 +52,7 @@ def rebuild_tree(
     *,
     root: bytes | None = None,
     cancelled: Callable[[], bool] = never,
+    advanced: Callable[[int], None] = ignore,
 ) -> TreeFile:
     """Build the tree anew from the content, which is checked; raises as :func:`ensure_tree`.
 
@@ -71,13 +73,13 @@ def rebuild_tree(
     try:
         writer = store.hashing_only(place)
         try:
-            copy_from(fd, writer, cancelled)
+            copy_from(fd, writer, cancelled, advanced)
             writer.finish()
         finally:
             writer.abort()
     finally:
         os.close(fd)
-    found = _open(store, blob)
+    found = find_tree(store, blob)
     if found is None or root not in (None, found.root):
         if found is not None:
             found.close()
@@ -85,5 +87,6 @@ def rebuild_tree(
     return found
 
 
-def _open(store: BlobStore, blob: Blob) -> TreeFile | None:
+def find_tree(store: BlobReader, blob: Blob) -> TreeFile | None:
+    """The blob's tree, open, if there is one with as many leaves as it has blocks."""
     return TreeFile.open(store.path(blob.sha1, paths.TREE), blob.sha1, block_count(blob.size))

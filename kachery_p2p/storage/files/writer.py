@@ -3,7 +3,7 @@
 What is hashed is what was written: both come from the same buffer (or, for a cloned file, from the
 clone), so a source that changes meanwhile gives an odd snapshot but never a wrong hash. A writer
 ends in :meth:`ContentWriter.finish` or :meth:`ContentWriter.abort`, and leaves nothing behind
-unless the store placed it.
+unless the store placed it. Zeros are left out as holes, so that a sparse file stays one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ from kachery_p2p.protocol.errors import BadInput, StorageDamaged
 from kachery_p2p.protocol.files.manifest import TREE_ALGORITHM, Manifest, Tree
 from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK, MAX_FILE
 from kachery_p2p.storage.direct import DirectFile
-from kachery_p2p.storage.disk import Buffer, create, disk_errors, remove, temporary_path
+from kachery_p2p.storage.disk import (
+    Buffer,
+    create,
+    data_runs,
+    disk_errors,
+    remove,
+    temporary_path,
+)
 
 from .hashing import ContentHasher
 from .treefile import TreeBuilder
@@ -90,8 +97,10 @@ class ContentWriter:
             start = self._hasher.size
             self._hasher.feed(data)
             if self.fd >= 0 and not written:
+                view = memoryview(data).cast("B")
                 with disk_errors(_WHAT, self.path):
-                    self._file.write(data, start, aligned=aligned)
+                    for first, last in data_runs(view):
+                        self._file.write(view[first:last], start + first, aligned=aligned)
         except BaseException:
             self.abort()
             raise
@@ -102,6 +111,10 @@ class ContentWriter:
         try:
             hashed = self._hasher.finish()
             self.tree.add(self._hasher.take_leaves())
+            if self.fd >= 0:
+                with disk_errors(_WHAT, self.path):
+                    if os.fstat(self.fd).st_size < hashed.size:  # it ends with a hole
+                        os.ftruncate(self.fd, hashed.size)
             manifest = None
             if hashed.size > MANIFEST_CHUNK:
                 root = Tree(TREE_ALGORITHM, BLOCK, self.tree.finish())

@@ -67,15 +67,36 @@ def test_on_a_terminal_a_uri_can_be_pasted_into_any_shell(offline: Daemon) -> No
     assert shown == [piped[0], f"'{piped[1]}'"]
 
 
-def test_what_was_printed_is_stored_though_a_later_file_fails(offline: Daemon) -> None:
-    sha1 = write(offline, "a.txt", b"one")
-    done = offline.cli("store", "--json", "a.txt", "absent", "a.txt", check=False)
+@pytest.mark.parametrize("verb", ["store", "link"])
+def test_a_file_that_cannot_be_stored_is_said_and_the_others_are_stored(
+    offline: Daemon, verb: str
+) -> None:
+    one, two = write(offline, "a.txt", b"one"), write(offline, "b.txt", b"two")
+    (offline.home / "folder").mkdir()
+    (offline.home / "stale").symlink_to("/nonexistent")
+    names = ("a.txt", "absent", "folder", "stale", "b.txt")
+    done = offline.cli(verb, "--json", *names, check=False)
     assert done.returncode == 2
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
-        {"path": "a.txt", "uri": f"sha1://{sha1}/a.txt"}
+        {"path": "a.txt", "uri": f"sha1://{one}/a.txt"},
+        {"path": "b.txt", "uri": f"sha1://{two}/b.txt"},
     ]
-    assert json.loads(done.stderr.splitlines()[-1])["error"]["code"] == "bad-path"
-    assert cat(offline, f"sha1://{sha1}") == b"one"
+    told = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert [each["error"]["fields"]["path"] for each in told] == ["absent", "folder", "stale"]
+    assert {each["error"]["code"] for each in told} == {"bad-path"}
+    assert cat(offline, f"sha1://{one}") == b"one"
+    assert cat(offline, f"sha1://{two}") == b"two"
+    done = offline.cli(verb, *names, check=False)
+    assert len(done.stderr.splitlines()) == 3
+
+
+def test_what_would_be_the_same_for_every_file_is_said_once(short_folder: Path) -> None:
+    daemon = Daemon(short_folder, "n")
+    for name in ("a.txt", "b.txt"):
+        write(daemon, name, b"x")
+    done = daemon.cli("store", "a.txt", "b.txt", check=False)
+    assert done.returncode == 3
+    assert done.stderr.count("no kachery_p2p node") + done.stderr.count("kachery-p2p: ") == 1
 
 
 def test_basename_is_for_one_file(offline: Daemon) -> None:
@@ -100,6 +121,32 @@ def test_load_copies_to_dest(offline: Daemon) -> None:
     done = offline.cli("load", uri, "--dest", "copy.txt", "--json")
     assert json.loads(done.stdout) == {"path": "copy.txt", "uri": uri}
     assert (offline.home / "copy.txt").read_bytes() == b"one"
+
+
+def test_load_replaces_what_one_names_and_nothing_else(offline: Daemon) -> None:
+    write(offline, "a.txt", b"theirs")
+    uri = offline.cli("store", "a.txt").stdout.strip()
+    folder = offline.home / "folder"
+    folder.mkdir()
+    mine = folder / "a.txt"
+    mine.write_bytes(b"mine")
+    mine.chmod(0o600)
+    done = offline.cli("load", uri, "--dest", "folder", check=False)
+    assert done.returncode == 2
+    assert "--force" in done.stderr
+    named = ("load", uri, "--dest", "folder/a.txt")
+    assert offline.cli(*named, "--no-clobber", check=False).returncode == 2
+    assert offline.cli(*named, "--no-clobber", "--force", check=False).returncode == 2
+    assert mine.read_bytes() == b"mine"
+    offline.cli("load", uri, "--dest", "folder", "--force")
+    assert mine.read_bytes() == b"theirs"
+    mine.write_bytes(b"mine")
+    offline.cli(*named)
+    assert mine.read_bytes() == b"theirs"
+    assert mine.stat().st_mode & 0o777 == 0o600
+    done = offline.cli("load", uri, "--dest", "new/")
+    assert done.stdout == "new/a.txt\n"
+    assert (offline.home / "new" / "a.txt").read_bytes() == b"theirs"
 
 
 @pytest.mark.parametrize("verb", ["load", "cat"])

@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -242,3 +244,34 @@ def test_a_chunk_of_a_file_that_is_there(folder: Path) -> None:
     assert Path(path).read_bytes() == chunk
     wrong = uri.replace("~1000~", "~1001~").replace(hashlib.sha1(chunk).hexdigest(), "0" * 40)
     assert kc.load_bytes(wrong) is None
+
+
+def test_what_a_killed_store_left_goes_at_the_next(folder: Path, tmp_path: Path) -> None:
+    code = """
+import os, signal, kachery_p2p as kc
+from kachery_p2p.storage.files.writer import ContentWriter
+ContentWriter.finish = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+kc.store_bytes(bytes([1]) * 21_000_000)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert list((folder / "tmp").iterdir())
+    kc.store_text("the next one")
+    assert not list((folder / "tmp").iterdir())
+
+
+def test_three_thousand_files_at_once_need_few_descriptors(folder: Path, tmp_path: Path) -> None:
+    for number in range(3_000):
+        (tmp_path / str(number)).write_text(f"file {number % 10}")
+    code = """
+import asyncio, resource, sys, kachery_p2p as kc
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
+async def main():
+    paths = [f"{sys.argv[1]}/{number}" for number in range(3000)]
+    return await asyncio.gather(*(kc.astore_file(path, progress=False) for path in paths))
+print(len(asyncio.run(main())))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "3000\n", done.stderr

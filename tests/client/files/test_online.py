@@ -303,6 +303,25 @@ def test_ranges_of_what_is_elsewhere_and_of_what_is_here(lab: Lab, call: Any, si
                 call("load_bytes", uri, start, end)
 
 
+def test_numpy_numbers_are_byte_ranges_here_and_there_alike(lab: Lab) -> None:
+    data = content("numbers", MANIFEST_CHUNK + 1000)
+    with at(lab.a):
+        uri = kc.store_bytes(data)
+    with at(lab.b):
+        announced(uri)
+    for node in (lab.b, lab.a):
+        with at(node):
+            for start, end in (
+                (np.int64(5), np.uint8(100)),
+                (True, 100.0),
+                (np.bool_(1), np.float32(9)),
+            ):
+                assert kc.load_bytes(uri, start, end) == data[int(start) : int(end)]  # type: ignore[arg-type]
+            for wrong in ("5", 0.5, [5]):
+                with pytest.raises(errors.BadInput, match="start"):
+                    kc.load_bytes(uri, wrong, 10)  # type: ignore[arg-type]
+
+
 def test_write_to_stdout_writes_the_bytes_and_returns_none(lab: Lab) -> None:
     with at(lab.a):
         uri = kc.store_bytes(b"raw \r\n\xff bytes")

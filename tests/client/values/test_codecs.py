@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import array as array_module
+import collections
 import contextlib
+import datetime
 import decimal
 import io
 import os
@@ -25,6 +28,9 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )  # fmt: skip
+
+
+POINT = collections.namedtuple("POINT", "x y")
 
 
 def saved(array: Any) -> bytes:
@@ -54,11 +60,32 @@ def test_text_that_is_none_is_refused() -> None:
 
 
 def test_json_has_the_bytes_it_always_had() -> None:
-    obj = {"b": (1, 2.5, None), "a": ["ä", True, 1e100], "n": {1: "x"}}
+    obj = {"b": (1, 2.5, None), "a": ["ä", True, 1e100], "n": {"1": "x"}}
     data = codecs.json_to_bytes(obj)
     assert data == b'{"b":[1,2.5,null],"a":["\\u00e4",true,1e+100],"n":{"1":"x"}}'
     assert codecs.json_to_bytes([1, 2], separators=(", ", ": ")) == b"[1, 2]"
     assert codecs.json_to_bytes([1], indent=1) == b"[\n 1\n]"
+
+
+def test_named_tuples_are_objects_as_they_always_were() -> None:
+    """kachery_client's encoder, simplejson, wrote them so; a plain tuple is an array."""
+    assert codecs.json_to_bytes(POINT(1, 2)) == b'{"x":1,"y":2}'
+    value = {"a": [POINT((1, 2), POINT(None, "b"))], "b": (POINT(1, 2), 3)}
+    assert codecs.json_to_bytes(value) == (
+        b'{"a":[{"x":[1,2],"y":{"x":null,"y":"b"}}],"b":[{"x":1,"y":2},3]}'
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.int64(-3), np.uint8(200), np.float32(0.1), np.float16(0.5), np.float64(1e300),
+        np.bool_(True),
+        np.uint64(2**64 - 1), np.str_("text"), {"a": [np.int16(1), {"b": np.bool_(False)}]},
+    ],
+)  # fmt: skip
+def test_numpy_numbers_are_numbers(value: Any) -> None:
+    assert codecs.bytes_to_json(codecs.json_to_bytes(value)) == value
 
 
 @given(json_values)
@@ -70,14 +97,25 @@ def test_json_comes_back_as_it_was(value: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ({"a": np.int64(5)}, "numpy.int64 is not a JSON type: use its .item()"),
-        ([np.arange(3)], r"numpy.ndarray is not a JSON type: use its .tolist\(\)"),
+        ({"a": np.datetime64("2020")}, r"at \['a'\]: a numpy.datetime64 is not .* use its .item\("),
+        ([0, np.arange(3)], r"at \[1\]: a numpy.ndarray is not .* use its .tolist\(\)"),
+        ([{"a": np.array(3)}], r"at \[0\]\['a'\]: a numpy.ndarray"),
+        ([np.longdouble(1)], "longdouble"),
+        ([np.float32("nan")], r"at \[0\]: nan"),
         ({1, 2}, "a set is not a JSON type"),
         (b"x", "a bytes is not a JSON type: use its .decode"),
         (decimal.Decimal("1.5"), "decimal.Decimal is not a JSON type"),
-        ({(1, 2): 3}, "keys must be str"),
-        (float("nan"), "JSON"),
-        ([float("inf")], "JSON"),
+        ({(1, 2): 3}, r"a key is \(1, 2\) \(a tuple\), and JSON has text keys only"),
+        ({1: "a", "1": "b"}, r"a key is 1 \(a int\)"),
+        ({"x": [{True: 1, "true": 2}]}, r"at \['x'\]\[0\]: a key is True"),
+        ({None: 0}, "a key is None"),
+        ({1.5: 0}, "a key is 1.5"),
+        ({np.int64(1): 0}, "a key is"),
+        ({b"x": 0}, "a key is b'x'"),
+        ([POINT(1, {2: 3})], r"at \[0\]\[1\]: a key is 2"),
+        (float("nan"), "nan is a number that JSON does not have"),
+        ({"a": [float("inf")]}, r"at \['a'\]\[0\]: inf"),
+        ({"deep": [0, {"er": datetime.timedelta(1)}]}, r"at \['deep'\]\[1\]\['er'\]: a datetime"),
         (10**5000, "digits"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
@@ -133,6 +171,109 @@ def test_npy_is_exactly_what_numpy_saves(array: np.ndarray[Any, Any], tmp_path: 
         assert np.array_equal(copy, array)
     assert loaded[0].flags.writeable
     assert not loaded[3].flags.writeable
+
+
+class Quantity(np.ndarray):
+    """As astropy, unyt and quantities do units."""
+
+    unit = "m"
+
+
+class Pint:
+    """As pint does them: it has an array, and says that it is one."""
+
+    units = "m"
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return np.ones(3)
+
+
+MASKED = np.ma.array([1, 2, 3], mask=[0, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (MASKED, "masked"),
+        ([MASKED, MASKED], "masked"),
+        (((1, 2), [np.ma.masked, 3]), "masked"),
+        (np.ma.array(np.zeros(2, [("a", "i4")]), mask=[(1,), (0,)]), "masked"),
+        (np.ones(3).view(Quantity), "Quantity.*would be lost"),
+        ([np.ones(3).view(Quantity)], "Quantity.*would be lost"),
+        (Pint(), "Pint has a unit"),
+        ([Pint(), Pint()], "Pint has a unit"),
+    ],
+)
+@pytest.mark.parametrize("encode", [codecs.npy_to_bytes, codecs.npy_views])
+def test_what_an_array_would_lose_is_refused(array: Any, reason: str, encode: Any) -> None:
+    with pytest.raises(BadInput, match=reason):
+        encode(array)
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "int4"])
+def test_dtypes_that_are_not_numpys_are_refused(name: str) -> None:
+    """What numpy writes of them is bytes without a meaning."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    dtype = getattr(ml_dtypes, name)
+    for array in (np.ones(3, dtype), np.zeros(2, [("a", "i4"), ("b", dtype)])):
+        with pytest.raises(BadInput, match="not numpy's own"):
+            codecs.npy_to_bytes(array)
+
+
+def test_an_array_that_numpy_could_mask_and_did_not_is_one() -> None:
+    assert codecs.npy_to_bytes(np.ma.array([1, 2, 3])) == saved(np.array([1, 2, 3]))
+    assert codecs.npy_to_bytes(np.zeros(3).view(np.recarray)) == saved(np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(300_000.0),
+        np.asfortranarray(np.arange(300_000.0).reshape(300, 1000)),
+        np.arange(600_000.0)[::2],
+        np.arange(300_000).astype(">i8").reshape(10, 30, 1000).transpose(2, 0, 1),
+        np.arange(300_000).astype("M8[s]"),
+        np.zeros(300_000, [("ä", "f8"), ("b", "i2")]),
+        np.zeros((0, 3)),
+        np.array(5),
+    ],
+    ids=lambda array: f"{array.dtype}{array.shape}",
+)
+def test_the_parts_of_an_array_are_what_numpy_saves(array: Any) -> None:
+    views, mapped = codecs.npy_views(array)
+    assert b"".join(views) == saved(array)
+    assert not mapped
+
+
+def test_a_mapped_array_is_not_copied(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.arange(300_000.0).reshape(3, -1))
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
+    for array in (mapped, mapped[1:], np.asarray(mapped), mapped.T):
+        views, is_mapped = codecs.npy_views(array)
+        assert is_mapped
+        assert np.shares_memory(np.frombuffer(views[1], "u1"), mapped)
+        assert b"".join(views) == saved(array)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"abc", bytearray(b"abc"), memoryview(b"xabcx")[1:4], memoryview(b"a-b-c")[::2],
+        np.frombuffer(b"abc", "u1"), np.frombuffer(b"abcd", ">u2"), np.zeros((0, 3)),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)), array_module.array("d", [1.5]),
+    ],
+)  # fmt: skip
+def test_any_buffer_gives_its_bytes(data: Any) -> None:
+    assert codecs.buffer_of(data) == memoryview(data).tobytes()
+    assert codecs.buffer_of(data).format == "B"
+
+
+@pytest.mark.parametrize(
+    "data", ["text", 5, None, [1, 2], io.BytesIO(b"x"), np.array(["2020"], "M8[D]")]
+)
+def test_what_is_no_buffer_is_refused(data: Any) -> None:
+    with pytest.raises(BadInput, match="no bytes"):
+        codecs.buffer_of(data)
 
 
 def test_many_fields_come_back() -> None:

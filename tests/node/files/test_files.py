@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import json
+import os
 import random
 import threading
 from typing import Any
@@ -20,10 +22,12 @@ from kachery_p2p.protocol.errors import (
     KacheryError,
     LinkClosed,
     NotFound,
+    StorageFull,
     Unreachable,
 )
 from kachery_p2p.protocol.files.manifest import Manifest
 from kachery_p2p.protocol.limits import BLOCK, INLINE_FILE, MANIFEST_CHUNK
+from kachery_p2p.storage.files.partial_files import PartialFiles
 from kachery_p2p.storage.files.partials import Partial
 from kachery_p2p.storage.files.treefile import TreeFile
 from tests.node.harness import PATIENCE, Lab, Live, laboratory, until
@@ -395,6 +399,60 @@ async def test_a_flipped_bit_on_the_providers_disk_is_seen_by_nobody(size: int) 
         assert not (await lab.call("B", "find", sha1=sha1))["holders"]
 
 
+@pytest.mark.parametrize("size", [1_000, 1_000_000, BIG], ids=["inline", "plain", "tree"])
+@pytest.mark.parametrize("left", [0.0, 0.9, 1.1], ids=["emptied", "cut short", "longer"])
+async def test_a_provider_whose_file_has_another_size_offers_it_no_longer(
+    size: int, left: float
+) -> None:
+    """A requester that knows the size goes elsewhere; the provider must find out all the same."""
+    async with laboratory() as lab:
+        sha1, manifest = await lab.store("A", content(size))
+        resize(lab, "A", sha1, int(size * left))
+        assert isinstance(await lab.error("B", sha1, manifest), CorruptContent | NotFound)
+        assert lab["A"].store.find(sha1) is None, "put aside"
+        await lab.announced("A")
+        assert not (await lab.call("B", "find", sha1=sha1))["holders"]
+
+
+def resize(lab: Lab, node: str, sha1: str, size: int) -> None:
+    blob = lab[node].store.find(sha1)
+    assert blob is not None
+    blob.path.chmod(0o644)
+    os.truncate(blob.path, size)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"),
+    [(0, 10), (27_000_000, 27_000_010), (29_000_000, None), (0, None)],
+    ids=["what is left", "over the end", "to the end", "all"],
+)
+async def test_a_range_of_a_file_that_was_cut_short_comes_from_somebody_else(
+    start: int, stop: int | None
+) -> None:
+    async with laboratory() as lab:
+        data = content(BIG)
+        sha1, manifest = await lab.store("A", data)
+        await lab.store("B", data)
+        await lab.announced("A")
+        resize(lab, "B", sha1, 27_000_005)
+        live = Live()
+        await lab.live(
+            "B", live, "load_bytes", sha1=sha1, manifest=manifest, start=start, stop=stop
+        )
+        assert bytes(live.sent) == data[start:stop]
+        assert lab["B"].store.path(sha1, ".corrupt-1").exists(), "put aside"
+        assert any(sha1 in text for _, text in lab["B"].context.warnings)
+
+
+@pytest.mark.parametrize("size", [1_000, BIG])
+async def test_what_is_damaged_here_and_nowhere_else_is_said_to_be(size: int) -> None:
+    async with laboratory() as lab:
+        sha1, manifest = await lab.store("B", content(size))
+        resize(lab, "B", sha1, size - 1)
+        with pytest.raises(CorruptContent):
+            await lab.live("B", Live(), "load_bytes", sha1=sha1, manifest=manifest)
+
+
 async def test_what_somebody_deleted_is_offered_no_longer_once_it_was_asked_for() -> None:
     async with laboratory() as lab:
         for size in (1_000, 1_000_000):
@@ -438,14 +496,14 @@ async def test_a_provider_that_lies_gives_the_requester_nothing(
     async with laboratory() as lab:
         data = content(BIG)
         sha1, manifest = await lab.store("A", data)
-        read = provider._TreeReader.read
+        read = provider.TreeReader.read_proved
 
         def lie(self: Any, start: int, stop: int) -> tuple[bytes, list[bytes]]:
             piece, proof = read(self, start, stop)
             return (piece[:-1] + bytes([piece[-1] ^ 1]), proof) if start > 10_000_000 else (
                 piece, proof)  # fmt: skip
 
-        monkeypatch.setattr(provider._TreeReader, "read", lie)
+        monkeypatch.setattr(provider.TreeReader, "read_proved", lie)
         error = await lab.error("B", sha1, manifest)
         assert isinstance(error, CorruptContent)
         assert "A" in error.fields["source"]
@@ -454,6 +512,48 @@ async def test_a_provider_that_lies_gives_the_requester_nothing(
         result = await lab.load("B", sha1, manifest)
         assert lab.bytes_of("B", sha1) == data
         assert 0 < result["fetched"] < BIG, "what was verified was kept"
+
+
+@pytest.mark.parametrize("full_at", [0, 3_000_000, 8_388_608])
+async def test_a_disk_that_fills_during_a_download_is_a_full_disk(
+    monkeypatch: pytest.MonkeyPatch, full_at: int
+) -> None:
+    """The pieces behind the one that did not fit only find a gap before them."""
+    async with laboratory() as lab:
+        sha1, _ = await lab.store("A", content(MANIFEST_CHUNK))
+        really = PartialFiles.write
+
+        def write(self: PartialFiles, data: Any, offset: int) -> None:
+            if offset >= full_at:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            really(self, data, offset)
+
+        monkeypatch.setattr(PartialFiles, "write", write)
+        for _ in range(5):
+            assert isinstance(await lab.error("B", sha1), StorageFull)
+
+
+async def test_a_full_disk_keeps_nobody_from_reading_what_is_small(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with laboratory() as lab:
+        data = content(INLINE_FILE)
+        sha1, _ = await lab.store("A", data)
+
+        def store_bytes(*arguments: Any) -> Any:
+            raise StorageFull(what="content being stored", path="the disk")
+
+        monkeypatch.setattr(lab["B"].store, "store_bytes", store_bytes)
+        assert isinstance(await lab.error("B", sha1), StorageFull), "its path is wanted"
+        live = Live()
+        await lab.live("B", live, "load_bytes", sha1=sha1, start=3, stop=None)
+        assert bytes(live.sent) == data[3:]
+        assert lab["B"].store.find(sha1) is None
+        await lab.announced("B")
+        assert [h["label"] for h in (await lab.call("B", "find", sha1=sha1))["holders"]] == ["A"]
+        monkeypatch.undo()
+        await lab.load("B", sha1)
+        assert lab.bytes_of("B", sha1) == data
 
 
 # --- callers ----------------------------------------------------------------------------------

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import resource
 import socket
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from kachery_p2p.node.local import descriptors
 from kachery_p2p.node.local import server as api
 from kachery_p2p.node.node import Node
 from kachery_p2p.protocol.errors import DaemonAlreadyRunning
@@ -198,7 +201,7 @@ async def test_a_number_in_use_ends_the_connection() -> None:
         ("load", {"sha1": "../" * 13 + "a"}),
         ("load_bytes", {"sha1": "0" * 40, "start": -1}),
         ("load_bytes", {"sha1": "0" * 40, "start": 5, "stop": 4}),
-        ("link", {"path": "/etc/passwd"}),
+        ("link", {"path": b"/etc/passwd"}),
         ("store", {"data": "text"}),
         ("set", {"key": 5}),
         ("channel.join", {"document": "nonsense"}),
@@ -257,6 +260,42 @@ async def test_descriptors_that_nobody_asked_for_are_bounded_and_closed(tmp_path
         assert open_files() == before
 
 
+@pytest.mark.parametrize("most", ["LOCAL_DESCRIPTORS_EACH", "LOCAL_DESCRIPTORS_SHARE"])
+async def test_of_many_files_at_once_so_many_are_open_and_all_are_stored_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: str
+) -> None:
+    """Of one client, and of all together, here a quarter of what the process may have."""
+    if most == "LOCAL_DESCRIPTORS_EACH":
+        monkeypatch.setattr(descriptors, most, 2)
+    else:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        monkeypatch.setattr(descriptors, most, soft // 2)
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    async with one_node() as node, client(node) as some, client(node) as other:
+        go, begun = threading.Event(), []
+        really = node.store.store_fd
+
+        def store_fd(*arguments: Any) -> Any:
+            begun.append(1)
+            go.wait()
+            return really(*arguments)
+
+        monkeypatch.setattr(node.store, "store_fd", store_fd)
+        with path.open("rb") as file:
+            for number in range(1, 6):
+                frame = local.encode_message(local.Call(number, "store", {}, 1))
+                socket.send_fds(some.sock, [frame], [file.fileno()])
+        await until(lambda: len(begun) == 2)
+        # What has come by now on another connection has come on this one, if it is read.
+        assert isinstance(await other.call(1, "info"), local.Answer)
+        assert len(begun) == 2
+        go.set()
+        answers = [await some.read() for _ in range(5)]
+        assert all(isinstance(answer, local.Answer) for answer in answers)
+        assert {answer.id for answer in answers} == {1, 2, 3, 4, 5}  # type: ignore[union-attr]
+
+
 async def test_descriptors_of_a_client_that_leaves_are_closed(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x" * 100)
@@ -291,7 +330,7 @@ async def test_a_link_is_to_the_file_of_the_descriptor_and_no_other(tmp_path: Pa
     other.write_bytes(b"secret of somebody else")
     async with one_node() as node, client(node) as some:
         with mine.open("rb") as file:
-            frame = local.encode_message(local.Call(1, "link", {"path": str(other)}, 1))
+            frame = local.encode_message(local.Call(1, "link", {"path": os.fsencode(other)}, 1))
             socket.send_fds(some.sock, [frame], [file.fileno()])
             assert isinstance(await some.read(), local.Failure)
         for content in (b"mine", b"secret of somebody else"):
@@ -423,7 +462,7 @@ TEXTS = LOG | {"name": "n", "data": b"1", "count": 1}
 RUN = {"function": "f.1", "type": "query", "kwargs": b"{}"}
 WRITES: list[tuple[str, dict[str, Any]]] = [
     ("store", {"data": b"x"}),
-    ("link", {"path": "/etc/hostname"}),
+    ("link", {"path": b"/etc/hostname"}),
     ("set", {"key": "k", "value": "1"}),
     ("delete", {"key": "k"}),
     ("stop", {}),
@@ -475,7 +514,7 @@ async def test_other_users_may_only_read_if_the_node_says_so(
 
 
 async def test_every_call_that_changes_something_is_in_the_list_of_writes() -> None:
-    reads = {"load", "load_bytes", "here", "find", "damaged", "info", "get", "channel.show",
+    reads = {"load", "load_bytes", "here", "find", "check", "info", "get", "channel.show",
              "channel.list", "channel.announced", "channel.export", "feed.named", "feed.list",
              "feed.info", "feed.read", "feed.stream", "feed.watch", "feed.get_rules", "feed.show",
              "task.list", "task.show", "task.cached", "status", "channel.invites", "doctor.node",

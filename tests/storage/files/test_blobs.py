@@ -506,6 +506,27 @@ def test_strays_of_a_crash_are_removed_and_nothing_else(tmp_path):
         assert store.find(stored.sha1) is not None
 
 
+def test_who_makes_a_file_and_who_removes_strays_do_not_meet(tmp_path, monkeypatch):
+    """A file that was made and is not locked yet is taken for a stray: its maker makes it anew."""
+    path = tmp_path / "new"
+    really = disk.fcntl.flock
+    removed = []
+
+    def flock(fd, how):
+        if not removed:
+            removed.append(True)
+            monkeypatch.setattr(disk.fcntl, "flock", really)
+            assert disk.remove_stray(path)
+        really(fd, how)
+
+    monkeypatch.setattr(disk.fcntl, "flock", flock)
+    fd = disk.create(path)
+    assert os.path.samestat(os.fstat(fd), os.stat(path))
+    assert not disk.remove_stray(path), "it is locked now"
+    os.close(fd)
+    assert disk.remove_stray(path)
+
+
 @pytest.mark.parametrize(
     "form",
     [

@@ -365,8 +365,8 @@ def test_many_generations_and_threads_lose_nothing(open_store, root, monkeypatch
         checkpoints.append(len(sha1s))
         durable.update(sha1s)
 
-    def write_file(path, data, folder, durable_now):
-        disk.write_file(path, data, folder, durable=durable_now)
+    def write_file(path, data, folder, durable_now, mode):
+        disk.write_file(path, data, folder, durable=durable_now, mode=mode)
         if durable_now:
             durable.add(path.name)
 
@@ -375,7 +375,7 @@ def test_many_generations_and_threads_lose_nothing(open_store, root, monkeypatch
     monkeypatch.setattr(
         blobs,
         "write_file",
-        lambda path, data, folder, durable: write_file(path, data, folder, durable),
+        lambda path, data, folder, durable, mode: write_file(path, data, folder, durable, mode),
     )
     items = [item(number, 50 + number * 37 % 9_000) for number in range(240)]
     store = open_store(journal_bytes=16 * PAGE).open()
