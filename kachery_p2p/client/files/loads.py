@@ -20,6 +20,7 @@ from .uris import (
     file_name,
     inside_directory,
     is_uri,
+    parse_file_uri,
     path_text,
 )
 

@@ -46,8 +46,8 @@ from kachery_p2p.storage import paths
 from kachery_p2p.storage.disk import Buffer, disk_error, disk_errors, pread_up_to, pwrite_all
 
 from .blobs import BlobStore
+from .hashing import RunningHash
 from .partial_files import PartialFiles
-from .running_hash import RunningHash
 from .sources import never
 from .treefile import block_count
 

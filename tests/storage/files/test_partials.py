@@ -26,8 +26,8 @@ from kachery_p2p.protocol.files.manifest import Chunk, Manifest, Tree
 from kachery_p2p.protocol.limits import BLOCK, DURABLE_WINDOW, SYNC_AFTER
 from kachery_p2p.storage import paths
 from kachery_p2p.storage.files.blobs import BlobStore
+from kachery_p2p.storage.files.hashing import RunningHash
 from kachery_p2p.storage.files.partials import Partial
-from kachery_p2p.storage.files.running_hash import RunningHash
 from tests.storage.files.samples import content
 
 CHUNK = 3 * BLOCK + 17

@@ -6,7 +6,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kachery_p2p.storage.files.running_hash import RunningHash
+from kachery_p2p.storage.files.hashing import RunningHash
 
 
 @settings(max_examples=30, deadline=None)
