@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kachery_p2p.local import loops
 from kachery_p2p.protocol.errors import KacheryError, to_wire
 from kachery_p2p.protocol.limits import MAX_DESCRIPTORS
 from kachery_p2p.storage.disk import disk_errors
@@ -110,12 +111,7 @@ def raise_descriptor_limit() -> None:
 
 def _run(config: Config) -> None:
     sys.setswitchinterval(_SWITCH_SECONDS)
-    try:
-        import uvloop
-    except ImportError:  # Windows
-        asyncio.run(serve(config))
-    else:
-        uvloop.run(serve(config))
+    loops.run(lambda: serve(config))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     │   ├── UnknownFeed
     │   ├── FeedReadOnly            only the node with the feed's key appends
     │   ├── FeedBehind              this node once knew more of its own feed than it does now
-    │   └── UnknownTask             no request of that id, or it ended long ago
+    │   ├── UnknownTask             no request of that id, or it ended long ago
+    │   └── LoopNotMade             no event loop: no descriptors or threads left, or Python ends
     ├── RemoteError                 another node
     │   ├── AccessDenied            a role is missing; says which, and on which side
     │   ├── NotAMember
@@ -287,6 +288,15 @@ class UnknownTask(LocalError):
     text = (
         "This node knows of no task {task!r}; one that ended is forgotten after some minutes. See "
         "'kachery-p2p task show'."
+    )
+
+
+class LoopNotMade(LocalError):
+    code = "loop-not-made"
+    exit_status = 71
+    text = (
+        "kachery_p2p cannot have the event loop that it needs: {reason}. Close what this process no "
+        "longer needs, then repeat the call; nothing was done."
     )
 
 

@@ -32,6 +32,9 @@ LOCAL_UNFINISHED: Final = 64 * MIB
 """Bytes of frames of all clients together that were begun and not ended."""
 LOCAL_PIECES_AT_ONCE: Final = 4
 """Pieces that are read from the disk at once for one client's calls of load_bytes."""
+LOOP_DESCRIPTORS: Final = 12
+"""Files that a process must be able to open before an event loop is made: the loop's own, and the first
+connection's."""
 MAX_IDLE_CONNECTIONS: Final = 8
 """Connections that a client's threads leave open for the next sync call."""
 MAX_LOCAL_REQUESTS: Final = 2_048
