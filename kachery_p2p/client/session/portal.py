@@ -5,10 +5,10 @@ thread, and inside a running loop (a notebook), and a connection made by one cal
 What only asks the node something is spared the way there and back (:mod:`.thread_connection`).
 
 Invariants: at most one portal per process, made at first use and made anew after a fork; a call
-either returns what the coroutine returned or raises what it raised; without a loop, because there
-are no descriptors or threads left or the interpreter has ended, it raises that, and the next call tries
-again; when waiting is interrupted (Ctrl-C), the coroutine is cancelled and has had time to clean up before the interrupt goes on; the
-interpreter's exit never hangs on it.
+either returns what the coroutine returned or raises what it raised; if there can be no loop (no
+descriptors or threads are left, or the interpreter has ended) it raises that, and the next call tries
+again; when waiting is interrupted (Ctrl-C), the coroutine is cancelled and has had time to clean up
+before the interrupt goes on; the interpreter's exit never hangs on it.
 
 Non-goals: async generators; calls from the portal's own thread, which could only deadlock and are
 refused.

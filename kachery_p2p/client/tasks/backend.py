@@ -36,7 +36,7 @@ from .executors import ExecutorRunner
 from .functions import TaskFunction
 from .processes import ProcessPool
 from .reports import JobReports
-from .run import Job, Outcome
+from .run import Job, Outcome, failure
 
 _log = logging.getLogger("kachery_p2p.tasks")
 
@@ -244,8 +244,10 @@ class Backend:
         job = running.job
         try:
             outcome = await self._runner.run(job, running.reports.tell)
-        except KacheryError as error:
-            outcome = Outcome("failed", reason=str(error))
+        except Exception as error:  # whatever it is, its requester waits for a report
+            if not isinstance(error, KacheryError):
+                _log.error("Task %s of %s", job.id.hex(), job.function, exc_info=error)
+            outcome = failure(error)
         finally:
             if self._jobs.get(job.id) is running:
                 del self._jobs[job.id]
@@ -264,7 +266,11 @@ class Backend:
                 except (LinkClosed, DaemonNotRunning):
                     raise
                 except KacheryError as error:
+                    # What was to be said cannot be said; that it ended can.
                     _log.warning("Task %s of %s: %s", job.id.hex(), job.function, error)
+                    told = f"it ended as {state}, and that could not be reported: {error}"
+                    with contextlib.suppress(KacheryError):
+                        await running.reports.end("failed", None, told, "", b"")
                 self._ends.pop(job.id, None)
 
         if job.type == "action":

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, TextIO, cast
 
 from kachery_p2p.protocol.limits import MAX_TASK_LOG, MAX_TASK_MESSAGE
+from kachery_p2p.protocol.tasks.messages import sendable
 
 Tell = Callable[[float | None, str, bytes], None]
 """Fraction done (0 to 1, or None), message, and what was printed since the last time."""
@@ -186,7 +187,7 @@ def task_progress(fraction: float | None, message: str = "") -> None:
     if fraction is not None:
         fraction = float(fraction)
         fraction = None if math.isnan(fraction) else min(1.0, max(0.0, fraction))
-    context.progress(fraction, str(message)[:MAX_TASK_MESSAGE])
+    context.progress(fraction, sendable(str(message)[:MAX_TASK_MESSAGE])[:MAX_TASK_MESSAGE])
 
 
 def task_cancelled() -> bool:

@@ -19,6 +19,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -45,7 +46,13 @@ def main(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sock = socket.socket(fileno=descriptor)
     sock.set_inheritable(False)
-    _Worker(sock).run()
+    try:
+        _Worker(sock).run()
+    except BaseException:
+        # Nobody is left who could report, and a thread of the user's must not keep this alive: the
+        # parent sees the end, and says that the run was lost.
+        traceback.print_exc()
+        os._exit(1)
 
 
 class _Worker:
@@ -90,7 +97,10 @@ class _Worker:
             outcome = perform(function, kwargs, channel, context, whole_process=True)
         with self._lock:
             self._running = None
-        self._send("end", job, outcome)
+        try:
+            self._send("end", job, outcome)
+        except (ValueError, TypeError) as error:  # something in it that msgpack does not take
+            self._send("end", job, failure(error))
 
     def _function(self, name: str, pickled: bytes | None) -> Callable[..., Any]:
         if pickled is not None:
