@@ -100,16 +100,16 @@ def request(
     """Have a function run by a node that offers it.
 
     With --wait the result goes to standard output, as JSON unless it is bytes, and what the function
-    prints to standard error. Without it, the task id is printed once the calculation has its place:
-    it goes on there, and a request with --wait finds its result.
+    prints to standard error. Without it, the task id is printed once the calculation or action has its
+    place: it goes on there, and a calculation's result is found by a request with --wait.
 
     \b
     Example:
       kachery-p2p task request add.1 --kwargs '{"a": 1, "b": 2}' --wait
       kachery-p2p task request measure.1 --type action --channel lab --wait --timeout 60
     """
-    if not wait and kind != "pure-calculation":
-        reason = f"a {kind} belongs to whoever waits for it; add --wait"
+    if not wait and kind == "query":
+        reason = "the answer to a query is for whoever waits for it; add --wait"
         raise BadInput(what=function, reason=reason)
     made = sync.request_task(
         function,
@@ -126,7 +126,7 @@ def request(
         made.cancel()
         made.ended_within(_LET_GO_SECONDS)
         raise
-    if not wait and made.status in ("queued", "running"):
+    if not wait and made.status in _PLACED:
         output.result({"task": made.task_id, "status": made.status}, [made.task_id])
         return
     value = made.result
@@ -145,6 +145,9 @@ def request(
         write(value)
     else:
         output.result(None, [json.dumps(plain(value))])
+
+
+_PLACED: Final = ("queued", "ready", "running")
 
 
 def _arguments(text: str) -> Any:
@@ -167,7 +170,7 @@ def _follow(output: Output, made: TaskRequest, *, until_placed: bool) -> None:
             lines = log[shown:].split("\n")
             click.echo("\n".join(clean(line) for line in lines), nl=False, err=True)
         shown = len(log)
-        if ended or (until_placed and status in ("queued", "running")):
+        if ended or (until_placed and status in _PLACED):
             return
 
 

@@ -128,12 +128,16 @@ class _Portal:
         except RuntimeError as error:  # no thread is to be had, or Python ends
             raise loops.not_made(error) from error
         self._ready.wait()
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
         failure, self._failure = self._failure, None
-        if failure is not None:
-            self._thread.join()
-            if isinstance(failure, LoopNotMade):
-                raise failure
-            raise loops.not_made(failure) from failure
+        if failure is None:
+            return
+        self._thread.join()
+        if isinstance(failure, LoopNotMade):
+            raise failure
+        raise loops.not_made(failure) from failure
 
     def _main(self) -> None:
         try:

@@ -73,6 +73,7 @@ class TaskRequest:
         self._outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self._loop = asyncio.get_running_loop()
         self._cancelling = False
+        self._accepted = asyncio.Event()
         self._background: asyncio.Future[Any] | None = None
 
     # --- what users read ---------------------------------------------------------------------
@@ -160,15 +161,23 @@ class TaskRequest:
 
     # --- how it goes on, on its loop ---------------------------------------------------------
 
-    def start(self, params: dict[str, Any]) -> None:
+    async def start(self, params: dict[str, Any]) -> None:
+        """Returns when the node has the request, or it has ended: then whoever asked may go."""
         self._background = asyncio.ensure_future(self._go_on(params))
+        try:
+            await self._accepted.wait()
+        except asyncio.CancelledError:
+            self._cancel()
+            raise
 
     async def _go_on(self, params: dict[str, Any]) -> None:
         try:
             result = await self._ask(params)
             value = await self._conclude(result)
         except asyncio.CancelledError:
-            self._outcome.set_exception(self._cancelled("its event loop ended"))
+            self._outcome.set_exception(
+                self._cancelled("its event loop ended; its node goes on with it")
+            )
             raise
         except Exception as error:  # whatever it is, it is for who waits
             if self.status not in ("cancelled", "unknown"):
@@ -177,6 +186,8 @@ class TaskRequest:
         else:
             self.status = "finished"
             self._outcome.set_result(value)
+        finally:
+            self._accepted.set()
 
     async def _ask(self, params: dict[str, Any]) -> Any:
         """Ask the node, again under the same id if it goes away meanwhile."""
@@ -205,6 +216,7 @@ class TaskRequest:
             await asyncio.sleep(_PAUSE_SECONDS)
 
     def _on_progress(self, info: dict[str, Any]) -> None:
+        self._accepted.set()
         self.status = info.get("state") or self.status
         self.place = info.get("place")
         self.node = info.get("node") or self.node
@@ -271,8 +283,9 @@ async def arequest_task(
 ) -> TaskRequest:
     """Ask for a task function to be run by whichever node offers it.
 
-    Returns at once, with a request that goes on by itself; get the result with ``await request``, or
-    from another thread with ``request.wait()`` and ``request.result``.
+    Returns when the local node has the request, which from then on goes on by itself, also when this
+    program ends; ``request.cancel()`` ends it. Get the result with ``await request``, or from another
+    thread with ``request.wait()`` and ``request.result``.
 
     The result of a pure calculation that anybody on the channel has already is taken from there. An
     action runs once for each request, or not at all.
@@ -308,7 +321,7 @@ async def arequest_task(
     await connection()  # without a node, it is said at once
     task = os.urandom(TASK_BYTES)
     request = TaskRequest(task, task_function_id, type, channel, timeout_sec)
-    request.start(
+    await request.start(
         {
             "task": task,
             "function": task_function_id,

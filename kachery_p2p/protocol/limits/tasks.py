@@ -35,6 +35,8 @@ MAX_TASK_SLOTS: Final = 10_000
 """Tasks that one backend runs at once."""
 MAX_TASKS_QUEUED: Final = 10_000
 """Tasks that wait in one node for a free slot."""
+MAX_TASKS_REQUESTED: Final = 10_000
+"""Tasks that a node sees through for callers of its own computer, also for those that have gone."""
 MAX_TASKS_KEPT: Final = 10_000
 """Tasks that ended and are remembered for who comes again."""
 MAX_TASKS_KEPT_BYTES: Final = 16 * MIB

@@ -240,6 +240,20 @@ def test_a_cancelled_task_frees_its_slot(backend: Any) -> None:
     assert (offer["running"], offer["queued"], offer["slots"]) == (0, 0, 2)
 
 
+@pytest.mark.parametrize("ending", ["", "raise SystemExit(3)", "os.kill(os.getpid(), 2)"])
+def test_what_a_script_asked_for_before_it_ended_is_done(
+    lab: Lab, backend: Any, ending: str
+) -> None:
+    out = lab.a.home.parent / f"fire-{len(ending)}"
+    code = (
+        "import os, kachery_p2p as kc\n"
+        f"kc.request_task('append.1', {{'path': {str(out)!r}, 'number': 4}}, 'action', 'lab')\n"
+        f"{ending}"
+    )
+    subprocess.run([sys.executable, "-c", code], env=lab.b.env, timeout=30, check=False)
+    until(lambda: out.exists() and out.read_text() == "4\n")
+
+
 def test_requests_are_awaited_in_ones_own_loop(lab: Lab, backend: Any) -> None:
     async def main() -> None:
         request = await kc.arequest_task("talk.1", {"name": "x"}, "query", "lab")

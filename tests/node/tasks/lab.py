@@ -152,7 +152,8 @@ class Request:
 
     @property
     def states(self) -> list[str]:
-        return [told["state"] for told in self.live.told]
+        """Without the first word, that the node has it."""
+        return [told["state"] for told in self.live.told[1:]]
 
     async def state(self, wanted: str) -> None:
         async with asyncio.timeout(10):
