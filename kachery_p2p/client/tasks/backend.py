@@ -29,12 +29,13 @@ from kachery_p2p.protocol.errors import (
     LinkClosed,
     UnknownChannel,
 )
-from kachery_p2p.protocol.limits import TASK_BYTES, TASK_CANCEL_SECONDS
+from kachery_p2p.protocol.limits import MAX_TASK_SLOTS, TASK_BYTES, TASK_CANCEL_SECONDS
 
 from .context import Tell
 from .executors import ExecutorRunner
 from .functions import TaskFunction
 from .processes import ProcessPool
+from .renewal import Renewal
 from .reports import JobReports
 from .run import Job, Outcome, failure
 
@@ -51,6 +52,8 @@ class Runner(Protocol):
 
     @property
     def free(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
     async def run(self, job: Job, tell: Tell) -> Outcome: ...
     def cancel(self, job: bytes) -> None: ...
     async def close(self) -> None: ...
@@ -77,6 +80,7 @@ class Backend:
         executor: Executor | None,
         slots: int | None,
         label: str,
+        renewal: Renewal,
     ) -> None:
         self.ready = asyncio.Event()
         """Set while the node knows of the offer."""
@@ -95,7 +99,7 @@ class Backend:
         self._node: Connection | None = None
         self._runner: Runner
         if executor is None:
-            self._runner = ProcessPool(functions, slots)
+            self._runner = ProcessPool(functions, slots, self._room.set, renewal)
         else:
             assert slots is not None
             self._runner = ExecutorRunner(executor, functions, slots, self._room.set)
@@ -185,7 +189,8 @@ class Backend:
     async def _take_jobs(self, node: Connection) -> None:
         while True:
             # What was taken has its slot, although its run may begin only in the loop's next round.
-            free = min(self._runner.free, self._runner.slots - len(self._jobs))
+            most = self._runner.slots + self._runner.waiting
+            free = min(self._runner.free, most - len(self._jobs), MAX_TASK_SLOTS)
             if free <= 0:
                 self._room.clear()
                 await self._room.wait()

@@ -33,6 +33,7 @@ from kachery_p2p.protocol.limits import (
 from kachery_p2p.protocol.tasks.task import Payload, TaskType, check_function_id
 
 from . import values as task_values
+from .context import waits_for_tasks
 from .functions import check_type
 
 _PAUSE_SECONDS: Final = 0.1
@@ -115,7 +116,10 @@ class TaskRequest:
     def ended_within(self, seconds: float | None) -> bool:
         """Whether the task ends within so many seconds (None: it will, however long it takes)."""
         self._check_thread("wait")
-        done, _ = concurrent.futures.wait([self._outcome], timeout=seconds)
+        if self._outcome.done():
+            return True
+        with waits_for_tasks():
+            done, _ = concurrent.futures.wait([self._outcome], timeout=seconds)
         return bool(done)
 
     def cancel(self) -> None:
@@ -127,7 +131,11 @@ class TaskRequest:
 
     def __await__(self) -> Generator[Any, None, Any]:
         """The result. Raises as :attr:`result`."""
-        return asyncio.shield(asyncio.wrap_future(self._outcome)).__await__()
+        return self._wait_for_it().__await__()
+
+    async def _wait_for_it(self) -> Any:
+        with waits_for_tasks():
+            return await asyncio.shield(asyncio.wrap_future(self._outcome))
 
     def __repr__(self) -> str:
         return f"<TaskRequest {self.task_id} {self.task_function_id} ({self.status})>"

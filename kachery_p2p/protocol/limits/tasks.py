@@ -41,6 +41,9 @@ MAX_TASKS_KEPT: Final = 10_000
 """Tasks that ended and are remembered for who comes again."""
 MAX_TASKS_KEPT_BYTES: Final = 16 * MIB
 """Bytes of how they ended; the newest."""
+MAX_TASKS_NESTED: Final = 100
+"""Runs of one backend that gave up their slots because they wait for other tasks: each is a process, or
+a thread."""
 TASK_CANCEL_SECONDS: Final = 2.0
 """A function that was asked to stop and goes on for longer is ended with its worker process."""
 MAX_TASK_LOG_KEPT: Final = 1_000_000
