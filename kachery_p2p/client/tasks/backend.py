@@ -31,6 +31,7 @@ from kachery_p2p.protocol.errors import (
 )
 from kachery_p2p.protocol.limits import MAX_TASK_SLOTS, TASK_BYTES, TASK_CANCEL_SECONDS
 
+from .code import fingerprint, next_id
 from .context import Tell
 from .executors import ExecutorRunner
 from .functions import TaskFunction
@@ -89,6 +90,13 @@ class Backend:
         self._functions = functions
         self._channels = channels
         self._label = label
+        # Of no use for what is not kept.
+        self._codes = {
+            id: fingerprint(each.function)
+            for id, each in functions.items()
+            if each.type == "pure-calculation"
+        }
+        self._warned: set[str] = set()
         self._id = os.urandom(TASK_BYTES)
         self._jobs: dict[bytes, _Running] = {}
         self._ends: dict[bytes, Callable[[], Any]] = {}
@@ -141,6 +149,7 @@ class Backend:
                 if self._node is not None and self._node is not node:
                     _log.warning("The node is back; the functions are offered again.")
                 self._node = node
+                self._warn_of_changed(info.get("changed") or [])
                 self._loops = asyncio.get_running_loop().create_task(self._serve(node))
                 self.ready.set()
 
@@ -152,10 +161,23 @@ class Backend:
                 "channels": self._channels,
                 "slots": self._runner.slots,
                 "label": self._label,
+                "codes": self._codes,
                 "running": [*actions, *(id for id in self._ends if id not in actions)],
             },
             on_progress=on_progress,
         )
+
+    def _warn_of_changed(self, functions: list[str]) -> None:
+        for id in functions:
+            if id not in self._warned:
+                self._warned.add(id)
+                _log.warning(
+                    "The code of %r is not what it was when results that are kept were computed, and "
+                    "those are handed out as before. Give what it does now another id, such as %r; "
+                    "or have who asks do so with cached=False.",
+                    id,
+                    next_id(id),
+                )
 
     async def _pause(self) -> None:
         """The offer has ended: take nothing more, and stop what nobody waits for."""

@@ -10,6 +10,8 @@ TASK_BYTES: Final = 16
 """Of the random number by which a request for a task is known."""
 MAX_FUNCTION_ID: Final = 200
 """Characters of a task function's id."""
+MAX_TASK_CODE: Final = 100
+"""Characters of the fingerprint of a function's code."""
 MAX_TASK_KWARGS: Final = 1_000_000
 """Bytes of the arguments of a task as JSON. Larger things are stored, and the arguments have their
 URI. They travel in one frame."""

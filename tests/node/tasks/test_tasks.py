@@ -337,3 +337,21 @@ async def test_a_request_whose_caller_has_gone_can_be_cancelled() -> None:
         request.call.cancel()
         assert await request.cancel()
         await until(lambda: not lab["B"].task_requests.live)
+
+
+async def test_a_backend_is_told_of_functions_whose_results_other_code_computed() -> None:
+    async with laboratory("A") as lab:
+        offers = [
+            {"double.1": "3.11:aa"},
+            {"double.1": "3.11:aa"},
+            {"double.1": "3.11:bb"},
+            {"double.1": "3.12:cc"},
+            {},
+        ]
+        told = []
+        for codes in offers:
+            async with backend(lab, "A", DOUBLE, codes=codes) as made:
+                told.append(made.changed)
+                if codes.get("double.1") == "3.11:aa":
+                    assert await Request(lab, "A", "double.1", {"x": len(told)}).value()
+        assert told == [[], [], ["double.1"], [], []]
