@@ -9,7 +9,15 @@ from typing import Any, Final
 
 import click
 
-from kachery_p2p.cli.output import Output, clean, columns, pass_output, with_output, write
+from kachery_p2p.cli.output import (
+    Output,
+    clean,
+    columns,
+    json_text,
+    pass_output,
+    with_output,
+    write,
+)
 from kachery_p2p.client import sync
 from kachery_p2p.client.tasks.requests import TaskRequest
 from kachery_p2p.protocol.errors import BadInput
@@ -99,9 +107,9 @@ def request(
 ) -> None:
     """Have a function run by a node that offers it.
 
-    With --wait the result goes to standard output, as JSON unless it is bytes, and what the function
-    prints to standard error. Without it, the task id is printed once the calculation or action has its
-    place: it goes on there, and a calculation's result is found by a request with --wait.
+    With --wait the result goes to standard output, as JSON (NaN is null) unless it is bytes, and what
+    the function prints to standard error. Without it, the task id is printed once the calculation or
+    action has its place: it goes on there, and a calculation's result is found by a request with --wait.
 
     \b
     Example:
@@ -144,7 +152,7 @@ def request(
     elif isinstance(value, bytes):
         write(value)
     else:
-        output.result(None, [json.dumps(plain(value))])
+        output.result(None, [json_text(plain(value))])
 
 
 _PLACED: Final = ("queued", "ready", "running")
