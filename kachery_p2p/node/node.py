@@ -54,7 +54,7 @@ from kachery_p2p.protocol.channels.membership import ChannelBook
 from kachery_p2p.protocol.errors import BadInput, KacheryError, LinkClosed, StorageDamaged
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.identity import NodeKey
-from kachery_p2p.protocol.limits import SHUTDOWN_SECONDS
+from kachery_p2p.protocol.limits import NOTICE_SECONDS, SHUTDOWN_SECONDS
 from kachery_p2p.protocol.links.knock import Knocks
 from kachery_p2p.storage.disk import disk_errors, sync_folder, write_all
 from kachery_p2p.storage.feeds.store import FeedStore
@@ -234,6 +234,10 @@ class Node:
         if config.local_api:
             self.api = LocalServer(services, self.calls)
             await self.api.start()
+            work = self.network.supervisor.every(
+                NOTICE_SECONDS, "keeping the local socket", self.api.look_after_socket
+            )
+            self.network.spawn(work, name="keeping the local socket")
         log.info("node %s is up", self.context.node_id)
 
     def _make_feeds(self, discovery: Discovery) -> None:

@@ -12,6 +12,8 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     │   │   └── BadInvitation       cut short, damaged, over
     │   ├── UnknownChannel
     │   ├── DaemonNotRunning
+    │   │   ├── DaemonHangs         it is there and does not answer
+    │   │   └── DaemonElsewhere     this home's node runs on another computer
     │   ├── DaemonNotPermitted
     │   ├── DaemonAlreadyRunning
     │   ├── DaemonNotStarted        it was started and ended, or never answered
@@ -21,6 +23,7 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     │   ├── StorageFull
     │   │   └── ChangeNotKept       it counts, but a restart now would undo it
     │   ├── StorageDamaged
+    │   │   └── StorageReadOnly     it can be read, and not written
     │   ├── ReadOnlyUser
     │   ├── UnknownFeed
     │   ├── FeedReadOnly            only the node with the feed's key appends
@@ -169,9 +172,27 @@ class DaemonNotRunning(LocalError):
     text = "No kachery-p2p node answers: {reason}. Start one with 'kachery-p2p daemon start'."
 
 
+class DaemonHangs(DaemonNotRunning):
+    code = "daemon-hangs"
+    text = (
+        "A kachery-p2p node runs here and does not answer: {reason}. If it stays so, end it with "
+        "'kachery-p2p daemon stop --force', and see node.log in its state folder for why."
+    )
+
+
+class DaemonElsewhere(DaemonNotRunning):
+    code = "daemon-elsewhere"
+    text = (
+        "This home's kachery-p2p node runs on another computer, {host} (pid {pid}), and only programs "
+        "there can talk to it. Work there; or start one for this computer, with folders that the two "
+        "do not share: 'kachery-p2p daemon start --state-dir DIR --storage-dir DIR'. What lies in "
+        "{storage!r} can be loaded here with local_only=True."
+    )
+
+
 class DaemonNotPermitted(LocalError):
     code = "daemon-not-permitted"
-    exit_status = 3
+    exit_status = 5
     text = (
         "A kachery-p2p node is there but does not let you in: {reason}. Ask whoever runs it to add "
         "you to its group ('daemon start --auth-group')."
@@ -180,7 +201,7 @@ class DaemonNotPermitted(LocalError):
 
 class DaemonAlreadyRunning(LocalError):
     code = "daemon-already-running"
-    exit_status = 3
+    exit_status = 9
     text = (
         "A kachery-p2p node already runs here: {reason}. Stop it with 'kachery-p2p daemon stop', or "
         "give this one folders of its own (XDG_RUNTIME_DIR, --state-dir, --storage-dir)."
@@ -204,7 +225,7 @@ class NeedsNode(LocalError):
 
 class StorageMismatch(LocalError):
     code = "storage-mismatch"
-    exit_status = 3
+    exit_status = 2
     text = (
         "KACHERY_STORAGE_DIR is {wanted!r} but the node's storage is {actual!r}. Unset the variable, "
         "or restart the node with --storage-dir {wanted}."
@@ -213,7 +234,7 @@ class StorageMismatch(LocalError):
 
 class StorageInUse(LocalError):
     code = "storage-in-use"
-    exit_status = 3
+    exit_status = 9
     text = (
         "Another node (pid {pid}) already uses {path!r}. Stop that one first, or choose another "
         "folder: two nodes must not share it."
@@ -243,6 +264,15 @@ class StorageDamaged(LocalError):
     code = "storage-damaged"
     exit_status = 4
     text = "The storage could not be used: {path!r}: {reason}."
+
+
+class StorageReadOnly(StorageDamaged):
+    code = "storage-read-only"
+    text = (
+        "The storage folder {path!r} cannot be written to ({reason}): what lies in it can be loaded, "
+        "and nothing can be stored. Make it writable for this user, or choose another one "
+        "('kachery-p2p daemon start --storage-dir DIR')."
+    )
 
 
 class ReadOnlyUser(LocalError):
@@ -466,6 +496,7 @@ class Stalled(TransportError):
 
 class DeadlineExceeded(TransportError):
     code = "deadline-exceeded"
+    exit_status = 10
     text = "{what} took longer than {seconds} s. Repeat the call, or allow it more time."
 
 

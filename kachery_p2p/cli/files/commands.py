@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from kachery_p2p.cli.output import Output, columns, pass_output, with_output, write
+from kachery_p2p.cli.user_path import UserPath
 from kachery_p2p.client import sync
 from kachery_p2p.client.display.progress import ProgressFunction, Transfer
 from kachery_p2p.local import places
@@ -97,7 +98,7 @@ def _part_of(moving: Transfer) -> ProgressFunction:
 
 @click.command()
 @click.argument("uri")
-@click.option("--dest", type=click.Path(), help="Copy it to this file, or into this folder.")
+@click.option("--dest", type=UserPath(), help="Copy it to this file, or into this folder.")
 @click.option("--channel", help=_CHANNEL_HELP)
 @with_output
 @pass_output

@@ -109,7 +109,7 @@ def request(
 
     With --wait the result goes to standard output, as JSON (NaN is null) unless it is bytes, and what
     the function prints to standard error. Without it, the task id is printed once the calculation or
-    action has its place: it goes on there, and a calculation's result is found by a request with --wait.
+    action has its place: it goes on there, and a request with --wait finds a calculation's result.
 
     \b
     Example:

@@ -13,7 +13,14 @@ from kachery_p2p.client.session import blocking, offline
 from kachery_p2p.client.session.connection import Connection, connection
 from kachery_p2p.client.values import codecs, pickles
 from kachery_p2p.local import places
-from kachery_p2p.protocol.errors import BadInput, BadPath, CorruptContent, NotFound
+from kachery_p2p.local.notice import read_notice
+from kachery_p2p.protocol.errors import (
+    BadInput,
+    BadPath,
+    CorruptContent,
+    DaemonNotRunning,
+    NotFound,
+)
 from kachery_p2p.protocol.limits import LOCAL_PIECE, VERIFY_ON_READ
 from kachery_p2p.protocol.uri import KacheryUri
 from kachery_p2p.storage.files.blobs import Blob
@@ -41,7 +48,7 @@ async def aload_file(
         uri: a sha1:// URI; a path of an existing file is passed through, as it always was.
         dest: copy it to this file (shared bytes where the file system can), or into this folder
             under the name in the URI.
-        local_only: do not ask the network.
+        local_only: do not ask the network; if no node runs here, look in its storage folder.
         channel: fetch it on this channel only.
         progress: None shows a bar if it takes long, False never does; or a function, which gets a
             :class:`ProgressInfo`.
@@ -210,7 +217,7 @@ async def _locate(
     uri: KacheryUri, local_only: bool, channel: str | None, moving: Transfer
 ) -> tuple[Path, Blob] | None:
     """(storage folder, blob) after fetching it if need be, or None."""
-    folder = places.offline_dir()
+    folder = await _without_node(local_only)
     if folder is not None:
         blob = storage.find(folder, uri.hash)
         root = folder
@@ -225,6 +232,23 @@ async def _locate(
         return None
     moving.complete(blob.size)
     return root, blob
+
+
+async def _without_node(local_only: bool) -> Path | None:
+    """The storage folder to read in without any node: that of offline mode; or, of what is to be had on
+    this computer alone, that of a node that is not running, or not here. None: ask the node."""
+    folder = places.offline_dir()
+    if folder is not None or not local_only or places.target() is not None:
+        return folder
+    try:
+        await connection()
+    except DaemonNotRunning:
+        notice = read_notice(places.default_state_dir())
+        here = places.default_storage_dir() if notice is None else Path(notice.storage_dir)
+        if scope() is None and here.is_dir():
+            return here
+        raise
+    return None
 
 
 def _within(channel: str | None) -> str | None:
@@ -292,7 +316,7 @@ async def _small_or_path(
             if data is not None:
                 return data
             # Damaged on this disk. The node puts it aside; then it may be had from somewhere else.
-            if places.offline_dir() is not None:
+            if await _without_node(local_only) is not None:
                 break
             await (await connection()).call("damaged", {"sha1": parsed.hash})
         raise CorruptContent(what=f"sha1://{parsed.hash}", source="the local storage")
@@ -320,7 +344,7 @@ async def _load_range(
     parsed = await _file_uri(uri, local_only, channel, progress)
     if parsed is None:
         return None
-    folder = places.offline_dir()
+    folder = await _without_node(local_only)
     within = None
     if folder is not None:
         root, blob = folder, storage.find(folder, parsed.hash)
@@ -370,7 +394,7 @@ async def _copied(path: str, dest: PathLike | None, name: str, moving: Transfer)
     """Where a file is: at ``dest``, as a copy, if that is given."""
     if dest is None:
         return path
-    target = os.fspath(dest)
+    target = places.user_path(dest)
     size = os.path.getsize(path)
     moving.turn_to("copying", size)
     advanced = relay(moving)

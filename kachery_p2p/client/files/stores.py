@@ -163,7 +163,7 @@ async def alink_file(
     label = basename or Path(path).name
     with _opened(path) as descriptor, Transfer("linking", label, progress) as moving:
         moving.begin()
-        stored = await _link_opened(descriptor, os.path.realpath(path), moving)
+        stored = await _link_opened(descriptor, os.path.realpath(places.user_path(path)), moving)
         moving.complete(stored["size"])
     return _uri(stored, label)
 
@@ -223,6 +223,7 @@ def _uri(stored: dict[str, Any], label: str) -> str:
 @contextlib.contextmanager
 def _opened(path: PathLike) -> Iterator[int]:
     """A regular file, open for reading. Raises BadPath."""
+    path = places.user_path(path)
     try:
         # Not blocking: opening a pipe that nobody writes to would hang.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
