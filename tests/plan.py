@@ -29,7 +29,7 @@ storage.state           : storage.channels storage.files
 storage.bindings        : storage.state
 storage.sweeper         : storage.state
 
-local                   : protocol.local
+local                   : storage protocol.local
 
 node                    : local storage.bindings protocol.channels
 node.links              : node
@@ -52,7 +52,7 @@ client.feeds            : client.files protocol.feeds
 client.tasks            : client.feeds protocol.tasks
 client                  : client.channels client.files client.feeds client.tasks
 
-cli                     : client.display
+cli                     : client.display local
 cli.channels            : cli client protocol.channels
 cli.files               : cli client
 cli.feeds               : cli client

@@ -15,10 +15,10 @@ import kachery_p2p
 from kachery_p2p.client.session.greeter import Greeter
 from kachery_p2p.client.session.loop_connection import LoopConnection
 from kachery_p2p.local import places
-from kachery_p2p.local.notice import process_exists
 from kachery_p2p.protocol.errors import DaemonNotStarted, KacheryError, from_wire
 from kachery_p2p.protocol.limits import START_SECONDS
 from kachery_p2p.storage.disk import disk_errors
+from kachery_p2p.storage.lock import process_exists
 
 from .output import Output
 

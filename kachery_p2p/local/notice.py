@@ -13,7 +13,6 @@ Non-goals: keeping two nodes off one folder (that is the storage's own lock).
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -24,10 +23,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from kachery_p2p.protocol.limits import MAX_NOTICE, NOTICE_LATE_SECONDS
+from kachery_p2p.storage.lock import process_exists, try_lock
 
 NAME: Final = "node.json"
-NO_LOCKS: Final = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
-"""What a file system answers that has no locks."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class NoticeFile:
         """Leave it, or another one in its place. Raises OSError."""
         if self._fd < 0:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            _lock(self._fd, fcntl.LOCK_EX)  # whoever reads holds it for a moment only
+            try_lock(self._fd, fcntl.LOCK_EX)  # whoever reads holds it for a moment only
         data = json.dumps(asdict(notice)).encode()
         os.pwrite(self._fd, data.ljust(MAX_NOTICE), 0)
 
@@ -104,33 +102,9 @@ def _parsed(data: bytes) -> Notice | None:
 
 def _is_of_a_running_node(fd: int, notice: Notice) -> bool:
     try:
-        locked = not _lock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        locked = not try_lock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     if notice.is_here:
         return locked and process_exists(notice.pid)
     return time.time() - os.fstat(fd).st_mtime < NOTICE_LATE_SECONDS
-
-
-def _lock(fd: int, how: int) -> bool:
-    """Whether the file was locked; False: its file system has no locks. Raises BlockingIOError."""
-    try:
-        fcntl.flock(fd, how)
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        return False
-    return True
-
-
-def process_exists(pid: int) -> bool:
-    """Whether a process of this number runs on this computer."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

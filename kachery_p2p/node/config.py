@@ -77,6 +77,11 @@ class Config:
         return self.auth_group is not None or self.socket_mode & 0o077 != 0
 
     @property
+    def others_may_read(self) -> bool:
+        """Whether that is everybody on this computer, and not a group alone."""
+        return self.socket_mode & 0o007 != 0 or (self.others_read_only and not self.auth_group)
+
+    @property
     def socket_path(self) -> Path:
         return self.runtime_dir / SOCKET_NAME
 

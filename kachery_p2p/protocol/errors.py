@@ -269,8 +269,8 @@ class StorageDamaged(LocalError):
 class StorageReadOnly(StorageDamaged):
     code = "storage-read-only"
     text = (
-        "The storage folder {path!r} cannot be written to ({reason}): what lies in it can be loaded, "
-        "and nothing can be stored. Make it writable for this user, or choose another one "
+        "{path!r} cannot be written to ({reason}): what lies in that storage folder can be loaded, and "
+        "nothing can be stored there. Make it writable for this user, or choose another one "
         "('kachery-p2p daemon start --storage-dir DIR')."
     )
 

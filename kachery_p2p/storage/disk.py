@@ -16,16 +16,26 @@ import functools
 import itertools
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from kachery_p2p.protocol.errors import KacheryError, StorageDamaged, StorageFull
+from kachery_p2p.protocol.errors import (
+    KacheryError,
+    StorageDamaged,
+    StorageFull,
+    StorageReadOnly,
+)
+from kachery_p2p.protocol.limits import STRAY_SECONDS
+
+from .lock import try_lock
 
 Buffer = bytes | bytearray | memoryview
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_REFUSED: Final = (errno.EACCES, errno.EPERM)
 _COMPARED: Final = 1 << 20
 """Bytes that are read at a time to be compared."""
 _serial = itertools.count()
@@ -35,7 +45,17 @@ def disk_error(error: OSError, what: str, path: Path) -> KacheryError:
     """What ``error``, met while ``what`` was written to or read from ``path``, is called here."""
     if error.errno in FULL:
         return StorageFull(what=what, path=str(path))
+    if error.errno == errno.EROFS or (error.errno in _REFUSED and _is_read_only(path)):
+        return StorageReadOnly(path=str(path), reason=(error.strerror or "?").lower())
     return StorageDamaged(path=str(path), reason=f"{what}: {error.strerror or error}")
+
+
+def _is_read_only(path: Path) -> bool:
+    """Whether what is there can be read, and what is not there cannot be made."""
+    if os.path.exists(path):
+        return os.access(path, os.R_OK) and not os.access(path, os.W_OK)
+    folder = next((each for each in path.parents if os.path.exists(each)), path)
+    return os.access(folder, os.R_OK | os.X_OK) and not os.access(folder, os.W_OK)
 
 
 @contextlib.contextmanager
@@ -88,7 +108,9 @@ def is_stray(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not try_lock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            # Without locks its age must tell: no write takes so long.
+            return time.time() - os.fstat(fd).st_mtime > STRAY_SECONDS
     except BlockingIOError:
         return False
     finally:
@@ -102,7 +124,11 @@ def create(path: Path) -> int:
     It is locked while it is open, however its process ends: that is how strays are told.
     """
     fd = os.open(path, _NEW_FILE, 0o666)
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        try_lock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 

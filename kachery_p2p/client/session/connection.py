@@ -185,11 +185,11 @@ def _noticed() -> Iterator[tuple[str, Callable[[], Made]]]:
 
 
 def _is_private(name: str) -> bool:
-    """Whether a socket, or its folder, is for its owner alone: then it is no matter of permission that
-    it is not for this user."""
-    for path in (name, os.path.dirname(name)):
+    """Whether a socket, or a folder that it is in, is another user's alone, as that user's home is: then
+    it is no matter of permission that it is not for this user."""
+    for path in (Path(name), *Path(name).parents):
         try:
-            status = os.stat(path)
+            status = path.stat()
         except OSError:
             continue
         return status.st_uid != os.getuid() and not status.st_mode & 0o077

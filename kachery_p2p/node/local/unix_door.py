@@ -2,7 +2,8 @@
 
 The folder of a login session goes with the session, and people tidy up: so it is looked again and again
 whether the socket is still there. One that was lost is bound anew, in the folder in which it was, else
-(if that cannot be, or another one is there) in the state folder, where clients look as well (:mod:`kachery_p2p.local.notice`).
+(if that cannot be, or another one is there) in the state folder, where clients look as well
+(:mod:`kachery_p2p.local.notice`).
 
 Invariants: a socket at which somebody answers is never taken away; only who may use the node can
 connect, whatever the umask of who started it.
