@@ -1,4 +1,4 @@
-"""Letting others read a storage folder: a node's group, or everybody, whatever the umask of who made it.
+"""Letting others read a storage folder, whatever the umask of who made it: a group, or everybody.
 
 Clients read blobs where they lie. A folder that was made by somebody whose files are nobody else's
 business keeps those out whom the node lets in; so it is opened to them, once, and what is made in it

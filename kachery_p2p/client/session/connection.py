@@ -185,9 +185,11 @@ def _noticed() -> Iterator[tuple[str, Callable[[], Made]]]:
 
 
 def _is_private(name: str) -> bool:
-    """Whether a socket, or a folder that it is in, is another user's alone, as that user's home is: then
-    it is no matter of permission that it is not for this user."""
-    for path in (Path(name), *Path(name).parents):
+    """Whether what is in the place where everybody looks is its owner's alone, as a personal node of
+    root's is: then it is no matter of permission that it is not for this user."""
+    if os.path.dirname(name) != str(places.SYSTEM_RUNTIME):
+        return False
+    for path in (Path(name), places.SYSTEM_RUNTIME):
         try:
             status = path.stat()
         except OSError:

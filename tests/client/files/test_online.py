@@ -635,7 +635,9 @@ def test_damage_on_the_local_disk_is_seen_put_aside_and_mended(lab: Lab, size: i
 BECOME_NOBODY = """
 import asyncio, json, os, pwd, sys
 import kachery_p2p as kc
+from tests.another_user import import_everything
 # Once all is imported: nobody may be unable to read the folder that this Python is in.
+import_everything()
 nobody = pwd.getpwnam("nobody")
 os.setgroups([])
 os.setgid(nobody.pw_gid)
@@ -646,7 +648,7 @@ os.setuid(nobody.pw_uid)
 def as_nobody(daemon: Daemon, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", BECOME_NOBODY + code, *arguments],
-        env=daemon.env,
+        env={**daemon.env, "PYTHONPATH": os.getcwd()},
         cwd="/",
         text=True,
         capture_output=True,
