@@ -33,6 +33,20 @@ class ReaderGone(Exception):
     """Nobody reads standard output any more. Not an OSError, since click has ideas about those."""
 
 
+def open_standard_streams() -> None:
+    """Let /dev/null lie where standard input, output and error should be, if the command was started
+    without them (``<&- >&-``): the next file that is opened would lie there."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # It gets the lowest number that is free, which is this one.
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115  # it stays
+            setattr(sys, name, stream)
+
+
 def write(data: bytes | memoryview) -> None:
     """Bytes to standard output.
 

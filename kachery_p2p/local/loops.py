@@ -12,12 +12,14 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from kachery_p2p.protocol.errors import LoopNotMade
 from kachery_p2p.protocol.limits import LOOP_DESCRIPTORS
 
 R = TypeVar("R")
+
+_STANDARD_ERROR: Final = 2
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,11 @@ def _check_descriptors() -> None:
     """Raise OSError if a loop would find too few: where uvloop finds none it aborts the process."""
     held: list[int] = []
     try:
+        # Where standard input, output or error is closed, /dev/null stays: uvloop aborts the process if
+        # a file of its own comes to lie there.
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
+            os.set_inheritable(fd, True)
+        held.append(fd)
         for _ in range(LOOP_DESCRIPTORS):
             held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
     finally:

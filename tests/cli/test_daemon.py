@@ -72,7 +72,7 @@ def test_with_no_configuration_it_works_and_says_the_next_two_commands(short_fol
 def test_a_second_start_is_refused_and_names_the_first(node: Daemon) -> None:
     for extra in ([], ["--foreground"]):
         done = node.cli("daemon", "start", *extra, check=False)
-        assert done.returncode == 3
+        assert done.returncode == 9
         assert f"pid {node.pid}" in done.stderr
     assert node.info()["pid"] == node.pid
 
@@ -83,14 +83,14 @@ def test_a_node_that_hangs_is_not_started_over(node: Daemon) -> None:
         done = node.cli("daemon", "start", check=False)
     finally:
         os.kill(node.pid, signal.SIGCONT)
-    assert done.returncode == 3
+    assert done.returncode == 9
     assert f"pid {node.pid}" in done.stderr
 
 
 def test_two_nodes_do_not_share_a_storage(node: Daemon, short_folder: Path) -> None:
     other = Daemon(short_folder, "other", storage_dir=node.storage)
     done = other.cli("daemon", "start", "--json", "--storage-dir", str(node.storage), check=False)
-    assert done.returncode == 3
+    assert done.returncode == 9
     error = json.loads(done.stderr.splitlines()[-1])["error"]
     assert error["code"] == "storage-in-use"
     assert error["fields"]["pid"] == str(node.pid)

@@ -36,6 +36,7 @@ from kachery_p2p.protocol.limits import (
 from kachery_p2p.protocol.local import messages as local
 
 from .greeter import Greeter
+from .pieces import Pieces
 
 R = TypeVar("R")
 
@@ -108,7 +109,7 @@ class ThreadConnection:
         params: dict[str, Any],
         *,
         descriptor: int | None = None,
-        pieces: memoryview | None = None,
+        pieces: memoryview | Pieces | None = None,
         on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> Any:
         """Do one call and return its result. Raises what the node answered.

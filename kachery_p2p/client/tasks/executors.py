@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import multiprocessing
 import secrets
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -251,7 +251,8 @@ def run_elsewhere(order: dict[str, Any]) -> Any:
             import cloudpickle
 
             function = cloudpickle.loads(order["function"])
-            if multiprocessing.parent_process() is not None:
+            multiprocessing = sys.modules.get("multiprocessing.process")
+            if multiprocessing is not None and multiprocessing.parent_process() is not None:
                 adopt(function)
         except Exception as error:  # a module that is not installed there, say
             found = failure(error)

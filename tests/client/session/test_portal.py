@@ -14,6 +14,7 @@ import threading
 import traceback
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -438,3 +439,14 @@ atexit.register(lambda: print(kc.load_text(kc.store_text("at exit"))))
 """
     )
     assert (done.returncode, done.stdout) == (0, "at exit\n"), done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_program_without_standard_streams_is_served(closed: str, tmp_path: Path) -> None:
+    code = NO_LOOP + (
+        f"uri = kc.store_text('x'); open({str(tmp_path / 'out')!r}, 'w').write(kc.load_text(uri))"
+    )
+    command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code]
+    done = subprocess.run(command, capture_output=True, timeout=TIMEOUT)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out").read_text() == "x"
