@@ -269,9 +269,9 @@ class StorageDamaged(LocalError):
 class StorageReadOnly(StorageDamaged):
     code = "storage-read-only"
     text = (
-        "{path!r} cannot be written to ({reason}): what lies in that storage folder can be loaded, and "
-        "nothing can be stored there. Make it writable for this user, or choose another one "
-        "('kachery-p2p daemon start --storage-dir DIR')."
+        "{path!r} cannot be written to ({reason}): what lies in that folder can be read, and nothing "
+        "can be stored there. Make it writable for this user, or choose another folder ('kachery-p2p "
+        "daemon start' has --storage-dir and --state-dir)."
     )
 
 
