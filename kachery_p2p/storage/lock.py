@@ -54,7 +54,9 @@ def lock_folder(root: Path, name: str = LOCK_FILE, mode: int = 0o644) -> int:
 def unlock_folder(fd: int) -> None:
     """Give the lock up, and the word that counts where there are no locks."""
     try:
-        os.ftruncate(fd, 0)
+        # Where there are locks the file stays as it is: on a full disk it could not be written again.
+        if _owner(fd)[1]:
+            os.ftruncate(fd, 0)
     finally:
         os.close(fd)
 
