@@ -30,7 +30,7 @@ storage.bindings        : storage.state
 storage.older_values    : storage.state
 storage.sweeper         : storage.state
 
-local                   : protocol.local
+local                   : storage protocol.local
 
 node                    : local storage.bindings protocol.channels
 node.links              : node
@@ -59,7 +59,7 @@ _preventkeyboardinterrupt : client
 _shellscript            : client
 _temporarydirectory     : client
 
-cli                     : client.display
+cli                     : client.display local
 cli.completions         : cli client
 cli.channels            : cli.completions protocol.channels
 cli.files               : cli.completions

@@ -64,6 +64,7 @@ def test_the_wheel_has_every_module_and_no_tests(wheel: Path) -> None:
     expected = {str(path.relative_to(ROOT)) for path in modules} | {
         "kachery_p2p/py.typed",
         "kachery_client/py.typed",
+        "_kachery_p2p_command.py",
     }
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert any(name.endswith("/licenses/LICENSE") for name in names)
@@ -85,7 +86,7 @@ def test_the_metadata_says_what_it_is(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as file:
         (name,) = [name for name in file.namelist() if name.endswith("/entry_points.txt")]
         points = file.read(name).decode()
-    assert "kachery-p2p = kachery_p2p.cli.main:main" in points
+    assert "kachery-p2p = _kachery_p2p_command:main" in points
     assert "kachery_p2p = kachery_p2p.pytest_plugin" in points
 
 

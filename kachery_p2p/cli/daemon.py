@@ -15,9 +15,11 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import struct
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +28,24 @@ import click
 from kachery_p2p.client import nodes, sync
 from kachery_p2p.client.session import portal
 from kachery_p2p.local import places
+from kachery_p2p.local.notice import read_notice
 from kachery_p2p.protocol.errors import (
     BadInput,
     BadPath,
     DaemonAlreadyRunning,
-    DeadlineExceeded,
+    DaemonElsewhere,
+    DaemonHangs,
+    DaemonNotPermitted,
+    DaemonNotRunning,
     KacheryError,
 )
-from kachery_p2p.protocol.limits import DEFAULT_API_PORT, STOP_SECONDS
+from kachery_p2p.protocol.limits import DEFAULT_API_PORT, NOTICE_LATE_SECONDS, STOP_SECONDS
 from kachery_p2p.storage.disk import disk_errors
 
 from .daemon_options import door_options, octal
 from .daemon_process import ProcessEnd, environment, start_process
 from .output import Output, clean, pass_output, with_output
+from .user_path import UserPath
 
 
 @click.group()
@@ -59,8 +66,8 @@ def daemon() -> None:
 @click.option(
     "--proxy", is_flag=True, help="Relay and index for channels that ask it of this node."
 )
-@click.option("--storage-dir", type=click.Path(path_type=Path), help="Default: ~/kachery-storage.")
-@click.option("--state-dir", type=click.Path(path_type=Path), help="Key, database, log.")
+@click.option("--storage-dir", type=UserPath(), help="Default: ~/kachery-storage.")
+@click.option("--state-dir", type=UserPath(), help="Key, database, log.")
 @click.option(
     "--api-port",
     metavar="[PORT]",
@@ -73,8 +80,8 @@ def daemon() -> None:
 @click.option("--socket-mode", metavar="OCTAL", callback=octal, help="Of the socket; default: 600.")
 @click.option("--others-read-only", is_flag=True, help="Other users may load, but change nothing.")
 @door_options
-@click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain for --listen.")
-@click.option("--tls-key", type=click.Path(path_type=Path), help="Its private key.")
+@click.option("--tls-cert", type=UserPath(), help="Certificate chain for --listen.")
+@click.option("--tls-key", type=UserPath(), help="Its private key.")
 @click.option(
     "--durability",
     type=click.Choice(["full", "relaxed"]),
@@ -98,8 +105,8 @@ def start(output: Output, /, *, foreground: bool, **options: Any) -> None:
 
     The socket is in $XDG_RUNTIME_DIR/kachery-p2p, and only you can use it. With --auth-group,
     --socket-mode or --others-read-only, and for root, it is in /run/kachery-p2p. Clients look in
-    both places. KACHERY_P2P_API_PORT is for clients: the node opens a TCP port only if --api-port is
-    given here.
+    both places, and then where the node's notice in its state folder says that it is.
+    KACHERY_P2P_API_PORT is for clients: the node opens a TCP port only if --api-port is given here.
 
     \b
     Example:
@@ -111,7 +118,7 @@ def start(output: Output, /, *, foreground: bool, **options: Any) -> None:
     if config["proxy"] and not config["listen"]:
         reason = "others must be able to connect to a proxy; add --listen HOST:PORT"
         raise BadInput(what="--proxy", reason=reason)
-    _refuse_second(Path(config["runtime_dir"]))
+    _refuse_second(Path(config["runtime_dir"]), Path(config["state_dir"]))
     _make_folder(Path(config["state_dir"]))
     command = [sys.executable, "-P", "-m", "kachery_p2p.node", json.dumps(config)]
     if foreground:
@@ -174,8 +181,18 @@ def _make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
-def _refuse_second(runtime_dir: Path) -> None:
-    """Raise DaemonAlreadyRunning if somebody answers at the socket, even one that hangs."""
+def _refuse_second(runtime_dir: Path, state_dir: Path) -> None:
+    """Raise DaemonAlreadyRunning if a node has this state folder, here or on another computer, or
+    somebody answers at the socket, even one that hangs."""
+    notice = read_notice(state_dir)
+    if notice is not None and notice.is_here:
+        raise DaemonAlreadyRunning(reason=f"pid {notice.pid}, with its socket at {notice.socket}")
+    if notice is not None:
+        raise DaemonAlreadyRunning(
+            reason=f"pid {notice.pid} on computer {notice.host}, which has this state folder, "
+            f"{state_dir}, as well (if it was killed there, this goes by within "
+            f"{NOTICE_LATE_SECONDS:g} s)"
+        )
     if runtime_dir == places.SYSTEM_RUNTIME and not _may_write(runtime_dir):
         raise BadPath(
             path=str(runtime_dir),
@@ -246,28 +263,66 @@ def _check_environment(output: Output, info: dict[str, Any]) -> None:
 
 
 @daemon.command()
+@click.option("--state-dir", type=UserPath(), help="Of the node, if it was started with one.")
+@click.option("--force", is_flag=True, help="Kill it if it does not stop by itself.")
 @with_output
 @pass_output
-def stop(output: Output) -> None:
+def stop(output: Output, /, state_dir: Path | None, force: bool) -> None:
     """Stop the node and wait until it is gone.
+
+    One that does not answer is found by the notice in its state folder, and ended by a signal.
 
     \b
     Example:
       kachery-p2p daemon stop
+      kachery-p2p daemon stop --force
     """
-    pid = portal.run(_stop, name="daemon stop")
+    pid = portal.run(lambda: _stop(state_dir, force), name="daemon stop")
     output.result({"stopped": True, "pid": pid}, [f"The node (pid {pid}) has stopped."])
 
 
-async def _stop() -> int:
-    pid: int = (await nodes.anode_info())["pid"]
+async def _stop(state_dir: Path | None, force: bool) -> int:
+    asked = None
+    if state_dir is None:
+        try:
+            pid: int = (await nodes.anode_info())["pid"]
+            return await _end(pid, force, nodes.astop_node)
+        except DaemonNotRunning as error:
+            asked = error
+    notice = read_notice(state_dir or places.default_state_dir())
+    if notice is None:
+        raise asked or DaemonNotRunning(reason=f"no node has the state folder {state_dir}")
+    if not notice.is_here:
+        raise DaemonElsewhere(host=notice.host, pid=notice.pid, storage=notice.storage_dir)
+
+    async def terminate() -> None:
+        _signal(notice.pid, signal.SIGTERM)
+
+    return await _end(notice.pid, force, terminate)
+
+
+async def _end(pid: int, force: bool, order: Callable[[], Awaitable[object]]) -> int:
     with contextlib.ExitStack() as stack:
         gone = ProcessEnd(pid)
         stack.callback(gone.close)
-        await nodes.astop_node()
+        await order()
         try:
             async with asyncio.timeout(STOP_SECONDS):
                 await gone.wait()
         except TimeoutError as error:
-            raise DeadlineExceeded(what=f"Stopping pid {pid}", seconds=STOP_SECONDS) from error
+            if not force:
+                reason = f"pid {pid} was told to stop {STOP_SECONDS:g} s ago, and is still there"
+                raise DaemonHangs(reason=reason) from error
+            _signal(pid, signal.SIGKILL)
+            async with asyncio.timeout(STOP_SECONDS):
+                await gone.wait()
     return pid
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+    except PermissionError:
+        raise DaemonNotPermitted(reason=f"pid {pid} is another user's") from None

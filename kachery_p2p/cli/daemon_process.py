@@ -18,6 +18,7 @@ from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import DaemonNotStarted, KacheryError, from_wire
 from kachery_p2p.protocol.limits import START_SECONDS
 from kachery_p2p.storage.disk import disk_errors
+from kachery_p2p.storage.lock import process_exists
 
 from .output import Output
 
@@ -152,7 +153,7 @@ class ProcessEnd:
 
     async def wait(self) -> None:
         if self._descriptor is None:
-            while _exists(self._pid):  # noqa: ASYNC110  # nothing tells us of a stranger's end
+            while process_exists(self._pid):  # noqa: ASYNC110  # nothing tells us of a stranger's end
                 await asyncio.sleep(_POLL_SECONDS)
             return
         loop = asyncio.get_running_loop()
@@ -166,13 +167,3 @@ class ProcessEnd:
     def close(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import platform
+import signal
 import sys
 import traceback
 
@@ -28,7 +29,16 @@ from .doctor import commands as doctor
 from .examples import put_examples_last
 from .feeds import commands as feeds
 from .files import commands as files
-from .output import Output, ReaderGone, Shown, pass_output, show_error, show_error_json, with_output
+from .output import (
+    Output,
+    ReaderGone,
+    Shown,
+    open_standard_streams,
+    pass_output,
+    show_error,
+    show_error_json,
+    with_output,
+)
 from .status import commands as status
 from .tasks import commands as tasks
 
@@ -55,8 +65,9 @@ def group() -> None:
     'kachery-p2p doctor' says why. For completion on Tab see 'kachery-p2p completion --help'.
 
     \b
-    Exit status: 0 done, 2 wrong usage, 3 no node, 4 disk, 5 not allowed, 6 another node failed,
-    7 network, 8 nobody has it, 70 a bug, 130 interrupted, 141 the reader of a pipe went away.
+    Exit status: 0 done, 2 wrong usage, 3 no node answers, 4 disk, 5 not allowed, 6 another node
+    failed, 7 network, 8 nobody has it, 9 a node runs already, 10 the time was up, 70 a bug,
+    71 no files or threads left, 130 interrupted, 141 the reader of a pipe went away.
     """
 
 
@@ -97,6 +108,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line (``sys.argv`` by default) and return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # from here on there is a sentence
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        open_standard_streams()
         return _run(arguments)
     except click.UsageError as error:
         error.show()

@@ -3,7 +3,8 @@
 Invariants: results are bytes on standard output, so that they can be piped and a file name of any
 bytes comes out as it is; notes, errors and progress are on standard error. Text that may come from
 another computer (labels, messages) passes :func:`clean` before a person sees it, so that it cannot
-steer the terminal or fake a second line. With ``--json`` a result is one JSON value on one line.
+steer the terminal or fake a second line. With ``--json`` a result is one JSON value on one line,
+of what every reader of JSON takes.
 Rich is imported only when something is drawn on a terminal.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import shlex
 import sys
@@ -46,6 +48,20 @@ class Shown(Exception):
 
 class ReaderGone(Exception):
     """Nobody reads standard output any more. Not an OSError, since click has ideas about those."""
+
+
+def open_standard_streams() -> None:
+    """Let /dev/null lie where standard input, output and error should be, if the command was started
+    without them (``<&- >&-``): the next file that is opened would lie there."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # It gets the lowest number that is free, which is this one.
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115  # it stays
+            setattr(sys, name, stream)
 
 
 def write(data: bytes | memoryview) -> None:
@@ -107,7 +123,27 @@ def show_error_json(error: KacheryError) -> None:
     """The error for programs, on one line of standard error."""
     code, fields = to_wire(error)
     described = {"code": code, "fields": fields, "message": str(error)}
-    click.echo(json.dumps({"error": described}), err=True)
+    click.echo(json_text({"error": described}), err=True)
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON on one line. JSON has no NaN and no infinity: they are ``null``, as JavaScript
+    writes them."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            _finite(key) if isinstance(key, float) else key: _finite(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Output:
@@ -120,7 +156,7 @@ class Output:
     def result(self, value: Any, lines: Iterable[str]) -> None:
         """A result: ``value`` as JSON, or ``lines`` for people and pipes."""
         if self.json:
-            write(json.dumps(value).encode() + b"\n")
+            write(json_text(value).encode() + b"\n")
         else:
             for line in lines:
                 write(os.fsencode(line) + b"\n")

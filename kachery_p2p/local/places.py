@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -64,9 +65,48 @@ def _named(environ: Mapping[str, str]) -> Target | None:
     return _target.get() if environ is os.environ else None
 
 
+def home(environ: Mapping[str, str] = os.environ) -> Path:
+    """The user's home folder: ``$HOME``, else as the system's list of users has it.
+
+    Raises:
+        BadInput: nothing says where it is.
+    """
+    value = environ.get("HOME")
+    if value:
+        return Path(value)
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        raise BadInput(
+            what="the home folder",
+            reason=f"$HOME is not set, and the system knows no user {os.getuid()}; set HOME, or "
+            f"XDG_STATE_HOME and {STORAGE_VARIABLE}",
+        ) from None
+
+
+def user_path(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> str:
+    """A path as a user means it: ``~`` and ``~/x`` are in the home folder and ``~user`` is that user's,
+    also where no shell has looked at it: in a variable, after ``--option=``, in a program.
+
+    Raises:
+        BadInput: there is no such home folder.
+    """
+    text = os.fspath(path)
+    if not isinstance(text, str) or not text.startswith("~"):
+        return text
+    name, slash, rest = text.partition("/")
+    if name == "~":
+        return os.path.join(home(environ), rest) if slash else str(home(environ))
+    known = os.path.expanduser(name)
+    if known == name:
+        reason = f"there is no user {name[1:]!r}; a folder of that name is ./{name}"
+        raise BadInput(what=text, reason=reason)
+    return known + slash + rest
+
+
 def _home(environ: Mapping[str, str], variable: str, default: str) -> Path:
     value = environ.get(variable)
-    return Path(value) if value else Path(environ.get("HOME") or Path.home()) / default
+    return Path(user_path(value, environ)) if value else home(environ) / default
 
 
 def default_state_dir(environ: Mapping[str, str] = os.environ) -> Path:
@@ -77,7 +117,7 @@ def default_state_dir(environ: Mapping[str, str] = os.environ) -> Path:
 def default_storage_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """``$KACHERY_STORAGE_DIR``, else ``~/kachery-storage`` as kachery users have it."""
     value = environ.get(STORAGE_VARIABLE)
-    return Path(value) if value else _home(environ, "", "kachery-storage")
+    return Path(user_path(value, environ)) if value else home(environ) / "kachery-storage"
 
 
 def private_runtime(environ: Mapping[str, str] = os.environ) -> Path:
@@ -87,7 +127,9 @@ def private_runtime(environ: Mapping[str, str] = os.environ) -> Path:
     in the state folder.
     """
     value = environ.get("XDG_RUNTIME_DIR")
-    return Path(value) / "kachery-p2p" if value else default_state_dir(environ) / "run"
+    if value:
+        return Path(user_path(value, environ)) / "kachery-p2p"
+    return default_state_dir(environ) / "run"
 
 
 def socket_candidates(environ: Mapping[str, str] = os.environ) -> list[Path]:
@@ -144,6 +186,7 @@ def offline_dir(environ: Mapping[str, str] = os.environ) -> Path | None:
     value = environ.get(name)
     if not value or _named(environ) is not None:
         return None
+    value = user_path(value, environ)
     if not os.path.isabs(value):
         value = os.path.abspath(value)
         if environ is os.environ:

@@ -18,9 +18,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kachery_p2p.local import loops
 from kachery_p2p.protocol.errors import KacheryError, to_wire
 from kachery_p2p.protocol.limits import MAX_DESCRIPTORS
 from kachery_p2p.storage.disk import disk_errors
+from kachery_p2p.storage.sharing import bits_to_read
 
 from . import memory
 from .config import Config
@@ -83,6 +85,10 @@ def main(arguments: list[str]) -> int:
         memory.keep_freed()
         memory.collect_when_quiet()
         config = config_from_json(text)
+        if config.is_shared:
+            # Whose umask it was that it is started with: those who are let in read what it stores. What
+            # is the node's own alone (key, database, log) says so itself.
+            os.umask(os.umask(0o077) & ~bits_to_read(others=config.others_may_read))
         set_up_log(config, foreground="--foreground" in rest)
         raise_descriptor_limit()
         _run(config)
@@ -111,12 +117,7 @@ def raise_descriptor_limit() -> None:
 
 def _run(config: Config) -> None:
     sys.setswitchinterval(_SWITCH_SECONDS)
-    try:
-        import uvloop
-    except ImportError:  # Windows
-        asyncio.run(serve(config))
-    else:
-        uvloop.run(serve(config))
+    loops.run(lambda: serve(config))
 
 
 if __name__ == "__main__":

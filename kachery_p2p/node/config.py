@@ -12,6 +12,9 @@ from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import MAX_LABEL, MAX_OPTION_ITEMS, MAX_URL
 from kachery_p2p.protocol.links.addresses import Network, parse_network
 
+MAX_SOCKET_PATH = 107
+"""Bytes: the system's bound."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -69,6 +72,16 @@ class Config:
         return _networks("--private-network", self.private_networks)
 
     @property
+    def is_shared(self) -> bool:
+        """Whether others than the user who started it may use the node."""
+        return self.auth_group is not None or self.socket_mode & 0o077 != 0
+
+    @property
+    def others_may_read(self) -> bool:
+        """Whether that is everybody on this computer, and not a group alone."""
+        return self.socket_mode & 0o007 != 0 or (self.others_read_only and not self.auth_group)
+
+    @property
     def socket_path(self) -> Path:
         return self.runtime_dir / SOCKET_NAME
 
@@ -100,11 +113,11 @@ class Config:
             raise BadInput(
                 what=f"--public-url {self.public_url}", reason="it must be a ws:// or wss:// URL"
             )
-        if self.local_api and len(os.fsencode(self.socket_path)) > 107:
+        if self.local_api and len(os.fsencode(self.socket_path)) > MAX_SOCKET_PATH:
             raise BadInput(
                 what=f"socket path {self.socket_path}",
-                reason="longer than the 107 bytes that the system allows; set XDG_RUNTIME_DIR to "
-                "a shorter folder",
+                reason=f"longer than the {MAX_SOCKET_PATH} bytes that the system allows; set "
+                "XDG_RUNTIME_DIR to a shorter folder",
             )
 
     def _check_origins(self) -> None:

@@ -54,13 +54,14 @@ from kachery_p2p.protocol.channels.membership import ChannelBook
 from kachery_p2p.protocol.errors import BadInput, KacheryError, LinkClosed, StorageDamaged
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.identity import NodeKey
-from kachery_p2p.protocol.limits import SHUTDOWN_SECONDS
+from kachery_p2p.protocol.limits import NOTICE_SECONDS, SHUTDOWN_SECONDS
 from kachery_p2p.protocol.links.knock import Knocks
 from kachery_p2p.storage import older_values
 from kachery_p2p.storage.disk import disk_errors, sync_folder, write_all
 from kachery_p2p.storage.feeds.store import FeedStore
 from kachery_p2p.storage.files.blobs import BlobStore
-from kachery_p2p.storage.files.marker import marker_of
+from kachery_p2p.storage.files.marker import marker_of, place_of
+from kachery_p2p.storage.sharing import is_open_to, open_to
 from kachery_p2p.storage.state import StateDB
 from kachery_p2p.storage.tasks.store import TaskStore
 
@@ -167,9 +168,11 @@ class Node:
             config.storage_dir, durable=config.durable, on_manifest=self.state.set_manifest
         )
         self.store.open()
+        self._let_in()
         older_values.take_over(self.store.root, self.state)
         with disk_errors("the marker of the storage folder", config.storage_dir):
-            self.marker = marker_of(self.store.root, os.urandom)
+            root, read_only = self.store.root, self.store.read_only
+            self.marker = place_of(root) if read_only else marker_of(root, os.urandom)
         self.feed_store = FeedStore(config.state_dir / "feeds.sqlite", durable=config.durable)
         self.task_store = TaskStore(
             config.state_dir / "tasks.sqlite",
@@ -184,6 +187,10 @@ class Node:
             workers=self._workers or Workers(),
             label=config.label,
         )
+        if self.store.read_only:
+            context.warn(
+                f"the storage folder {root} can only be read: nothing is stored or fetched"
+            )
         context = self._adjust(context)
         key = load_key(config.state_dir / "node.key", context.random_bytes)
         self.context = replace(context, key=key, book=ChannelBook(key))
@@ -240,7 +247,21 @@ class Node:
         if config.local_api:
             self.api = LocalServer(services, self.calls)
             await self.api.start()
+            work = self.network.supervisor.every(
+                NOTICE_SECONDS, "keeping the local socket", self.api.look_after_socket
+            )
+            self.network.spawn(work, name="keeping the local socket")
         log.info("node %s is up", self.context.node_id)
+
+    def _let_in(self) -> None:
+        """Clients of other users read blobs where they lie."""
+        config, root = self.config, self.store.root
+        if not config.is_shared or self.store.read_only:
+            return
+        group, others = config.group_id(), config.others_may_read
+        with disk_errors("the storage folder", root):
+            if not is_open_to(root, group, others=others):
+                open_to(root, group, others=others)
 
     def _make_feeds(self, discovery: Discovery) -> None:
         self.feeds = Feeds(

@@ -12,6 +12,8 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     │   │   └── BadInvitation       cut short, damaged, over
     │   ├── UnknownChannel
     │   ├── DaemonNotRunning
+    │   │   ├── DaemonHangs         it is there and does not answer
+    │   │   └── DaemonElsewhere     this home's node runs on another computer
     │   ├── DaemonNotPermitted
     │   ├── DaemonAlreadyRunning
     │   ├── DaemonNotStarted        it was started and ended, or never answered
@@ -21,11 +23,13 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     │   ├── StorageFull
     │   │   └── ChangeNotKept       it counts, but a restart now would undo it
     │   ├── StorageDamaged
+    │   │   └── StorageReadOnly     it can be read, and not written
     │   ├── ReadOnlyUser
     │   ├── UnknownFeed
     │   ├── FeedReadOnly            only the node with the feed's key appends
     │   ├── FeedBehind              this node once knew more of its own feed than it does now
-    │   └── UnknownTask             no request of that id, or it ended long ago
+    │   ├── UnknownTask             no request of that id, or it ended long ago
+    │   └── LoopNotMade             no event loop: no descriptors or threads left, or Python ends
     ├── RemoteError                 another node
     │   ├── AccessDenied            a role is missing; says which, and on which side
     │   ├── NotAMember
@@ -178,9 +182,27 @@ class DaemonNotRunning(LocalError):
     text = "No kachery-p2p node answers: {reason}. Start one with 'kachery-p2p daemon start'."
 
 
+class DaemonHangs(DaemonNotRunning):
+    code = "daemon-hangs"
+    text = (
+        "A kachery-p2p node runs here and does not answer: {reason}. If it stays so, end it with "
+        "'kachery-p2p daemon stop --force', and see node.log in its state folder for why."
+    )
+
+
+class DaemonElsewhere(DaemonNotRunning):
+    code = "daemon-elsewhere"
+    text = (
+        "This home's kachery-p2p node runs on another computer, {host} (pid {pid}), and only programs "
+        "there can talk to it. Work there; or start one for this computer, with folders that the two "
+        "do not share: 'kachery-p2p daemon start --state-dir DIR --storage-dir DIR'. What lies in "
+        "{storage!r} can be loaded here with local_only=True."
+    )
+
+
 class DaemonNotPermitted(LocalError):
     code = "daemon-not-permitted"
-    exit_status = 3
+    exit_status = 5
     text = (
         "A kachery-p2p node is there but does not let you in: {reason}. Ask whoever runs it to add "
         "you to its group ('daemon start --auth-group')."
@@ -189,7 +211,7 @@ class DaemonNotPermitted(LocalError):
 
 class DaemonAlreadyRunning(LocalError):
     code = "daemon-already-running"
-    exit_status = 3
+    exit_status = 9
     text = (
         "A kachery-p2p node already runs here: {reason}. Stop it with 'kachery-p2p daemon stop', or "
         "give this one folders of its own (XDG_RUNTIME_DIR, --state-dir, --storage-dir)."
@@ -213,7 +235,7 @@ class NeedsNode(LocalError):
 
 class StorageMismatch(LocalError):
     code = "storage-mismatch"
-    exit_status = 3
+    exit_status = 2
     text = (
         "KACHERY_STORAGE_DIR is {wanted!r} but the node's storage is {actual!r}. Unset the variable, "
         "or restart the node with --storage-dir {wanted}."
@@ -222,7 +244,7 @@ class StorageMismatch(LocalError):
 
 class StorageInUse(LocalError):
     code = "storage-in-use"
-    exit_status = 3
+    exit_status = 9
     text = (
         "Another node (pid {pid}) already uses {path!r}. Stop that one first, or choose another "
         "folder: two nodes must not share it."
@@ -252,6 +274,15 @@ class StorageDamaged(LocalError):
     code = "storage-damaged"
     exit_status = 4
     text = "The storage could not be used: {path!r}: {reason}."
+
+
+class StorageReadOnly(StorageDamaged):
+    code = "storage-read-only"
+    text = (
+        "{path!r} cannot be written to ({reason}): what lies in that folder can be read, and nothing "
+        "can be stored there. Make it writable for this user, or choose another folder ('kachery-p2p "
+        "daemon start' has --storage-dir and --state-dir)."
+    )
 
 
 class ReadOnlyUser(LocalError):
@@ -297,6 +328,15 @@ class UnknownTask(LocalError):
     text = (
         "This node knows of no task {task!r}; one that ended is forgotten after some minutes. See "
         "'kachery-p2p task show'."
+    )
+
+
+class LoopNotMade(LocalError):
+    code = "loop-not-made"
+    exit_status = 71
+    text = (
+        "kachery_p2p cannot have the event loop that it needs: {reason}. Close what this process no "
+        "longer needs, then repeat the call; nothing was done."
     )
 
 
@@ -466,6 +506,7 @@ class Stalled(TransportError):
 
 class DeadlineExceeded(TransportError):
     code = "deadline-exceeded"
+    exit_status = 10
     text = "{what} took longer than {seconds} s. Repeat the call, or allow it more time."
 
 

@@ -22,9 +22,12 @@ from kachery_p2p.protocol.errors import StorageDamaged, StorageFull
 
 from .closing import Closing
 from .disk import disk_error
-from .lock import lock_folder
+from .lock import lock_folder, unlock_folder
 
 _WAIT_SECONDS: Final = 10.0
+
+_LOCKING: Final = (sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY)
+"""What SQLite says where the locks of a file system do not work."""
 
 Synchronous = Literal["OFF", "NORMAL", "FULL"]
 """What a commit waits for. OFF: nothing. NORMAL: nothing, but after a crash of the machine the
@@ -74,7 +77,7 @@ class Database(Closing):
                 self._db.close()
                 self._db = None
             if self._lock_fd >= 0:
-                os.close(self._lock_fd)
+                unlock_folder(self._lock_fd)
                 self._lock_fd = -1
 
     @contextlib.contextmanager
@@ -139,7 +142,13 @@ class Database(Closing):
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
                 raise StorageFull(what=self._what, path=str(self.path)) from error
-            raise StorageDamaged(path=str(self.path), reason=str(error)) from error
+            reason = str(error)
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _LOCKING:
+                reason += (
+                    "; SQLite needs a file system with locks, as Lustre, BeeGFS and NFS may not be: "
+                    "choose a folder on a disk of this computer ('daemon start --state-dir DIR')"
+                )
+            raise StorageDamaged(path=str(self.path), reason=reason) from error
 
 
 def _statements(script: str) -> Sequence[str]:

@@ -16,11 +16,20 @@ import functools
 import itertools
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from kachery_p2p.protocol.errors import KacheryError, StorageDamaged, StorageFull
+from kachery_p2p.protocol.errors import (
+    KacheryError,
+    StorageDamaged,
+    StorageFull,
+    StorageReadOnly,
+)
+from kachery_p2p.protocol.limits import STRAY_SECONDS
+
+from .lock import try_lock
 
 Buffer = bytes | bytearray | memoryview
 
@@ -31,6 +40,7 @@ READ_ONLY: Final = 0o444
 HOLE: Final = 64 * 1024
 """Bytes of zeros, aligned, that are left out when a file is written."""
 _ZEROS: Final = bytes(HOLE)
+_REFUSED: Final = (errno.EACCES, errno.EPERM)
 _COMPARED: Final = 1 << 20
 """Bytes that are read at a time to be compared."""
 _serial = itertools.count()
@@ -40,7 +50,17 @@ def disk_error(error: OSError, what: str, path: Path) -> KacheryError:
     """What ``error``, met while ``what`` was written to or read from ``path``, is called here."""
     if error.errno in FULL:
         return StorageFull(what=what, path=str(path))
+    if error.errno == errno.EROFS or (error.errno in _REFUSED and _is_read_only(path)):
+        return StorageReadOnly(path=str(path), reason=(error.strerror or "?").lower())
     return StorageDamaged(path=str(path), reason=f"{what}: {error.strerror or error}")
+
+
+def _is_read_only(path: Path) -> bool:
+    """Whether what is there can be read, and what is not there cannot be made."""
+    if os.path.exists(path):
+        return os.access(path, os.R_OK) and not os.access(path, os.W_OK)
+    folder = next((each for each in path.parents if os.path.exists(each)), path)
+    return os.access(folder, os.R_OK | os.X_OK) and not os.access(folder, os.W_OK)
 
 
 @contextlib.contextmanager
@@ -119,7 +139,10 @@ def remove_stray(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked = try_lock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Without locks its age must tell: no write takes so long.
+        if not locked and time.time() - os.fstat(fd).st_mtime <= STRAY_SECONDS:
+            return False
         # While it is ours: whoever has just made it and not locked it yet sees that it has gone.
         return remove(path)
     except BlockingIOError:
@@ -137,7 +160,7 @@ def create(path: Path, mode: int = 0o666) -> int:
     while True:
         fd = os.open(path, _NEW_FILE, mode)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try_lock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(fd), os.stat(path)):
                 return fd
         except (BlockingIOError, FileNotFoundError):

@@ -72,7 +72,7 @@ def test_with_no_configuration_it_works_and_says_the_next_two_commands(short_fol
 def test_a_second_start_is_refused_and_names_the_first(node: Daemon) -> None:
     for extra in ([], ["--foreground"]):
         done = node.cli("daemon", "start", *extra, check=False)
-        assert done.returncode == 3
+        assert done.returncode == 9
         assert f"pid {node.pid}" in done.stderr
     assert node.info()["pid"] == node.pid
 
@@ -83,14 +83,14 @@ def test_a_node_that_hangs_is_not_started_over(node: Daemon) -> None:
         done = node.cli("daemon", "start", check=False)
     finally:
         os.kill(node.pid, signal.SIGCONT)
-    assert done.returncode == 3
+    assert done.returncode == 9
     assert f"pid {node.pid}" in done.stderr
 
 
 def test_two_nodes_do_not_share_a_storage(node: Daemon, short_folder: Path) -> None:
     other = Daemon(short_folder, "other", storage_dir=node.storage)
     done = other.cli("daemon", "start", "--json", "--storage-dir", str(node.storage), check=False)
-    assert done.returncode == 3
+    assert done.returncode == 9
     error = json.loads(done.stderr.splitlines()[-1])["error"]
     assert error["code"] == "storage-in-use"
     assert error["fields"]["pid"] == str(node.pid)
@@ -348,3 +348,82 @@ def test_a_proxy_that_nobody_can_connect_to_is_not_started(short_folder: Path) -
     done = node.cli("daemon", "start", "--proxy", check=False)
     assert done.returncode == 2
     assert "add --listen" in done.stderr
+
+
+def elsewhere(node: Daemon, *arguments: str, **changed: str | None) -> Any:
+    """A command in another environment than the node was started in."""
+    env = {**node.env, **changed}
+    return subprocess.run(
+        [sys.executable, "-m", "kachery_p2p.cli", *arguments],
+        env={name: value for name, value in env.items() if value is not None},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("runtime", [None, "/nowhere"])
+def test_it_is_found_and_stopped_from_another_environment(
+    node: Daemon, runtime: str | None
+) -> None:
+    found = elsewhere(node, "info", "--id", XDG_RUNTIME_DIR=runtime)
+    assert (found.returncode, found.stdout.strip()) == (0, node.node_id), found.stderr
+    again = elsewhere(node, "daemon", "start", XDG_RUNTIME_DIR=runtime)
+    assert (again.returncode, f"pid {node.pid}" in again.stderr) == (9, True)
+    assert elsewhere(node, "daemon", "stop", XDG_RUNTIME_DIR=runtime).returncode == 0
+    assert not exists(node.pid)
+
+
+def test_of_a_node_that_hangs_all_commands_say_the_same_and_it_can_be_ended(node: Daemon) -> None:
+    os.kill(node.pid, signal.SIGSTOP)
+    asked = node.cli("info", check=False)
+    assert (asked.returncode, "daemon stop --force" in asked.stderr) == (3, True)
+    assert "daemon start" not in asked.stderr
+    started = node.cli("daemon", "start", check=False)
+    assert (started.returncode, "daemon stop" in started.stderr) == (9, True)
+    stopped = node.cli("daemon", "stop", "--force", check=False)
+    assert (stopped.returncode, exists(node.pid)) == (0, False), stopped.stderr
+
+
+def test_it_is_stopped_by_its_state_folder(node: Daemon) -> None:
+    (state,) = {path.parent for path in node.home.rglob("node.key")}
+    wrong = elsewhere(node, "daemon", "stop", "--state-dir", str(node.home))
+    assert (wrong.returncode, exists(node.pid)) == (3, True)
+    stopped = elsewhere(node, "daemon", "stop", "--state-dir", str(state), HOME="/nowhere")
+    assert (stopped.returncode, exists(node.pid)) == (0, False), stopped.stderr
+
+
+def test_what_lies_in_the_storage_is_loaded_without_the_node(node: Daemon) -> None:
+    path = node.home / "f"
+    path.write_text("content")
+    uri = node.cli("store", str(path)).stdout.strip()
+    big = node.home / "big"
+    big.write_bytes(bytes(3_000_000))
+    big_uri = node.cli("store", str(big)).stdout.strip()
+    node.stop()
+    code = f"""
+import kachery_p2p as kc
+part = kc.load_bytes({big_uri!r}, 5, 2_000_000, local_only=True)
+print(kc.load_text({uri!r}, local_only=True), len(part))
+print(kc.load_text("sha1://" + 40 * "0", local_only=True))
+try: kc.load_text({uri!r})
+except kc.errors.DaemonNotRunning: print("not running")
+"""
+    env = {**node.env, "KACHERY_STORAGE_DIR": str(node.storage)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["content 1999995", "None", "not running"], done.stderr
+
+
+def test_a_node_of_another_computer_with_the_same_home_is_named(node: Daemon) -> None:
+    import kachery_p2p.local.notice as notices
+
+    (state,) = {path.parent for path in node.home.rglob("node.key")}
+    node.stop()
+    notice = notices.NoticeFile(state)
+    notice.write(notices.Notice("/nowhere/node.sock", str(node.storage), "bigbox", 77))
+    try:
+        for command, status in ((["info"], 3), (["daemon", "start"], 9), (["daemon", "stop"], 3)):
+            done = node.cli(*command, check=False)
+            assert done.returncode == status, (command, done.stderr)
+            assert "bigbox" in done.stderr
+    finally:
+        notice.remove()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import click
 import pytest
 
+import _kachery_p2p_command
 from kachery_p2p._version import __version__
 from kachery_p2p.cli.main import PROGRAM, group, main
 from kachery_p2p.protocol.errors import BY_CODE
@@ -207,3 +209,82 @@ def test_ctrl_c_is_130(offline: Daemon) -> None:
     process.stderr.close()
     assert process.returncode == 130
     assert b"Traceback" not in complaint
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("command", ["store", "load", "cat"])
+def test_closed_standard_streams_are_as_dev_null(
+    offline: Daemon, closed: str, command: str
+) -> None:
+    path = offline.home / "f"
+    path.write_text("content")
+    uri = offline.cli("store", str(path)).stdout.strip()
+    argument = str(path) if command == "store" else uri
+    done = subprocess.run(
+        [
+            "sh",
+            "-c",
+            f'exec "$0" -m kachery_p2p.cli {command} "$1" {closed}',
+            sys.executable,
+            argument,
+        ],
+        env=offline.env,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert bool(done.stdout) == (">&-" not in closed.replace("2>&-", ""))
+
+
+INTERRUPTED = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+import _kachery_p2p_command
+"""
+
+
+@pytest.mark.parametrize("at", ["kachery_p2p", "click", "kachery_p2p.cli.main"])
+def test_ctrl_c_while_it_is_imported_shows_no_traceback(at: str) -> None:
+    code = INTERRUPTED + "sys.exit(_kachery_p2p_command.main())"
+    done = subprocess.run([sys.executable, "-c", code, at], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_the_command_that_is_installed_begins_there() -> None:
+    (found,) = importlib.metadata.entry_points(group="console_scripts", name=PROGRAM)
+    assert found.load() is _kachery_p2p_command.main
+    # A handler that a parent set, as nohup and shells do for the background, stays.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "import _kachery_p2p_command as c; sys.argv[1:] = ['version']; c.main()\n"
+        "print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "True"
+
+
+def test_each_exit_status_has_one_meaning_that_the_help_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    said = dict(
+        part.split(" ", 1) for part in text.split("Exit status: ")[1].split(".")[0].split(", ")
+    )
+    used = {str(kind.exit_status) for kind in BY_CODE.values()} - {"1"}
+    assert used | {"0", "141"} == set(said)
+    of = {
+        "no node answers": {"daemon-not-running", "daemon-hangs", "daemon-elsewhere"}
+        | {"daemon-not-started", "needs-node"},
+        "a node runs already": {"daemon-already-running", "storage-in-use"},
+        "the time was up": {"deadline-exceeded"},
+        "no files or threads left": {"loop-not-made"},
+        "network": {"transport", "link-closed", "unreachable", "stalled", "not-known-yet"},
+    }
+    for meaning, codes in of.items():
+        status = next(int(number) for number, text in said.items() if text == meaning)
+        assert {code for code, kind in BY_CODE.items() if kind.exit_status == status} == codes

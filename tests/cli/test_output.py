@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kachery_p2p.cli.output import clean, columns, show_error, size_text
-from kachery_p2p.protocol.errors import TaskFailed
+from kachery_p2p.cli.output import (
+    Output,
+    clean,
+    columns,
+    json_text,
+    show_error,
+    show_error_json,
+    size_text,
+)
+from kachery_p2p.cli.tasks.commands import plain
+from kachery_p2p.protocol.errors import BadInput, TaskFailed
 
 
 @settings(deadline=None, max_examples=100)
@@ -39,3 +50,39 @@ def test_a_traceback_from_elsewhere_stands_below_the_error_line_by_line(
     first, *below = capsys.readouterr().err.splitlines()
     assert first.startswith("kachery-p2p: Task function 'f.1' failed on node ab: no.")
     assert below == ["  Traceback:", "    File \\x1b[2J", "  ValueError: no"]
+
+
+def strictly(text: str) -> object:
+    """What a reader of JSON gets that knows no NaN."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_is_json_also_of_what_it_has_no_numbers_for(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    nan, inf = float("nan"), float("inf")
+    assert strictly(json_text({"a": [nan, (1.5, -inf)], "b": {"c": inf}})) == {
+        "a": [None, [1.5, None]],
+        "b": {"c": None},
+    }
+    assert strictly(json_text({nan: 1})) == {"null": 1}
+    output = Output()
+    output.json = True
+    output.result(nan, [])
+    show_error_json(BadInput(what="x", reason="y", number=nan))
+    out, err = capfd.readouterr()
+    assert strictly(out) is None
+    assert strictly(err)["error"]["fields"]["number"] is None  # type: ignore[index]
+
+
+def test_results_of_numpy_are_json() -> None:
+    import numpy as np
+
+    value = {"a": np.array([1, np.nan]), "n": np.float32("nan"), "i": np.int64(3), "l": [np.inf]}
+    assert strictly(json_text(plain(value))) == {
+        "a": [1.0, None], "n": None, "i": 3, "l": [None],
+    }  # fmt: skip

@@ -84,9 +84,10 @@ def test_on_a_state_folder_in_use(node: Daemon, other: Daemon) -> None:
     """Two nodes with one key and one database would undo one another's work."""
     state = Path(node.env["XDG_STATE_HOME"]) / "kachery-p2p"
     code, fields, sentence = refused(other, "--state-dir", str(state))
-    assert code == "storage-in-use"
-    assert fields == {"pid": str(node.pid), "path": str(state)}
-    assert "Stop that one first" in sentence
+    assert code == "daemon-already-running"
+    assert f"pid {node.pid}" in fields["reason"]
+    assert str(node.socket) in fields["reason"]
+    assert "daemon stop" in sentence
     undisturbed(node)
     startable(other)
 
@@ -166,7 +167,8 @@ def read_only(short_folder: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("option", ["--storage-dir", "--state-dir"])
 def test_on_a_folder_that_is_read_only(other: Daemon, read_only: Path, option: str) -> None:
     code, fields, sentence = refused(other, option, str(read_only))
-    assert code == "storage-damaged"
+    assert code == "storage-read-only"
+    assert option in sentence
     assert fields["path"].startswith(str(read_only))
     assert "read-only" in sentence.lower() or "permission denied" in sentence.lower()
     startable(other)

@@ -36,6 +36,18 @@ _LOOK_SECONDS: Final = 0.5
 )
 @click.option("--slots", type=click.IntRange(min=1), help="Run so many at once; default: CPUs.")
 @click.option("--label", default="", help="Shown to those who look what is on offer.")
+@click.option(
+    "--max-tasks-per-worker",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Renew a worker process after so many runs; default: never.",
+)
+@click.option(
+    "--max-memory-per-worker",
+    type=click.IntRange(min=1),
+    metavar="MB",
+    help="Renew one that holds more after a run; default: this computer's memory by slots.",
+)
 @click.option("--no-reload", is_flag=True, help="Do not look for changes of the files.")
 @with_output
 @pass_output
@@ -46,6 +58,8 @@ def backend(
     channels: tuple[str, ...],
     slots: int | None,
     label: str,
+    max_tasks_per_worker: int | None,
+    max_memory_per_worker: int | None,
     no_reload: bool,
 ) -> None:
     """Serve task functions until Ctrl-C: those with these IDs, or all that MODULE registers.
@@ -76,7 +90,15 @@ def backend(
             if loaded is None:
                 offered = ", ".join(task_functions.choose(wanted))
                 output.note(f"serving {offered} on {', '.join(on)}")
-                task_serving.run_task_backend(on, wanted, None, slots, label, stop)
+                task_serving.run_task_backend(
+                    on,
+                    wanted,
+                    slots=slots,
+                    label=label,
+                    stop=stop,
+                    max_tasks_per_worker=max_tasks_per_worker,
+                    max_memory_per_worker=max_memory_per_worker and max_memory_per_worker * 10**6,
+                )
             else:
                 stop.wait()
         finally:

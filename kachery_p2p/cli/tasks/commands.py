@@ -10,7 +10,15 @@ from typing import Any, Final
 import click
 
 from kachery_p2p.cli import completions
-from kachery_p2p.cli.output import Output, clean, columns, pass_output, with_output, write
+from kachery_p2p.cli.output import (
+    Output,
+    clean,
+    columns,
+    json_text,
+    pass_output,
+    with_output,
+    write,
+)
 from kachery_p2p.client import sync
 from kachery_p2p.client.tasks.requests import TaskRequest
 from kachery_p2p.protocol.errors import BadInput
@@ -109,17 +117,17 @@ def request(
 ) -> None:
     """Have a function run by a node that offers it.
 
-    With --wait the result goes to standard output, as JSON unless it is bytes, and what the function
-    prints to standard error. Without it, the task id is printed once the calculation has its place:
-    it goes on there, and a request with --wait finds its result.
+    With --wait the result goes to standard output, as JSON (NaN is null) unless it is bytes, and what
+    the function prints to standard error. Without it, the task id is printed once the calculation or
+    action has its place: it goes on there, and a request with --wait finds a calculation's result.
 
     \b
     Example:
       kachery-p2p task request add.1 --kwargs '{"a": 1, "b": 2}' --wait
       kachery-p2p task request measure.1 --type action --channel lab --wait --timeout 60
     """
-    if not wait and kind != "pure-calculation":
-        reason = f"a {kind} belongs to whoever waits for it; add --wait"
+    if not wait and kind == "query":
+        reason = "the answer to a query is for whoever waits for it; add --wait"
         raise BadInput(what=function, reason=reason)
     made = sync.request_task(
         function,
@@ -136,7 +144,7 @@ def request(
         made.cancel()
         made.ended_within(_LET_GO_SECONDS)
         raise
-    if not wait and made.status in ("queued", "running"):
+    if not wait and made.status in _PLACED:
         output.result({"task": made.task_id, "status": made.status}, [made.task_id])
         return
     value = made.result
@@ -154,7 +162,10 @@ def request(
     elif isinstance(value, bytes):
         write(value)
     else:
-        output.result(None, [json.dumps(plain(value))])
+        output.result(None, [json_text(plain(value))])
+
+
+_PLACED: Final = ("queued", "ready", "running")
 
 
 def _arguments(text: str) -> Any:
@@ -184,7 +195,7 @@ def _follow(output: Output, made: TaskRequest, *, until_placed: bool) -> None:
             lines = log[shown:].split("\n")
             click.echo("\n".join(clean(line) for line in lines), nl=False, err=True)
         shown = len(log)
-        if ended or (until_placed and status in ("queued", "running")):
+        if ended or (until_placed and status in _PLACED):
             return
 
 

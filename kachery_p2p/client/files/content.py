@@ -17,7 +17,14 @@ from kachery_p2p.client.display.progress import Transfer, relay
 from kachery_p2p.client.session import blocking, offline
 from kachery_p2p.client.session.connection import connection
 from kachery_p2p.local import places
-from kachery_p2p.protocol.errors import BadPath, CorruptContent, NotFound, StorageFull
+from kachery_p2p.local.notice import read_notice
+from kachery_p2p.protocol.errors import (
+    BadPath,
+    CorruptContent,
+    DaemonNotRunning,
+    NotFound,
+    StorageFull,
+)
 from kachery_p2p.protocol.limits import LOCAL_PIECE, VERIFY_ON_READ
 from kachery_p2p.protocol.uri import KacheryUri
 from kachery_p2p.storage.files.blobs import Blob
@@ -58,7 +65,7 @@ class Content:
         try:
             return await self._checked(_reading(0, None))
         except StorageFull:
-            if places.offline_dir() is not None:
+            if await self._without_node() is not None:
                 raise
             # What is small can be had without room on the disk.
             return await self._fetched_range(0, None)
@@ -73,7 +80,7 @@ class Content:
         try:
             return await self._checked(take)
         except StorageFull:
-            if places.offline_dir() is not None:
+            if await self._without_node() is not None:
                 raise
             # What is small can be had without room on the disk.
             return await self._fetched_range(0, None)
@@ -85,8 +92,8 @@ class Content:
         )
         locate = self._here_or_fetched if in_parts else self._here
         data, damaged = await self._from_here(_reading(start, end), locate)
-        elsewhere = not in_parts and not self.local_only and places.offline_dir() is None
-        if data is None and elsewhere:
+        elsewhere = not in_parts and not self.local_only
+        if data is None and elsewhere and await self._without_node() is None:
             data = await self._fetched_range(start, end)
         if data is not None:
             self.moving.complete(len(data))
@@ -133,7 +140,7 @@ class Content:
         """Have all of it compared with its hash, and put aside if it does not fit."""
         root, blob = here
         self.moving.begin()
-        if places.offline_dir() is not None:
+        if await self._without_node() is not None:
             advanced = relay(self.moving)
             return await blocking.run(lambda gone: offline.check(root, blob, again, gone, advanced))
         node = await connection()
@@ -152,7 +159,7 @@ class Content:
 
     async def _here(self) -> _Here | None:
         """In the storage of this computer, if it may be read there."""
-        folder = places.offline_dir()
+        folder = await self._without_node()
         if folder is not None:
             blob = storage.find(folder, self.uri.hash)
             if blob is None and not self._is_whole():
@@ -174,7 +181,7 @@ class Content:
 
     async def _here_or_fetched(self) -> _Here | None:
         here = await self._here()
-        if here is not None or places.offline_dir() is not None:
+        if here is not None or await self._without_node() is not None:
             return here
         if self.local_only and self._is_whole():
             return None
@@ -217,6 +224,23 @@ class Content:
             local=self.local_only or None,
         )
         return named | {"only": within is not None}
+
+    async def _without_node(self) -> Path | None:
+        """The storage folder to read in without any node: that of offline mode; or, of what is to be
+        had on this computer alone, that of a node that is not running, or not here. None: ask the
+        node."""
+        folder = places.offline_dir()
+        if folder is not None or not self.local_only or places.target() is not None:
+            return folder
+        try:
+            await connection()
+        except DaemonNotRunning:
+            notice = read_notice(places.default_state_dir())
+            here = places.default_storage_dir() if notice is None else Path(notice.storage_dir)
+            if scope() is None and here.is_dir():
+                return here
+            raise
+        return None
 
     def _is_whole(self) -> bool:
         """Whether the URI names no other content that it could be made of."""

@@ -44,7 +44,7 @@ async def aload_file(
         uri: a sha1:// URI; a path of an existing file is passed through, as it always was.
         dest: copy it to this file (shared bytes where the file system can), or into this folder
             under the name in the URI; what ends with a slash is a folder, and is made if need be.
-        local_only: do not ask the network.
+        local_only: do not ask the network; if no node runs here, look in its storage folder.
         channel: fetch it on this channel only.
         progress: None shows a bar if it takes long, False never does; or a function, which gets a
             :class:`ProgressInfo`.

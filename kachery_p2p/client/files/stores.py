@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kachery_p2p.client.display.progress import Progress, Transfer, relay
 from kachery_p2p.client.session import blocking, offline
 from kachery_p2p.client.session.connection import connection
+from kachery_p2p.client.session.pieces import FilePieces, MemoryPieces
 from kachery_p2p.client.session.thread_connection import need_loop
 from kachery_p2p.client.values import codecs, pickles
 from kachery_p2p.local import places
@@ -154,9 +155,10 @@ async def _store_opened(descriptor: int, channel: str | None, moving: Transfer) 
     if node.passes_descriptors:
         stored = await node.call("store", params, descriptor=descriptor, on_progress=moving.hear)
         return stored
-    with _mapped(descriptor) as data:
-        stored = await node.call("store", params, pieces=[data], on_progress=moving.hear)
-        return stored
+    stored = await node.call(
+        "store", params, pieces=FilePieces(descriptor), on_progress=moving.hear
+    )
+    return stored
 
 
 async def alink_file(
@@ -236,7 +238,9 @@ async def _store_data(
                     "store", params, descriptor=descriptor, on_progress=moving.hear
                 )
     else:
-        stored = await node.call("store", params, pieces=data, on_progress=moving.hear)
+        stored = await node.call(
+            "store", params, pieces=MemoryPieces(data), on_progress=moving.hear
+        )
     return stored
 
 
@@ -260,17 +264,6 @@ def _opened(path: str) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _mapped(descriptor: int) -> Iterator[memoryview]:
-    import mmap
-
-    if os.fstat(descriptor).st_size == 0:
-        yield memoryview(b"")
-        return
-    with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
-        yield view
 
 
 @contextlib.contextmanager

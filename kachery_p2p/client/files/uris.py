@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from typing import Any, Final
 
+from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import BadInput, BadPath, BadUri
 from kachery_p2p.protocol.limits import MAX_FILE_NAME
 from kachery_p2p.protocol.uri import KacheryUri, build_uri, parse_uri
@@ -33,7 +34,7 @@ def is_uri(text: PathLike) -> bool:
 
 
 def path_text(path: PathLike) -> str:
-    """The text of a path, ``~`` and all. Raises BadPath: it is none."""
+    """The text of a path, as :func:`.places.user_path` reads it. Raises BadPath: it is none."""
     try:
         text = os.fsdecode(path)
     except (TypeError, ValueError):
@@ -41,7 +42,7 @@ def path_text(path: PathLike) -> str:
         raise BadPath(path=repr(path)[:_SHOWN_CHARS], reason=reason) from None
     if "\0" in text:
         raise BadPath(path=text, reason="a path has no zero byte")
-    return text
+    return places.user_path(text)
 
 
 def name_of(path: str) -> str:

@@ -3,6 +3,7 @@
 Look-up order: offline mode is somebody else's (:mod:`.offline`); a node that the program itself named
 (:func:`~kachery_p2p.local.places.talking_to`) -> ``KACHERY_P2P_API_PORT`` ->
 ``$XDG_RUNTIME_DIR/kachery-p2p/node.sock`` -> ``/run/kachery-p2p/node.sock`` -> loopback TCP 20421 ->
+where the notice in the state folder says (:mod:`kachery_p2p.local.notice`) ->
 :class:`~kachery_p2p.protocol.errors.DaemonNotRunning`, which names everything that was tried.
 
 One connection per event loop and node, made at first use and again after the node restarted, and
@@ -17,13 +18,17 @@ import errno
 import os
 import socket
 import weakref
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from kachery_p2p.local import places
+from kachery_p2p.local.notice import Notice, read_notice
 from kachery_p2p.protocol.errors import (
+    DaemonElsewhere,
+    DaemonHangs,
     DaemonNotPermitted,
     DaemonNotRunning,
     LinkClosed,
@@ -116,12 +121,15 @@ async def connect(kind: Callable[[socket.socket], C]) -> C:
     """
     tried: list[str] = []
     refused: list[str] = []
-    for name, make in _attempts():
+    for name, make in chain(_attempts(), _noticed()):
         try:
             sock, greeter = make()
         except PermissionError as error:
             # Somebody else's, such as that of the user whose environment this is: go on.
-            refused.append(f"{name}: {error.strerror}")
+            if _is_private(name):
+                tried.append(f"{name}: it is another user's own")
+            else:
+                refused.append(f"{name}: {error.strerror}")
             continue
         except OSError as error:
             tried.append(f"{name}: {error.strerror or error}")
@@ -131,10 +139,8 @@ async def connect(kind: Callable[[socket.socket], C]) -> C:
             await connection.greet(greeter)
         except TimeoutError as error:
             connection.close()
-            raise DaemonNotRunning(
-                reason=f"{name}: connected, but no greeting within {CONNECT_LOCAL_SECONDS:g} s; "
-                "the node may be stopped (see its log)"
-            ) from error
+            reason = f"{name}: connected, but no greeting within {CONNECT_LOCAL_SECONDS:g} s"
+            raise DaemonHangs(reason=reason) from error
         except LinkClosed as error:
             tried.append(f"{name}: {error}")
             continue
@@ -151,7 +157,45 @@ async def connect(kind: Callable[[socket.socket], C]) -> C:
         return connection
     if refused:
         raise DaemonNotPermitted(reason="; ".join(refused + tried))
-    raise DaemonNotRunning(reason="tried " + "; ".join(tried))
+    notice = _notice()
+    if notice is None:
+        raise DaemonNotRunning(reason="tried " + "; ".join(tried))
+    if not notice.is_here:
+        raise DaemonElsewhere(host=notice.host, pid=notice.pid, storage=notice.storage_dir)
+    raise DaemonHangs(
+        reason=f"pid {notice.pid} has its socket at {notice.socket} (tried {'; '.join(tried)}); a "
+        "socket that was lost is there again within seconds"
+    )
+
+
+def _notice() -> Notice | None:
+    """What the node of this home says of itself, if the environment is to be asked at all."""
+    if places.target() is not None or places.api_port() is not None:
+        return None
+    return read_notice(places.default_state_dir())
+
+
+def _noticed() -> Iterator[tuple[str, Callable[[], Made]]]:
+    """The socket that a node of ours was started with in another environment than this one."""
+    notice = _notice()
+    if notice is not None and notice.is_here:
+        path = Path(notice.socket)
+        if path not in places.socket_candidates():
+            yield _unix(path)
+
+
+def _is_private(name: str) -> bool:
+    """Whether what is in the place where everybody looks is its owner's alone, as a personal node of
+    root's is: then it is no matter of permission that it is not for this user."""
+    if os.path.dirname(name) != str(places.SYSTEM_RUNTIME):
+        return False
+    for path in (Path(name), places.SYSTEM_RUNTIME):
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        return status.st_uid != os.getuid() and not status.st_mode & 0o077
+    return False
 
 
 def _check_storage(connection: Connection) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import socket
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 from kachery_p2p.local.framed import FramedSocket
@@ -24,6 +24,7 @@ from kachery_p2p.protocol.limits import (
 from kachery_p2p.protocol.local import messages as local
 
 from .greeter import Greeter
+from .pieces import Pieces
 
 _GRANT_BYTES = LOCAL_ITEM_CREDIT // 4
 """Items dealt with for which credit goes back at once: not a frame for each of them."""
@@ -77,7 +78,7 @@ class LoopConnection:
         params: dict[str, Any],
         *,
         descriptor: int | None = None,
-        pieces: Sequence[memoryview] | None = None,
+        pieces: Pieces | None = None,
         on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> Any:
         """Do one call and return its result. Raises what the node answered.
@@ -85,6 +86,8 @@ class LoopConnection:
         Args:
             descriptor: an open file that the node shall read; it stays the caller's.
             pieces: bytes that are streamed after the call.
+
+        Raises besides what reading the pieces raises; then the node keeps nothing.
             on_progress: called with what the node says of how far it is.
         """
         async with self._open(method, params, descriptor, on_progress) as (number, call):
@@ -160,17 +163,21 @@ class LoopConnection:
             if call.future.done() and not call.future.cancelled():
                 call.future.exception()
 
-    async def _upload(self, number: int, call: _Call, parts: Sequence[memoryview]) -> None:
-        size, done = sum(map(len, parts)), 0
-        for data in parts:
-            for start in range(0, len(data), LOCAL_PIECE):
-                if call.future.done():  # the node has refused it already
-                    return
-                await self._socket.drained()
-                self._socket.send(local.Piece(number, bytes(data[start : start + LOCAL_PIECE])))
-                if call.on_progress is not None:
-                    call.on_progress({"size": size, "done": done + start})
-            done += len(data)
+    async def _upload(self, number: int, call: _Call, data: Pieces) -> None:
+        for start in range(0, data.size, LOCAL_PIECE):
+            if call.future.done():  # the node has refused it already
+                return
+            await self._socket.drained()
+            try:
+                piece = await data.read(start, min(LOCAL_PIECE, data.size - start))
+            except KacheryError:
+                # What came so far is nothing. The number is not used again.
+                if self.alive and not call.future.done():
+                    self._socket.send(local.CancelCall(number))
+                raise
+            self._socket.send(local.Piece(number, piece))
+            if call.on_progress is not None:
+                call.on_progress({"size": data.size, "done": start})
         self._socket.send(local.Finish(number))
 
     def _on_message(self, message: local.Message) -> None:

@@ -5,9 +5,10 @@ thread, and inside a running loop (a notebook), and a connection made by one cal
 What only asks the node something is spared the way there and back (:mod:`.thread_connection`).
 
 Invariants: at most one portal per process, made at first use and made anew after a fork; a call
-either returns what the coroutine returned or raises what it raised; when waiting is interrupted
-(Ctrl-C), the coroutine is cancelled and has had time to clean up before the interrupt goes on; the
-interpreter's exit never hangs on it.
+either returns what the coroutine returned or raises what it raised; if there can be no loop (no
+descriptors or threads are left, or the interpreter has ended) it raises that, and the next call tries
+again; when waiting is interrupted (Ctrl-C), the coroutine is cancelled and has had time to clean up
+before the interrupt goes on; the interpreter's exit never hangs on it.
 
 Non-goals: async generators; calls from the portal's own thread, which could only deadlock and are
 refused.
@@ -24,13 +25,14 @@ import functools
 import inspect
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
-from kachery_p2p.local import places
+from kachery_p2p.local import loops, places
 from kachery_p2p.protocol import limits
-from kachery_p2p.protocol.errors import Cancelled, InternalError, KacheryError
+from kachery_p2p.protocol.errors import Cancelled, InternalError, KacheryError, LoopNotMade
 
 from . import thread_connection
 
@@ -91,6 +93,26 @@ class _Call(Generic[R]):
             self.outcome.set_result(task.result())
 
 
+class _Threads(concurrent.futures.ThreadPoolExecutor):
+    """The loop's threads for what blocks. Handlers of atexit may call us when Python takes no more work
+    for threads; then the loop's own does it."""
+
+    def submit(
+        self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> concurrent.futures.Future[R]:
+        try:
+            return super().submit(fn, *args, **kwargs)
+        except RuntimeError as error:
+            if threading.main_thread().is_alive():  # then there are no threads left
+                raise loops.not_made(error) from error
+        done: concurrent.futures.Future[R] = concurrent.futures.Future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except BaseException as error:  # it is for who waits, as with any executor
+            done.set_exception(error)
+        return done
+
+
 class _Portal:
     """The thread and its loop."""
 
@@ -99,26 +121,46 @@ class _Portal:
         self._lock = threading.Lock()
         self._calls: set[_Call[Any]] = set()
         self._ended = False
+        self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop
         self._stopping: asyncio.Event
         self._thread = threading.Thread(target=self._main, name=THREAD_NAME, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # no thread is to be had, or Python ends
+            raise loops.not_made(error) from error
         self._ready.wait()
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is None:
+            return
+        self._thread.join()
+        if isinstance(failure, LoopNotMade):
+            raise failure
+        raise loops.not_made(failure) from failure
 
     def _main(self) -> None:
-        import uvloop  # only who calls something pays for it
-
         try:
-            uvloop.run(self._serve())
+            loops.run(self._serve)
+        except BaseException as error:
+            # Before it is ready, whatever it is belongs to who waits for the loop: this thread is
+            # the only one that could say it.
+            if self._ready.is_set():
+                raise
+            self._failure = error
         finally:
             # Whatever ended the loop, nobody waits for ever.
             with self._lock:
                 self._ended = True
+            self._ready.set()
             for call in list(self._calls):
                 call.abandon()
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop.set_default_executor(_Threads(thread_name_prefix=f"{THREAD_NAME}-work"))
         self._stopping = asyncio.Event()
         self._ready.set()
         await self._stopping.wait()
@@ -126,6 +168,10 @@ class _Portal:
         # round, which is before asyncio.run() looks for the tasks that it must cancel.
         with self._lock:
             self._ended = True
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
 
     def is_here(self) -> bool:
         """Whether the caller is the portal's own thread."""
@@ -175,8 +221,12 @@ class _Holder:
         self.lost: list[_Portal | None] = []
 
     def get(self) -> _Portal:
+        # From here on Python lets no other thread run: whoever waits for one waits for ever.
+        if sys.is_finalizing():
+            raise LoopNotMade(reason="Python is ending, and this is called by what it tidies away")
         with self.lock:
-            if self.portal is None:
+            # One whose loop was ended by what ran on it serves nobody any more.
+            if self.portal is None or self.portal.ended:
                 self.portal = _Portal()
             return self.portal
 
@@ -221,6 +271,7 @@ def run(
         RuntimeError: called from the portal's own thread, or from the thread on whose loop the node
             itself runs, where waiting would never end.
         Cancelled: the coroutine was cancelled, by itself or because the process ends.
+        LoopNotMade: there can be no loop: no descriptors or threads are left, or Python is ending.
         KeyboardInterrupt: after the coroutine was cancelled and cleaned up.
         Exception: whatever the coroutine raised, with its traceback.
     """

@@ -17,7 +17,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -36,6 +36,7 @@ from kachery_p2p.protocol.limits import (
 from kachery_p2p.protocol.local import messages as local
 
 from .greeter import Greeter
+from .pieces import Pieces
 
 R = TypeVar("R")
 
@@ -108,7 +109,7 @@ class ThreadConnection:
         params: dict[str, Any],
         *,
         descriptor: int | None = None,
-        pieces: Sequence[memoryview] | None = None,
+        pieces: Pieces | None = None,
         on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> Any:
         """Do one call and return its result. Raises what the node answered.

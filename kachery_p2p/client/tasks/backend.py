@@ -29,14 +29,16 @@ from kachery_p2p.protocol.errors import (
     LinkClosed,
     UnknownChannel,
 )
-from kachery_p2p.protocol.limits import TASK_BYTES, TASK_CANCEL_SECONDS
+from kachery_p2p.protocol.limits import MAX_TASK_SLOTS, TASK_BYTES, TASK_CANCEL_SECONDS
 
+from .code import fingerprint, next_id
 from .context import Tell
 from .executors import ExecutorRunner
 from .functions import TaskFunction
 from .processes import ProcessPool
+from .renewal import Renewal
 from .reports import JobReports
-from .run import Job, Outcome
+from .run import Job, Outcome, failure
 
 _log = logging.getLogger("kachery_p2p.tasks")
 
@@ -51,6 +53,8 @@ class Runner(Protocol):
 
     @property
     def free(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
     async def run(self, job: Job, tell: Tell) -> Outcome: ...
     def cancel(self, job: bytes) -> None: ...
     async def close(self) -> None: ...
@@ -77,6 +81,7 @@ class Backend:
         executor: Executor | None,
         slots: int | None,
         label: str,
+        renewal: Renewal,
     ) -> None:
         self.ready = asyncio.Event()
         """Set while the node knows of the offer."""
@@ -85,6 +90,13 @@ class Backend:
         self._functions = functions
         self._channels = channels
         self._label = label
+        # Of no use for what is not kept.
+        self._codes = {
+            id: fingerprint(each.function)
+            for id, each in functions.items()
+            if each.type == "pure-calculation"
+        }
+        self._warned: set[str] = set()
         self._id = os.urandom(TASK_BYTES)
         self._jobs: dict[bytes, _Running] = {}
         self._ends: dict[bytes, Callable[[], Any]] = {}
@@ -95,7 +107,7 @@ class Backend:
         self._node: Connection | None = None
         self._runner: Runner
         if executor is None:
-            self._runner = ProcessPool(functions, slots)
+            self._runner = ProcessPool(functions, slots, self._room.set, renewal)
         else:
             assert slots is not None
             self._runner = ExecutorRunner(executor, functions, slots, self._room.set)
@@ -137,6 +149,7 @@ class Backend:
                 if self._node is not None and self._node is not node:
                     _log.warning("The node is back; the functions are offered again.")
                 self._node = node
+                self._warn_of_changed(info.get("changed") or [])
                 self._loops = asyncio.get_running_loop().create_task(self._serve(node))
                 self.ready.set()
 
@@ -148,10 +161,23 @@ class Backend:
                 "channels": self._channels,
                 "slots": self._runner.slots,
                 "label": self._label,
+                "codes": self._codes,
                 "running": [*actions, *(id for id in self._ends if id not in actions)],
             },
             on_progress=on_progress,
         )
+
+    def _warn_of_changed(self, functions: list[str]) -> None:
+        for id in functions:
+            if id not in self._warned:
+                self._warned.add(id)
+                _log.warning(
+                    "The code of %r is not what it was when results that are kept were computed, and "
+                    "those are handed out as before. Give what it does now another id, such as %r; "
+                    "or have who asks do so with cached=False.",
+                    id,
+                    next_id(id),
+                )
 
     async def _pause(self) -> None:
         """The offer has ended: take nothing more, and stop what nobody waits for."""
@@ -185,7 +211,8 @@ class Backend:
     async def _take_jobs(self, node: Connection) -> None:
         while True:
             # What was taken has its slot, although its run may begin only in the loop's next round.
-            free = min(self._runner.free, self._runner.slots - len(self._jobs))
+            most = self._runner.slots + self._runner.waiting
+            free = min(self._runner.free, most - len(self._jobs), MAX_TASK_SLOTS)
             if free <= 0:
                 self._room.clear()
                 await self._room.wait()
@@ -244,8 +271,10 @@ class Backend:
         job = running.job
         try:
             outcome = await self._runner.run(job, running.reports.tell)
-        except KacheryError as error:
-            outcome = Outcome("failed", reason=str(error))
+        except Exception as error:  # whatever it is, its requester waits for a report
+            if not isinstance(error, KacheryError):
+                _log.error("Task %s of %s", job.id.hex(), job.function, exc_info=error)
+            outcome = failure(error)
         finally:
             if self._jobs.get(job.id) is running:
                 del self._jobs[job.id]
@@ -264,7 +293,11 @@ class Backend:
                 except (LinkClosed, DaemonNotRunning):
                     raise
                 except KacheryError as error:
+                    # What was to be said cannot be said; that it ended can.
                     _log.warning("Task %s of %s: %s", job.id.hex(), job.function, error)
+                    told = f"it ended as {state}, and that could not be reported: {error}"
+                    with contextlib.suppress(KacheryError):
+                        await running.reports.end("failed", None, told, "", b"")
                 self._ends.pop(job.id, None)
 
         if job.type == "action":

@@ -13,14 +13,16 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import math
+import os
 import queue
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TextIO, cast
+from typing import Any, Final
 
 from kachery_p2p.protocol.limits import MAX_TASK_LOG, MAX_TASK_MESSAGE
+from kachery_p2p.protocol.tasks.messages import sendable
 
 Tell = Callable[[float | None, str, bytes], None]
 """Fraction done (0 to 1, or None), message, and what was printed since the last time."""
@@ -30,9 +32,12 @@ _MOST_LOG: Final = 32 * MAX_TASK_LOG
 
 
 class TaskContext:
-    """One run of a task function. ``tell`` is called in a thread of its own."""
+    """One run of a task function. ``tell`` is called in a thread of its own; ``on_wait`` when the
+    function begins or ends to wait for other tasks, with which of both it is."""
 
-    def __init__(self, tell: Tell) -> None:
+    def __init__(
+        self, tell: Tell, on_wait: Callable[[bool], object] = lambda waiting: None
+    ) -> None:
         self.noticed = False
         """Whether the function was told that it is to stop."""
         self._tell = tell
@@ -45,6 +50,9 @@ class TaskContext:
         self._finished = False
         self._cancelled = False
         self._on_cancel: list[Callable[[], object]] = []
+        self._on_wait = on_wait
+        self._waits = 0
+        self._waiting = threading.Lock()
 
     @property
     def cancelled(self) -> bool:
@@ -65,6 +73,23 @@ class TaskContext:
                 self._on_cancel.append(callback)
                 return
         callback()
+
+    @contextlib.contextmanager
+    def waits(self) -> Iterator[None]:
+        """In here the function waits for other tasks, so that it leaves its slot to them."""
+        self._count_waits(1)
+        try:
+            yield
+        finally:
+            self._count_waits(-1)
+
+    def _count_waits(self, change: int) -> None:
+        with self._waiting:
+            before = self._waits > 0
+            self._waits += change
+            if before != (self._waits > 0):
+                with contextlib.suppress(OSError):  # nobody listens any more
+                    self._on_wait(self._waits > 0)
 
     def begin(self) -> None:
         """Have it told that the function runs."""
@@ -163,12 +188,31 @@ def running(context: TaskContext, *, whole_process: bool = False) -> Iterator[No
     if whole_process:
         _of_process = context
     try:
-        with _captured():
+        # Of a whole process the parent hears whatever is written.
+        with contextlib.nullcontext() if whole_process else _captured():
             yield
     finally:
         _current.reset(token)
         if whole_process:
             _of_process = None
+
+
+def waits_for_tasks() -> contextlib.AbstractContextManager[None]:
+    """What runs in here waits for other tasks: a task function gives up its slot meanwhile."""
+    context = current()
+    return contextlib.nullcontext() if context is None else context.waits()
+
+
+def _leave() -> None:
+    """In a forked child: the threads that tell of the run, and their locks, are the parent's. What the
+    child writes goes where its standard output goes."""
+    global _of_process, _waiting, _pacer_lock, _pacer
+    _of_process, _pacer = None, None
+    _waiting, _pacer_lock = queue.SimpleQueue(), threading.Lock()
+    _current.set(None)
+
+
+os.register_at_fork(after_in_child=_leave)
 
 
 def task_progress(fraction: float | None, message: str = "") -> None:
@@ -186,7 +230,7 @@ def task_progress(fraction: float | None, message: str = "") -> None:
     if fraction is not None:
         fraction = float(fraction)
         fraction = None if math.isnan(fraction) else min(1.0, max(0.0, fraction))
-    context.progress(fraction, str(message)[:MAX_TASK_MESSAGE])
+    context.progress(fraction, sendable(str(message)[:MAX_TASK_MESSAGE])[:MAX_TASK_MESSAGE])
 
 
 def task_cancelled() -> bool:
@@ -202,16 +246,19 @@ def task_cancelled() -> bool:
 # --- what is printed -----------------------------------------------------------------------------
 
 
-class _Stdout:
-    """Standard output for everybody; what a task function prints goes to its requester instead."""
+class _Stream:
+    """Standard output or error for everybody; what a task function writes goes to its requester."""
 
     def __init__(self, original: Any) -> None:
         self.original = original
         self.users = 0
+        self.buffer = _Buffer(original)
 
     def write(self, text: str) -> int:
         context = current()
         if context is not None and isinstance(text, str) and context.write(text):
+            return len(text)
+        if self.original is None:  # closed, as with pythonw or a service
             return len(text)
         written: int = self.original.write(text)
         return written
@@ -221,27 +268,52 @@ class _Stdout:
             self.write(line)
 
     def flush(self) -> None:
-        self.original.flush()
+        if self.original is not None:
+            self.original.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.original, name)
 
 
-_stdout_lock = threading.Lock()
+class _Buffer:
+    """The same for who writes bytes."""
+
+    def __init__(self, original: Any) -> None:
+        self._original = original
+
+    def write(self, data: Any) -> int:
+        context = current()
+        text = bytes(data).decode("utf-8", "replace")
+        if context is not None and context.write(text):
+            return len(bytes(data))
+        written: int = self._original.buffer.write(data)
+        return written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original.buffer, name)
+
+
+_streams_lock = threading.Lock()
 
 
 @contextlib.contextmanager
 def _captured() -> Iterator[None]:
-    with _stdout_lock:
-        proxy: Any = sys.stdout
-        if not isinstance(proxy, _Stdout):
-            proxy = _Stdout(sys.stdout)
-            sys.stdout = cast(TextIO, proxy)
-        proxy.users += 1
+    """Threads share their standard streams: the one of each run is told by its context."""
+    names = ("stdout", "stderr")
+    proxies: list[Any] = []
+    with _streams_lock:
+        for name in names:
+            proxy: Any = getattr(sys, name)
+            if not isinstance(proxy, _Stream):
+                proxy = _Stream(proxy)
+                setattr(sys, name, proxy)
+            proxy.users += 1
+            proxies.append(proxy)
     try:
         yield
     finally:
-        with _stdout_lock:
-            proxy.users -= 1
-            if proxy.users == 0 and sys.stdout is cast(TextIO, proxy):
-                sys.stdout = proxy.original
+        with _streams_lock:
+            for name, proxy in zip(names, proxies, strict=True):
+                proxy.users -= 1
+                if proxy.users == 0 and getattr(sys, name) is proxy:
+                    setattr(sys, name, proxy.original)

@@ -3,8 +3,8 @@
 A backend listens on a port of 127.0.0.1; a process that runs its jobs connects once, says the token
 that came with the job, and then both sides send JSON, one value per line:
 
-* from the job's process: ``{"token"}`` first, then ``{"job", "begin": true}`` and ``{"job", "fraction",
-  "message", "log"}``
+* from the job's process: ``{"token"}`` first, then ``{"job", "begin": true}``, ``{"job", "fraction",
+  "message", "log"}`` and ``{"job", "waiting": bool}``, whether it waits for other tasks
 * from the backend: ``{"job", "go": bool, "cancel": bool}`` as the answer to ``begin``, and ``{"job",
   "cancel": true}`` at any time
 
@@ -45,6 +45,7 @@ _RETRY_SECONDS: Final = 10.0
 class _Entry:
     once: bool
     tell: Tell
+    wait: Callable[[bool], object]
     begun: bool = False
     cancelled: bool = False
     writer: asyncio.StreamWriter | None = None
@@ -73,9 +74,17 @@ class LineServer:
             await self._server.wait_closed()
             self._server = None
 
-    def open(self, job: str, *, once: bool, tell: Tell) -> None:
-        """A job may report from now on. ``once``: it may begin one time only."""
-        self._jobs[job] = _Entry(once, tell)
+    def open(
+        self,
+        job: str,
+        *,
+        once: bool,
+        tell: Tell,
+        wait: Callable[[bool], object] = lambda waiting: None,
+    ) -> None:
+        """A job may report from now on. ``once``: it may begin one time only. ``wait``: told whether it
+        waits for other tasks."""
+        self._jobs[job] = _Entry(once, tell, wait)
 
     def end(self, job: str) -> None:
         """It may no longer."""
@@ -116,6 +125,8 @@ class LineServer:
             entry.begun = True
             entry.writer = writer
             _say(writer, {"job": said["job"], "go": go, "cancel": entry.cancelled})
+        elif "waiting" in said:
+            entry.wait(bool(said["waiting"]))
         else:
             entry.tell(said["fraction"], said["message"], said["log"].encode())
 
@@ -166,6 +177,10 @@ class Line:
         """Report. Raises OSError."""
         text = log.decode("utf-8", "replace")
         self._send({"job": job, "fraction": fraction, "message": message, "log": text})
+
+    def wait(self, job: str, waiting: bool) -> None:
+        """Say whether a job waits for other tasks. Raises OSError."""
+        self._send({"job": job, "waiting": waiting})
 
     def _send(self, value: dict[str, Any]) -> None:
         data = json.dumps(value).encode() + b"\n"
@@ -227,7 +242,11 @@ def with_line(
         if line is not None:
             line.tell(job, fraction, message, log)
 
-    context = TaskContext(tell)
+    def wait(waiting: bool) -> None:
+        if line is not None:
+            line.wait(job, waiting)
+
+    context = TaskContext(tell, wait)
     try:
         return work(context, None if line is None else line.begin(job, context))
     finally:

@@ -6,7 +6,8 @@ start them with multiprocessing, which runs the user's script again in every one
 socket of its own and begins as an empty interpreter; functions of a script or notebook are sent to it
 by value (cloudpickle), all others by name.
 
-Invariants: at most ``slots`` processes, started when there is something to do; every run ends with an
+Invariants: at most ``slots`` processes besides those whose function waits for other tasks, started when
+there is something to do; every run ends with an
 :class:`~.run.Outcome`; one that was cancelled frees its slot within ``TASK_CANCEL_SECONDS`` and a
 moment; what a worker leaves behind (its own children) ends with it, and it with this process, however
 that ends.
@@ -17,30 +18,21 @@ Non-goals: which job runs when.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import signal
-import socket
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Final
 
-from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput
-from kachery_p2p.protocol.limits import TASK_CANCEL_SECONDS
+from kachery_p2p.protocol.limits import MAX_TASKS_NESTED, TASK_CANCEL_SECONDS
 
 from .context import Tell
 from .functions import TaskFunction
+from .renewal import Renewal
 from .run import Job, Outcome
-from .worker import HEADER, frame
+from .worker_process import Run, WorkerProcess
 
 _TRIES: Final = 3
 """A worker that dies before it begins a job has done nothing; then the job gets another one."""
-_DRAIN_SECONDS: Final = 0.5
-"""After a worker's end, what it said last may still be in its socket."""
 
 
 def count_cpus() -> int:
@@ -69,42 +61,47 @@ def pickled(function: TaskFunction) -> bytes:
     return data
 
 
-@dataclass
-class _Run:
-    job: Job
-    tell: Tell
-    outcome: asyncio.Future[Outcome] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
-    begun: bool = False
-    killed: bool = False
-
-
 class ProcessPool:
     """Runs jobs, at most ``slots`` at once. To be used in one event loop."""
 
-    def __init__(self, functions: Mapping[str, TaskFunction], slots: int | None = None) -> None:
-        """Raises BadInput if a function cannot be sent to a process."""
+    def __init__(
+        self,
+        functions: Mapping[str, TaskFunction],
+        slots: int | None = None,
+        on_free: Callable[[], object] = lambda: None,
+        renewal: Renewal | None = None,
+    ) -> None:
+        """``on_free``: called when a run gives its slot up while it waits for others.
+
+        Raises BadInput if a function cannot be sent to a process.
+        """
         self.slots = count_cpus() if slots is None else slots
         self._functions = {name: pickled(function) for name, function in functions.items()}
-        self._workers: set[_Worker] = set()
-        self._idle: list[_Worker] = []
-        self._runs: dict[bytes, _Worker] = {}
+        self._workers: set[WorkerProcess] = set()
+        self._idle: list[WorkerProcess] = []
+        self._runs: dict[bytes, WorkerProcess] = {}
+        self._on_free = on_free
+        self._renewal = renewal or Renewal()
 
     @property
     def free(self) -> int:
-        return self.slots - len(self._runs)
+        return self.slots - len(self._runs) + self.waiting
+
+    @property
+    def waiting(self) -> int:
+        """Runs that have given their slot up."""
+        return sum(worker.waiting for worker in self._runs.values())
 
     async def run(self, job: Job, tell: Tell) -> Outcome:
         """Run a job; ``tell`` is called on the loop with its progress and what it prints."""
         for _ in range(_TRIES):
-            run = _Run(job, tell)
+            run = Run(job, tell)
             outcome = await self._try(run)
             if outcome.state != "lost" or run.begun:
                 break
         return outcome
 
-    async def _try(self, run: _Run) -> Outcome:
+    async def _try(self, run: Run) -> Outcome:
         job = run.job
         while self._idle and not self._idle[-1].usable:
             self._idle.pop()
@@ -117,7 +114,10 @@ class ProcessPool:
             if self._runs.get(job.id) is worker:
                 del self._runs[job.id]
             if worker.usable and run.outcome.done() and not run.outcome.cancelled():
-                self._idle.append(worker)
+                if self._renewal.is_due(worker.runs, worker.held, self.slots):
+                    worker.close()
+                else:
+                    self._idle.append(worker)
             else:
                 worker.kill()
 
@@ -139,186 +139,16 @@ class ProcessPool:
                 worker.kill()
             await asyncio.wait(gone)
 
-    def _start(self) -> _Worker:
-        worker = _Worker(self._workers.discard)
+    def _start(self) -> WorkerProcess:
+        worker = WorkerProcess(self._workers.discard, self._waits)
         self._workers.add(worker)
         return worker
 
-
-class _Worker(asyncio.Protocol):
-    """One process. It runs one job at a time."""
-
-    def __init__(self, on_gone: Callable[[_Worker], object]) -> None:
-        self.gone = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        self._on_gone = on_gone
-        self._sent: set[str] = set()
-        self._run: _Run | None = None
-        self._unsent: list[bytes] = []
-        self._transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
-        self._code: int | None = None
-        self._closed = False
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = _launch(theirs)
-        threading.Thread(target=self._wait, name="kachery-p2p-worker", daemon=True).start()
-        self._connecting = self._loop.create_task(self._connect(ours))
-
-    async def _connect(self, sock: socket.socket) -> None:
-        # create_unix_connection and not create_connection: uvloop looks at the family.
-        await self._loop.create_unix_connection(lambda: self, sock=sock)
-
-    @property
-    def usable(self) -> bool:
-        return self._code is None and not self._closed and self._run is None
-
-    def perform(self, run: _Run, function: bytes) -> None:
-        """Have it run a job."""
-        self._run = run
-        job = run.job
-        pickled = None if job.function in self._sent else function
-        self._sent.add(job.function)
-        self._write(frame("job", job.id, job.function, pickled, job.kwargs, job.channel))
-
-    def cancel(self, job: bytes) -> None:
-        if self._run is not None and self._run.job.id == job:
-            self._write(frame("cancel", job))
-            self._loop.call_later(TASK_CANCEL_SECONDS, self._kill_run, self._run)
-
-    def _kill_run(self, run: _Run) -> None:
-        if self._run is run:
-            run.killed = True
-            self.kill()
-
-    def kill(self) -> None:
-        """End it, whatever it does; what it started goes with it."""
-        if self._code is None:
-            _kill_group(self._process.pid)
-
-    def close(self) -> None:
-        """Have it end by itself."""
-        self._closed = True
-        if self._transport is not None:
-            self._transport.close()
-
-    def _write(self, data: bytes) -> None:
-        if self._transport is None:
-            self._unsent.append(data)
-        elif not self._transport.is_closing():
-            self._transport.write(data)
-
-    # --- what it says ------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no instance of it
-        for data in self._unsent:
-            self._transport.write(data)
-        self._unsent.clear()
-        if self._closed:
-            self._transport.close()
-
-    def data_received(self, data: bytes) -> None:
-        buffer = self._buffer
-        buffer += data
-        while len(buffer) >= HEADER:
-            end = HEADER + int.from_bytes(buffer[:HEADER], "big")
-            if len(buffer) < end:
-                break
-            kind, job, *items = codec.unpack(bytes(buffer[HEADER:end]))
-            del buffer[:end]
-            run = self._run
-            if run is None or run.job.id != job:
-                continue
-            if kind == "begun":
-                run.begun = True
-            elif kind == "update":
-                run.tell(*items)
-            else:
-                self._finish(codec.convert(Outcome, items[0]))
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._closed = True
-        if self._code is not None:
-            self._lose()
-        else:
-            self._loop.call_later(_DRAIN_SECONDS + TASK_CANCEL_SECONDS, self.kill)
-
-    def _finish(self, outcome: Outcome) -> None:
-        run, self._run = self._run, None
-        if run is not None and not run.outcome.done():
-            run.outcome.set_result(outcome)
-
-    # --- its end -----------------------------------------------------------------------------
-
-    def _wait(self) -> None:
-        """In a thread: until the process is gone."""
-        process = self._process
-        if hasattr(os, "waitid"):
-            # Its number is not free for another one until it was waited for.
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-            _kill_group(process.pid)
-        code = process.wait()
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._ended, code)
-
-    def _ended(self, code: int) -> None:
-        self._code = code
-        self.gone.set()
-        self._on_gone(self)
-        if self._closed or self._transport is None:
-            self._lose()
-        else:
-            self._loop.call_later(_DRAIN_SECONDS, self._lose)
-
-    def _lose(self) -> None:
-        """It is gone, and will say nothing more."""
-        if self._transport is not None:
-            self._transport.close()
-        run = self._run
-        if run is not None and run.killed:
-            reason = "it did not stop when it was asked to, and its process was ended"
-            self._finish(Outcome("killed", reason=reason))
-        elif run is not None:
-            self._finish(Outcome("lost", reason=f"its worker process {_how(self._code)}"))
-
-
-def _launch(sock: socket.socket) -> subprocess.Popen[bytes]:
-    """A worker process with its end of a socket.
-
-    It begins with nothing of this one but its module path and environment: no fork of a process with
-    threads, and the user's script is not run again.
-    """
-    number = sock.fileno()
-    code = (
-        f"import sys; sys.path[:] = {sys.path!r}; "
-        f"from kachery_p2p.client.tasks.worker import main; main({number})"
-    )
-    return subprocess.Popen(
-        [sys.executable, *_flags(), "-c", code],
-        stdin=subprocess.DEVNULL,
-        pass_fds=[number],
-        start_new_session=True,
-    )
-
-
-def _flags() -> list[str]:
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return flags
-
-
-def _kill_group(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
-
-
-def _how(code: int | None) -> str:
-    """How a process ended, in words."""
-    if code is None or code >= 0:
-        return f"exited with status {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    hint = "; was there too little memory?" if name == "SIGKILL" else ""
-    return f"was ended by {name}{hint}"
+    def _waits(self, worker: WorkerProcess) -> None:
+        """A run waits for other tasks, or no longer."""
+        if worker.waiting and self.waiting > MAX_TASKS_NESTED:
+            worker.end_run(
+                f"{MAX_TASKS_NESTED} others of its backend wait inside functions for tasks already, "
+                "so that no more could be begun; does it wait for itself?"
+            )
+        self._on_free()

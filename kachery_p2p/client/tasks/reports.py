@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.errors import KacheryError
 from kachery_p2p.protocol.limits import MAX_TASK_LOG, MAX_TASK_REASON, MAX_TASK_TRACEBACK
+from kachery_p2p.protocol.tasks.messages import sendable
 from kachery_p2p.protocol.tasks.task import Payload
 
 _MOST_WAITING: Final = 32 * MAX_TASK_LOG
@@ -51,7 +53,11 @@ class JobReports:
                 log = bytes(self._log[:MAX_TASK_LOG])
                 del self._log[: len(log)]
                 self._dirty = bool(self._log)
-                if not await self._running(log):
+                try:
+                    known = await self._running(log)
+                except KacheryError:
+                    return  # the next one tells more, and the last one is tried in any case
+                if not known:
                     self.muted = True
                     self._on_unknown()
         finally:
@@ -88,7 +94,7 @@ class JobReports:
                 "message": self._message,
                 "log": last,
                 "payload": None if payload is None else codec.plain(payload),
-                "reason": reason[:MAX_TASK_REASON],
-                "traceback": traceback[-MAX_TASK_TRACEBACK:],
+                "reason": sendable(reason)[:MAX_TASK_REASON],
+                "traceback": sendable(traceback)[-MAX_TASK_TRACEBACK:],
             }
         )

@@ -34,6 +34,7 @@ from kachery_p2p.protocol.numbers import real, whole
 from kachery_p2p.protocol.tasks.task import Payload, TaskType, check_function_id
 
 from . import values as task_values
+from .context import waits_for_tasks
 from .functions import check_type
 
 _PAUSE_SECONDS: Final = 0.1
@@ -74,6 +75,7 @@ class TaskRequest:
         self._outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self._loop = asyncio.get_running_loop()
         self._cancelling = False
+        self._accepted = asyncio.Event()
         self._background: asyncio.Future[Any] | None = None
 
     # --- what users read ---------------------------------------------------------------------
@@ -120,7 +122,10 @@ class TaskRequest:
         self._check_thread("wait")
         if seconds is not None:
             seconds = real("timeout_sec", seconds)
-        done, _ = concurrent.futures.wait([self._outcome], timeout=seconds)
+        if self._outcome.done():
+            return True
+        with waits_for_tasks():
+            done, _ = concurrent.futures.wait([self._outcome], timeout=seconds)
         return bool(done)
 
     def cancel(self) -> None:
@@ -132,7 +137,11 @@ class TaskRequest:
 
     def __await__(self) -> Generator[Any, None, Any]:
         """The result. Raises as :attr:`result`."""
-        return asyncio.shield(asyncio.wrap_future(self._outcome)).__await__()
+        return self._wait_for_it().__await__()
+
+    async def _wait_for_it(self) -> Any:
+        with waits_for_tasks():
+            return await asyncio.shield(asyncio.wrap_future(self._outcome))
 
     def __repr__(self) -> str:
         return f"<TaskRequest {self.task_id} {self.task_function_id} ({self.status})>"
@@ -166,15 +175,23 @@ class TaskRequest:
 
     # --- how it goes on, on its loop ---------------------------------------------------------
 
-    def start(self, params: dict[str, Any]) -> None:
+    async def start(self, params: dict[str, Any]) -> None:
+        """Returns when the node has the request, or it has ended: then whoever asked may go."""
         self._background = asyncio.ensure_future(self._go_on(params))
+        try:
+            await self._accepted.wait()
+        except asyncio.CancelledError:
+            self._cancel()
+            raise
 
     async def _go_on(self, params: dict[str, Any]) -> None:
         try:
             result = await self._ask(params)
             value = await self._conclude(result)
         except asyncio.CancelledError:
-            self._outcome.set_exception(self._cancelled("its event loop ended"))
+            self._outcome.set_exception(
+                self._cancelled("its event loop ended; its node goes on with it")
+            )
             raise
         except Exception as error:  # whatever it is, it is for who waits
             if self.status not in ("cancelled", "unknown"):
@@ -183,6 +200,8 @@ class TaskRequest:
         else:
             self.status = "finished"
             self._outcome.set_result(value)
+        finally:
+            self._accepted.set()
 
     async def _ask(self, params: dict[str, Any]) -> Any:
         """Ask the node, again under the same id if it goes away meanwhile."""
@@ -211,6 +230,7 @@ class TaskRequest:
             await asyncio.sleep(_PAUSE_SECONDS)
 
     def _on_progress(self, info: dict[str, Any]) -> None:
+        self._accepted.set()
         self.status = info.get("state") or self.status
         self.place = info.get("place")
         self.node = info.get("node") or self.node
@@ -284,8 +304,9 @@ async def arequest_task(
 ) -> TaskRequest:
     """Ask for a task function to be run by whichever node offers it.
 
-    Returns at once, with a request that goes on by itself; get the result with ``await request``, or
-    from another thread with ``request.wait()`` and ``request.result``.
+    Returns when the local node has the request, which from then on goes on by itself, also when this
+    program ends; ``request.cancel()`` ends it. Get the result with ``await request``, or from another
+    thread with ``request.wait()`` and ``request.result``.
 
     The result of a pure calculation that anybody on the channel has already is taken from there. An
     action runs once for each request, or not at all.
@@ -319,7 +340,7 @@ async def arequest_task(
     await connection()  # without a node, it is said at once
     task = os.urandom(TASK_BYTES)
     request = TaskRequest(task, task_function_id, type, channel, timeout_sec)
-    request.start(
+    await request.start(
         {
             "task": task,
             "function": task_function_id,

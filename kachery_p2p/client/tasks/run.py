@@ -20,6 +20,7 @@ from msgspec import Struct
 from kachery_p2p.client.files.scope import on_behalf_of
 from kachery_p2p.protocol.errors import KacheryError
 from kachery_p2p.protocol.limits import MAX_TASK_REASON, MAX_TASK_TRACEBACK
+from kachery_p2p.protocol.tasks.messages import sendable
 from kachery_p2p.protocol.tasks.task import Payload, TaskType
 
 from . import values as task_values
@@ -166,13 +167,29 @@ def failure(error: BaseException, context: TaskContext | None = None) -> Outcome
     """How a run ended whose function raised."""
     if context is not None and context.cancelled:
         return Outcome("cancelled", reason="it stopped when it was asked to")
-    frames = error.__traceback__
-    # Ours, between the caller and the function, tell nobody anything.
-    while frames is not None and frames.tb_frame.f_globals.get("__name__") == __name__:
-        frames = frames.tb_next
-    shown = "".join(traceback.format_exception(type(error), error, frames))
-    return _failed(task_values.reason_of(error), shown[-MAX_TASK_TRACEBACK:])
+    return _failed(_described(error), _shown(error))
+
+
+def _described(error: BaseException) -> str:
+    try:
+        return task_values.reason_of(error)
+    except BaseException as second:
+        # The class is the user's, and so is its __str__: whatever that does, the report arrives.
+        return f"{type(error).__name__}, whose text cannot be had ({type(second).__name__})"
+
+
+def _shown(error: BaseException) -> str:
+    try:
+        frames = error.__traceback__
+        # Ours, between the caller and the function, tell nobody anything.
+        while frames is not None and frames.tb_frame.f_globals.get("__name__") == __name__:
+            frames = frames.tb_next
+        return "".join(traceback.format_exception(type(error), error, frames))
+    except BaseException:
+        return ""  # as above: notes, causes and groups are the user's as well
 
 
 def _failed(reason: str, shown: str = "") -> Outcome:
-    return Outcome("failed", reason=reason[:MAX_TASK_REASON], traceback=shown)
+    reason = sendable(reason[:MAX_TASK_REASON])[:MAX_TASK_REASON]
+    shown = sendable(shown[-MAX_TASK_TRACEBACK:])[-MAX_TASK_TRACEBACK:]
+    return Outcome("failed", reason=reason, traceback=shown)

@@ -20,6 +20,7 @@ from kachery_p2p.protocol.numbers import whole
 from . import functions as task_functions
 from .backend import Backend
 from .executors import count_slots
+from .renewal import Renewal
 
 _log = logging.getLogger("kachery_p2p.tasks")
 
@@ -34,6 +35,8 @@ async def task_backend(
     executor: Executor | None = None,
     slots: int | None = None,
     label: str = "",
+    max_tasks_per_worker: int | None = None,
+    max_memory_per_worker: int | None = None,
     backend_id: str | None = None,
 ) -> AsyncIterator[Backend]:
     """Serve task functions while the ``async with`` block runs, in one's own event loop.
@@ -53,7 +56,12 @@ async def task_backend(
     slots = None if slots is None else whole("slots", slots)
     if slots is not None and not 1 <= slots <= MAX_TASK_SLOTS:
         raise BadInput(what="slots", reason=f"{slots} is not between 1 and {MAX_TASK_SLOTS}")
-    backend = Backend(functions, names, executor, slots, label or backend_id or "")
+    renewal = Renewal(max_tasks_per_worker, max_memory_per_worker)
+    renewal.check()
+    if executor is not None and renewal != Renewal():
+        reason = "the processes are the executor's own; ask it to renew them"
+        raise BadInput(what="max_tasks_per_worker and max_memory_per_worker", reason=reason)
+    backend = Backend(functions, names, executor, slots, label or backend_id or "", renewal)
     serving = backend.serving = asyncio.ensure_future(backend.serve())
     ready = asyncio.ensure_future(backend.ready.wait())
     try:
@@ -79,6 +87,8 @@ async def arun_task_backend(
     slots: int | None = None,
     label: str = "",
     stop: threading.Event | None = None,
+    max_tasks_per_worker: int | None = None,
+    max_memory_per_worker: int | None = None,
     *,
     backend_id: str | None = None,
 ) -> None:
@@ -90,6 +100,11 @@ async def arun_task_backend(
     What a function loads is what members of the channel may have on which it was asked for: files that
     this node has for other channels only are not there for it, unless it names one (``channel=``).
 
+    What a function prints, on standard output or error, goes to who asked. With the default executor so
+    does what its subprocesses, logging and libraries write; on others what goes through ``sys.stdout``
+    and ``sys.stderr``. A function that waits for tasks that it requested (``request.wait()``, ``await
+    request``) leaves its slot to them; at most 100 do so at once.
+
     Args:
         channels: names or ids of channels.
         task_function_ids: which registered functions; all by default.
@@ -100,6 +115,9 @@ async def arun_task_backend(
         slots: how many run at once; by default as many as the executor has workers.
         label: shown to those who look what is on offer.
         stop: set it to end this.
+        max_tasks_per_worker: a process is renewed after so many runs; by default never.
+        max_memory_per_worker: a process is renewed when it holds more bytes than this after a run; by
+            default more than this computer's memory (or its container's) divided by ``slots``.
         backend_id: what kachery_client called the label.
 
     Raises:
@@ -109,8 +127,10 @@ async def arun_task_backend(
     """
     if _in_worker():
         return
-    shown = label or backend_id or ""
-    async with task_backend(channels, task_function_ids, executor, slots, shown) as backend:
+    async with task_backend(
+        channels, task_function_ids, executor, slots, label or backend_id or "",
+        max_tasks_per_worker, max_memory_per_worker,
+    ) as backend:  # fmt: skip
         _log.info("Serving on %s.", channels)
         # Nothing tells of a threading.Event.
         while not backend.ended and not (stop is not None and stop.is_set()):  # noqa: ASYNC110
@@ -124,6 +144,8 @@ def run_task_backend(
     slots: int | None = None,
     label: str = "",
     stop: threading.Event | None = None,
+    max_tasks_per_worker: int | None = None,
+    max_memory_per_worker: int | None = None,
     *,
     backend_id: str | None = None,
 ) -> None:
@@ -133,7 +155,14 @@ def run_task_backend(
     with _until_signal(ended):
         portal.run(
             lambda: arun_task_backend(
-                channels, task_function_ids, executor, slots, label or backend_id or "", ended
+                channels,
+                task_function_ids,
+                executor,
+                slots,
+                label or backend_id or "",
+                ended,
+                max_tasks_per_worker,
+                max_memory_per_worker,
             ),
             name="run_task_backend",
         )

@@ -7,18 +7,25 @@ Frames are a big-endian u32 and so many bytes of msgpack, a list whose first ite
 
 * to the worker: ``job`` (id, function id, the pickled function or None if it was sent before, kwargs,
   channel), ``cancel`` (job id)
-* from the worker: ``begun`` (job id), ``update`` (job id, fraction, message, log), ``end`` (job id,
-  outcome)
+* from the worker: ``begun`` (job id), ``update`` (job id, fraction, message, log), ``waiting`` (job id,
+  whether its function waits for other tasks), ``end`` (job id, outcome, bytes of memory held)
+
+What a function writes to standard output or error, by whatever means, the parent hears from the pipe
+that both are here.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import queue
 import signal
 import socket
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -27,7 +34,9 @@ from kachery_p2p.protocol.limits import TASK_CANCEL_SECONDS
 
 from . import functions as task_functions
 from .context import TaskContext
+from .renewal import held_memory
 from .run import Outcome, failure, perform
+from .script import Place, adopt
 
 HEADER: Final = 4
 
@@ -38,19 +47,45 @@ def frame(*items: Any) -> bytes:
     return len(packed).to_bytes(HEADER, "big") + packed
 
 
-def main(descriptor: int) -> None:
-    """Run jobs that come over the socket ``descriptor`` until its other end closes."""
+def main(descriptor: int, place: Place = (None, None)) -> None:
+    """Run jobs that come over the socket ``descriptor`` until its other end closes. ``place``: of the
+    script whose functions they are."""
     task_functions.in_worker = True
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Heard while it runs; and no letter that this computer's locale lacks is an error.
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
     # Ctrl-C is the parent's affair, which ends us in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sock = socket.socket(fileno=descriptor)
     sock.set_inheritable(False)
-    _Worker(sock).run()
+    try:
+        _Worker(sock, place).run()
+    except BaseException:
+        # Nobody is left who could report, and a thread of the user's must not keep this alive: the
+        # parent sees the end, and says that the run was lost.
+        traceback.print_exc()
+        os._exit(1)
+
+
+def _flush() -> None:
+    """Whatever was written and lies in a buffer of this process goes out before the end is told."""
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        # The function may have put anything in their place, or closed them.
+        with contextlib.suppress(Exception):
+            if stream is not None:
+                stream.flush()
+    # What libraries write by C's stdio.
+    with contextlib.suppress(ImportError, OSError, AttributeError):
+        import ctypes
+
+        ctypes.CDLL(None).fflush(None)
 
 
 class _Worker:
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, place: Place) -> None:
         self._socket = sock
+        self._place = place
         self._sending = threading.Lock()
         self._jobs: queue.SimpleQueue[list[Any] | None] = queue.SimpleQueue()
         self._functions: dict[str, Callable[..., Any]] = {}
@@ -72,7 +107,8 @@ class _Worker:
         self, job: bytes, name: str, pickled: bytes | None, kwargs: bytes, channel: str
     ) -> None:
         context = TaskContext(
-            lambda fraction, message, log: self._send("update", job, fraction, message, log)
+            lambda fraction, message, log: self._send("update", job, fraction, message, log),
+            lambda waiting: self._send("waiting", job, waiting),
         )
         with self._lock:
             self._running = (job, context)
@@ -81,6 +117,7 @@ class _Worker:
             context.cancel()
         try:
             function = self._function(name, pickled)
+            adopt(function, self._place)
         except BaseException as error:
             found = failure(error)
             reason = f"its worker process could not load it: {found.reason}"
@@ -90,7 +127,12 @@ class _Worker:
             outcome = perform(function, kwargs, channel, context, whole_process=True)
         with self._lock:
             self._running = None
-        self._send("end", job, outcome)
+        _flush()
+        held = held_memory()
+        try:
+            self._send("end", job, outcome, held)
+        except (ValueError, TypeError) as error:  # something in it that msgpack does not take
+            self._send("end", job, failure(error), held)
 
     def _function(self, name: str, pickled: bytes | None) -> Callable[..., Any]:
         if pickled is not None:

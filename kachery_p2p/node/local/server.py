@@ -21,7 +21,6 @@ import socket
 import struct
 from collections.abc import Coroutine
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from kachery_p2p.local.budget import Budget
@@ -33,12 +32,10 @@ from kachery_p2p.protocol.errors import (
     BadInput,
     Busy,
     Cancelled,
-    DaemonAlreadyRunning,
     DaemonNotPermitted,
     KacheryError,
     LinkClosed,
     ProtocolViolation,
-    StorageDamaged,
     VersionMismatch,
     to_wire,
 )
@@ -56,6 +53,7 @@ from .descriptors import AllFiles, ClientFiles
 from .live_call import Caller, DeferredResult, LiveCall
 from .services import Services
 from .token_files import TokenFiles, remove_stale
+from .unix_door import UnixDoor
 
 log = logging.getLogger(__name__)
 
@@ -326,63 +324,37 @@ class LocalServer:
         self.tokens = TokenFiles()
         self.files = AllFiles()
         self.closing = False
-        self._listeners: list[tuple[socket.socket, bool]] = []
-        self._acceptors: list[Acceptor] = []
-        self._files: list[Path] = []
+        self._door = UnixDoor(services.config)
+        self._listeners: list[tuple[socket.socket, Acceptor]] = []
+        """The Unix socket's is the first."""
 
     async def start(self) -> None:
         """Raises DaemonAlreadyRunning, StorageDamaged (the folder), BadInput."""
         config = self.services.config
-        self._make_runtime_dir()
-        self._listen_unix(config.socket_path)
+        self._listen(self._door.open(), unix=True)
         remove_stale(config.runtime_dir)
         if config.api_port is not None:
             self._listen_tcp(config.api_port)
-        for sock, unix in self._listeners:
-            self._acceptors.append(
-                Acceptor(sock, partial(self._on_socket, unix), self._on_exhausted)
-            )
 
-    def _make_runtime_dir(self) -> None:
-        config = self.services.config
-        group = config.group_id()
-        mode = 0o700 if group is None and config.socket_mode & 0o077 == 0 else 0o755
-        try:
-            config.runtime_dir.mkdir(parents=True, exist_ok=True, mode=mode)
-        except OSError as error:
-            raise StorageDamaged(path=str(config.runtime_dir), reason=error.strerror) from error
+    def _listen(self, sock: socket.socket, *, unix: bool) -> None:
+        acceptor = Acceptor(sock, partial(self._on_socket, unix), self._on_exhausted)
+        self._listeners.append((sock, acceptor))
 
-    def _listen_unix(self, path: Path) -> None:
-        if path.exists():
-            probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            probe.settimeout(1.0)
-            try:
-                probe.connect(str(path))
-            except (ConnectionRefusedError, FileNotFoundError):
-                path.unlink(missing_ok=True)  # left behind by a node that was killed
-            except OSError as error:
-                raise DaemonAlreadyRunning(reason=f"{path}: {error.strerror}") from error
-            else:
-                raise DaemonAlreadyRunning(reason=f"something answers at {path}")
-            finally:
-                probe.close()
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        config = self.services.config
-        group = config.group_id()
-        try:
-            before = os.umask(0o177)
-            try:
-                sock.bind(str(path))
-            finally:
-                os.umask(before)
-            if group is not None:
-                os.chown(path, -1, group)
-            os.chmod(path, config.socket_mode | (0o060 if group is not None else 0))
-        except OSError as error:
+    async def look_after_socket(self) -> None:
+        """Bind the Unix socket anew if it is no longer there. Raises StorageDamaged,
+        DaemonAlreadyRunning."""
+        sock = await self.services.context.workers.disk(self._door.look)
+        if sock is None:
+            return
+        if self.closing:
             sock.close()
-            raise StorageDamaged(path=str(path), reason=error.strerror) from error
-        self._files.append(path)
-        self._start_listening(sock, unix=True)
+            return
+        before, acceptor = self._listeners.pop(0)
+        acceptor.close()
+        before.close()
+        self._listen(sock, unix=True)
+        self._listeners.insert(0, self._listeners.pop())
+        self.tokens.restore()
 
     def _listen_tcp(self, port: int) -> None:
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -396,16 +368,13 @@ class LocalServer:
                 reason=f"{(error.strerror or str(error)).lower()}; stop what uses it, or choose "
                 f"another port (clients find it by {PORT_VARIABLE})",
             ) from error
-        self._start_listening(sock, unix=False)
+        sock.listen(128)
+        sock.setblocking(False)
+        self._listen(sock, unix=False)
         context = self.services.context
         self.tokens.make(
             self.services.config, sock.getsockname()[1], context.key.public, context.random_bytes
         )
-
-    def _start_listening(self, sock: socket.socket, *, unix: bool) -> None:
-        sock.listen(128)
-        sock.setblocking(False)
-        self._listeners.append((sock, unix))
 
     def _on_socket(self, unix: bool, sock: socket.socket, address: Any) -> None:
         try:
@@ -434,14 +403,12 @@ class LocalServer:
 
     async def close(self) -> None:
         self.closing = True
-        for acceptor in self._acceptors:
+        for sock, acceptor in self._listeners:
             acceptor.close()
-        for sock, _ in self._listeners:
             sock.close()
         self._listeners.clear()
         self.tokens.remove()
-        for path in self._files:
-            path.unlink(missing_ok=True)
+        self._door.close()
         connections = list(self.connections)
         for connection in connections:
             connection.socket.close()

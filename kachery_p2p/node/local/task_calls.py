@@ -10,8 +10,8 @@ method             parameters                                                   
 ``task.show``      task?                                                            tasks
 ``task.publish``   function, type, kwargs, payload, channel?
 ``task.cached``    function, kwargs, channel?, look                                 payload, node, ...
-``task.offer``     backend, functions, channels, slots, label, running; ends with   (nothing)
-                   the backend
+``task.offer``     backend, functions, channels, slots, label, running, codes;      (nothing)
+                   ends with the backend; sends progress
 ``task.take``      backend, most, wait                                              jobs, cancel
 ``task.report``    backend, job, state, fraction, message, log, payload, ...         known
 =================  ===============================================================  ==================
@@ -35,6 +35,7 @@ from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput, ProtocolViolation
 from kachery_p2p.protocol.limits import (
     MAX_CALL_SECONDS,
+    MAX_TASK_CODE,
     MAX_TASK_FUNCTIONS,
     MAX_TASK_KWARGS,
     MAX_TASK_LOG,
@@ -61,6 +62,7 @@ from .services import Services
 
 _Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _Seconds = Annotated[float, Meta(ge=0, le=MAX_CALL_SECONDS)]
+_Code = Annotated[str, Meta(max_length=MAX_TASK_CODE)]
 _Kwargs = Annotated[bytes, Meta(max_length=MAX_TASK_KWARGS)]
 
 
@@ -107,6 +109,7 @@ class _Offer(msgspec.Struct, frozen=True):
     slots: Annotated[int, Meta(ge=1, le=MAX_TASK_SLOTS)]
     label: str = ""
     running: list[_Id] = []
+    codes: Annotated[dict[str, _Code], Meta(max_length=MAX_TASK_FUNCTIONS)] = {}
 
 
 class _Take(msgspec.Struct, frozen=True):
@@ -310,10 +313,12 @@ class TaskCalls:
             params.slots,
             params.label,
             frozenset(params.running),
+            params.codes,
         )
+        changed = await self._services.task_results.computed_otherwise(params.codes)
         self._queue.offer(backend)
         try:
-            live.progress({"ready": True})
+            live.progress({"ready": True, "changed": changed})
             await asyncio.Event().wait()
         finally:
             self._queue.withdraw(backend)

@@ -23,7 +23,7 @@ class TokenFiles:
 
     def __init__(self) -> None:
         self.tokens: dict[str, Token] = {}
-        self._files: list[Path] = []
+        self._written: dict[Path, tuple[Token, int, int | None]] = {}
 
     def make(
         self, config: Config, port: int, node: bytes, random_bytes: Callable[[int], bytes]
@@ -44,7 +44,7 @@ class TokenFiles:
         with disk_errors("a token", path):
             path.unlink(missing_ok=True)
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-            self._files.append(path)
+            self._written[path] = (token, mode, group)
             try:
                 write_all(fd, token.to_text().encode())
                 if group is not None and mode & 0o040:
@@ -53,11 +53,17 @@ class TokenFiles:
             finally:
                 os.close(fd)
 
+    def restore(self) -> None:
+        """Write those anew that are no longer there. Raises as :meth:`make`."""
+        for path, (token, mode, group) in list(self._written.items()):
+            if not path.exists():
+                self._write(path, token, mode, group)
+
     def remove(self) -> None:
-        for path in self._files:
+        for path in self._written:
             with contextlib.suppress(OSError):  # the folder has gone, or is read-only by now
                 path.unlink(missing_ok=True)
-        self._files.clear()
+        self._written.clear()
         self.tokens.clear()
 
 

@@ -79,6 +79,8 @@ class Backend:
     label: str
     returned: frozenset[bytes] = frozenset()
     """Actions that it still runs from before this node was started."""
+    codes: Mapping[str, str] = field(default_factory=dict)
+    """Fingerprints of what its functions do."""
     bell: asyncio.Event = field(default_factory=asyncio.Event)
     ready: set[Job] = field(default_factory=set)
     """Actions that a slot is kept for until their requester says that they may begin."""

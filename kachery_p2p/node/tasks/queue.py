@@ -382,6 +382,7 @@ class TaskQueue:
     ) -> None:
         result = None if payload is None else self._results.sign(job, payload)
         if result is not None and job.type == "pure-calculation":
+            await self._results.note_code(job)
             await self._results.keep(result, job.channel)
         elif result is not None and job.type == "query":
             self._results.keep_soon(result, job.channel)

@@ -48,6 +48,8 @@ class Request:
     returning: tuple[str, float] | None = None
     """The node that was lost while it ran it, and until when it may be back."""
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    work: asyncio.Task[Outcome] | None = None
+    """What sees it through, whether or not its caller is still there."""
     attempt: bytes = b""
     """The id under which nodes know it now: a run that is repeated is another task to them."""
 
@@ -62,6 +64,10 @@ class Request:
         self.reason = update.reason
         self.state = update.state
         self.tell(self.state, update, self.node, self.label)
+
+    def repeat(self) -> None:
+        """Tell a caller that comes anew how it stands."""
+        self.tell(self.state, TaskUpdate("queued"), self.node, self.label)
 
     def wait(self) -> None:
         """Nobody is there who could run it."""

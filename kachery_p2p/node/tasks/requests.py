@@ -8,6 +8,9 @@ that node is asked what became of it, until it answers or the caller's time is u
 A node that is lost before the function began is replaced by another. One that is lost while it ran is
 asked again for ``_RETURN_SECONDS``; then the run has failed, and is repeated as often as the caller
 allowed.
+
+A request that was taken goes on when its caller has gone, be it a script that ended right after it:
+only being cancelled ends it. A caller that comes again with its id hears the rest.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from kachery_p2p.protocol.errors import (
 )
 from kachery_p2p.protocol.gossip.holders import Holder
 from kachery_p2p.protocol.limits import (
+    MAX_TASKS_REQUESTED,
     RECONNECT_FIRST,
     RECONNECT_MOST,
     TASK_BYTES,
@@ -95,20 +99,40 @@ class TaskRequests:
         self._disk = self._context.workers.disk
 
     async def run(self, request: Request) -> Outcome:
-        """See a request through.
+        """See a request through, or the one of the same id that goes on already.
 
         Raises:
+            Busy: too many go on.
             NoBackend: nobody offered the function in all the time that was allowed for that.
             AccessDenied, TaskNotAllowed: it was refused.
             ForgedResult: what came back is not a result that counts.
             DeadlineExceeded: the caller's time was up; what can be cancelled was.
         """
-        self.live[request.task] = request
+        known = self.live.get(request.task)
+        if known is not None:
+            known.tell = request.tell
+            request = known
+            request.repeat()
+        elif len(self.live) >= MAX_TASKS_REQUESTED:
+            raise Busy(limit=f"{MAX_TASKS_REQUESTED} tasks that it asked for")
+        else:
+            self.live[request.task] = request
+            work = self._see_to_its_end(request)
+            request.work = self._discovery.network.spawn(work, name=f"task {request.function}")
+            request.tell("looking", TaskUpdate("queued"), "", "")
+        assert request.work is not None
+        mine = request.tell
+        try:
+            return await asyncio.shield(request.work)
+        finally:
+            if request.tell is mine:
+                request.tell = _nobody_listens
+
+    async def _see_to_its_end(self, request: Request) -> Outcome:
         try:
             return await self._see_through(request)
         finally:
-            if self.live.get(request.task) is request:
-                del self.live[request.task]
+            del self.live[request.task]
 
     async def _see_through(self, request: Request) -> Outcome:
         """A cancel, or the end of the caller's time, ends what only looks or waits; what runs is told
@@ -385,6 +409,10 @@ class TaskRequests:
             request.node = node
             request.say(TaskUpdate("running", message=f"waiting for node {node[:8]} to be back"))
             await asyncio.sleep(_AGAIN_SECONDS)
+
+
+def _nobody_listens(*_: object) -> None:
+    """The caller has gone."""
 
 
 def _gone(reason: str) -> KacheryError:

@@ -65,6 +65,7 @@ class TaskResults:
         self._withdraw = withdraw
         self._supervisor = supervisor
         self._keeping = asyncio.Lock()
+        self._codes: set[tuple[str, str]] = set()
         self._disk = context.workers.disk
 
     def sign(self, job: Job, payload: Payload) -> TaskResult:
@@ -77,6 +78,24 @@ class TaskResults:
             timestamp=round(self._context.clock() * 1000),
             payload=payload,
         )
+
+    async def note_code(self, job: Job) -> None:
+        """Remember by which code a result that ran here was computed, each once."""
+        code = None if job.backend is None else job.backend.codes.get(job.function)
+        if code is not None and (job.function, code) not in self._codes:
+            await self._disk(self._store.note_code, job.function, code)
+            self._codes.add((job.function, code))
+
+    async def computed_otherwise(self, codes: dict[str, str]) -> list[str]:
+        """Of these functions with their code's fingerprints, those of which results may be kept that
+        other code computed. What another version of Python says tells nothing."""
+        changed = []
+        for function, code in codes.items():
+            version = code.partition(":")[0]
+            known = await self._disk(self._store.codes, function)
+            if any(each != code and each.partition(":")[0] == version for each in known):
+                changed.append(function)
+        return changed
 
     async def keep(self, result: TaskResult, channel: bytes, *, tell: bool = True) -> None:
         """Keep a result that was checked, and tell the channel, unless that is not worth it."""

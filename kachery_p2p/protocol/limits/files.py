@@ -61,3 +61,5 @@ JOURNAL_IDLE_SECONDS: Final = 2.0
 JOURNAL_SYNC_EACH: Final = 64
 """Blobs that are synced one by one; of more, the file system is synced as a whole, which is ten
 times faster but waits for what other programs wrote, too."""
+STRAY_SECONDS: Final = 24 * 3600.0
+"""Where a file system has no locks, a temporary file of this age was left by a process that is gone."""

@@ -32,6 +32,16 @@ LOCAL_UNFINISHED: Final = 64 * MIB
 """Bytes of frames of all clients together that were begun and not ended."""
 LOCAL_PIECES_AT_ONCE: Final = 4
 """Pieces that are read from the disk at once for one client's calls of load_bytes."""
+MAX_NOTICE: Final = 16 * KIB
+"""Bytes of what a node leaves in its state folder about where it runs: two paths of 4 KiB fit."""
+NOTICE_SECONDS: Final = 2.0
+"""So often a node looks whether its socket is where clients look, and says that it still runs."""
+NOTICE_LATE_SECONDS: Final = 60.0
+"""A node of another computer that has not said so for as long has ended: file servers and the clocks of
+two computers are late as well."""
+LOOP_DESCRIPTORS: Final = 12
+"""Files that a process must be able to open before an event loop is made: the loop's own, and the first
+connection's."""
 MAX_IDLE_CONNECTIONS: Final = 8
 """Connections that a client's threads leave open for the next sync call."""
 MAX_LOCAL_REQUESTS: Final = 2_048

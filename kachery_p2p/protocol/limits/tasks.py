@@ -10,6 +10,8 @@ TASK_BYTES: Final = 16
 """Of the random number by which a request for a task is known."""
 MAX_FUNCTION_ID: Final = 200
 """Characters of a task function's id."""
+MAX_TASK_CODE: Final = 100
+"""Characters of the fingerprint of a function's code."""
 MAX_TASK_KWARGS: Final = 1_000_000
 """Bytes of the arguments of a task as JSON. Larger things are stored, and the arguments have their
 URI. They travel in one frame."""
@@ -35,10 +37,15 @@ MAX_TASK_SLOTS: Final = 10_000
 """Tasks that one backend runs at once."""
 MAX_TASKS_QUEUED: Final = 10_000
 """Tasks that wait in one node for a free slot."""
+MAX_TASKS_REQUESTED: Final = 10_000
+"""Tasks that a node sees through for callers of its own computer, also for those that have gone."""
 MAX_TASKS_KEPT: Final = 10_000
 """Tasks that ended and are remembered for who comes again."""
 MAX_TASKS_KEPT_BYTES: Final = 16 * MIB
 """Bytes of how they ended; the newest."""
+MAX_TASKS_NESTED: Final = 100
+"""Runs of one backend that gave up their slots because they wait for other tasks: each is a process, or
+a thread."""
 TASK_CANCEL_SECONDS: Final = 2.0
 """A function that was asked to stop and goes on for longer is ended with its worker process."""
 MAX_TASK_LOG_KEPT: Final = 1_000_000

@@ -171,20 +171,20 @@ def make_update(
     """News that is within its bounds, of whatever a function said.
 
     Message and reason lose their ends; the log and the traceback their beginnings, since what counts
-    stands last there. Half a surrogate pair becomes ``?``. A fraction that is none is left out.
+    stands last there. Half a surrogate pair is written out. A fraction that is none is left out.
 
     Raises:
         ValueError: a result is missing or in the wrong place.
     """
     if fraction is not None and not 0 <= fraction <= 1:
         fraction = None
-    message = _sendable(message)[:MAX_TASK_MESSAGE]
-    reason = _sendable(reason)[:MAX_TASK_REASON]
+    message = sendable(message)[:MAX_TASK_MESSAGE]
+    reason = sendable(reason)[:MAX_TASK_REASON]
     log = log[-MAX_TASK_LOG:]
     left = (
         MAX_TASK_UPDATE - len(log) - _bytes_of(message) - _bytes_of(reason) - _result_bytes(result)
     )
-    traceback = _last_part(_sendable(traceback), MAX_TASK_TRACEBACK, left)
+    traceback = _last_part(sendable(traceback), MAX_TASK_TRACEBACK, left)
     place = min(max(place, 0), MAX_TASKS_QUEUED)
     return TaskUpdate(state, place, fraction, message, log, reason, traceback, result)
 
@@ -221,8 +221,10 @@ def _result_bytes(result: TaskResult | None) -> int:
     return len(payload.data or b"") + len(payload.uri or "") + _bytes_of(result.function)
 
 
-def _sendable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")
+def sendable(text: str) -> str:
+    """Text that can travel: half of a surrogate pair, as in a file name that is no UTF-8, becomes what
+    Python writes for it (``\\udce9``)."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _last_part(text: str, most_chars: int, most_bytes: int) -> str:

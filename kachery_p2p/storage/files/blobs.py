@@ -36,6 +36,7 @@ from kachery_p2p.protocol.errors import (
     BadInput,
     BadPath,
     StorageDamaged,
+    StorageReadOnly,
 )
 from kachery_p2p.protocol.files.manifest import Manifest
 from kachery_p2p.protocol.limits import JOURNAL_BYTES, MANIFEST_CHUNK, MIB
@@ -55,7 +56,7 @@ from kachery_p2p.storage.disk import (
     sync_folder,
     write_file,
 )
-from kachery_p2p.storage.lock import lock_folder
+from kachery_p2p.storage.lock import lock_folder, unlock_folder
 
 from .arrivals import Arrivals
 from .journal import Journal, open_journal
@@ -103,6 +104,8 @@ class BlobStore(BlobReader, Closing):
         self.arrivals = Arrivals()
         """What is about to appear, and downloads in progress: not to be tidied away."""
         self._on_manifest = on_manifest
+        self.read_only = False
+        """Whether this user may only read the folder: then nothing is stored, and no lock is held."""
         self._lock_fd = -1
         self._journal: Journal | None = None
         self._journal_bytes = journal_bytes
@@ -118,6 +121,18 @@ class BlobStore(BlobReader, Closing):
             StorageInUse: another process holds the lock.
             StorageDamaged: the folder is missing (and ``create`` is off) or cannot be used.
         """
+        self.read_only = False
+        try:
+            self._make_ready(create=create, lock=lock)
+        except StorageReadOnly:
+            if not (self.root / "sha1").is_dir():
+                raise
+            # What lies there can be loaded and provided all the same.
+            self.read_only = True
+        self._pool = ThreadPoolExecutor(_HASH_THREADS, "kachery-hash")
+        return self
+
+    def _make_ready(self, *, create: bool, lock: bool) -> None:
         with disk_errors("the folder", self.root):
             if not create and not self.root.is_dir():
                 raise StorageDamaged(path=str(self.root), reason="there is no such folder")
@@ -135,8 +150,6 @@ class BlobStore(BlobReader, Closing):
                 except BaseException:
                     self.close()
                     raise
-        self._pool = ThreadPoolExecutor(_HASH_THREADS, "kachery-hash")
-        return self
 
     def close(self) -> None:
         """Empty the journal, give up the lock and the threads; a second time does nothing."""
@@ -147,7 +160,7 @@ class BlobStore(BlobReader, Closing):
             self._pool.shutdown()
             self._pool = None
         if self._lock_fd >= 0:
-            os.close(self._lock_fd)
+            unlock_folder(self._lock_fd)
             self._lock_fd = -1
 
     def clean(self) -> int:

@@ -5,7 +5,9 @@ told is believed only if the folder has the marker that the node names, a file t
 user owns: so nobody who poses as a node can have others read files of its choice as blobs, and a
 folder of the same name in another container is not taken for this one.
 
-The marker is made once and stays; it is no secret.
+The marker is made once and stays; it is no secret. In a folder that the node's user may only read there
+can be none: then the node names the folder's place on its disk instead, which is believed of a node of
+one's own user, and of root.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ _RANDOM_BYTES: Final = 16
 _TEXT: Final = re.compile(rb"[0-9a-f]{32}\n")
 _READ_BYTES: Final = 64
 _ROOT: Final = 0
+_PLACE: Final = "place:"
 
 
 def marker_of(root: Path, random_bytes: Callable[[int], bytes]) -> str:
@@ -51,9 +54,20 @@ def marker_of(root: Path, random_bytes: Callable[[int], bytes]) -> str:
     return text
 
 
+def place_of(root: Path) -> str:
+    """What stands for the marker of a folder that cannot be written to. Raises OSError."""
+    status = root.stat()
+    return f"{_PLACE}{status.st_dev}:{status.st_ino}"
+
+
 def is_marked(root: Path, marker: str, uid: int) -> bool:
     """Whether a folder has this marker, and it is ``uid``'s, the user as whom the node runs; root is
     believed whoever's it is."""
+    if marker.startswith(_PLACE):
+        try:
+            return uid in (_ROOT, os.getuid()) and place_of(root) == marker
+        except OSError:
+            return False
     return bool(marker) and _read(root / MARKER_FILE, None if uid == _ROOT else uid) == marker
 
 

@@ -105,6 +105,15 @@ class ResultStore(Database):
         sql = "SELECT 1 FROM result_channels WHERE key = ? AND channel = ?"
         return self._row(sql, key, channel) is not None
 
+    def note_code(self, function: str, code: str) -> None:
+        """Results of a function were computed here by the code of this fingerprint."""
+        self._change("INSERT OR IGNORE INTO codes VALUES (?, ?)", function, code)
+
+    def codes(self, function: str) -> frozenset[str]:
+        """The fingerprints of all code by which results of a function were computed here."""
+        rows = self._rows("SELECT code FROM codes WHERE function = ?", function)
+        return frozenset(row[0] for row in rows)
+
     def forget_result(self, key: bytes) -> bool:
         """Forget a result; whether there was one."""
         with self._changing_results() as db:

@@ -34,5 +34,11 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     );
     CREATE INDEX actions_by_end ON actions (role, ended, began, size);
     """,
+    """
+    -- Fingerprints of the code by which results of a function were computed here.
+    CREATE TABLE codes (
+        function TEXT NOT NULL, code TEXT NOT NULL, PRIMARY KEY (function, code)
+    ) WITHOUT ROWID;
+    """,
 )
 """Step ``i`` takes a database from version ``i`` to ``i + 1``. Never edited, only appended to."""

@@ -163,12 +163,18 @@ def test_the_socket_does_not_let_this_user_in(node: Daemon) -> None:
     code = f"""
 import os, sys
 from kachery_p2p.cli.main import main
+from tests.another_user import import_everything
+import_everything()
 os.setgroups([])
 os.setuid({pwd.getpwnam("nobody").pw_uid})
 sys.exit(main(["doctor", "--json"]))
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], env=node.env, cwd="/", capture_output=True, text=True
+        [sys.executable, "-c", code],
+        env={**node.env, "PYTHONPATH": os.getcwd()},
+        cwd="/",
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == BY_CODE["daemon-not-permitted"].exit_status, done.stderr
     (check,) = json.loads(done.stdout)["checks"]

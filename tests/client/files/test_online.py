@@ -23,6 +23,8 @@ import numpy as np
 import pytest
 
 import kachery_p2p as kc
+from kachery_p2p.client.files import stores
+from kachery_p2p.client.session.pieces import FilePieces
 from kachery_p2p.local import places
 from kachery_p2p.protocol import errors
 from kachery_p2p.protocol.limits import LOCAL_PIECE, MANIFEST_CHUNK
@@ -599,6 +601,27 @@ def test_another_storage_than_the_nodes_is_refused(lab: Lab, tmp_path: Path) -> 
         assert kc.load_text(kc.store_text("x")) == "x"
 
 
+def test_a_file_that_is_cut_while_it_is_stored_over_tcp_is_an_error(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(os.urandom(5_000_000))
+
+    class Cut(FilePieces):
+        async def read(self, start: int, length: int) -> bytes:
+            if start > 0:
+                os.truncate(path, 0)
+            return await super().read(start, length)
+
+    with at(lab.a, KACHERY_P2P_API_PORT=str(lab.a.options["api_port"])):
+        with monkeypatch.context() as patch:
+            patch.setattr(stores, "FilePieces", Cut)
+            with pytest.raises(errors.BadInput, match="cut to"):
+                kc.store_file(path)
+        path.write_bytes(b"x" * 2_000_000)
+        assert kc.load_bytes(kc.store_file(path)) == path.read_bytes()
+
+
 def test_over_tcp_with_the_token(lab: Lab, tmp_path: Path) -> None:
     port = str(lab.a.options["api_port"])
     token = Path(lab.a.env["XDG_RUNTIME_DIR"], "kachery-p2p", f"api-{port}.full.token")
@@ -652,7 +675,9 @@ def test_damage_on_the_local_disk_is_seen_put_aside_and_mended(lab: Lab, size: i
 BECOME_NOBODY = """
 import asyncio, json, os, pwd, sys
 import kachery_p2p as kc
+from tests.another_user import import_everything
 # Once all is imported: nobody may be unable to read the folder that this Python is in.
+import_everything()
 nobody = pwd.getpwnam("nobody")
 os.setgroups([])
 os.setgid(nobody.pw_gid)
@@ -663,7 +688,7 @@ os.setuid(nobody.pw_uid)
 def as_nobody(daemon: Daemon, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", BECOME_NOBODY + code, *arguments],
-        env=daemon.env,
+        env={**daemon.env, "PYTHONPATH": os.getcwd()},
         cwd="/",
         text=True,
         capture_output=True,

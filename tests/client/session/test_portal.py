@@ -14,12 +14,14 @@ import threading
 import traceback
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kachery_p2p.client.session import portal
-from kachery_p2p.protocol.errors import Cancelled, NotFound
+from kachery_p2p.local import loops
+from kachery_p2p.protocol.errors import Cancelled, LoopNotMade, NotFound
 
 TIMEOUT = 30
 
@@ -340,3 +342,129 @@ portal.run(wait)
     assert status == -signal.SIGINT
     assert out == ""
     assert err.rstrip().endswith("KeyboardInterrupt")
+
+
+NO_LOOP = """
+import os, resource, sys, tempfile, warnings
+os.environ["KACHERY_P2P_OFFLINE_STORAGE_DIR"] = tempfile.mkdtemp()
+import kachery_p2p as kc
+"""
+
+
+@pytest.mark.parametrize("free", [0, 2, 5, 11])
+def test_without_descriptors_a_call_says_so_and_works_once_there_are_some(free: int) -> None:
+    done = script(
+        NO_LOOP
+        + f"""
+kc.load_text
+import asyncio, uvloop
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+held = []
+try:
+    while True: held.append(open(os.devnull))
+except OSError: pass
+for file in [held.pop() for _ in range({free})]: file.close()
+try: kc.store_text("x")
+except kc.errors.LoopNotMade as error: print("ulimit" in str(error))
+for file in held: file.close()
+print(kc.load_text(kc.store_text("y")))
+"""
+    )
+    assert (done.returncode, done.stdout) == (0, "True\ny\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    "breakage",
+    [
+        "sys.modules['uvloop'] = None",
+        # One that was built for another Python.
+        "import importlib.abc\n"
+        "class Broken(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'uvloop': raise SystemError('built for another Python')\n"
+        "sys.meta_path.insert(0, Broken())",
+        # What nest_asyncio puts in place of it takes no loop_factory.
+        "import asyncio\nasyncio.run = lambda main, *, debug=False: 1 / 0",
+    ],
+)
+def test_it_works_without_uvloop_and_with_an_asyncio_that_was_patched(breakage: str) -> None:
+    done = script(NO_LOOP + f"{breakage}\nprint(kc.load_text(kc.store_text('x')))")
+    assert (done.returncode, done.stdout) == (0, "x\n"), done.stderr
+
+
+def test_a_loop_that_cannot_be_made_is_the_callers_error_and_the_next_call_tries_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken() -> asyncio.AbstractEventLoop:
+        raise ValueError("no loop today")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loops, "new_event_loop", broken)
+        with pytest.raises(LoopNotMade, match="ValueError: no loop today"):
+            double(1)
+    assert double(1) == 2
+
+
+def test_a_thread_that_cannot_be_started_is_the_callers_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(LoopNotMade, match="can't start new thread"):
+            double(1)
+    assert double(1) == 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_loop_that_something_ended_is_made_anew() -> None:
+    async def end_the_loop() -> None:
+        def leave() -> None:
+            raise SystemExit
+
+        asyncio.get_running_loop().call_soon(leave)
+        await asyncio.Event().wait()
+
+    with pytest.raises(Cancelled):
+        portal.run(end_the_loop)
+    assert double(1) == 2
+
+
+AT_THE_END = """
+class Kept:
+    def __del__(self):
+        try: print(kc.store_text("in __del__"))
+        except kc.errors.LoopNotMade as error: print("Python is ending" in str(error))
+"""
+
+
+@pytest.mark.parametrize("before", ["", "kc.store_text('before')"])
+@pytest.mark.parametrize("where", ["kept = Kept()", "sys.modules['kept'] = Kept()"])
+def test_a_call_in_del_at_exit_says_that_python_ends(before: str, where: str) -> None:
+    done = script(NO_LOOP + AT_THE_END + f"{before}\n{where}")
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+def test_a_handler_of_atexit_may_still_store() -> None:
+    done = script(
+        NO_LOOP
+        + """
+import atexit
+kc.store_text("before")
+atexit.register(lambda: print(kc.load_text(kc.store_text("at exit"))))
+"""
+    )
+    assert (done.returncode, done.stdout) == (0, "at exit\n"), done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_program_without_standard_streams_is_served(closed: str, tmp_path: Path) -> None:
+    code = NO_LOOP + (
+        f"uri = kc.store_text('x'); open({str(tmp_path / 'out')!r}, 'w').write(kc.load_text(uri))"
+    )
+    command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code]
+    done = subprocess.run(command, capture_output=True, timeout=TIMEOUT)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out").read_text() == "x"

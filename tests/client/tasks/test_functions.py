@@ -21,8 +21,15 @@ from kachery_p2p.client.tasks import functions as task_functions
 from kachery_p2p.client.tasks import values as task_values
 from kachery_p2p.client.tasks.context import TaskContext
 from kachery_p2p.client.tasks.run import Outcome, perform
-from kachery_p2p.protocol import errors
-from kachery_p2p.protocol.limits import MAX_INLINE_RESULT
+from kachery_p2p.client.tasks.worker import HEADER, frame
+from kachery_p2p.protocol import codec, errors
+from kachery_p2p.protocol.limits import (
+    MAX_INLINE_RESULT,
+    MAX_TASK_MESSAGE,
+    MAX_TASK_REASON,
+    MAX_TASK_TRACEBACK,
+)
+from kachery_p2p.protocol.tasks.messages import make_update
 from kachery_p2p.protocol.tasks.task import Payload
 
 
@@ -299,3 +306,73 @@ def test_progress_and_prints_are_told_in_order_and_bounded() -> None:
     assert told[0][:2] == (1.0, "x" * 1_000)
     assert outcome.log.endswith(b"two\n")
     assert len(outcome.log) < 1_000_000
+
+
+# --- errors of every kind ------------------------------------------------------------------------
+
+
+class Silent(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text today")
+
+
+class Leaving(Exception):
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+class Noted(Exception):
+    __notes__ = (3, "a note \udce9")  # type: ignore[assignment]
+
+
+def _open_a_file_that_is_no_utf_8() -> None:
+    code = compile("raise KeyError('k')", "na\udce9me.py", "exec")
+    exec(code)
+
+
+def _raise(error: BaseException) -> Any:
+    def function() -> None:
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (_raise(ValueError("bad \udce9 name")), "ValueError: bad \\udce9 name"),
+        (_raise(ValueError("x" * 5_000_000)), "ValueError: xxx"),
+        (_raise(ValueError("\udce9" * 3_000_000)), "ValueError: \\udce9"),
+        (_raise(SystemExit("bad \udce9")), "SystemExit: bad \\udce9"),
+        (_raise(errors.BadPath(path="a\udce9", reason="no")), "Cannot use 'a\\udce9'"),
+        (_raise(Silent()), "Silent, whose text cannot be had"),
+        (_raise(Leaving()), "Leaving, whose text cannot be had"),
+        (_raise(Noted("noted")), "Noted: noted"),
+        (_raise(ExceptionGroup("g\udce9", [ValueError("\udce9")])), "ExceptionGroup: g\\udce9"),
+        (_raise(asyncio.CancelledError()), "CancelledError"),
+        (_open_a_file_that_is_no_utf_8, "KeyError: 'k'"),
+    ],
+)
+def test_whatever_a_function_raises_the_report_can_be_sent(function: Any, reason: str) -> None:
+    outcome = run(function)
+    assert outcome.state == "failed"
+    assert outcome.reason.startswith(reason)
+    # As it goes from a worker to the backend, and from there to the node and to other nodes.
+    assert codec.convert(Outcome, codec.unpack(frame("end", outcome)[HEADER:])[1]) == outcome
+    assert make_update("failed", reason=outcome.reason, traceback=outcome.traceback)
+    assert len(outcome.reason) <= MAX_TASK_REASON
+    assert len(outcome.traceback) <= MAX_TASK_TRACEBACK
+
+
+def test_progress_of_any_text_can_be_sent() -> None:
+    told: list[Any] = []
+    context = TaskContext(lambda *update: told.append(update))
+
+    def talk() -> None:
+        kc.task_progress(0.5, "file \udce9")
+        kc.task_progress(None, "\udce9" * 1_000)
+        context.flush()
+
+    assert perform(talk, b"{}", None, context).state == "finished"
+    assert all(codec.pack(update) for update in told)
+    assert all(len(message) <= MAX_TASK_MESSAGE for _, message, _ in told)

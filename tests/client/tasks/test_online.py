@@ -72,6 +72,16 @@ def append(*, path, number, seconds=0):
     time.sleep(seconds)
     return number
 
+@kc.taskfunction("nest.1", type="query")
+def nest(*, depth):
+    return depth and 1 + kc.request_task("nest.2", {"depth": depth - 1}, "query", "lab").wait()
+
+@kc.taskfunction("nest.2", type="query")
+async def anest(*, depth):
+    if not depth:
+        return 0
+    return 1 + await (await kc.arequest_task("nest.1", {"depth": depth - 1}, "query", "lab"))
+
 @kc.taskfunction("crowd.1", type="query")
 def crowd(*, n):
     # How many run at this moment, this one counted.
@@ -238,6 +248,26 @@ def test_a_cancelled_task_frees_its_slot(backend: Any) -> None:
     assert done(ask("talk.1", name="x")).status == "finished"
     (offer,) = [each for each in kc.list_tasks("lab") if each["function"] == "spin.1"]
     assert (offer["running"], offer["queued"], offer["slots"]) == (0, 0, 2)
+
+
+def test_functions_that_wait_for_functions_need_no_more_slots(backend: Any) -> None:
+    request = ask("nest.1", depth=5)
+    assert request.ended_within(60), request.status
+    assert request.result == 5
+
+
+@pytest.mark.parametrize("ending", ["", "raise SystemExit(3)", "os.kill(os.getpid(), 2)"])
+def test_what_a_script_asked_for_before_it_ended_is_done(
+    lab: Lab, backend: Any, ending: str
+) -> None:
+    out = lab.a.home.parent / f"fire-{len(ending)}"
+    code = (
+        "import os, kachery_p2p as kc\n"
+        f"kc.request_task('append.1', {{'path': {str(out)!r}, 'number': 4}}, 'action', 'lab')\n"
+        f"{ending}"
+    )
+    subprocess.run([sys.executable, "-c", code], env=lab.b.env, timeout=30, check=False)
+    until(lambda: out.exists() and out.read_text() == "4\n")
 
 
 def test_requests_are_awaited_in_ones_own_loop(lab: Lab, backend: Any) -> None:

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import ctypes
+import faulthandler
+import json
+import logging
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import kachery_p2p as kc
+from kachery_p2p.client.tasks import processes
+from kachery_p2p.client.tasks.context import waits_for_tasks
 from kachery_p2p.client.tasks.executors import ExecutorRunner, count_slots
 from kachery_p2p.client.tasks.functions import TaskFunction
 from kachery_p2p.client.tasks.lines import LineServer, line_to
 from kachery_p2p.client.tasks.processes import ProcessPool
+from kachery_p2p.client.tasks.renewal import Renewal, all_memory
 from kachery_p2p.client.tasks.run import Job, Outcome
 from kachery_p2p.protocol import errors
 
@@ -82,9 +92,74 @@ def talk() -> None:
     time.sleep(0.01)
 
 
+def write_in_all_ways() -> None:
+    print("line-print")
+    print("line-stderr", file=sys.stderr)
+    subprocess.run(["echo", "line-child"], check=True)
+    os.write(1, b"line-descriptor\n")
+    sys.stdout.buffer.write(b"line-bytes\n")
+    print("line-half \ud800")
+    logging.warning("logged")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("warned", stacklevel=1)
+    ctypes.CDLL(None).puts(b"stdio")
+    child = os.fork()
+    if child == 0:
+        print("fork")
+        os._exit(0)
+    os.waitpid(child, 0)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        pool.map(print, ["pool"])
+
+
+def crash() -> None:
+    faulthandler.enable()
+    ctypes.string_at(0)
+
+
+_leaked: list[bytes] = []
+
+
+def leak() -> int:
+    _leaked.append(b"x" * 200_000_000)
+    return os.getpid()
+
+
+def outer(*, path: str) -> str:
+    # As a request does that waits; the pipe opens when somebody opens its other end.
+    with waits_for_tasks(), open(path) as file:
+        return file.read()
+
+
+def inner(*, path: str) -> None:
+    with open(path, "w") as file:
+        file.write("from inside")
+
+
 FUNCTIONS: list[Callable[..., Any]] = [
     pid, spin, sleep, ignore, look, asynchronous, leave_a_child, die, kill, talk,
+    write_in_all_ways, crash, leak, outer, inner,
 ]  # fmt: skip
+
+
+def heard(told: list[Any], outcome: Outcome) -> bytes:
+    """All that a run wrote."""
+    return b"".join(update[2] for update in told) + outcome.log
+
+
+async def check_nesting(runner: Runner, freed: asyncio.Event, folder: Path) -> None:
+    """A function that waits for another one has all the slots, and ends."""
+    os.mkfifo(folder / "fifo")
+    arguments = json.dumps({"path": str(folder / "fifo")}).encode()
+    waiting = asyncio.create_task(runner.run(job("outer", arguments), ignored))
+    async with asyncio.timeout(30):
+        await freed.wait()
+        assert (runner.free, runner.waiting) == (1, 1)
+        assert (await runner.run(job("inner", arguments), ignored)).state == "finished"
+        outcome = await waiting
+    assert outcome.payload is not None
+    assert outcome.payload.data == b'"from inside"'
 
 
 def functions() -> dict[str, TaskFunction]:
@@ -195,9 +270,167 @@ async def test_progress_and_prints_come_from_the_process() -> None:
     pool = ProcessPool(functions(), 1)
     told: list[Any] = []
     outcome = await pool.run(job("talk"), lambda *update: told.append(update))
-    assert told[0] == (0.25, "quarter", b"first\n")
-    assert outcome.log.endswith(b"last\n")
+    assert (0.25, "quarter") in [update[:2] for update in told]
+    assert heard(told, outcome) == b"first\nlast\n"
     await pool.close()
+
+
+async def test_whatever_writes_in_a_worker_is_heard_in_its_order() -> None:
+    pool = ProcessPool(functions(), 1)
+    told: list[Any] = []
+    outcome = await pool.run(job("write_in_all_ways"), lambda *update: told.append(update))
+    assert outcome.state == "finished", outcome
+    lines = heard(told, outcome).decode().splitlines()
+    assert [line for line in lines if line.startswith("line")] == [
+        f"line-{each}"
+        for each in ("print", "stderr", "child", "descriptor", "bytes", "half \\ud800")
+    ]
+    assert {"fork", "pool", "stdio"} <= set(lines)
+    assert any(line.endswith("logged") for line in lines)
+    assert any(line.endswith("UserWarning: warned") for line in lines)
+    # The next run hears nothing of it.
+    told.clear()
+    assert heard(told, await pool.run(job("pid"), lambda *update: told.append(update))) == b""
+    await pool.close()
+
+
+async def test_what_python_says_before_it_aborts_is_heard() -> None:
+    pool = ProcessPool(functions(), 1)
+    told: list[Any] = []
+    outcome = await pool.run(job("crash"), lambda *update: told.append(update))
+    assert (outcome.state, "SIGSEGV" in outcome.reason) == ("lost", True)
+    assert b"Segmentation fault" in heard(told, outcome)
+    await pool.close()
+
+
+async def test_a_process_that_ran_often_enough_is_renewed() -> None:
+    pool = ProcessPool(functions(), 1, renewal=Renewal(most_runs=2))
+    pids = [await number(pool) for _ in range(6)]
+    assert [pids.count(each) for each in dict.fromkeys(pids)] == [2, 2, 2]
+    await pool.close()
+    assert not any(is_there(each) for each in pids)
+
+
+async def test_a_process_that_has_grown_too_large_is_renewed() -> None:
+    pool = ProcessPool(functions(), 1, renewal=Renewal(most_bytes=150_000_000))
+    assert len({await number(pool) for _ in range(5)}) == 1
+    leaked = [await pool.run(job("leak"), ignored) for _ in range(4)]
+    pids = [each.payload.data for each in leaked if each.payload is not None]
+    assert len(set(pids)) == 4
+    await pool.close()
+
+
+def test_a_bound_of_nothing_is_refused_and_by_default_a_slot_has_its_share_of_the_memory() -> None:
+    for renewal in (Renewal(most_runs=0), Renewal(most_bytes=-1)):
+        with pytest.raises(errors.BadInput, match="less than 1"):
+            renewal.check()
+    assert not Renewal().is_due(1_000_000, all_memory() // 4, 4)
+    assert Renewal().is_due(1, all_memory() // 4 + 1, 4)
+    assert all_memory() > 100_000_000
+
+
+async def test_a_function_that_waits_for_others_leaves_its_slot(tmp_path: Path) -> None:
+    freed = asyncio.Event()
+    pool = ProcessPool(functions(), 1, freed.set)
+    await check_nesting(pool, freed, tmp_path)
+    assert pool.free == 1
+    assert pool.waiting == 0
+    await pool.close()
+
+
+async def test_too_many_that_wait_for_others_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "MAX_TASKS_NESTED", 1)
+    os.mkfifo(tmp_path / "fifo")
+    freed = asyncio.Event()
+    pool = ProcessPool(functions(), 1, freed.set)
+    arguments = json.dumps({"path": str(tmp_path / "fifo")}).encode()
+    first = asyncio.create_task(pool.run(job("outer", arguments), ignored))
+    await freed.wait()
+    second = await pool.run(job("outer", arguments), ignored)
+    assert second.state == "failed"
+    assert "does it wait for itself?" in second.reason
+    assert (await pool.run(job("inner", arguments), ignored)).state == "finished"
+    assert (await first).state == "finished"
+    await pool.close()
+
+
+SCRIPT = """
+import asyncio, multiprocessing, os, pickle, sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+import functools
+import kachery_p2p as kc
+from kachery_p2p.client.tasks import functions as task_functions
+from kachery_p2p.client.tasks.executors import ExecutorRunner
+from kachery_p2p.client.tasks.processes import ProcessPool
+from kachery_p2p.client.tasks.run import Job
+
+def square(x):
+    return x * x
+
+@dataclass
+class Point:
+    x: int
+
+def logged(function):
+    @functools.wraps(function)
+    def call():
+        return function()
+    return call
+
+@kc.taskfunction("fork.1", type="query")
+def fork():
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return pool.map(square, range(3))
+
+@kc.taskfunction("spawn.1", type="query")
+def spawn():
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.map(square, range(3))
+
+@kc.taskfunction("executor.1", type="query")
+@logged
+def executor():
+    with ProcessPoolExecutor(2) as pool:
+        return list(pool.map(square, range(3)))
+
+@kc.taskfunction("pickle.1", type="query")
+def pickles():
+    return [pickle.loads(pickle.dumps(Point(n))).x ** 2 for n in range(3)]
+
+async def main(beside):
+    functions = task_functions.choose(None)
+    if beside:
+        pool = ExecutorRunner(beside, functions, 1, lambda: None)
+    else:
+        pool = ProcessPool(functions, 1)
+    for id in functions:
+        outcome = await pool.run(Job(os.urandom(16), id, "query", b"{}", None), lambda *_: None)
+        print(id, outcome.reason or outcome.payload.data.decode(), flush=True)
+    await pool.close()
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["executor"]:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as beside:
+            asyncio.run(main(beside))
+    else:
+        asyncio.run(main(None))
+"""
+
+
+@pytest.mark.parametrize("how", [["script.py"], ["-m", "script"], ["script.py", "executor"]])
+def test_a_script_may_use_processes_and_pickles_inside_its_functions(
+    tmp_path: Path, how: list[str]
+) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    env = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        [sys.executable, *how], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+    )
+    ids = ("fork.1", "spawn.1", "executor.1", "pickle.1")
+    assert done.stdout.splitlines() == [f"{id} [0,1,4]" for id in ids], done.stderr
 
 
 def test_a_function_that_cannot_be_sent_is_refused_at_the_start() -> None:
@@ -278,6 +511,43 @@ async def test_other_processes_report_over_the_line() -> None:
         broken = await runner.run(job("pid"), ignored)
         assert broken.state == "failed"
         assert "BrokenProcessPool" in broken.reason
+        await runner.close()
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+async def test_a_function_that_fills_an_executor_and_waits_does_not_wait_for_itself(
+    tmp_path: Path, kind: str
+) -> None:
+    executor: concurrent.futures.Executor
+    if kind == "threads":
+        executor = concurrent.futures.ThreadPoolExecutor(1)
+    else:
+        context = multiprocessing.get_context("spawn")
+        executor = concurrent.futures.ProcessPoolExecutor(1, mp_context=context)
+    with executor:
+        freed = asyncio.Event()
+        runner = ExecutorRunner(executor, functions(), count_slots(executor), freed.set)
+        await check_nesting(runner, freed, tmp_path)
+        assert (await runner.run(job("pid"), ignored)).state == "finished"
+        await runner.close()
+
+
+async def test_what_threads_write_to_either_stream_is_heard() -> None:
+    def write() -> None:
+        print("out")
+        print("err", file=sys.stderr)
+        sys.stdout.buffer.write(b"bytes\n")
+        sys.stderr.writelines(["lines\n"])
+
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        runner = ExecutorRunner(
+            executor, {"write": TaskFunction("write", "query", write)}, 1, lambda: None
+        )
+        before = (sys.stdout, sys.stderr)
+        told: list[Any] = []
+        outcome = await runner.run(job("write"), lambda *update: told.append(update))
+        assert heard(told, outcome) == b"out\nerr\nbytes\nlines\n"
+        assert (sys.stdout, sys.stderr) == before
         await runner.close()
 
 

@@ -59,7 +59,7 @@ ARRAYS: list[Any] = [np.arange(12).reshape(3, 4).astype(kind) for kind in "bBhHi
     np.array([b"abc"], dtype="V3"),
     np.array(["2020-01-01", "NaT"], dtype="M8[D]"),
     np.array([1, 2], dtype="m8[25us]"),
-    np.array([1, 2], dtype="m8"),
+    np.array([1, 2], dtype="m8[us]"),
     np.array([(1, 2.5)], dtype=[("a", "<i4"), ("b", ">f8")]),
     np.zeros(2, dtype=np.dtype([("a", "i1"), ("b", "f8")], align=True)),
     np.zeros(2, dtype=[("x", "f4", (2, 3)), ("in", [("y", "M8[s]"), ("z", "U3")])]),
@@ -69,7 +69,7 @@ SCALARS: list[Any] = [array.flat[0] for array in ARRAYS if array.size] + [
     np.str_(""),
     np.bytes_(b""),
     np.bool_(True),
-    np.datetime64("NaT"),
+    np.datetime64("NaT", "D"),
 ]
 
 

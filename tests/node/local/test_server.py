@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import resource
+import shutil
 import socket
 import threading
 from collections.abc import AsyncIterator
@@ -19,7 +20,6 @@ import pytest
 from kachery_p2p.node.local import descriptors
 from kachery_p2p.node.local import server as api
 from kachery_p2p.node.node import Node
-from kachery_p2p.protocol.errors import DaemonAlreadyRunning
 from kachery_p2p.protocol.feeds.feed import subfeed_hash
 from kachery_p2p.protocol.limits import (
     LOCAL_ITEM_CREDIT,
@@ -32,7 +32,7 @@ from kachery_p2p.protocol.limits import (
 )
 from kachery_p2p.protocol.local import messages as local
 from kachery_p2p.storage.files.marker import MARKER_FILE
-from tests.node.harness import Lab, laboratory, until
+from tests.node.harness import laboratory, until
 
 HI = local.Greeting(PROTOCOL_VERSION, None, os.getpid())
 
@@ -555,20 +555,6 @@ async def test_no_token_and_no_socket_outlive_the_node() -> None:
 # --- one node per socket ----------------------------------------------------------------------
 
 
-async def test_a_second_node_on_the_same_socket_is_refused_and_the_first_lives() -> None:
-    async with laboratory("A", channel=False) as lab:
-        with pytest.raises(DaemonAlreadyRunning):
-            await second(lab)
-        async with client(lab["A"]) as some:
-            assert isinstance(await some.call(1, "info"), local.Answer)
-
-
-async def second(lab: Lab) -> None:
-    config = lab.configs["A"]
-    other = api.LocalServer(lab["A"].api.services, lab["A"].api.calls)
-    other._listen_unix(config.socket_path)
-
-
 async def test_a_socket_left_behind_by_a_killed_node_is_taken_over() -> None:
     async with laboratory("A", channel=False) as lab:
         path = lab.configs["A"].socket_path
@@ -580,3 +566,26 @@ async def test_a_socket_left_behind_by_a_killed_node_is_taken_over() -> None:
         await lab.start("A")
         async with client(lab["A"]) as some:
             assert isinstance(await some.call(1, "info"), local.Answer)
+
+
+async def test_a_lost_socket_is_there_again_and_who_was_connected_stays() -> None:
+    async with laboratory("A", channel=False) as lab:
+        path = lab.configs["A"].socket_path
+        async with client(lab["A"]) as before:
+            path.unlink()
+            await until(path.exists, "it is bound anew by itself")
+            async with client(lab["A"]) as after:
+                assert isinstance(await after.call(1, "info"), local.Answer)
+            assert isinstance(await before.call(1, "info"), local.Answer)
+
+
+async def test_tokens_that_were_lost_with_the_folder_are_there_again() -> None:
+    async with laboratory("A", channel=False) as lab:
+        await lab.stop("A")
+        node = await lab.start("A", api_port=0)
+        folder = node.config.runtime_dir
+        before = {path.name: path.read_text() for path in folder.glob("*.token")}
+        assert before
+        shutil.rmtree(folder)
+        await until(lambda: len(list(folder.glob("*.token"))) == len(before))
+        assert {path.name: path.read_text() for path in folder.glob("*.token")} == before

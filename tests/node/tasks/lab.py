@@ -39,6 +39,9 @@ class Backend:
     node: str
     functions: dict[str, tuple[str, Function]]
     slots: int
+    codes: dict[str, str] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
+    """The functions whose results other code computed."""
     id: bytes = field(default_factory=lambda: os.urandom(16))
     jobs: dict[bytes, asyncio.Task[None]] = field(default_factory=dict)
     taken: list[Job] = field(default_factory=list)
@@ -57,6 +60,7 @@ class Backend:
             slots=self.slots,
             label="backend",
             running=running,
+            codes=self.codes,
         )
 
     async def serve(self) -> None:
@@ -103,15 +107,17 @@ async def backend(
     channel: str = "lab",
     tell: bool = True,
     running: tuple[bytes, ...] = (),
+    codes: dict[str, str] | None = None,
 ) -> AsyncIterator[Backend]:
     """A backend on a node; leaving it is its end, as when its process is killed."""
-    made = Backend(lab, node, functions, slots)
+    made = Backend(lab, node, functions, slots, codes or {})
     live = Live()
     offering = asyncio.create_task(made.offer(live, channel, list(running)))
     while not live.told:
         await asyncio.sleep(0)
         if offering.done():
             await offering
+    made.changed = live.told[0]["changed"]
     if tell:
         await lab.announced(node, channel)
     serving = asyncio.create_task(made.serve())
@@ -152,7 +158,8 @@ class Request:
 
     @property
     def states(self) -> list[str]:
-        return [told["state"] for told in self.live.told]
+        """Without the first word, that the node has it."""
+        return [told["state"] for told in self.live.told[1:]]
 
     async def state(self, wanted: str) -> None:
         async with asyncio.timeout(10):

@@ -299,7 +299,7 @@ async def _queue_is_empty(lab: Lab, node: str) -> None:
     await until(lambda: not queue.jobs and not any(b.load for b in queue.backends.values()))
 
 
-async def test_a_requester_that_vanishes_cancels_what_has_not_begun() -> None:
+async def test_a_node_that_vanishes_cancels_what_has_not_begun() -> None:
     async with laboratory() as lab:
         gate = Gate()
         functions = {"slow.1": ("query", gate), "calc.1": ("pure-calculation", gate)}
@@ -310,10 +310,72 @@ async def test_a_requester_that_vanishes_cancels_what_has_not_begun() -> None:
             pure = Request(lab, "B", "calc.1", {"n": 2})
             await queued.state("queued")
             await pure.state("queued")
-            for request in (running, queued, pure):
-                request.call.cancel()
+            await lab.stop("B")
+            await asyncio.gather(running.call, queued.call, pure.call, return_exceptions=True)
             queue = lab["A"].task_queue
             await until(lambda: len(queue.jobs) == 1, "what is queued is dropped")
             gate.open.set()
             await _queue_is_empty(lab, "A")
             assert gate.runs == [{"n": 0}]
+
+
+@pytest.mark.parametrize("kind", ["pure-calculation", "query", "action"])
+async def test_a_request_goes_on_when_its_caller_has_gone(kind: str) -> None:
+    """As a script has that ends right after it asked: wherever the request stands then."""
+    async with laboratory() as lab:
+        gate = Gate()
+        requests = [Request(lab, "B", "slow.1", {"n": n}, type=kind) for n in range(3)]
+        for request in requests:
+            await until(lambda request=request: request.live.told)
+        requests[0].call.cancel()
+        async with backend(lab, "A", {"slow.1": (kind, gate)}, slots=1) as made:
+            await until(lambda: gate.runs, "what nobody offered yet has begun")
+            for request in requests[1:]:
+                request.call.cancel()
+            gate.open.set()
+            await until(lambda: len(made.taken) == 3, "what waited for a slot has begun")
+            await until(lambda: not lab["B"].task_requests.live, "they are seen to their end")
+            assert sorted(run["n"] for run in gate.runs) == [0, 1, 2]
+
+
+async def test_a_caller_that_comes_again_hears_how_its_request_ends() -> None:
+    async with laboratory() as lab:
+        gate = Gate()
+        async with backend(lab, "A", {"slow.1": ("query", gate)}):
+            first = Request(lab, "B", "slow.1", {"n": 0}, type="query")
+            await first.state("running")
+            first.call.cancel()
+            again = Request(lab, "B", "slow.1", {"n": 0}, type="query", task=first.task)
+            await until(lambda: again.live.told)
+            told = len(first.live.told)
+            gate.open.set()
+            assert await again.value() == "through"
+            assert len(first.live.told) == told, "who has gone is told nothing"
+            assert gate.runs == [{"n": 0}]
+
+
+async def test_a_request_whose_caller_has_gone_can_be_cancelled() -> None:
+    async with laboratory() as lab:
+        request = Request(lab, "B", "slow.1", {"n": 0})
+        await until(lambda: request.live.told)
+        request.call.cancel()
+        assert await request.cancel()
+        await until(lambda: not lab["B"].task_requests.live)
+
+
+async def test_a_backend_is_told_of_functions_whose_results_other_code_computed() -> None:
+    async with laboratory("A") as lab:
+        offers = [
+            {"double.1": "3.11:aa"},
+            {"double.1": "3.11:aa"},
+            {"double.1": "3.11:bb"},
+            {"double.1": "3.12:cc"},
+            {},
+        ]
+        told = []
+        for codes in offers:
+            async with backend(lab, "A", DOUBLE, codes=codes) as made:
+                told.append(made.changed)
+                if codes.get("double.1") == "3.11:aa":
+                    assert await Request(lab, "A", "double.1", {"x": len(told)}).value()
+        assert told == [[], [], ["double.1"], [], []]

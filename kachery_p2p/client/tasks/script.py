@@ -1,0 +1,64 @@
+"""What a function of a script finds as ``__main__`` in another process.
+
+Functions of a script or notebook are sent by value, so that the script is not run again. But pickle and
+multiprocessing name things by their module: ``__main__.square``. So what such a function refers to is
+put where that name leads, and the script's place is told, for the start methods of multiprocessing that
+run it again in a process of their own (as they do when the script itself calls them).
+
+Non-goals: what the function does not refer to.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.machinery
+import inspect
+import os
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+Place = tuple[str | None, str | None]
+"""A script's name as a module (``python -m``) and its file, as far as it has them."""
+
+MAIN = "__main__"
+
+
+def place_of_script() -> Place:
+    """Where the script of this process lies."""
+    from multiprocessing import process
+
+    main = sys.modules.get(MAIN)
+    name = getattr(getattr(main, "__spec__", None), "name", None)
+    file = getattr(main, "__file__", None)
+    if isinstance(file, str):
+        start: str = getattr(process, "ORIGINAL_DIR", None) or os.getcwd()
+        file = os.path.normpath(os.path.join(start, file))
+    return name, file if isinstance(file, str) else None
+
+
+def adopt(function: Callable[..., Any], place: Place = (None, None)) -> None:
+    """Let ``__main__`` of this process have what a function refers to, if it is a script's."""
+    names = _globals_of(function)
+    if names.get("__name__") != MAIN:
+        return
+    main = sys.modules[MAIN]
+    vars(main).update({name: value for name, value in names.items() if not name.startswith("__")})
+    name, file = place
+    if file is not None:
+        main.__file__ = file
+    if name is not None:
+        main.__spec__ = importlib.machinery.ModuleSpec(name, None)
+
+
+def _globals_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The names that the code of something callable sees."""
+    found: Any = function
+    while isinstance(found, functools.partial):
+        found = found.func
+    found = inspect.unwrap(found)
+    found = getattr(found, "__func__", found)  # of a method
+    if not isinstance(found, types.FunctionType):
+        found = getattr(type(found), "__call__", None)  # noqa: B004  # the function, not whether
+    return found.__globals__ if isinstance(found, types.FunctionType) else {}
