@@ -187,7 +187,7 @@ async def removed(lab: Lab, node: str, **more: Any) -> Any:
 
 
 async def test_who_was_removed_does_not_come_back_with_the_same_line_and_a_new_key() -> None:
-    """Issue 13: it pasted the line for several nodes once more, as another node."""
+    """It pasted the line for several nodes once more, as another node."""
     async with lab_of_one("B", "C", "D") as lab:
         line, other = await invite(lab, uses=5, label="group"), await invite(lab, label="other")
         await join(lab, "B", line)
@@ -263,7 +263,7 @@ async def test_a_use_that_came_to_nothing_revokes_nothing() -> None:
 
 
 async def test_a_label_that_is_anothers_id_hides_nobody() -> None:
-    """Issue 13: it blocked the removal of who has that id."""
+    """It blocked the removal of who has that id."""
     async with lab_of_one("B", "C", "D") as lab:
         channel = lab.channels["lab"]
         for node, label in (("B", "bob"), ("C", "carol")):
@@ -677,7 +677,7 @@ async def test_who_has_no_role_but_proxy_is_authorised_to_nothing() -> None:
 
 
 async def test_an_admitter_whose_roles_are_taken_admits_no_puppet() -> None:
-    """Issue 13: a puppet that it admitted afterwards was sealed the new secret."""
+    """A puppet that it admitted afterwards was sealed the new secret."""
     async with laboratory("A", "S", "N", channel=False) as lab:
         channel = await lab.channel("lab", dict.fromkeys("AS", "all"))
         await authorise(lab, "S")

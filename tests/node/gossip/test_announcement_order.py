@@ -37,7 +37,7 @@ def announced(proxy: Node, origin: Node, channel: bytes) -> list[bytes]:
 
 
 async def test_a_proxy_cannot_match_two_channels_or_two_secrets_by_the_order() -> None:
-    """Issue 13: by place, in 3,000 of 3,000 cases."""
+    """By place, in 3,000 of 3,000 cases."""
     async with laboratory("A", "B", "C", channel=False) as lab:
         hashes = copy_in(lab, "A", 300)
         one = await lab.channel("one", {"A": "all", "B": "all"})

@@ -93,7 +93,7 @@ def copy_in(lab: Lab, name: str, data: bytes) -> str:
 async def test_a_restarted_proxy_does_not_say_nobody_before_it_knows_what_its_members_have() -> (
     None
 ):
-    """Issue 13: load_* gave None while 300,000 files were announced to a proxy that came back."""
+    """Load_* gave None while 300,000 files were announced to a proxy that came back."""
     async with laboratory("A", "B") as lab:
         sha1, _ = await lab.store("A", b"there all the time")
         go_on = hold_up_pulls(lab, "A")
@@ -137,7 +137,7 @@ async def test_a_member_that_does_not_come_back_is_not_waited_for_longer(
 
 
 async def test_after_a_change_of_the_secret_all_is_announced_anew_before_nobody_is_said() -> None:
-    """Issue 13: for 6.7 s after a removal at 100,000 files."""
+    """For 6.7 s after a removal at 100,000 files."""
     async with laboratory("A", "B", "C") as lab:
         sha1, _ = await lab.store("A", b"as before")
         with scans_held_up(lab, "A") as go_on:

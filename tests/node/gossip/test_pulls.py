@@ -77,7 +77,7 @@ def between(lab: Lab, channel: bytes) -> Link:
 
 
 async def test_proxies_that_are_more_batches_apart_than_a_link_queues_get_in_step() -> None:
-    """Issue 13: the link died each time, and a socket buffer's worth got through."""
+    """The link died each time, and a socket buffer's worth got through."""
     count = MAX_CONTROL_QUEUE + 800
     assert count < MAX_LOG_BATCHES
     async with two_proxies(count) as (lab, channel):

@@ -78,7 +78,7 @@ def test_admitters_give_reading_roles_only(roles: str) -> None:
 
 @pytest.mark.parametrize("left", ["none", "proxy", "provide", "request-feeds"])
 def test_who_loses_a_role_admits_nobody_with_it_any_more(left: str) -> None:
-    """Issue 13: set-roles to none left an admitter, whose puppet was sealed the new secret."""
+    """Set-roles to none left an admitter, whose puppet was sealed the new secret."""
     before = lab()
     after = before.with_roles(SERVER.node_id, left, SECRET, FRESH, NOW)
     assert after.may_admit(SERVER.node_id) == frozenset()

@@ -101,7 +101,7 @@ def test_a_new_epoch_begins_with_nothing_complete_and_compaction_keeps_what_is()
 
 
 def test_ten_nodes_that_announce_950_things_one_by_one_leave_few_batches() -> None:
-    """Issue 13: 9,500 batches of one entry, more than a link could take."""
+    """9,500 batches of one entry, more than a link could take."""
     index, sent = Index(), 0
     for number in range(10):
         origin, log = NodeKey(bytes([number]) * 32), AnnouncementLog(1)
