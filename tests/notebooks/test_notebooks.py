@@ -136,7 +136,7 @@ def test_the_bar_is_one_output_that_stays(lab: Lab, tmp_path: Path) -> None:
     bars = [each for each in shown if each.output_type == "display_data"]
     assert len(bars) == 1
     assert "linking sparse.dat" in bars[0].data["text/html"]
-    assert "512.0 MiB of 512.0 MiB" in bars[0].data["text/html"]
+    assert "536.9 MB of 536.9 MB" in bars[0].data["text/html"]
     printed = [each.text for each in shown if each.output_type == "stream"]
     assert "".join(printed) == "before\nafter False\n"
     assert not [each for each in silent if each.output_type == "display_data"]

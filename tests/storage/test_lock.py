@@ -70,10 +70,11 @@ def test_without_locks_the_process_that_has_it_is_known(tmp_path: Path) -> None:
 def test_without_locks_strays_are_told_by_their_age(tmp_path: Path) -> None:
     path = disk.temporary_path(tmp_path)
     os.close(disk.create(path))
-    assert not disk.is_stray(path)
+    assert not disk.remove_stray(path)
     old = path.stat().st_mtime - disk.STRAY_SECONDS - 1
     os.utime(path, (old, old))
-    assert disk.is_stray(path)
+    assert disk.remove_stray(path)
+    assert not path.exists()
 
 
 def test_with_locks_the_file_holds_the_process_alone(tmp_path: Path) -> None:

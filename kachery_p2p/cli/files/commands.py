@@ -26,7 +26,6 @@ from kachery_p2p.cli.output import (
     with_output,
     write,
 )
-from kachery_p2p.cli.user_path import UserPath
 from kachery_p2p.client import sync
 from kachery_p2p.client.display.progress import ProgressFunction, Transfer
 from kachery_p2p.client.files import loads
@@ -138,7 +137,7 @@ def _part_of(moving: Transfer) -> ProgressFunction:
 @click.argument("uris", metavar="URI...", nargs=-1, required=True)
 @click.option(
     "--dest",
-    type=UserPath(),
+    type=click.Path(),
     help="Copy it to this file, or into this folder; NAME/ is a folder, and is made if need be. "
     "Several go into a folder.",
 )

@@ -20,10 +20,14 @@ def test_pieces_are_the_bytes_wherever_they_lie(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"0123456789")
     with open(tmp_path / "f", "rb") as file:
         file.seek(5)
-        for pieces in (FilePieces(file.fileno()), MemoryPieces(memoryview(b"0123456789"))):
+        parts = [memoryview(each) for each in (b"", b"01234", b"", b"5", b"6789", b"")]
+        memory = MemoryPieces([memoryview(b"0123456789")]), MemoryPieces(parts)
+        for pieces in (FilePieces(file.fileno()), *memory):
             assert pieces.size == 10
             assert read(pieces, 0, 4) == b"0123"
             assert read(pieces, 8, 2) == b"89"
+            assert read(pieces, 3, 5) == b"34567"
+            assert read(pieces, 0, 10) == b"0123456789"
         assert file.tell() == 5
 
 
