@@ -2,7 +2,8 @@
 
 An executor's queue is first come, first served: a peer that asks for a thousand reads of the disk has
 everybody else wait for all of them. Here each party has a queue of its own. Whose work it is says
-:data:`on_behalf_of`, which tasks inherit.
+:data:`.parties.on_behalf_of`; newcomers together have what those leave over who stay, for a thread that
+parses a megabyte of theirs holds the interpreter meanwhile.
 
 Invariants: what one party submits is begun in the order in which it came; who has used less waits for
 what runs, and not for what others have waiting.
@@ -15,29 +16,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from contextvars import ContextVar
 from queue import SimpleQueue
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-from kachery_p2p.protocol.limits import OWN_USAGE_WEIGHT
 from kachery_p2p.protocol.links.usage import Usage
+
+from .parties import Allowance, Party, on_behalf_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-
-class Party(NamedTuple):
-    """For whom work is done: a peer, by its id, or several that share an account. ``weight``: what it
-    pays for what it uses."""
-
-    name: str
-    weight: float = 1.0
-
-
-OWN_USER = Party("", OWN_USAGE_WEIGHT)
-on_behalf_of: ContextVar[Party] = ContextVar("on_behalf_of", default=OWN_USER)
-"""For whom the present task works."""
-
+_NAP_SECONDS = 0.002
 _Piece = tuple[Party, Future[Any], Callable[[], Any]]
 
 
@@ -53,6 +42,11 @@ class FairPool(Executor):
         self._threads: list[threading.Thread] = []
         self._waiting: dict[str, deque[_Piece]] = {}
         self._usage = Usage()
+        self._newcomers = Allowance()
+        self._napping = False
+        """Whether a thread waits until newcomers may have some time again."""
+        self._put_off = 0
+        """Pieces of newcomers for which no thread is to wake before that."""
         self._closed = False
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
@@ -95,10 +89,16 @@ class FairPool(Executor):
             self._some.get()
             with self._lock:
                 taken = self._take()
-                if taken is None:
-                    if self._closed:
-                        return
-                    continue
+                if taken is None and self._closed and not self._waiting:
+                    return
+                napping = taken is None and bool(self._waiting) and not self._napping
+                if taken is None and self._waiting:
+                    self._put_off += 1
+                    self._napping = True
+            if napping:
+                self._nap()
+            if taken is None:
+                continue
             party, future, work = taken
             begun = time.perf_counter()
             if future.set_running_or_notify_cancel():
@@ -113,16 +113,27 @@ class FairPool(Executor):
             now = time.perf_counter()
             with self._lock:
                 self._usage.add(party.name, party.weight * (now - begun), now)
+                self._newcomers.spend(now - begun, now, new=party.new)
                 if not self._waiting:
                     self._idle += 1
 
+    def _nap(self) -> None:
+        time.sleep(_NAP_SECONDS)
+        with self._lock:
+            self._napping = False
+            put_off, self._put_off = self._put_off, 0
+        for _ in range(put_off):
+            self._some.put(None)
+
     def _take(self) -> _Piece | None:
-        """The next piece."""
-        if not self._waiting:
+        """The next piece; None if there is none whose turn it is."""
+        now = time.perf_counter()
+        names = list(self._waiting)
+        if not self._closed and not self._newcomers.left(now):
+            names = [name for name in names if not self._waiting[name][0][0].new]
+        if not names:
             return None
-        name = next(iter(self._waiting))
-        if len(self._waiting) > 1:
-            name = self._usage.least(self._waiting, time.perf_counter())
+        name = self._usage.least(names, now) if len(names) > 1 else names[0]
         queue = self._waiting[name]
         piece = queue.popleft()
         if not queue:

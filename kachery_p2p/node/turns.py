@@ -26,63 +26,15 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
-from kachery_p2p.protocol.limits import NEWCOMERS_LEAST, TURN_SECONDS
+from kachery_p2p.protocol.limits import TURN_SECONDS
 from kachery_p2p.protocol.links.usage import Usage
 
-from .pool import OWN_USER, Party, on_behalf_of
+from .parties import OWN_USER, Allowance, Party, on_behalf_of
 
 T = TypeVar("T")
 
-STRANGERS = Party("strangers")
-"""All who have not shown yet that they are members."""
-_REMEMBERED = 1.0
-"""Seconds over which it is found out what those who stay need."""
-_ROOM = 4.0
-"""So many times what they use is left to them: they are answered soon, and may use more."""
-_SAVED = 0.02
-"""Seconds of the loop that newcomers may use at once after a pause."""
 _LEAST_STEP = 2e-5
 """Seconds that the loop itself needs for a step, about."""
-
-
-def is_new(party: Party) -> bool:
-    """Whether it pays the full price."""
-    return party.weight >= 1.0
-
-
-class Allowance:
-    """How much of the loop's time newcomers may have together.
-
-    All that those who stay do not need; but of what these need, newcomers take nothing: a loop that is
-    never idle answers nobody soon. They have ``NEWCOMERS_LEAST`` in any case.
-    """
-
-    def __init__(self) -> None:
-        self._left = _SAVED
-        self._then: float | None = None
-        self._needed = 0.0
-        """Seconds in a second that those who stay have used of late."""
-
-    def left(self, now: float) -> bool:
-        """Whether there is time for them."""
-        self._pass(now)
-        return self._left > 0
-
-    def spend(self, seconds: float, now: float, *, new: bool) -> None:
-        """Work that has just ended took so long."""
-        if new:
-            self._left -= seconds
-        self._pass(now)
-        if not new:
-            self._needed += seconds / _REMEMBERED
-
-    def _pass(self, now: float) -> None:
-        if self._then is not None and now > self._then:
-            seconds = now - self._then
-            self._needed *= math.exp(-seconds / _REMEMBERED)
-            share = max(NEWCOMERS_LEAST, 1.0 - _ROOM * self._needed)
-            self._left = min(_SAVED, self._left + share * seconds)
-        self._then = now
 
 
 class Turns:
@@ -106,7 +58,7 @@ class Turns:
         """Whether there is time left for a party in this turn of the loop, and nobody who comes before
         it waits."""
         running = 0.0 if self._begun is None else self.clock() - self._begun
-        if self._left <= running or (is_new(party) and not self._newcomers.left(self.clock())):
+        if self._left <= running or (party.new and not self._newcomers.left(self.clock())):
             return False
         if not self._waiting:
             return True
@@ -118,7 +70,7 @@ class Turns:
         self._left -= seconds
         self._step += 0.1 * (max(seconds, _LEAST_STEP) - self._step)
         self._usage.add(party.name, party.weight * seconds, now)
-        self._newcomers.spend(seconds, now, new=is_new(party))
+        self._newcomers.spend(seconds, now, new=party.new)
         self._go_on()
 
     async def wait(self, party: Party) -> None:
@@ -205,7 +157,7 @@ class Turns:
             return
         now = self.clock()
         may = self._newcomers.left(now)
-        used = {x: self._of(x, now) for x in self._waiting if may or not is_new(x)}
+        used = {x: self._of(x, now) for x in self._waiting if may or not x.new}
         if used:
             order = sorted(used, key=lambda party: used[party])
             self._least = used[order[0]]

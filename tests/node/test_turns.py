@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from kachery_p2p.node.pool import OWN_USER, Party, on_behalf_of
-from kachery_p2p.node.turns import Allowance, Turns
+from kachery_p2p.node.parties import OWN_USER, Allowance, Party, on_behalf_of
+from kachery_p2p.node.turns import Turns
 from kachery_p2p.protocol.limits import NEWCOMERS_LEAST, SETTLED_WEIGHT, TURN_SECONDS
 
 

@@ -23,8 +23,8 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
 
-from kachery_p2p.node.pool import Party
-from kachery_p2p.node.turns import STRANGERS, Turns
+from kachery_p2p.node.parties import STRANGERS, Party
+from kachery_p2p.node.turns import Turns
 from kachery_p2p.node.workers import Workers
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import (

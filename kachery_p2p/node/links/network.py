@@ -21,8 +21,8 @@ from functools import partial
 from typing import Any
 
 from kachery_p2p.node.context import Context
+from kachery_p2p.node.parties import STRANGERS
 from kachery_p2p.node.supervision import Supervisor
-from kachery_p2p.node.turns import STRANGERS
 from kachery_p2p.protocol.channels.membership import GUEST_VERSION, channel_tag
 from kachery_p2p.protocol.channels.messages import CHANNELS
 from kachery_p2p.protocol.errors import (

@@ -65,8 +65,9 @@ from .key_table import KeyTable
 
 __all__ = ["AnnouncementLog", "Applied", "Batch", "Gap", "Index", "check_batch", "make_batch"]
 
-_SWEPT_PER_BATCH: Final = 4
-"""Dead batches cleared per batch applied: more than one, so the dead never pile up."""
+_SWEPT_PER_KEY: Final = 2
+"""Dead entries cleared for each that is applied: more than one, so the dead never pile up; and no more
+than some, for whoever announces a single file does not clear up after others."""
 
 BATCH_OVERHEAD: Final = 160
 """Bytes, about, of a packed batch besides its entries."""
@@ -121,6 +122,8 @@ class _Channel:
     holders: KeyTable = field(default_factory=KeyTable)
     dead: deque[tuple[bytes, list[Batch]]] = field(default_factory=deque)
     last_number: int = 0
+    swept: int = 0
+    """Bytes of dead entries that were cleared beyond those that were due, or are still due."""
 
 
 class Index:
@@ -260,7 +263,7 @@ class Index:
                 self.forget_channel(channel)
 
     def sweep(self) -> bool:
-        """Clear a few dead batches; whether there were any. To be called now and then: of a log that
+        """Clear a dead batch; whether there was one. To be called now and then: of a log that
         was forgotten while nobody announces anything, the keys would stay."""
         for known in self._channels.values():
             if known.dead:
@@ -328,7 +331,10 @@ class Index:
                 fresh.pop(key, None)
         log.head = batch.end
         _store(log, batch)
-        self._sweep(known)
+        known.swept -= _SWEPT_PER_KEY * len(batch.entries)
+        while known.dead and known.swept < 0:
+            known.swept += self._sweep(known)
+        known.swept = max(known.swept, 0) if not known.dead else known.swept
         return Applied(list(fresh), True, MARK in operations)
 
     def _take(self, origin: bytes, more: int) -> bool:
@@ -338,18 +344,19 @@ class Index:
         self.shares.give(origin.hex(), -more)
         return True
 
-    def _sweep(self, known: _Channel) -> None:
-        for _ in range(_SWEPT_PER_BATCH):
-            if not known.dead:
-                return
-            origin, batches = known.dead[0]
-            if batches:
-                batch = batches.pop()
-                for _, key in unpack_entries(batch.entries):
-                    known.holders.keep(key, known.origins)
-                self.shares.give(origin.hex(), _cost(batch))
-            if not batches:
-                known.dead.popleft()
+    def _sweep(self, known: _Channel) -> int:
+        """Clear a dead batch; the bytes of its entries, at least 1."""
+        origin, batches = known.dead[0]
+        swept = 1
+        if batches:
+            batch = batches.pop()
+            for _, key in unpack_entries(batch.entries):
+                known.holders.keep(key, known.origins)
+            self.shares.give(origin.hex(), _cost(batch))
+            swept = len(batch.entries)
+        if not batches:
+            known.dead.popleft()
+        return swept
 
 
 def _end(batch: Batch) -> int:
