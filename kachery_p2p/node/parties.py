@@ -17,6 +17,8 @@ _ROOM = 4.0
 """So many times what they use is left to them: they are answered soon, and may use more."""
 _SAVED = 0.02
 """Seconds of the loop that newcomers may use at once after a pause."""
+_OWED = 0.1
+"""Seconds that they may be behind: they wait half a second for it at the most."""
 
 
 class Party(NamedTuple):
@@ -71,5 +73,6 @@ class Allowance:
             seconds = now - self._then
             self._needed *= math.exp(-seconds / _REMEMBERED)
             share = max(NEWCOMERS_LEAST, 1.0 - _ROOM * self._needed)
-            self._left = min(_SAVED, self._left + share * seconds)
+            # One step that took very long is not all newcomers' to pay for.
+            self._left = max(-_OWED, min(_SAVED, self._left + share * seconds))
         self._then = now

@@ -2,8 +2,7 @@
 
 An executor's queue is first come, first served: a peer that asks for a thousand reads of the disk has
 everybody else wait for all of them. Here each party has a queue of its own. Whose work it is says
-:data:`.parties.on_behalf_of`; newcomers together have what those leave over who stay, for a thread that
-parses a megabyte of theirs holds the interpreter meanwhile.
+:data:`.parties.on_behalf_of`.
 
 Invariants: what one party submits is begun in the order in which it came; who has used less waits for
 what runs, and not for what others have waiting.
@@ -21,12 +20,11 @@ from typing import Any, ParamSpec, TypeVar
 
 from kachery_p2p.protocol.links.usage import Usage
 
-from .parties import Allowance, Party, on_behalf_of
+from .parties import Party, on_behalf_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_NAP_SECONDS = 0.002
 _Piece = tuple[Party, Future[Any], Callable[[], Any]]
 
 
@@ -42,11 +40,6 @@ class FairPool(Executor):
         self._threads: list[threading.Thread] = []
         self._waiting: dict[str, deque[_Piece]] = {}
         self._usage = Usage()
-        self._newcomers = Allowance()
-        self._napping = False
-        """Whether a thread waits until newcomers may have some time again."""
-        self._put_off = 0
-        """Pieces of newcomers for which no thread is to wake before that."""
         self._closed = False
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
@@ -89,16 +82,10 @@ class FairPool(Executor):
             self._some.get()
             with self._lock:
                 taken = self._take()
-                if taken is None and self._closed and not self._waiting:
-                    return
-                napping = taken is None and bool(self._waiting) and not self._napping
-                if taken is None and self._waiting:
-                    self._put_off += 1
-                    self._napping = True
-            if napping:
-                self._nap()
-            if taken is None:
-                continue
+                if taken is None:
+                    if self._closed:
+                        return
+                    continue
             party, future, work = taken
             begun = time.perf_counter()
             if future.set_running_or_notify_cancel():
@@ -113,27 +100,16 @@ class FairPool(Executor):
             now = time.perf_counter()
             with self._lock:
                 self._usage.add(party.name, party.weight * (now - begun), now)
-                self._newcomers.spend(now - begun, now, new=party.new)
                 if not self._waiting:
                     self._idle += 1
 
-    def _nap(self) -> None:
-        time.sleep(_NAP_SECONDS)
-        with self._lock:
-            self._napping = False
-            put_off, self._put_off = self._put_off, 0
-        for _ in range(put_off):
-            self._some.put(None)
-
     def _take(self) -> _Piece | None:
-        """The next piece; None if there is none whose turn it is."""
-        now = time.perf_counter()
-        names = list(self._waiting)
-        if not self._closed and not self._newcomers.left(now):
-            names = [name for name in names if not self._waiting[name][0][0].new]
-        if not names:
+        """The next piece."""
+        if not self._waiting:
             return None
-        name = self._usage.least(names, now) if len(names) > 1 else names[0]
+        name = next(iter(self._waiting))
+        if len(self._waiting) > 1:
+            name = self._usage.least(self._waiting, time.perf_counter())
         queue = self._waiting[name]
         piece = queue.popleft()
         if not queue:

@@ -21,7 +21,6 @@ import pytest
 
 import kachery_client as kc
 import kachery_p2p
-from kachery_p2p.client.session import portal
 from kachery_p2p.client.tasks.context import TaskContext
 from kachery_p2p.client.tasks.run import call
 from tests.daemons import ROOT, Lab, at, short_folder
@@ -30,14 +29,11 @@ TEXT_URI = "sha1://6af826b3d648ccba6b4bbe58e93e22add640d728/file.txt"
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of offline mode."""
-    for name in [name for name in os.environ if "KACHERY" in name]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "nowhere"))
-    monkeypatch.setenv("KACHERY_OFFLINE_STORAGE_DIR", str(tmp_path / "folder"))
-    yield tmp_path / "folder"
-    portal.shutdown()
+def folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of offline mode, by its older name."""
+    monkeypatch.setenv("KACHERY_OFFLINE_STORAGE_DIR", os.environ["KACHERY_P2P_OFFLINE_STORAGE_DIR"])
+    monkeypatch.delenv("KACHERY_P2P_OFFLINE_STORAGE_DIR")
+    return folder
 
 
 # --- files ---------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ import pytest
 
 from kachery_p2p.node.parties import Party, on_behalf_of
 from kachery_p2p.node.pool import FairPool
-from kachery_p2p.protocol.limits import SETTLED_WEIGHT
 
 
 @pytest.fixture
@@ -136,26 +135,3 @@ def test_without_cancelling_what_waits_is_done_before_it_ends() -> None:
     futures = [pool.submit(lambda: 1) for _ in range(50)]
     pool.shutdown()
     assert [future.result(0) for future in futures] == [1] * 50
-
-
-def test_newcomers_wait_for_what_those_leave_over_who_stay_and_are_done_in_the_end(
-    pool: FairPool,
-) -> None:
-    now = time.perf_counter()
-    pool._newcomers.spend(10.0, now, new=False)
-    pool._newcomers.spend(0.05, now, new=True)
-    order: list[str] = []
-    late = [submit(pool, Party("new"), lambda: order.append("new")) for _ in range(20)]
-    soon = submit(pool, Party("stays", SETTLED_WEIGHT), lambda: order.append("stays"))
-    soon.result(10)
-    for future in late:
-        future.result(10)
-    assert order == ["stays", *["new"] * 20]
-
-
-def test_shutting_down_does_not_wait_for_newcomers_allowance() -> None:
-    pool = FairPool(2, "test")
-    pool._newcomers.spend(1e9, time.perf_counter(), new=True)
-    late = [submit(pool, Party("new"), lambda: 1) for _ in range(20)]
-    pool.shutdown()
-    assert [future.result(0) for future in late] == [1] * 20

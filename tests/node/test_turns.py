@@ -271,3 +271,21 @@ async def test_newcomers_that_have_had_their_part_wait_and_go_on_later() -> None
         return turns.clock()
 
     assert await turns.metered(lambda: FLOOD, work) > began
+
+
+def test_newcomers_do_not_wait_long_for_one_step_that_took_very_long() -> None:
+    allowance = Allowance()
+    allowance.spend(1.0, 1.0, new=False)  # those who stay need all there is
+    allowance.spend(1.0, 2.0, new=True)
+    allowance.spend(1.0, 2.0, new=False)
+    assert not allowance.left(2.001)
+    assert allowance.left(2.6)
+
+
+def test_where_nobody_stays_newcomers_have_all_there_is() -> None:
+    """After the start of a proxy there are newcomers only."""
+    allowance, now = Allowance(), 0.0
+    for _ in range(10_000):
+        now += 0.001
+        assert allowance.left(now)
+        allowance.spend(0.001, now, new=True)

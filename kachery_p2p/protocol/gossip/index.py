@@ -123,7 +123,7 @@ class _Channel:
     dead: deque[tuple[bytes, list[Batch]]] = field(default_factory=deque)
     last_number: int = 0
     swept: int = 0
-    """Bytes of dead entries that were cleared beyond those that were due, or are still due."""
+    """Bytes of dead entries that were cleared beyond those that were due: a batch is cleared whole."""
 
 
 class Index:
@@ -334,7 +334,7 @@ class Index:
         known.swept -= _SWEPT_PER_KEY * len(batch.entries)
         while known.dead and known.swept < 0:
             known.swept += self._sweep(known)
-        known.swept = max(known.swept, 0) if not known.dead else known.swept
+        known.swept = max(known.swept, 0)
         return Applied(list(fresh), True, MARK in operations)
 
     def _take(self, origin: bytes, more: int) -> bool:
