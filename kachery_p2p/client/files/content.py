@@ -188,7 +188,9 @@ class Content:
         self.moving.begin()
         node = await connection()
         try:
-            params = self._to_fetch()
+            params = self._to_fetch() | without_nones(
+                chunk_of=self.uri.chunk_of, local=self.local_only or None
+            )
             self.moving.hear(await node.call("load", params, on_progress=self.moving.hear))
         except NotFound:
             return None
@@ -206,8 +208,6 @@ class Content:
         self.moving.begin()
         node = await connection()
         params = self._to_fetch() | without_nones(start=start, stop=end)
-        for only_of_load in ("chunk_of", "local"):
-            params.pop(only_of_load, None)
         try:
             _, data = await node.call_for_bytes("load_bytes", params, on_progress=self.moving.hear)
         except NotFound:
@@ -220,8 +220,6 @@ class Content:
             sha1=self.uri.hash,
             manifest=self.uri.manifest,
             channel=within or self.channel,
-            chunk_of=self.uri.chunk_of,
-            local=self.local_only or None,
         )
         return named | {"only": within is not None}
 
