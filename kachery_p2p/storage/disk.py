@@ -160,11 +160,13 @@ def create(path: Path, mode: int = 0o666) -> int:
     while True:
         fd = os.open(path, _NEW_FILE, mode)
         try:
-            try_lock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever looks for strays may have been quicker. Then it is about to go, and its name is
+            # free as soon as the lock is: they hold it for no more than that.
+            try_lock(fd, fcntl.LOCK_EX)
             if os.path.samestat(os.fstat(fd), os.stat(path)):
                 return fd
-        except (BlockingIOError, FileNotFoundError):
-            pass  # somebody who looks for strays was quicker, and has removed it
+        except FileNotFoundError:
+            pass
         except BaseException:
             os.close(fd)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -525,6 +526,26 @@ def test_who_makes_a_file_and_who_removes_strays_do_not_meet(tmp_path, monkeypat
     assert not disk.remove_stray(path), "it is locked now"
     os.close(fd)
     assert disk.remove_stray(path)
+
+
+def test_who_makes_a_file_waits_for_who_is_removing_it(tmp_path, monkeypatch):
+    """The name was still taken when its maker made it anew: a store failed with "File exists"."""
+    path = tmp_path / "new"
+    really, removing = disk.fcntl.flock, []
+
+    def flock(fd, how):
+        if not removing:
+            other = os.open(path, os.O_RDONLY)
+            really(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            removing.append(threading.Timer(0.05, lambda: (os.unlink(path), os.close(other))))
+            removing[0].start()
+        really(fd, how)
+
+    monkeypatch.setattr(disk.fcntl, "flock", flock)
+    fd = disk.create(path)
+    removing[0].join()
+    assert os.path.samestat(os.fstat(fd), os.stat(path))
+    os.close(fd)
 
 
 @pytest.mark.parametrize(
