@@ -15,6 +15,7 @@ limits and the errors are the same everywhere:
 
 from __future__ import annotations
 
+import threading
 from typing import Any, TypeVar
 
 import msgpack
@@ -58,6 +59,24 @@ def _no_ext(code: int, data: bytes) -> Any:
     raise ValueError(f"extension type {code}")
 
 
+_known: set[Any] = set()
+_learning = threading.Lock()
+
+
+def known(kind: type[T]) -> type[T]:
+    """The type, of which it has been found out what its values look like.
+
+    msgspec does that when it is first asked to convert to a Struct, and keeps it with the class. A
+    second thread that asks meanwhile gets what is half made, and the process dies. So one thread at a
+    time does it, before anybody converts.
+    """
+    if kind not in _known:
+        with _learning:
+            msgspec.msgpack.Decoder(kind)
+            _known.add(kind)
+    return kind
+
+
 def convert(kind: type[T], value: Any) -> T:
     """Check an unpacked value against a type (a msgspec Struct, say).
 
@@ -65,7 +84,7 @@ def convert(kind: type[T], value: Any) -> T:
         ProtocolViolation: it does not fit.
     """
     try:
-        return msgspec.convert(value, kind, strict=True, builtin_types=(bytes,))
+        return msgspec.convert(value, known(kind), strict=True, builtin_types=(bytes,))
     except (msgspec.ValidationError, RecursionError, OverflowError) as error:
         # A union has no name.
         name = getattr(kind, "__name__", None) or "frame"

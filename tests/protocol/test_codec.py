@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import tracemalloc
 from typing import Any
 
@@ -140,3 +142,49 @@ def test_values_nested_as_deep_as_msgpack_allows_do_not_exhaust_the_stack() -> N
 def test_typed_values_are_encoded_to_what_decodes_to_them() -> None:
     for value in (Point(1, "n", b"\x00"), Pair(2, [b"a", b""])):
         assert codec.decode(type(value), codec.encode(value)) == value
+
+
+MANY_AT_ONCE = """
+import sys, threading, types
+from kachery_p2p.protocol import codec
+sys.setswitchinterval(1e-6)
+source = '''
+from __future__ import annotations
+import msgspec
+class Inner(msgspec.Struct):
+    a: int
+    b: dict[str, list[int]]
+    c: bytes | None = None
+class Outer(msgspec.Struct):
+    x: int
+    y: list[Inner]
+    z: dict[str, Inner]
+    w: tuple[int, str, bytes] | None = None
+'''
+value = {"x": 1, "y": [{"a": 1, "b": {"q": [1]}}] * 2, "z": {"k": {"a": 2, "b": {}}}}
+found = []
+for n in range(500):
+    module = sys.modules[f"m{n}"] = types.ModuleType(f"m{n}")
+    exec(source, module.__dict__)
+    together = threading.Barrier(4)
+    def convert(kind, value):
+        together.wait()
+        found.append(codec.convert(kind, value))
+    threads = [
+        threading.Thread(target=convert, args=pair)
+        for pair in [(module.Outer, value), (dict[str, module.Inner], value["z"])] * 2
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+print(len(found))
+"""
+
+
+def test_threads_that_convert_to_a_new_type_at_once_do_not_end_the_process() -> None:
+    """A node died of it: what msgspec knew of the type was half made when the second thread came."""
+    done = subprocess.run(
+        [sys.executable, "-c", MANY_AT_ONCE], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, "2000\n"), done.stderr

@@ -31,6 +31,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
+from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.identity import SEAL_OVERHEAD, NodeKey, check_node_id, seal_to
 from kachery_p2p.protocol.limits import (
@@ -376,7 +377,7 @@ def _checked(document: ChannelDocument) -> ChannelDocument:
     check(document)
     try:
         # replace() and __init__ do not look at the Meta bounds; convert() does.
-        msgspec.convert(msgspec.to_builtins(document, builtin_types=(bytes,)), ChannelDocument)
+        msgspec.convert(codec.plain(document), codec.known(ChannelDocument))
     except msgspec.ValidationError as error:
         raise BadInput(what="channel document", reason=str(error)) from error
     return document

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
+from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.identity import check_node_id
 from kachery_p2p.protocol.limits import MAX_FEED_WRITERS
@@ -40,7 +41,7 @@ class AccessRules(Struct, frozen=True, forbid_unknown_fields=True):
                 ``MAX_FEED_WRITERS`` rules.
         """
         try:
-            rules = msgspec.convert(value, cls)
+            rules = msgspec.convert(value, codec.known(cls))
         except (msgspec.ValidationError, RecursionError) as error:
             raise BadInput(what="access rules", reason=str(error)) from error
         if len(rules.rules) > MAX_FEED_WRITERS:

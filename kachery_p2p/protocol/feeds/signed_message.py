@@ -23,6 +23,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct, field
 
+from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput, ForgedFeed
 from kachery_p2p.protocol.limits import MAX_FEED_MESSAGE, MAX_FEED_MESSAGES
 from kachery_p2p.protocol.tree import ProofError, verify_range
@@ -125,7 +126,7 @@ def check_signed_message(signed: dict[str, Any], uri: str | None = None) -> None
         ForgedFeed: the message, its number, time or author are not what was signed for.
     """
     try:
-        found = msgspec.convert(signed, _Signed)
+        found = msgspec.convert(signed, codec.known(_Signed))
     except (msgspec.ValidationError, RecursionError) as error:
         raise BadInput(what="signed message", reason=str(error)) from error
     body = found.body
