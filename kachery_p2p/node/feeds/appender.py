@@ -354,7 +354,7 @@ def _newest(calls: Iterable[Append]) -> dict[Log, tuple[Slice, Head]]:
         if call.submission is not None or slice.stop != done.first:
             slice = Slice(done.first + done.count, [], [])
         else:
-            more = slice_of(call, done.first)
+            more = slice_of([call], done.first)
             slice.texts.extend(more.texts)
             slice.runs.extend(more.runs)
         newest[log] = slice, done.head

@@ -118,6 +118,12 @@ class Feeds:
         await self._appender.settle(log)
         await self._stored(log)
 
+    async def reaches(self, log: Log, stop: int) -> None:
+        """Until the messages before ``stop`` are in the store, if anybody has heard of them: who asks
+        for those of yesterday does not wait for what is appended now."""
+        if stop > self.store.committed(*log):
+            await self.in_store(log)
+
     async def info(self, log: Log) -> LogInfo | None:
         await self.in_store(log)
         return await self._disk(self.store.info, *log)
@@ -134,7 +140,8 @@ class Feeds:
 
     async def read(self, log: Log, start: int, most: int) -> Slice | None:
         """At most ``most`` messages from ``start`` on that fit one frame; None if none are held."""
-        await self._appender.told(log)
+        if start + most > self.store.committed(*log):
+            await self._appender.told(log)
         if self.newest.ends_at(log, start):
             return Slice(start, [], [])
         newest = self.newest.serve(log, start)
@@ -147,7 +154,7 @@ class Feeds:
                 return None
             return self.store.read(*log, start, max_messages=most, max_bytes=MAX_SLICE)
 
-        await self.in_store(log)
+        await self.reaches(log, start + most)
         return await self._disk(work)
 
     async def serve(
@@ -158,7 +165,8 @@ class Feeds:
 
         ``peaks``: with the frontier at ``start``, which who has what comes before it does not need.
         """
-        await self._appender.told(log)
+        if start >= self.store.committed(*log):
+            await self._appender.told(log)
         newest = None if peaks or stop is not None else self.newest.serve(log, start)
         if newest is not None:
             return newest
@@ -172,7 +180,7 @@ class Feeds:
             proof = self.store.proof(*log, start, slice.stop)
             return Served(slice, proof.peaks if peaks else [], proof.right, proof.head)
 
-        await self.in_store(log)
+        await self.reaches(log, start + 1)
         return await self._disk(work)
 
     # --- changes -----------------------------------------------------------------------------

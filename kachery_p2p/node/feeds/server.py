@@ -95,7 +95,7 @@ class FeedServer:
             found = self._store.leaf_proof(*where, params.index)
             return FeedLeaf(found.head, found.leaf, found.proof)
 
-        await self._feeds.in_store(where)
+        await self._feeds.reaches(where, params.index + 1)
         leaf = await self._disk(work)
         self._require(link, params.channel)
         if leaf is None:

@@ -6,8 +6,9 @@ them all.
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kachery_p2p.protocol.errors import (
@@ -91,12 +92,8 @@ class LogHead:
     def grow(self, calls: Sequence[Append]) -> Slice:
         """The messages of the next calls of those that were promised, as :func:`append_all` will write
         them."""
-        slice = Slice(self._frontier.size, [], [])
-        for call in calls:
-            call.timestamp = self._timestamp = max(call.now_ms, self._timestamp)
-            more = slice_of(call, slice.stop)
-            slice.runs.extend(more.runs)
-            slice.texts.extend(more.texts)
+        self._timestamp = _date(calls, self._timestamp)
+        slice = slice_of(calls, self._frontier.size)
         self._frontier.extend(leaf_hashes(slice))
         return slice
 
@@ -107,10 +104,25 @@ class LogHead:
         return sign_head(self._key, self.log[1], frontier.size, frontier.root(), self._timestamp)
 
 
-def slice_of(call: Append, first: int) -> Slice:
-    """The messages of a call whose timestamp is known."""
-    runs = [Run(count, call.timestamp, call.author) for count in cut_runs(call.texts)]
-    return Slice(first, runs, list(call.texts))
+def slice_of(calls: Iterable[Append], first: int) -> Slice:
+    """The messages of calls whose timestamps are known.
+
+    What was appended in the same millisecond shares runs: each is a row, and between two rows SQLite
+    lets other threads go on, which costs more than the row when the interpreter is busy.
+    """
+    slice = Slice(first, [], [])
+    for (timestamp, author), same in itertools.groupby(calls, lambda x: (x.timestamp, x.author)):
+        texts = [text for call in same for text in call.texts]
+        slice.runs.extend(Run(count, timestamp, author) for count in cut_runs(texts))
+        slice.texts.extend(texts)
+    return slice
+
+
+def _date(calls: Iterable[Append], timestamp: int) -> int:
+    """Give calls their timestamps: those of a log go one way, whatever the clock did. The last one."""
+    for call in calls:
+        call.timestamp = timestamp = max(call.now_ms, timestamp)
+    return timestamp
 
 
 def append_all(db: sqlite3.Connection, calls: list[Append], load: Load) -> list[OpenLog]:
@@ -196,23 +208,22 @@ def _check_appendable(log: OpenLog, count: int) -> None:
 
 
 def _append(db: sqlite3.Connection, log: OpenLog, group: list[Append]) -> OpenLog:
-    timestamp = log.timestamp
-    texts: list[bytes] = []
-    runs: list[Run] = []
-    for call in group:
-        # Times of a log go one way, whatever the clock did.
-        call.timestamp = timestamp = max(call.now_ms, timestamp)
-        more = slice_of(call, log.info.size + len(texts))
-        texts += more.texts
-        runs += more.runs
-    slice = Slice(log.info.size, runs, texts)
+    timestamp = _date(group, log.timestamp)
+    slice = slice_of(group, log.info.size)
     growth = grow(log, slice, leaf_hashes(slice))
     write_growth(db, growth)
     grown = growth.log._replace(timestamp=timestamp)
     call = group[0]
     if call.submission is not None:
         slot = grown.submissions % MAX_SUBMISSIONS
-        values = (log.number, slot, call.author or b"", call.submission, slice.start, len(texts))
+        values = (
+            log.number,
+            slot,
+            call.author or b"",
+            call.submission,
+            slice.start,
+            len(slice.texts),
+        )
         db.execute("INSERT OR REPLACE INTO submissions VALUES (?, ?, ?, ?, ?, ?)", values)
         grown = grown._replace(submissions=grown.submissions + 1)
     if grown.info.name is None and call.name is not None:

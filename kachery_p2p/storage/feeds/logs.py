@@ -14,7 +14,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from kachery_p2p.protocol.errors import BadInput, StorageDamaged, UnknownFeed
 from kachery_p2p.protocol.feeds.feed import Head, Run, Slice
@@ -186,14 +186,26 @@ class LogStore(Database):
             proof = range_proof(nodes, info.head.size, index, index + 1)
             return LeafProof(info.head, nodes(0, index), proof)
 
+    def committed(self, feed: bytes, subfeed: bytes) -> int:
+        """So many messages of a log are committed at least: what is at hand, without the disk."""
+        log = self._cached(feed, subfeed)
+        return 0 if log is None else log.info.size
+
     # --- open logs -------------------------------------------------------------------------------
 
     def _open(self, feed: bytes, subfeed: bytes) -> OpenLog:
         """Raises UnknownFeed."""
         log = self._cached(feed, subfeed)
-        if log is None:
-            with self._lock, self._errors():
-                log = self._load(self._open_db(), feed, subfeed)
+        if log is None and self._lock.acquire(blocking=False):
+            try:
+                with self._errors():
+                    log = self._load(self._open_db(), feed, subfeed)
+            finally:
+                self._lock.release()
+        elif log is None:
+            # It is not kept, for what is committed just now may change it.
+            with self._reading() as db, _one_state(db):
+                log = load_log(db, feed, subfeed)
         if log is None:
             raise UnknownFeed(feed=feed.hex())
         return log
@@ -228,6 +240,15 @@ class LogStore(Database):
             for key in [key for key in self._open_logs if key[0] == feed]:
                 del self._open_logs[key]
 
+    def _read_rows(self, sql: str, *values: Any) -> list[Any]:
+        """Rows as they are committed."""
+        with self._reading() as db:
+            return db.execute(sql, values).fetchall()
+
+    def _read_row(self, sql: str, *values: Any) -> Any:
+        rows = self._read_rows(sql, *values)
+        return rows[0] if rows else None
+
     @contextlib.contextmanager
     def _reading(self, log: OpenLog | None = None) -> Iterator[sqlite3.Connection]:
         """The connection for reading. ``log`` is what is read, for it may be deleted meanwhile."""
@@ -241,6 +262,16 @@ class LogStore(Database):
                 if log is not None and not db.execute(_THERE, (log.number,)).fetchone():
                     raise UnknownFeed(feed=log.feed.hex()) from None
                 raise
+
+
+@contextlib.contextmanager
+def _one_state(db: sqlite3.Connection) -> Iterator[None]:
+    """All that is read inside is of one moment."""
+    db.execute("BEGIN")
+    try:
+        yield
+    finally:
+        db.execute("COMMIT")
 
 
 def _fitting(texts: list[bytes], left: int, most: int) -> int:

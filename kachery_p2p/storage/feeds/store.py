@@ -92,7 +92,8 @@ class FeedStore(LogStore):
         with self._changing(feed) as db:
             if replace and name is not None:
                 db.execute("UPDATE feeds SET name = NULL WHERE name = ?", (name,))
-            if name is not None and self.feed_named(name) not in (None, feed):
+            select = "SELECT 1 FROM feeds WHERE name = ? AND feed != ?"
+            if name is not None and db.execute(select, (name, feed)).fetchone():
                 raise BadInput(what=f"feed name {name!r}", reason="another feed has it")
             db.execute(
                 "INSERT INTO feeds VALUES (?, ?, ?, ?) ON CONFLICT (feed) DO UPDATE SET"
@@ -105,24 +106,24 @@ class FeedStore(LogStore):
 
     def feed_named(self, name: str) -> bytes | None:
         """The id of the feed with that name, or None."""
-        row = self._row("SELECT feed FROM feeds WHERE name = ?", name)
+        row = self._read_row("SELECT feed FROM feeds WHERE name = ?", name)
         return None if row is None else bytes(row[0])
 
     def feeds(self) -> list[FeedRow]:
         """All feeds that are known here, the oldest first."""
-        rows = self._rows(
+        rows = self._read_rows(
             "SELECT feed, name, seed IS NOT NULL, created FROM feeds ORDER BY created, rowid"
         )
         return [FeedRow(feed, name, bool(own), created) for feed, name, own, created in rows]
 
     def name(self, feed: bytes) -> str | None:
         """What the user calls a feed, or None."""
-        row = self._row("SELECT name FROM feeds WHERE feed = ?", feed)
+        row = self._read_row("SELECT name FROM feeds WHERE feed = ?", feed)
         return None if row is None else row[0]
 
     def key(self, feed: bytes) -> NodeKey | None:
         """The key of one's own feed, or None."""
-        row = self._row("SELECT seed FROM feeds WHERE feed = ?", feed)
+        row = self._read_row("SELECT seed FROM feeds WHERE feed = ?", feed)
         return None if row is None or row[0] is None else NodeKey(row[0])
 
     def delete_feed(self, feed: bytes) -> bool:
@@ -134,7 +135,7 @@ class FeedStore(LogStore):
 
     def get_rules(self, feed: bytes, subfeed: bytes) -> str | None:
         """The access rules that were set for a subfeed, as JSON, or None."""
-        row = self._row(
+        row = self._read_row(
             "SELECT rules FROM rules JOIN logs USING (log) WHERE feed = ? AND subfeed = ?",
             feed,
             subfeed,

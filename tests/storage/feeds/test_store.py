@@ -281,6 +281,18 @@ def test_a_call_that_fails_takes_no_other_with_it(store):
     assert store.info(FEED, SUB).size == 3
 
 
+def test_what_is_appended_in_one_millisecond_is_one_run(store):
+    calls = [
+        Append(FEED, SUB, None, texts(at, at + 1), author, now_ms, None)
+        for at, (author, now_ms) in enumerate([(None, 5)] * 3 + [(AUTHOR, 5)] + [(AUTHOR, 6)] * 2)
+    ]
+    store.append_all(calls)
+    assert [call.result.first for call in calls] == list(range(6))
+    found = store.read(FEED, SUB, 0, **ALL)
+    assert found.runs == [Run(3, 5, None), Run(1, 5, AUTHOR), Run(2, 6, AUTHOR)]
+    assert found.texts == texts(0, 6)
+
+
 def test_who_reads_does_not_wait_for_who_writes(store):
     append(store, texts(0, 300))
     writing, read = threading.Event(), threading.Event()
@@ -300,6 +312,11 @@ def test_who_reads_does_not_wait_for_who_writes(store):
         assert store.logs()[0][2].name is None
         assert store.proof(FEED, SUB, 20, 40).head.size == 300
         assert store.leaf_proof(FEED, SUB, 20).head.size == 300
+        assert store.key(FEED) == KEY
+        assert (store.feed_named("mine"), store.name(FEED), len(store.feeds())) == (FEED, "mine", 1)
+        assert store.get_rules(FEED, SUB) is None
+        store._open_logs.clear()
+        assert store.read(FEED, SUB, 299, **ALL).texts == texts(299, 300), "one that is not open"
     finally:
         read.set()
         thread.join()
