@@ -61,6 +61,9 @@ def _no_ext(code: int, data: bytes) -> Any:
 
 _known: set[Any] = set()
 _learning = threading.Lock()
+_LEARNING_SECONDS = 1.0
+"""A look at a type takes milliseconds. Who waits longer is in a process that was forked while another
+thread looked: that thread does not exist there, and nobody will let go of the lock."""
 
 
 def known(kind: type[T]) -> type[T]:
@@ -71,9 +74,13 @@ def known(kind: type[T]) -> type[T]:
     time does it, before anybody converts.
     """
     if kind not in _known:
-        with _learning:
+        held = _learning.acquire(timeout=_LEARNING_SECONDS)
+        try:
             msgspec.msgpack.Decoder(kind)
             _known.add(kind)
+        finally:
+            if held:
+                _learning.release()
     return kind
 
 

@@ -197,7 +197,8 @@ class Network:
             with places.talking_to(here.target()):
                 if not await until(partial(_shares, self.channel, there.node_id), _LINK_SECONDS):
                     raise DeadlineExceeded(
-                        what=f"The link of node {node.label!r} to the proxy", seconds=_LINK_SECONDS
+                        what=f"The link of node {node.label!r} to the proxy ({await _why()})",
+                        seconds=_LINK_SECONDS,
                     )
 
     def stop(self) -> None:
@@ -372,3 +373,10 @@ def _labels(count: int) -> list[str]:
 async def _shares(channel: str, node: str) -> bool:
     info = await client.anode_info()
     return any(link["node"] == node and channel in link["channels"] for link in info["links"])
+
+
+async def _why() -> str:
+    """What a node says of its links to bootstrap nodes."""
+    info = await client.anode_info()
+    rows = [f"{x['url']} is {x['state']}: {x['error'] or 'no error'}" for x in info["bootstraps"]]
+    return "; ".join(rows) or "it has no bootstrap node"

@@ -188,3 +188,13 @@ def test_threads_that_convert_to_a_new_type_at_once_do_not_end_the_process() -> 
         [sys.executable, "-c", MANY_AT_ONCE], capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stdout) == (0, "2000\n"), done.stderr
+
+
+def test_a_lock_that_nobody_lets_go_of_holds_nobody_up(monkeypatch) -> None:
+    """As in the child of a process that was forked while a thread looked into a type."""
+    monkeypatch.setattr(codec, "_LEARNING_SECONDS", 0.01)
+    monkeypatch.setattr(codec, "_known", set())
+    with codec._learning:
+        assert codec.convert(Pair, [1, [b"b"]]) == Pair(1, [b"b"])
+    assert codec._learning.acquire(blocking=False), "it is free again"
+    codec._learning.release()

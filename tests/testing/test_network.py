@@ -14,7 +14,13 @@ import pytest
 
 import kachery_p2p as kc
 from kachery_p2p.client.session import portal
-from kachery_p2p.protocol.errors import AccessDenied, BadInput, KacheryError, Unreachable
+from kachery_p2p.protocol.errors import (
+    AccessDenied,
+    BadInput,
+    DeadlineExceeded,
+    KacheryError,
+    Unreachable,
+)
 from kachery_p2p.testing import Network
 
 HOW = pytest.mark.parametrize("processes", [False, True], ids=["inside", "processes"])
@@ -58,6 +64,19 @@ def test_a_link_that_is_cut_and_mended(processes: bool) -> None:
         network.restore("B")
         network.wait_linked("B")
         assert load(network, "B", uri) == "while it was cut"
+
+
+def test_a_link_that_does_not_come_back_is_an_error_that_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Network() as network:
+        network.cut("B")
+        with network["B"].at():
+            while kc.node_info()["links"]:
+                time.sleep(0.01)
+        monkeypatch.setattr("kachery_p2p.testing.network._LINK_SECONDS", 0.5)
+        with pytest.raises(DeadlineExceeded, match=r"proxy \(ws://\S+ is \w+: .+\) took longer"):
+            network.wait_linked("B")
 
 
 def test_the_owner_cut_off_is_found_again_with_what_it_stored() -> None:

@@ -76,7 +76,9 @@ class Bootstraps:
 
     async def _keep(self, url: str, node: str) -> None:
         status = self.status[url, node]
-        backoff = Backoff(RECONNECT_FIRST, RECONNECT_MOST, self._network.context.random)
+        random = self._network.context.random
+        backoff = Backoff(RECONNECT_FIRST, RECONNECT_MOST, random)
+        not_yet = Backoff(RECONNECT_FIRST, _NOT_YET_SECONDS, random)
         loop = asyncio.get_running_loop()
         while True:
             status.trying = True
@@ -89,16 +91,16 @@ class Bootstraps:
                 await link.closed.wait()
                 if loop.time() - since > _STEADY_SECONDS:
                     backoff.reset()
+                    not_yet.reset()
                 if link.closed_by is not None:
                     raise link.closed_by
             except KacheryError as error:
                 status.state, status.error, status.code = "waiting", str(error), error.code
                 status.trying = False
                 self._network.context.warn(f"{url}: {error}{_remedy(error)}")
-            pause = backoff.next()
-            if status.code == NotAMember.code:
-                # Somebody is about to mend that, at one end or the other.
-                pause = min(pause, _NOT_YET_SECONDS)
+            # Somebody is about to mend that, at one end or the other. It says nothing about how long
+            # to wait after an error of another kind.
+            pause = (not_yet if status.code == NotAMember.code else backoff).next()
             try:
                 async with asyncio.timeout(pause):
                     await self._hurry.wait()
