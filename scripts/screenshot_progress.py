@@ -14,7 +14,8 @@ from pathlib import Path
 from rich.console import Console
 
 import kachery_p2p as kc
-from kachery_p2p.client.display.progress_display import Bars, display
+from kachery_p2p.client.display.progress_bars import Bars
+from kachery_p2p.client.display.progress_display import display
 from kachery_p2p.testing import Network
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "img" / "progress.svg"
@@ -32,7 +33,7 @@ async def _watched(uris: list[str]) -> str:
         record=True, file=io.StringIO(), width=_COLUMNS, force_terminal=True,
         color_system="truecolor",
     )  # fmt: skip
-    console.print(Bars(display).render())
+    console.print(Bars().render(display.rows()))
     for load in loads:
         load.cancel()
     await asyncio.gather(*loads, return_exceptions=True)

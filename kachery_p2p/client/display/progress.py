@@ -37,7 +37,7 @@ only when it does."""
 _TELL_SECONDS: Final = 0.1
 """At least so long between two calls of somebody's function."""
 _RATE_SECONDS: Final = 5.0
-"""The rate is that of the last so many seconds."""
+"""The rate is that of the last so many seconds; if nothing came in them, it is idle."""
 
 _log = logging.getLogger("kachery_p2p.progress")
 
@@ -82,7 +82,9 @@ class Transfer:
         "_began",
         "_broken",
         "_complete",
+        "_fetches",
         "_function",
+        "_last",
         "_samples",
         "_shows",
         "_timer",
@@ -111,6 +113,8 @@ class Transfer:
         self._function = progress if callable(progress) else None
         self._shows = progress is None or progress is True
         self._began = time.monotonic()
+        self._last = self._began
+        self._fetches = False
         self._samples: deque[tuple[float, int]] = deque(((self._began, 0),))
         self._told = 0.0
         self._timer: asyncio.TimerHandle | threading.Timer | None = None
@@ -153,16 +157,20 @@ class Transfer:
     def turn_to(self, what: str, total: int) -> None:
         """Begin with the next step, of so many bytes."""
         self.what, self.total, self.done = what, total, 0
-        self._samples = deque(((time.monotonic(), 0),))
+        self._last = time.monotonic()
+        self._fetches = False
+        self._samples = deque(((self._last, 0),))
         self.begin()
 
     def tell(self, done: int, total: int | None = None) -> None:
         """So many bytes are done."""
+        now = time.monotonic()
+        if done != self.done:
+            self._last = now
         self.done = done
         self.total = self.total if total is None else total
-        now = time.monotonic()
         samples = self._samples
-        samples.append((now, done))
+        samples.append((now, self._moved))
         while len(samples) > 2 and now - samples[1][0] > _RATE_SECONDS:
             samples.popleft()
         if self._function is not None and now - self._told >= _TELL_SECONDS:
@@ -172,6 +180,7 @@ class Transfer:
     def hear(self, info: dict[str, Any]) -> None:
         """What the node says while it works."""
         self.fetched = info.get("fetched", self.fetched)
+        self._fetches = self._fetches or "fetched" in info
         self.sources = info.get("sources") or self.sources
         self.tell(info.get("done", info.get("verified", self.done)), info.get("size") or None)
 
@@ -181,10 +190,32 @@ class Transfer:
         self._complete = True
 
     @property
+    def _moved(self) -> int:
+        """Bytes that took time: not what was here already, of a load that goes on where it stopped."""
+        return min(self.done, self.fetched) if self._fetches else self.done
+
+    @property
     def rate(self) -> float:
         """Bytes per second, of the last seconds."""
-        start, before = self._samples[0]
-        return max(0.0, (self.done - before) / max(time.monotonic() - start, 1e-6))
+        now = time.monotonic()
+        since, before = self._samples[0]
+        for at, moved in tuple(self._samples):
+            if at > now - _RATE_SECONDS:
+                break
+            since, before = at, moved
+        since = max(since, now - _RATE_SECONDS)
+        return max(0.0, (self._moved - before) / max(now - since, 1e-6))
+
+    @property
+    def idle(self) -> float | None:
+        """Seconds since something came; None if that is a short while ago."""
+        seconds = time.monotonic() - self._last
+        return seconds if seconds > _RATE_SECONDS and not self.over else None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended, and not all was done."""
+        return self.over and not self._complete
 
     @property
     def left(self) -> float | None:

@@ -19,46 +19,18 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from .texts import clean, size_text, time_text
+from .progress_bars import Bars, html
+from .progress_rows import Past, Row, Shown, plain, rows
 
 if TYPE_CHECKING:
-    from rich import progress as rich_progress
     from rich.console import RenderableType
 
 _DRAW_SECONDS: Final = 0.1
 _DRAW_NOTEBOOK_SECONDS: Final = 0.25
-_ROWS: Final = 6
-"""Transfers with a bar of their own; if there are more, the first line counts them all."""
-_NAME_WIDTH: Final = 32
-_NOTEBOOK_WIDTH: Final = 100
-_HTML: Final = "<pre style='line-height:normal;overflow-x:auto'>{code}</pre>"
-
 
 _log = logging.getLogger("kachery_p2p.progress")
-
-
-class Shown(Protocol):
-    """What a row shows: a load or a store that goes on (:class:`~.progress.Transfer`)."""
-
-    @property
-    def what(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def done(self) -> int: ...
-    @property
-    def total(self) -> int | None: ...
-    @property
-    def rate(self) -> float: ...
-    @property
-    def left(self) -> float | None: ...
-    @property
-    def sources(self) -> list[dict[str, Any]]: ...
-    @property
-    def over(self) -> bool: ...
 
 
 class _Screen(Protocol):
@@ -68,17 +40,6 @@ class _Screen(Protocol):
     def open(self) -> None: ...
     def draw(self) -> None: ...
     def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Past:
-    """What was shown and has ended since the display appeared."""
-
-    files: int = 0
-    done: int = 0
-
-    def plus(self, transfer: Shown) -> Past:
-        return Past(self.files + 1, self.done + transfer.done)
 
 
 class Display:
@@ -119,6 +80,8 @@ class Display:
             if transfer not in self.shown:
                 return
             if len(self.shown) == 1:
+                if self.past.files:  # then what is drawn last counts it too
+                    self.shown, self.past = (), self.past.plus(transfer)
                 self._close()
                 return
             self.shown = tuple(each for each in self.shown if each is not transfer)
@@ -151,6 +114,10 @@ class Display:
         if isinstance(screen, _Terminal):
             screen.restore_streams()
 
+    def rows(self) -> list[Row]:
+        """What is to be drawn now."""
+        return list(rows(self.shown, self.past))
+
     def _close(self) -> None:
         if self._closed is not None:
             self._closed.set()
@@ -179,90 +146,6 @@ class Display:
             _log.debug("the progress display cannot be drawn", exc_info=True)
 
 
-class Bars:
-    """The transfers of a display as something that rich can draw."""
-
-    def __init__(self, of: Display) -> None:
-        from rich import progress
-        from rich.table import Column
-
-        def text(name: str, **column: Any) -> rich_progress.TextColumn:
-            template = f"{{task.fields[{name}]}}"
-            return progress.TextColumn(
-                template, markup=False, table_column=Column(no_wrap=True, **column)
-            )
-
-        self._of = of
-        self._progress = progress.Progress(
-            text("label", max_width=_NAME_WIDTH, overflow="ellipsis"),
-            progress.BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4)),
-            text("bytes", justify="right"),
-            text("rate", justify="right", style="progress.data.speed"),
-            text("left", justify="right", style="progress.remaining"),
-            text("sources", overflow="ellipsis"),
-            auto_refresh=False,
-            expand=True,
-        )
-        self._rows: dict[Shown | None, rich_progress.TaskID] = {}
-
-    def render(self) -> RenderableType:
-        """What to draw now."""
-        shown, past = self._of.shown, self._of.past
-        wanted: list[Shown | None] = list(shown[:_ROWS])
-        if len(shown) + past.files > 1:
-            wanted.insert(0, None)
-        if (None in wanted) != (None in self._rows):
-            self._keep([])  # the line of all is the first
-        self._keep(wanted)
-        for each in wanted:
-            if each is None:
-                self._show_all(shown, past)
-            else:
-                self._show(
-                    each, f"{each.what} {clean(each.name)}", each.done, each.total, each.rate,
-                    each.left, len(each.sources),
-                )  # fmt: skip
-        return self._progress.get_renderable()
-
-    def _keep(self, wanted: list[Shown | None]) -> None:
-        for each in [each for each in self._rows if each not in wanted]:
-            self._progress.remove_task(self._rows.pop(each))
-
-    def _show_all(self, shown: tuple[Shown, ...], past: Past) -> None:
-        totals = [each.total for each in shown]
-        total = None if None in totals else past.done + sum(each or 0 for each in totals)
-        done = past.done + sum(each.done for each in shown)
-        rate = sum(each.rate for each in shown)
-        left = max(0, total - done) / rate if total is not None and rate else None
-        givers = {source.get("node") for each in shown for source in each.sources}
-        label = f"{past.files} of {past.files + len(shown)} files done"
-        self._show(None, label, done, total, rate, left, len(givers))
-
-    def _show(
-        self,
-        key: Shown | None,
-        label: str,
-        done: int,
-        total: int | None,
-        rate: float,
-        left: float | None,
-        sources: int,
-    ) -> None:
-        if key not in self._rows:
-            empty: dict[str, Any] = dict.fromkeys(("label", "bytes", "rate", "left", "sources"), "")
-            self._rows[key] = self._progress.add_task("", total=None, **empty)
-        self._progress.update(
-            self._rows[key],
-            completed=done,
-            total=total,
-            label=label,
-            bytes=size_text(done) if total is None else f"{size_text(done)} of {size_text(total)}",
-            rate=f"{size_text(rate)}/s",
-            left="" if left is None else time_text(left),
-            sources=f"{sources} source{'s' if sources != 1 else ''}" if sources else "",
-        )
-
-
 class _Terminal:
     """The bottom lines of the terminal that is standard error."""
 
@@ -273,7 +156,8 @@ class _Terminal:
         from rich.live import Live
 
         self._console = Console(stderr=True)
-        self._bars = Bars(of)
+        self._of = of
+        self._bars = Bars()
         self._make = Live
         self._live: Live | None = None
         self._streams: tuple[Any, Any] = (None, None)
@@ -287,10 +171,13 @@ class _Terminal:
             transient=True,
             # What goes into a file or a pipe must go on going there.
             redirect_stdout=_same_terminal(sys.stdout, sys.stderr),
-            get_renderable=self._bars.render,
+            get_renderable=self._rendered,
         )
         self._live.start(refresh=True)
         self._redirect_handlers()
+
+    def _rendered(self) -> RenderableType:
+        return self._bars.render(self._of.rows())
 
     def draw(self) -> None:
         assert self._live is not None
@@ -340,7 +227,7 @@ class _Notebook:
     pause = _DRAW_NOTEBOOK_SECONDS
 
     def __init__(self, of: Display) -> None:
-        self._bars = Bars(of)
+        self._of = of
         self._handle: Any = None
 
     def open(self) -> None:
@@ -357,21 +244,8 @@ class _Notebook:
         self.draw()
 
     def _drawn(self) -> dict[str, str]:
-        import io
-
-        from rich.console import Console
-
-        console = Console(
-            file=io.StringIO(),
-            record=True,
-            width=_NOTEBOOK_WIDTH,
-            force_jupyter=False,
-            force_terminal=True,
-            color_system="truecolor",
-        )
-        console.print(self._bars.render())
-        html = console.export_html(inline_styles=True, code_format=_HTML, clear=False)
-        return {"text/html": html, "text/plain": console.export_text().rstrip()}
+        found = self._of.rows()
+        return {"text/html": html(found), "text/plain": "\n".join(map(plain, found))}
 
 
 def _kind_of_screen() -> type[_Terminal] | type[_Notebook] | None:

@@ -1,0 +1,108 @@
+"""The rows of the progress display as bars: rich's for a terminal, HTML for a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from .progress_rows import Row, Shown
+
+if TYPE_CHECKING:
+    from rich import progress as rich_progress
+    from rich.console import RenderableType
+
+_NAME_WIDTH: Final = 32
+
+
+class Bars:
+    """Rows as something that rich can draw."""
+
+    def __init__(self) -> None:
+        from rich import progress
+        from rich.table import Column
+
+        def text(name: str, **column: Any) -> rich_progress.TextColumn:
+            # What others have named is no markup; a rate says by its own that there is none.
+            return progress.TextColumn(
+                f"{{task.fields[{name}]}}",
+                markup=name == "rate",
+                table_column=Column(no_wrap=True, **column),
+            )
+
+        # Rich's own colours are those of a warning: what goes well is blue, what is done green.
+        bar = progress.BarColumn(
+            bar_width=None,
+            complete_style="blue",
+            finished_style="green",
+            pulse_style="blue",
+            table_column=Column(ratio=1, min_width=4),
+        )
+        self._progress = progress.Progress(
+            text("label", max_width=_NAME_WIDTH, overflow="ellipsis"),
+            bar,
+            text("bytes", justify="right"),
+            text("rate", justify="right"),
+            text("left", justify="right"),
+            text("sources", overflow="ellipsis"),
+            auto_refresh=False,
+            expand=True,
+        )
+        self._tasks: dict[Shown | None, rich_progress.TaskID] = {}
+
+    def render(self, rows: Iterable[Row]) -> RenderableType:
+        """What to draw now."""
+        wanted = {row.key: row for row in rows}
+        if (None in wanted) != (None in self._tasks):
+            self._keep(())  # the row of all is the first
+        self._keep(wanted)
+        for key, row in wanted.items():
+            if key not in self._tasks:
+                empty: Any = dict.fromkeys(("label", "bytes", "rate", "left", "sources"), "")
+                self._tasks[key] = self._progress.add_task("", total=None, **empty)
+            self._progress.update(
+                self._tasks[key],
+                completed=row.done,
+                total=row.total,
+                label=row.label,
+                bytes=row.bytes,
+                rate=f"[yellow]{row.rate}[/]" if row.stalled else row.rate,
+                left=row.left,
+                sources=row.sources,
+            )
+        return self._progress.get_renderable()
+
+    def _keep(self, wanted: Iterable[Shown | None]) -> None:
+        kept = set(wanted)
+        for each in [each for each in self._tasks if each not in kept]:
+            self._progress.remove_task(self._tasks.pop(each))
+
+
+def html(rows: Iterable[Row]) -> str:
+    """A table that is as wide as the cell, whatever that is: only the bars give way."""
+    return f"<table style='width:100%'>{''.join(map(_html_row, rows))}</table>"
+
+
+def _html_row(row: Row) -> str:
+    from html import escape
+
+    share = 100 * row.done / row.total if row.total else 0
+    colour = "#2a7d2a" if row.total is not None and row.done >= row.total else "#2a6db0"
+    bar = (
+        "<div style='min-width:3em;height:.6em;background:#8884'>"
+        f"<div style='width:{min(100, share):.1f}%;height:100%;background:{colour}'></div></div>"
+    )
+    name = (
+        "<div style='max-width:22em;overflow:hidden;text-overflow:ellipsis' "
+        f"title='{escape(row.label)}'>{escape(row.label)}</div>"
+    )
+    rate = f"<b>{escape(row.rate)}</b>" if row.stalled else escape(row.rate)
+    side = "text-align:right;white-space:nowrap"
+    cells = [
+        ("text-align:left;white-space:nowrap", name),
+        ("width:100%;vertical-align:middle", bar),
+        (side, escape(row.bytes)),
+        (side, rate),
+        (side, escape(row.left)),
+        (side, escape(row.sources)),
+    ]
+    return f"<tr>{''.join(f'<td style={style!r}>{text}</td>' for style, text in cells)}</tr>"
