@@ -294,22 +294,29 @@ def _tasks(status: Row, rates: Rates, now: float) -> Section:
         Column("FOR", least=50, right=True),
         Column("TYPE", least=88),
         Column("CHANNEL", least=76, flexible=True),
+        Column("STEP", least=96, flexible=True),
     )
     names = {link["node"]: clean(link["label"]) for link in status["links"]}
     rows = [
         (
             Cell(clean(each["function"])),
-            Cell(clean(each["state"]), _TONES.get(each["state"], "plain")),
+            Cell(_state(each), _TONES.get(each["state"], "plain")),
             Cell(_where(each, names, status["node"]["id"])),
             Cell(duration(max(0.0, now - each["since"]))),
             Cell(clean(each["type"])),
             Cell(clean(each["channel"])),
+            Cell(clean(each["message"])),
         )
         for each in status["tasks"]
     ]
     running = sum(each["state"] == "running" for each in status["tasks"])
     note = f"{running} running, {status['totals']['tasks'] - running} waiting" if rows else ""
     return Section("Tasks", columns, rows, status["totals"]["tasks"], "right", note)
+
+
+def _state(task: Row) -> str:
+    done = "" if task["fraction"] is None else f" {100 * task['fraction']:.0f} %"
+    return f"{clean(task['state'])}{done}"
 
 
 def _where(task: Row, names: dict[str, str], own: str) -> str:

@@ -185,8 +185,7 @@ def _follow(output: Output, made: TaskRequest, *, until_placed: bool) -> None:
             output.note(f"{made.task_id}: {status}")
         # Only what a person can tell apart: a function may say more than there is time to read.
         fraction, message = made.progress
-        done = "" if fraction is None else f"{fraction:.0%}"
-        told = f"{done} {message}".strip()
+        told = _progress(fraction, message)
         if told and told != step:
             step = told
             output.note(f"{made.task_id}: {told}")
@@ -197,6 +196,11 @@ def _follow(output: Output, made: TaskRequest, *, until_placed: bool) -> None:
         shown = len(log)
         if ended or (until_placed and status in _PLACED):
             return
+
+
+def _progress(fraction: float | None, message: str) -> str:
+    done = "" if fraction is None else f"{fraction:.0%}"
+    return f"{done} {message}".strip()
 
 
 def plain(value: Any) -> Any:
@@ -217,7 +221,8 @@ def plain(value: Any) -> Any:
 @with_output
 @pass_output
 def show(output: Output, task_id: str | None) -> None:
-    """List the tasks that this node asked for or runs, and those that ended a short while ago.
+    """List the tasks that this node asked for or runs, with how far they say that they are, and those
+    that ended a short while ago.
 
     \b
     Example:
@@ -230,6 +235,7 @@ def show(output: Output, task_id: str | None) -> None:
             each["task"],
             each["function"],
             each["state"],
+            _progress(each["fraction"], each["message"]) or "-",
             each["side"],
             (each["node"] or "")[:8] or "-",
             each["channel"] or "-",

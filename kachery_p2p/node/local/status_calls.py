@@ -16,7 +16,8 @@ Unix time.
 ``uploads``    sha1, node, label, via_label, channel, ranges (parts that are being sent)
 ``feeds``      feed, subfeed, name, size, own, forked, followed (from others), readers (other nodes),
                local (reads on this computer that go on)
-``tasks``      function, type, state, node, label, channel, since, side: "requested" or "here"
+``tasks``      function, type, state, node, label, channel, since, fraction (done, 0 to 1, or None),
+               message, side: "requested" or "here"
 ``backends``   label, functions (names of some), offered (how many), slots, busy
 ``warnings``   at, text; the newest first
 ``totals``     how long each list would be: those of many rows are cut
@@ -42,7 +43,7 @@ from typing import Any, TypeVar
 from kachery_p2p._version import __version__
 from kachery_p2p.node.files.storage_usage import StorageUsage
 from kachery_p2p.node.links.link import Link
-from kachery_p2p.node.tasks.jobs import Backend, Job
+from kachery_p2p.node.tasks.jobs import Backend, Job, Step
 from kachery_p2p.node.tasks.request import Request
 from kachery_p2p.protocol.channels.roles import PROXY
 from kachery_p2p.protocol.limits import (
@@ -304,6 +305,7 @@ class StatusCalls:
             "label": request.label[:MAX_STATUS_LABEL],
             "channel": self._name(request.where or request.channel),
             "since": request.at,
+            **_step(request.step),
             "side": "requested",
         }
 
@@ -316,8 +318,13 @@ class StatusCalls:
             "label": "" if job.backend is None else job.backend.label[:MAX_STATUS_LABEL],
             "channel": self._name(job.channel),
             "since": job.since,
+            **_step(job.step),
             "side": "here",
         }
+
+
+def _step(step: Step) -> Row:
+    return {"fraction": step.fraction, "message": step.message[:MAX_STATUS_LABEL]}
 
 
 def _describe_backend(backend: Backend) -> Row:

@@ -241,6 +241,7 @@ class TaskCalls:
             "channel": "" if where is None else self._services.network.name_of(where),
             "since": request.at,
             "reason": request.reason,
+            **request.step._asdict(),
             "side": "requested",
         }
 
@@ -255,6 +256,7 @@ class TaskCalls:
             "channel": self._services.network.name_of(job.channel),
             "since": job.since,
             "reason": job.reason,
+            **job.step._asdict(),
             "side": "running here",
         }
 

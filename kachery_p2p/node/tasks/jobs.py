@@ -14,6 +14,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from kachery_p2p.protocol.errors import BadInput, NoBackend
 from kachery_p2p.protocol.limits import MAX_LABEL
@@ -45,6 +46,23 @@ def merge(old: TaskUpdate | None, new: TaskUpdate) -> TaskUpdate:
         traceback=new.traceback,
         result=new.result,
     )
+
+
+class Step(NamedTuple):
+    """How far a function says that it has come: 0 to 1, and in words."""
+
+    fraction: float | None = None
+    message: str = ""
+
+    def after(self, update: TaskUpdate) -> Step:
+        """What is to be told to who asks after this update."""
+        if update.state != "running":
+            return NO_STEP
+        fraction = self.fraction if update.fraction is None else update.fraction
+        return Step(fraction, update.message or self.message)
+
+
+NO_STEP = Step()
 
 
 class Watcher:
@@ -118,6 +136,7 @@ class Job:
     """Its end is being written down: it must not begin any more."""
     end: TaskUpdate | None = None
     reason: str = ""
+    step: Step = NO_STEP
     watchers: dict[Watcher, None] = field(default_factory=dict)
     tasks: set[bytes] = field(default_factory=set)
     """The ids under which it was asked for."""
@@ -131,7 +150,7 @@ class Job:
     def watch(self) -> Watcher:
         watcher = Watcher(self)
         self.watchers[watcher] = None
-        watcher.put(self.end or TaskUpdate(self.state))
+        watcher.put(self.end or make_update(self.state, **self.step._asdict()))
         return watcher
 
     def heard_by(self, node: str) -> bool:
@@ -143,6 +162,7 @@ class Job:
         if self.end is not None:
             return
         self.state = update.state
+        self.step = self.step.after(update)
         if update.state in ENDS:
             self.end = update
             self.reason = update.reason

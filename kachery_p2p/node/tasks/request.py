@@ -10,10 +10,11 @@ from typing import Final, Literal
 import msgspec
 
 from kachery_p2p.protocol.errors import KacheryError
-from kachery_p2p.protocol.tasks.messages import TaskState, TaskUpdate
+from kachery_p2p.protocol.tasks.messages import TaskState, TaskUpdate, make_update
 from kachery_p2p.protocol.tasks.result import TaskResult
 from kachery_p2p.protocol.tasks.task import Payload, TaskType, task_key
 
+from .jobs import NO_STEP, Step
 from .run import Run
 
 RequestState = TaskState | Literal["looking", "no backend yet"]
@@ -42,6 +43,7 @@ class Request:
     node: str = ""
     label: str = ""
     reason: str = ""
+    step: Step = NO_STEP
     where: bytes | None = None
     run: Run | None = None
     refusal: KacheryError | None = None
@@ -63,16 +65,19 @@ class Request:
     def say(self, update: TaskUpdate) -> None:
         self.reason = update.reason
         self.state = update.state
+        self.step = self.step.after(update)
         self.tell(self.state, update, self.node, self.label)
 
     def repeat(self) -> None:
         """Tell a caller that comes anew how it stands."""
-        self.tell(self.state, TaskUpdate("queued"), self.node, self.label)
+        told = make_update("queued", **self.step._asdict())
+        self.tell(self.state, told, self.node, self.label)
 
     def wait(self) -> None:
         """Nobody is there who could run it."""
         self.node = self.label = ""
         self.state = "no backend yet"
+        self.step = NO_STEP
         self.tell(self.state, TaskUpdate("queued"), "", "")
 
 

@@ -72,6 +72,8 @@ def task(function: str, state: str, **more: Any) -> dict[str, Any]:
         "label": "",
         "channel": "lab",
         "since": NOW - 75,
+        "fraction": None,
+        "message": "",
         "side": "requested",
         **more,
     }
@@ -143,9 +145,11 @@ def sample(**changes: Any) -> dict[str, Any]:
             feed(7, forked=True),
         ],
         "tasks": [
-            task("spikesort.2", "running", node="22" * 32, label="b"),
+            task(
+                "spikesort.2", "running", node="22" * 32, label="b", fraction=0.4, message="fitting"
+            ),
             task(EVIL, "no backend yet"),
-            task(WIDE, "running", side="here", node="33" * 32),
+            task(WIDE, "running", side="here", node="33" * 32, message=EVIL),
             task("own.1", "queued", side="here", node="99" * 32),
         ],
         "backends": [

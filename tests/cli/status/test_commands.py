@@ -240,10 +240,14 @@ def test_the_live_view_says_that_the_node_went_away_and_goes_on_when_it_is_back(
         shown.until(b"goes")
         node.start()
         shown.until(rb"up \d s")
-        # A whole picture without the complaint.
-        shown.received = b""
-        shown.until(b"q quits", times=2)
-        assert b"goes" not in shown.received[shown.received.index(b"q quits") :]
+        # A whole picture without the complaint; on a busy machine the node may be silent once more.
+        end = time.monotonic() + _PATIENCE
+        while True:
+            shown.received = b""
+            shown.until(b"q quits", times=2)
+            if b"goes" not in shown.received[shown.received.index(b"q quits") :]:
+                break
+            assert time.monotonic() < end
         shown.type(b"Q")
         assert shown.ended() == 0
 

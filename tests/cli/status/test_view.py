@@ -97,7 +97,7 @@ def test_every_kind_of_row_is_told() -> None:
         "7 copy -",
         "7 forked -",
         "Tasks: 4",
-        "spikesort.2 running on b 1 min 15 s query lab",
+        "spikesort.2 running 40 % on b 1 min 15 s query lab fitting",
         "no backend yet - ",
         "running here, for 33333333",
         "queued here 1 min",

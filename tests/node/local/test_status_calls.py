@@ -16,7 +16,7 @@ from kachery_p2p.protocol.limits import (
 )
 from kachery_p2p.protocol.local import messages as local
 from tests.node.harness import laboratory, until
-from tests.node.tasks.lab import Request, backend
+from tests.node.tasks.lab import Job, Request, backend
 
 
 async def test_lists_are_bounded_counted_and_fit_a_frame() -> None:
@@ -126,7 +126,9 @@ async def test_tasks_are_told_on_both_sides_with_their_backends() -> None:
     async with laboratory() as lab:
         gate = asyncio.Event()
 
-        async def slow(job: object) -> str:
+        async def slow(job: Job) -> str:
+            await job.report("running", fraction=0.25, message="fitting")
+            await job.report("running", message="x" * 200)
             await gate.wait()
             return "null"
 
@@ -136,6 +138,10 @@ async def test_tasks_are_told_on_both_sides_with_their_backends() -> None:
             waiting = Request(lab, "B", "slow.1", {}, type="query")
             own = Request(lab, "A", "slow.1", {}, type="query")
             await until(lambda: len(lab["A"].task_queue.jobs) == 3)
+            await until(lambda: "x" in running.live.told[-1]["message"])
+            (shown,) = (await lab.call("B", "task.show", task=running.task))["tasks"]
+            late = Request(lab, "B", "slow.1", {}, type="query", task=running.task)
+            await until(lambda: late.live.told)
             asked = (await lab.call("B", "status"))["tasks"]
             here = await lab.call("A", "status")
             gate.set()
@@ -145,6 +151,14 @@ async def test_tasks_are_told_on_both_sides_with_their_backends() -> None:
             ("queued", "requested"),
         ]
         assert {each["label"] for each in asked} == {"A"}
+        # How far a function says that it is, to who asks and to who asks late.
+        assert (shown["fraction"], shown["message"]) == (0.25, "x" * 200)
+        assert [(each["fraction"], len(each["message"])) for each in asked] == [
+            (0.25, 80),
+            (None, 0),
+        ]
+        assert [each["fraction"] for each in here["tasks"]] == [0.25, None, None]
+        assert (late.live.told[0]["fraction"], late.live.told[0]["message"]) == (0.25, "x" * 200)
         # What this node asks of itself is told once.
         assert [each["side"] for each in here["tasks"]] == ["here"] * 3
         assert [each["state"] for each in here["tasks"]] == ["running", "queued", "queued"]
