@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
@@ -36,6 +37,7 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.limits import (
     HANDSHAKE_SECONDS,
     REQUEST_SECONDS,
+    RTT_REMEMBERED_SECONDS,
     SETTLED_SECONDS,
     SETTLED_WEIGHT,
     STREAM_CREDIT,
@@ -104,6 +106,8 @@ class Link:
         self.budget = budget
         self.hello: Hello | None = None
         self.rtt: float | None = None
+        """Seconds: the least of the last minute."""
+        self._rtts: deque[tuple[float, float]] = deque(maxlen=16)
         self.skew: float | None = None
         """Seconds by which the peer's clock was ahead of ours when it greeted."""
         self.received = 0
@@ -315,9 +319,17 @@ class Link:
                 self._handler.on_hello(self)
                 self.greeted.set()
             case events.RoundTrip():
-                self.rtt = event.seconds
+                self._measured(event.seconds)
             case events.SaidBye():
                 raise event.error
+
+    def _measured(self, seconds: float) -> None:
+        """One that took long because somebody's computer slept counts as long as there is no other."""
+        now = asyncio.get_running_loop().time()
+        self._rtts.append((now, seconds))
+        while self._rtts[0][0] < now - RTT_REMEMBERED_SECONDS:
+            self._rtts.popleft()
+        self.rtt = min(rtt for _, rtt in self._rtts)
 
     def _on_note(self, topic: str, params: Any) -> None:
         try:

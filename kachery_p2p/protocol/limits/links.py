@@ -70,6 +70,10 @@ MAX_LINKS: Final = 4_096
 """Open links of one node."""
 PING_SECONDS: Final = 10.0
 """A link on which nothing was received for so long is pinged."""
+RTT_SECONDS: Final = 15.0
+"""So often the round-trip time of a link is measured, however busy it is."""
+RTT_REMEMBERED_SECONDS: Final = 60.0
+"""The round-trip time that is told, and that links are chosen by, is the least of so long."""
 DEAD_SECONDS: Final = 25.0
 """A link on which nothing was received for so long is dead (a ping went unanswered)."""
 MAX_REQUESTS: Final = 1_024

@@ -41,6 +41,7 @@ from kachery_p2p.protocol.limits import (
     MAX_REQUESTS,
     MAX_STREAMS,
     PING_SECONDS,
+    RTT_SECONDS,
     STREAM_CREDIT,
 )
 
@@ -110,6 +111,7 @@ class Mux:
         self._said_bye = False
         self._heard = now
         self._ping: tuple[int, float] | None = None
+        self._pinged = now
         self._ping_token = 0
 
     # --- what we want to say -----------------------------------------------------------------
@@ -284,13 +286,15 @@ class Mux:
         silent = now - self._heard
         if silent >= DEAD_SECONDS:
             return False
-        if silent >= PING_SECONDS and self._ping is None:
+        due = silent >= PING_SECONDS or now - self._pinged >= RTT_SECONDS
+        if due and self._ping is None:
             self.ping(now)
         return True
 
     def ping(self, now: float) -> None:
         self._ping_token += 1
         self._ping = (self._ping_token, now)
+        self._pinged = now
         self._push(Ping(self._ping_token))
 
     # --- what the peer says ------------------------------------------------------------------

@@ -30,6 +30,7 @@ from kachery_p2p.protocol.limits import (
     MAX_REQUESTS,
     MAX_STREAMS,
     PING_SECONDS,
+    RTT_SECONDS,
 )
 from kachery_p2p.protocol.links import frames, mux
 from kachery_p2p.protocol.links.frames import (
@@ -438,6 +439,21 @@ def test_an_answered_ping_gives_the_round_trip_and_life() -> None:
     assert a.receive(pong, None, 5.25) == [mux.RoundTrip(0.25)]
     assert a.receive(pong, None, 6.0) == [], "said twice, it counts once"
     assert a.tick(6.0 + DEAD_SECONDS - 0.1)
+
+
+def test_a_busy_link_is_measured_as_often_as_an_idle_one() -> None:
+    a, b = pair()
+    now = 0.0
+    pinged = []
+    while now < 4 * RTT_SECONDS:
+        now += 1.0
+        a.receive(Note("t", {}), None, now)
+        assert a.tick(now)
+        for ping in drain(a):
+            pinged.append(now)
+            b.receive(ping, None, now)
+            a.receive(drain(b)[0], None, now)
+    assert pinged == [RTT_SECONDS, 2 * RTT_SECONDS, 3 * RTT_SECONDS, 4 * RTT_SECONDS]
 
 
 # --- hostile frames ---------------------------------------------------------------------------
