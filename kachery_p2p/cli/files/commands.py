@@ -11,6 +11,7 @@ import asyncio
 import functools
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
@@ -28,7 +29,7 @@ from kachery_p2p.cli.output import (
 )
 from kachery_p2p.client import sync
 from kachery_p2p.client.display.progress import ProgressFunction, Transfer
-from kachery_p2p.client.files import loads
+from kachery_p2p.client.files import finds, loads
 from kachery_p2p.client.session import portal
 from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import (
@@ -43,6 +44,9 @@ from kachery_p2p.protocol.limits import CAT_PIECE
 from kachery_p2p.protocol.uri import parse_uri
 
 R = TypeVar("R")
+
+_Piece = Callable[[int, int], bytes | None]
+"""Bytes of one file, from the first to before the other."""
 
 _TIMEOUT_HELP = "Seconds, of each file; default: as long as it comes."
 _CHANNEL_HELP = "Only over this channel (name or id); default: all."
@@ -180,7 +184,7 @@ def load(
         load_one = functools.partial(
             loads.aload_file, uri, dest, channel=channel, progress=output.bar, replace=replace
         )
-        path = _within(timeout, uri, load_one)
+        path = _Patience(timeout, f"Loading {uri}").run(load_one)
         if path is None:
             raise _not_found(uri)
         output.result({"path": path, "uri": uri}, [path])
@@ -199,17 +203,25 @@ def _named(uris: tuple[str, ...]) -> Iterator[str]:
                 yield line.strip().strip("'")
 
 
-def _within(seconds: float | None, uri: str, call: Callable[[], Awaitable[R]]) -> R:
-    """Raises DeadlineExceeded, and what the call raises."""
+class _Patience:
+    """So many seconds for all that is run; None: as long as it takes."""
 
-    async def bounded() -> R:
-        try:
-            async with asyncio.timeout(seconds):
-                return await call()
-        except TimeoutError as error:
-            raise DeadlineExceeded(what=f"Loading {uri}", seconds=seconds) from error
+    def __init__(self, seconds: float | None, what: str) -> None:
+        self._seconds, self._what = seconds, what
+        self._end = None if seconds is None else time.monotonic() + seconds
 
-    return portal.run(bounded, name="load_file")
+    def run(self, call: Callable[[], Awaitable[R]]) -> R:
+        """Raises DeadlineExceeded, and what the call raises."""
+
+        async def bounded() -> R:
+            left = None if self._end is None else max(0.0, self._end - time.monotonic())
+            try:
+                async with asyncio.timeout(left):
+                    return await call()
+            except TimeoutError as error:
+                raise DeadlineExceeded(what=self._what, seconds=self._seconds) from error
+
+        return portal.run(bounded, name="load_file")
 
 
 @click.command()
@@ -217,10 +229,16 @@ def _within(seconds: float | None, uri: str, call: Callable[[], Awaitable[R]]) -
 @click.option("--start", type=click.IntRange(min=0), default=0, help="First byte; default: 0.")
 @click.option("--end", type=click.IntRange(min=0), help="Byte after the last; default: the end.")
 @click.option("--channel", shell_complete=completions.channels, help=_CHANNEL_HELP)
+@click.option("--timeout", type=click.FloatRange(min=0), help=_TIMEOUT_HELP)
 @with_output
 @pass_output
 def cat(
-    output: Output, uris: tuple[str, ...], start: int, end: int | None, channel: str | None
+    output: Output,
+    uris: tuple[str, ...],
+    start: int,
+    end: int | None,
+    channel: str | None,
+    timeout: float | None,
 ) -> None:
     """Write the bytes of files, one after the other, or a range of one, to standard output.
 
@@ -238,10 +256,17 @@ def cat(
             what="--start and --end", reason="they are of one file, and there are several"
         )
     for uri in _named(uris):
-        _cat(output, uri, start, end, channel)
+        _cat(output, uri, start, end, _pieces(uri, channel, timeout))
 
 
-def _cat(output: Output, uri: str, start: int, end: int | None, channel: str | None) -> None:
+def _pieces(uri: str, channel: str | None, timeout: float | None) -> _Piece:
+    patience = _Patience(timeout, f"Reading {uri}")
+    return lambda first, stop: patience.run(
+        lambda: loads.aload_bytes(uri, first, stop, channel=channel, progress=False)
+    )
+
+
+def _cat(output: Output, uri: str, start: int, end: int | None, piece: _Piece) -> None:
     # On one terminal, the bar and the content would be drawn over one another.
     apart = sys.stdout is not None and not sys.stdout.isatty()
     total = None if end is None else end - start
@@ -251,11 +276,11 @@ def _cat(output: Output, uri: str, start: int, end: int | None, channel: str | N
         moving.begin()
         while True:
             stop = start + CAT_PIECE if end is None else min(start + CAT_PIECE, end)
-            data = sync.load_bytes(uri, start, stop, channel=channel, progress=False)
+            data = piece(start, stop)
             if data is None:
                 raise _not_found(uri)
             if not data and 0 < start == first < stop:
-                _check_start(uri, start, channel)
+                _check_start(uri, start, piece)
             write(data)
             moving.tell(moving.done + len(data))
             if start + len(data) < stop or stop == end:
@@ -263,17 +288,18 @@ def _cat(output: Output, uri: str, start: int, end: int | None, channel: str | N
             start = stop
 
 
-def _check_start(uri: str, start: int, channel: str | None) -> None:
+def _check_start(uri: str, start: int, piece: _Piece) -> None:
     """Raise BadInput unless the file has a byte before this one, so that it ends here."""
-    if not sync.load_bytes(uri, start - 1, start, channel=channel, progress=False):
+    if not piece(start - 1, start):
         raise BadInput(what=uri, reason=f"it ends before byte {start}, where it was to start")
 
 
 @click.command()
 @click.argument("uris", metavar="URI...", nargs=-1, required=True)
+@click.option("--timeout", type=click.FloatRange(min=0), help=_TIMEOUT_HELP)
 @with_output
 @pass_output
-def find(output: Output, uris: tuple[str, ...]) -> None:
+def find(output: Output, uris: tuple[str, ...], timeout: float | None) -> None:
     """Say who has files, without fetching them.
 
     Prints one line per place: 'here PATH', or 'direct' or 'relayed' with node, label and channel; of
@@ -285,7 +311,8 @@ def find(output: Output, uris: tuple[str, ...]) -> None:
     """
     missing: KacheryError | None = None
     for uri in _named(uris):
-        found = sync.find_file(uri)
+        patience = _Patience(timeout, f"Looking for {uri}")
+        found = patience.run(functools.partial(finds.afind_file, uri))
         lines = [] if found["local"] is None else [f"here  {found['local']}"]
         lines += columns(
             [

@@ -252,9 +252,14 @@ def test_a_range_that_begins_behind_the_end_is_an_error(offline: Daemon) -> None
 
 
 def test_a_load_takes_no_longer_than_it_may(lab: Lab) -> None:
-    done = lab.b.cli("load", "--timeout", "0", ABSENT, check=False)
-    assert done.returncode == 10
-    assert "longer than 0" in done.stderr
+    for command in ("load", "cat", "find"):
+        done = lab.b.cli(command, "--timeout", "0", ABSENT, check=False)
+        assert done.returncode == 10, command
+        assert "longer than 0" in done.stderr
+    uri = f"sha1://{write(lab.b, 'in time', b'0123456789')}"
+    lab.b.cli("store", "in time")
+    assert cat(lab.b, uri, "--timeout", "30") == b"0123456789"
+    assert lab.b.cli("find", "--timeout", "30", uri).stdout.startswith("here ")
     shown = lab.b.cli("find", ABSENT, ABSENT.replace("0", "1"), check=False)
     assert shown.returncode == 8
     assert shown.stdout.splitlines() == [ABSENT, ABSENT.replace("0", "1")]
