@@ -111,8 +111,7 @@ class Mux:
         self._said_bye = False
         self._heard = now
         self._ping: tuple[int, float] | None = None
-        self._pinged = now
-        self._ping_token = 0
+        self._pinged, self._ping_token = now, 0
 
     # --- what we want to say -----------------------------------------------------------------
 
