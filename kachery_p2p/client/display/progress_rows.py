@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -90,8 +89,7 @@ def rows(shown: Sequence[Shown], past: Past) -> Iterator[Row]:
 
 def plain(row: Row) -> str:
     """A row without a bar, where nothing can be drawn."""
-    text = "  ".join(x for x in (row.label, row.bytes, row.rate, row.left, row.sources) if x)
-    return re.sub(r"\s+$", "", text)
+    return "  ".join(x for x in (row.label, row.bytes, row.rate, row.left, row.sources) if x)
 
 
 def _of_all(shown: Sequence[Shown], past: Past) -> Row:
