@@ -343,11 +343,8 @@ class LocalServer:
     async def look_after_socket(self) -> None:
         """Bind the Unix socket anew if it is no longer there. Raises StorageDamaged,
         DaemonAlreadyRunning."""
-        sock = await self.services.context.workers.disk(self._door.look)
-        if sock is None:
-            return
-        if self.closing:
-            sock.close()
+        await self.services.context.workers.disk(self._door.look)
+        if self.closing or (sock := self._door.take()) is None:
             return
         before, acceptor = self._listeners.pop(0)
         acceptor.close()

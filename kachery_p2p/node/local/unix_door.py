@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import socket
+import threading
 from pathlib import Path
 
 from kachery_p2p.local.notice import Notice, NoticeFile, host_name
@@ -26,13 +27,17 @@ log = logging.getLogger(__name__)
 
 
 class UnixDoor:
-    """All methods block for a moment; :meth:`look` is for a worker thread."""
+    """All methods block for a moment; :meth:`look` is for a worker thread, and may still run there when
+    the door is closed: then it leaves nothing behind."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._notice = NoticeFile(config.state_dir)
         self._identity: tuple[int, int] | None = None
         self.path = config.socket_path
+        self._lock = threading.Lock()
+        self._closed = False
+        self._new: socket.socket | None = None
 
     def open(self) -> socket.socket:
         """The socket, bound and listening, and the notice of it.
@@ -51,9 +56,20 @@ class UnixDoor:
             ) from error
         return sock
 
-    def look(self) -> socket.socket | None:
-        """A new socket, if the one that was is no longer there. Raises as :meth:`open`, if there can
-        be none; it is tried again."""
+    def look(self) -> None:
+        """Make a new socket, for :meth:`take`, if the one that was is no longer there. Raises as
+        :meth:`open`, if there can be none; it is tried again."""
+        with self._lock:
+            if not self._closed and self._new is None:
+                self._new = self._look()
+
+    def take(self) -> socket.socket | None:
+        """The new socket, if there is one; it is the caller's to close."""
+        with self._lock:
+            new, self._new = self._new, None
+            return new
+
+    def _look(self) -> socket.socket | None:
         with contextlib.suppress(OSError):  # it is worth less than the socket
             self._notice.touch()
         if self._is_there():
@@ -72,10 +88,15 @@ class UnixDoor:
 
     def close(self) -> None:
         """Take socket and notice away, if they are still ours."""
-        if self._is_there():
-            with contextlib.suppress(OSError):
-                self.path.unlink()
-        self._notice.remove()
+        with self._lock:
+            self._closed = True
+            if self._new is not None:
+                self._new.close()
+                self._new = None
+            if self._is_there():
+                with contextlib.suppress(OSError):
+                    self.path.unlink()
+            self._notice.remove()
 
     def _leave_notice(self) -> None:
         storage = str(self._config.storage_dir)
