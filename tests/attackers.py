@@ -116,7 +116,7 @@ Assault = Callable[[Member], Awaitable[None]]
 async def _read(peer: Member, proofs: bool) -> None:
     world = peer.world
     await peer.streams("file.read", {
-        "sha1": bytes.fromhex(world.big), "start": 0, "stop": world.big_bytes, "proofs": proofs,
+        "sha1": bytes.fromhex(world.big), "ranges": [(0, world.big_bytes)], "proofs": proofs,
     })  # fmt: skip
 
 

@@ -62,7 +62,7 @@ SAMPLES: list[Any] = [
     FileOpen(CHANNEL, SHA1),
     FileInfo(5, b"hello", False),
     FileInfo(1 << 40, None, True),
-    FileRead(CHANNEL, SHA1, 0, 1 << 40, True),
+    FileRead(CHANNEL, SHA1, [(0, 65_536), (1 << 39, 1 << 40)], True),
     Piece(65_536, [b"p" * 32]),
     OriginState(NODE, 1, 2),
     Digest(CHANNEL, bytes(32), b"\xff" * 32, [OriginState(NODE, 1, 2)], True),

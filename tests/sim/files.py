@@ -98,7 +98,7 @@ class Files:
         if part is None:
             call = peer.call("load", **params)
         else:
-            call = peer.call("load_bytes", **params, start=part[0], stop=part[1])
+            call = peer.call("load_bytes", **params, ranges=[part])
 
         async def watch() -> None:
             began = self.loop.time()

@@ -118,9 +118,12 @@ class Villain:
         if trick == "error":
             raise self._error()
         known = self._known().get(params.sha1.hex(), b"")
-        position = params.start
-        while position < params.stop and position < max(len(known), 1):
-            stop = min(params.stop, position + 65_536)
+        blocks = [
+            (at, min(end, at + 65_536))
+            for begin, end in params.ranges
+            for at in range(begin, min(end, max(len(known), 1)), 65_536)
+        ]
+        for position, stop in blocks:
             data, proof, offset = known[position:stop], [], position
             if trick == "wrong bytes" and self._rng.random() < 0.5:
                 data = self._spoil(data)
@@ -142,7 +145,6 @@ class Villain:
                 await asyncio.sleep(0.001)
             else:
                 await stream.send([offset, proof], data)
-            position = stop
 
     # --- as a proxy ----------------------------------------------------------------------------
 

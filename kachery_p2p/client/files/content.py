@@ -207,7 +207,7 @@ class Content:
     async def _fetched_range(self, start: int, end: int | None) -> bytes | None:
         self.moving.begin()
         node = await connection()
-        params = self._to_fetch() | without_nones(start=start, stop=end)
+        params = self._to_fetch() | {"ranges": [(start, end)]}
         try:
             _, data = await node.call_for_bytes("load_bytes", params, on_progress=self.moving.hear)
         except NotFound:

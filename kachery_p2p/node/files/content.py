@@ -26,9 +26,10 @@ from kachery_p2p.node.workers import InOrder, open_on_disk
 from kachery_p2p.protocol.errors import CorruptContent, KacheryError, StorageFull
 from kachery_p2p.protocol.files.manifest import Manifest
 from kachery_p2p.protocol.files.messages import Piece
-from kachery_p2p.protocol.files.plan import Plan, Range, intersect
+from kachery_p2p.protocol.files.plan import Plan, Range, Taken
 from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK, MAX_MANIFEST, VERIFY_ON_READ
 from kachery_p2p.protocol.links.session import SealedBody
+from kachery_p2p.storage import paths
 from kachery_p2p.storage.files.checking import is_known, read_range
 from kachery_p2p.storage.files.chunks import assemble
 from kachery_p2p.storage.files.partials import Partial
@@ -79,6 +80,12 @@ class Content:
         """Whether its bytes come from this channel alone."""
         return self._channels == {channel.hex()}
 
+    async def may_leave(self, channel: bytes) -> bool:
+        """Whether what is here of it may go out on this channel."""
+        if self.partial is not None and not self.is_whole:
+            return self.is_on(channel)
+        return await self._context.workers.disk(self._context.may_leave, self.sha1, channel)
+
     @property
     def channel(self) -> bytes | None:
         """The one channel that its bytes come from; None if there is no such."""
@@ -88,7 +95,8 @@ class Content:
         if self.partial is None or not self.verifies_parts:
             return False  # without a manifest even the size is only somebody's word
         start, stop = part[0], self.partial.size if part[1] is None else part[1]
-        return start >= self.partial.size or self.partial.have(start, min(stop, self.partial.size))
+        stop = min(stop, self.partial.size)
+        return start >= stop or self.partial.have(start, stop)
 
     @property
     def is_whole(self) -> bool:
@@ -116,34 +124,59 @@ class Content:
 
     # --- what is to be fetched ---------------------------------------------------------------
 
-    def want(self, parts: Iterable[Part] | None) -> bool:
-        """Plan to fetch what these parts (None: the whole file) lack; whether that is anything
-        that nobody is fetching yet. Without a tree, a part takes the whole file."""
-        if self.partial is None:
+    def want(self, parts: Iterable[Part], *, whole: bool) -> bool:
+        """Plan to fetch what these parts lack, ahead of the rest, and the ``whole`` file; whether there
+        is anything that nobody is fetching yet. Without a tree, a part takes the whole file."""
+        partial = self.partial
+        if partial is None:
             return False
-        missing = self.partial.missing()
-        if parts is not None and self.partial.kind == "tree":
-            missing = [item for part in parts for item in self._blocks_of(part, missing)]
-        self._plan.set_missing(missing)
+        if partial.kind == "tree":
+            urgent = [item for part in parts for item in self._missing_of(partial, part)]
+            self._plan.set_missing(partial.missing() if whole else (), urgent)
+        else:
+            self._plan.set_missing(partial.missing() if whole or any(True for _ in parts) else ())
         return self._plan.free
 
-    def _blocks_of(self, part: Part, missing: list[Range]) -> list[Range]:
-        start, stop = part[0], self.size if part[1] is None else part[1]
-        if start >= self.size:
-            return []  # nothing lies there, not even the end of the last block
-        first = start // BLOCK * BLOCK
-        last = min(self.size, -(-stop // BLOCK) * BLOCK)
-        return intersect(missing, first, last)
+    def _missing_of(self, partial: Partial, part: Part) -> list[Range]:
+        """What of these blocks is not here."""
+        start, stop = part[0], self.size if part[1] is None else min(part[1], self.size)
+        return partial.missing_in(start, stop) if start < stop else []
 
-    def take(self, sources: int) -> tuple[int, Range] | None:
+    @property
+    def settled(self) -> bool:
+        """Whether all that is wanted has been fetched."""
+        return self._plan.done
+
+    def take(self, sources: int) -> Taken | None:
         """The next segment for one of ``sources`` sources, with a ticket to be given back."""
         return self._plan.take(sources)
 
-    def give_back(self, ticket: int) -> None:
-        """Nobody fetches this segment any more."""
-        self._plan.give_back(ticket)
+    def take_urgent(self) -> Taken | None:
+        """The next segment of what somebody waits for, likewise."""
+        return self._plan.take_urgent()
+
+    def give_back(self, ticket: int) -> int:
+        """Nobody fetches this segment any more; how many bytes of it did not come."""
+        return self._plan.give_back(ticket)
 
     # --- what arrives ------------------------------------------------------------------------
+
+    async def resume(self, manifest: str) -> bool:
+        """Go on with what an earlier download by this manifest left, if it is all here; whether so."""
+        left = self._context.store.path(self.sha1, paths.PARTIAL)
+        if not await self._context.workers.disk(left.exists):
+            return False
+        data = await self.stored_manifest(manifest)
+        if data is None:
+            return False
+        try:
+            parsed = Manifest.parse(data)
+            if parsed.sha1 != self.sha1:
+                return False
+            await self.open(parsed.size, parsed)
+        except KacheryError:  # whoever fetches it will be told
+            return False
+        return True
 
     async def open(self, size: int, manifest: Manifest | None) -> None:
         """Begin, or go on with what an earlier download left."""

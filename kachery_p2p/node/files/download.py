@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from kachery_p2p.node.gossip.lookup import Found, Lookup
@@ -26,34 +26,31 @@ from kachery_p2p.protocol.errors import (
     KacheryError,
     LocalError,
     NotFound,
-    ProtocolViolation,
     RemoteError,
     Stalled,
 )
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.files.manifest import Manifest
-from kachery_p2p.protocol.files.messages import Piece
 from kachery_p2p.protocol.gossip.holders import Holder
 from kachery_p2p.protocol.limits import MAX_SOURCES, STALL_SECONDS
-from kachery_p2p.protocol.links.session import SealedBody
 from kachery_p2p.storage.files.partials import Partial
 
 from .content import Content, Part
 from .progress import Progress
-from .sources import Pieces, Source, Sources
+from .segments import Segments
+from .slot import Slot
+from .sources import Source, Sources
 
 _RETRY_SECONDS = 0.5
 """Between two look-ups of a download that has lost its sources."""
 _TELL_SECONDS = 0.1
 """Between two reports of progress to one caller."""
-_WRITES_AHEAD = 4
-"""Pieces of one source that wait for the disk before the source is held back."""
 
 
 class Download:
-    """See the module. Callers share it; each waits for the whole file or for a part.
+    """See the module. Callers share it; each waits for the whole file or for parts.
 
-    ``provide`` is called with the hash of each file that has come to be here. It starts when there is
+    ``provide`` is called with the hash of each file that has come to be here. It works when there is
     a place in ``slots``.
     """
 
@@ -79,7 +76,8 @@ class Download:
         self._lacks_manifest = False
         self._channel = channel
         self._provide = provide
-        self._slots = slots
+        self._slot = Slot(slots)
+        self._segments = Segments(content, self.progress, self._progressed)
         self._joinable = True
         self._waiters = 0
         self._joined = 0
@@ -91,6 +89,7 @@ class Download:
         self._prepared_by = ""
         self._doubtful = False
         self._one_source = False
+        self._begun = self._came_whole = False
         self.task = asyncio.create_task(self._run(), name=f"download {self.sha1[:8]}")
 
     # --- those who wait ----------------------------------------------------------------------
@@ -108,31 +107,50 @@ class Download:
     def partial(self) -> Partial | None:
         return self._content.partial
 
-    @contextlib.asynccontextmanager
-    async def waiting(self, part: Part | None) -> AsyncIterator[None]:
-        """Be one of those for whom the download goes on; the last to leave ends it."""
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits for anything of it now."""
+        return bool(self._whole or self._parts)
+
+    def stay(self) -> None:
+        """Be ready for whoever wants more of it, although nobody does now, until :meth:`leave`."""
         self._waiters += 1
+
+    def leave(self) -> None:
+        """The last to leave ends the download."""
+        self._waiters -= 1
+        if not self._waiters and not self.task.done():
+            self._joinable = False
+            self.task.cancel()
+
+    @contextlib.asynccontextmanager
+    async def waiting(self, parts: Sequence[Part] | None) -> AsyncIterator[None]:
+        """Be one of those for whom the download goes on; the last to leave ends it."""
+        if not self.wanted:
+            self.progress.begin(asyncio.get_running_loop().time())
         self._joined += 1
-        if part is None:
+        self.stay()
+        if parts is None:
             self._whole += 1
         else:
-            self._parts[part] += 1
+            self._parts.update(parts)
         self._replan()
         try:
             yield
         finally:
-            self._waiters -= 1
-            if part is None:
+            if parts is None:
                 self._whole -= 1
             else:
-                self._parts[part] -= 1
+                for part in parts:
+                    self._parts[part] -= 1
+                    if not self._parts[part]:
+                        del self._parts[part]
+            self.leave()
             if not self._waiters and not self.task.done():
-                self._joinable = False
-                self.task.cancel()
                 await asyncio.shield(asyncio.wait([self.task]))
 
     async def wait(
-        self, part: Part | None, on_progress: Callable[[dict[str, Any]], None] | None
+        self, part: Part | None, on_progress: Callable[[dict[str, Any]], None] | None = None
     ) -> dict[str, Any]:
         """Wait for a part, or for everything; call it inside :meth:`waiting`."""
         loop = asyncio.get_running_loop()
@@ -155,6 +173,10 @@ class Download:
             raise self._content.unsaved
         return self.progress.plain(loop.time())
 
+    async def may_leave(self, channel: bytes) -> bool:
+        """Whether what is here of it may go out on this channel."""
+        return await self._content.may_leave(channel)
+
     async def read(self, start: int, stop: int) -> bytes:
         """Verified bytes of a part that was waited for; call it inside :meth:`waiting`.
 
@@ -171,9 +193,10 @@ class Download:
 
     def _replan(self) -> bool:
         """Whether there is something to fetch that nobody is fetching."""
-        free = self._content.want(None if self._whole else +self._parts)
+        free = self._content.want(self._parts, whole=bool(self._whole))
         if free:
             self._wanted.set()
+            self._segments.ask()
         else:
             self._wanted.clear()
         return free
@@ -189,17 +212,29 @@ class Download:
     # --- life --------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        async with self._slots:
+        await self._slot.take()
+        try:
+            await self._fetch()
+        finally:
             try:
-                await self._fetch()
-            finally:
                 await self._content.close()
+            finally:
+                self._slot.leave()
 
     async def _fetch(self) -> None:
         loop = asyncio.get_running_loop()
         self._last_progress = loop.time()
-        if self._manifest is not None and await self._assembled(self._manifest):
-            return
+        if self._manifest is not None:
+            if await self._assembled(self._manifest):
+                return
+            if await self._content.resume(self._manifest) and not self._whole:
+                # What is here of it is had without asking anybody.
+                self.progress.size, self.progress.verified = (
+                    self._content.size,
+                    self._content.verified,
+                )
+                if not self._replan():
+                    await self._idle()
         found = await self._look()
         if not found.holders:
             raise self._lookup.not_found(self._thing, found)
@@ -217,7 +252,7 @@ class Download:
                 last_error = error
             else:
                 last_error = self._sources.refusal or last_error
-            if isinstance(last_error, AccessDenied | NotFound) and self.partial is None:
+            if isinstance(last_error, AccessDenied | NotFound) and not self._begun:
                 raise last_error
             refusal = self._sources.refusal
             if refusal is not None and not self._sources.usable(found.holders):
@@ -259,10 +294,11 @@ class Download:
 
     async def _from(self, holders: list[Holder]) -> bool:
         """Fetch from these, best first. True when everything that was wanted is there."""
-        if self.partial is None:
+        if self.partial is None or not self._begun:
             await self._begin(holders)
-        if self.partial is None:  # it was small and came with the answer
+        if self._came_whole:  # it was small and came with the answer
             return True
+        self._begun = True
         while True:
             free = self._replan()
             if self._content.is_whole:
@@ -274,11 +310,16 @@ class Download:
                     await self._doubt()
                     return False
             else:
-                # The parts that were asked for are there. Whoever waited reads them now; the last
-                # to leave ends the download, and somebody may yet want more.
-                self._tell()
-                await self._wanted.wait()
-                self._last_progress = asyncio.get_running_loop().time()
+                await self._idle()
+
+    async def _idle(self) -> None:
+        """The parts that were asked for are there. Whoever waited reads them now; the last to leave
+        ends the download, and somebody may yet want more."""
+        self._tell()
+        self._slot.leave()
+        await self._wanted.wait()
+        await self._slot.take()
+        self._last_progress = asyncio.get_running_loop().time()
 
     async def _begin(self, holders: list[Holder]) -> None:
         """Have the best source prepare; without the manifest if those who have the file lack that:
@@ -344,7 +385,8 @@ class Download:
         if info.size != size:
             raise CorruptContent(what=f"The size of sha1://{self.sha1}", source=source.name)
         self._prepared_by = source.holder.node
-        await self._content.open(size, manifest)
+        if self.partial is None:
+            await self._content.open(size, manifest)
         self.progress.size = size
         self.progress.verified = self._content.verified
         self._progressed()
@@ -352,6 +394,7 @@ class Download:
 
     async def _take_whole(self, source: Source, data: bytes) -> None:
         source.check(data, self.sha1, f"sha1://{self.sha1}")
+        self._came_whole = True
         self.progress.size = self.progress.verified = len(data)
         self.progress.credit(source, len(data))
         await self._content.store_whole(data, source.holder.channel)
@@ -376,59 +419,14 @@ class Download:
         return manifest
 
     async def _drain(self, holders: list[Holder]) -> None:
-        """Fetch from these at once, until nothing is left or all have failed."""
+        """Fetch from these at once, until everything that is wanted is here or all have failed."""
 
-        async def drain(source: Source) -> None:
-            while (taken := self._content.take(len(holders))) is not None:
-                await self._segment(source, *taken)
+        async def feed(source: Source) -> None:
+            await self._segments.feed(source, len(holders))
 
-        failures = await self._sources.each(holders, drain)
+        failures = await self._sources.each(holders, feed, until=self._segments.settled)
         if not self._content.verifies_parts:
             self._doubtful |= any(
                 isinstance(error, RemoteError) and holder.node != self._prepared_by
                 for holder, error in failures
             )
-
-    async def _segment(self, source: Source, ticket: int, wanted: tuple[int, int]) -> None:
-        # They are done in order, and the first that fails says what was wrong: those after it only
-        # find a gap before them.
-        writes: deque[asyncio.Task[None]] = deque()
-        try:
-            with source.reading(self.sha1, *wanted, proofs=self._content.has_proofs) as pieces:
-                while (item := await pieces.next()) is not None:
-                    while len(writes) >= _WRITES_AHEAD:
-                        await asyncio.wait([writes[0]])
-                        writes.popleft().result()
-                    write = self._write(source, pieces, ticket, *item)
-                    writes.append(asyncio.create_task(write))
-                while writes:
-                    await asyncio.wait([writes[0]])
-                    writes.popleft().result()
-        finally:
-            # What is being written is verified or not; either way the thread must be let finish.
-            if writes:
-                await asyncio.wait(writes)
-                for task in writes:
-                    if not task.cancelled():
-                        task.exception()
-            self._content.give_back(ticket)
-
-    async def _write(
-        self,
-        source: Source,
-        pieces: Pieces,
-        ticket: int,
-        piece: Piece,
-        body: SealedBody,
-        cost: int,
-    ) -> None:
-        try:
-            await self._content.write(ticket, piece, body, source.name, source.holder.channel)
-        except ProtocolViolation as error:
-            source.link.close(error)
-            raise
-        pieces.done(cost)
-        self.progress.credit(source, len(body))
-        self.progress.verified = self._content.verified
-        self._progressed()
-        self._content.sync_if_due()

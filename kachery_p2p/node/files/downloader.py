@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from kachery_p2p.node.gossip.lookup import Lookup
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.reach import Reach
 from kachery_p2p.protocol.errors import KacheryError
-from kachery_p2p.protocol.limits import MAX_DOWNLOADS
+from kachery_p2p.protocol.limits import MAX_DOWNLOADS, MAX_OPEN_FILES, OPEN_SECONDS
 from kachery_p2p.storage.files.partials import Partial
 
 from .content import Content, Part
@@ -32,11 +33,17 @@ class Downloader:
         self._lookup = lookup
         self._provide = provide
         self._slots = asyncio.Semaphore(MAX_DOWNLOADS)
+        self._ready: OrderedDict[Download, asyncio.TimerHandle] = OrderedDict()
+        """What stays open for the next reader; the one read least recently first."""
 
     def partial(self, sha1: str, channel: bytes) -> Partial | None:
         """The partial of a download in progress on a channel, to serve from on that channel."""
         download = self.downloads.get(sha1)
         return download.partial_on(channel) if download is not None else None
+
+    def active(self) -> dict[str, Download]:
+        """Those of which somebody wants bytes now, by hash."""
+        return {sha1: each for sha1, each in self.downloads.items() if each.wanted}
 
     async def load(
         self,
@@ -60,17 +67,24 @@ class Downloader:
 
     @contextlib.asynccontextmanager
     async def hold(
-        self, sha1: str, manifest: str | None, channel: bytes | None, part: Part
+        self, sha1: str, manifest: str | None, channel: bytes | None, parts: Sequence[Part]
     ) -> AsyncIterator[Download]:
-        """Make a byte range available, by fetching only what it takes, and keep it so meanwhile.
+        """Have byte ranges fetched, and only what they take; without a manifest's tree no range can be
+        verified by itself, so that is the whole file.
 
-        Yields the download, to :meth:`Download.read` from. Without a manifest's tree no range can
-        be verified by itself: the whole file is fetched.
+        Yields the download, to :meth:`Download.wait` for each part and :meth:`Download.read` it. It
+        stays ready for more (``OPEN_SECONDS``).
         """
         download = await self._get(sha1, manifest, channel)
-        async with download.waiting(part):
-            await download.wait(part, None)
+        async with download.waiting(parts):
+            self._keep(download)
             yield download
+
+    def opened(self, sha1: str, manifest: str | None, channel: bytes | None) -> Download | None:
+        """A download that a caller can share now, without waiting for anything."""
+        download = self.downloads.get(sha1)
+        fits = download is not None and download.serves(channel, manifest)
+        return download if fits else None
 
     async def _get(self, sha1: str, manifest: str | None, channel: bytes | None) -> Download:
         await self.settle(sha1, manifest, channel)
@@ -88,6 +102,7 @@ class Downloader:
             download = self.downloads.get(sha1)
             if download is None or download.serves(channel, manifest):
                 return
+            self._let_go(download)
             await asyncio.wait([download.task])
             self._forget(sha1, download)
 
@@ -102,9 +117,28 @@ class Downloader:
             slots=self._slots,
         )
 
+    def _keep(self, download: Download) -> None:
+        """Have it ready for the next reader, for a while."""
+        loop = asyncio.get_running_loop()
+        if download in self._ready:
+            self._ready[download].cancel()
+            self._ready.move_to_end(download)
+        else:
+            download.stay()
+        self._ready[download] = loop.call_later(OPEN_SECONDS, self._let_go, download)
+        while len(self._ready) > MAX_OPEN_FILES:
+            self._let_go(next(iter(self._ready)))
+
+    def _let_go(self, download: Download) -> None:
+        timer = self._ready.pop(download, None)
+        if timer is not None:
+            timer.cancel()
+            download.leave()
+
     def _forget(self, sha1: str, download: Download) -> None:
         if self.downloads.get(sha1) is download:
             del self.downloads[sha1]
+        self._let_go(download)
         if not download.task.cancelled():
             download.task.exception()  # its waiters have it; nobody else needs to hear
 

@@ -18,6 +18,11 @@ class Progress:
     started: float = 0.0
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    def begin(self, now: float) -> None:
+        """Somebody wants bytes, and nobody did before: what came by then was for others."""
+        self.started, self.fetched = now, 0
+        self.sources.clear()
+
     def credit(self, source: Source, size: int) -> None:
         """Bytes came from a source."""
         holder = source.holder

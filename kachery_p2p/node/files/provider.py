@@ -22,8 +22,15 @@ from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.node.workers import open_on_disk
 from kachery_p2p.protocol.errors import BadInput, CorruptContent, NotFound
-from kachery_p2p.protocol.files.messages import FILE_OPEN, FILE_READ, FileInfo, FileOpen, FileRead
-from kachery_p2p.protocol.limits import BLOCK, INLINE_FILE, MANIFEST_CHUNK
+from kachery_p2p.protocol.files.messages import (
+    FILE_OPEN,
+    FILE_READ,
+    FileInfo,
+    FileOpen,
+    FileRead,
+    check_ranges,
+)
+from kachery_p2p.protocol.limits import BLOCK, INLINE_FILE, MANIFEST_CHUNK, MAX_FILE
 from kachery_p2p.storage.files.blobs import Blob, BlobStore
 from kachery_p2p.storage.files.checking import TreeReader, check, size_fits
 from kachery_p2p.storage.files.partials import Partial
@@ -119,6 +126,7 @@ class Provider:
 
     async def _read(self, link: Link, stream: Stream, params: FileRead) -> None:
         sha1 = self._require(link, params.channel, params.sha1)
+        check_ranges(params.ranges, MAX_FILE, 1)
         self._reading[stream] = (link, params)
         try:
             await self._serve(link, stream, params, sha1)
@@ -131,12 +139,9 @@ class Provider:
         size = blob.size if blob is not None else partial.size if partial is not None else 0
         if blob is None and partial is None:
             raise await self._gone(sha1)
-        if blob is not None and params.stop > size:
+        if blob is not None and params.ranges[-1][1] > size:
             await self._context.workers.disk(self._check_size, blob)  # they may be right
-        if not 0 <= params.start <= params.stop <= size:
-            raise BadInput(what="range", reason=f"{params.start}-{params.stop} of {size} bytes")
-        if params.proofs and (params.start % BLOCK or (params.stop % BLOCK and params.stop < size)):
-            raise BadInput(what="range", reason=f"not on {BLOCK}-byte blocks")
+        check_ranges(params.ranges, size, BLOCK if params.proofs else 1)
         stream.set_group(link.peer)
         blocks: TreeReader | None = None
         opened = 0
@@ -168,13 +173,14 @@ class Provider:
 
     async def _send(self, link: Link, stream: Stream, params: FileRead, reader: Reader) -> None:
         """Read one piece ahead of the link, as long as there is credit and room for it."""
-        position = params.start
+        ranges = iter(params.ranges)
+        position, end = next(ranges)
         current: _Reading | None = None
         ahead: _Reading | None = None
         try:
-            while position < params.stop or current is not None:
-                if position < params.stop:
-                    stop = _piece_end(position, params.stop, link.bulk_bytes)
+            while position < end or current is not None:
+                if position < end:
+                    stop = _piece_end(position, end, link.bulk_bytes)
                     size = stop - position
                     # Nobody waits for room while something that was read waits to be sent.
                     if current is None:
@@ -183,6 +189,8 @@ class Provider:
                         work = self._context.workers.disk(reader, position, stop)
                         ahead = _Reading(position, size, asyncio.ensure_future(work))
                         position = stop
+                        if position == end:
+                            position, end = next(ranges, (end, end))
                 if current is not None:
                     data, proof = await current.read
                     self.served_bytes += len(data)

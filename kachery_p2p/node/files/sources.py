@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from kachery_p2p.node.gossip.lookup import Lookup
 from kachery_p2p.node.links.link import Link
@@ -31,6 +32,7 @@ from kachery_p2p.protocol.errors import (
     TransportError,
 )
 from kachery_p2p.protocol.files.messages import FILE_OPEN, FILE_READ, FileInfo, Piece
+from kachery_p2p.protocol.files.plan import Range
 from kachery_p2p.protocol.gossip.holders import Holder, rank
 from kachery_p2p.protocol.limits import INLINE_FILE, MAX_FILE, MAX_MANIFEST, STALL_SECONDS
 from kachery_p2p.protocol.links.session import SealedBody
@@ -39,12 +41,12 @@ log = logging.getLogger(__name__)
 
 
 class Pieces:
-    """What comes on one ``file.read`` of [start, stop), in its order and nothing else."""
+    """What comes on one ``file.read``, in its order and nothing else."""
 
-    def __init__(self, stream: Stream, start: int, stop: int) -> None:
+    def __init__(self, stream: Stream, ranges: Sequence[Range]) -> None:
         self._stream = stream
-        self._position = start
-        self._stop = stop
+        self._ranges = iter(ranges)
+        self._position, self._stop = next(self._ranges)
 
     async def next(self) -> tuple[Piece, SealedBody, int] | None:
         """The next piece, its sealed bytes and its cost; None after the last.
@@ -54,7 +56,10 @@ class Pieces:
             LinkClosed: nothing came for ``STALL_SECONDS``; KacheryError: what the source said.
         """
         if self._position >= self._stop:
-            return None
+            following = next(self._ranges, None)
+            if following is None:
+                return None
+            self._position, self._stop = following
         try:
             async with asyncio.timeout(STALL_SECONDS):
                 item = await self._stream.receive()
@@ -104,18 +109,17 @@ class Source:
         return info
 
     @contextlib.contextmanager
-    def reading(self, sha1: str, start: int, stop: int, *, proofs: bool) -> Iterator[Pieces]:
-        """Read [start, stop); the stream is open as long as the context is."""
+    def reading(self, sha1: str, ranges: Sequence[Range], *, proofs: bool) -> Iterator[Pieces]:
+        """Read these ranges, as ``file.read`` takes them; the stream is open as long as the context."""
         params = {
             "channel": self.holder.channel,
             "sha1": bytes.fromhex(sha1),
-            "start": start,
-            "stop": stop,
+            "ranges": ranges,
             "proofs": proofs,
         }
         stream = self.link.open(FILE_READ, params)
         try:
-            yield Pieces(stream, start, stop)
+            yield Pieces(stream, ranges)
         finally:
             stream.end()
 
@@ -132,7 +136,7 @@ class Source:
 
     async def _whole(self, sha1: str, size: int) -> bytes:
         data = bytearray()
-        with self.reading(sha1, 0, size, proofs=False) as pieces:
+        with self.reading(sha1, [(0, size)], proofs=False) as pieces:
             while (item := await pieces.next()) is not None:
                 _, body, cost = item
                 data += await pieces.unseal(body)
@@ -224,9 +228,14 @@ class Sources:
                     raise failure
 
     async def each(
-        self, holders: Iterable[Holder], work: Callable[[Source], Awaitable[None]]
+        self,
+        holders: Iterable[Holder],
+        work: Callable[[Source], Awaitable[None]],
+        *,
+        until: asyncio.Event,
     ) -> list[tuple[Holder, KacheryError]]:
-        """Do ``work`` with all of them at once. Returns those that failed and were blamed.
+        """Do ``work`` with all of them at once, until there is no more of it or all have failed.
+        Returns those that failed and were blamed.
 
         Raises:
             LocalError: it is nobody's fault, and the others are stopped.
@@ -248,11 +257,18 @@ class Sources:
                 if not isinstance(error, TransportError):
                     self._network.context.warn(f"{holder.name}: {error}")
 
-        tasks = [asyncio.create_task(one(holder)) for holder in holders]
+        working: set[asyncio.Task[Any]] = {asyncio.create_task(one(each)) for each in holders}
+        over: asyncio.Task[Any] = asyncio.create_task(until.wait())
         try:
-            await asyncio.gather(*tasks)
+            while working and not until.is_set():
+                done, _ = await asyncio.wait({*working, over}, return_when=asyncio.FIRST_COMPLETED)
+                if over.done() and not until.is_set():  # somebody wants more already
+                    over = asyncio.create_task(until.wait())
+                for task in working & done:
+                    working.discard(task)
+                    task.result()
         finally:
-            for task in tasks:
+            for task in {*working, over}:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*working, over, return_exceptions=True)
         return failures

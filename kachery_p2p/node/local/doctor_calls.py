@@ -160,7 +160,7 @@ class DoctorCalls:
         if info.inline is not None:
             source.check(info.inline, sha1, f"sha1://{sha1}")
         elif not info.partial:
-            with source.reading(sha1, 0, min(info.size, BLOCK), proofs=False) as pieces:
+            with source.reading(sha1, [(0, min(info.size, BLOCK))], proofs=False) as pieces:
                 while (item := await pieces.next()) is not None:
                     pieces.done(item[2])
         return {"size": info.size, "partial": info.partial, "via": source.via}

@@ -8,8 +8,8 @@ method               parameters                                            resul
 ``link``             a descriptor, path; sends progress                    sha1, size, manifest
 ``load``             sha1, manifest?, channel?, only?, chunk_of?, local?;  size, seconds, sources
                      sends progress
-``load_bytes``       sha1, manifest?, start, stop?, channel?, only?; sends  size
-                     chunks and, before them, progress with their size
+``load_bytes``       sha1, manifest?, ranges, channel?, only?; sends chunks  size
+                     and, before them, progress with their size
 ``here``             sha1, channel                                         here
 ``find``             sha1, channel?                                        local, holders, ...
 ``check``            sha1, again?; sends progress                          good
@@ -31,10 +31,12 @@ No parameter is a path that the node would open on the caller's behalf: files co
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import stat
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,6 +44,9 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
+from kachery_p2p.node.files.content import Part
+from kachery_p2p.node.files.reading import Reading
+from kachery_p2p.node.files.reading import cut as pieces_of
 from kachery_p2p.node.gossip.lookup import Found
 from kachery_p2p.node.workers import open_on_disk
 from kachery_p2p.protocol.errors import (
@@ -52,7 +57,7 @@ from kachery_p2p.protocol.errors import (
     to_wire,
 )
 from kachery_p2p.protocol.files.keys import file_key
-from kachery_p2p.protocol.limits import LOCAL_PIECE, MAX_FILE, SEGMENT
+from kachery_p2p.protocol.limits import MAX_RANGES
 from kachery_p2p.storage.files.blobs import Arriving, Blob
 from kachery_p2p.storage.files.checking import CheckedReader, check
 from kachery_p2p.storage.files.chunks import assemble, cut
@@ -82,8 +87,7 @@ class _Content(msgspec.Struct, frozen=True):
     sha1: str
     manifest: str | None = None
     channel: str | None = None
-    start: int = 0
-    stop: int | None = None
+    ranges: tuple[Part, ...] = ((0, None),)
     only: bool = False
     chunk_of: tuple[str, int, int] | None = None
     local: bool = False
@@ -317,58 +321,53 @@ class FileCalls:
         return {"here": blob is not None}
 
     async def _load_bytes(self, params: _Content, live: LiveCall) -> Any:
-        """Send [start, stop) verified, fetching no more of the file than that takes."""
-        if params.start < 0 or (params.stop is not None and params.stop < params.start):
-            raise BadInput(what="range", reason=f"{params.start} to {params.stop}")
+        """Send these ranges verified, fetching no more of the file than that takes."""
+        if not 1 <= len(params.ranges) <= MAX_RANGES:
+            raise BadInput(what="ranges", reason=f"{len(params.ranges)}, not 1 to {MAX_RANGES}")
+        for start, stop in params.ranges:
+            if start < 0 or (stop is not None and stop < start):
+                raise BadInput(what="range", reason=f"{start} to {stop}")
         channel = self._channel(params.channel)
-        blob = await self._here(params, channel)
+        open_now = self._services.downloader.opened(params.sha1, params.manifest, channel)
+        blob = None if open_now is not None else await self._here(params, channel)
         if blob is None:
-            return await self._send_fetched(params, channel, params.start, live)
-        sent = params.start
+            return await self._send_fetched(params, channel, params.ranges, live)
+        left = deque(params.ranges)
         try:
-            async for position in self._send_stored(params, blob, live):
-                sent = position
+            await self._send_stored(blob, left, live)
         except CorruptContent as error:
             await self._put_aside(blob.sha1)
             try:
-                return await self._send_fetched(params, channel, sent, live)
+                await self._send_fetched(params, channel, left, live)
             except NotFound:
                 raise error from None
         return {"size": blob.size}
 
     async def _send_fetched(
-        self, params: _Content, channel: bytes | None, position: int, live: LiveCall
+        self, params: _Content, channel: bytes | None, ranges: Iterable[Part], live: LiveCall
     ) -> Any:
-        end = MAX_FILE if params.stop is None else params.stop
-        size: int | None = None
-        while position < end:
-            # Part by part: what is wanted may be larger than what should be ready at once.
-            part = (position, min(end, position + SEGMENT))
-            async with self._services.downloader.hold(
-                params.sha1, params.manifest, channel, part
-            ) as download:
-                if size is None:
-                    size = download.progress.size
-                    end = min(end, size)
-                    live.progress({"size": max(0, end - params.start)})
-                while position < min(part[1], end):
-                    stop = min(part[1], end, position + LOCAL_PIECE)
-                    await live.send_piece(partial(download.read, position, stop))
-                    position = stop
-        return {"size": size}
+        named = (params.sha1, params.manifest, channel, ranges)
+        reading = Reading(self._services.downloader, *named, on_progress=live.progress)
+        async with contextlib.aclosing(reading.pieces()) as pieces:
+            async for download, (start, stop) in pieces:
+                if params.only and channel is not None and not await download.may_leave(channel):
+                    raise NotFound(
+                        what=f"sha1://{params.sha1}", detail="parts of it came by another channel"
+                    )
+                await live.send_piece(partial(download.read, start, stop))
+        return {"size": reading.size}
 
-    async def _send_stored(
-        self, params: _Content, blob: Blob, live: LiveCall
-    ) -> AsyncIterator[int]:
-        """Send what is here, checked; up to where that was done, after each piece."""
+    async def _send_stored(self, blob: Blob, left: deque[Part], live: LiveCall) -> None:
+        """Send what is here, checked; what is ``left`` becomes less with each piece."""
         workers, store = self._services.context.workers, self._services.store
-        stop = blob.size if params.stop is None else min(params.stop, blob.size)
         reader = await open_on_disk(workers, lambda gone: CheckedReader(store, blob, gone))
         try:
-            for position in range(params.start, stop, LOCAL_PIECE):
-                end = min(stop, position + LOCAL_PIECE)
-                await live.send_piece(partial(workers.disk, reader.read, position, end))
-                yield end
+            pieces = list(pieces_of(left, blob.size))  # it has the right size, now that it is open
+            left.clear()
+            left.extend(pieces)
+            for start, stop in pieces:
+                await live.send_piece(partial(workers.disk, reader.read, start, stop))
+                left.popleft()
         finally:
             await asyncio.shield(workers.disk(reader.close))
 

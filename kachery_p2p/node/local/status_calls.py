@@ -83,7 +83,7 @@ class StatusCalls:
         labels = {link.peer: self._label(link) for link in links}
         bootstraps = services.bootstraps.status.values()
         uploads = self._uploads(labels)
-        downloads = services.downloader.downloads
+        downloads = services.downloader.active()
         requests, jobs = self._tasks()
         warnings = services.context.warnings
         backends = services.task_queue.backends.values()

@@ -3,10 +3,13 @@ and the bytes as body."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
+from kachery_p2p.protocol.errors import BadInput
+from kachery_p2p.protocol.limits import MAX_RANGES
 from kachery_p2p.protocol.method import Method
 
 FILE_OPEN = "file.open"
@@ -30,14 +33,28 @@ class FileInfo(msgspec.Struct, frozen=True):
 
 
 class FileRead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Send bytes [start, stop). ``proofs``: with Merkle proofs of the 64 KiB blocks; start is then
-    a multiple of the block, and stop too unless it is the end of the file."""
+    """Send these byte ranges [start, stop), 1 to ``MAX_RANGES`` of them in file order, none empty or
+    overlapping the next. ``proofs``: with Merkle proofs of the 64 KiB blocks; each start is then a
+    multiple of the block, and each stop too unless it is the end of the file."""
 
     channel: bytes
     sha1: bytes
-    start: int
-    stop: int
+    ranges: list[tuple[int, int]]
     proofs: bool
+
+
+def check_ranges(ranges: Sequence[tuple[int, int]], size: int, unit: int) -> None:
+    """Raises BadInput: these are not ranges of a file of ``size`` bytes on units of so many, as
+    :class:`FileRead` has them."""
+    if not 1 <= len(ranges) <= MAX_RANGES:
+        raise BadInput(what="ranges", reason=f"{len(ranges)} of them, not 1 to {MAX_RANGES}")
+    end = 0
+    for start, stop in ranges:
+        if not end <= start < stop <= size:
+            raise BadInput(what="range", reason=f"{start}-{stop} after {end} of {size} bytes")
+        if start % unit or (stop % unit and stop < size):
+            raise BadInput(what="range", reason=f"not on {unit}-byte blocks")
+        end = stop
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True):
@@ -59,7 +76,7 @@ METHODS: Final = (
         FILE_READ,
         "stream",
         FileRead,
-        "any member -> provider (end to end): send a range",
+        "any member -> provider (end to end): send ranges",
         "request-files",
     ),
 )

@@ -1,23 +1,26 @@
 """Which bytes of a download to ask of whom: pure decisions, no I/O.
 
 Participants: a download (:mod:`kachery_p2p.node.files.content`) owns one :class:`Plan`; a *source* is
-a node id. ``wanted`` ranges are what callers wait for; ``missing`` is what the partial lacks.
+a node id. ``missing`` is what shall be fetched, and ``urgent`` what of it somebody waits for now.
 
-Rules. Bytes are asked in file order, so that the whole-file hash follows closely behind. A segment
-is with one source at a time; what a source fails to deliver goes back. With one source segments are
-long (a segment's end costs a round trip), with several they are short, so that all finish together.
-Ranges are half-open, and split only at multiples of ``unit``.
+Rules. A *segment* is what is asked of one source in one request: up to ``MAX_RANGES`` ranges, in
+file order, so that the whole-file hash follows closely behind. It is with one source at a time; what
+a source fails to deliver goes back. With one source segments are long (a segment's end costs a round
+trip), with several they are short, so that all finish together. Ranges are half-open, and split only
+at multiples of ``unit``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from kachery_p2p.protocol.limits import SEGMENT
+from kachery_p2p.protocol.limits import MAX_RANGES, SEGMENT
 
 LONGEST_SEGMENT = 16 * SEGMENT
 
 Range = tuple[int, int]
+Taken = tuple[int, list[Range]]
+"""A ticket, to be given back, and what is to be asked."""
 
 
 class Plan:
@@ -27,15 +30,15 @@ class Plan:
         self._size = size
         self._unit = unit
         self._free: list[Range] = []
-        self._taken: dict[int, Range] = {}
+        self._urgent: list[Range] = []
+        self._taken: dict[int, list[Range]] = {}
         self._next = 0
 
-    def set_missing(self, missing: Sequence[Range]) -> None:
+    def set_missing(self, missing: Iterable[Range], urgent: Iterable[Range] = ()) -> None:
         """(Re)start from what is missing; segments that are under way stay out of it."""
-        free = list(missing)
-        for taken in self._taken.values():
-            free = [part for item in free for part in _subtract(item, taken)]
-        self._free = _merge(free)
+        taken = merge(item for ranges in self._taken.values() for item in ranges)
+        self._urgent = subtract(merge(urgent), taken)
+        self._free = merge([*subtract(merge(missing), taken), *self._urgent])
 
     @property
     def done(self) -> bool:
@@ -46,55 +49,81 @@ class Plan:
         """There is something nobody is fetching."""
         return bool(self._free)
 
-    def take(self, sources: int) -> tuple[int, Range] | None:
-        """The next segment for one of ``sources`` active sources, with a ticket."""
-        if not self._free:
-            return None
-        start, stop = self._free[0]
+    def take_urgent(self) -> Taken | None:
+        """The next segment of what somebody waits for."""
+        return self._take(self._urgent, SEGMENT)
+
+    def take(self, sources: int) -> Taken | None:
+        """The next segment of all that is missing, for one of ``sources`` active sources."""
         left = sum(b - a for a, b in self._free)
         length = max(SEGMENT, min(LONGEST_SEGMENT, left // max(1, 2 * sources)))
-        if sources <= 1:
-            length = LONGEST_SEGMENT
-        length = max(self._unit, length // self._unit * self._unit)
-        cut = min(stop, start + length)
-        if cut < stop:
-            cut -= cut % self._unit if cut - cut % self._unit > start else 0
-        if cut < stop:
-            self._free[0] = (cut, stop)
-        else:
-            self._free.pop(0)
+        return self._take(self._free, LONGEST_SEGMENT if sources <= 1 else length)
+
+    def _take(self, pool: list[Range], length: int) -> Taken | None:
+        left = max(self._unit, length // self._unit * self._unit)
+        ranges: list[Range] = []
+        for start, stop in pool[:MAX_RANGES]:
+            cut = min(stop, start + left)
+            if cut < stop:
+                cut -= cut % self._unit
+                if cut <= start:
+                    if ranges:
+                        break
+                    cut = min(stop, start + self._unit)
+            ranges.append((start, cut))
+            left -= cut - start
+            if cut < stop or left <= 0:
+                break
+        if not ranges:
+            return None
+        self._free = subtract(self._free, ranges)
+        self._urgent = subtract(self._urgent, ranges)
         ticket = self._next
         self._next += 1
-        self._taken[ticket] = (start, cut)
-        return ticket, (start, cut)
+        self._taken[ticket] = ranges
+        return ticket, ranges
 
     def advance(self, ticket: int, upto: int) -> None:
         """Bytes before ``upto`` of a segment have been verified and written."""
         taken = self._taken.get(ticket)
         if taken is not None:
-            self._taken[ticket] = (max(taken[0], min(upto, taken[1])), taken[1])
+            self._taken[ticket] = intersect(taken, upto, self._size)
 
     def give_back(self, ticket: int) -> int:
-        """The source is done with a segment; what it did not deliver is free again. Returns how
-        many bytes that is."""
-        start, stop = self._taken.pop(ticket)
+        """The source is done with a segment; what it did not deliver is free again. Returns how many
+        bytes that is."""
+        left = self._taken.pop(ticket)
+        self._free = merge([*self._free, *left])
+        return sum(stop - start for start, stop in left)
+
+
+def subtract(ranges: Sequence[Range], holes: Sequence[Range]) -> list[Range]:
+    """What of ``ranges`` is in none of ``holes``; both are in order, without overlaps, and so is it."""
+    left: list[Range] = []
+    at = 0
+    for start, stop in ranges:
+        while at < len(holes) and holes[at][1] <= start:
+            at += 1
+        hole = at
+        while hole < len(holes) and holes[hole][0] < stop:
+            if start < holes[hole][0]:
+                left.append((start, holes[hole][0]))
+            start = max(start, holes[hole][1])
+            hole += 1
         if start < stop:
-            self._free = _merge([*self._free, (start, stop)])
-        return stop - start
+            left.append((start, stop))
+    return left
 
 
-def _subtract(item: Range, hole: Range) -> list[Range]:
-    left = (item[0], min(item[1], hole[0]))
-    right = (max(item[0], hole[1]), item[1])
-    return [part for part in (left, right) if part[0] < part[1]]
-
-
-def _merge(ranges: Iterable[Range]) -> list[Range]:
+def merge(ranges: Iterable[Range]) -> list[Range]:
+    """The same bytes as as few ranges as possible, in order; empty ones are dropped."""
     merged: list[Range] = []
     for start, stop in sorted(ranges):
+        if start >= stop:
+            continue
         if merged and start <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
-        elif start < stop:
+        else:
             merged.append((start, stop))
     return merged
 

@@ -15,6 +15,20 @@ MAX_MANIFEST: Final = 64 * MIB
 """Bytes of a manifest: enough for a file of 9 TB."""
 SEGMENT: Final = 16 * MIB
 """Bytes asked of one source at a time."""
+MAX_RANGES: Final = 256
+"""Byte ranges in one request to a source, and in one call of a local client."""
+MAX_SEGMENTS_EACH: Final = 16
+"""Requests that one download has with one source at once: a long one for the whole file, the others for
+bytes that somebody waits for."""
+READ_BATCH_BYTES: Final = 4 * MIB
+"""Bytes that are asked for together by who reads ranges."""
+READ_AHEAD_BYTES: Final = 16 * MIB
+"""Bytes that are fetched ahead of where such a reader is."""
+OPEN_SECONDS: Final = 30.0
+"""For so long after the last read of a part, a download stays ready for the next one: sources are known
+and linked, the manifest is read, the partial is open."""
+MAX_OPEN_FILES: Final = 128
+"""Downloads that stay ready so; of more, the one that was read least recently is ended."""
 MAX_SOURCES: Final = 8
 """Nodes that one download reads from at once."""
 DURABLE_WINDOW: Final = 64 * MIB

@@ -150,6 +150,11 @@ class Partial:
                 total += stop - start
         return found
 
+    def missing_in(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The blocks, as byte ranges, that [start, stop) of a ``tree`` download lacks."""
+        gaps = self._map.gaps(start // BLOCK, block_count(min(stop, self.size)))
+        return [(self._start(first), self._start(last)) for first, last in gaps]
+
     def have(self, start: int, stop: int) -> bool:
         """Whether the bytes [start, stop) are here and verified."""
         if not 0 <= start < stop <= self.size or self.kind == "whole":

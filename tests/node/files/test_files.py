@@ -236,7 +236,7 @@ async def test_an_address_that_does_not_answer_only_means_the_proxy() -> None:
 async def range_of(lab: Lab, name: str, sha1: str, manifest: str | None, *ends: int) -> bytes:
     live = Live()
     await lab.live(name, live, "load_bytes", sha1=sha1, manifest=manifest,
-                   start=ends[0], stop=ends[1])  # fmt: skip
+                   ranges=[ends])  # fmt: skip
     return bytes(live.sent)
 
 
@@ -286,7 +286,7 @@ async def test_what_was_fetched_on_one_channel_is_not_served_on_another() -> Non
         with pytest.raises(NotFound):
             await link.request("file.open", {"channel": two, "sha1": bytes.fromhex(sha1)})
         stream = link.open("file.read", {"channel": two, "sha1": bytes.fromhex(sha1),
-                                         "start": 0, "stop": 10, "proofs": False})  # fmt: skip
+                                         "ranges": [(0, 10)], "proofs": False})  # fmt: skip
         with pytest.raises(NotFound):
             await stream.receive()
         # Once its user stores it, it is theirs to give.
@@ -437,7 +437,7 @@ async def test_a_range_of_a_file_that_was_cut_short_comes_from_somebody_else(
         resize(lab, "B", sha1, 27_000_005)
         live = Live()
         await lab.live(
-            "B", live, "load_bytes", sha1=sha1, manifest=manifest, start=start, stop=stop
+            "B", live, "load_bytes", sha1=sha1, manifest=manifest, ranges=[(start, stop)]
         )
         assert bytes(live.sent) == data[start:stop]
         assert lab["B"].store.path(sha1, ".corrupt-1").exists(), "put aside"
@@ -480,7 +480,7 @@ async def test_a_flipped_bit_in_the_providers_tree_is_repaired(place: int, range
         if ranged:
             live = Live()
             await lab.live("B", live, "load_bytes", sha1=sha1, manifest=manifest,
-                           start=5, stop=BLOCK)  # fmt: skip
+                           ranges=[(5, BLOCK)])  # fmt: skip
             assert bytes(live.sent) == data[5:BLOCK]
         else:
             await lab.load("B", sha1, manifest)
@@ -546,7 +546,7 @@ async def test_a_full_disk_keeps_nobody_from_reading_what_is_small(
         monkeypatch.setattr(lab["B"].store, "store_bytes", store_bytes)
         assert isinstance(await lab.error("B", sha1), StorageFull), "its path is wanted"
         live = Live()
-        await lab.live("B", live, "load_bytes", sha1=sha1, start=3, stop=None)
+        await lab.live("B", live, "load_bytes", sha1=sha1, ranges=[(3, None)])
         assert bytes(live.sent) == data[3:]
         assert lab["B"].store.find(sha1) is None
         await lab.announced("B")

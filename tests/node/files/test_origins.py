@@ -128,7 +128,7 @@ async def half_from_one(lab: Lab) -> tuple[str, str]:
     await lab.channel("two", {"B": "all", "C": "all", "D": "all"}, owner="B")
     sha1, manifest = await lab.store("A", content(LARGE), tell="one")
     assert manifest is not None
-    await lab.live("B", Live(), "load_bytes", sha1=sha1, manifest=manifest, stop=20 * MIB)
+    await lab.live("B", Live(), "load_bytes", sha1=sha1, manifest=manifest, ranges=[(0, 20 * MIB)])
     await lab.stop("A")
     return sha1, manifest
 
@@ -157,7 +157,9 @@ async def test_who_has_failed_on_one_channel_does_not_keep_the_others_from_givin
         await lab.channel("one", {"A": "all", "B": "all"}, owner="A")
         await lab.channel("two", {"B": "all", "D": "all"}, owner="B")
         sha1, manifest = await lab.store("A", content(LARGE), tell="one")
-        await lab.live("B", Live(), "load_bytes", sha1=sha1, manifest=manifest, stop=20 * MIB)
+        await lab.live(
+            "B", Live(), "load_bytes", sha1=sha1, manifest=manifest, ranges=[(0, 20 * MIB)]
+        )
         await lab.store("D", content(LARGE), tell="two")
 
         async def fail(link: Link, stream: Stream, params: FileRead) -> None:

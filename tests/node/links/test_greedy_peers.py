@@ -83,7 +83,7 @@ async def quiet(lab: Lab, name: str) -> int:
 
 def read(peer: Rogue, number: int, sha1: str, *, proofs: bool = False) -> Open:
     return Open(number, "file.read", {
-        "channel": peer.channel, "sha1": bytes.fromhex(sha1), "start": 0, "stop": BIG,
+        "channel": peer.channel, "sha1": bytes.fromhex(sha1), "ranges": [(0, BIG)],
         "proofs": proofs}, 1 << 30)  # fmt: skip
 
 
@@ -199,7 +199,7 @@ async def test_a_stream_that_nothing_is_taken_from_ends(monkeypatch: pytest.Monk
     monkeypatch.setattr(stream_module, "STREAM_STALL_SECONDS", 0.1)
     async with greedy() as (_, peer, sha1):
         number = Open(1, "file.read", {
-            "channel": peer.channel, "sha1": bytes.fromhex(sha1), "start": 0, "stop": BIG,
+            "channel": peer.channel, "sha1": bytes.fromhex(sha1), "ranges": [(0, BIG)],
             "proofs": False}, 10)  # fmt: skip
         await peer.send(number)
         end = await peer.hear(End)

@@ -380,7 +380,7 @@ async def test_member_whose_ranges_make_no_sense_gets_errors_and_no_bytes() -> N
                                         (1 << 60, 1 << 61, False), (1, 65_536, True),
                                         (0, 65_537, True)]:  # fmt: skip
                 await peer.send(Open(number, "file.read", {
-                    "channel": key, "sha1": bytes.fromhex(sha1), "start": start, "stop": stop,
+                    "channel": key, "sha1": bytes.fromhex(sha1), "ranges": [(start, stop)],
                     "proofs": proofs}, 1 << 20))  # fmt: skip
                 end = await peer.hear(End)
                 assert (end.id, end.code) == (number, "bad-input")
@@ -398,7 +398,7 @@ async def test_a_reader_that_gives_no_credit_holds_nothing_up_and_goes_with_its_
             await until(lambda: lab["A"].network.links_to(lab.id("C"), key))
             for number in range(1, 41, 2):
                 await peer.send(Open(number, "file.read", {
-                    "channel": key, "sha1": bytes.fromhex(sha1), "start": 0, "stop": 2_000_000,
+                    "channel": key, "sha1": bytes.fromhex(sha1), "ranges": [(0, 2_000_000)],
                     "proofs": False}, 0))  # fmt: skip
             await until(lambda: any(
                 len(each._streams) == 20 for each in lab["A"].network.links))  # fmt: skip

@@ -81,8 +81,7 @@ async def test_what_is_being_sent_is_told_with_to_whom() -> None:
         params = {
             "channel": lab.channels["lab"],
             "sha1": bytes.fromhex(sha1),
-            "start": 0,
-            "stop": len(data),
+            "ranges": [(0, len(data))],
             "proofs": False,
         }
         # Whoever grants no credit gets nothing, and is shown for as long as that lasts.

@@ -5,9 +5,16 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kachery_p2p.protocol.files.plan import LONGEST_SEGMENT, Plan, Range, intersect
+from kachery_p2p.protocol.files.plan import (
+    LONGEST_SEGMENT,
+    Plan,
+    Range,
+    intersect,
+    merge,
+    subtract,
+)
 from kachery_p2p.protocol.gossip.holders import Holder, rank
-from kachery_p2p.protocol.limits import BLOCK, SEGMENT
+from kachery_p2p.protocol.limits import BLOCK, MAX_RANGES, SEGMENT
 
 UNIT = 10
 
@@ -40,7 +47,7 @@ def test_bytes_are_asked_in_file_order() -> None:
     plan = plan_for([(0, size)], size, BLOCK)
     position = 0
     while (taken := plan.take(3)) is not None:
-        _, (start, stop) = taken
+        _, [(start, stop)] = taken
         assert start == position
         position = stop
     assert position == size
@@ -50,26 +57,26 @@ def test_one_source_gets_long_segments_and_several_get_shares() -> None:
     size = 4 * LONGEST_SEGMENT
     taken = plan_for([(0, size)], size, BLOCK).take(1)
     assert taken is not None
-    assert taken[1] == (0, LONGEST_SEGMENT)
+    assert taken[1] == [(0, LONGEST_SEGMENT)]
     taken = plan_for([(0, size)], size, BLOCK).take(4)
     assert taken is not None
-    assert SEGMENT <= taken[1][1] < LONGEST_SEGMENT
+    assert SEGMENT <= taken[1][0][1] < LONGEST_SEGMENT
 
 
 def test_what_was_not_delivered_is_free_again() -> None:
     plan = plan_for([(0, 100)], 100)
-    ticket, (start, stop) = plan.take(1) or (0, (0, 0))
-    assert (start, stop) == (0, 100)
+    ticket, ranges = plan.take(1) or (0, [])
+    assert ranges == [(0, 100)]
     assert plan.take(1) is None
     assert not plan.done
     plan.advance(ticket, 40)
     assert plan.give_back(ticket) == 60
-    assert plan.take(1) == (1, (40, 100))
+    assert plan.take(1) == (1, [(40, 100)])
 
 
 def test_what_was_delivered_is_done() -> None:
     plan = plan_for([(0, 100)], 100)
-    ticket, _ = plan.take(1) or (0, (0, 0))
+    ticket, _ = plan.take(1) or (0, [])
     plan.advance(ticket, 1_000)
     assert plan.give_back(ticket) == 0
     assert plan.done
@@ -77,7 +84,7 @@ def test_what_was_delivered_is_done() -> None:
 
 def test_progress_never_goes_backwards() -> None:
     plan = plan_for([(0, 100)], 100)
-    ticket, _ = plan.take(1) or (0, (0, 0))
+    ticket, _ = plan.take(1) or (0, [])
     plan.advance(ticket, 60)
     plan.advance(ticket, 20)
     assert plan.give_back(ticket) == 40
@@ -87,7 +94,11 @@ def test_progress_never_goes_backwards() -> None:
 @settings(max_examples=150, deadline=None)
 @given(
     ranges,
-    st.lists(st.tuples(st.sampled_from(["take", "deliver", "fail", "reset"]), st.integers(0, 400))),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["take", "hurry", "deliver", "fail", "reset"]), st.integers(0, 400)
+        )
+    ),
     st.integers(1, 3),
 )
 def test_nothing_is_asked_twice_and_nothing_forgotten(
@@ -96,35 +107,43 @@ def test_nothing_is_asked_twice_and_nothing_forgotten(
     plan = plan_for(missing)
     wanted = bytes_of(missing)
     have: set[int] = set()
-    out: dict[int, Range] = {}
+    out: dict[int, set[int]] = {}
+    urgent: set[int] = set()
     for step, value in steps:
-        if step == "take":
-            taken = plan.take(sources)
+        if step in ("take", "hurry"):
+            taken = plan.take(sources) if step == "take" else plan.take_urgent()
+            asked = set().union(*out.values())
             if taken is None:
+                assert not (wanted if step == "take" else urgent) - have - asked
                 continue
-            ticket, (start, stop) = taken
-            fresh = set(range(start, stop))
+            ticket, segment = taken
+            assert segment == merge(segment)
+            fresh = bytes_of(segment)
             assert fresh
-            assert fresh <= wanted - have
-            assert not fresh & bytes_of(list(out.values())), "two sources have the same bytes"
-            out[ticket] = (start, stop)
+            assert fresh <= (wanted if step == "take" else urgent) - have
+            assert not fresh & asked, "two sources have the same bytes"
+            out[ticket] = fresh
         elif step == "reset":
-            plan.set_missing([(byte, byte + 1) for byte in sorted(wanted - have)])
+            urgent = {byte for byte in wanted - have if byte >= value}
+            plan.set_missing(
+                [(byte, byte + 1) for byte in sorted(wanted - have)],
+                [(byte, byte + 1) for byte in sorted(urgent)],
+            )
         elif out:
             ticket = sorted(out)[value % len(out)]
-            start, stop = out[ticket]
-            upto = min(stop, start + value) if step == "fail" else stop
-            have |= set(range(start, upto))
+            upto = value if step == "fail" else 400
+            came = {byte for byte in out[ticket] if byte < upto}
+            have |= came
+            urgent -= out[ticket]  # until the next reset, it is no more urgent than the rest
             plan.advance(ticket, upto)
-            assert plan.give_back(ticket) == stop - upto
-            del out[ticket]
-    for ticket, (start, stop) in out.items():
-        plan.advance(ticket, stop)
+            assert plan.give_back(ticket) == len(out.pop(ticket) - came)
+    for ticket, asked in out.items():
+        plan.advance(ticket, 400)
         plan.give_back(ticket)
-        have |= set(range(start, stop))
+        have |= asked
     while (taken := plan.take(sources)) is not None:
-        have |= set(range(*taken[1]))
-        plan.advance(taken[0], taken[1][1])
+        have |= bytes_of(taken[1])
+        plan.advance(taken[0], 400)
         plan.give_back(taken[0])
     assert plan.done
     assert have == wanted
@@ -136,7 +155,7 @@ def test_segments_are_cut_at_blocks_only(segments: int, sources: int, tail: int)
     size = segments * SEGMENT + tail
     plan = plan_for([(0, size)], size, BLOCK)
     while (taken := plan.take(sources)) is not None:
-        _, (start, stop) = taken
+        _, [(start, stop)] = taken
         assert start % BLOCK == 0
         assert stop % BLOCK == 0 or stop == size
 
@@ -162,3 +181,35 @@ def test_sources_are_ranked_by_failures_then_by_how_they_are_reached() -> None:
     ]
     assert rank(reversed(expected)) == expected
     assert rank([]) == []
+
+
+def test_what_is_waited_for_goes_first_and_in_few_requests() -> None:
+    plan = Plan(10_000 * BLOCK, BLOCK)
+    places = [(at * 3 * BLOCK, (at * 3 + 1) * BLOCK) for at in range(MAX_RANGES + 1)]
+    plan.set_missing([(0, 10_000 * BLOCK)], reversed(places))
+    first, second = plan.take_urgent(), plan.take_urgent()
+    assert first is not None
+    assert second is not None
+    assert first[1] + second[1] == places[: MAX_RANGES + 1]
+    assert plan.take_urgent() is None
+    rest = plan.take(1)
+    assert rest is not None
+    assert rest[1][:2] == [(BLOCK, 3 * BLOCK), (4 * BLOCK, 6 * BLOCK)]
+
+
+def test_a_segment_of_many_ranges_is_no_longer_than_one_of_one() -> None:
+    plan = Plan(1_000 * SEGMENT, BLOCK)
+    plan.set_missing([], [(at * 2 * SEGMENT, at * 2 * SEGMENT + 10 * BLOCK) for at in range(100)])
+    taken = plan.take_urgent()
+    assert taken is not None
+    assert sum(stop - start for start, stop in taken[1]) == SEGMENT
+
+
+@given(ranges, ranges)
+def test_ranges_are_subtracted_and_merged_as_sets_are(
+    some: list[Range], others: list[Range]
+) -> None:
+    left = subtract(merge(some), merge(others))
+    assert bytes_of(left) == bytes_of(some) - bytes_of(others)
+    assert left == sorted(left)
+    assert bytes_of(merge(some)) == bytes_of(some)

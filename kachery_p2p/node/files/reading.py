@@ -1,0 +1,109 @@
+"""Reads byte ranges of a file that is being fetched: in order, as they come, a little ahead."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from typing import Any
+
+from kachery_p2p.protocol.limits import (
+    LOCAL_PIECE,
+    MAX_FILE,
+    MAX_RANGES,
+    READ_AHEAD_BYTES,
+    READ_BATCH_BYTES,
+)
+
+from .content import Part
+from .download import Download
+from .downloader import Downloader
+
+Range = tuple[int, int]
+
+
+class Reading:
+    """Ranges [start, stop) of one file, in any order; a stop of None is the end of the file.
+
+    ``on_progress`` is told how many bytes these are, once that is known.
+    """
+
+    def __init__(
+        self,
+        downloader: Downloader,
+        sha1: str,
+        manifest: str | None,
+        channel: bytes | None,
+        ranges: Iterable[Part],
+        *,
+        on_progress: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._downloader = downloader
+        self._sha1, self._manifest, self._channel = sha1, manifest, channel
+        self._ranges = list(ranges)
+        self.size = 0
+        """Bytes of the file, known with the first piece."""
+        self._on_progress = on_progress
+
+    async def pieces(self) -> AsyncGenerator[tuple[Download, Range], None]:
+        """Each piece, of at most ``LOCAL_PIECE`` bytes, when it can be read from the download.
+
+        Bytes ahead of the one that is yielded are fetched meanwhile, a bounded number of them: for who
+        does not read, nothing more is.
+        """
+        batches = _batches(self._ranges)
+        first = next(batches, [(0, 0)])
+        hold = self._downloader.hold(self._sha1, self._manifest, self._channel, first)
+        async with hold as download:
+            await download.wait((0, 0))
+            self.size = size = download.progress.size
+            total = sum(stop - start for start, stop in cut(self._ranges, size))
+            self._on_progress({"size": total})
+            waiting = deque([(first, contextlib.AsyncExitStack())])
+            ahead = sum(stop - start for start, stop in first)
+            try:
+                while waiting:
+                    while ahead < READ_AHEAD_BYTES and (batch := _clipped(next(batches, []), size)):
+                        stack = contextlib.AsyncExitStack()
+                        await stack.enter_async_context(download.waiting(batch))
+                        waiting.append((batch, stack))
+                        ahead += sum(stop - start for start, stop in batch)
+                    batch, stack = waiting.popleft()
+                    async with stack:
+                        ahead -= sum(stop - start for start, stop in batch)
+                        for piece in cut(_clipped(batch, size), size):
+                            await download.wait(piece)
+                            yield download, piece
+            finally:
+                for _, stack in waiting:
+                    await stack.aclose()
+
+
+def cut(ranges: Iterable[Part], size: int) -> Iterator[Range]:
+    """Pieces of at most ``LOCAL_PIECE`` bytes of what of these ranges lies within ``size``."""
+    for start, stop in ranges:
+        end = size if stop is None else min(stop, size)
+        for position in range(start, end, LOCAL_PIECE):
+            yield position, min(end, position + LOCAL_PIECE)
+
+
+def _clipped(ranges: Iterable[Range], size: int) -> list[Range]:
+    return [(start, min(stop, size)) for start, stop in ranges if start < min(stop, size)]
+
+
+def _batches(ranges: Iterable[Part]) -> Iterator[list[Range]]:
+    """The same ranges, so many at a time and so many bytes of them."""
+    batch: list[Range] = []
+    room = READ_BATCH_BYTES
+    for start, end in ranges:
+        stop = MAX_FILE if end is None else end
+        while start < stop:
+            part = (start, min(stop, start + room))
+            batch.append(part)
+            room -= part[1] - start
+            start = part[1]
+            if room <= 0 or len(batch) == MAX_RANGES:
+                yield batch
+                batch, room = [], READ_BATCH_BYTES
+    if batch:
+        yield batch
