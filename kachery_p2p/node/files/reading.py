@@ -51,27 +51,28 @@ class Reading:
         Bytes ahead of the one that is yielded are fetched meanwhile, a bounded number of them: for who
         does not read, nothing more is.
         """
-        batches = _batches(self._ranges)
-        first = next(batches, [(0, 0)])
+        first = next(_batches(self._ranges, MAX_FILE), [(0, 0)])
         hold = self._downloader.hold(self._sha1, self._manifest, self._channel, first)
         async with hold as download:
             await download.wait((0, 0))
-            self.size = size = download.progress.size
-            total = sum(stop - start for start, stop in cut(self._ranges, size))
-            self._on_progress({"size": total})
-            waiting = deque([(first, contextlib.AsyncExitStack())])
-            ahead = sum(stop - start for start, stop in first)
+            self.size = download.progress.size
+            self._on_progress({"size": sum(map(_length, cut(self._ranges, self.size)))})
+            batches = _batches(self._ranges, self.size)
+            waiting: deque[tuple[list[Range], contextlib.AsyncExitStack]] = deque()
+            ahead = 0
             try:
-                while waiting:
-                    while ahead < READ_AHEAD_BYTES and (batch := _clipped(next(batches, []), size)):
+                while True:
+                    while ahead < READ_AHEAD_BYTES and (batch := next(batches, None)):
                         stack = contextlib.AsyncExitStack()
                         await stack.enter_async_context(download.waiting(batch))
                         waiting.append((batch, stack))
-                        ahead += sum(stop - start for start, stop in batch)
+                        ahead += sum(map(_length, batch))
+                    if not waiting:
+                        return
                     batch, stack = waiting.popleft()
                     async with stack:
-                        ahead -= sum(stop - start for start, stop in batch)
-                        for piece in cut(_clipped(batch, size), size):
+                        ahead -= sum(map(_length, batch))
+                        for piece in cut(batch, self.size):
                             await download.wait(piece)
                             yield download, piece
             finally:
@@ -87,20 +88,20 @@ def cut(ranges: Iterable[Part], size: int) -> Iterator[Range]:
             yield position, min(end, position + LOCAL_PIECE)
 
 
-def _clipped(ranges: Iterable[Range], size: int) -> list[Range]:
-    return [(start, min(stop, size)) for start, stop in ranges if start < min(stop, size)]
+def _length(part: Range) -> int:
+    return part[1] - part[0]
 
 
-def _batches(ranges: Iterable[Part]) -> Iterator[list[Range]]:
-    """The same ranges, so many at a time and so many bytes of them."""
+def _batches(ranges: Iterable[Part], size: int) -> Iterator[list[Range]]:
+    """What of these ranges lies within ``size``, so many at a time and so many bytes of them."""
     batch: list[Range] = []
     room = READ_BATCH_BYTES
     for start, end in ranges:
-        stop = MAX_FILE if end is None else end
+        stop = size if end is None else min(end, size)
         while start < stop:
             part = (start, min(stop, start + room))
             batch.append(part)
-            room -= part[1] - start
+            room -= _length(part)
             start = part[1]
             if room <= 0 or len(batch) == MAX_RANGES:
                 yield batch

@@ -3,6 +3,8 @@
 Participants: a download (:mod:`kachery_p2p.node.files.content`) owns one :class:`Plan`; a *source* is
 a node id. ``missing`` is what shall be fetched, and ``urgent`` what of it somebody waits for now.
 
+What is urgent is asked for although a long segment of the whole has it, unless it is about to come.
+
 Rules. A *segment* is what is asked of one source in one request: up to ``MAX_RANGES`` ranges, in
 file order, so that the whole-file hash follows closely behind. It is with one source at a time; what
 a source fails to deliver goes back. With one source segments are long (a segment's end costs a round
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from kachery_p2p.protocol.limits import MAX_RANGES, SEGMENT
+from kachery_p2p.protocol.limits import MAX_RANGES, READ_BATCH_BYTES, SEGMENT
 
 LONGEST_SEGMENT = 16 * SEGMENT
 
@@ -32,22 +34,32 @@ class Plan:
         self._free: list[Range] = []
         self._urgent: list[Range] = []
         self._taken: dict[int, list[Range]] = {}
+        self._long: set[int] = set()
+        """Tickets of segments of the whole."""
         self._next = 0
 
-    def set_missing(self, missing: Iterable[Range], urgent: Iterable[Range] = ()) -> None:
+    def set_missing(self, missing: Sequence[Range], urgent: Sequence[Range] = ()) -> None:
         """(Re)start from what is missing; segments that are under way stay out of it."""
         taken = merge(item for ranges in self._taken.values() for item in ranges)
-        self._urgent = subtract(merge(urgent), taken)
-        self._free = merge([*subtract(merge(missing), taken), *self._urgent])
+        self._free = subtract(merge([*missing, *urgent]), taken)
+        soon = merge(item for ticket in self._taken for item in self._soon(ticket))
+        self._urgent = subtract(merge(urgent), soon)
+
+    def _soon(self, ticket: int) -> list[Range]:
+        """What of a segment that is under way is worth waiting for."""
+        ranges = self._taken[ticket]
+        if ticket not in self._long:
+            return ranges
+        return [(start, min(stop, start + READ_BATCH_BYTES)) for start, stop in ranges[:1]]
 
     @property
     def done(self) -> bool:
-        return not self._free and not self._taken
+        return not self.free and not self._taken
 
     @property
     def free(self) -> bool:
-        """There is something nobody is fetching."""
-        return bool(self._free)
+        """There is something to be asked for."""
+        return bool(self._free or self._urgent)
 
     def take_urgent(self) -> Taken | None:
         """The next segment of what somebody waits for."""
@@ -57,7 +69,10 @@ class Plan:
         """The next segment of all that is missing, for one of ``sources`` active sources."""
         left = sum(b - a for a, b in self._free)
         length = max(SEGMENT, min(LONGEST_SEGMENT, left // max(1, 2 * sources)))
-        return self._take(self._free, LONGEST_SEGMENT if sources <= 1 else length)
+        taken = self._take(self._free, LONGEST_SEGMENT if sources <= 1 else length)
+        if taken is not None:
+            self._long.add(taken[0])
+        return taken
 
     def _take(self, pool: list[Range], length: int) -> Taken | None:
         left = max(self._unit, length // self._unit * self._unit)
@@ -93,6 +108,7 @@ class Plan:
         """The source is done with a segment; what it did not deliver is free again. Returns how many
         bytes that is."""
         left = self._taken.pop(ticket)
+        self._long.discard(ticket)
         self._free = merge([*self._free, *left])
         return sum(stop - start for start, stop in left)
 

@@ -109,6 +109,7 @@ def test_nothing_is_asked_twice_and_nothing_forgotten(
     have: set[int] = set()
     out: dict[int, set[int]] = {}
     urgent: set[int] = set()
+    hurried: set[int] = set()
     for step, value in steps:
         if step in ("take", "hurry"):
             taken = plan.take(sources) if step == "take" else plan.take_urgent()
@@ -121,8 +122,12 @@ def test_nothing_is_asked_twice_and_nothing_forgotten(
             fresh = bytes_of(segment)
             assert fresh
             assert fresh <= (wanted if step == "take" else urgent) - have
-            assert not fresh & asked, "two sources have the same bytes"
+            # What is urgent may be with a long segment, too, that will be long in coming.
+            others = asked if step == "take" else set().union(*(out[each] for each in hurried))
+            assert not fresh & others, "two sources have the same bytes"
             out[ticket] = fresh
+            if step == "hurry":
+                hurried.add(ticket)
         elif step == "reset":
             urgent = {byte for byte in wanted - have if byte >= value}
             plan.set_missing(
@@ -137,6 +142,7 @@ def test_nothing_is_asked_twice_and_nothing_forgotten(
             urgent -= out[ticket]  # until the next reset, it is no more urgent than the rest
             plan.advance(ticket, upto)
             assert plan.give_back(ticket) == len(out.pop(ticket) - came)
+            hurried.discard(ticket)
     for ticket, asked in out.items():
         plan.advance(ticket, 400)
         plan.give_back(ticket)
@@ -186,7 +192,7 @@ def test_sources_are_ranked_by_failures_then_by_how_they_are_reached() -> None:
 def test_what_is_waited_for_goes_first_and_in_few_requests() -> None:
     plan = Plan(10_000 * BLOCK, BLOCK)
     places = [(at * 3 * BLOCK, (at * 3 + 1) * BLOCK) for at in range(MAX_RANGES + 1)]
-    plan.set_missing([(0, 10_000 * BLOCK)], reversed(places))
+    plan.set_missing([(0, 10_000 * BLOCK)], places[::-1])
     first, second = plan.take_urgent(), plan.take_urgent()
     assert first is not None
     assert second is not None
@@ -213,3 +219,19 @@ def test_ranges_are_subtracted_and_merged_as_sets_are(
     assert bytes_of(left) == bytes_of(some) - bytes_of(others)
     assert left == sorted(left)
     assert bytes_of(merge(some)) == bytes_of(some)
+
+
+def test_what_is_waited_for_is_not_left_to_a_long_segment_that_comes_to_it_late() -> None:
+    size = LONGEST_SEGMENT
+    plan = plan_for([(0, size)], size, BLOCK)
+    ticket, _ = plan.take(1) or (0, [])
+    plan.set_missing([(0, size)], [(BLOCK, 2 * BLOCK), (size - BLOCK, size)])
+    taken = plan.take_urgent()
+    assert taken is not None
+    assert taken[1] == [(size - BLOCK, size)], "the other is about to come"
+    assert not plan.free
+    plan.advance(ticket, size)
+    assert plan.give_back(ticket) == 0
+    plan.advance(taken[0], size)
+    assert plan.give_back(taken[0]) == 0
+    assert plan.done
