@@ -38,6 +38,7 @@ from kachery_p2p.client.files.loads import (
     aload_pkl,
     aload_text,
 )
+from kachery_p2p.client.files.opened import File, aopen
 from kachery_p2p.client.files.stores import (
     alink_file,
     astore_bytes,
@@ -128,6 +129,9 @@ from kachery_p2p.client.sync import (
     upload_text,
     watch_for_new_messages,
 )
+from kachery_p2p.client.sync import (
+    open as open,
+)
 from kachery_p2p.client.tasks.context import task_cancelled, task_progress
 from kachery_p2p.client.tasks.functions import taskfunction
 from kachery_p2p.client.tasks.requests import TaskRequest, arequest_task
@@ -150,8 +154,10 @@ _run_task = run_task
 LoadFileError = KacheryError
 __protocol_version__ = str(PROTOCOL_VERSION)
 
+# All but 'open': who imports * means Python's.
 __all__ = [
     "Feed",
+    "File",
     "KacheryError",
     "KacheryUri",
     "LoadFileError",
@@ -203,6 +209,7 @@ __all__ = [
     "aload_text",
     "anode_info",
     "anode_status",
+    "aopen",
     "arequest_task",
     "arun_task",
     "arun_task_backend",
@@ -290,13 +297,13 @@ __all__ = [
 
 def __dir__() -> list[str]:
     """What people use, rather than the rooms in which it is made."""
-    return [name for name in globals() if name[:2] == "__"] + [*__all__]
+    return [name for name in globals() if name[:2] == "__"] + [*__all__, "open"]
 
 
 def _public() -> None:
     # What is pickled goes by its module and name, and so does what help() shows: both are to be those
     # under which people know it.
-    for name in __all__:
+    for name in [*__all__, "open"]:
         value = globals()[name]
         module = getattr(value, "__module__", "")
         if module.startswith(f"{__name__}.") and getattr(value, "__qualname__", "") == name:

@@ -7,15 +7,30 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from unittest import mock
 
+import kachery_p2p as kc
 from kachery_p2p.client.session import portal
 from kachery_p2p.testing import AnyNode, Daemon, Network, free_port
 
-__all__ = ["ROOT", "Daemon", "Lab", "at", "free_port", "short_folder"]
+__all__ = [
+    "PATIENCE",
+    "ROOT",
+    "Daemon",
+    "Lab",
+    "announced",
+    "at",
+    "free_port",
+    "short_folder",
+    "until",
+]
+
+PATIENCE = 15.0
+"""Seconds after which something that should happen by itself has not happened."""
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,6 +43,19 @@ def short_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    """Ask again and again; each time costs a call to the node, so this is no busy loop."""
+    deadline = time.monotonic() + PATIENCE
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"never happened: {what}"
+    return value
+
+
+def announced(uri: str) -> None:
+    """Wait until the proxy knows of it; called as a client of the node that wants it."""
+    until(lambda: kc.find_file(uri)["holders"], f"somebody has {uri}")
 
 
 @contextlib.contextmanager

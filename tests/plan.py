@@ -53,6 +53,7 @@ client.feeds            : client.files protocol.feeds
 client.tasks            : client.feeds protocol.tasks
 client                  : client.channels client.files client.feeds client.tasks
 main                    : client
+filesystem              : client
 _daemon_connection      : client
 _exceptions             : protocol
 _preventkeyboardinterrupt : client

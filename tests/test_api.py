@@ -9,9 +9,8 @@ import pytest
 import kachery_client
 import kachery_p2p as kc
 
-FUNCTIONS = {
-    name: getattr(kc, name) for name in kc.__all__ if inspect.isfunction(getattr(kc, name))
-}
+PUBLIC = [name for name in dir(kc) if name in kc.__all__ or name[0] != "_"]
+FUNCTIONS = {name: getattr(kc, name) for name in PUBLIC if inspect.isfunction(getattr(kc, name))}
 ASYNC = {name for name, function in FUNCTIONS.items() if inspect.iscoroutinefunction(function)}
 PLAIN = {
     "_kachery_storage_dir", "_kachery_temp_dir", "_run_task",
@@ -25,6 +24,11 @@ def test_every_name_that_is_promised_is_there_and_once() -> None:
     assert len(kc.__all__) == len(set(kc.__all__))
     for name in kc.__all__:
         assert hasattr(kc, name)
+
+
+def test_who_imports_everything_keeps_pythons_own_open() -> None:
+    assert "open" in PUBLIC
+    assert "open" not in kc.__all__
 
 
 def test_every_sync_function_has_an_async_twin_and_vice_versa() -> None:

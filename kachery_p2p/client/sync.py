@@ -8,7 +8,7 @@ from kachery_p2p.client.session.portal import twin
 from . import nodes
 from .channels import invitations
 from .feeds import feeds, watches
-from .files import finds, loads, stores, uploads
+from .files import finds, loads, opened, stores, uploads
 from .files.older import todays
 from .tasks import requests as task_requests
 from .tasks import tasks
@@ -26,6 +26,7 @@ load_text = twin(loads.aload_text, older=todays)
 load_json = twin(loads.aload_json, older=todays)
 load_npy = twin(loads.aload_npy, older=todays)
 load_pkl = twin(loads.aload_pkl, older=todays)
+open = twin(opened.aopen)
 find_file = twin(finds.afind_file, older=todays)
 upload_file = twin(uploads.aupload_file)
 upload_text = twin(uploads.aupload_text)

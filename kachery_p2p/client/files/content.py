@@ -39,7 +39,7 @@ _TRIES: Final = 2
 """What is damaged here is fetched anew once."""
 
 
-class _Here(NamedTuple):
+class Here(NamedTuple):
     """A blob in a storage folder, not checked."""
 
     root: Path
@@ -65,7 +65,7 @@ class Content:
         try:
             return await self._checked(_reading(0, None))
         except StorageFull:
-            if await self._without_node() is not None:
+            if await self.without_node() is not None:
                 raise
             # What is small can be had without room on the disk.
             return await self._fetched_range(0, None)
@@ -73,14 +73,14 @@ class Content:
     async def data_or_path(self) -> bytes | str | None:
         """All of it if it is small, else where it is."""
 
-        async def take(here: _Here) -> bytes | str | None:
+        async def take(here: Here) -> bytes | str | None:
             small = here.blob.size <= VERIFY_ON_READ
             return await _read_small(here) if small else await self._path_of(here)
 
         try:
             return await self._checked(take)
         except StorageFull:
-            if await self._without_node() is not None:
+            if await self.without_node() is not None:
                 raise
             # What is small can be had without room on the disk.
             return await self._fetched_range(0, None)
@@ -90,10 +90,10 @@ class Content:
         in_parts = self.uri.chunk_of is not None or (
             self.local_only and self.uri.manifest is not None
         )
-        locate = self._here_or_fetched if in_parts else self._here
+        locate = self.here_or_fetched if in_parts else self.here
         data, damaged = await self._from_here(_reading(start, end), locate)
         elsewhere = not in_parts and not self.local_only
-        if data is None and elsewhere and await self._without_node() is None:
+        if data is None and elsewhere and await self.without_node() is None:
             data = await self._fetched_range(start, end)
         if data is not None:
             self.moving.complete(len(data))
@@ -103,17 +103,17 @@ class Content:
 
     # --- checked ---------------------------------------------------------------------------------
 
-    async def _checked(self, take: Callable[[_Here], Awaitable[R | None]]) -> R | None:
+    async def _checked(self, take: Callable[[Here], Awaitable[R | None]]) -> R | None:
         """What ``take`` makes of it once it is here."""
-        taken, damaged = await self._from_here(take, self._here_or_fetched)
+        taken, damaged = await self._from_here(take, self.here_or_fetched)
         if taken is None and damaged:
             raise self._corrupt()
         return taken
 
     async def _from_here(
         self,
-        take: Callable[[_Here], Awaitable[R | None]],
-        locate: Callable[[], Awaitable[_Here | None]],
+        take: Callable[[Here], Awaitable[R | None]],
+        locate: Callable[[], Awaitable[Here | None]],
     ) -> tuple[R | None, bool]:
         """What ``take`` makes of it, which is None if it is not right; and whether some was damaged."""
         damaged = False
@@ -128,7 +128,7 @@ class Content:
             damaged = not await self._compared(here, again=True) or damaged
         return None, damaged
 
-    async def _path_of(self, here: _Here) -> str | None:
+    async def _path_of(self, here: Here) -> str | None:
         root, blob = here
         if blob.size <= VERIFY_ON_READ:
             right = await _read_small(here) is not None
@@ -136,11 +136,11 @@ class Content:
             right = storage.is_known(root, blob) or await self._compared(here)
         return str(blob.path) if right else None
 
-    async def _compared(self, here: _Here, *, again: bool = False) -> bool:
+    async def _compared(self, here: Here, *, again: bool = False) -> bool:
         """Have all of it compared with its hash, and put aside if it does not fit."""
         root, blob = here
         self.moving.begin()
-        if await self._without_node() is not None:
+        if await self.without_node() is not None:
             advanced = relay(self.moving)
             return await blocking.run(lambda gone: offline.check(root, blob, again, gone, advanced))
         node = await connection()
@@ -157,9 +157,9 @@ class Content:
 
     # --- where it is -----------------------------------------------------------------------------
 
-    async def _here(self) -> _Here | None:
-        """In the storage of this computer, if it may be read there."""
-        folder = await self._without_node()
+    async def here(self) -> Here | None:
+        """Where it is in the storage of this computer, if it is and may be read there."""
+        folder = await self.without_node()
         if folder is not None:
             blob = storage.find(folder, self.uri.hash)
             if blob is None and not self._is_whole():
@@ -167,7 +167,7 @@ class Content:
                 blob = storage.find(folder, self.uri.hash)
             if blob is None and storage.was_put_aside(folder, self.uri.hash):
                 raise self._corrupt()  # it was here, and there is nobody else to have it from
-            return None if blob is None else _Here(folder, blob)
+            return None if blob is None else Here(folder, blob)
         node = await connection()
         within = self._within()
         if within is not None:
@@ -177,18 +177,19 @@ class Content:
         greeter = node.greeter
         # Else the folder cannot be seen from here.
         blob = storage.find(greeter.storage_dir, self.uri.hash) if greeter.owns_storage else None
-        return None if blob is None else _Here(greeter.storage_dir, blob)
+        return None if blob is None else Here(greeter.storage_dir, blob)
 
-    async def _here_or_fetched(self) -> _Here | None:
-        here = await self._here()
-        if here is not None or await self._without_node() is not None:
+    async def here_or_fetched(self) -> Here | None:
+        """As :meth:`here`; what is not here comes first, all of it."""
+        here = await self.here()
+        if here is not None or await self.without_node() is not None:
             return here
         if self.local_only and self._is_whole():
             return None
         self.moving.begin()
         node = await connection()
         try:
-            params = self._to_fetch() | without_nones(
+            params = self.to_fetch() | without_nones(
                 chunk_of=self.uri.chunk_of, local=self.local_only or None
             )
             self.moving.hear(await node.call("load", params, on_progress=self.moving.hear))
@@ -202,19 +203,20 @@ class Content:
                 reason="the node stored the file there, but this process cannot see it; is the node's "
                 "own folder, and no other one of that name, mounted and readable here?",
             )
-        return _Here(greeter.storage_dir, blob)
+        return Here(greeter.storage_dir, blob)
 
     async def _fetched_range(self, start: int, end: int | None) -> bytes | None:
         self.moving.begin()
         node = await connection()
-        params = self._to_fetch() | {"ranges": [(start, end)]}
+        params = self.to_fetch() | {"ranges": [(start, end)]}
         try:
             _, data = await node.call_for_bytes("load_bytes", params, on_progress=self.moving.hear)
         except NotFound:
             return None
         return data
 
-    def _to_fetch(self) -> dict[str, object]:
+    def to_fetch(self) -> dict[str, object]:
+        """What names it in a call of the node."""
         within = self._within()
         named = without_nones(
             sha1=self.uri.hash,
@@ -223,7 +225,7 @@ class Content:
         )
         return named | {"only": within is not None}
 
-    async def _without_node(self) -> Path | None:
+    async def without_node(self) -> Path | None:
         """The storage folder to read in without any node: that of offline mode; or, of what is to be
         had on this computer alone, that of a node that is not running, or not here. None: ask the
         node."""
@@ -251,17 +253,17 @@ class Content:
         return None if behalf is None else self.channel or behalf
 
 
-async def _read_small(here: _Here) -> bytes | None:
+async def _read_small(here: Here) -> bytes | None:
     """All of a small blob; None if it is not right."""
     if here.blob.size > LOCAL_PIECE:
         return await asyncio.to_thread(storage.read_checked, here.root, here.blob)
     return storage.read_checked(here.root, here.blob)
 
 
-def _reading(start: int, end: int | None) -> Callable[[_Here], Awaitable[bytes | None]]:
+def _reading(start: int, end: int | None) -> Callable[[Here], Awaitable[bytes | None]]:
     """Takes bytes [start, end) of a blob."""
 
-    async def take(here: _Here) -> bytes | None:
+    async def take(here: Here) -> bytes | None:
         if here.blob.size > VERIFY_ON_READ:
             return await asyncio.to_thread(storage.read_range, here.root, here.blob, start, end)
         data = await _read_small(here)

@@ -63,6 +63,18 @@ def to_remember(blob: Blob) -> Callable[[Path], None]:
     return lambda root: None if status is None else checking.remember(reader(root), blob, status)
 
 
+def remember_small(root: Path, blob: Blob) -> bool:
+    """Compare a small blob with its hash, and remember that it is right as it is now; whether it is."""
+    try:
+        status = os.stat(blob.path)
+    except OSError:
+        return False
+    if read_checked(root, blob) is None:
+        return False
+    checking.remember(reader(root), blob, status)
+    return True
+
+
 def is_known(root: Path, blob: Blob) -> bool:
-    """Whether a large blob was compared with its hash since it last changed."""
+    """Whether a blob was compared with its hash, and remembered, since it last changed."""
     return checking.is_known(reader(root), blob)

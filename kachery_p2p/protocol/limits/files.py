@@ -24,6 +24,12 @@ READ_BATCH_BYTES: Final = 4 * MIB
 """Bytes that are asked for together by who reads ranges."""
 READ_AHEAD_BYTES: Final = 16 * MIB
 """Bytes that are fetched ahead of where such a reader is."""
+READ_CACHE_BYTES: Final = 32 * MIB
+"""Bytes that an open file keeps in the memory of the program that reads it."""
+READ_AHEAD_FIRST: Final = 256 * KIB
+"""Bytes that are fetched ahead of who begins to read one after another; twice as many each time."""
+READ_AHEAD_MOST: Final = 8 * MIB
+"""Bytes of that at most."""
 OPEN_SECONDS: Final = 30.0
 """For so long after the last read of a part, a download stays ready for the next one: sources are known
 and linked, the manifest is read, the partial is open."""

@@ -12,8 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,10 @@ from kachery_p2p.client.session.pieces import FilePieces
 from kachery_p2p.local import places
 from kachery_p2p.protocol import errors
 from kachery_p2p.protocol.limits import LOCAL_PIECE, MANIFEST_CHUNK
-from tests.daemons import Daemon, Lab, at, free_port, short_folder
+from tests.daemons import Daemon, Lab, announced, at, free_port, short_folder, until
 
 pytestmark = pytest.mark.processes
 
-PATIENCE = 15.0
 ABSENT = "sha1://" + "0" * 40 + "/absent.txt"
 
 
@@ -44,19 +42,6 @@ def lab() -> Iterator[Lab]:
         made.a.options["api_port"] = free_port()
         with made:
             yield made
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    """Ask again and again; each time costs a call to the node, so this is no busy loop."""
-    deadline = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"never happened: {what}"
-    return value
-
-
-def announced(uri: str) -> None:
-    """Wait until the proxy knows of it; called as a client of the node that wants it."""
-    until(lambda: kc.find_file(uri)["holders"], f"somebody has {uri}")
 
 
 def content(name: str, size: int) -> bytes:

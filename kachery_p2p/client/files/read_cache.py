@@ -1,0 +1,102 @@
+"""What an open file keeps in memory, and what it should fetch ahead: pure decisions, no I/O.
+
+Bytes are kept in blocks of ``BLOCK``, a bounded number of them, those used last. A reader that goes on
+where it stopped gets ever more fetched ahead of it; one that jumps gets no more than it asks for.
+
+Methods are called from several threads. Each leaves the cache right whatever another does at the same
+time: what one puts in, another may find or not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+
+from kachery_p2p.protocol.limits import (
+    BLOCK,
+    READ_AHEAD_FIRST,
+    READ_AHEAD_MOST,
+    READ_CACHE_BYTES,
+)
+
+Range = tuple[int, int]
+
+
+class ReadCache:
+    """Of a file of ``size`` bytes."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._expected = 0
+        self._window = 0
+        self._reached = 0
+
+    def __len__(self) -> int:
+        """Blocks that are kept."""
+        return len(self._blocks)
+
+    def block(self, number: int) -> bytes | None:
+        """A block, if it is here."""
+        data = self._blocks.get(number)
+        if data is not None:
+            with contextlib.suppress(KeyError):  # another thread has just dropped it
+                self._blocks.move_to_end(number)
+        return data
+
+    def get(self, start: int, stop: int) -> bytes | None:
+        """Bytes [start, stop), which are not none, or None if not all of them are here."""
+        first, last = start // BLOCK, -(-stop // BLOCK)
+        if last - first > len(self._blocks):
+            return None
+        parts: list[bytes] = []
+        for number in range(first, last):
+            data = self.block(number)
+            if data is None:
+                return None
+            parts.append(data)
+        whole = parts[0] if len(parts) == 1 else b"".join(parts)
+        return whole[start - first * BLOCK : stop - first * BLOCK]
+
+    def lacking(self, start: int, stop: int) -> list[int]:
+        """The blocks where [start, stop) lies that are not here."""
+        numbers = range(start // BLOCK, -(-min(stop, self._size) // BLOCK))
+        return [number for number in numbers if number not in self._blocks]
+
+    def put(self, blocks: Mapping[int, bytes]) -> None:
+        """Keep these."""
+        self._blocks.update(blocks)
+        while len(self._blocks) > READ_CACHE_BYTES // BLOCK:
+            with contextlib.suppress(KeyError):
+                self._blocks.popitem(last=False)
+
+    def clear(self) -> None:
+        """Keep nothing."""
+        self._blocks.clear()
+
+    def ahead(self, start: int, stop: int) -> Range | None:
+        """Somebody reads [start, stop): what to fetch beyond it, if anything."""
+        goes_on = self._expected - BLOCK < start <= self._expected and self._expected > 0
+        self._expected = stop
+        if not goes_on:
+            self._window, self._reached = 0, stop
+            return None
+        if self._reached - stop > self._window // 2:  # not a request for each block
+            return None
+        self._window = min(READ_AHEAD_MOST, max(READ_AHEAD_FIRST, 2 * self._window))
+        begin = max(stop, self._reached)
+        self._reached = max(begin, min(self._size, stop + self._window))
+        return (begin, self._reached) if begin < self._reached else None
+
+
+def runs(numbers: Iterable[int], size: int) -> list[Range]:
+    """Blocks, in order, as byte ranges of a file of ``size`` bytes: neighbours as one."""
+    found: list[Range] = []
+    for number in numbers:
+        start, stop = number * BLOCK, min(size, (number + 1) * BLOCK)
+        if found and found[-1][1] == start:
+            found[-1] = (found[-1][0], stop)
+        else:
+            found.append((start, stop))
+    return found

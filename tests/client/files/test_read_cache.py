@@ -1,0 +1,104 @@
+"""What an open file keeps in memory and fetches ahead, without any file."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kachery_p2p.client.files.read_cache import ReadCache, runs
+from kachery_p2p.protocol.limits import (
+    BLOCK,
+    READ_AHEAD_FIRST,
+    READ_AHEAD_MOST,
+    READ_CACHE_BYTES,
+)
+
+SIZE = 9 * BLOCK + 100
+DATA = random.Random(3).randbytes(SIZE)
+numbers = st.sets(st.integers(0, 9))
+places = st.integers(0, SIZE)
+
+
+def block(number: int) -> bytes:
+    return DATA[number * BLOCK : (number + 1) * BLOCK]
+
+
+@given(numbers, places, places)
+def test_bytes_are_had_when_all_their_blocks_are_here(
+    here: set[int], start: int, stop: int
+) -> None:
+    cache = ReadCache(SIZE)
+    cache.put({number: block(number) for number in here})
+    start, stop = sorted((start, stop))
+    if start == stop:
+        return
+    touched = {at // BLOCK for at in (*range(start, stop, BLOCK), stop - 1)}
+    assert cache.lacking(start, stop) == sorted(touched - here)
+    assert cache.get(start, stop) == (DATA[start:stop] if touched <= here else None)
+
+
+@given(numbers)
+def test_blocks_as_ranges_are_the_same_bytes_in_as_few_as_can_be(some: set[int]) -> None:
+    found = runs(sorted(some), SIZE)
+    assert b"".join(DATA[a:b] for a, b in found) == b"".join(block(n) for n in sorted(some))
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(found))
+
+
+def test_memory_is_bounded_and_what_was_used_last_is_kept() -> None:
+    most = READ_CACHE_BYTES // BLOCK
+    cache = ReadCache(10 * READ_CACHE_BYTES)
+    cache.put({0: b"first", 1: b"second"})
+    for number in range(2, most):
+        cache.put({number: b""})
+    assert cache.block(0) == b"first"
+    cache.put({most: b""})
+    assert len(cache) == most
+    assert cache.block(0) == b"first"
+    assert cache.block(1) is None
+    cache.put(dict.fromkeys(range(3 * most), b""))
+    assert len(cache) == most
+    cache.clear()
+    assert not len(cache)
+
+
+def test_who_reads_one_after_another_gets_ever_more_fetched_ahead() -> None:
+    size = 100 * READ_AHEAD_MOST
+    cache = ReadCache(size)
+    reached, windows = 0, []
+    for start in range(0, 4 * READ_AHEAD_MOST, BLOCK):
+        ahead = cache.ahead(start, start + BLOCK)
+        if ahead is not None:
+            assert ahead[0] == max(reached, start + BLOCK), "nothing twice, and without a gap"
+            reached = ahead[1]
+            windows.append(reached - start - BLOCK)
+    assert windows[0] == READ_AHEAD_FIRST
+    assert windows == sorted(windows)
+    assert windows[-1] == READ_AHEAD_MOST
+    assert len(windows) < 20, "not a request for each read"
+    assert reached - 4 * READ_AHEAD_MOST <= READ_AHEAD_MOST
+
+
+@pytest.mark.parametrize("step", [10, 1_000, BLOCK, 3 * BLOCK + 7])
+def test_reads_of_any_size_in_a_row_are_one_after_another(step: int) -> None:
+    cache = ReadCache(1 << 40)
+    cache.ahead(0, step)
+    assert cache.ahead(step, 2 * step) == (2 * step, 2 * step + READ_AHEAD_FIRST)
+
+
+@given(st.lists(st.integers(0, 1_000).map(lambda at: at * 3 * BLOCK), min_size=2, unique=True))
+def test_who_jumps_gets_nothing_ahead(starts: list[int]) -> None:
+    cache = ReadCache(1 << 40)
+    assert all(cache.ahead(start, start + 4096) is None for start in starts)
+
+
+def test_nothing_is_fetched_beyond_the_end() -> None:
+    cache = ReadCache(SIZE)
+    cache.ahead(0, 10)
+    assert cache.ahead(10, 20) == (20, min(SIZE, 20 + READ_AHEAD_FIRST))
+    cache.ahead(SIZE - 10, SIZE - 5)
+    assert cache.ahead(SIZE - 5, SIZE) is None
+    assert cache.ahead(SIZE, SIZE) is None

@@ -1,0 +1,123 @@
+"""kachery's URIs as fsspec's users open them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import io
+import random
+from pathlib import Path
+
+import pytest
+
+import kachery_p2p as kc
+from kachery_p2p.protocol.limits import MANIFEST_CHUNK
+
+fsspec = pytest.importorskip("fsspec")
+
+DATA = random.Random(4).randbytes(MANIFEST_CHUNK + 1_000_000)
+ABSENT = "sha1://" + "0" * 40 + "/absent.bin"
+
+
+@pytest.fixture
+def big(folder: Path) -> str:
+    """The URI of a file with a manifest."""
+    uri = kc.store_bytes(DATA, basename="big file.bin")
+    assert "?manifest=" in uri
+    return uri
+
+
+def test_fsspec_finds_it_by_the_scheme(big: str) -> None:
+    with fsspec.open(big) as file:
+        assert file.read(10) == DATA[:10]
+        file.seek(-5, io.SEEK_END)
+        assert file.read() == DATA[-5:]
+    with fsspec.open(kc.store_text("een\ntwee\n"), "rt", encoding="utf-8") as text:
+        assert list(text) == ["een\n", "twee\n"]
+
+
+def test_many_files_are_opened_and_the_manifest_is_no_pattern(big: str) -> None:
+    uris = [big, kc.store_text("two"), kc.store_text("three")]
+    found = []
+    for each in fsspec.open_files(uris, "rb"):
+        with each as file:
+            found.append(file.read())
+    assert found == [DATA, b"two", b"three"]
+
+
+def test_a_file_is_described_and_read_in_part(big: str) -> None:
+    fs, path = fsspec.url_to_fs(big)
+    info = fs.info(path)
+    assert (info["size"], info["type"]) == (len(DATA), "file")
+    assert fs.ls(path, detail=False) == [path]
+    assert fs.isfile(big)
+    assert fs.exists(big)
+    assert fs.unstrip_protocol(path) == big
+    assert fs.ukey(big) == kc.parse_uri(big).hash
+    assert fs.cat_file(big, 10, 20) == DATA[10:20]
+    assert fs.cat_file(big, -10) == DATA[-10:]
+    assert fs.cat_file(big, len(DATA) - 3, len(DATA) + 50) == DATA[-3:]
+    assert fs.head(big, 7) == DATA[:7]
+    assert fs.tail(big, 7) == DATA[-7:]
+    assert fs.cat(big) == DATA
+
+
+def test_ranges_of_many_files_come_in_the_order_in_which_they_were_asked(big: str) -> None:
+    fs, path = fsspec.url_to_fs(big)
+    other = kc.store_text("other content")
+    got = fs.cat_ranges([path, other, path, ABSENT], [5, 0, -4, 0], [9, 5, None, 3])
+    assert got[:3] == [DATA[5:9], b"other", DATA[-4:]]
+    assert isinstance(got[3], FileNotFoundError)
+    with pytest.raises(FileNotFoundError):
+        fs.cat_ranges([ABSENT], [0], [1], on_error="raise")
+
+
+def test_a_file_is_copied_out(big: str, tmp_path: Path) -> None:
+    fs, path = fsspec.url_to_fs(big)
+    fs.get(path, str(tmp_path / "copy.bin"))
+    assert (tmp_path / "copy.bin").read_bytes() == DATA
+    with fsspec.open(
+        f"simplecache::{big}", simplecache={"cache_storage": str(tmp_path / "c")}
+    ) as f:
+        assert f.read(5) == DATA[:5]
+
+
+def test_what_nobody_has_is_not_found_as_python_says(folder: Path) -> None:
+    fs = fsspec.filesystem("sha1")
+    assert not fs.exists(ABSENT)
+    for read in (fs.info, fs.cat_file, fs.open, fs.ls, lambda uri: fs.cat_file(uri, 0, 5)):
+        with pytest.raises(FileNotFoundError) as caught:
+            read(ABSENT)
+        assert caught.value.errno == errno.ENOENT
+
+
+def test_nothing_can_be_written(big: str, tmp_path: Path) -> None:
+    fs = fsspec.filesystem("sha1")
+    for write in (
+        lambda: fs.open(big, "wb"),
+        lambda: fs.pipe_file(big, b"x"),
+        lambda: fs.rm_file(big),
+        lambda: fs.cp_file(big, ABSENT),
+        lambda: fs.mkdir(ABSENT),
+        lambda: fs.put_file(str(tmp_path), big),
+    ):
+        with pytest.raises(OSError, match="cannot be changed"):
+            write()
+    assert fs.cat_file(big, 0, 3) == DATA[:3]
+
+
+async def test_async_programs_use_it_without_threads(big: str) -> None:
+    fs = fsspec.filesystem("sha1", asynchronous=True, skip_instance_cache=True)
+    parts = await asyncio.gather(*(fs._cat_file(big, at, at + 9) for at in range(0, 90, 9)))
+    assert b"".join(parts) == DATA[:90]
+    assert (await fs._info(big))["size"] == len(DATA)
+
+
+def test_it_can_be_sent_to_another_process(big: str) -> None:
+    import pickle
+
+    fs, path = fsspec.url_to_fs(big)
+    again = pickle.loads(pickle.dumps(fs))
+    assert again.cat_file(path, 0, 5) == DATA[:5]
+    with fsspec.open(big) as file, pickle.loads(pickle.dumps(file)) as other:
+        assert other.read(5) == DATA[:5]
