@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
+import kachery_p2p as kc
 from kachery_p2p.protocol.errors import StorageFull
-from tests.daemons import Daemon, Lab
+from tests.daemons import Daemon, Lab, at
 
 pytestmark = pytest.mark.processes
 
@@ -199,3 +200,22 @@ def test_a_node_that_cannot_start_on_a_full_disk_says_so(
         error = json.loads(done.stderr.splitlines()[-1])["error"]
         assert error["code"] == "storage-full"
         assert error["fields"]["path"].startswith(str(disk))
+
+
+def test_a_full_disk_keeps_nobody_from_reading_parts_of_a_file(
+    short_folder: Path, small_disk: Callable[[str, int], Path]
+) -> None:
+    disk = small_disk("disk", 8 * MB)
+    with Lab(short_folder) as lab:
+        data = content("large", 60 * MB)
+        uri = lab.a.cli("store", write(lab.a, "large", 60 * MB)).stdout.strip()
+        lab.b.stop()
+        lab.b.options["storage_dir"] = disk
+        lab.b.start()
+        with at(lab.b), filled(disk, leave=0), kc.open(uri) as file:
+            places = range(0, 60 * MB, 3 * MB)
+            assert all(file.read_at(place, 1_000) == data[place:][:1_000] for place in places)
+            file.seek(30 * MB)
+            assert file.read(20 * MB) == data[30 * MB :][: 20 * MB]
+            refused(lab.b, "load", uri, where=disk)
+        assert lab.b.info()["pid"] == lab.b.pid

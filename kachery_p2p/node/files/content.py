@@ -34,6 +34,8 @@ from kachery_p2p.storage.files.checking import is_known, read_range
 from kachery_p2p.storage.files.chunks import assemble
 from kachery_p2p.storage.files.partials import Partial
 
+from .unkept import Unkept
+
 Part = tuple[int, int | None]
 """A byte range [start, stop) that a caller waits for; None is the file's end."""
 
@@ -48,6 +50,10 @@ class Content:
         self.size = 0
         """What the manifest says, or else one of the sources."""
         self.partial: Partial | None = None
+        self._unkept: Unkept | None = None
+        self._manifest: Manifest | None = None
+        self._whole = False
+        """Somebody wants all of it, for which there must be room on the disk."""
         self.unsaved: StorageFull | None = None
         """Why a small file that is here is in memory alone: whoever wants to read it can."""
         self._in_memory: bytes | None = None
@@ -69,12 +75,16 @@ class Content:
     @property
     def verifies_parts(self) -> bool:
         """Whether a part can be told from a forged one before the whole is there."""
-        return self.partial is not None and self.partial.kind != "whole"
+        return self._unkept is not None or (
+            self.partial is not None and self.partial.kind != "whole"
+        )
 
     @property
     def has_proofs(self) -> bool:
         """Whether pieces are verified by their place in the manifest's tree."""
-        return self.partial is not None and self.partial.kind == "tree"
+        return self._unkept is not None or (
+            self.partial is not None and self.partial.kind == "tree"
+        )
 
     def is_on(self, channel: bytes) -> bool:
         """Whether its bytes come from this channel alone."""
@@ -82,7 +92,7 @@ class Content:
 
     async def may_leave(self, channel: bytes) -> bool:
         """Whether what is here of it may go out on this channel."""
-        if self.partial is not None and not self.is_whole:
+        if self.is_open and not self.is_whole:
             return self.is_on(channel)
         return await self._context.workers.disk(self._context.may_leave, self.sha1, channel)
 
@@ -91,7 +101,14 @@ class Content:
         """The one channel that its bytes come from; None if there is no such."""
         return bytes.fromhex(min(self._channels)) if len(self._channels) == 1 else None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether bytes of it can be taken."""
+        return self.partial is not None or self._unkept is not None
+
     def has(self, part: Part) -> bool:
+        if self._unkept is not None:
+            return not self._missing_of(part)
         if self.partial is None or not self.verifies_parts:
             return False  # without a manifest even the size is only somebody's word
         start, stop = part[0], self.partial.size if part[1] is None else part[1]
@@ -115,6 +132,8 @@ class Content:
             if blob.size > VERIFY_ON_READ and not is_known(self._context.store, blob):
                 return read_range(self._context.store, blob, start, stop)
             return self._context.store.read(blob, start, stop - start)
+        if self._unkept is not None:
+            return self._unkept.read(start, stop)
         if self.partial is None:
             return None
         first = start // BLOCK * BLOCK
@@ -127,20 +146,22 @@ class Content:
     def want(self, parts: Iterable[Part], *, whole: bool) -> bool:
         """Plan to fetch what these parts lack, ahead of the rest, and the ``whole`` file; whether there
         is anything that nobody is fetching yet. Without a tree, a part takes the whole file."""
-        partial = self.partial
-        if partial is None:
+        partial, self._whole = self.partial, whole
+        if not self.is_open:
             return False
-        if partial.kind == "tree":
-            urgent = [item for part in parts for item in self._missing_of(partial, part)]
-            self._plan.set_missing(partial.missing() if whole else (), urgent)
+        if partial is None or partial.kind == "tree":
+            urgent = [item for part in parts for item in self._missing_of(part)]
+            lacking = [(0, self.size)] if partial is None else partial.missing()
+            self._plan.set_missing(lacking if whole else (), urgent)
         else:
             self._plan.set_missing(partial.missing() if whole or any(True for _ in parts) else ())
         return self._plan.free
 
-    def _missing_of(self, partial: Partial, part: Part) -> list[Range]:
+    def _missing_of(self, part: Part) -> list[Range]:
         """What of these blocks is not here."""
         start, stop = part[0], self.size if part[1] is None else min(part[1], self.size)
-        return partial.missing_in(start, stop) if start < stop else []
+        blocks = self._unkept or self.partial
+        return blocks.missing_in(start, stop) if blocks is not None and start < stop else []
 
     @property
     def settled(self) -> bool:
@@ -179,7 +200,9 @@ class Content:
         return True
 
     async def open(self, size: int, manifest: Manifest | None) -> None:
-        """Begin, or go on with what an earlier download left."""
+        """Begin, or go on with what an earlier download left. Without room for that, parts can be
+        read all the same, if the manifest has a tree."""
+        self._manifest, self.size = manifest, size
 
         def work(_: object) -> Partial:
             partial = Partial.open(self._context.store, self.sha1, size, manifest)
@@ -190,10 +213,14 @@ class Content:
                 raise
             return partial
 
-        partial = await open_on_disk(self._context.workers, work)
+        try:
+            self.partial = await open_on_disk(self._context.workers, work)
+        except StorageFull as error:
+            if self._whole or manifest is None:
+                raise
+            self._unkept = Unkept(manifest, None, error)
         units = {"tree": BLOCK, "chunks": MANIFEST_CHUNK, "whole": max(size, 1)}
-        self.partial, self.size = partial, size
-        self._plan = Plan(size, units[partial.kind])
+        self._plan = Plan(size, units["tree" if self.partial is None else self.partial.kind])
 
     async def write(
         self, ticket: int, piece: Piece, body: SealedBody, source: str, channel: bytes
@@ -206,24 +233,38 @@ class Content:
             ProtocolViolation: its body was forged on the way.
             StorageFull, StorageDamaged
         """
-        partial = self.partial
-        assert partial is not None
 
         def work() -> None:
             data = body.open()
-            fresh = self._comes_from(channel.hex())
             try:
-                if partial.kind == "tree":
-                    partial.write_blocks(piece.offset, data, piece.proof, source)
-                else:
-                    partial.append(piece.offset, data, source)
-            except CorruptContent:
-                if fresh:  # nothing of it was kept
-                    self._comes_not_from(channel.hex())
-                raise
+                self._keep(data, piece, source, channel.hex())
+            except StorageFull as error:
+                if self._whole or self._manifest is None or not self.has_proofs:
+                    raise
+                if self._unkept is None:
+                    self._unkept = Unkept(self._manifest, self.partial, error)
+                self._unkept.write_blocks(piece.offset, data, piece.proof, source)
+                self._channels |= {channel.hex()}
 
         await self._writes.run(work)
         self._plan.advance(ticket, piece.offset + len(body))
+
+    def _keep(self, data: bytes, piece: Piece, source: str, channel: str) -> None:
+        """Verify a piece and write it to the disk."""
+        partial = self.partial
+        if partial is None:
+            assert self._unkept is not None
+            raise self._unkept.error
+        fresh = self._comes_from(channel)
+        try:
+            if partial.kind == "tree":
+                partial.write_blocks(piece.offset, data, piece.proof, source)
+            else:
+                partial.append(piece.offset, data, source)
+        except CorruptContent:
+            if fresh:  # nothing of it was kept
+                self._comes_not_from(channel)
+            raise
 
     def _comes_from(self, channel: str) -> bool:
         """Bytes are about to come from a channel, on disk first; whether they are the first."""
@@ -334,7 +375,7 @@ class Content:
         async with self._lock:
             if self.partial is not None:
                 await self._context.workers.disk(self._discard, self.partial)
-            self.partial = None
+            self.partial = self._unkept = None
 
     async def close(self) -> None:
         """Leave what was verified for the next download to go on with."""

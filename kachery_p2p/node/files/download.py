@@ -28,6 +28,7 @@ from kachery_p2p.protocol.errors import (
     NotFound,
     RemoteError,
     Stalled,
+    StorageFull,
 )
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.files.manifest import Manifest
@@ -43,6 +44,8 @@ from .sources import Source, Sources
 
 _RETRY_SECONDS = 0.5
 """Between two look-ups of a download that has lost its sources."""
+_READS = 4
+"""Tries to read a part, which may go away again before its turn comes."""
 _TELL_SECONDS = 0.1
 """Between two reports of progress to one caller."""
 
@@ -186,10 +189,14 @@ class Download:
         stop = min(stop, self.progress.size)
         if start >= stop:
             return b""
-        data = await self._content.read(start, stop)
-        if data is None:
-            raise NotFound(what=f"sha1://{self.sha1}", detail="it went away while it was read")
-        return data
+        for _ in range(_READS):
+            data = await self._content.read(start, stop)
+            if data is not None:
+                return data
+            self._replan()  # it was damaged on the disk, or others' bytes have taken its place
+            if not self.task.done():
+                await self.wait((start, stop))
+        raise NotFound(what=f"sha1://{self.sha1}", detail="it went away while it was read")
 
     def _replan(self) -> bool:
         """Whether there is something to fetch that nobody is fetching."""
@@ -294,7 +301,7 @@ class Download:
 
     async def _from(self, holders: list[Holder]) -> bool:
         """Fetch from these, best first. True when everything that was wanted is there."""
-        if self.partial is None or not self._begun:
+        if not self._content.is_open or not self._begun:
             await self._begin(holders)
         if self._came_whole:  # it was small and came with the answer
             return True
@@ -385,7 +392,7 @@ class Download:
         if info.size != size:
             raise CorruptContent(what=f"The size of sha1://{self.sha1}", source=source.name)
         self._prepared_by = source.holder.node
-        if self.partial is None:
+        if not self._content.is_open:
             await self._content.open(size, manifest)
         self.progress.size = size
         self.progress.verified = self._content.verified
@@ -409,8 +416,13 @@ class Download:
             except NotFound:
                 self._lacks_manifest = True
                 raise
-            await self._content.store_small(sha1, data, source.holder.channel)
-            self._provide(sha1)
+            try:
+                await self._content.store_small(sha1, data, source.holder.channel)
+            except StorageFull:
+                if self._whole:
+                    raise
+            else:
+                self._provide(sha1)
         manifest = Manifest.parse(data)
         if manifest.sha1 != self.sha1:
             raise BadInput(

@@ -30,6 +30,8 @@ READ_AHEAD_FIRST: Final = 256 * KIB
 """Bytes that are fetched ahead of who begins to read one after another; twice as many each time."""
 READ_AHEAD_MOST: Final = 8 * MIB
 """Bytes of that at most."""
+UNKEPT_BYTES: Final = 64 * MIB
+"""Bytes of a file that a full disk has no room for, which are in memory for those who read them."""
 OPEN_SECONDS: Final = 30.0
 """For so long after the last read of a part, a download stays ready for the next one: sources are known
 and linked, the manifest is read, the partial is open."""

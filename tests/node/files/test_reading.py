@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import random
 from collections.abc import AsyncIterator
 
 import pytest
 
 from kachery_p2p.node.files import downloader as downloader_module
+from kachery_p2p.node.files import provider, reading, unkept
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.stream import Stream
-from kachery_p2p.protocol.errors import BadInput, NotFound
+from kachery_p2p.protocol.errors import BadInput, CorruptContent, NotFound, StorageFull
 from kachery_p2p.protocol.files.messages import FILE_OPEN, FILE_READ, FileOpen, FileRead
 from kachery_p2p.protocol.limits import BLOCK, MAX_RANGES
+from kachery_p2p.storage.files.partial_files import PartialFiles
 from tests.node.harness import Lab, Live, laboratory, until
 
 BIG = 30_000_000
@@ -188,3 +191,59 @@ async def test_who_works_for_one_channel_gets_no_parts_that_came_by_another() ->
         with pytest.raises(NotFound):
             await lab.live("B", Live(), "load_bytes", sha1=sha1, manifest=manifest,
                            ranges=[(0, 10)], channel="two", only=True)  # fmt: skip
+
+
+# --- a full disk -----------------------------------------------------------------------------
+
+
+def full(*arguments: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("what", ["write", "_create"])
+async def test_a_full_disk_keeps_nobody_from_reading_parts(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    async with shared() as (lab, sha1, manifest):
+        first, again = (3, BLOCK + 5), (10 * BLOCK, 12 * BLOCK)
+        with monkeypatch.context() as patch:
+            patch.setattr(PartialFiles, what, full)
+            assert await read(lab, sha1, manifest, first) == DATA[slice(*first)]
+            asked = Asked(lab, "A")
+            assert await read(lab, sha1, manifest, first, again) == (
+                DATA[slice(*first)] + DATA[slice(*again)]
+            )
+            assert [each.ranges for each in asked.read] == [[(10 * BLOCK, 12 * BLOCK)]]
+            assert isinstance(await lab.error("B", sha1, manifest), StorageFull)
+        assert (await lab.load("B", sha1, manifest))["verified"] == BIG, "once there is room"
+        assert lab.bytes_of("B", sha1) == DATA
+
+
+async def test_what_a_full_disk_has_no_room_for_takes_so_much_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with shared() as (lab, sha1, manifest):
+        monkeypatch.setattr(PartialFiles, "write", full)
+        monkeypatch.setattr(unkept, "UNKEPT_BYTES", 48 * BLOCK)
+        monkeypatch.setattr(reading, "READ_BATCH_BYTES", 16 * BLOCK)
+        monkeypatch.setattr(reading, "READ_AHEAD_BYTES", 32 * BLOCK)
+        assert await read(lab, sha1, manifest, (0, None)) == DATA
+        blocks = lab["B"].downloader.downloads[sha1]._content._unkept
+        assert blocks is not None
+        assert len(blocks._blocks) == 48
+
+
+async def test_a_provider_that_lies_is_found_out_on_a_full_disk_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with shared() as (lab, sha1, manifest):
+        monkeypatch.setattr(PartialFiles, "write", full)
+        honest = provider.TreeReader.read_proved
+
+        def lie(self: provider.TreeReader, start: int, stop: int) -> tuple[bytes, list[bytes]]:
+            data, proof = honest(self, start, stop)
+            return bytes(len(data)), proof
+
+        monkeypatch.setattr(provider.TreeReader, "read_proved", lie)
+        with pytest.raises(CorruptContent):
+            await read(lab, sha1, manifest, (0, 10))

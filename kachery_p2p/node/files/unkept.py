@@ -1,0 +1,75 @@
+"""Verified blocks that the disk has no room for: kept in memory for those who read them now.
+
+A full disk does not keep anybody from reading: what cannot be written is passed through. Bounded by
+``UNKEPT_BYTES`` for each file; what was put in longest ago goes first, and is fetched again if need be.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from kachery_p2p.protocol import tree
+from kachery_p2p.protocol.errors import BadInput, CorruptContent, StorageFull
+from kachery_p2p.protocol.files.manifest import TREE_ALGORITHM, Manifest
+from kachery_p2p.protocol.files.plan import Range, merge
+from kachery_p2p.protocol.limits import BLOCK, UNKEPT_BYTES
+from kachery_p2p.storage.files.partials import Partial
+from kachery_p2p.storage.files.treefile import block_count
+
+
+class Unkept:
+    """Of one file that a manifest with a tree describes. ``under``: what of it is on disk; ``error``:
+    why there cannot be more."""
+
+    def __init__(self, manifest: Manifest, under: Partial | None, error: StorageFull) -> None:
+        if manifest.tree is None:
+            raise error
+        self.error = error
+        self._sha1, self._size, self._root = manifest.sha1, manifest.size, manifest.tree.root
+        self._under = under
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+
+    def write_blocks(self, offset: int, data: bytes, proof: Sequence[bytes], source: str) -> None:
+        """Verify whole blocks, and keep them. Raises CorruptContent, BadInput."""
+        stop = offset + len(data)
+        whole = offset % BLOCK == 0 and (stop % BLOCK == 0 or stop == self._size)
+        if not 0 <= offset < stop <= self._size or not whole:
+            raise BadInput(what="blocks", reason=f"bytes {offset}-{stop} of {self._size}")
+        first, count = offset // BLOCK, block_count(self._size)
+        leaves = tree.leaf_hashes(TREE_ALGORITHM, data, BLOCK)
+        try:
+            tree.verify_range(TREE_ALGORITHM, self._root, count, first, leaves, proof)
+        except tree.ProofError as error:
+            what = f"Bytes {offset}-{stop} of sha1://{self._sha1}"
+            raise CorruptContent(what=what, source=source) from error
+        for at in range(0, len(data), BLOCK):
+            self._blocks[first + at // BLOCK] = data[at : at + BLOCK]
+        while len(self._blocks) > UNKEPT_BYTES // BLOCK:
+            self._blocks.popitem(last=False)
+
+    def missing_in(self, start: int, stop: int) -> list[Range]:
+        """The blocks, as byte ranges, that [start, stop) lacks."""
+        found = []
+        for number in range(start // BLOCK, block_count(min(stop, self._size))):
+            begin, end = number * BLOCK, min(self._size, (number + 1) * BLOCK)
+            if number not in self._blocks and not self._on_disk(begin, end):
+                found.append((begin, end))
+        return merge(found)
+
+    def read(self, start: int, stop: int) -> bytes | None:
+        """Bytes [start, stop), or None if not all of them are here."""
+        parts = []
+        for number in range(start // BLOCK, block_count(stop)):
+            begin, end = number * BLOCK, min(self._size, (number + 1) * BLOCK)
+            data = self._blocks.get(number)
+            if data is None and self._under is not None:
+                data = self._under.read_verified(begin, end)
+            if data is None:
+                return None
+            parts.append(data)
+        first = start // BLOCK * BLOCK
+        return b"".join(parts)[start - first : stop - first]
+
+    def _on_disk(self, start: int, stop: int) -> bool:
+        return self._under is not None and self._under.have(start, stop)
