@@ -82,7 +82,7 @@ class ReadCache:
         if not goes_on:
             self._window, self._reached = 0, stop
             return None
-        if self._reached - stop > self._window // 2:  # not a request for each block
+        if self._reached - stop > 3 * self._window // 4:  # not a request for each block
             return None
         self._window = min(READ_AHEAD_MOST, max(READ_AHEAD_FIRST, 2 * self._window))
         begin = max(stop, self._reached)

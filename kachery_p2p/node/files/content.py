@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from kachery_p2p.node.context import Context
@@ -30,6 +30,7 @@ from kachery_p2p.protocol.files.plan import Plan, Range, Taken
 from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK, MAX_MANIFEST, VERIFY_ON_READ
 from kachery_p2p.protocol.links.session import SealedBody
 from kachery_p2p.storage import paths
+from kachery_p2p.storage.files.blobs import Blob
 from kachery_p2p.storage.files.checking import is_known, read_range
 from kachery_p2p.storage.files.chunks import assemble
 from kachery_p2p.storage.files.partials import Partial
@@ -119,15 +120,25 @@ class Content:
     def is_whole(self) -> bool:
         return self.partial is not None and not self.partial.missing(1)
 
-    async def read(self, start: int, stop: int) -> bytes | None:
-        """Verified bytes; None if they went away again (the whole turned out to be wrong, say)."""
+    async def read(self, ranges: Sequence[Range]) -> bytes | None:
+        """Verified bytes of these ranges, one after another; None if any went away again (the whole
+        turned out to be wrong, say)."""
         if self._in_memory is not None:
-            return self._in_memory[start:stop]
+            return b"".join(self._in_memory[start:stop] for start, stop in ranges)
         async with self._lock:  # not while the partial becomes the blob
-            return await self._context.workers.disk(self._read, start, stop)
+            return await self._context.workers.disk(self._read_all, ranges)
 
-    def _read(self, start: int, stop: int) -> bytes | None:
+    def _read_all(self, ranges: Sequence[Range]) -> bytes | None:
         blob = self._context.store.find(self.sha1)
+        parts = []
+        for start, stop in ranges:
+            data = self._read(blob, start, min(stop, self.size)) if start < self.size else b""
+            if data is None:
+                return None
+            parts.append(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _read(self, blob: Blob | None, start: int, stop: int) -> bytes | None:
         if blob is not None:
             if blob.size > VERIFY_ON_READ and not is_known(self._context.store, blob):
                 return read_range(self._context.store, blob, start, stop)

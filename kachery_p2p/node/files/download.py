@@ -32,6 +32,7 @@ from kachery_p2p.protocol.errors import (
 )
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.files.manifest import Manifest
+from kachery_p2p.protocol.files.plan import Range
 from kachery_p2p.protocol.gossip.holders import Holder
 from kachery_p2p.protocol.limits import MAX_SOURCES, STALL_SECONDS
 from kachery_p2p.storage.files.partials import Partial
@@ -180,22 +181,19 @@ class Download:
         """Whether what is here of it may go out on this channel."""
         return await self._content.may_leave(channel)
 
-    async def read(self, start: int, stop: int) -> bytes:
-        """Verified bytes of a part that was waited for; call it inside :meth:`waiting`.
+    async def read(self, ranges: Sequence[Range]) -> bytes:
+        """Verified bytes of parts that were waited for; call it inside :meth:`waiting`.
 
         Raises:
             NotFound: they went away again (the whole turned out to be wrong, say).
         """
-        stop = min(stop, self.progress.size)
-        if start >= stop:
-            return b""
         for _ in range(_READS):
-            data = await self._content.read(start, stop)
+            data = await self._content.read(ranges)
             if data is not None:
                 return data
             self._replan()  # it was damaged on the disk, or others' bytes have taken its place
-            if not self.task.done():
-                await self.wait((start, stop))
+            for part in ranges if not self.task.done() else ():
+                await self.wait(part)
         raise NotFound(what=f"sha1://{self.sha1}", detail="it went away while it was read")
 
     def _replan(self) -> bool:

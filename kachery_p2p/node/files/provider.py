@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from kachery_p2p.node.links.endings import cut
@@ -30,6 +30,7 @@ from kachery_p2p.protocol.files.messages import (
     FileRead,
     check_ranges,
 )
+from kachery_p2p.protocol.files.plan import Range, grouped
 from kachery_p2p.protocol.limits import BLOCK, INLINE_FILE, MANIFEST_CHUNK, MAX_FILE
 from kachery_p2p.storage.files.blobs import Blob, BlobStore
 from kachery_p2p.storage.files.checking import TreeReader, check, size_fits
@@ -46,11 +47,11 @@ Reader = Callable[[int, int], tuple[bytes, list[bytes]]]
 
 
 class _Reading(NamedTuple):
-    """A piece that is being read, and has its place in the peer's budget."""
+    """Pieces that are being read, and have their place in the peer's budget."""
 
-    position: int
+    pieces: list[Range]
     size: int
-    read: asyncio.Future[tuple[bytes, list[bytes]]]
+    read: asyncio.Future[list[tuple[bytes, list[bytes]]]]
 
 
 class Provider:
@@ -172,29 +173,28 @@ class Provider:
                 link.budget.files.give()
 
     async def _send(self, link: Link, stream: Stream, params: FileRead, reader: Reader) -> None:
-        """Read one piece ahead of the link, as long as there is credit and room for it."""
-        ranges = iter(params.ranges)
-        position, end = next(ranges)
+        """Read one group of pieces ahead of the link, as long as there is credit and room for it."""
+        groups = grouped(_pieces(params.ranges, link), lambda: link.bulk_bytes)
+        pieces = next(groups, None)
         current: _Reading | None = None
         ahead: _Reading | None = None
         try:
-            while position < end or current is not None:
-                if position < end:
-                    stop = _piece_end(position, end, link.bulk_bytes)
-                    size = stop - position
+            while pieces is not None or current is not None:
+                if pieces is not None:
+                    size = sum(stop - start for start, stop in pieces)
                     # Nobody waits for room while something that was read waits to be sent.
                     if current is None:
                         await stream.reserve(size)
                     if current is None or stream.try_reserve(size):
-                        work = self._context.workers.disk(reader, position, stop)
-                        ahead = _Reading(position, size, asyncio.ensure_future(work))
-                        position = stop
-                        if position == end:
-                            position, end = next(ranges, (end, end))
+                        work = self._context.workers.disk(_read_all, reader, pieces)
+                        ahead = _Reading(pieces, size, asyncio.ensure_future(work))
+                        pieces = next(groups, None)
                 if current is not None:
-                    data, proof = await current.read
-                    self.served_bytes += len(data)
-                    await stream.send([current.position, proof], data)
+                    for (start, _), (data, proof) in zip(
+                        current.pieces, await current.read, strict=True
+                    ):
+                        self.served_bytes += len(data)
+                        await stream.send([start, proof], data)
                     stream.unreserve(current.size)
                 current, ahead = ahead, None
         finally:
@@ -245,9 +245,18 @@ class Provider:
         return CorruptContent(what=f"sha1://{sha1}", source=f"node {self._context.node_id[:8]}")
 
 
-def _piece_end(start: int, stop: int, size: int) -> int:
+def _pieces(ranges: Sequence[Range], link: Link) -> Iterator[Range]:
     """Pieces end at multiples of their size, so that their proofs fit anybody else's pieces."""
-    return min(stop, (start // size + 1) * size)
+    for start, end in ranges:
+        while start < end:
+            size = link.bulk_bytes
+            stop = min(end, (start // size + 1) * size)
+            yield start, stop
+            start = stop
+
+
+def _read_all(reader: Reader, pieces: Sequence[Range]) -> list[tuple[bytes, list[bytes]]]:
+    return [reader(start, stop) for start, stop in pieces]
 
 
 def _plain_reader(store: BlobStore, blob: Blob) -> Callable[[int, int], bytes]:

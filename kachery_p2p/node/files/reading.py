@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from typing import Any
 
+from kachery_p2p.protocol.files.plan import Range, grouped
 from kachery_p2p.protocol.limits import (
     LOCAL_PIECE,
     MAX_FILE,
@@ -18,8 +19,6 @@ from kachery_p2p.protocol.limits import (
 from .content import Part
 from .download import Download
 from .downloader import Downloader
-
-Range = tuple[int, int]
 
 
 class Reading:
@@ -45,8 +44,8 @@ class Reading:
         """Bytes of the file, known with the first piece."""
         self._on_progress = on_progress
 
-    async def pieces(self) -> AsyncGenerator[tuple[Download, Range], None]:
-        """Each piece, of at most ``LOCAL_PIECE`` bytes, when it can be read from the download.
+    async def pieces(self) -> AsyncGenerator[tuple[Download, list[Range]], None]:
+        """Ranges of at most ``LOCAL_PIECE`` bytes together, when they can be read from the download.
 
         Bytes ahead of the one that is yielded are fetched meanwhile, a bounded number of them: for who
         does not read, nothing more is.
@@ -72,9 +71,10 @@ class Reading:
                     batch, stack = waiting.popleft()
                     async with stack:
                         ahead -= sum(map(_length, batch))
-                        for piece in cut(batch, self.size):
-                            await download.wait(piece)
-                            yield download, piece
+                        for some in grouped(cut(batch, self.size), lambda: LOCAL_PIECE):
+                            for piece in some:
+                                await download.wait(piece)
+                            yield download, some
             finally:
                 for _, stack in waiting:
                     await stack.aclose()

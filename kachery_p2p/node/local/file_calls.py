@@ -349,12 +349,12 @@ class FileCalls:
         named = (params.sha1, params.manifest, channel, ranges)
         reading = Reading(self._services.downloader, *named, on_progress=live.progress)
         async with contextlib.aclosing(reading.pieces()) as pieces:
-            async for download, (start, stop) in pieces:
+            async for download, some in pieces:
                 if params.only and channel is not None and not await download.may_leave(channel):
                     raise NotFound(
                         what=f"sha1://{params.sha1}", detail="parts of it came by another channel"
                     )
-                await live.send_piece(partial(download.read, start, stop))
+                await live.send_piece(partial(download.read, some))
         return {"size": reading.size}
 
     async def _send_stored(self, blob: Blob, left: deque[Part], live: LiveCall) -> None:

@@ -14,9 +14,9 @@ at multiples of ``unit``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from kachery_p2p.protocol.limits import MAX_RANGES, READ_BATCH_BYTES, SEGMENT
+from kachery_p2p.protocol.limits import MAX_RANGES, PIECES_AT_ONCE, READ_BATCH_BYTES, SEGMENT
 
 LONGEST_SEGMENT = 16 * SEGMENT
 
@@ -103,6 +103,8 @@ class Plan:
         taken = self._taken.get(ticket)
         if taken is not None:
             self._taken[ticket] = intersect(taken, upto, self._size)
+            if self._urgent:
+                self._urgent = subtract(self._urgent, intersect(taken, 0, upto))
 
     def give_back(self, ticket: int) -> int:
         """The source is done with a segment; what it did not deliver is free again. Returns how many
@@ -148,3 +150,17 @@ def intersect(ranges: Iterable[Range], start: int, stop: int) -> list[Range]:
     """The parts of ``ranges`` within [start, stop)."""
     parts = ((max(a, start), min(b, stop)) for a, b in ranges)
     return [(a, b) for a, b in parts if a < b]
+
+
+def grouped(pieces: Iterable[Range], most: Callable[[], int]) -> Iterator[list[Range]]:
+    """Small pieces together, so many of them and so many bytes, as it is then; a larger one alone."""
+    group: list[Range] = []
+    room = most()
+    for piece in pieces:
+        if group and (piece[1] - piece[0] > room or len(group) == PIECES_AT_ONCE):
+            yield group
+            group, room = [], most()
+        group.append(piece)
+        room -= piece[1] - piece[0]
+    if group:
+        yield group

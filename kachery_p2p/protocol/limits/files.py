@@ -24,11 +24,14 @@ READ_BATCH_BYTES: Final = 4 * MIB
 """Bytes that are asked for together by who reads ranges."""
 READ_AHEAD_BYTES: Final = 16 * MIB
 """Bytes that are fetched ahead of where such a reader is."""
-READ_CACHE_BYTES: Final = 32 * MIB
+PIECES_AT_ONCE: Final = 32
+"""Small pieces that are read from the disk in one visit to a worker thread: as many as fit into a large
+one, but no more than these."""
+READ_CACHE_BYTES: Final = 64 * MIB
 """Bytes that an open file keeps in the memory of the program that reads it."""
 READ_AHEAD_FIRST: Final = 256 * KIB
 """Bytes that are fetched ahead of who begins to read one after another; twice as many each time."""
-READ_AHEAD_MOST: Final = 8 * MIB
+READ_AHEAD_MOST: Final = 16 * MIB
 """Bytes of that at most."""
 UNKEPT_BYTES: Final = 64 * MIB
 """Bytes of a file that a full disk has no room for, which are in memory for those who read them."""

@@ -9,12 +9,13 @@ from kachery_p2p.protocol.files.plan import (
     LONGEST_SEGMENT,
     Plan,
     Range,
+    grouped,
     intersect,
     merge,
     subtract,
 )
 from kachery_p2p.protocol.gossip.holders import Holder, rank
-from kachery_p2p.protocol.limits import BLOCK, MAX_RANGES, SEGMENT
+from kachery_p2p.protocol.limits import BLOCK, MAX_RANGES, PIECES_AT_ONCE, SEGMENT
 
 UNIT = 10
 
@@ -235,3 +236,13 @@ def test_what_is_waited_for_is_not_left_to_a_long_segment_that_comes_to_it_late(
     plan.advance(taken[0], size)
     assert plan.give_back(taken[0]) == 0
     assert plan.done
+
+
+@given(st.lists(st.integers(1, 50), max_size=100), st.integers(10, 100))
+def test_small_pieces_are_read_together_and_in_their_order(sizes: list[int], most: int) -> None:
+    pieces = [(at * 1_000, at * 1_000 + size) for at, size in enumerate(sizes)]
+    groups = list(grouped(pieces, lambda: most))
+    assert [piece for group in groups for piece in group] == pieces
+    for group in groups:
+        assert len(group) == 1 or sum(stop - start for start, stop in group) <= most
+        assert len(group) <= PIECES_AT_ONCE
