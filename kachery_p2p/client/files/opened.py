@@ -8,16 +8,18 @@ the same time, each is fetched once.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import io
 import os
 import threading
+import weakref
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from kachery_p2p.client.display.progress import Transfer
-from kachery_p2p.client.session import portal
+from kachery_p2p.client.session import portal, thread_connection
 from kachery_p2p.protocol.errors import BadInput, KacheryError, NotFound
 from kachery_p2p.protocol.limits import BLOCK, MAX_RANGES, READ_CACHE_BYTES
 from kachery_p2p.protocol.numbers import whole
@@ -27,6 +29,12 @@ from .loads import file_uri
 from .ranges import ContentRanges, PathRanges, Range, Ranges
 from .read_cache import ReadCache, runs
 from .uris import file_name, is_uri, path_text
+
+Coming = concurrent.futures.Future[bytes]
+"""A block that somebody fetches."""
+
+_OTHERS_SECONDS: Final = 1.0
+"""For so long a sync call waits for what another one fetches."""
 
 
 async def aopen(
@@ -77,7 +85,8 @@ class File(io.BufferedIOBase):
 
     Python's own methods wait for what they read; :meth:`aread_at` and :meth:`aread_many` are for async
     code. All may be called from any thread, and run at once; the position is shared, so threads use
-    ``read_at``. A reader that fails may be used again: nothing is lost.
+    ``read_at``. A reader that fails may be used again: nothing is lost. A forked child may go on with
+    it, and so may who unpickles it.
     """
 
     mode = "rb"
@@ -89,10 +98,8 @@ class File(io.BufferedIOBase):
         self._cache = ReadCache(source.size)
         self._position = 0
         self._moving = threading.Lock()
-        self._loop = asyncio.get_running_loop()
-        self._pid = os.getpid()
-        self._coming: dict[int, asyncio.Future[bytes]] = {}
-        self._ahead: set[asyncio.Task[None]] = set()
+        self._coming: dict[int, Coming] = {}
+        _files.add(self)
 
     @property
     def size(self) -> int:
@@ -127,7 +134,7 @@ class File(io.BufferedIOBase):
             found += await self._read(some)
         return found
 
-    read_many = portal.twin(aread_many)
+    read_many = portal.twin(aread_many, asks_only=True)
 
     def read_at(self, start: int, size: int) -> bytes:
         """As :meth:`aread_at`; what is in memory takes no time."""
@@ -141,10 +148,7 @@ class File(io.BufferedIOBase):
         data = self._cache.get(start, stop)
         if data is None:
             return self.read_many([(start, stop)])[0]
-        ahead = self._cache.ahead(start, stop)
-        if ahead is not None and self._pid == os.getpid():
-            with contextlib.suppress(RuntimeError):  # the loop has been closed
-                self._loop.call_soon_threadsafe(self._fetch_ahead, *ahead)
+        self._look_ahead(start, stop)
         return data
 
     # --- as a file object --------------------------------------------------------------------
@@ -208,9 +212,6 @@ class File(io.BufferedIOBase):
         """Forget what is in memory; a second time does nothing."""
         if not self.closed:
             self._cache.clear()
-            for task in [*self._ahead] if self._pid == os.getpid() else []:
-                with contextlib.suppress(RuntimeError):  # the loop has been closed
-                    self._loop.call_soon_threadsafe(task.cancel)
         super().close()
 
     async def __aenter__(self) -> Self:
@@ -242,15 +243,10 @@ class File(io.BufferedIOBase):
         return min(start, self.size), min(stop, self.size)
 
     async def _read(self, ranges: Sequence[Range]) -> list[bytes]:
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:  # after a fork, or for a caller with a loop of its own
-            self._loop, self._pid = loop, os.getpid()
-            self._coming, self._ahead = {}, set()
         if sum(stop - start for start, stop in ranges) > READ_CACHE_BYTES // 2:
             return await self._source.read(ranges)  # more than is worth keeping
-        ahead = self._cache.ahead(*ranges[-1]) if ranges else None
-        if ahead is not None:
-            self._fetch_ahead(*ahead)
+        if ranges:
+            self._look_ahead(*ranges[-1])
         numbers = {
             number
             for start, stop in ranges
@@ -258,12 +254,12 @@ class File(io.BufferedIOBase):
             for number in range(start // BLOCK, -(-stop // BLOCK))
         }
         blocks = {n: data for n in numbers if (data := self._cache.block(n)) is not None}
-        others = {n: self._coming[n] for n in numbers - blocks.keys() if n in self._coming}
+        others = {n: each for n in numbers - blocks.keys() if (each := self._coming.get(n))}
         blocks |= await self._fetch(sorted(numbers - blocks.keys() - others.keys()))
         if others:
-            await asyncio.wait(others.values())
-            blocks |= {n: each.result() for n, each in others.items() if not each.cancelled()}
-            # Whoever fetched them has failed, or gone: that is no news for this caller.
+            await _settled(list(others.values()))
+            blocks |= {n: each.result() for n, each in others.items() if _is_good(each)}
+            # Whoever fetched them has failed, or gone, or takes too long.
             blocks |= await self._fetch(sorted(numbers - blocks.keys()))
         return [_joined(blocks, start, stop) for start, stop in ranges]
 
@@ -271,7 +267,7 @@ class File(io.BufferedIOBase):
         """These blocks, which nobody else is fetching; they are kept."""
         if not numbers:
             return {}
-        coming = {n: self._loop.create_future() for n in numbers}
+        coming: dict[int, Coming] = {n: Coming() for n in numbers}
         self._coming |= coming
         try:
             ranges = runs(numbers, self.size)
@@ -279,27 +275,52 @@ class File(io.BufferedIOBase):
             for (start, _), data in zip(ranges, await self._source.read(ranges), strict=True):
                 for at in range(0, len(data), BLOCK):
                     blocks[(start + at) // BLOCK] = data[at : at + BLOCK]
-            for number, future in coming.items():
-                future.set_result(blocks[number])
+            for number, each in coming.items():
+                each.set_result(blocks[number])
             if not self.closed:
                 self._cache.put(blocks)
             return blocks
         finally:
-            for number, future in coming.items():
-                future.cancel()
-                if self._coming.get(number) is future:
-                    del self._coming[number]
+            for number, each in coming.items():
+                each.cancel()
+                if self._coming.get(number) is each:
+                    self._coming.pop(number, None)
 
-    def _fetch_ahead(self, start: int, stop: int) -> None:
-        numbers = [n for n in self._cache.lacking(start, stop) if n not in self._coming]
-        if numbers and not self.closed:
-            task = self._loop.create_task(self._try_to_fetch(numbers))
-            self._ahead.add(task)
-            task.add_done_callback(self._ahead.discard)
+    # --- ahead of the reader -----------------------------------------------------------------
+
+    def _look_ahead(self, start: int, stop: int) -> None:
+        ahead = self._cache.ahead(start, stop)
+        if ahead is None:
+            return
+        numbers = [n for n in self._cache.lacking(*ahead) if n not in self._coming]
+        if numbers:
+            # On the portal's loop, whoever reads: it is there as long as anything is to be read.
+            portal.start(lambda: self._try_to_fetch(numbers), name="read")
 
     async def _try_to_fetch(self, numbers: list[int]) -> None:
         with contextlib.suppress(KacheryError):  # who reads them will be told
-            await self._fetch(numbers)
+            if not self.closed:
+                await self._fetch([n for n in numbers if n not in self._coming])
+
+    def forget(self) -> None:
+        """In a forked child: what was under way is the parent's, and so is who holds the lock."""
+        self._moving, self._coming = threading.Lock(), {}
+
+
+async def _settled(coming: Sequence[Coming]) -> None:
+    """Wait until somebody else's fetching has ended, one way or the other.
+
+    A sync caller waits for so long only, and then fetches by itself: it may hold a lock of its own, as
+    h5py does, which Python wants in the very thread that fetches, to tidy up there.
+    """
+    if thread_connection.lease() is not None:
+        concurrent.futures.wait(coming, timeout=_OTHERS_SECONDS)
+    else:
+        await asyncio.wait([asyncio.wrap_future(each) for each in coming])
+
+
+def _is_good(coming: Coming) -> bool:
+    return coming.done() and not coming.cancelled()
 
 
 def _joined(blocks: dict[int, bytes], start: int, stop: int) -> bytes:
@@ -316,3 +337,14 @@ def _reopened(uri: str, local_only: bool, channel: str | None, position: int) ->
     file = portal.run(lambda: aopen(uri, local_only=local_only, channel=channel), name="open")
     file.seek(position)
     return file
+
+
+_files: weakref.WeakSet[File] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for file in list(_files):
+        file.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

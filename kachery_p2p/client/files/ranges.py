@@ -7,7 +7,6 @@ changes underneath: what no longer fits, or has gone, comes from the node, and f
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Sequence
 from typing import Protocol
@@ -55,7 +54,7 @@ class PathRanges:
                 raise BadInput(what=self._path, reason="it has become shorter; open it anew")
             return found
 
-        return await asyncio.to_thread(work)
+        return await blocking.beside(work)
 
 
 class ContentRanges:
@@ -92,7 +91,7 @@ class ContentRanges:
 
     async def read(self, ranges: Sequence[Range]) -> list[bytes]:
         if self._here is not None:
-            found = await asyncio.to_thread(self._read_here, self._here, ranges)
+            found = await blocking.beside(self._read_here, self._here, ranges)
             if found is not None:
                 return found
             self._here = None
@@ -136,4 +135,4 @@ async def _is_right(here: Here) -> bool:
     """Whether parts of it can be read and checked; a small one is compared now, and remembered."""
     if here.blob.size > VERIFY_ON_READ:
         return True
-    return await asyncio.to_thread(storage.remember_small, *here)
+    return await blocking.beside(storage.remember_small, *here)

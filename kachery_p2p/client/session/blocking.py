@@ -13,13 +13,16 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 from kachery_p2p.protocol.errors import BadPath, Cancelled, KacheryError, StorageFull
 from kachery_p2p.protocol.limits import MIB
 from kachery_p2p.storage.disk import FULL, data_runs, write_all
 from kachery_p2p.storage.files.sources import clone
 
+from .thread_connection import lease
+
+P = ParamSpec("P")
 R = TypeVar("R")
 Gone = Callable[[], bool]
 Advanced = Callable[[int], None]
@@ -45,6 +48,13 @@ async def run(work: Callable[[Gone], R]) -> R:
         if not task.cancelled():
             task.exception()
         raise
+
+
+async def beside(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run ``work`` in a thread; or right here, in a sync call that has no event loop to hold up."""
+    if lease() is not None:
+        return work(*args, **kwargs)
+    return await asyncio.to_thread(work, *args, **kwargs)
 
 
 def fill(descriptor: int, data: Iterable[memoryview], gone: Gone) -> None:

@@ -193,6 +193,11 @@ class _Portal:
             self._calls.discard(call)
             del call  # else: error -> traceback -> this frame -> call -> error
 
+    def start(self, factory: Callable[[], Coroutine[Any, Any, object]], name: str) -> None:
+        call = _Call(factory, name)
+        call.outcome.add_done_callback(lambda _: self._calls.discard(call))
+        self._submit(call)
+
     def _submit(self, call: _Call[Any]) -> None:
         with self._lock:
             if not self._ended:
@@ -290,6 +295,13 @@ def run(
         with contextlib.suppress(thread_connection.LoopNeeded):
             return thread_connection.run(factory)
     return _holder.get().run(factory, name)
+
+
+def start(factory: Callable[[], Coroutine[Any, Any, object]], *, name: str) -> None:
+    """Begin to run ``factory()`` on the portal's loop, and do not wait: what comes of it is its own
+    matter. If there can be no loop, it is not run."""
+    with contextlib.suppress(LoopNotMade):
+        _holder.get().start(factory, name)
 
 
 def shutdown() -> None:

@@ -72,6 +72,11 @@ class ThreadConnection:
             return False
         return False
 
+    @property
+    def closed(self) -> bool:
+        """Whether this end is."""
+        return self._sock.fileno() < 0
+
     async def greet(self, greeter: Greeter) -> None:
         """Raises TimeoutError, LinkClosed, and what the greeter does."""
         self.greeter = greeter
@@ -130,8 +135,14 @@ class ThreadConnection:
         *,
         on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> tuple[Any, bytes]:
-        """Bytes may be many: that is for an event loop."""
-        raise LoopNeeded
+        """Do one call whose result comes with bytes. To have somebody look on needs an event loop."""
+        if on_progress is not None:
+            raise LoopNeeded
+        self._last += 1
+        chunks: list[bytes] = []
+        message = self._exchange(local.Call(self._last, method, params), self._last, chunks)
+        assert isinstance(message, local.Answer)
+        return message.result, b"".join(chunks)
 
     def call_for_items(
         self, method: str, params: dict[str, Any]
@@ -139,12 +150,15 @@ class ThreadConnection:
         """Waiting for what comes by itself is for an event loop."""
         raise LoopNeeded
 
-    def _exchange(self, message: local.Message, number: int) -> local.Message:
-        """Send a message and return what answers it. Raises the failure that does."""
+    def _exchange(
+        self, message: local.Message, number: int, chunks: list[bytes] | None = None
+    ) -> local.Message:
+        """Send a message and return what answers it; bytes that come before go to ``chunks``. Raises
+        the failure that does."""
         frame = local.encode_message(message)
         try:
             self._sock.sendall(frame)
-            answer = self._receive(number)
+            answer = self._receive(number, chunks)
         except TimeoutError:
             self.close()
             raise
@@ -160,7 +174,7 @@ class ThreadConnection:
             raise from_wire(answer.code, answer.fields)
         return answer
 
-    def _receive(self, number: int) -> local.Message:
+    def _receive(self, number: int, chunks: list[bytes] | None) -> local.Message:
         while True:
             data = self._sock.recv(_READ_BYTES)
             if not data:
@@ -176,6 +190,8 @@ class ThreadConnection:
                         raise ProtocolViolation(reason="the answer of another call")
                     case local.Progress():
                         pass
+                    case local.Chunk() if chunks is not None and message.id == number:
+                        chunks.append(message.data)
                     case _:
                         raise ProtocolViolation(reason="a message that was not asked for")
 
@@ -193,6 +209,8 @@ class Lease:
 
     def get(self, where: object) -> ThreadConnection | None:
         """The one for this place, if one is open."""
+        if self._connection is not None and self._connection.closed:
+            self._connection = None
         if self._connection is not None and where != self._where:
             self._give_back()
         if self._connection is None:

@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import random
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 import kachery_p2p as kc
 from kachery_p2p.client.files import opened as opened_module
 from kachery_p2p.client.files import read_cache
-from kachery_p2p.client.session import offline
+from kachery_p2p.client.session import offline, portal
 from kachery_p2p.protocol import errors
 from kachery_p2p.protocol.limits import BLOCK
 from tests.daemons import Lab, announced, at, short_folder
@@ -298,3 +299,61 @@ def test_h5py_reads_it_as_it_stands(opened: Callable[[str], kc.File], tmp_path: 
     with kc.open(kc.store_file(str(made))) as stored, h5py.File(stored, "r") as file:
         assert file["group"].attrs["rate"] == 30_000
         assert (file["group/values"][2_000:2_010] == values[2_000:2_010]).all()
+
+
+# --- locks of others -------------------------------------------------------------------------
+
+
+def test_who_holds_a_lock_that_our_own_thread_wants_can_read(
+    opened: Callable[[str], kc.File],
+) -> None:
+    """h5py holds its lock while it reads, and wants it in whatever thread Python tidies up."""
+    lock, waits = threading.Lock(), threading.Event()
+
+    def tidy_up() -> None:
+        waits.set()
+        with lock:
+            pass
+
+    async def tidy_up_there() -> None:
+        tidy_up()
+
+    with opened("big") as file, lock:
+        portal.start(tidy_up_there, name="tidying up")
+        assert waits.wait(10)
+        for place in range(0, BIG, 3_000_000):
+            assert file.read_at(place, 1_000) == DATA[place:][:1_000]
+        file.seek(1_000_000)
+        assert file.read(3_000_000) == DATA[1_000_000:][:3_000_000]
+
+
+FORKS = """
+import os, sys, threading
+import kachery_p2p as kc
+
+with kc.open(sys.argv[1]) as file:
+    stop = threading.Event()
+
+    def go_on():
+        while not stop.is_set():
+            file.seek(0)
+            file.read(300_000)
+
+    threads = [threading.Thread(target=go_on) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(5):
+        child = os.fork()
+        if not child:
+            file.seek(5_000_000)
+            os._exit(file.read(100_000) != file.read_at(5_000_000, 100_000))
+        assert os.waitpid(child, 0)[1] == 0
+    stop.set()
+    for thread in threads:
+        thread.join()
+"""
+
+
+def test_forked_children_go_on_reading(lab: Lab, uri: str) -> None:
+    for daemon in (lab.a, lab.b):
+        daemon.python(FORKS, uri)
