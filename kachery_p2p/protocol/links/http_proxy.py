@@ -1,8 +1,9 @@
 """Which HTTP proxy a WebSocket goes through, as the environment says: the rules of curl and requests.
 
 ``wss_proxy``, ``https_proxy``, ``all_proxy`` for ``wss://``; ``ws_proxy``, ``https_proxy``,
-``http_proxy``, ``all_proxy`` for ``ws://``; ``socks_proxy`` before those that are not for WebSockets
-alone. Lower case counts more than upper case, and an empty value means none.
+``http_proxy``, ``all_proxy`` for ``ws://``. Lower case counts more than upper case. An empty value
+means none, and the next variable is asked, as requests does (curl asks no further). ``HTTP_PROXY`` is
+not believed inside a CGI program, where it is a header that anybody may have sent.
 
 ``no_proxy`` names, with commas or spaces between, what is reached directly: ``*`` for everything, a
 domain with all below it (``example.org``, ``.example.org``), an address, a network (``10.0.0.0/8``),
@@ -18,9 +19,11 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 _KINDS: Final = {
-    "wss": ("wss", "socks", "https", "all"),
-    "ws": ("ws", "socks", "https", "http", "all"),
+    "wss": ("wss", "https", "all"),
+    "ws": ("ws", "https", "http", "all"),
 }
+_SOCKS_PORT: Final = 1080
+"""For a SOCKS proxy without a port, as curl has it; an HTTP proxy's is that of its scheme."""
 _SPLIT: Final = re.compile(r"[,\s]+")
 _PORT: Final = re.compile(r"(.+):([0-9]{1,5})")
 
@@ -59,14 +62,30 @@ def choose_http_proxy(
 
 def _named(environ: Mapping[str, str], name: str) -> HttpProxy | None:
     value, variable = _value(environ, name)
-    if not value:
+    if not value or (variable == "HTTP_PROXY" and "REQUEST_METHOD" in environ):
         return None
-    if "://" not in value:
-        value = f"socks5h://{value}" if name == "socks_proxy" else f"http://{value}"
-    elif name == "socks_proxy" and value.startswith("http://"):
-        # Systems have it so in their settings.
-        value = f"socks5h://{value.removeprefix('http://')}"
-    return HttpProxy(value, variable)
+    return HttpProxy(_completed(value), variable)
+
+
+def _completed(value: str) -> str:
+    """A proxy as the WebSocket library takes it: with a scheme, and with what others leave out."""
+    scheme, separator, rest = value.partition("://")
+    if not separator:
+        scheme, rest = "http", value
+    scheme = scheme.lower()
+    if scheme == "socks":  # so it stands in the settings of desktops
+        scheme = "socks5h"
+    user, at, where = rest.rpartition("@")
+    if at and ":" not in user:
+        user += ":"
+    if scheme.startswith("socks"):
+        try:
+            parts = urlsplit(f"//{where}")
+            if parts.port is None:
+                where = f"{parts.netloc.removesuffix(':')}:{_SOCKS_PORT}"
+        except ValueError:  # its address is none: who dials says so
+            pass
+    return f"{scheme}://{user}{at}{where}"
 
 
 def _value(environ: Mapping[str, str], name: str) -> tuple[str, str]:
@@ -78,7 +97,7 @@ def _value(environ: Mapping[str, str], name: str) -> tuple[str, str]:
 
 def bypasses(no_proxy: str, host: str, port: int) -> bool:
     """Whether a host is reached directly."""
-    host = host.strip("[]").rstrip(".").lower()
+    host = host.strip("[]").partition("%")[0].rstrip(".").lower()  # without an IPv6 zone
     address = _address(host)
     return any(
         _covers(entry, host, address, port) for entry in _SPLIT.split(no_proxy.lower()) if entry

@@ -21,8 +21,7 @@ from kachery_p2p.node.links import transport
 from kachery_p2p.protocol.errors import BadInput, Unreachable
 from tests.node.harness import Lab, laboratory, until
 
-PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ws_proxy", "wss_proxy",
-                   "socks_proxy")  # fmt: skip
+PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ws_proxy", "wss_proxy")
 
 
 @pytest.fixture(autouse=True)
@@ -237,7 +236,7 @@ async def test_a_proxy_setting_that_makes_no_sense_is_named(
 ) -> None:
     for variable, value in (
         ("https_proxy", "gopher://nowhere"),
-        ("socks_proxy", "socks5h://127.0.0.1:9"),  # not supported without another package
+        ("all_proxy", "socks5h://127.0.0.1:9"),  # not supported without another package
     ):
         with monkeypatch.context() as patch:
             patch.setenv(variable, value)

@@ -44,6 +44,11 @@ from kachery_p2p.protocol.links.http_proxy import HttpProxy, bypasses, choose_ht
         ("[::1]:8080", "::1", True),
         ("[::1]:1", "::1", False),
         ("::8080", "::8080", True),
+        ("fe80::/10", "fe80::1%eth0", True),
+        ("fe80::1", "[fe80::1%eth0]", True),
+        ("example.org.", "node.example.org", True),
+        (".", "node.example.org", False),
+        ("192.168.0.0/255.255.0.0", "192.168.7.7", True),
     ],
 )
 def test_what_is_reached_directly(no_proxy: str, host: str, direct: bool) -> None:
@@ -65,9 +70,15 @@ def test_what_is_reached_directly(no_proxy: str, host: str, direct: bool) -> Non
         ({"ALL_PROXY": "http://a:1"}, "wss", HttpProxy("http://a:1", "ALL_PROXY")),
         ({"all_proxy": "socks5://a:1", "https_proxy": "http://b"}, "wss",
          HttpProxy("http://b", "https_proxy")),
+        ({"socks_proxy": "http://a:1"}, "wss", None),
         ({"socks_proxy": "http://a:1", "https_proxy": "http://b"}, "wss",
-         HttpProxy("socks5h://a:1", "socks_proxy")),
-        ({"wss_proxy": "http://w", "socks_proxy": "a:1"}, "wss", HttpProxy("http://w", "wss_proxy")),
+         HttpProxy("http://b", "https_proxy")),
+        ({"wss_proxy": "http://w", "https_proxy": "a:1"}, "wss", HttpProxy("http://w", "wss_proxy")),
+        ({"ws_proxy": "http://w"}, "wss", None),
+        ({"HTTP_PROXY": "http://h:1", "REQUEST_METHOD": "GET"}, "ws", None),
+        ({"http_proxy": "http://h:1", "REQUEST_METHOD": "GET"}, "ws",
+         HttpProxy("http://h:1", "http_proxy")),
+        ({"https_proxy": " http://a:1\n"}, "wss", HttpProxy("http://a:1", "https_proxy")),
         ({"ALL_PROXY": "http://a:1", "NO_PROXY": "node.org:443"}, "wss", None),
         ({"ALL_PROXY": "http://a:1", "no_proxy": "", "NO_PROXY": "*"}, "wss",
          HttpProxy("http://a:1", "ALL_PROXY")),
@@ -77,6 +88,26 @@ def test_which_proxy_the_environment_names(
     environ: dict[str, str], scheme: str, proxy: HttpProxy | None
 ) -> None:
     assert choose_http_proxy(environ, scheme, "node.org", 443) == proxy
+
+
+@pytest.mark.parametrize(
+    ("written", "url"),
+    [
+        ("proxy.org:3128", "http://proxy.org:3128"),
+        ("HTTP://proxy.org:3128/", "http://proxy.org:3128/"),
+        ("user:secret@proxy.org:3128", "http://user:secret@proxy.org:3128"),
+        ("http://user@proxy.org:3128", "http://user:@proxy.org:3128"),
+        ("http://user:p@ss@proxy.org:3128", "http://user:p@ss@proxy.org:3128"),
+        ("socks://127.0.0.1:9050/", "socks5h://127.0.0.1:9050/"),
+        ("socks://127.0.0.1/", "socks5h://127.0.0.1:1080"),
+        ("socks5://[::1]", "socks5://[::1]:1080"),
+        ("socks5h://user@proxy.org", "socks5h://user:@proxy.org:1080"),
+        ("socks5h://proxy.org:x", "socks5h://proxy.org:x"),
+    ],
+)
+def test_what_others_let_one_leave_out_of_a_proxy_is_completed(written: str, url: str) -> None:
+    chosen = choose_http_proxy({"ALL_PROXY": written}, "wss", "node.org", 443)
+    assert chosen == HttpProxy(url, "ALL_PROXY")
 
 
 def test_a_password_is_not_shown() -> None:
