@@ -184,7 +184,7 @@ def load(
         load_one = functools.partial(
             loads.aload_file, uri, dest, channel=channel, progress=output.bar, replace=replace
         )
-        path = _Patience(timeout, f"Loading {uri}").run(load_one)
+        path = _Patience(timeout, f"Loading {uri}", "load_file").run(load_one)
         if path is None:
             raise _not_found(uri)
         output.result({"path": path, "uri": uri}, [path])
@@ -204,10 +204,11 @@ def _named(uris: tuple[str, ...]) -> Iterator[str]:
 
 
 class _Patience:
-    """So many seconds for all that is run; None: as long as it takes."""
+    """So many seconds for all that is run; None: as long as it takes. ``what`` takes so long, and
+    ``name`` is the function that is called, both as errors say it."""
 
-    def __init__(self, seconds: float | None, what: str) -> None:
-        self._seconds, self._what = seconds, what
+    def __init__(self, seconds: float | None, what: str, name: str) -> None:
+        self._seconds, self._what, self._name = seconds, what, name
         self._end = None if seconds is None else time.monotonic() + seconds
 
     def run(self, call: Callable[[], Awaitable[R]]) -> R:
@@ -221,7 +222,7 @@ class _Patience:
             except TimeoutError as error:
                 raise DeadlineExceeded(what=self._what, seconds=self._seconds) from error
 
-        return portal.run(bounded, name="load_file")
+        return portal.run(bounded, name=self._name)
 
 
 @click.command()
@@ -260,7 +261,7 @@ def cat(
 
 
 def _pieces(uri: str, channel: str | None, timeout: float | None) -> _Piece:
-    patience = _Patience(timeout, f"Reading {uri}")
+    patience = _Patience(timeout, f"Reading {uri}", "load_bytes")
     return lambda first, stop: patience.run(
         lambda: loads.aload_bytes(uri, first, stop, channel=channel, progress=False)
     )
@@ -311,7 +312,7 @@ def find(output: Output, uris: tuple[str, ...], timeout: float | None) -> None:
     """
     missing: KacheryError | None = None
     for uri in _named(uris):
-        patience = _Patience(timeout, f"Looking for {uri}")
+        patience = _Patience(timeout, f"Looking for {uri}", "find_file")
         found = patience.run(functools.partial(finds.afind_file, uri))
         lines = [] if found["local"] is None else [f"here  {found['local']}"]
         lines += columns(

@@ -200,7 +200,7 @@ def _downloads(status: Row, rates: Rates, now: float) -> Section:
             (
                 Cell(short(each["sha1"])),
                 Cell("", part=part),
-                Cell(f"{100 * part:.0f} %" if size else "looking"),
+                Cell(f"{part:.0%}" if size else "looking"),
                 Cell(size_text(size) if size else "-"),
                 Cell(rate_text(rate)),
                 Cell(left),
@@ -315,7 +315,7 @@ def _tasks(status: Row, rates: Rates, now: float) -> Section:
 
 
 def _state(task: Row) -> str:
-    done = "" if task["fraction"] is None else f" {100 * task['fraction']:.0f} %"
+    done = "" if task["fraction"] is None else f" {task['fraction']:.0%}"
     return f"{clean(task['state'])}{done}"
 
 

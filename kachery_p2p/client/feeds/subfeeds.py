@@ -16,10 +16,8 @@ from typing import Any, Final
 
 from kachery_p2p.client.display.notebook_html import table
 from kachery_p2p.client.session.portal import twin
-from kachery_p2p.protocol.errors import (
-    DaemonNotRunning,
-    LinkClosed,
-)
+from kachery_p2p.client.session.tracebacks import trimmed
+from kachery_p2p.protocol.errors import DaemonNotRunning, KacheryError, LinkClosed
 from kachery_p2p.protocol.feeds.access import AccessRules
 from kachery_p2p.protocol.identity import check_node_id
 
@@ -179,8 +177,12 @@ class Subfeed:
         Raises:
             as :meth:`get_next_messages`.
         """
+        __tracebackhide__ = True
         while True:
-            batch = follow(self, signed=signed, strict=strict)
+            try:
+                batch = follow(self, signed=signed, strict=strict)
+            except KacheryError as error:
+                raise trimmed(error)  # noqa: B904
             yield from self._handed_out(batch)
             if not batch and self._log.ends:
                 return

@@ -32,16 +32,15 @@ from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 from kachery_p2p.local import loops, places
 from kachery_p2p.protocol import limits
-from kachery_p2p.protocol.errors import Cancelled, InternalError, KacheryError, LoopNotMade
+from kachery_p2p.protocol.errors import Cancelled, KacheryError, LoopNotMade
 
 from . import thread_connection
+from .tracebacks import trimmed
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 THREAD_NAME: Final = "kachery-p2p-portal"
-TRACEBACK_VARIABLE: Final = "KACHERY_P2P_TRACEBACK"
-"""``full``: errors of sync calls keep the frames and the causes that lie inside this package."""
 
 
 class _Call(Generic[R]):
@@ -332,18 +331,14 @@ def twin(
 
     @functools.wraps(async_function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        __tracebackhide__ = True  # pytest and IPython go by this
+        __tracebackhide__ = True
         try:
             if older is not None and kwargs:
                 todays: dict[str, Any] = older(name, kwargs)
                 return run(lambda: async_function(*args, **todays), name=name, asks_only=asks_only)
             return run(lambda: async_function(*args, **kwargs), name=name, asks_only=asks_only)
         except KacheryError as error:
-            if isinstance(error, InternalError) or os.environ.get(TRACEBACK_VARIABLE) == "full":
-                raise
-            # The sentence says what is wrong and what to do; how it was found out is ours.
-            error.__cause__, error.__suppress_context__ = None, True
-            raise error.with_traceback(None)  # noqa: B904
+            raise trimmed(error)  # noqa: B904
 
     call.__name__ = name
     call.__qualname__ = async_function.__qualname__.removesuffix(async_name) + name

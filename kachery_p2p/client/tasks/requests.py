@@ -12,6 +12,7 @@ from typing import Any, Final
 from kachery_p2p.client.display.notebook_html import table
 from kachery_p2p.client.session import offline
 from kachery_p2p.client.session.connection import connection
+from kachery_p2p.client.session.tracebacks import without_our_frames
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import (
     BadInput,
@@ -86,6 +87,7 @@ class TaskRequest:
         return self._log
 
     @property
+    @without_our_frames
     def result(self) -> Any:
         """What the function returned; None until the task has ended.
 
@@ -108,6 +110,7 @@ class TaskRequest:
         # The traceback has an attribute of its own.
         return str(error).replace(f"\n\nOn that node:\n{self.traceback}", "")
 
+    @without_our_frames
     def wait(self, timeout_sec: float | None = None) -> Any:
         """The result, once the task has ended, or True if it is an action, whose :attr:`result` says
         what it returned. None if it has not ended within so many seconds, as :attr:`status` says.

@@ -10,6 +10,7 @@ from typing import Any
 
 from kachery_p2p.client.session import portal
 from kachery_p2p.client.session.connection import call
+from kachery_p2p.client.session.tracebacks import without_our_frames
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput, UnknownTask
 from kachery_p2p.protocol.limits import TASK_BYTES
@@ -122,6 +123,9 @@ async def arun_task(
     return await _publish(function, text, value, channel)
 
 
+_ask = without_our_frames(portal.run)
+
+
 def run_task(
     task_function: Callable[..., Any],
     kwargs: dict[str, Any] | None = None,
@@ -136,11 +140,11 @@ def run_task(
         value = None if found is None else await task_values.aunpack(found, channel)
         return found is not None, value, text
 
-    is_known, value, text = portal.run(known, name="run_task")
+    is_known, value, text = _ask(known, name="run_task")
     if is_known:
         return value
     computed = task_run.call(task_function, arguments, TaskContext(lambda *_: None))
-    return portal.run(lambda: _publish(function, text, computed, channel), name="run_task")
+    return _ask(lambda: _publish(function, text, computed, channel), name="run_task")
 
 
 run_task.__doc__ = arun_task.__doc__

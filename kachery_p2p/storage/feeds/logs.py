@@ -240,14 +240,10 @@ class LogStore(Database):
             for key in [key for key in self._open_logs if key[0] == feed]:
                 del self._open_logs[key]
 
-    def _read_rows(self, sql: str, *values: Any) -> list[Any]:
-        """Rows as they are committed."""
+    def _rows(self, sql: str, *values: Any) -> list[Any]:
+        """Rows as they are committed, also while a transaction is open."""
         with self._reading() as db:
             return db.execute(sql, values).fetchall()
-
-    def _read_row(self, sql: str, *values: Any) -> Any:
-        rows = self._read_rows(sql, *values)
-        return rows[0] if rows else None
 
     @contextlib.contextmanager
     def _reading(self, log: OpenLog | None = None) -> Iterator[sqlite3.Connection]:

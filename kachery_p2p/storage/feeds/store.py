@@ -106,24 +106,24 @@ class FeedStore(LogStore):
 
     def feed_named(self, name: str) -> bytes | None:
         """The id of the feed with that name, or None."""
-        row = self._read_row("SELECT feed FROM feeds WHERE name = ?", name)
+        row = self._row("SELECT feed FROM feeds WHERE name = ?", name)
         return None if row is None else bytes(row[0])
 
     def feeds(self) -> list[FeedRow]:
         """All feeds that are known here, the oldest first."""
-        rows = self._read_rows(
+        rows = self._rows(
             "SELECT feed, name, seed IS NOT NULL, created FROM feeds ORDER BY created, rowid"
         )
         return [FeedRow(feed, name, bool(own), created) for feed, name, own, created in rows]
 
     def name(self, feed: bytes) -> str | None:
         """What the user calls a feed, or None."""
-        row = self._read_row("SELECT name FROM feeds WHERE feed = ?", feed)
+        row = self._row("SELECT name FROM feeds WHERE feed = ?", feed)
         return None if row is None else row[0]
 
     def key(self, feed: bytes) -> NodeKey | None:
         """The key of one's own feed, or None."""
-        row = self._read_row("SELECT seed FROM feeds WHERE feed = ?", feed)
+        row = self._row("SELECT seed FROM feeds WHERE feed = ?", feed)
         return None if row is None or row[0] is None else NodeKey(row[0])
 
     def delete_feed(self, feed: bytes) -> bool:
@@ -135,7 +135,7 @@ class FeedStore(LogStore):
 
     def get_rules(self, feed: bytes, subfeed: bytes) -> str | None:
         """The access rules that were set for a subfeed, as JSON, or None."""
-        row = self._read_row(
+        row = self._row(
             "SELECT rules FROM rules JOIN logs USING (log) WHERE feed = ? AND subfeed = ?",
             feed,
             subfeed,

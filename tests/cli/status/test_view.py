@@ -89,7 +89,7 @@ def test_every_kind_of_row_is_told() -> None:
         "Not connected: 2",
         "ws://x 77777777 connecting ...",
         "88888888 unreachable; it is tried again",
-        "1a1a1a1a 25 % 1.1 GB 1.0 MB/s 12 min 48 s",
+        "1a1a1a1a 25% 1.1 GB 1.0 MB/s 12 min 48 s",
         "via hub, 33333333",
         "2b2b2b2b looking - 0 B/s -",
         "12,345 own 1 node",
@@ -97,7 +97,7 @@ def test_every_kind_of_row_is_told() -> None:
         "7 copy -",
         "7 forked -",
         "Tasks: 4",
-        "spikesort.2 running 40 % on b 1 min 15 s query lab fitting",
+        "spikesort.2 running 40% on b 1 min 15 s query lab fitting",
         "no backend yet - ",
         "running here, for 33333333",
         "queued here 1 min",
@@ -188,7 +188,7 @@ def test_without_colour_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     codes = {code for found in re.findall(r"\x1b\[([\d;]*)m", printed) for code in found.split(";")}
     assert codes <= {"0", "1"}  # bold and its end
     assert "█" in printed
-    assert "25 %" in printed
+    assert "25%" in printed
 
 
 def test_ascii_means_that_nothing_drawn_is_anything_else() -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from kachery_p2p.client.session import portal
+from kachery_p2p.client.session.tracebacks import TRACEBACK_VARIABLE
 from kachery_p2p.local import loops
 from kachery_p2p.protocol.errors import Cancelled, LoopNotMade, NotFound
 
@@ -106,7 +107,7 @@ def test_an_error_comes_through_with_its_traceback_where_that_is_asked_for(
     names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
     assert names[-1] == "call"
     assert len(names) == 2
-    monkeypatch.setenv(portal.TRACEBACK_VARIABLE, "full")
+    monkeypatch.setenv(TRACEBACK_VARIABLE, "full")
     with pytest.raises(NotFound) as caught:
         portal.twin(afind)()
     names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
