@@ -15,8 +15,8 @@ pytestmark = pytest.mark.processes
 
 
 def test_an_action_runs_at_most_once_whoever_is_killed(short_folder: Path) -> None:
-    with TaskTrial(short_folder, kills=14, actions=80, seed=3) as trial:
+    with TaskTrial(short_folder, kills=8, actions=50, seed=3) as trial:
         trial.run()
-    assert sum(trial.done.values()) == 14
-    assert sum(trial.ends.values()) == 80
+    assert sum(trial.done.values()) == 8
+    assert sum(trial.ends.values()) == 50
     assert trial.ends["finished"] > 20

@@ -12,12 +12,13 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kachery_p2p.protocol.limits import DURABLE_WINDOW, MAX_BODY
-from tests.daemons import Daemon, Lab
+from tests.daemons import Daemon, Lab, short_folder
 
 pytestmark = pytest.mark.processes
 
@@ -41,13 +42,22 @@ else:
 
 
 @pytest.fixture(scope="module")
-def big_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("big") / "recording.dat"
-    piece = random.Random(7).randbytes(1 << 20)
+def lab() -> Iterator[Lab]:
+    """One for all: each test leaves it running and whole, which is what it is about."""
+    with short_folder() as folder, Lab(folder) as made:
+        yield made
+
+
+@pytest.fixture
+def big_file(tmp_path: Path) -> Iterator[Path]:
+    """A file that nobody has yet."""
+    path = tmp_path / "recording.dat"
+    piece = random.randbytes(1 << 20)
     with path.open("wb") as file:
         for number in range(SIZE >> 20):
             file.write(number.to_bytes(8, "big") + piece[8:])
-    return path
+    yield path
+    path.unlink()
 
 
 class Loading:

@@ -15,8 +15,9 @@ from tests.sim.loop import WHOSE, Deadlock, Incarnation, SimLoop
 from tests.sim.scenario import run
 from tests.sim.siege import besiege
 
-CHUNK = 20
-SEEDS = 240
+CHUNK = 10
+SEEDS = 80
+"""Of small networks; ``./scripts/sim --seeds 1000`` tells more stories."""
 SIEGES = 20
 
 
