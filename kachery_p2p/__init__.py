@@ -8,8 +8,8 @@ Every function that asks the local node has an async twin with an ``a`` in front
 has an event loop, ``await kc.aload_npy(uri)``. Errors are in :mod:`kachery_p2p.errors`; the root is
 :class:`KacheryError`.
 
-What is here is listed in ``__all__``. Of the modules below, only ``testing``, ``embedded``, ``testdaemon``
-and ``pytest_plugin`` are for other programs; the rest is how it is made, and changes.
+What is here is listed in ``__all__``. Of the modules below, only ``testing``, ``embedded``,
+``testdaemon`` and ``pytest_plugin`` are for other programs; the rest is how it is made, and changes.
 """
 
 from kachery_p2p._version import __version__
