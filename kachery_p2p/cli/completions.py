@@ -52,6 +52,18 @@ def members(
     return _of(ask, incomplete)
 
 
+def everybody(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The members of all channels, by label where they have one."""
+
+    def ask() -> _Names:
+        shown = [sync.channel_show(each["id"]) for each in sync.get_channels()]
+        return [each["label"] or each["node"] for channel in shown for each in channel["members"]]
+
+    return _of(ask, incomplete)
+
+
 def feeds(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:

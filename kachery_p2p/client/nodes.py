@@ -225,6 +225,17 @@ async def achannel_set_roles(
     )
 
 
+async def afind_member(node: str) -> dict[str, Any]:
+    """A member of any channel that the node is on, by id, the beginning of it, or a label that only one
+    has: a dict with node and label. A whole id is itself, whoever has it, with the label ``""`` if it
+    is no member's.
+
+    Raises:
+        BadInput: nobody is called so, or several are; DaemonNotRunning, NeedsNode
+    """
+    return await _channel("find-member", node=node)
+
+
 async def _channel(verb: str, **params: Any) -> dict[str, Any]:
     result: dict[str, Any] = await call(f"channel {verb}", f"channel.{verb}", params)
     return result

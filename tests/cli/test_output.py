@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from kachery_p2p.cli.output import (
     clean,
     columns,
     json_text,
+    quoted,
     show_error,
     show_error_json,
     size_text,
@@ -32,6 +34,38 @@ def test_clean_text_is_printable_and_on_one_line(text: str) -> None:
 def test_columns_stand_below_one_another() -> None:
     assert columns([("a", "bb", "c"), ("aaa", "b\n", "")]) == ["a    bb   c", "aaa  b\\n"]
     assert columns([]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("lab", "lab"),
+        ("my lab", '"my lab"'),
+        ("bob's lab", '"bob\'s lab"'),
+        ("", '""'),
+        ("$HOME", "'$HOME'"),
+        ("a`id`", "'a`id`'"),
+        ("what!", "'what!'"),
+        ('the "lab"', "'the \"lab\"'"),
+        ("back\\slash", "'back\\slash'"),
+        ("a;rm -rf b", '"a;rm -rf b"'),
+        ("*", '"*"'),
+        ("-lab", "-lab"),
+        ("två\nlab", "'två\\nlab'"),
+    ],
+)
+def test_a_name_in_a_command_that_is_proposed_is_one_word(name: str, word: str) -> None:
+    """What somebody called a channel or a member is pasted into a shell, and runs nothing there."""
+    assert quoted(name) == word
+    assert shlex.split(quoted(name)) == [clean(name)]
+
+
+@given(st.text())
+def test_any_name_is_one_word_that_means_the_name(name: str) -> None:
+    assert shlex.split(quoted(name)) == [clean(name)]
+    # In an interactive shell these begin something in double quotes.
+    if quoted(name).startswith('"'):
+        assert not set(quoted(name)[1:-1]) & set('"$`\\!')
 
 
 def test_sizes_are_in_the_unit_that_fits() -> None:

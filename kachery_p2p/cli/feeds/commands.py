@@ -78,27 +78,32 @@ def snapshot(output: Output, target: str, names: tuple[str, ...]) -> None:
 
 @feed.command()
 @click.argument("target", metavar=SUBFEED, shell_complete=completions.feeds)
-@click.argument("node", metavar="NODE_ID")
+@click.argument("node", shell_complete=completions.everybody)
 @click.option("--revoke", is_flag=True, help="Take it back; what it submitted stays.")
 @with_output
 @pass_output
 def grant(output: Output, target: str, node: str, revoke: bool) -> None:
     """Let another node submit messages to a subfeed, and print all nodes that may.
 
-    The feed's key must be on this node. NODE_ID is what 'kachery-p2p info --id' prints there.
+    The feed's key must be on this node. NODE is a member's label, or a node's id: what
+    'kachery-p2p info --id' prints there.
 
     \b
     Example:
-      kachery-p2p feed grant myfeed/answers 31ab...
+      kachery-p2p feed grant myfeed/answers alice
       kachery-p2p feed grant myfeed/answers 31ab... --revoke
     """
     subfeed = open_subfeed(target)
+    node_id = sync.find_member(node)["node"]
     if revoke:
-        subfeed.revoke_write_access(node_id=node)
+        subfeed.revoke_write_access(node_id=node_id)
     else:
-        subfeed.grant_write_access(node_id=node)
+        subfeed.grant_write_access(node_id=node_id)
     rules = subfeed.get_access_rules()
-    output.result(rules, columns([[r["nodeId"]] for r in rules["rules"] if r["write"]]))
+    for rule in rules["rules"]:
+        rule["label"] = sync.find_member(rule["nodeId"])["label"]
+    lines = columns([[r["nodeId"], r["label"] or "-"] for r in rules["rules"] if r["write"]])
+    output.result(rules, lines)
 
 
 @feed.command()

@@ -13,6 +13,7 @@ call                   parameters                                        who
 ``channel.remove-node``  channel, node, revoke_all?                      the owner
 ``channel.set-roles``  channel, node, roles, revoke_all?                 the owner
 ``channel.announced``  channel, node?                                    anybody on the channel
+``channel.find-member``  node (id, its beginning, or a label)             anybody
 =====================  ================================================  =============================
 
 The owner's key lies in the state of the node where the channel was created, and nowhere else.
@@ -77,6 +78,10 @@ class _Announced(msgspec.Struct, frozen=True):
     node: str | None = None
 
 
+class _Sought(msgspec.Struct, frozen=True):
+    node: str
+
+
 class ChannelCalls:
     """A method per call, for :class:`~.calls.Calls`."""
 
@@ -95,6 +100,7 @@ class ChannelCalls:
             "channel.remove-node": (_Member, self._remove_node),
             "channel.set-roles": (_Member, self._set_roles),
             "channel.announced": (_Announced, self._announced),
+            "channel.find-member": (_Sought, self._find_member),
         }
 
     # --- the owner ---------------------------------------------------------------------------
@@ -266,22 +272,25 @@ class ChannelCalls:
 
         A whole id is the member's that has it, whatever others are called.
         """
+        return self._called({m.node_id: m.label for m in document.members}, text)
+
+    def _called(self, members: dict[str, str], text: str) -> str:
+        """See :meth:`member_id`. ``members``: node ids, each with what its channel calls it."""
         text = text.strip()
         start = text.lower()
         found = [
-            member.node_id
-            for member in document.members
-            if text == member.label
-            or (len(start) >= _LEAST_DIGITS and member.node_id.startswith(start))
+            node_id
+            for node_id, label in members.items()
+            if text == label or (len(start) >= _LEAST_DIGITS and node_id.startswith(start))
         ]
         if not found:
             links = self._services.network.links
             calls_itself = {x.peer for x in links if x.hello is not None and x.hello.label == text}
-            found = [m.node_id for m in document.members if m.node_id in calls_itself]
-        if len(start) == _ID_DIGITS and set(start) <= set(hexdigits):
+            found = [node_id for node_id in members if node_id in calls_itself]
+        if _is_id(start):
             found = [node_id for node_id in found if node_id == start]
         if len(found) != 1:
-            names = ", ".join(f"{m.label or '-'} {m.node_id}" for m in document.members[:20])
+            names = ", ".join(f"{members[each] or '-'} {each}" for each in [*members][:20])
             reason = "several members fit; give the whole id" if found else "it is not a member"
             raise BadInput(what=f"node {text!r}", reason=f"{reason}; members: {names}")
         return found[0]
@@ -333,6 +342,17 @@ class ChannelCalls:
         epoch, seq = self._services.availability.index.digest(channel).get(origin, (0, 0))
         return {"epoch": epoch, "seq": seq, "pending": False}
 
+    async def _find_member(self, params: _Sought, live: LiveCall) -> Any:
+        """A member of any channel. A whole id is itself, whoever has it, and may have no label."""
+        book = self._services.context.book
+        members: dict[str, str] = {}
+        for channel in book:
+            for each in (*book.admissions(channel), *book.signed(channel).document.members):
+                members[each.node_id] = each.label or members.get(each.node_id, "")
+        whole = params.node.strip().lower()
+        node_id = whole if _is_id(whole) else self._called(members, params.node)
+        return {"node": node_id, "label": members.get(node_id, "")}
+
     async def _list(self, params: Nothing, live: LiveCall) -> Any:
         return {"channels": [self.describe(channel) for channel in self._services.context.book]}
 
@@ -381,3 +401,7 @@ class ChannelCalls:
                 for admission in book.admissions(channel)
             ]
         return described
+
+
+def _is_id(text: str) -> bool:
+    return len(text) == _ID_DIGITS and set(text) <= set(hexdigits)

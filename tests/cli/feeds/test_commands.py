@@ -302,7 +302,7 @@ def test_a_feed_from_its_making_to_its_deletion(node: Daemon) -> None:
         "é",
     ]
     friend = "ab" * 32
-    assert node.cli("feed", "grant", "myfeed/n", friend).stdout == f"{friend}\n"
+    assert node.cli("feed", "grant", "myfeed/n", friend).stdout == f"{friend}  -\n"
     assert node.cli("feed", "grant", "myfeed/n", friend, "--revoke").stdout == ""
     done = node.cli("feed", "resolve", "myfeed/n")
     assert (done.stdout, done.stderr) == ("", "There was no fork.\n")
@@ -385,7 +385,9 @@ def test_another_node_follows_and_submits(lab: Lab) -> None:
         refused = lab.b.cli("feed", "append", "--submit", f"{uri}/n", "2", check=False)
         assert refused.returncode == 5
         assert "feed grant" in refused.stderr
-        lab.a.cli("feed", "grant", "f/n", lab.b.node_id)
+        unknown = lab.a.cli("feed", "grant", "f/n", "nobody", check=False)
+        assert (unknown.returncode, "it is not a member" in unknown.stderr) == (2, True)
+        assert lab.a.cli("feed", "grant", "f/n", "b").stdout == f"{lab.b.node_id}  b\n"
         assert lab.b.cli("feed", "append", "--submit", f"{uri}/n", "2", "3").stdout == "2-3\n"
         assert [process.stdout.readline() for _ in range(2)] == ["2\n", "3\n"]
         shown = lab.b.cli("feed", "show", f"{uri}/n").stdout
