@@ -515,7 +515,8 @@ async def test_other_users_may_only_read_if_the_node_says_so(
 
 async def test_every_call_that_changes_something_is_in_the_list_of_writes() -> None:
     reads = {"load", "load_bytes", "here", "find", "check", "info", "get", "channel.show",
-             "channel.list", "channel.announced", "channel.find-member", "channel.export", "feed.named", "feed.list",
+             "channel.list", "channel.announced", "channel.find-member", "channel.export",
+             "feed.named", "feed.list",
              "feed.info", "feed.read", "feed.stream", "feed.watch", "feed.get_rules", "feed.show",
              "task.list", "task.show", "task.cached", "status", "channel.invites", "doctor.node",
              "doctor.file", "doctor.feed"}  # fmt: skip
