@@ -45,8 +45,9 @@ async def anode_status() -> dict[str, Any]:
     transfers, feeds, tasks and last warnings.
 
     Returns:
-        Plain values. ``links`` have totals of bytes; rates are the differences of two calls, divided
-        by the difference of their ``now``. ``totals`` says how long lists are that were cut.
+        Plain values; each moment is Unix time in seconds. ``links`` have totals of bytes; rates are the
+        differences of two calls, divided by the difference of their ``now``, which is not moved by who
+        sets the clock. ``totals`` says how long lists are that were cut.
 
     Raises as :func:`aget_node_id`.
     """

@@ -1,5 +1,7 @@
 """The live dashboard: a screen of its own, drawn anew every second until ``q`` or Ctrl-C.
 
+It shows a part of each section where not all fits; the keys that move in a pager show the rest.
+
 When the node goes away the last picture stays, with the reason above it; when it is back it goes on.
 However it ends, the terminal is left as it was found.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 import termios
@@ -30,6 +33,11 @@ _REFRESH_SECONDS: Final = 1.0
 _ANSWER_SECONDS: Final = 5.0
 """A node that takes longer to say how it is is said not to answer."""
 _KEYS_READ: Final = 1_024
+_KEY: Final = re.compile(rb"\x1b(?:\[[0-9;]*|O)[A-Za-z~]|.", re.DOTALL)
+_LINES: Final = {b"j": 1, b"k": -1, b"\x1b[B": 1, b"\x1b[A": -1, b"\x1bOB": 1, b"\x1bOA": -1}
+_PAGES: Final = {b" ": 1, b"b": -1, b"\x1b[6~": 1, b"\x1b[5~": -1}
+_TO_TOP: Final = (b"g", b"\x1b[H", b"\x1b[1~", b"\x1bOH")
+_TO_END: Final = (b"G", b"\x1b[F", b"\x1b[4~", b"\x1bOF")
 
 
 def watch(*, ascii: bool) -> None:
@@ -52,6 +60,26 @@ class _Dashboard:
         self._before: dict[str, Any] | None = None
         self._problem = ""
         self._ascii = ascii
+        self._top: int | None = None
+        self._view: View | None = None
+
+    def pressed(self, key: bytes) -> None:
+        """A key that may move what is shown. The first one shows all from the top, and moving up from
+        there shows a part of each section again."""
+        if self._view is None:
+            return
+        room, last = self._view.room, self._view.last_top
+        if key in _TO_TOP:
+            self._top = None
+        elif key in _TO_END:
+            self._top = last if last else None
+        else:
+            by = _LINES.get(key, 0) or room * _PAGES.get(key, 0)
+            if by > 0 and last:
+                self._top = 0 if self._top is None else min(last, self._top + by)
+            elif by < 0 and self._top is not None:
+                self._top = max(0, min(self._top, last) + by) if self._top else None
+        self.draw()
 
     def tell(self, status: dict[str, Any]) -> None:
         same = status["node"]["started_at"] == self._status["node"]["started_at"]
@@ -66,13 +94,15 @@ class _Dashboard:
         self.draw()
 
     def draw(self) -> None:
-        view = View(
+        keys = "q quits, arrows scroll" if self._view is not None and self._view.last_top else "q quits"
+        view = self._view = View(
             self._status,
             self._before,
             now=time.time(),
             height=self._live.console.height,
             problem=self._problem,
-            footer=f"q quits   {time.strftime('%T')}",
+            footer=f"{keys}   {time.strftime('%T')}",
+            top=self._top,
             ascii=self._ascii,
         )
         self._live.update(view, refresh=True)
@@ -100,9 +130,9 @@ async def _watch(*, ascii: bool) -> int | None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, quit, None if number == signal.SIGINT else number)
             stack.callback(loop.remove_signal_handler, number)
-        stack.enter_context(_keys(lambda: quit(None)))
-        stack.enter_context(live)
         dashboard = _Dashboard(live, status, ascii=ascii)
+        stack.enter_context(_keys(lambda: quit(None), dashboard.pressed))
+        stack.enter_context(live)
         dashboard.draw()
         loop.add_signal_handler(signal.SIGWINCH, dashboard.draw)
         stack.callback(loop.remove_signal_handler, signal.SIGWINCH)
@@ -131,8 +161,9 @@ async def _look_for_ever(dashboard: _Dashboard) -> None:
 
 
 @contextlib.contextmanager
-def _keys(quit: Callable[[], None]) -> Iterator[None]:
-    """Hear single keys, unseen; the terminal is afterwards as it was."""
+def _keys(quit: Callable[[], None], pressed: Callable[[bytes], None]) -> Iterator[None]:
+    """Hear single keys, unseen; the terminal is afterwards as it was. ``q`` and the terminal's end quit;
+    each other key is one call of ``pressed``."""
     loop = asyncio.get_running_loop()
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
@@ -142,7 +173,12 @@ def _keys(quit: Callable[[], None]) -> Iterator[None]:
             keys = os.read(fd, _KEYS_READ)
         except OSError:
             keys = b""
-        if not keys or b"q" in keys or b"Q" in keys:
+        for key in _KEY.findall(keys):
+            if key in b"qQ":
+                quit()
+            else:
+                pressed(key)
+        if not keys:
             quit()
 
     try:

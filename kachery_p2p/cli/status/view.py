@@ -43,6 +43,8 @@ class View:
             as it takes.
         problem: why the status is an old one, if it is.
         footer: the last line.
+        top: the line of all there is with which to begin, so that what does not fit can be scrolled to;
+            None: a part of each section.
         plain: without rules and bars, for a pipe.
         ascii: draw with ASCII only; what names are made of is another matter.
     """
@@ -56,6 +58,7 @@ class View:
         height: int | None = None,
         problem: str = "",
         footer: str = "",
+        top: int | None = None,
         plain: bool = False,
         ascii: bool = False,
     ) -> None:
@@ -71,6 +74,11 @@ class View:
         self._height = height
         self._problem = problem
         self._footer = footer
+        self._top = top
+        self.last_top = 0
+        """Once it is drawn: the ``top`` with which the end is seen."""
+        self.room = 1
+        """Once it is drawn: lines for what can be scrolled."""
         self._plain = plain
         self._ascii = ascii
 
@@ -91,7 +99,11 @@ class View:
             return [*head, *_body(pen, self._sections, width, None), *foot]
         room = max(0, self._height - len(head) - len(foot))
         body = _body(pen, self._sections, width, None)
-        if len(body) > room:
+        self.room, self.last_top = max(1, room), max(0, len(body) - room)
+        if self._top is not None:
+            top = min(self._top, self.last_top)
+            body = body[top : top + room]
+        elif len(body) > room:
             pen.spaced = False
             body = _body(pen, self._sections, width, room)
         lines = [*head, *body]

@@ -1,10 +1,11 @@
 """The local API's call about what goes on now: ``status``, for dashboards that ask every second.
 
-The result is plain values: ids are hex digits, sizes and totals bytes, ``now`` and ``opened_at``
-seconds of a clock that only this node knows; ``since``, ``at``, ``started_at`` and ``measured_at`` are
-Unix time.
+The result is plain values: ids are hex digits, sizes and totals bytes, and each moment is Unix time in
+seconds. ``now``, and with it ``opened_at``, goes on evenly from ``started_at``, whoever sets the clock of
+the computer meanwhile: rates are differences by it.
 
 =============  ======================================================================================
+``now``        when this was said
 ``node``       id, label, version, protocol, pid, started_at, uptime, listening, urls
 ``storage``    dir, used, blobs, links, free, size, measured_at; None where it is not measured yet
 ``channels``   name, id, version, owner, open, member, granted, wanted, effective, proxy, members (how
@@ -88,7 +89,7 @@ class StatusCalls:
         warnings = services.context.warnings
         backends = services.task_queue.backends.values()
         return {
-            "now": now,
+            "now": self._unix(now),
             "node": self._describe_node(now),
             "storage": storage,
             "channels": [
@@ -134,6 +135,10 @@ class StatusCalls:
             "relay": {"circuits": len(services.relay), "bytes": services.relay.relayed_bytes},
             "served": services.provider.served_bytes,
         }
+
+    def _unix(self, at: float) -> float:
+        """A moment of the loop's clock."""
+        return self._started_at + (at - self._started)
 
     # --- the node ----------------------------------------------------------------------------
 
@@ -214,7 +219,7 @@ class StatusCalls:
             "rtt": link.rtt,
             "sent": link.sent,
             "received": link.received,
-            "opened_at": link.opened_at,
+            "opened_at": self._unix(link.opened_at),
             "channels": [self._name(channel) for channel in _some(shared)],
         }
 

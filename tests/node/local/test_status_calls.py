@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 
+import pytest
+
 from kachery_p2p.node.files.storage_usage import StorageUsage, Usage
 from kachery_p2p.protocol.files.messages import FILE_READ
 from kachery_p2p.protocol.limits import (
@@ -54,6 +56,19 @@ async def test_lists_are_bounded_counted_and_fit_a_frame() -> None:
         for request in waiting:
             request.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_every_moment_is_unix_time_whoever_sets_the_clock_meanwhile() -> None:
+    async with laboratory() as lab:
+        node, clock = lab["A"], lab["A"].context.clock
+        began = (await lab.call("A", "status"))["node"]["started_at"]
+        assert clock() - began >= 0.0
+        node.context.clock = lambda: clock() - 86_400.0
+        status = await lab.call("A", "status")
+        assert status["links"]
+        for moment in (status["now"], *(link["opened_at"] for link in status["links"])):
+            assert began <= moment <= clock()
+        assert status["now"] - began == pytest.approx(status["node"]["uptime"])
 
 
 async def test_a_busy_proxy_names_some_of_those_who_are_on_line() -> None:
