@@ -58,9 +58,11 @@ class Rates:
         self._seconds = seconds
         self._links: dict[tuple[Any, ...], Row] = {}
         self._downloads: dict[str, Row] = {}
+        self._uploads: dict[tuple[Any, ...], Row] = {}
         if before is not None and seconds > 0:
             self._links = {_link_key(link): link for link in before["links"]}
             self._downloads = {each["sha1"]: each for each in before["downloads"]}
+            self._uploads = {_upload_key(each): each for each in before["uploads"]}
 
     def link(self, link: Row, what: str) -> float | None:
         """Bytes per second of ``sent`` or ``received``."""
@@ -77,6 +79,13 @@ class Rates:
         rate: float = (download["verified"] - old["verified"]) / self._seconds
         return max(0.0, rate)
 
+    def upload(self, upload: Row) -> float | None:
+        old = self._uploads.get(_upload_key(upload))
+        if old is None:
+            return None
+        rate: float = (upload["sent"] - old["sent"]) / self._seconds
+        return max(0.0, rate)
+
     def total(self, links: Iterable[Row], what: str) -> float | None:
         """Over all direct links: what is relayed travels over these, too."""
         found = [self.link(link, what) for link in links if link["via"] is None]
@@ -86,6 +95,10 @@ class Rates:
 
 def _link_key(link: Row) -> tuple[Any, ...]:
     return link["node"], link["via"], link["opened_at"]
+
+
+def _upload_key(upload: Row) -> tuple[Any, ...]:
+    return upload["sha1"], upload["node"], upload["channel"]
 
 
 def short(hex_digits: str) -> str:

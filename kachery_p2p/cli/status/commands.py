@@ -30,7 +30,8 @@ _UNBOUNDED: Final = 2_000
 def status(output: Output, once: bool) -> None:
     """Show what goes on: links, transfers, feeds, tasks and warnings, anew every second.
 
-    q or Ctrl-C quits; where not all fits, the arrow keys and Page Down show the rest. Where output or input is no terminal it is printed once.
+    q or Ctrl-C quits; where not all fits, the arrow keys and Page Down show the rest. Where output or
+    input is no terminal it is printed once.
 
     \b
     Example:

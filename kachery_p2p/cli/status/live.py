@@ -94,7 +94,11 @@ class _Dashboard:
         self.draw()
 
     def draw(self) -> None:
-        keys = "q quits, arrows scroll" if self._view is not None and self._view.last_top else "q quits"
+        keys = (
+            "q quits, arrows scroll"
+            if self._view is not None and self._view.last_top
+            else "q quits"
+        )
         view = self._view = View(
             self._status,
             self._before,
@@ -162,8 +166,8 @@ async def _look_for_ever(dashboard: _Dashboard) -> None:
 
 @contextlib.contextmanager
 def _keys(quit: Callable[[], None], pressed: Callable[[bytes], None]) -> Iterator[None]:
-    """Hear single keys, unseen; the terminal is afterwards as it was. ``q`` and the terminal's end quit;
-    each other key is one call of ``pressed``."""
+    """Hear single keys, unseen; the terminal is afterwards as it was. ``q`` and the terminal's end
+    quit; each other key is one call of ``pressed``."""
     loop = asyncio.get_running_loop()
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)

@@ -222,16 +222,20 @@ def _uploads(status: Row, rates: Rates, now: float) -> Section:
     columns = (
         Column("SHA1"),
         Column("TO", flexible=True),
-        Column("ROUTE", least=40, flexible=True),
-        Column("PARTS", least=50, right=True),
-        Column("CHANNEL", least=60, flexible=True),
+        Column("SIZE", least=40, right=True),
+        Column("RATE", right=True),
+        Column("SENT", least=88, right=True),
+        Column("ROUTE", least=50, flexible=True),
+        Column("CHANNEL", least=70, flexible=True),
     )
     rows = [
         (
             Cell(short(each["sha1"])),
             Cell(clean(each["label"]) or short(each["node"])),
+            Cell(size_text(each["size"]) if each["size"] else "-"),
+            Cell(rate_text(rates.upload(each))),
+            Cell(size_text(each["sent"])),
             Cell(f"via {clean(each['via_label'])}" if each["via_label"] else "direct"),
-            Cell(str(each["ranges"])),
             Cell(clean(each["channel"])),
         )
         for each in status["uploads"]

@@ -14,6 +14,7 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kachery_p2p.node.links.endings import cut
@@ -31,7 +32,13 @@ from kachery_p2p.protocol.files.messages import (
     check_ranges,
 )
 from kachery_p2p.protocol.files.plan import Range, grouped
-from kachery_p2p.protocol.limits import BLOCK, INLINE_FILE, MANIFEST_CHUNK, MAX_FILE
+from kachery_p2p.protocol.limits import (
+    BLOCK,
+    INLINE_FILE,
+    MANIFEST_CHUNK,
+    MAX_FILE,
+    MAX_STATUS_ROWS,
+)
 from kachery_p2p.storage.files.blobs import Blob, BlobStore
 from kachery_p2p.storage.files.checking import TreeReader, check, size_fits
 from kachery_p2p.storage.files.partials import Partial
@@ -54,6 +61,20 @@ class _Reading(NamedTuple):
     read: asyncio.Future[list[tuple[bytes, list[bytes]]]]
 
 
+@dataclass
+class Upload:
+    """A part of a file that is being sent. ``size`` is the whole file's, 0 until it is known."""
+
+    link: Link
+    params: FileRead
+    size: int = 0
+
+    @property
+    def whose(self) -> tuple[str, bytes, bytes]:
+        """The same for all parts of a file that one node reads on one channel."""
+        return self.link.peer, self.params.channel, self.params.sha1
+
+
 class Provider:
     def __init__(
         self,
@@ -68,7 +89,8 @@ class Provider:
         self._partial = partial
         self._withdrawn = withdrawn
         self._checked: OrderedDict[str, bytes] = OrderedDict()
-        self._reading: dict[Stream, tuple[Link, FileRead]] = {}
+        self._reading: dict[Stream, Upload] = {}
+        self._sent: OrderedDict[tuple[str, bytes, bytes], int] = OrderedDict()
         self.served_bytes = 0
         network.on_request_of(FILE_OPEN, FileOpen, self._open)
         network.on_stream_of(FILE_READ, FileRead, self._read)
@@ -79,13 +101,21 @@ class Provider:
             raise BadInput(what="file hash", reason="not 20 bytes")
         return sha1.hex()
 
-    def reading(self) -> list[tuple[Link, FileRead]]:
-        """What is being sent now: to whom, and which range."""
+    def reading(self) -> list[Upload]:
+        """What is being sent now."""
         return list(self._reading.values())
+
+    def sent(self, upload: Upload) -> int:
+        """How many bytes of that file went to that node, with the parts that are over; it is forgotten
+        when many others were sent since."""
+        return self._sent.get(upload.whose, 0)
 
     def cut(self) -> None:
         """A channel changed: end what is being sent to those who may no longer have it."""
-        cut(self._reading, lambda each: self._require(each[0], each[1].channel, each[1].sha1))
+        cut(self._reading, self._check_right)
+
+    def _check_right(self, upload: Upload) -> None:
+        self._require(upload.link, upload.params.channel, upload.params.sha1)
 
     async def _find(self, sha1: str, channel: bytes) -> Blob | None:
         if not await self._context.workers.disk(self._context.may_leave, sha1, channel):
@@ -128,13 +158,14 @@ class Provider:
     async def _read(self, link: Link, stream: Stream, params: FileRead) -> None:
         sha1 = self._require(link, params.channel, params.sha1)
         check_ranges(params.ranges, MAX_FILE, 1)
-        self._reading[stream] = (link, params)
+        upload = self._reading[stream] = Upload(link, params)
         try:
-            await self._serve(link, stream, params, sha1)
+            await self._serve(upload, stream, sha1)
         finally:
             del self._reading[stream]
 
-    async def _serve(self, link: Link, stream: Stream, params: FileRead, sha1: str) -> None:
+    async def _serve(self, upload: Upload, stream: Stream, sha1: str) -> None:
+        link, params = upload.link, upload.params
         blob = await self._find(sha1, params.channel)
         partial = None if blob is not None else self._partial(sha1, params.channel)
         size = blob.size if blob is not None else partial.size if partial is not None else 0
@@ -143,6 +174,7 @@ class Provider:
         if blob is not None and params.ranges[-1][1] > size:
             await self._context.workers.disk(self._check_size, blob)  # they may be right
         check_ranges(params.ranges, size, BLOCK if params.proofs else 1)
+        upload.size = size
         stream.set_group(link.peer)
         blocks: TreeReader | None = None
         opened = 0
@@ -162,7 +194,7 @@ class Provider:
             else:
                 await self._context.workers.disk(self._check_small, blob)
                 reader = _unproved(_plain_reader(self._store, blob))
-            await self._send(link, stream, params, reader)
+            await self._send(upload, stream, reader)
         except CorruptContent:
             self._withdrawn(sha1)
             raise
@@ -172,9 +204,10 @@ class Provider:
             if opened:
                 link.budget.files.give()
 
-    async def _send(self, link: Link, stream: Stream, params: FileRead, reader: Reader) -> None:
+    async def _send(self, upload: Upload, stream: Stream, reader: Reader) -> None:
         """Read one group of pieces ahead of the link, as long as there is credit and room for it."""
-        groups = grouped(_pieces(params.ranges, link), lambda: link.bulk_bytes)
+        link = upload.link
+        groups = grouped(_pieces(upload.params.ranges, link), lambda: link.bulk_bytes)
         pieces = next(groups, None)
         current: _Reading | None = None
         ahead: _Reading | None = None
@@ -195,6 +228,7 @@ class Provider:
                     ):
                         self.served_bytes += len(data)
                         await stream.send([start, proof], data)
+                        self._count(upload, len(data))
                     stream.unreserve(current.size)
                 current, ahead = ahead, None
         finally:
@@ -205,6 +239,11 @@ class Provider:
                     await asyncio.wait([each.read])
                     if not each.read.cancelled():
                         each.read.exception()
+
+    def _count(self, upload: Upload, size: int) -> None:
+        self._sent[upload.whose] = self._sent.pop(upload.whose, 0) + size
+        if len(self._sent) > MAX_STATUS_ROWS:
+            self._sent.popitem(last=False)
 
     def _check_size(self, blob: Blob) -> None:
         """What is told to be so large must be."""

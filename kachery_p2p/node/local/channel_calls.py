@@ -347,8 +347,9 @@ class ChannelCalls:
         book = self._services.context.book
         members: dict[str, str] = {}
         for channel in book:
-            for each in (*book.admissions(channel), *book.signed(channel).document.members):
-                members[each.node_id] = each.label or members.get(each.node_id, "")
+            members |= {a.node_id: a.label for a in book.admissions(channel) if a.label}
+            for member in book.signed(channel).document.members:
+                members[member.node_id] = member.label or members.get(member.node_id, "")
         whole = params.node.strip().lower()
         node_id = whole if _is_id(whole) else self._called(members, params.node)
         return {"node": node_id, "label": members.get(node_id, "")}

@@ -1,8 +1,8 @@
 """The local API's call about what goes on now: ``status``, for dashboards that ask every second.
 
 The result is plain values: ids are hex digits, sizes and totals bytes, and each moment is Unix time in
-seconds. ``now``, and with it ``opened_at``, goes on evenly from ``started_at``, whoever sets the clock of
-the computer meanwhile: rates are differences by it.
+seconds. ``now``, and with it ``opened_at``, goes on evenly from ``started_at``, whoever sets the clock
+of the computer meanwhile: rates are differences by it.
 
 =============  ======================================================================================
 ``now``        when this was said
@@ -14,7 +14,8 @@ the computer meanwhile: rates are differences by it.
                opened_at, channels
 ``bootstraps`` url, node, state, error, code
 ``downloads``  sha1, size (0: not known yet), verified, fetched, seconds, sources
-``uploads``    sha1, node, label, via_label, channel, ranges (parts that are being sent)
+``uploads``    sha1, node, label, via_label, channel, size (0: not known yet), sent (a total), ranges
+               (parts that are being sent)
 ``feeds``      feed, subfeed, name, size, own, forked, followed (from others), readers (other nodes),
                local (reads on this computer that go on)
 ``tasks``      function, type, state, node, label, channel, since, fraction (done, 0 to 1, or None),
@@ -42,6 +43,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
 from kachery_p2p._version import __version__
+from kachery_p2p.node.files.provider import Upload
 from kachery_p2p.node.files.storage_usage import StorageUsage
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.tasks.jobs import Backend, Job, Step
@@ -237,9 +239,11 @@ class StatusCalls:
         return {"sha1": sha1, **progress, "sources": sources}
 
     def _uploads(self, labels: dict[str, str]) -> list[Row]:
-        sending: Counter[tuple[Link, bytes, bytes]] = Counter()
-        for link, params in self._services.provider.reading():
-            sending[link, params.channel, params.sha1] += 1
+        provider = self._services.provider
+        sending: dict[tuple[Link, bytes, bytes], list[Upload]] = {}
+        for upload in provider.reading():
+            key = upload.link, upload.params.channel, upload.params.sha1
+            sending.setdefault(key, []).append(upload)
         return [
             {
                 "sha1": sha1.hex(),
@@ -247,9 +251,11 @@ class StatusCalls:
                 "label": self._label(link),
                 "via_label": "" if link.via is None else labels.get(link.via) or link.via[:8],
                 "channel": self._name(channel),
-                "ranges": count,
+                "size": max(upload.size for upload in parts),
+                "sent": provider.sent(parts[0]),
+                "ranges": len(parts),
             }
-            for (link, channel, sha1), count in sending.items()
+            for (link, channel, sha1), parts in sending.items()
         ]
 
     # --- feeds -------------------------------------------------------------------------------

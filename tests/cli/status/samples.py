@@ -135,6 +135,8 @@ def sample(**changes: Any) -> dict[str, Any]:
                 "label": EVIL,
                 "via_label": "hub",
                 "channel": "lab",
+                "size": 30_000_000,
+                "sent": 5_000_000,
                 "ranges": 2,
             }
         ],

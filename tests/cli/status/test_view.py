@@ -224,6 +224,19 @@ def test_rates_are_of_the_same_link_only_and_never_negative() -> None:
     assert Rates(fewer, after).link(fewer["links"][0], "sent") == 0.0
 
 
+def test_what_is_sent_has_a_size_and_a_rate() -> None:
+    before = sample(now=98.0)
+    before["uploads"][0]["sent"] -= 3_000_000
+    section = next(each for each in sections(sample(), Rates(sample(), before), NOW)
+                   if each.title == "Uploads")  # fmt: skip
+    cells = dict(zip((column.head for column in section.columns), section.rows[0], strict=True))
+    assert (cells["SIZE"].text, cells["RATE"].text) == ("30.0 MB", "1.5 MB/s")
+    assert Rates(sample(), None).upload(sample()["uploads"][0]) is None
+    elsewhere = sample(now=110.0)
+    elsewhere["uploads"][0]["node"] = "44" * 32
+    assert Rates(elsewhere, sample()).upload(elsewhere["uploads"][0]) is None
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.text(max_size=60), st.integers(1, 170), st.integers(1, 40))
 def test_any_name_at_any_size(name: str, width: int, height: int) -> None:

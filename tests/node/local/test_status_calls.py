@@ -101,7 +101,7 @@ async def test_what_is_being_sent_is_told_with_to_whom() -> None:
         }
         # Whoever grants no credit gets nothing, and is shown for as long as that lasts.
         stream = link.open(FILE_READ, params, credit=0)
-        await until(lambda: lab["A"].provider.reading())
+        await until(lambda: [each for each in lab["A"].provider.reading() if each.size])
         (upload,) = (await lab.call("A", "status"))["uploads"]
         assert upload == {
             "sha1": sha1,
@@ -109,8 +109,14 @@ async def test_what_is_being_sent_is_told_with_to_whom() -> None:
             "label": "B",
             "via_label": "P",
             "channel": "lab",
+            "size": len(data),
+            "sent": 0,
             "ranges": 1,
         }
+        stream.grant(100_000)
+        await until(lambda: lab["A"].provider.sent(lab["A"].provider.reading()[0]))
+        (upload,) = (await lab.call("A", "status"))["uploads"]
+        assert 0 < upload["sent"] <= 100_000
         stream.end()
         await until(lambda: not lab["A"].provider.reading())
         assert (await lab.call("A", "status"))["uploads"] == []
