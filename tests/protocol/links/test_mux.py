@@ -2,100 +2,55 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from typing import Any
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from kachery_p2p.protocol.errors import (
     Busy,
     KacheryError,
     LinkClosed,
     NotFound,
-    ProtocolViolation,
     RemoteError,
 )
 from kachery_p2p.protocol.limits import (
     CONTROL_PAUSE_BYTES,
     DEAD_SECONDS,
     FRAME_OVERHEAD,
-    MAX_BODY,
     MAX_CONTROL_BYTES,
     MAX_CONTROL_QUEUE,
     MAX_HEADER,
-    MAX_RELAY_TAIL,
     MAX_REQUESTS,
     MAX_STREAMS,
     PING_SECONDS,
     RTT_SECONDS,
 )
-from kachery_p2p.protocol.links import frames, mux
+from kachery_p2p.protocol.links import mux
 from kachery_p2p.protocol.links.frames import (
-    NO_TAIL,
-    OPAQUE_TAIL,
-    SEALED_TAIL,
     Bye,
     Credit,
     Data,
     End,
     Failure,
-    Frame,
     Hello,
     Note,
     Open,
     Ping,
-    Pong,
     Request,
-    Response,
     cost_of,
-    decode_header,
 )
 from kachery_p2p.protocol.links.mux import Mux
 from kachery_p2p.protocol.links.session import TAG_BYTES
-
-HELLO = Hello("test", 0.0, "", [], {})
-
-
-def one(*, initiator: bool = False, greeted: bool = True) -> Mux:
-    made = Mux(initiator=initiator, now=0.0)
-    if greeted:
-        made.receive(HELLO, None, 0.0)
-    return made
-
-
-def pair() -> tuple[Mux, Mux]:
-    return one(initiator=True), one()
-
-
-def following(sender: Mux) -> tuple[Frame, Any] | None:
-    """What the sender sends next, as its receiver decodes it."""
-    item = sender.next_frame()
-    if item is None:
-        return None
-    frame, body = item
-    return (decode_header(frame) if isinstance(frame, bytes) else frame), body
-
-
-def drain(sender: Mux) -> list[Frame]:
-    found = []
-    while (item := following(sender)) is not None:
-        found.append(item[0])
-    return found
+from tests.protocol.links.muxes import HELLO, as_received, drain, following, one, pair
 
 
 def move(sender: Mux, receiver: Mux) -> list[mux.Event]:
     events: list[mux.Event] = []
     while (item := following(sender)) is not None:
-        events += receiver.receive(item[0], _wire(*item), 0.0)
+        events += receiver.receive(item[0], as_received(*item), 0.0)
     return events
-
-
-def _wire(frame: Frame, body: Any) -> Any:
-    """What a session would hand to the receiver; the body of a sealed tail does not matter here."""
-    return None if body is None else memoryview(bytes(body))
 
 
 # --- requests ---------------------------------------------------------------------------------
@@ -454,265 +409,6 @@ def test_a_busy_link_is_measured_as_often_as_an_idle_one() -> None:
             b.receive(ping, None, now)
             a.receive(drain(b)[0], None, now)
     assert pinged == [RTT_SECONDS, 2 * RTT_SECONDS, 3 * RTT_SECONDS, 4 * RTT_SECONDS]
-
-
-# --- hostile frames ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("frame", [Ping(1), Request(1, "m", None), Note("t", None), Credit(1, 1)])
-def test_nothing_is_heard_before_the_hello(frame: Frame) -> None:
-    with pytest.raises(ProtocolViolation):
-        one(greeted=False).receive(frame, None, 0.0)
-
-
-def test_a_peer_may_leave_instead_of_greeting() -> None:
-    [bye] = one(greeted=False).receive(Bye("busy", {"limit": "5 links"}), None, 0.0)
-    assert isinstance(bye, mux.SaidBye)
-    assert isinstance(bye.error, Busy)
-
-
-def stretched(receiver: Mux) -> Mux:
-    """The receiver after a peer opened stream 1 and asked 3, and it opened 2 and asked 4 itself."""
-    receiver.receive(Open(1, "m", None, 100), None, 0.0)
-    receiver.receive(Request(3, "m", None), None, 0.0)
-    assert receiver.open("m", None, credit=1_000) == 2
-    assert receiver.request("m", None) == 4
-    return receiver
-
-
-@pytest.mark.parametrize(
-    "frame",
-    [
-        HELLO,
-        Open(1, "again", None, 0), Open(3, "again", None, 0), Open(6, "ours", None, 0),
-        Open(0, "zero", None, 0), Open(-1, "negative", None, 0), Open(5, "m", None, -1),
-        Request(1, "again", None), Request(2, "ours", None), Request(-3, "negative", None),
-        Response(6, None), Response(3, None), Response(1, None), Response(-2, None),
-        Failure(8, "busy", {}), Failure(5, "busy", {}),
-        Data(5, None, NO_TAIL, 0), Data(6, None, NO_TAIL, 0), Data(0, None, NO_TAIL, 0),
-        Data(1, None, NO_TAIL, 0),
-        Data(2, None, SEALED_TAIL, 1_000), Data(2, None, SEALED_TAIL, MAX_BODY + TAG_BYTES + 1),
-        Data(2, None, OPAQUE_TAIL, MAX_RELAY_TAIL + 1), Data(2, None, NO_TAIL, -500),
-        Credit(1, 0), Credit(1, -5), Credit(1, 1 << 50), Credit(7, 5), Credit(0, 5), Credit(-1, 5),
-        End(5, "", {}), End(6, "", {}), End(0, "", {}),
-    ],
-    ids=repr,
-)  # fmt: skip
-def test_what_cannot_be_right_is_a_violation(frame: Frame) -> None:
-    with pytest.raises(ProtocolViolation):
-        stretched(one()).receive(frame, memoryview(b""), 0.0)
-
-
-def test_credit_cannot_be_piled_up_without_end() -> None:
-    receiver = stretched(one())
-    receiver.receive(Credit(1, 1 << 40), None, 0.0)
-    with pytest.raises(ProtocolViolation):
-        receiver.receive(Credit(1, 1), None, 0.0)
-
-
-def test_empty_frames_cost_credit_too() -> None:
-    receiver = one()
-    number = receiver.open("m", None, credit=10 * FRAME_OVERHEAD)
-    for _ in range(10):
-        receiver.receive(Data(number, None, NO_TAIL, 0), None, 0.0)
-    with pytest.raises(ProtocolViolation):
-        receiver.receive(Data(number, None, NO_TAIL, 0), None, 0.0)
-
-
-wide = st.integers(-(1 << 63), (1 << 64) - 1)
-ids = st.integers(-2, 12) | wide
-texts = st.sampled_from(["", "busy", "m", "protocol-violation"]) | st.text(max_size=5)
-anything = st.none() | wide | st.text(max_size=5) | st.lists(st.binary(max_size=4))
-fields = st.dictionaries(st.text(max_size=5), anything, max_size=3)
-any_frame = st.one_of(
-    st.just(HELLO),
-    st.builds(Request, ids, texts, anything),
-    st.builds(Response, ids, anything),
-    st.builds(Failure, ids, texts, fields),
-    st.builds(Open, ids, texts, anything, wide),
-    st.builds(Data, ids, anything, st.integers(-1, 4), st.integers(-100, 2_000) | wide),
-    st.builds(Credit, ids, wide),
-    st.builds(End, ids, texts, fields),
-    st.builds(Note, texts, anything),
-    st.builds(Ping, wide),
-    st.builds(Pong, wide),
-    st.builds(Bye, texts, fields),
-)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.booleans(), st.lists(any_frame, max_size=30))
-def test_arbitrary_frames_are_taken_or_a_violation_and_never_beat_the_credit(
-    greeted: bool, received: list[Frame]
-) -> None:
-    receiver = one(greeted=greeted)
-    if greeted:
-        stretched(receiver)
-    cost = 0
-    try:
-        for frame in received:
-            for event in receiver.receive(frame, memoryview(b""), 0.0):
-                if isinstance(event, mux.Received):
-                    cost += event.cost
-    except ProtocolViolation:
-        pass
-    assert cost <= 1_000
-    for frame in drain(receiver):
-        assert len(frames.encode_header(frame)) > 0
-
-
-# --- two honest ends, doing anything in any order ---------------------------------------------
-
-pick = st.integers(0, 1 << 16)
-
-
-class TwoEnds(RuleBasedStateMachine):
-    """Invariants are checked as frames arrive; between honest ends nothing is ever a violation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ends = pair()
-        self.pipes: tuple[deque[Any], deque[Any]] = (deque(), deque())
-        self.sent: dict[tuple[int, int], list[int]] = {}
-        self.got: dict[tuple[int, int], list[int]] = {}
-        self.granted: Counter[tuple[int, int]] = Counter()
-        self.used: Counter[tuple[int, int]] = Counter()
-        self.closed: dict[tuple[int, int], bool] = {}  # who ended it first: was it a good end
-        self.heard_end: set[tuple[int, int]] = set()
-        self.streams: tuple[list[int], list[int]] = ([], [])
-        self.asked: tuple[dict[int, Any], dict[int, Any]] = ({}, {})
-        self.to_answer: tuple[list[int], list[int]] = ([], [])
-        self.count = 0
-
-    def stream(self, side: int, place: int) -> int | None:
-        known = [n for n in self.streams[side] if (side, n) not in self.closed]
-        known = [n for n in known if (side, n) not in self.heard_end]
-        return known[place % len(known)] if known else None
-
-    @rule(side=st.integers(0, 1), credit=st.integers(0, 2_000))
-    def open(self, side: int, credit: int) -> None:
-        number = self.ends[side].open("m", None, group=credit % 3, credit=credit)
-        self.streams[side].append(number)
-        self.granted[side, number] += credit
-
-    @rule(side=st.integers(0, 1), place=pick, size=st.integers(0, 500))
-    def send(self, side: int, place: int, size: int) -> None:
-        number = self.stream(side, place)
-        if number is None or not self.ends[side].can_send(number, size + TAG_BYTES):
-            return
-        self.count += 1
-        self.ends[side].send(number, self.count, b"x" * size)
-        self.sent.setdefault((side, number), []).append(self.count)
-        self.used[1 - side, number] += cost_of(size + TAG_BYTES)
-
-    @rule(side=st.integers(0, 1), place=pick, more=st.integers(1, 2_000))
-    def grant(self, side: int, place: int, more: int) -> None:
-        number = self.stream(side, place)
-        if number is not None:
-            self.ends[side].grant(number, more)
-            self.granted[side, number] += more
-
-    @rule(side=st.integers(0, 1), place=pick, good=st.booleans())
-    def end(self, side: int, place: int, good: bool) -> None:
-        number = self.stream(side, place)
-        if number is not None:
-            self.closed[side, number] = good
-            self.ends[side].end(number, None if good else NotFound(what="x", detail="y"))
-
-    @rule(side=st.integers(0, 1))
-    def ask(self, side: int) -> None:
-        number = self.ends[side].request("m", None)
-        self.asked[side][number] = None
-
-    @rule(side=st.integers(0, 1), place=pick, good=st.booleans())
-    def answer(self, side: int, place: int, good: bool) -> None:
-        if self.to_answer[side]:
-            number = self.to_answer[side].pop(place % len(self.to_answer[side]))
-            if good:
-                self.ends[side].respond(number, number)
-            else:
-                self.ends[side].fail(number, NotFound(what="x", detail="y"))
-
-    @rule(side=st.integers(0, 1), place=pick)
-    def abandon(self, side: int, place: int) -> None:
-        if self.asked[side]:
-            number = sorted(self.asked[side])[place % len(self.asked[side])]
-            del self.asked[side][number]
-            self.ends[side].abandon(number)
-
-    @rule(side=st.integers(0, 1))
-    def ping(self, side: int) -> None:
-        self.ends[side].ping(0.0)
-
-    @rule(side=st.integers(0, 1), times=st.integers(1, 5))
-    def take(self, side: int, times: int) -> None:
-        for _ in range(times):
-            control = bool(self.ends[side].control)
-            item = following(self.ends[side])
-            if item is None:
-                return
-            assert isinstance(item[0], Data) <= (not control), "bulk went before control"
-            self.pipes[side].append(item)
-
-    @precondition(lambda self: any(self.pipes))
-    @rule(side=st.integers(0, 1), times=st.integers(1, 5))
-    def arrive(self, side: int, times: int) -> None:
-        for _ in range(min(times, len(self.pipes[side]))):
-            frame, body = self.pipes[side].popleft()
-            for event in self.ends[1 - side].receive(frame, _wire(frame, body), 0.0):
-                self.happened(1 - side, event)
-
-    def happened(self, side: int, event: mux.Event) -> None:
-        match event:
-            case mux.Opened(number, _, _):
-                self.streams[side].append(number)
-            case mux.Received(number, meta, _, _):
-                assert (side, number) not in self.heard_end
-                self.got.setdefault((side, number), []).append(meta)
-            case mux.Ended(number, error):
-                if number in self.to_answer[side]:
-                    self.to_answer[side].remove(number)
-                    return
-                assert (side, number) not in self.heard_end, "an end is told once"
-                self.heard_end.add((side, number))
-                assert (error is None) == self.closed[1 - side, number]
-            case mux.Requested(number, _, _):
-                self.to_answer[side].append(number)
-            case mux.Responded(number, result):
-                assert result == number
-                del self.asked[side][number]
-            case mux.Failed(number, _):
-                del self.asked[side][number]
-
-    @invariant()
-    def nobody_sent_more_than_was_granted(self) -> None:
-        for key, used in self.used.items():
-            assert used <= self.granted[key]
-
-    @invariant()
-    def what_arrived_is_the_beginning_of_what_was_sent(self) -> None:
-        for (side, number), got in self.got.items():
-            assert got == self.sent[1 - side, number][: len(got)]
-
-    def teardown(self) -> None:
-        while any(self.pipes) or any(end.control or end._turn for end in self.ends):
-            for side in (0, 1):
-                self.take(side, 100)
-                self.arrive(side, 1_000)
-        for (side, number), good in self.closed.items():
-            other = (1 - side, number)
-            assert other in self.heard_end or other in self.closed, "an end was lost"
-            if good and other not in self.closed:
-                assert self.got.get(other, []) == self.sent.get((side, number), [])
-        for side in (0, 1):
-            assert set(self.asked[side]) == set(self.to_answer[1 - side])
-            for number in self.streams[side]:
-                ended = (side, number) in self.closed or (side, number) in self.heard_end
-                assert ended == (number not in self.ends[side]._streams)
-
-
-TestTwoEnds = TwoEnds.TestCase
-TestTwoEnds.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
 
 
 def test_an_end_of_the_tree_is_what_the_peer_is_told() -> None:
