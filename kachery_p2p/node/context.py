@@ -72,3 +72,8 @@ class Context:
         """Remember something the user should know; the newest are shown by ``info``."""
         if not self.warnings or self.warnings[-1][1] != text:
             self.warnings.append((self.clock(), text))
+
+    def take_back(self, text: str) -> None:
+        """Forget a warning: what it warned of is mended, and there is nothing to do any more."""
+        for warning in [each for each in self.warnings if each[1] == text]:
+            self.warnings.remove(warning)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.reach import Reach
@@ -20,6 +21,11 @@ _STEADY_SECONDS = 10.0
 """A link that lasted this long was a good one: the backoff starts anew."""
 _NOT_YET_SECONDS = 5.0
 """How long a node that does not know us as a member is left alone, at most."""
+
+
+_JOIN_THERE: Final = (
+    "type 'kachery-p2p channel join' there, with what 'kachery-p2p channel export' prints here."
+)
 
 
 @dataclass
@@ -80,6 +86,7 @@ class Bootstraps:
         backoff = Backoff(RECONNECT_FIRST, RECONNECT_MOST, random)
         not_yet = Backoff(RECONNECT_FIRST, _NOT_YET_SECONDS, random)
         loop = asyncio.get_running_loop()
+        not_yet_there = ""
         while True:
             status.trying = True
             try:
@@ -87,6 +94,7 @@ class Bootstraps:
                 self._reach.keep(link)
                 status.state, status.error, status.code = "connected", "", ""
                 status.trying = False
+                self._network.context.take_back(not_yet_there)
                 since = loop.time()
                 await link.closed.wait()
                 if loop.time() - since > _STEADY_SECONDS:
@@ -97,7 +105,10 @@ class Bootstraps:
             except KacheryError as error:
                 status.state, status.error, status.code = "waiting", str(error), error.code
                 status.trying = False
-                self._network.context.warn(f"{url}: {error}{_remedy(error)}")
+                warning = f"{url}: {self._said(error, url, node)}"
+                self._network.context.warn(warning)
+                if isinstance(error, NotAMember):
+                    not_yet_there = warning
             # Somebody is about to mend that, at one end or the other. It says nothing about how long
             # to wait after an error of another kind.
             pause = (not_yet if status.code == NotAMember.code else backoff).next()
@@ -107,12 +118,21 @@ class Bootstraps:
             except TimeoutError:
                 pass
 
+    def _said(self, error: KacheryError, url: str, node: str) -> str:
+        """The error, and what to do, seen from the one who dialled."""
+        if not isinstance(error, NotAMember):
+            return str(error)
+        if self._owns_one_with(url, node):  # who would add this node to it is this node
+            return f"The bootstrap node has not joined the channel yet: {_JOIN_THERE}"
+        return f"{error} Or the bootstrap node has not joined the channel itself: {_JOIN_THERE}"
 
-def _remedy(error: KacheryError) -> str:
-    """What else to do than the error says, seen from the one who dialled."""
-    if not isinstance(error, NotAMember):
-        return ""
-    return (
-        " Or the bootstrap node has not joined the channel itself: type 'kachery-p2p channel join' "
-        "there, with what 'kachery-p2p channel export' prints here."
-    )
+    def _owns_one_with(self, url: str, node: str) -> bool:
+        book = self._network.context.book
+        return any(
+            book.owner_key(channel) is not None
+            and any(
+                (each.url, each.node_id) == (url, node)
+                for each in book.signed(channel).document.bootstraps
+            )
+            for channel in book
+        )

@@ -239,3 +239,20 @@ async def test_a_document_that_was_tampered_with_is_not_taken() -> None:
                 continue
             assert update.signed is None
         assert lab["B"].network.links
+
+
+async def test_an_owner_whose_bootstrap_has_not_joined_yet_is_told_that_until_it_has() -> None:
+    """The owner was told to ask the owner to add it, and it stayed among the warnings for ever."""
+    async with laboratory("A", channel=False) as lab:
+        where = f"ws://{lab['P'].listening}"
+        made = await lab.call("A", "channel.create", name="lab", bootstraps=[where])
+        warnings = lab["A"].context.warnings
+        await until(
+            lambda: [text for _, text in warnings if "has not joined the channel yet" in text]
+        )
+        assert not any("Ask the channel's owner" in text for _, text in warnings)
+        lab["A"].context.warn("something else")
+        lab.channels["lab"] = bytes.fromhex(made["id"])
+        await lab.call("P", "channel.join", document=await lab.export("A", "lab"), roles="none")
+        await lab.linked("A", "lab")
+        await until(lambda: [text for _, text in warnings] == ["something else"])
