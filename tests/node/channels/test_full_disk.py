@@ -156,9 +156,11 @@ async def test_a_stop_writes_what_could_not_be_written_before(
     async with laboratory("A", "B", "C") as lab:
         disk = FullDisk(lab["C"].state, monkeypatch)
         await remove(lab, "B")
+        key = lab.channels["lab"]
+        # Other things are written there too.
+        await until(lambda: not lab["C"].network.is_member(key, lab.id("B")), "C has heard of it")
         await until(lambda: disk.tries, "it was tried")
         disk.full = False
-        key = lab.channels["lab"]
         await lab.stop("P")
         await lab.stop("C")
         await lab.start("C")
