@@ -48,10 +48,12 @@ def facts(status: Row, rates: Rates) -> list[tuple[str, Cell]]:
 
 def _storage(storage: Row) -> Cell:
     if storage["used"] is None:
-        return Cell("is being measured")
+        return Cell("is being read for the first time")
     text = f"{size_text(storage['used'])} in {plural(storage['blobs'], 'file')}"
     if storage["links"]:
         text += f", {plural(storage['links'], 'link')}"
+    if storage["limit"]:
+        text += f"; {size_text(storage['limit'])} at most"
     text += f"; {size_text(storage['free'])} free"
     tight = storage["free"] < storage["size"] / 20
     return Cell(text, "warning" if tight else "plain")
