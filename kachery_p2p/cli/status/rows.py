@@ -48,7 +48,7 @@ def facts(status: Row, rates: Rates) -> list[tuple[str, Cell]]:
 
 def _storage(storage: Row) -> Cell:
     if storage["used"] is None:
-        return Cell("is being read for the first time")
+        return Cell("is being measured")
     text = f"{size_text(storage['used'])} in {plural(storage['blobs'], 'file')}"
     if storage["links"]:
         text += f", {plural(storage['links'], 'link')}"
