@@ -25,7 +25,9 @@ storage.channels        : storage
 storage.files           : storage protocol.files
 storage.feeds           : storage protocol.feeds
 storage.tasks           : storage protocol.tasks
-storage.state           : storage.channels storage.files
+storage.inventory       : storage.files
+storage.state           : storage.channels storage.inventory
+storage.limit           : storage.state
 storage.bindings        : storage.state
 storage.older_values    : storage.state
 storage.sweeper         : storage.state
@@ -40,7 +42,7 @@ node.files              : node.gossip
 node.feeds              : node.files storage.feeds
 node.tasks              : node.feeds storage.tasks
 node.upkeep             : node.gossip storage.sweeper
-node.local              : node.tasks
+node.local              : node.tasks storage.limit
 node.node               : node.local node.upkeep storage.older_values
 node.__main__           : node.node
 

@@ -14,10 +14,11 @@ FUNCTIONS = {name: getattr(kc, name) for name in PUBLIC if inspect.isfunction(ge
 ASYNC = {name for name, function in FUNCTIONS.items() if inspect.iscoroutinefunction(function)}
 PLAIN = {
     "_kachery_storage_dir", "_kachery_temp_dir", "_run_task",
-    "build_uri", "check_signed_message", "parse_uri", "task_backend", "task_cancelled",
-    "task_progress", "taskfunction",
+    "alist_files", "build_uri", "check_signed_message", "list_files", "parse_uri", "task_backend",
+    "task_cancelled", "task_progress", "taskfunction",
 }  # fmt: skip
-"""Functions that ask no node, so that there is nothing to wait for, and an async context manager."""
+"""Functions that ask no node, so that there is nothing to wait for, an async context manager, and
+iterators of both kinds."""
 
 
 def test_every_name_that_is_promised_is_there_and_once() -> None:

@@ -73,6 +73,10 @@ def test_howto_move(folder: Path) -> None:
     check_shown_uris(document, reading.printed)
 
 
+def test_howto_storage(folder: Path) -> None:
+    Reading(ThisComputer(folder, free_port())).follow(ROOT / "docs/howto-storage.md")
+
+
 def test_howto_http_proxy(folder: Path) -> None:
     """The HTTP proxy of the document is one that this test runs, and everything passes through it."""
     port = free_port()

@@ -42,9 +42,9 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.limits import DEFAULT_API_PORT, NOTICE_LATE_SECONDS, STOP_SECONDS
 from kachery_p2p.storage.disk import disk_errors
 
-from .daemon_options import door_options, octal
+from .daemon_options import door_options, octal, size
 from .daemon_process import ProcessEnd, environment, start_process
-from .output import Output, clean, pass_output, with_output
+from .output import Output, clean, pass_output, size_text, with_output
 from .user_path import UserPath
 
 
@@ -68,6 +68,12 @@ def daemon() -> None:
 )
 @click.option("--storage-dir", type=UserPath(), help="Default: ~/kachery-storage.")
 @click.option("--state-dir", type=UserPath(), help="Key, database, log.")
+@click.option(
+    "--max-storage",
+    metavar="SIZE",
+    callback=size,
+    help="What the storage may hold, such as 500G, or none; default: as it was set last.",
+)
 @click.option(
     "--api-port",
     metavar="[PORT]",
@@ -257,6 +263,35 @@ def _check_environment(output: Output, info: dict[str, Any]) -> None:
             f"Note: other commands use another node here ({found}): they look at "
             f"{places.PORT_VARIABLE}, then at {' and '.join(map(str, places.socket_candidates()))}."
         )
+
+
+# --- changing ----------------------------------------------------------------------------------
+
+
+@daemon.command("set")
+@click.option(
+    "--max-storage",
+    metavar="SIZE",
+    required=True,
+    callback=size,
+    help="What the storage may hold, such as 500G, or none.",
+)
+@with_output
+@pass_output
+def set_(output: Output, /, max_storage: int) -> None:
+    """Change a setting of the running node, from now on and after restarts.
+
+    What is over a smaller limit goes at once, as far as it may: what was fetched and is not pinned.
+
+    \b
+    Example:
+      kachery-p2p daemon set --max-storage 500G
+    """
+    answer = sync.set_max_storage(max_storage or None)
+    limit = size_text(answer["limit"]) if answer["limit"] else "no limit"
+    output.result(answer, [f"{size_text(answer['used'])} used, {limit}"])
+    if answer["limit"] and answer["used"] > answer["limit"]:
+        output.note("That is more than the limit: the rest may not go. See 'kachery-p2p du'.")
 
 
 # --- stopping ----------------------------------------------------------------------------------

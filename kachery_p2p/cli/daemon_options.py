@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from kachery_p2p.protocol.quantities import parse_size
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -64,3 +66,10 @@ def door_options(command: F) -> F:
     for option in reversed(_DOORS):
         command = option(command)
     return command
+
+
+def size(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+    """Bytes; 0 for ``none``, None if the option is not given."""
+    if text is None:
+        return None
+    return 0 if text == "none" else parse_size(text, "--max-storage")

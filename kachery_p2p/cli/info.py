@@ -53,6 +53,7 @@ def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("version", f"{info['version']} (protocol {info['protocol']})"),
         ("running", f"pid {info['pid']}, for {duration(info['uptime'])}"),
         ("storage", info["storage_dir"]),
+        ("it holds", _held(info)),
         ("state", info["state_dir"]),
         ("socket", info["socket"]),
         ("listening", info["listening"] or "no (links are outgoing only)"),
@@ -65,6 +66,12 @@ def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
             ("relayed", f"{size_text(info['relayed_bytes'])}, {info['circuits']} circuits now")
         )
     return facts
+
+
+def _held(info: dict[str, Any]) -> str:
+    held = size_text(info["storage_used"])
+    limit = info["max_storage"]
+    return held if limit is None else f"{held} of {size_text(limit)} at most"
 
 
 def _tables(info: dict[str, Any]) -> list[_Table]:

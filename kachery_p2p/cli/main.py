@@ -29,6 +29,7 @@ from .doctor import commands as doctor
 from .examples import put_examples_last
 from .feeds import commands as feeds
 from .files import commands as files
+from .files import storage
 from .output import (
     Output,
     ReaderGone,
@@ -91,6 +92,7 @@ for command in (
     info.info,
     status.status,
     *files.COMMANDS,
+    *storage.COMMANDS,
     feeds.feed,
     tasks.task,
     channels.channel,

@@ -8,7 +8,7 @@ from kachery_p2p.client.session.portal import twin
 from . import nodes
 from .channels import invitations
 from .feeds import feeds, watches
-from .files import finds, loads, opened, stores, uploads
+from .files import finds, keeping, loads, opened, stores, uploads
 from .files.older import todays
 from .tasks import requests as task_requests
 from .tasks import tasks
@@ -33,6 +33,15 @@ upload_text = twin(uploads.aupload_text)
 upload_json = twin(uploads.aupload_json)
 upload_npy = twin(uploads.aupload_npy)
 upload_pkl = twin(uploads.aupload_pkl)
+
+storage_usage = twin(keeping.astorage_usage, asks_only=True)
+delete_file = twin(keeping.adelete_file)
+unshare_file = twin(keeping.aunshare_file)
+pin = twin(keeping.apin)
+unpin = twin(keeping.aunpin)
+collect_garbage = twin(keeping.acollect_garbage)
+set_max_storage = twin(keeping.aset_max_storage)
+verify = twin(keeping.averify)
 
 get_node_id = twin(nodes.aget_node_id, asks_only=True)
 node_info = twin(nodes.anode_info, asks_only=True)

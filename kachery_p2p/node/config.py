@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kachery_p2p.local.places import SOCKET_NAME
 from kachery_p2p.protocol.errors import BadInput
-from kachery_p2p.protocol.limits import MAX_LABEL, MAX_OPTION_ITEMS, MAX_URL
+from kachery_p2p.protocol.limits import MAX_FILE, MAX_LABEL, MAX_OPTION_ITEMS, MAX_URL
 from kachery_p2p.protocol.links.addresses import Network, parse_network
 
 MAX_SOCKET_PATH = 107
@@ -47,6 +47,8 @@ class Config:
     """False: nobody on this machine can talk to the node. For nodes inside another program."""
     allow_tasks: tuple[str, ...] | None = None
     """The task functions that backends of this node may run for others; None: all they offer."""
+    max_storage: int | None = None
+    """Bytes that the storage folder may hold; 0: without a limit; None: as it was said last."""
     durable: bool = True
     """False gives up safety against power cuts (not against crashes). For tests and scratch."""
 
@@ -103,6 +105,8 @@ class Config:
         self.trusted()
         self.private()
         self._check_origins()
+        if self.max_storage is not None and not 0 <= self.max_storage <= MAX_FILE:
+            raise BadInput(what="--max-storage", reason=f"not between 0 and {MAX_FILE} bytes")
         if len(self.label) > MAX_LABEL:
             raise BadInput(what="--label", reason=f"longer than {MAX_LABEL} characters")
         if (self.tls_cert is None) != (self.tls_key is None):

@@ -15,6 +15,8 @@ from kachery_p2p.protocol.channels.membership import ChannelBook
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.storage.bindings import Bindings
 from kachery_p2p.storage.files.blobs import BlobStore
+from kachery_p2p.storage.inventory.inventory import Inventory
+from kachery_p2p.storage.inventory.quota import Quota
 from kachery_p2p.storage.state import StateDB
 
 from .turns import Turns
@@ -33,6 +35,8 @@ class Context:
     book: ChannelBook
     state: StateDB
     store: BlobStore
+    inventory: Inventory
+    quota: Quota
     workers: Workers
     label: str = ""
     urls: list[str] = field(default_factory=list)

@@ -13,7 +13,6 @@ import os
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from kachery_p2p.node.channels.admissions import Admissions
@@ -29,8 +28,10 @@ from kachery_p2p.node.feeds.reader import FeedReader
 from kachery_p2p.node.feeds.server import FeedServer
 from kachery_p2p.node.feeds.submitter import FeedSubmitter
 from kachery_p2p.node.files.downloader import Downloader
+from kachery_p2p.node.files.keeping import Keeping
 from kachery_p2p.node.files.offers import BlobOffers
 from kachery_p2p.node.files.provider import Provider
+from kachery_p2p.node.files.scrubbing import Scrubbing
 from kachery_p2p.node.gossip.announcer import Announcer
 from kachery_p2p.node.gossip.availability import Availability
 from kachery_p2p.node.gossip.discovery import Discovery
@@ -51,22 +52,25 @@ from kachery_p2p.node.tasks.requests import TaskRequests
 from kachery_p2p.node.tasks.results import ResultOffers, TaskResults
 from kachery_p2p.node.tasks.server import TaskServer
 from kachery_p2p.protocol.channels.membership import ChannelBook
-from kachery_p2p.protocol.errors import BadInput, KacheryError, LinkClosed, StorageDamaged
+from kachery_p2p.protocol.errors import BadInput, KacheryError, LinkClosed
 from kachery_p2p.protocol.files.keys import file_key
-from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.limits import NOTICE_SECONDS, SHUTDOWN_SECONDS
 from kachery_p2p.protocol.links.knock import Knocks
 from kachery_p2p.storage import older_values
-from kachery_p2p.storage.disk import disk_errors, sync_folder, write_all
+from kachery_p2p.storage.disk import disk_errors
 from kachery_p2p.storage.feeds.store import FeedStore
 from kachery_p2p.storage.files.blobs import BlobStore
 from kachery_p2p.storage.files.marker import marker_of, place_of
+from kachery_p2p.storage.inventory.inventory import Inventory
+from kachery_p2p.storage.inventory.quota import Quota
+from kachery_p2p.storage.limit import limit_of, set_limit
 from kachery_p2p.storage.sharing import is_open_to, open_to
 from kachery_p2p.storage.state import StateDB
 from kachery_p2p.storage.tasks.store import TaskStore
 
 from .config import Config
 from .context import Context
+from .key_file import load_key, make_state_folder
 from .links import transport
 from .upkeep import Upkeep
 from .workers import Workers
@@ -84,49 +88,6 @@ class WebSocketDialer:
 
     async def dial_member(self, url: str, rules: Rules, *, knock: str = "") -> transport.Transport:
         return await dial_member(url, rules, knock=knock)
-
-
-def _make_folder(path: Path) -> None:
-    """The folder of the node's state, there after a power cut as well."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for folder in missing:
-        sync_folder(folder.parent)
-
-
-def load_key(path: Path, random_bytes: Callable[[int], bytes]) -> NodeKey:
-    """The node's key, made at the first start. Mode 0600, and refused if others can read it."""
-    with disk_errors("the node's key", path):
-        try:
-            seed = path.read_bytes()
-        except FileNotFoundError:
-            return _make_key(path, random_bytes)
-        mode = path.stat().st_mode
-    if mode & 0o077:
-        raise StorageDamaged(
-            path=str(path), reason="others can read the node's key; run 'chmod 600' on it"
-        )
-    try:
-        return NodeKey(bytes.fromhex(seed.decode("ascii").strip()))
-    except ValueError as error:
-        raise StorageDamaged(path=str(path), reason=f"it is not a node key: {error}") from error
-
-
-def _make_key(path: Path, random_bytes: Callable[[int], bytes]) -> NodeKey:
-    key = NodeKey.generate(random_bytes)
-    temporary = path.with_suffix(".new")
-    temporary.unlink(missing_ok=True)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        write_all(fd, key.seed.hex().encode() + b"\n")
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    # By rename, so that a crash or a full disk never leaves half a key.
-    temporary.rename(path)
-    # Whoever adds this node to a channel adds this key: its name must be there after a power cut.
-    sync_folder(path.parent)
-    return key
 
 
 class Node:
@@ -162,13 +123,17 @@ class Node:
     async def _start(self) -> None:
         config = self.config
         with disk_errors("the node's state", config.state_dir):
-            _make_folder(config.state_dir)
+            make_state_folder(config.state_dir)
         self.state = StateDB(config.state_dir / "state.sqlite", durable=config.durable)
         self.store = BlobStore(
             config.storage_dir, durable=config.durable, on_manifest=self.state.set_manifest
         )
         self.store.open()
         self._let_in()
+        self.inventory = Inventory.open(
+            config.state_dir, self.store.root, clock=lambda: self.context.clock()
+        )
+        self.quota = self._make_quota()
         older_values.take_over(self.store.root, self.state)
         with disk_errors("the marker of the storage folder", config.storage_dir):
             root, read_only = self.store.root, self.store.read_only
@@ -184,6 +149,8 @@ class Node:
             book=None,  # type: ignore[arg-type]
             state=self.state,
             store=self.store,
+            inventory=self.inventory,
+            quota=self.quota,
             workers=self._workers or Workers(),
             label=config.label,
         )
@@ -221,7 +188,14 @@ class Node:
         self.provider = Provider(
             self.network,
             partial=self.downloader.partial,
-            withdrawn=lambda sha1: self.announcer.withdraw(file_key(sha1)),
+            withdrawn=self._withdraw_file,
+        )
+        self.keeping = Keeping(
+            self.context,
+            self.downloader,
+            self.provider,
+            provide=self._provide_file,
+            withdraw=self._withdraw_file,
         )
         self.presence = Presence(self.network)
         self.watches = Watches(self.network)
@@ -233,6 +207,14 @@ class Node:
             self.context,
             self.availability.index,
             served=lambda: self.network.budgets.exchanges.shares.total,
+            provide=self._provide_file,
+            withdraw=self._withdraw_file,
+        )
+        self.scrubbing = Scrubbing(
+            self.context,
+            self.downloader,
+            withdraw=self._withdraw_file,
+            compare=self.upkeep.compare,
         )
         self.documents.load()
         self.admissions.load()
@@ -241,6 +223,7 @@ class Node:
         await self._listen()
         self.announcer.start()
         self._keep_house()
+        self.network.spawn(self.upkeep.index(), name="index storage")
         self.bootstraps.refresh()
         services = self._services()
         self.calls = Calls(services)
@@ -317,7 +300,7 @@ class Node:
             feed_reader=self.feed_reader, feed_server=self.feed_server,
             feed_submitter=self.feed_submitter, task_queue=self.task_queue,
             task_requests=self.task_requests, task_backends=self.task_backends,
-            task_results=self.task_results,
+            task_results=self.task_results, keeping=self.keeping, scrubbing=self.scrubbing,
         )  # fmt: skip
 
     async def _listen(self) -> None:
@@ -373,8 +356,30 @@ class Node:
     ) -> None:
         await self.accept(connection, proved)
 
+    def _make_quota(self) -> Quota:
+        loop = asyncio.get_running_loop()
+
+        def gone(sha1: str) -> None:
+            loop.call_soon_threadsafe(self._withdraw_file, sha1)
+
+        if self.config.max_storage is not None:
+            set_limit(self.state, self.config.max_storage)
+        quota = Quota(
+            self.store,
+            self.inventory,
+            self.state,
+            limit=limit_of(self.store.root, self.state),
+            gone=gone,
+            clock=lambda: self.context.clock(),
+        )
+        self.store.ledger = quota
+        return quota
+
     def _provide_file(self, sha1: str) -> None:
         self.announcer.provide(file_key(sha1))
+
+    def _withdraw_file(self, sha1: str) -> None:
+        self.announcer.withdraw(file_key(sha1))
 
     def _follow_channels(self) -> None:
         """What follows from a change of a channel. Those that cut come first."""
@@ -398,6 +403,8 @@ class Node:
             "closing idle feeds": self.feed_reader.sweep,
             "forgetting tasks": self.task_queue.sweep,
             "tidying": self.upkeep.step,
+            "deleting what expired": self.keeping.let_expired_go,
+            "verifying what is stored": self.scrubbing.run_if_due,
             "giving memory back": self.upkeep.give_memory_back,
         }
         for what, step in steps.items():
@@ -429,6 +436,8 @@ class Node:
                 self.context.workers.close()
             if hasattr(self, "store"):
                 self.store.close()
+            if hasattr(self, "inventory"):
+                self.inventory.close()
             if hasattr(self, "feed_store"):
                 self.feed_store.close()
             if hasattr(self, "task_store"):

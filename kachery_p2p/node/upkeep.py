@@ -7,6 +7,7 @@ announcement logs that are no more, with pauses for others on the loop.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -28,13 +29,56 @@ _FEW: Final = 64
 class Upkeep:
     """``served``: how many exchanges peers have under way."""
 
-    def __init__(self, context: Context, index: Index, served: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        index: Index,
+        served: Callable[[], int],
+        *,
+        provide: Callable[[str], None],
+        withdraw: Callable[[str], None],
+    ) -> None:
+        """``provide`` and ``withdraw``: of files that somebody else put into the folder, or took
+        out."""
+        self._context = context
+        self._provide, self._withdraw = provide, withdraw
+        self._differences: Counter[str] = Counter()
+        self._loop = asyncio.get_running_loop()
         self._served = served
         self._workers = context.workers
         self._index = index
-        self._sweeper = Sweeper(context.store, context.state)
+        self._sweeper = Sweeper(
+            context.store, context.state, inventory=context.inventory, moved=self._moved
+        )
         self._rounds = 0
         self._giving = memory.Giving()
+
+    async def index(self) -> None:
+        """Bring the index of the storage in line with it, if that was never done or it is another
+        folder; then let go what is over the limit."""
+        while not self._context.inventory.complete:
+            if not await self._workers.disk(self._sweeper.step):
+                return
+        await self._workers.disk(self._context.quota.keep_within)
+
+    async def compare(self) -> tuple[int, int]:
+        """Bring the index in line with the whole folder: how much was not known, and how much had
+        gone."""
+        before = Counter(self._differences)
+        await self._workers.disk(self._sweeper.begin)
+        while await self._workers.disk(self._sweeper.step):
+            pass
+        found = self._differences - before
+        return found["fresh"], found["gone"]
+
+    def _moved(self, fresh: list[str], gone: list[str]) -> None:
+        self._differences.update(fresh=len(fresh), gone=len(gone))
+        if not self._context.inventory.complete:
+            return  # all that is there is announced by who compares it with the log
+        for sha1 in fresh:
+            self._loop.call_soon_threadsafe(self._provide, sha1)
+        for sha1 in gone:
+            self._loop.call_soon_threadsafe(self._withdraw, sha1)
 
     async def step(self) -> None:
         """Do a little of everything."""
@@ -42,7 +86,12 @@ class Upkeep:
             if not self._index.sweep():
                 break
             await asyncio.sleep(0)
-        await self._workers.disk(self._sweeper.step)
+        await self._workers.disk(self._tidy)
+
+    def _tidy(self) -> None:
+        self._sweeper.step()
+        self._context.inventory.flush()
+        self._context.quota.keep_within()
 
     async def give_memory_back(self) -> None:
         """In one of some rounds: what bulk passed through is used again within seconds."""

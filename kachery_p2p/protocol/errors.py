@@ -21,9 +21,11 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     │   ├── StorageMismatch
     │   ├── StorageInUse
     │   ├── StorageFull
+    │   │   ├── StorageLimitReached the limit that the node was given, not the disk's
     │   │   └── ChangeNotKept       it counts, but a restart now would undo it
     │   ├── StorageDamaged
     │   │   └── StorageReadOnly     it can be read, and not written
+    │   ├── ContentPinned
     │   ├── ReadOnlyUser
     │   ├── UnknownFeed
     │   ├── FeedReadOnly            only the node with the feed's key appends
@@ -259,6 +261,18 @@ class StorageFull(LocalError):
     )
 
 
+class StorageLimitReached(StorageFull):
+    """The limit that the node's user set, and nothing that may go is left. Sizes are in bytes."""
+
+    code = "storage-limit-reached"
+    text = (
+        "No room for {what}: {needed} bytes more would pass the limit of {limit} bytes for {path!r}, "
+        "of which {used} are used ({held}), and nothing else may go. Nothing was lost. See "
+        "'kachery-p2p du'; delete or unpin something ('kachery-p2p rm URI', 'kachery-p2p unpin URI'), "
+        "or raise the limit ('kachery-p2p daemon set --max-storage SIZE'); then repeat the call."
+    )
+
+
 class ChangeNotKept(StorageFull):
     """A change of a channel that counts in memory, and is not on disk."""
 
@@ -282,6 +296,15 @@ class StorageReadOnly(StorageDamaged):
         "{path!r} cannot be written to ({reason}): what lies in that folder can be read, and nothing "
         "can be stored there. Make it writable for this user, or choose another folder ('kachery-p2p "
         "daemon start' has --storage-dir and --state-dir)."
+    )
+
+
+class ContentPinned(LocalError):
+    code = "content-pinned"
+    exit_status = 2
+    text = (
+        "{what} is pinned ({pins}), so it was not deleted. End the pin with "
+        "'kachery-p2p unpin {what}', or say --force."
     )
 
 

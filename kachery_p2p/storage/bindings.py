@@ -4,6 +4,8 @@
 * What they stored for one channel, and what came whole from one channel, is bound to it.
 * What came from several channels, a part from each, goes out on none: nobody on either has shown that
   they had all of it. It may be stored anew, which makes it the user's to give.
+* What the user unshared on a channel goes out there no more, until they store it for that channel
+  again.
 
 Invariants: an origin is on disk before its blob is there, under any name, whatever fails or dies in
 between; where the bytes of a download came from is on disk before they are.
@@ -31,7 +33,8 @@ class Bindings:
     def may_leave(self, sha1: str, channel: str) -> bool:
         """Whether a blob may go out on a channel, if it is here."""
         origins = self._state.origins(sha1)
-        return not origins or channel in origins
+        may = not origins or channel in origins
+        return may and not self._state.is_unshared(sha1, channel)
 
     # --- what is stored here ---------------------------------------------------------------------
 
@@ -64,6 +67,8 @@ class Bindings:
     def stored(self, stored: Stored, channel: str | None) -> None:
         """The user stored it: it is theirs to give, wherever else it came from."""
         names = [name for name in (stored.sha1, stored.manifest_sha1) if name is not None]
+        for name in names:
+            self._state.share_again(name, channel)
         if channel is None:
             for name in names:
                 self._state.clear_origins(name)

@@ -27,6 +27,11 @@ PARTIAL: Final = ".partial"
 PARTIAL_MAP: Final = ".partial.map"
 PARTIAL_TREE: Final = ".partial.tree"
 CORRUPT: Final = ".corrupt-"
+WITH_CONTENT: Final = (LINK, TREE, CHECKED)
+"""What lies beside content that is here, or is in its place."""
+OF_PARTIAL: Final = (PARTIAL_MAP, PARTIAL, PARTIAL_TREE)
+"""What a download in progress consists of, in the order in which it goes: marks must not outlive
+data."""
 TEMPORARY_FOLDER: Final = "tmp"
 LOCK_FILE: Final = ".kachery-p2p.lock"
 STATE_LOCK_FILE: Final = ".kachery-p2p-state.lock"

@@ -1,7 +1,8 @@
 """What a node remembers besides content: one SQLite file.
 
 Mutables, the origins and manifests of blobs (:mod:`.files.origins`), channels, announcement logs,
-invitations and admissions (:mod:`.channels.invitations`), and a few single values. A method that
+invitations and admissions (:mod:`.channels.invitations`), what is pinned
+(:mod:`.inventory.pins`), and a few single values. A method that
 changes something returns when the change is on disk.
 
 Invariants: those of :class:`.database.Database`. That one process has it open matters here, since
@@ -20,6 +21,8 @@ from typing import Any, Final, NamedTuple
 
 from kachery_p2p.storage.channels.invitations import InvitationTables
 from kachery_p2p.storage.files.origins import OriginTables
+from kachery_p2p.storage.inventory.pins import SCHEMA as PINS
+from kachery_p2p.storage.inventory.pins import PinTables
 
 from .paths import STATE_LOCK_FILE
 
@@ -81,6 +84,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         admitter TEXT NOT NULL, PRIMARY KEY (channel_id, node)
     ) WITHOUT ROWID;
     """,
+    PINS,
 )
 """Step ``i`` takes a database from version ``i`` to ``i + 1``. Never edited, only appended to."""
 
@@ -109,7 +113,7 @@ class Announcement(NamedTuple):
     name: bytes
 
 
-class StateDB(InvitationTables, OriginTables):
+class StateDB(InvitationTables, OriginTables, PinTables):
     """The database at ``path``. ``durable=False`` skips the syncs, for tests."""
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:

@@ -9,6 +9,9 @@ What goes
 * origins and manifests of content that has been gone for ``ORIGIN_KEEP_SECONDS``: not sooner, since
   what comes back from a backup must not look as if it were for everybody.
 
+On the way the index of the folder is brought in line with it (:mod:`.inventory.inventory`), since
+this is what looks at every file; in a folder that can only be read that is all.
+
 Invariants: nothing is touched that is under way (:mod:`.files.arrivals`), in the journal, or not ours
 by its name; one :meth:`Sweeper.step` looks at ``SWEEP_FOLDERS`` folders, or pages of rows, at most,
 and between two rounds there are ``SWEEP_PAUSE_SECONDS``. If the folder is not the one that is locked
@@ -23,6 +26,7 @@ import contextlib
 import heapq
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -43,30 +47,54 @@ from kachery_p2p.storage.files.blobs import BlobStore
 
 from . import paths
 from .disk import remove
+from .inventory.inventory import Inventory
 from .state import StateDB
 
 _log = logging.getLogger(__name__)
 
-_PARTIAL: Final = (paths.PARTIAL_MAP, paths.PARTIAL, paths.PARTIAL_TREE)
-"""In the order in which they go: marks must not outlive the data."""
 _CONTENT: Final = ("", paths.LINK, paths.PARTIAL, paths.PARTIAL_MAP)
 
 
+def ignore(fresh: list[str], gone: list[str]) -> None:
+    """The ``moved`` of who announces nothing."""
+
+
 class Sweeper:
-    """Used by one thread at a time. ``clock`` is that of the files: Unix time in seconds."""
+    """``clock`` is that of the files: Unix time in seconds."""
 
     def __init__(
-        self, store: BlobStore, state: StateDB, clock: Callable[[], float] = time.time
+        self,
+        store: BlobStore,
+        state: StateDB,
+        clock: Callable[[], float] = time.time,
+        *,
+        inventory: Inventory | None = None,
+        moved: Callable[[list[str], list[str]], None] = ignore,
     ) -> None:
+        """``moved`` is told of content that somebody else put into the folder, and took away."""
+        self._inventory = inventory
+        self._moved = moved
         self._store = store
         self._state = state
         self._clock = clock
         self._round: Iterator[None] | None = None
+        self._turn = threading.Lock()
         self._rest_until = float("-inf")
 
-    def step(self) -> None:
-        """Do a little. What cannot be done now is done in a later round."""
-        if not self._store.is_locked_here():
+    def step(self) -> bool:
+        """Do a little. What cannot be done now is done in a later round. Whether there is more to do
+        now."""
+        with self._turn:
+            self._step()
+            return self._round is not None
+
+    def begin(self) -> None:
+        """Begin a round with the next step, whether one is due or not."""
+        with self._turn:
+            self._round = self._all()
+
+    def _step(self) -> None:
+        if not self._store.is_locked_here() and not self._store.read_only:
             self._rest()
             return
         if self._round is None:
@@ -88,6 +116,8 @@ class Sweeper:
 
     def _all(self) -> Iterator[None]:
         yield from self._folders()
+        if self._store.read_only:
+            return
         yield from self._rows()
         yield from self._downloads()
 
@@ -95,20 +125,48 @@ class Sweeper:
 
     def _folders(self) -> Iterator[None]:
         aside = _Newest()
+        before = ""
         for folder in paths.leaf_folders(self._store.root):
+            prefix = "".join(folder.parts[-3:])
+            yield from self._look_between(before, prefix)
             self._sweep_folder(folder, aside)
+            before = prefix
             yield
+        yield from self._look_between(before, "")
+        if self._inventory is not None:
+            self._inventory.is_complete()
 
     def _sweep_folder(self, folder: Path, aside: _Newest) -> None:
-        for sha1, found in paths.beside(folder).items():
+        files = paths.beside(folder)
+        if self._inventory is not None:
+            with self._store.arrivals.halted() as under_way:
+                coming = set(files.keys() & under_way.keys())
+            fresh, gone = self._inventory.compare(folder, files, coming)
+            if fresh or gone:
+                self._moved(fresh, gone)
+        if self._store.read_only:
+            return
+        for sha1, found in files.items():
             for suffix, status in found.items():
                 if suffix.startswith(paths.CORRUPT):
                     for path in aside.add(folder / f"{sha1}{suffix}", status):
                         remove(path)
+                        self._store.ledger.changed(path.name[:40])
             self._sweep_partial(sha1, found)
 
+    def _look_between(self, after: str, before: str) -> Iterator[None]:
+        """Look at what the index has in folders that are not there."""
+        if self._inventory is None:
+            return
+        while names := self._inventory.between(after, before, SWEEP_ROWS):
+            gone = [sha1 for sha1 in names if self._inventory.look(sha1) is None]
+            self._moved([], gone)
+            yield
+            if not gone:
+                return
+
     def _sweep_partial(self, sha1: str, found: dict[str, os.stat_result]) -> None:
-        parts: list[str] = [suffix for suffix in _PARTIAL if suffix in found]
+        parts: list[str] = [suffix for suffix in paths.OF_PARTIAL if suffix in found]
         if not any(suffix in found for suffix in _CONTENT):
             parts += [suffix for suffix in (paths.TREE, paths.CHECKED) if suffix in found]
         if not parts:
@@ -121,6 +179,7 @@ class Sweeper:
                 return
             for suffix in parts:
                 remove(self._store.path(sha1, suffix))
+        self._store.ledger.changed(sha1)
         _log.info("a download of sha1://%s that nobody went on with was removed", sha1)
 
     # --- rows ------------------------------------------------------------------------------------

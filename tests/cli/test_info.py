@@ -21,6 +21,8 @@ def sample() -> dict[str, Any]:
         "pid": 5,
         "uptime": 90_061.0,
         "storage_dir": "/s",
+        "storage_used": 1_500,
+        "max_storage": 3_000_000,
         "state_dir": "/t",
         "socket": "/r/node.sock",
         "listening": None,

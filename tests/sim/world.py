@@ -193,6 +193,7 @@ class Peer:
             if download.partial is not None:
                 download.partial._files.close()
         node.state.close()
+        node.inventory.close()
         node.feed_store.close()
         node.task_store.close()
         node.store.close()

@@ -62,10 +62,17 @@ _CHANNEL_HELP = "Only over this channel (name or id); default: all."
     shell_complete=completions.channels,
     help="Provide it on this channel only; default: on all.",
 )
+@click.option(
+    "--for", "keep_for", metavar="TIME", help="For so long, such as 30d; default: for good."
+)
 @with_output
 @pass_output
 def store(
-    output: Output, paths: tuple[str, ...], basename: str | None, channel: str | None
+    output: Output,
+    paths: tuple[str, ...],
+    basename: str | None,
+    channel: str | None,
+    keep_for: str | None,
 ) -> None:
     """Copy files into the storage and print their URIs.
 
@@ -82,7 +89,9 @@ def store(
         for path in paths:
             with several.one():
                 tell = _part_of(moving) if len(paths) > 1 else output.bar
-                uri = sync.store_file(path, basename, channel=channel, progress=tell)
+                uri = sync.store_file(
+                    path, basename, channel=channel, keep_for=keep_for, progress=tell
+                )
                 output.result({"path": path, "uri": uri}, [for_shell(uri)])
 
 

@@ -52,6 +52,8 @@ def _storage(storage: Row) -> Cell:
     text = f"{size_text(storage['used'])} in {plural(storage['blobs'], 'file')}"
     if storage["links"]:
         text += f", {plural(storage['links'], 'link')}"
+    if storage["limit"]:
+        text += f"; {size_text(storage['limit'])} at most"
     text += f"; {size_text(storage['free'])} free"
     tight = storage["free"] < storage["size"] / 20
     return Cell(text, "warning" if tight else "plain")

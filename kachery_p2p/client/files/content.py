@@ -222,6 +222,7 @@ class Content:
             sha1=self.uri.hash,
             manifest=self.uri.manifest,
             channel=within or self.channel,
+            label=self.uri.label or None,
         )
         return named | {"only": within is not None}
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from kachery_p2p.client.display.progress import Progress, Transfer, relay
@@ -17,6 +18,7 @@ from kachery_p2p.client.values import codecs, pickles
 from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import BadInput, BadPath
 from kachery_p2p.protocol.limits import LOCAL_PIECE
+from kachery_p2p.protocol.quantities import parse_seconds
 from kachery_p2p.protocol.uri import build_uri
 
 from .turns import turns
@@ -31,6 +33,7 @@ async def astore_bytes(
     basename: str | None = None,
     *,
     channel: str | None = None,
+    keep_for: str | float | timedelta | None = None,
     progress: Progress = None,
 ) -> str:
     """Store bytes and return their URI.
@@ -39,6 +42,7 @@ async def astore_bytes(
         data: the content.
         basename: label in the URI; ``file.dat`` if not given.
         channel: provide it on this channel only; on all by default.
+        keep_for: seconds, or text such as ``30d``, after which it goes by itself; for good by default.
         progress: None shows a bar if it takes long, False never does; or a function, which gets a
             :class:`ProgressInfo`.
 
@@ -47,7 +51,7 @@ async def astore_bytes(
         BadUri: the label can be none; nothing was stored.
     """
     label = checked_label(basename, "file.dat")
-    return await _store([codecs.buffer_of(data)], label, channel, progress)
+    return await _store([codecs.buffer_of(data)], label, _wish(label, channel, keep_for), progress)
 
 
 async def astore_text(
@@ -55,11 +59,14 @@ async def astore_text(
     basename: str | None = None,
     *,
     channel: str | None = None,
+    keep_for: str | float | timedelta | None = None,
     progress: Progress = None,
 ) -> str:
     """Store text as UTF-8; label ``file.txt``. Raises as :func:`astore_bytes`."""
     label = checked_label(basename, "file.txt")
-    return await _store([memoryview(codecs.text_to_bytes(text))], label, channel, progress)
+    return await _store(
+        [memoryview(codecs.text_to_bytes(text))], label, _wish(label, channel, keep_for), progress
+    )
 
 
 async def astore_json(
@@ -69,6 +76,7 @@ async def astore_json(
     separators: tuple[str, str] = (",", ":"),
     indent: int | None = None,
     channel: str | None = None,
+    keep_for: str | float | timedelta | None = None,
     progress: Progress = None,
 ) -> str:
     """Store a JSON value (dict, list, str, int, float, bool, None); label ``file.json``.
@@ -80,7 +88,7 @@ async def astore_json(
     """
     label = checked_label(basename, "file.json")
     data = codecs.json_to_bytes(object, separators=separators, indent=indent)
-    return await _store([memoryview(data)], label, channel, progress)
+    return await _store([memoryview(data)], label, _wish(label, channel, keep_for), progress)
 
 
 async def astore_npy(
@@ -88,6 +96,7 @@ async def astore_npy(
     basename: str | None = None,
     *,
     channel: str | None = None,
+    keep_for: str | float | timedelta | None = None,
     progress: Progress = None,
 ) -> str:
     """Store a numpy array of any shape and any dtype but object, in npy format; label ``file.npy``.
@@ -97,7 +106,7 @@ async def astore_npy(
     """
     label = checked_label(basename, "file.npy")
     views, mapped = await asyncio.to_thread(codecs.npy_views, array)
-    return await _store(views, label, channel, progress, in_pieces=mapped)
+    return await _store(views, label, _wish(label, channel, keep_for), progress, in_pieces=mapped)
 
 
 async def astore_pkl(
@@ -105,6 +114,7 @@ async def astore_pkl(
     basename: str | None = None,
     *,
     channel: str | None = None,
+    keep_for: str | float | timedelta | None = None,
     progress: Progress = None,
 ) -> str:
     """Store a Python object of plain types and numpy arrays as a pickle; label ``file.pkl``.
@@ -115,7 +125,7 @@ async def astore_pkl(
     """
     label = checked_label(basename, "file.pkl")
     data = await asyncio.to_thread(pickles.dumps, x)
-    return await _store([memoryview(data)], label, channel, progress)
+    return await _store([memoryview(data)], label, _wish(label, channel, keep_for), progress)
 
 
 async def astore_file(
@@ -123,6 +133,7 @@ async def astore_file(
     basename: str | None = None,
     *,
     channel: str | None = None,
+    keep_for: str | float | timedelta | None = None,
     progress: Progress = None,
 ) -> str:
     """Store a copy of a file and return its URI, with ``?manifest=`` above 20,000,000 bytes.
@@ -135,22 +146,24 @@ async def astore_file(
     """
     path = path_text(path)
     label = checked_label(basename, name_of(path))
+    wish = _wish(label, channel, keep_for)
     async with turns():
         with _opened(path) as descriptor, Transfer("storing", label, progress) as moving:
             moving.begin()
-            stored = await _store_opened(descriptor, channel, moving)
+            stored = await _store_opened(descriptor, wish, moving)
             moving.complete(stored["size"])
     return _uri(stored, label)
 
 
-async def _store_opened(descriptor: int, channel: str | None, moving: Transfer) -> dict[str, Any]:
+async def _store_opened(
+    descriptor: int, params: dict[str, Any], moving: Transfer
+) -> dict[str, Any]:
     folder = places.offline_dir()
     if folder is not None:
         root, advanced = folder, relay(moving)
         moving.total = os.fstat(descriptor).st_size
         return await blocking.run(lambda gone: offline.store_fd(root, descriptor, gone, advanced))
     node = await connection()
-    params = without_nones(channel=channel)
     stored: dict[str, Any]
     if node.passes_descriptors:
         stored = await node.call("store", params, descriptor=descriptor, on_progress=moving.hear)
@@ -177,12 +190,12 @@ async def alink_file(
     async with turns():
         with _opened(path) as descriptor, Transfer("linking", label, progress) as moving:
             moving.begin()
-            stored = await _link_opened(descriptor, os.path.realpath(path), moving)
+            stored = await _link_opened(descriptor, os.path.realpath(path), label, moving)
             moving.complete(stored["size"])
     return _uri(stored, label)
 
 
-async def _link_opened(descriptor: int, path: str, moving: Transfer) -> dict[str, Any]:
+async def _link_opened(descriptor: int, path: str, label: str, moving: Transfer) -> dict[str, Any]:
     folder = places.offline_dir()
     if folder is not None:
         root, advanced = folder, relay(moving)
@@ -194,15 +207,30 @@ async def _link_opened(descriptor: int, path: str, moving: Transfer) -> dict[str
     if not node.passes_descriptors:
         raise BadInput(what="link_file", reason="it needs the node's Unix socket, not TCP")
     stored: dict[str, Any] = await node.call(
-        "link", {"path": os.fsencode(path)}, descriptor=descriptor, on_progress=moving.hear
+        "link",
+        {"path": os.fsencode(path), "label": label},
+        descriptor=descriptor,
+        on_progress=moving.hear,
     )
     return stored
+
+
+def _wish(
+    label: str, channel: str | None, keep_for: str | float | timedelta | None
+) -> dict[str, Any]:
+    """What a node is told of content beside its bytes. Raises BadInput; NeedsNode: offline, nothing
+    goes by itself."""
+    seconds = None
+    if keep_for is not None:
+        seconds = parse_seconds(keep_for, "keep_for")
+        offline.require_node("keep_for")
+    return {"label": label} | without_nones(channel=channel, seconds=seconds)
 
 
 async def _store(
     data: list[memoryview],
     label: str,
-    channel: str | None,
+    params: dict[str, Any],
     progress: Progress,
     *,
     in_pieces: bool = False,
@@ -213,20 +241,19 @@ async def _store(
         if size > LOCAL_PIECE:  # else it is one message, which has no progress
             need_loop()
             moving.begin()
-        stored = await _store_data(data, size, channel, moving, in_pieces)
+        stored = await _store_data(data, size, params, moving, in_pieces)
         moving.complete(size)
     return _uri(stored, label)
 
 
 async def _store_data(
-    data: list[memoryview], size: int, channel: str | None, moving: Transfer, in_pieces: bool
+    data: list[memoryview], size: int, params: dict[str, Any], moving: Transfer, in_pieces: bool
 ) -> dict[str, Any]:
     folder = places.offline_dir()
     if folder is not None:
         need_loop()
         return await asyncio.to_thread(offline.store_bytes, folder, data)
     node = await connection()
-    params = without_nones(channel=channel)
     stored: dict[str, Any]
     if size <= LOCAL_PIECE:
         stored = await node.call("store", {"data": b"".join(data), **params})

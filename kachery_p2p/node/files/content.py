@@ -27,6 +27,7 @@ from kachery_p2p.protocol.errors import CorruptContent, KacheryError, StorageFul
 from kachery_p2p.protocol.files.manifest import Manifest
 from kachery_p2p.protocol.files.messages import Piece
 from kachery_p2p.protocol.files.plan import Plan, Range, Taken
+from kachery_p2p.protocol.gossip.holders import Holder
 from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK, MAX_MANIFEST, VERIFY_ON_READ
 from kachery_p2p.protocol.links.session import SealedBody
 from kachery_p2p.storage import paths
@@ -50,6 +51,8 @@ class Content:
         self.sha1 = sha1
         self.size = 0
         """What the manifest says, or else one of the sources."""
+        self.label = ""
+        """What who wants it calls it."""
         self.partial: Partial | None = None
         self._unkept: Unkept | None = None
         self._manifest: Manifest | None = None
@@ -210,6 +213,10 @@ class Content:
             return False
         return True
 
+    async def comes_from(self, holder: Holder) -> None:
+        """It is about to come from another node: the index knows that before any of it is there."""
+        await self._context.workers.disk(self._comes_to_be, self.sha1, holder)
+
     async def open(self, size: int, manifest: Manifest | None) -> None:
         """Begin, or go on with what an earlier download left. Without room for that, parts can be
         read all the same, if the manifest has a tree."""
@@ -218,6 +225,8 @@ class Content:
         def work(_: object) -> Partial:
             partial = Partial.open(self._context.store, self.sha1, size, manifest)
             try:
+                if self._whole:  # rather than to find out at the end that there is no room
+                    partial.reserve()
                 self._channels = self._context.bindings.resumed(partial)
             except BaseException:
                 partial.close()
@@ -298,19 +307,33 @@ class Content:
                 self._context.workers.disk(partial.sync), name="sync partial"
             )
 
-    async def store_whole(self, data: bytes, channel: bytes) -> None:
+    def _comes_to_be(self, sha1: str, holder: Holder) -> None:
+        self._context.inventory.fetching(
+            sha1,
+            channel=holder.channel.hex(),
+            node=holder.node,
+            node_label=holder.label,
+            part_of="" if sha1 == self.sha1 else self.sha1,
+            label=self.label if sha1 == self.sha1 else "",
+        )
+
+    async def store_whole(self, data: bytes, holder: Holder) -> None:
         """Take a small file that came in one piece, its hash checked."""
         self.size = len(data)
         try:
-            await self.store_small(self.sha1, data, channel)
+            await self.store_small(self.sha1, data, holder)
         except StorageFull as error:
             self.unsaved, self._in_memory = error, data
 
-    async def store_small(self, sha1: str, data: bytes, channel: bytes) -> None:
-        """Store a file, such as the manifest, that came from a channel, its hash checked."""
+    async def store_small(self, sha1: str, data: bytes, holder: Holder) -> None:
+        """Store a file, such as the manifest, that came from another node, its hash checked."""
+        bind = self._context.bindings.arriving(holder.channel.hex())
+
+        def arriving(sha1s: Sequence[str]) -> None:
+            bind(sha1s)
+            self._comes_to_be(sha1, holder)
 
         def work() -> None:
-            arriving = self._context.bindings.arriving(channel.hex())
             self._context.store.store_bytes(data, arriving)
 
         await self._context.workers.disk(work)
@@ -333,6 +356,7 @@ class Content:
 
         def work() -> int | None:
             store, free = self._context.store, self._context.bindings.is_free
+            self._context.inventory.storing([self.sha1], self.label)
             if not assemble(store, self.sha1, manifest, free, gone.is_set):
                 return None
             blob = store.find(self.sha1)

@@ -390,6 +390,7 @@ class Download:
         if info.size != size:
             raise CorruptContent(what=f"The size of sha1://{self.sha1}", source=source.name)
         self._prepared_by = source.holder.node
+        await self._content.comes_from(source.holder)
         if not self._content.is_open:
             await self._content.open(size, manifest)
         self.progress.size = size
@@ -402,7 +403,7 @@ class Download:
         self._came_whole = True
         self.progress.size = self.progress.verified = len(data)
         self.progress.credit(source, len(data))
-        await self._content.store_whole(data, source.holder.channel)
+        await self._content.store_whole(data, source.holder)
         if self._content.unsaved is None:
             self._provide(self.sha1)
 
@@ -415,7 +416,7 @@ class Download:
                 self._lacks_manifest = True
                 raise
             try:
-                await self._content.store_small(sha1, data, source.holder.channel)
+                await self._content.store_small(sha1, data, source.holder)
             except StorageFull:
                 if self._whole:
                     raise

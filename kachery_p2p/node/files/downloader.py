@@ -51,9 +51,11 @@ class Downloader:
         manifest: str | None = None,
         *,
         channel: bytes | None = None,
+        label: str = "",
         on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         """Fetch a file whole into the storage. Cancelling is safe: what was verified is kept.
+        ``label``: what the caller calls it.
 
         Returns:
             plain values: size, verified, fetched (bytes from the network), seconds, sources.
@@ -61,7 +63,7 @@ class Downloader:
         Raises:
             NotFound, AccessDenied, CorruptContent, Stalled, Unreachable, StorageFull, ...
         """
-        download = await self._get(sha1, manifest, channel)
+        download = await self._get(sha1, manifest, channel, label)
         async with download.waiting(None):
             return await download.wait(None, on_progress)
 
@@ -86,11 +88,13 @@ class Downloader:
         fits = download is not None and download.serves(channel, manifest)
         return download if fits else None
 
-    async def _get(self, sha1: str, manifest: str | None, channel: bytes | None) -> Download:
+    async def _get(
+        self, sha1: str, manifest: str | None, channel: bytes | None, label: str = ""
+    ) -> Download:
         await self.settle(sha1, manifest, channel)
         download = self.downloads.get(sha1)
         if download is None:
-            download = self.downloads[sha1] = self._begin(sha1, manifest, channel)
+            download = self.downloads[sha1] = self._begin(sha1, manifest, channel, label)
             mine = download
             download.task.add_done_callback(lambda _: self._forget(sha1, mine))
         return download
@@ -106,9 +110,13 @@ class Downloader:
             await asyncio.wait([download.task])
             self._forget(sha1, download)
 
-    def _begin(self, sha1: str, manifest: str | None, channel: bytes | None) -> Download:
+    def _begin(
+        self, sha1: str, manifest: str | None, channel: bytes | None, label: str
+    ) -> Download:
+        content = Content(self._network.context, sha1, self._network.spawn)
+        content.label = label
         return Download(
-            Content(self._network.context, sha1, self._network.spawn),
+            content,
             Sources(self._network, self._reach, self._lookup, sha1),
             self._lookup,
             manifest=manifest,
@@ -141,6 +149,14 @@ class Downloader:
         self._let_go(download)
         if not download.task.cancelled():
             download.task.exception()  # its waiters have it; nobody else needs to hear
+
+    async def stop(self, sha1: str) -> None:
+        """Nobody is to have it from here any more: end its download, whoever waits for it."""
+        download = self.downloads.get(sha1)
+        if download is not None:
+            download.task.cancel()
+            await asyncio.wait([download.task])
+            self._forget(sha1, download)
 
     async def close(self) -> None:
         for download in list(self.downloads.values()):

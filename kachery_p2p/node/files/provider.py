@@ -10,10 +10,11 @@ A download in progress is served from too, as far as it has been verified.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -38,6 +39,8 @@ from kachery_p2p.protocol.limits import (
     MANIFEST_CHUNK,
     MAX_FILE,
     MAX_STATUS_ROWS,
+    READ_ON_SECONDS,
+    READ_OUT_SECONDS,
 )
 from kachery_p2p.storage.files.blobs import Blob, BlobStore
 from kachery_p2p.storage.files.checking import TreeReader, check, size_fits
@@ -49,6 +52,9 @@ log = logging.getLogger(__name__)
 
 _MAX_CHECKED = 100_000
 """Small blobs whose hash was checked since they last changed; each entry is about 200 bytes."""
+
+_MAX_LATELY = 1_000
+"""Reads that are remembered before those are forgotten that are over."""
 
 Reader = Callable[[int, int], tuple[bytes, list[bytes]]]
 
@@ -91,6 +97,10 @@ class Provider:
         self._checked: OrderedDict[str, bytes] = OrderedDict()
         self._reading: dict[Stream, Upload] = {}
         self._sent: OrderedDict[tuple[str, bytes, bytes], int] = OrderedDict()
+        self._going: Counter[str] = Counter()
+        """What is about to be deleted: who reads it may go on, nobody may begin."""
+        self._lately: dict[tuple[str, str], float] = {}
+        """Until when a peer that read a file counts as reading it: between two ranges, say."""
         self.served_bytes = 0
         network.on_request_of(FILE_OPEN, FileOpen, self._open)
         network.on_stream_of(FILE_READ, FileRead, self._read)
@@ -117,6 +127,43 @@ class Provider:
     def _check_right(self, upload: Upload) -> None:
         self._require(upload.link, upload.params.channel, upload.params.sha1)
 
+    @contextlib.asynccontextmanager
+    async def let_finish(self, sha1: str) -> AsyncIterator[None]:
+        """Wait until nobody reads a file any more, ``READ_OUT_SECONDS`` at most; nobody begins to
+        meanwhile, nor in here."""
+        loop = asyncio.get_running_loop()
+        self._going[sha1] += 1
+        try:
+            last = loop.time() + READ_OUT_SECONDS
+            while (until := min(last, self._read_until(sha1))) > loop.time():  # noqa: ASYNC110
+                await asyncio.sleep(until - loop.time())
+            yield
+        finally:
+            self._going[sha1] -= 1
+            if not self._going[sha1]:
+                del self._going[sha1]
+
+    def _read_until(self, sha1: str) -> float:
+        now = asyncio.get_running_loop().time()
+        reading = any(each.params.sha1.hex() == sha1 for each in self._reading.values())
+        lately = [until for (_, name), until in self._lately.items() if name == sha1]
+        return max([*lately, now + READ_ON_SECONDS * reading])
+
+    def _may_begin(self, link: Link, sha1: str) -> bool:
+        if sha1 not in self._going:
+            return True
+        return self._lately.get((link.peer, sha1), 0.0) > asyncio.get_running_loop().time()
+
+    def _reads_on(self, link: Link, sha1: str) -> None:
+        """It has read a range, and may ask for the next in a moment: until then it is in use."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if len(self._lately) > _MAX_LATELY:
+            self._lately = {key: until for key, until in self._lately.items() if until > now}
+        self._lately[link.peer, sha1] = now + READ_ON_SECONDS
+        self._store.readers.begin(sha1)
+        loop.call_later(READ_ON_SECONDS, self._store.readers.end, sha1)
+
     async def _find(self, sha1: str, channel: bytes) -> Blob | None:
         if not await self._context.workers.disk(self._context.may_leave, sha1, channel):
             return None
@@ -124,6 +171,8 @@ class Provider:
 
     async def _open(self, link: Link, params: FileOpen) -> Any:
         sha1 = self._require(link, params.channel, params.sha1)
+        if not self._may_begin(link, sha1):
+            raise NotFound(what=f"sha1://{sha1}", detail="the provider deletes it at this moment")
         try:
             info = await self._context.workers.disk(self._info, sha1, params.channel)
         except CorruptContent:
@@ -134,6 +183,8 @@ class Provider:
             if partial is None:
                 raise await self._gone(sha1)
             info = FileInfo(partial.size, None, True)
+        if info.inline is None:
+            self._reads_on(link, sha1)
         # The disk may have been slow, and the requester be out since.
         self._require(link, params.channel, params.sha1)
         if info.inline is not None:
@@ -151,6 +202,7 @@ class Provider:
             self._check_size(blob)
             return FileInfo(blob.size, None, False)
         data = self._store.read(blob, 0, blob.size)
+        self._context.inventory.touch(sha1)
         if hashlib.sha1(data).hexdigest() != sha1:
             raise self._damaged(sha1)
         return FileInfo(blob.size, data, False)
@@ -163,10 +215,25 @@ class Provider:
             await self._serve(upload, stream, sha1)
         finally:
             del self._reading[stream]
+            self._reads_on(link, sha1)
 
     async def _serve(self, upload: Upload, stream: Stream, sha1: str) -> None:
+        with contextlib.ExitStack() as stack:
+            blob = await self._find(sha1, upload.params.channel)
+            if blob is not None and not self._may_begin(upload.link, sha1):
+                blob = None
+            if blob is not None:
+                try:
+                    # What is sent is sent to its end, even if its name goes meanwhile.
+                    blob = stack.enter_context(self._store.held(blob))
+                except NotFound:
+                    blob = None
+            await self._serve_blob(upload, stream, sha1, blob)
+
+    async def _serve_blob(
+        self, upload: Upload, stream: Stream, sha1: str, blob: Blob | None
+    ) -> None:
         link, params = upload.link, upload.params
-        blob = await self._find(sha1, params.channel)
         partial = None if blob is not None else self._partial(sha1, params.channel)
         size = blob.size if blob is not None else partial.size if partial is not None else 0
         if blob is None and partial is None:
@@ -195,6 +262,8 @@ class Provider:
                 await self._context.workers.disk(self._check_small, blob)
                 reader = _unproved(_plain_reader(self._store, blob))
             await self._send(upload, stream, reader)
+            if blob is not None:
+                await self._context.workers.disk(self._context.inventory.touch, sha1)
         except CorruptContent:
             self._withdrawn(sha1)
             raise

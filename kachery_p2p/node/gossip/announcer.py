@@ -135,12 +135,16 @@ class Announcer:
         if own is None or secret is None or not kinds:
             return
 
+        def is_here(content: ContentKey) -> bool:
+            allowed = pending[content] and content.kind in kinds
+            return allowed and self._may_leave(content, channel)
+
         def changes() -> list[Change]:
             return sorted(
                 (
-                    (PROVIDE if here else WITHDRAW, content.blinded(secret[1]), content.name)
-                    for content, here in pending.items()
-                    if not here or (content.kind in kinds and self._may_leave(content, channel))
+                    (PROVIDE if is_here(content) else WITHDRAW, key, content.name)
+                    for content in pending
+                    for key in [content.blinded(secret[1])]
                 ),
                 key=lambda change: change[1],
             )

@@ -1,19 +1,19 @@
-"""The calls of the local API about files.
+"""The calls of the local API about files: loading, finding, checking. Storing is in
+:mod:`.storage_calls`.
 
 ===================  ====================================================  ============================
 method               parameters                                            result
 ===================  ====================================================  ============================
-``store``            data (bytes) | a descriptor | pieces; channel?        sha1, size, manifest
-                     sends progress, with a descriptor
-``link``             a descriptor, path; sends progress                    sha1, size, manifest
-``load``             sha1, manifest?, channel?, only?, chunk_of?, local?;  size, seconds, sources
-                     sends progress
+``load``             sha1, manifest?, channel?, only?, chunk_of?, local?,  size, seconds, sources
+                     label?; sends progress
 ``load_bytes``       sha1, manifest?, ranges, channel?, only?; sends chunks  size
                      and, before them, progress with their size
 ``here``             sha1, channel                                         here
 ``find``             sha1, channel?                                        local, holders, ...
 ``check``            sha1, again?; sends progress                          good
 ===================  ====================================================  ============================
+
+``label`` is remembered here, for listings.
 
 ``only``: what is here counts if it may go out on the channel, and not if it is bound to others; a task
 that runs for a member of a channel loads so. ``here`` says whether it is here in that sense.
@@ -33,12 +33,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import stat
-import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -58,29 +55,15 @@ from kachery_p2p.protocol.errors import (
 )
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.limits import MAX_RANGES
-from kachery_p2p.storage.files.blobs import Arriving, Blob
+from kachery_p2p.storage.files.blobs import Blob
 from kachery_p2p.storage.files.checking import CheckedReader, check
 from kachery_p2p.storage.files.chunks import assemble, cut
-from kachery_p2p.storage.files.writer import Stored
 
 from .call_table import CallTable
-from .live_call import LiveCall
+from .live_call import LiveCall, Watch, watched
 from .services import Services
 
 R = TypeVar("R")
-
-_TELL_SECONDS = 0.1
-"""Between two reports of how much is stored."""
-
-
-class _Store(msgspec.Struct, frozen=True):
-    data: bytes | None = None
-    channel: str | None = None
-
-
-class _Link(msgspec.Struct, frozen=True):
-    path: bytes
-    """As the file system knows it, which may be no UTF-8."""
 
 
 class _Content(msgspec.Struct, frozen=True):
@@ -91,6 +74,7 @@ class _Content(msgspec.Struct, frozen=True):
     only: bool = False
     chunk_of: tuple[str, int, int] | None = None
     local: bool = False
+    label: str = ""
 
     def __post_init__(self) -> None:
         whole = None if self.chunk_of is None else self.chunk_of[0]
@@ -104,17 +88,6 @@ class _Check(msgspec.Struct, frozen=True):
     again: bool = False
 
 
-class _Watch:
-    """What a disk thread and the call that it works for tell one another."""
-
-    def __init__(self) -> None:
-        self.gone = threading.Event()
-        self.done = 0
-
-    def advanced(self, done: int) -> None:
-        self.done = done
-
-
 class FileCalls:
     """A method per call, for :class:`~.calls.Calls`."""
 
@@ -125,8 +98,6 @@ class FileCalls:
 
     def calls(self) -> CallTable:
         return {
-            "store": (_Store, self._store),
-            "link": (_Link, self._link),
             "load": (_Content, self._load),
             "load_bytes": (_Content, self._load_bytes),
             "here": (_Content, self._is_here),
@@ -136,113 +107,6 @@ class FileCalls:
 
     def _channel(self, name: str | None) -> bytes | None:
         return None if name is None else self._services.context.book.resolve(name)
-
-    # --- storing -----------------------------------------------------------------------------
-
-    async def _store(self, params: _Store, live: LiveCall) -> Any:
-        live.caller.require_write()
-        channel = self._channel(params.channel)
-        disk = self._services.context.workers.disk
-        if params.data is not None:
-            stored = await disk(self._keep, params.data, channel)
-        elif live.descriptor is not None:
-            if not stat.S_ISREG(os.fstat(live.descriptor).st_mode):
-                # Whoever holds the other end of a pipe would hold a disk thread for as long.
-                raise BadInput(what="store", reason="not a regular file; send its bytes in pieces")
-            stored = await self._in_thread(self._store_fd, live, channel)
-        else:
-            stored = await self._store_pieces(live, channel)
-        return self._stored(stored, channel)
-
-    def _stored(self, stored: Stored, channel: bytes | None) -> dict[str, Any]:
-        self._services.bootstraps.hurry()  # what is stored is about to be asked for
-        self._services.announcer.provide(file_key(stored.sha1), channel)
-        if stored.manifest_sha1 is not None:
-            self._services.announcer.provide(file_key(stored.manifest_sha1), channel)
-        return {"sha1": stored.sha1, "size": stored.size, "manifest": stored.manifest_sha1}
-
-    def _keep(self, data: bytes, channel: bytes | None) -> Stored:
-        return self._bound(
-            lambda arriving: self._services.store.store_bytes(data, arriving), channel
-        )
-
-    def _bound(self, store: Callable[[Arriving], Stored], channel: bytes | None) -> Stored:
-        """Store something for a channel alone, or for all. It must not look free even for a
-        moment, so what it is bound to is on disk before it is there."""
-        bindings = self._services.context.bindings
-        name = None if channel is None else channel.hex()
-        stored = store(bindings.arriving(name))
-        bindings.stored(stored, name)
-        return stored
-
-    async def _in_thread(
-        self,
-        work: Callable[[LiveCall, bytes | None, _Watch], Stored],
-        live: LiveCall,
-        channel: bytes | None,
-    ) -> Stored:
-        assert live.descriptor is not None
-        size = os.fstat(live.descriptor).st_size
-        return await self._watched(live, size, partial(work, live, channel))
-
-    async def _watched(self, live: LiveCall, size: int, work: Callable[[_Watch], R]) -> R:
-        """Run long blocking work that watches for the caller's going away, and say how far it is."""
-        watch = _Watch()
-        task = asyncio.ensure_future(self._services.context.workers.disk(work, watch))
-        try:
-            while not (await asyncio.wait([task], timeout=_TELL_SECONDS))[0]:
-                live.progress({"size": size, "done": watch.done})
-            return task.result()
-        except asyncio.CancelledError:
-            watch.gone.set()
-            await asyncio.wait([task])  # it still uses the caller's descriptor
-            if not task.cancelled():
-                task.exception()
-            raise
-
-    def _store_fd(self, live: LiveCall, channel: bytes | None, watch: _Watch) -> Stored:
-        fd = live.descriptor
-        assert fd is not None
-        store = self._services.store.store_fd
-        return self._bound(
-            lambda arriving: store(fd, watch.gone.is_set, watch.advanced, arriving), channel
-        )
-
-    async def _store_pieces(self, live: LiveCall, channel: bytes | None) -> Stored:
-        disk = self._services.context.workers.disk
-        workers = self._services.context.workers
-        # Who leaves while its file is being made leaves no file.
-        bindings = self._services.context.bindings
-        name = None if channel is None else channel.hex()
-        writer = await open_on_disk(
-            workers, lambda gone: self._services.store.begin(bindings.arriving(name))
-        )
-        try:
-            while (piece := await live.upload.next()) is not None:
-                await disk(writer.write, piece)
-            stored = await disk(writer.finish)
-        except BaseException:
-            await asyncio.shield(disk(writer.abort))
-            raise
-        await disk(bindings.stored, stored, name)
-        return stored
-
-    async def _link(self, params: _Link, live: LiveCall) -> Any:
-        live.caller.require_write()
-        if live.descriptor is None:
-            raise BadInput(what="link", reason="no file descriptor came; is this a TCP connection?")
-
-        def work(live: LiveCall, channel: bytes | None, watch: _Watch) -> Stored:
-            fd = live.descriptor
-            assert fd is not None
-            path = Path(os.fsdecode(params.path))
-            link = self._services.store.link_fd
-            return self._bound(
-                lambda arriving: link(fd, path, watch.gone.is_set, watch.advanced, arriving),
-                channel,
-            )
-
-        return self._stored(await self._in_thread(work, live, None), None)
 
     # --- loading -----------------------------------------------------------------------------
 
@@ -254,11 +118,17 @@ class FileCalls:
         if blob is None and params.local:
             blob = await self._assembled(params)
         if blob is not None:
+            touch = self._services.context.inventory.touch
+            await self._services.context.workers.disk(touch, params.sha1, params.label)
             return {"size": blob.size, "fetched": 0, "seconds": 0.0, "sources": []}
         load = self._services.downloader.load
         try:
             return await load(
-                params.sha1, params.manifest, channel=channel, on_progress=live.progress
+                params.sha1,
+                params.manifest,
+                channel=channel,
+                label=params.label,
+                on_progress=live.progress,
             )
         except NotFound:
             if params.chunk_of is None:
@@ -279,6 +149,7 @@ class FileCalls:
         def work() -> Blob | None:
             if self._find_for(of, channel) is None:
                 return None
+            self._services.context.inventory.storing([params.sha1], params.label)
             made = cut(store, params.sha1, whole, start, end, bindings.arriving_like(whole))
             return store.find(params.sha1) if made else None
 
@@ -308,6 +179,10 @@ class FileCalls:
 
     def _find_for(self, params: _Content, channel: bytes | None) -> Blob | None:
         blob = self._services.store.find(params.sha1)
+        if blob is None:
+            inventory = self._services.context.inventory
+            if inventory.thing(params.sha1) is not None:
+                inventory.look(params.sha1)  # somebody may have taken it away
         if blob is None or not params.only or channel is None:
             return blob
         return blob if self._services.context.may_leave(params.sha1, channel) else None
@@ -360,16 +235,19 @@ class FileCalls:
     async def _send_stored(self, blob: Blob, left: deque[Part], live: LiveCall) -> None:
         """Send what is here, checked; what is ``left`` becomes less with each piece."""
         workers, store = self._services.context.workers, self._services.store
-        reader = await open_on_disk(workers, lambda gone: CheckedReader(store, blob, gone))
-        try:
-            pieces = list(pieces_of(left, blob.size))  # it has the right size, now that it is open
-            left.clear()
-            left.extend(pieces)
-            for start, stop in pieces:
-                await live.send_piece(partial(workers.disk, reader.read, start, stop))
-                left.popleft()
-        finally:
-            await asyncio.shield(workers.disk(reader.close))
+        with store.held(blob) as blob:
+            reader = await open_on_disk(workers, lambda gone: CheckedReader(store, blob, gone))
+            try:
+                # It has the right size, now that it is open.
+                pieces = list(pieces_of(left, blob.size))
+                left.clear()
+                left.extend(pieces)
+                for start, stop in pieces:
+                    await live.send_piece(partial(workers.disk, reader.read, start, stop))
+                    left.popleft()
+            finally:
+                await asyncio.shield(workers.disk(reader.close))
+        await workers.disk(self._services.context.inventory.touch, blob.sha1)
 
     async def _find(self, params: _Content, live: LiveCall) -> Any:
         services = self._services
@@ -420,7 +298,7 @@ class FileCalls:
         return False
 
     async def _is_good(self, blob: Blob, again: bool, live: LiveCall) -> bool:
-        def work(watch: _Watch) -> None:
+        def work(watch: Watch) -> None:
             check(
                 self._services.store,
                 blob,
@@ -433,7 +311,7 @@ class FileCalls:
         lock = self._checks.setdefault(blob.sha1, asyncio.Lock())
         try:
             async with lock:
-                await self._watched(live, blob.size, work)
+                await watched(self._services.context.workers, live, blob.size, work)
         except CorruptContent:
             await self._put_aside(blob.sha1)
             return False

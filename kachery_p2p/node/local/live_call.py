@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, TypeVar
 
 from kachery_p2p.local.framed import FramedSocket
+from kachery_p2p.node.workers import Workers
 from kachery_p2p.protocol.errors import ReadOnlyUser
 from kachery_p2p.protocol.limits import LOCAL_ITEM_CREDIT, LOCAL_UPLOAD_PIECES
 from kachery_p2p.protocol.local import messages as local
+
+R = TypeVar("R")
+
+_TELL_SECONDS: Final = 0.1
+"""Between two reports of how far long work is."""
 
 
 class Caller:
@@ -151,3 +158,30 @@ class DeferredResult:
 
     future: asyncio.Future[Any]
     finish: Callable[[Any], Any]
+
+
+class Watch:
+    """What a disk thread and the call that it works for tell one another."""
+
+    def __init__(self) -> None:
+        self.gone = threading.Event()
+        self.done = 0
+
+    def advanced(self, done: int) -> None:
+        self.done = done
+
+
+async def watched(workers: Workers, live: LiveCall, size: int, work: Callable[[Watch], R]) -> R:
+    """Run long blocking work that watches for the caller's going away, and say how far it is."""
+    watch = Watch()
+    task = asyncio.ensure_future(workers.disk(work, watch))
+    try:
+        while not (await asyncio.wait([task], timeout=_TELL_SECONDS))[0]:
+            live.progress({"size": size, "done": watch.done})
+        return task.result()
+    except asyncio.CancelledError:
+        watch.gone.set()
+        await asyncio.wait([task])  # it still uses the caller's descriptor
+        if not task.cancelled():
+            task.exception()
+        raise

@@ -90,6 +90,8 @@ class NodeCalls:
             "pid": os.getpid(),
             "uptime": asyncio.get_running_loop().time() - self._started,
             "storage_dir": str(services.store.root),
+            "storage_used": services.context.inventory.used,
+            "max_storage": services.context.quota.limit,
             "state_dir": str(services.config.state_dir),
             "socket": str(services.config.socket_path),
             "listening": services.listening,

@@ -22,7 +22,9 @@ from kachery_p2p.node.feeds.reader import FeedReader
 from kachery_p2p.node.feeds.server import FeedServer
 from kachery_p2p.node.feeds.submitter import FeedSubmitter
 from kachery_p2p.node.files.downloader import Downloader
+from kachery_p2p.node.files.keeping import Keeping
 from kachery_p2p.node.files.provider import Provider
+from kachery_p2p.node.files.scrubbing import Scrubbing
 from kachery_p2p.node.gossip.announcer import Announcer
 from kachery_p2p.node.gossip.availability import Availability
 from kachery_p2p.node.gossip.lookup import Lookup
@@ -74,3 +76,5 @@ class Services:
     task_requests: TaskRequests
     task_backends: TaskBackends
     task_results: TaskResults
+    keeping: Keeping
+    scrubbing: Scrubbing

@@ -7,7 +7,8 @@ of the computer meanwhile: rates are differences by it.
 =============  ======================================================================================
 ``now``        when this was said
 ``node``       id, label, version, protocol, pid, started_at, uptime, listening, urls
-``storage``    dir, used, blobs, links, free, size, measured_at; None where it is not measured yet
+``storage``    dir, used, limit, blobs, links, free, size; None where it is not known yet, and
+               if there is no limit
 ``channels``   name, id, version, owner, open, member, granted, wanted, effective, proxy, members (how
                many are listed), linked (how many are linked to this node), names (of some of those)
 ``links``      node, label, via (a proxy's id, or None), via_label, rtt (s), sent, received (totals),
@@ -44,7 +45,6 @@ from typing import Any, TypeVar
 
 from kachery_p2p._version import __version__
 from kachery_p2p.node.files.provider import Upload
-from kachery_p2p.node.files.storage_usage import StorageUsage
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.tasks.jobs import Backend, Job, Step
 from kachery_p2p.node.tasks.request import Request
@@ -69,7 +69,6 @@ Row = dict[str, Any]
 class StatusCalls:
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._usage = StorageUsage(services.context, services.network.spawn)
         self._started_at = services.context.clock()
         self._started = asyncio.get_running_loop().time()
 
@@ -159,15 +158,21 @@ class StatusCalls:
         }
 
     async def _storage(self) -> Row:
-        usage = await self._usage.measured()
+        context = self._services.context
+        used: int | None = None
+        blobs: int | None = None
+        links: int | None = None
+        if context.inventory.complete:
+            used, blobs, links = await context.workers.disk(context.inventory.counts)
+        disk = await context.workers.disk(os.statvfs, context.store.root)
         return {
-            "dir": str(self._services.store.root),
-            "used": None if usage is None else usage.used,
-            "blobs": None if usage is None else usage.blobs,
-            "links": None if usage is None else usage.links,
-            "free": None if usage is None else usage.free,
-            "size": None if usage is None else usage.size,
-            "measured_at": None if usage is None else usage.at,
+            "dir": str(context.store.root),
+            "used": used,
+            "limit": context.quota.limit,
+            "blobs": blobs,
+            "links": links,
+            "free": disk.f_bavail * disk.f_frsize,
+            "size": disk.f_blocks * disk.f_frsize,
         }
 
     def _name(self, channel: bytes | None) -> str:

@@ -8,6 +8,7 @@ from .channels import *  # noqa: F403
 from .feeds import *  # noqa: F403
 from .files import *  # noqa: F403
 from .gossip import *  # noqa: F403
+from .keeping import *  # noqa: F403
 from .links import *  # noqa: F403
 from .local import *  # noqa: F403
 from .tasks import *  # noqa: F403

@@ -3,6 +3,9 @@
 What a blob is bound to is on disk before the blob is, and so, for a moment, is about content that is
 not there. Whoever tidies such things away must not come in between: it asks here, and nothing arrives
 while it acts on the answer.
+
+Here is also what the store asks of whoever counts its bytes: room before anything is written
+(:class:`Ledger`). Without anybody there is room for everything (:class:`Uncounted`).
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import contextlib
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from typing import Protocol
 
 
 class Arrivals:
@@ -47,3 +51,41 @@ class Arrivals:
         """In here nothing new comes to be under way; what is. For a few milliseconds at most."""
         with self._lock:
             yield self._under_way
+
+
+class Claim(Protocol):
+    """Room for content that is being written."""
+
+    def grow(self, total: int) -> None:
+        """See to room for ``total`` bytes of it, altogether. Raises StorageFull: there is none, and
+        what was there before is as it was."""
+
+    def settle(self, *sha1s: str) -> None:
+        """It is there, or never will be: what these contents take now counts, and the rest is free. A
+        second time does nothing."""
+
+
+class Ledger(Protocol):
+    """Counts the bytes of a storage folder. Any thread may call."""
+
+    def claim(self, what: str) -> Claim:
+        """For content that is about to come; ``what`` it is, in words."""
+
+    def changed(self, sha1: str) -> None:
+        """Files of this content came or went."""
+
+
+class Uncounted:
+    """The :class:`Ledger`, and the :class:`Claim`, of a folder whose bytes nobody counts."""
+
+    def claim(self, what: str) -> Claim:
+        return self
+
+    def grow(self, total: int) -> None:
+        pass
+
+    def settle(self, *sha1s: str) -> None:
+        pass
+
+    def changed(self, sha1: str) -> None:
+        pass

@@ -17,7 +17,8 @@ Invariants
 Ways in: small content in memory goes through the journal (see :mod:`.journal`), the rest through a
 :class:`~.writer.ContentWriter`.
 
-Non-goals: quota, origins and roles (see :mod:`.state`), partial downloads (see :mod:`.partials`).
+Non-goals: limits (see :mod:`.arrivals`), origins and roles (see :mod:`.state`), partial downloads
+(see :mod:`.partials`).
 """
 
 from __future__ import annotations
@@ -58,11 +59,11 @@ from kachery_p2p.storage.disk import (
 )
 from kachery_p2p.storage.lock import lock_folder, unlock_folder
 
-from .arrivals import Arrivals
+from .arrivals import Arrivals, Ledger, Uncounted
 from .journal import Journal, open_journal
 from .links import Link
 from .reader import Blob, BlobReader
-from .sources import PIECE, check_source, copy_from, ignore, never
+from .sources import PIECE, check_same_file, check_source, copy_from, ignore, never
 from .stamps import put_stamp
 from .writer import ContentWriter, Stored
 
@@ -103,6 +104,8 @@ class BlobStore(BlobReader, Closing):
         self.temporary = self.root / paths.TEMPORARY_FOLDER
         self.arrivals = Arrivals()
         """What is about to appear, and downloads in progress: not to be tidied away."""
+        self.ledger: Ledger = Uncounted()
+        """Who counts its bytes, and sees to room for more."""
         self._on_manifest = on_manifest
         self.read_only = False
         """Whether this user may only read the folder: then nothing is stored, and no lock is held."""
@@ -142,6 +145,7 @@ class BlobStore(BlobReader, Closing):
                         sync_folder(changed)
             if lock and self._lock_fd < 0:
                 self._lock_fd = lock_folder(self.root)
+                self.unnoticed = True
                 try:
                     self.clean()
                     self._journal = open_journal(
@@ -191,6 +195,11 @@ class BlobStore(BlobReader, Closing):
         journal = self._journal
         return journal is not None and sha1 in journal
 
+    def out_of_journal(self, sha1: str) -> None:
+        """No start brings that content back once it is deleted. Raises OSError: it would."""
+        if self._journal is not None:
+            self._journal.let_go(sha1)
+
     # --- storing -------------------------------------------------------------------------------
 
     def store_bytes(self, data: Buffer, arriving: Arriving = nothing) -> Stored:
@@ -227,9 +236,16 @@ class BlobStore(BlobReader, Closing):
         with disk_errors("content being stored", target):
             if file_holds(target, data):
                 self._settle(sha1, target)
-            else:
+                remove(self.path(sha1, paths.LINK))
+                self.ledger.changed(sha1)
+                return
+            claim = self.ledger.claim("content being stored")
+            try:
+                claim.grow(len(data))
                 self._write(sha1, target, data)
-            remove(self.path(sha1, paths.LINK))
+                remove(self.path(sha1, paths.LINK))
+            finally:
+                claim.settle(sha1)
 
     def _write(self, sha1: str, target: Path, data: memoryview) -> None:
         journal = self._journal
@@ -314,13 +330,13 @@ class BlobStore(BlobReader, Closing):
             Cancelled, StorageFull, StorageDamaged: nothing was linked.
         """
         before = check_source(fd)
-        self._check_same_file(before, path)
+        check_same_file(before, path)
 
         def place(writer: ContentWriter, sha1: str, size: int, manifest: Manifest | None) -> Stored:
             after = os.fstat(fd)
             if (after.st_size, after.st_mtime_ns) != (size, before.st_mtime_ns):
                 raise BadPath(path=str(path), reason="the file changed while it was read")
-            self._check_same_file(after, path)
+            check_same_file(after, path)
             with self._announced(sha1, manifest, arriving):
                 link = Link(path, size, after.st_mtime)
                 self._place_link(writer, sha1, link, before, manifest)
@@ -336,17 +352,19 @@ class BlobStore(BlobReader, Closing):
     def quarantine(self, sha1: str) -> Path | None:
         """Take damaged content out of use; where a blob's bytes were put, None for a link."""
         path = self.path(sha1)
-        with disk_errors("damaged content", path):
-            remove(self.path(sha1, paths.CHECKED))
-            remove(self.path(sha1, paths.TREE))
-            remove(self.path(sha1, paths.LINK))
-            number = 1
-            while (aside := self.path(sha1, f"{paths.CORRUPT}{number}")).exists():
-                number += 1
-            try:
-                move(path, aside, self.durable)
-            except FileNotFoundError:
-                return None
+        try:
+            with disk_errors("damaged content", path):
+                for suffix in (paths.CHECKED, paths.TREE, paths.LINK):
+                    remove(self.path(sha1, suffix))
+                number = 1
+                while (aside := self.path(sha1, f"{paths.CORRUPT}{number}")).exists():
+                    number += 1
+                try:
+                    move(path, aside, self.durable)
+                except FileNotFoundError:
+                    return None
+        finally:
+            self.ledger.changed(sha1)
         _log.warning("sha1://%s did not match its hash and was put aside as %s", sha1, aside)
         return aside
 
@@ -355,18 +373,21 @@ class BlobStore(BlobReader, Closing):
     def hashing_only(
         self, place: Callable[[ContentWriter, str, int, Manifest | None], Stored]
     ) -> ContentWriter:
-        """A writer that keeps no bytes, for checking and for trees."""
-        return self._writer(place, keep=False)
+        """A writer that keeps no bytes, for checking and for trees of what is here, which can always be
+        made: without them it could not be served."""
+        return self._writer(place, keep=False, counted=False)
 
     def _writer(
         self,
         place: Callable[[ContentWriter, str, int, Manifest | None], Stored],
         *,
         keep: bool,
+        counted: bool = True,
     ) -> ContentWriter:
         if self._pool is None:
             raise StorageDamaged(path=str(self.root), reason="the store is not open")
-        return ContentWriter(self.temporary, self._pool, place, keep=keep)
+        claim = self.ledger.claim("content being stored") if counted else None
+        return ContentWriter(self.temporary, self._pool, place, keep=keep, claim=claim)
 
     def _place_blob(
         self, writer: ContentWriter, sha1: str, size: int, manifest: Manifest | None
@@ -376,7 +397,7 @@ class BlobStore(BlobReader, Closing):
             if manifest is not None:
                 writer.tree.place(self.path(sha1, paths.TREE), self.durable)
             # A large one goes over whatever is there: to find out whether that is good takes longer.
-            if size > MANIFEST_CHUNK or not self._is_good(sha1):
+            if size > MANIFEST_CHUNK or not self.is_good(sha1):
                 make_read_only(writer.fd)
                 if self.durable:
                     os.fsync(writer.fd)
@@ -397,7 +418,7 @@ class BlobStore(BlobReader, Closing):
     ) -> None:
         target = self.path(sha1, paths.LINK)
         with disk_errors("a link", target):
-            if self.path(sha1).exists() and not self._is_good(sha1):
+            if self.path(sha1).exists() and not self.is_good(sha1):
                 # It would be read in place of the link.
                 self.quarantine(sha1)
             if manifest is not None:
@@ -406,14 +427,6 @@ class BlobStore(BlobReader, Closing):
             write_file(target, link.to_json(name), self.temporary, self.durable)
             if manifest is not None:
                 put_stamp(self.root, sha1, status)
-
-    def _is_good(self, sha1: str) -> bool:
-        """Whether the blob of that hash is there, and is what its name says."""
-        try:
-            with open(self.path(sha1), "rb", opener=_without_waiting) as file:
-                return hashlib.file_digest(file, "sha1").hexdigest() == sha1
-        except OSError:  # a folder, or what the disk does not give back: to be replaced
-            return False
 
     def _remember(self, sha1: str, size: int, manifest: Manifest | None) -> Stored:
         if manifest is None:
@@ -429,20 +442,3 @@ class BlobStore(BlobReader, Closing):
         if self.durable and (self._journal is None or sha1 not in self._journal):
             # Whoever put it there a moment ago may not have come to this yet.
             sync_folder(target.parent)
-
-    def _check_same_file(self, status: os.stat_result, path: Path) -> None:
-        if not path.is_absolute() or not stat.S_ISREG(status.st_mode):
-            raise BadPath(
-                path=str(path), reason="only a regular file's absolute path can be linked"
-            )
-        try:
-            there = os.stat(path)
-        except (OSError, ValueError) as error:
-            raise BadPath(path=str(path), reason=str(error)) from error
-        if not os.path.samestat(status, there):
-            raise BadPath(path=str(path), reason="it is not the file that was opened")
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    # Whatever was put in the blob's place, such as a pipe, must not hang the thread.
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)

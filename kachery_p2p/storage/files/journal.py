@@ -21,6 +21,7 @@ Non-goals: content above JOURNAL_LARGEST; processes that do not hold the folder'
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import logging
 import threading
@@ -53,6 +54,8 @@ from .journal_file import HALVES, PAGE, JournalFile, Record, record_size, whole_
 _log = logging.getLogger(__name__)
 
 _WHAT: Final = "the journal"
+_LET_GO_POLL: Final = 0.1
+"""Seconds after which one that waits for a half to be emptied looks again."""
 
 
 @dataclass(slots=True, eq=False)
@@ -147,6 +150,22 @@ class Journal:
                 raise
             self._unpin(half)
             return None
+
+    def let_go(self, sha1: str) -> None:
+        """Empty the half that has this content, which is about to be deleted: a start after a crash
+        must not bring it back. Nothing if none has it.
+
+        Raises:
+            OSError: the journal cannot be emptied any more.
+        """
+        with self._lock:
+            while any(sha1 in half.sha1s for half in self._halves):
+                if not self._usable or self._closing:
+                    raise OSError(errno.EIO, "the journal takes and gives nothing any more")
+                active = self._active
+                if sha1 in active.sha1s and not self._writing and not self._batch.records:
+                    self._switch()
+                self._turn.wait(_LET_GO_POLL)
 
     def placed(self, half: Half) -> None:
         """The blob of a record is in place, or never will be."""
@@ -257,12 +276,14 @@ class Journal:
         except OSError as error:
             with self._lock:
                 self._usable = False
+                self._turn.notify_all()
             _log.error("the journal keeps what it has for the next start: %s", error)
             return False
         with self._lock:
             half.used = PAGE
             half.sha1s = set()
             half.sealed = False
+            self._turn.notify_all()
         return True
 
 

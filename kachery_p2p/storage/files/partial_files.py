@@ -54,6 +54,9 @@ class PartialFiles:
         self._arrivals.begin(sha1)
         self._listed = True
         tree_size = tree.flat_size(units) if what["kind"] == "tree" else 0
+        self._claim = store.ledger.claim("a download")
+        self._most = size + tree_size
+        self._written = 0
         try:
             with disk_errors(_WHAT, self.data_path):
                 if not self._resume(what, units, size, tree_size):
@@ -82,6 +85,8 @@ class PartialFiles:
 
     def _create(self, what: dict[str, Any], units: int, size: int, tree_size: int) -> None:
         self._clear()
+        self.expect(tree_size)
+        self._written = tree_size
         make_folders(self.data_path.parent)
         self.data = create(self.data_path)
         os.ftruncate(self.data, size)
@@ -96,8 +101,14 @@ class PartialFiles:
         assert self._map is not None
         return self._map
 
+    def expect(self, more: int) -> None:
+        """See to room for so many bytes more. Raises StorageFull."""
+        self._claim.grow(min(self._most, self._written + more))
+
     def write(self, data: Buffer, offset: int) -> None:
-        """Write data. Raises OSError."""
+        """Write data. Raises OSError, and StorageFull."""
+        self.expect(len(data))
+        self._written += len(data)
         if self._writer is None:
             self._writer = DirectFile(self.data_path, self.data)
         view = memoryview(data).cast("B")
@@ -157,6 +168,7 @@ class PartialFiles:
         self._let_go()
         if self._listed:
             self._listed = False
+            self._claim.settle(self._sha1)
             self._arrivals.end(self._sha1)
 
     def _let_go(self) -> None:

@@ -155,6 +155,10 @@ class Partial:
         gaps = self._map.gaps(start // BLOCK, block_count(min(stop, self.size)))
         return [(self._start(first), self._start(last)) for first, last in gaps]
 
+    def reserve(self) -> None:
+        """See to room for all that is missing. Raises StorageFull: less of it may still fit."""
+        self._files.expect(sum(stop - start for start, stop in self.missing()))
+
     def have(self, start: int, stop: int) -> bool:
         """Whether the bytes [start, stop) are here and verified."""
         if not 0 <= start < stop <= self.size or self.kind == "whole":

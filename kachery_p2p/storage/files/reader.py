@@ -7,12 +7,14 @@ cut and the next start of the daemon, which restores them.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import hashlib
 import logging
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +22,7 @@ from kachery_p2p.protocol.errors import BadInput, CorruptContent, NotFound
 from kachery_p2p.storage import paths
 from kachery_p2p.storage.disk import disk_error, disk_errors, pread_up_to
 
+from .arrivals import Arrivals
 from .links import Link
 from .treefile import OWN_STORAGE
 
@@ -31,12 +34,14 @@ _OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Content that is here. ``path`` is that of the bytes: for a link, of the user's file."""
+    """Content that is here. ``path`` is that of the bytes: for a link, of the user's file. ``fd``: an
+    open descriptor of them, if somebody keeps one (:meth:`.blobs.BlobStore.held`)."""
 
     sha1: str
     path: Path
     size: int
     link: Link | None = None
+    fd: int | None = None
 
     @property
     def linked(self) -> bool:
@@ -49,6 +54,11 @@ class BlobReader:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+        self.readers = Arrivals()
+        """What is being read at length: not to go for lack of room."""
+        self.unnoticed = False
+        """Whether reading a file does not count as a use for the file system: who reads for others,
+        or to compare, counts the uses itself."""
 
     def path(self, sha1: str, suffix: str = "") -> Path:
         """Where a blob, or what belongs to it, lies in this store (see :mod:`.paths`)."""
@@ -90,7 +100,7 @@ class BlobReader:
             NotFound: the blob was removed, or the linked file changed, since it was found.
         """
         try:
-            fd = os.open(blob.path, _OPEN)
+            fd = self._open(blob.path) if blob.fd is None else os.dup(blob.fd)
         except OSError as error:
             if blob.linked or error.errno in (errno.ENOENT, errno.ENOTDIR):
                 raise _gone(blob, error.strerror or str(error)) from error
@@ -101,6 +111,14 @@ class BlobReader:
                 os.close(fd)
                 raise _gone(blob, problem)
         return fd
+
+    def _open(self, path: Path) -> int:
+        if not self.unnoticed:
+            return os.open(path, _OPEN)
+        try:
+            return os.open(path, _OPEN | getattr(os, "O_NOATIME", 0))
+        except PermissionError:  # somebody else's file
+            return os.open(path, _OPEN)
 
     def read(self, blob: Blob, offset: int, length: int) -> bytes:
         """Bytes [offset, offset + length), fewer only where the blob ends. They are not verified.
@@ -122,6 +140,24 @@ class BlobReader:
             raise CorruptContent(what=f"sha1://{blob.sha1}", source=OWN_STORAGE)
         return data
 
+    def is_good(self, sha1: str) -> bool:
+        """Whether the blob of that hash is there, and is what its name says; reads all of it."""
+        try:
+            with open(self.path(sha1), "rb", opener=_without_waiting) as file:
+                return hashlib.file_digest(file, "sha1").hexdigest() == sha1
+        except OSError:  # a folder, or what the disk does not give back: to be replaced
+            return False
+
+    @contextlib.contextmanager
+    def held(self, blob: Blob) -> Iterator[Blob]:
+        """In here it can be read to its end, whatever becomes of its name. Raises NotFound."""
+        with self.readers.of(blob.sha1):
+            fd = self.open_fd(blob)
+            try:
+                yield replace(blob, fd=fd)
+            finally:
+                os.close(fd)
+
     def scan(self) -> Iterator[paths.Entry]:
         """Every blob and link; see :func:`.paths.scan`."""
         return paths.scan(self.root)
@@ -129,3 +165,8 @@ class BlobReader:
 
 def _gone(blob: Blob, detail: str) -> NotFound:
     return NotFound(what=f"sha1://{blob.sha1}", detail=detail)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    # Whatever was put in the blob's place, such as a pipe, must not hang the thread.
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -14,9 +14,10 @@ import os
 import select
 import stat
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
-from kachery_p2p.protocol.errors import BadInput, Cancelled
+from kachery_p2p.protocol.errors import BadInput, BadPath, Cancelled
 from kachery_p2p.protocol.limits import MIB
 from kachery_p2p.storage.direct import aligned_buffer
 from kachery_p2p.storage.disk import disk_errors
@@ -53,6 +54,18 @@ def check_source(fd: int) -> os.stat_result:
     return status
 
 
+def check_same_file(status: os.stat_result, path: Path) -> None:
+    """Whether what is open can be linked, and lies at that path. Raises :class:`BadPath` otherwise."""
+    if not path.is_absolute() or not stat.S_ISREG(status.st_mode):
+        raise BadPath(path=str(path), reason="only a regular file's absolute path can be linked")
+    try:
+        there = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise BadPath(path=str(path), reason=str(error)) from error
+    if not os.path.samestat(status, there):
+        raise BadPath(path=str(path), reason="it is not the file that was opened")
+
+
 def copy_from(
     fd: int,
     writer: ContentWriter,
@@ -74,6 +87,8 @@ def copy_from(
         return
     # Files such as those in /proc have bytes but no size.
     size = status.st_size or None
+    if size is not None:
+        writer.expect(size)  # rather than to find out at the end that there is no room
     if size is not None and writer.fd >= 0 and size >= PIECE and clone(fd, writer.fd):
         with disk_errors("content being stored", writer.path):
             size = os.fstat(writer.fd).st_size

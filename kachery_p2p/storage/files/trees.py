@@ -67,6 +67,7 @@ def rebuild_tree(
         if manifest is None:
             writer.tree.finish()
         writer.tree.place(store.path(sha1, paths.TREE), store.durable)
+        store.ledger.changed(sha1)
         return Stored(sha1, size)
 
     fd = store.open_fd(blob)

@@ -18,6 +18,7 @@ from typing import Final
 from kachery_p2p.protocol.errors import BadInput, StorageDamaged
 from kachery_p2p.protocol.files.manifest import TREE_ALGORITHM, Manifest, Tree
 from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK, MAX_FILE
+from kachery_p2p.protocol.tree import flat_size
 from kachery_p2p.storage.direct import DirectFile
 from kachery_p2p.storage.disk import (
     Buffer,
@@ -28,8 +29,9 @@ from kachery_p2p.storage.disk import (
     temporary_path,
 )
 
+from .arrivals import Claim, Uncounted
 from .hashing import ContentHasher
-from .treefile import TreeBuilder
+from .treefile import TreeBuilder, block_count
 
 _WHAT: Final = "content being stored"
 
@@ -56,7 +58,10 @@ class ContentWriter:
         place: Callable[[ContentWriter, str, int, Manifest | None], Stored],
         *,
         keep: bool,
+        claim: Claim | None = None,
     ) -> None:
+        """``claim``: what sees to room for the bytes; None: there is room."""
+        self._claim = claim or Uncounted()
         self.path = temporary_path(folder)
         self.tree = TreeBuilder(folder)
         self.fd = -1
@@ -95,6 +100,7 @@ class ContentWriter:
             if self._hasher.size + len(data) > MAX_FILE:
                 raise BadInput(what=_WHAT, reason=f"it has more than {MAX_FILE} bytes")
             start = self._hasher.size
+            self.expect(start + len(data))
             self._hasher.feed(data)
             if self.fd >= 0 and not written:
                 view = memoryview(data).cast("B")
@@ -104,6 +110,11 @@ class ContentWriter:
         except BaseException:
             self.abort()
             raise
+
+    def expect(self, size: int) -> None:
+        """See to room for a file of so many bytes, and for its hash tree. Raises StorageFull."""
+        tree = flat_size(block_count(size)) if size > MANIFEST_CHUNK else 0
+        self._claim.grow((size if self.fd >= 0 else 0) + tree)
 
     def finish(self) -> Stored:
         """Make it durable content of the store; the writer is used up."""
@@ -119,13 +130,16 @@ class ContentWriter:
             if hashed.size > MANIFEST_CHUNK:
                 root = Tree(TREE_ALGORITHM, BLOCK, self.tree.finish())
                 manifest = Manifest(hashed.size, hashed.sha1, hashed.chunks, root)
-            return self._place(self, hashed.sha1, hashed.size, manifest)
+            stored = self._place(self, hashed.sha1, hashed.size, manifest)
+            self._claim.settle(stored.sha1)
+            return stored
         finally:
             self.abort()
 
     def abort(self) -> None:
         """Leave nothing behind; harmless after :meth:`finish`."""
         self._open = False
+        self._claim.settle()
         self._hasher.settle()
         self.tree.abort()
         self._file.close()

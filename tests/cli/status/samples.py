@@ -184,7 +184,7 @@ def sample(**changes: Any) -> dict[str, Any]:
             "links": 1,
             "free": 1 << 20,
             "size": 1 << 40,
-            "measured_at": NOW,
+            "limit": None,
         },
         "relay": {"circuits": 2, "bytes": 2_048},
         "served": 0,
@@ -198,7 +198,7 @@ def empty(**changes: Any) -> dict[str, Any]:
     """A node that has just been started."""
     names = ("channels", "links", "bootstraps", "downloads", "uploads", "feeds", "tasks")
     fresh = sample(**{name: [] for name in (*names, "backends", "warnings")})
-    storage = dict.fromkeys(("used", "blobs", "links", "free", "size", "measured_at"))
+    storage = dict.fromkeys(("used", "limit", "blobs", "links", "free", "size"))
     fresh["storage"] = {"dir": "/s", **storage}
     fresh["relay"] = {"circuits": 0, "bytes": 0}
     fresh["node"] |= {"listening": None, "urls": []}

@@ -463,6 +463,13 @@ RUN = {"function": "f.1", "type": "query", "kwargs": b"{}"}
 WRITES: list[tuple[str, dict[str, Any]]] = [
     ("store", {"data": b"x"}),
     ("link", {"path": b"/etc/hostname"}),
+    ("delete_file", {"sha1": "0" * 40}),
+    ("unshare", {"sha1": "0" * 40, "channel": "c"}),
+    ("pin", {"sha1": "0" * 40}),
+    ("unpin", {"sha1": "0" * 40}),
+    ("collect", {}),
+    ("set_limit", {}),
+    ("verify", {}),
     ("set", {"key": "k", "value": "1"}),
     ("delete", {"key": "k"}),
     ("stop", {}),
@@ -514,7 +521,8 @@ async def test_other_users_may_only_read_if_the_node_says_so(
 
 
 async def test_every_call_that_changes_something_is_in_the_list_of_writes() -> None:
-    reads = {"load", "load_bytes", "here", "find", "check", "info", "get", "channel.show",
+    reads = {"load", "load_bytes", "here", "find", "check", "list_files", "storage_usage",
+             "info", "get", "channel.show",
              "channel.list", "channel.announced", "channel.find-member", "channel.export",
              "feed.named", "feed.list",
              "feed.info", "feed.read", "feed.stream", "feed.watch", "feed.get_rules", "feed.show",

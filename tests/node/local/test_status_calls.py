@@ -7,7 +7,6 @@ import os
 
 import pytest
 
-from kachery_p2p.node.files.storage_usage import StorageUsage, Usage
 from kachery_p2p.protocol.files.messages import FILE_READ
 from kachery_p2p.protocol.limits import (
     MAX_LOCAL_FRAME,
@@ -122,24 +121,17 @@ async def test_what_is_being_sent_is_told_with_to_whom() -> None:
         assert (await lab.call("A", "status"))["uploads"] == []
 
 
-async def test_the_storage_is_measured_however_many_files_there_are() -> None:
+async def test_the_storage_is_counted_as_it_changes() -> None:
     async with laboratory("A") as lab:
         node = lab["A"]
-        for number in range(1_100):
+        await until(lambda: node.inventory.complete)
+        for number in range(110):
             node.store.store_bytes(b"%5d" % number)
-        usage = StorageUsage(node.context, node.network.spawn)
-        measured = await until_measured(usage)
-        assert (measured.blobs, measured.used) == (1_100, 5_500)
-        assert 0 < measured.free <= measured.size
+        told = (await lab.call("A", "status"))["storage"]
+        assert (told["blobs"], told["links"], told["used"], told["limit"]) == (110, 0, 550, None)
+        assert 0 < told["free"] <= told["size"]
         node.store.store_bytes(b"one more")
-        assert await usage.measured() == measured  # not again so soon
-
-
-async def until_measured(usage: StorageUsage) -> Usage:
-    while True:
-        measured = await usage.measured()  # which waits a moment itself
-        if measured is not None:
-            return measured
+        assert (await lab.call("A", "status"))["storage"]["used"] == 558
 
 
 async def test_tasks_are_told_on_both_sides_with_their_backends() -> None:

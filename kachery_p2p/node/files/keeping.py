@@ -1,0 +1,241 @@
+"""What this node keeps: deleting, pinning, not sharing any more, and what goes when its time is over.
+
+Invariants: what is deleted is withdrawn first, so that nobody is sent here for it any more; a node that
+is reading it may go on for a minute (:meth:`.provider.Provider.let_finish`), and who is
+reading it reads to the end (:meth:`~kachery_p2p.storage.files.reader.BlobReader.held`). A pin is on
+disk when a call returns, and what it names was here then, or the caller is told what was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any, Final
+
+from kachery_p2p.node.context import Context
+from kachery_p2p.protocol.errors import BadInput, Busy, ContentPinned, NotFound
+from kachery_p2p.protocol.files.contents import named_in
+from kachery_p2p.protocol.limits import EXPIRED_PAGE, MAX_MANIFEST
+from kachery_p2p.storage.files.checking import read_small
+from kachery_p2p.storage.inventory.deletion import delete
+from kachery_p2p.storage.inventory.pins import Pin
+from kachery_p2p.storage.inventory.things import Thing
+
+from .downloader import Downloader
+from .provider import Provider
+
+_SHOWN_MISSING: Final = 100
+"""Names of contents that are not here, in one answer."""
+
+
+class Keeping:
+    """``provide`` and ``withdraw`` announce; they are called on the loop."""
+
+    def __init__(
+        self,
+        context: Context,
+        downloader: Downloader,
+        provider: Provider,
+        *,
+        provide: Callable[[str], None],
+        withdraw: Callable[[str], None],
+    ) -> None:
+        self._context = context
+        self._downloader = downloader
+        self._provider = provider
+        self._provide = provide
+        self._withdraw = withdraw
+
+    # --- deleting --------------------------------------------------------------------------------
+
+    async def delete(self, sha1: str, *, force: bool = False) -> int:
+        """Delete a content, and its manifest; how many bytes that freed. A linked file stays.
+
+        Raises:
+            NotFound: it is not here.
+            ContentPinned: it is pinned, and that was not to be overridden.
+            Busy: it is being stored at this moment.
+            StorageDamaged, StorageReadOnly: it is still there.
+        """
+        disk = self._context.workers.disk
+        names = await disk(self._to_delete, sha1, force)
+        for name in names:
+            self._withdraw(name)
+            await self._downloader.stop(name)
+        async with contextlib.AsyncExitStack() as stack:
+            for name in names:
+                await stack.enter_async_context(self._provider.let_finish(name))
+            return await disk(self._delete_all, names, force)
+
+    def _to_delete(self, sha1: str, force: bool) -> list[str]:
+        state, inventory = self._context.state, self._context.inventory
+        pins = [pin for pin in state.pins(sha1) if self._counts(pin)]
+        thing = inventory.look(sha1)
+        if thing is None and not (force and pins):
+            raise NotFound(what=f"sha1://{sha1}", detail="it is not on this computer")
+        if pins and not force:
+            raise ContentPinned(what=f"sha1://{sha1}", pins=_told(pins, sha1))
+        manifest = state.manifest(sha1)
+        if manifest is None:
+            return [sha1]
+        theirs = [pin for pin in state.pins(manifest) if self._counts(pin) and pin.root != sha1]
+        return [sha1] if theirs else [sha1, manifest]
+
+    def _delete_all(self, names: list[str], force: bool) -> int:
+        state, context = self._context.state, self._context
+        freed = 0
+        for name in names:
+            thing = context.inventory.thing(name)
+            if force:
+                state.unpin_content(name)
+            may = functools.partial(self._may_go, name, force)
+            with context.quota.lock:  # nobody pins it in between
+                gone = delete(context.store, name, may)
+            after = context.inventory.look(name)
+            if after is not None and name == names[0]:
+                pins = [pin for pin in state.pins(name) if self._counts(pin)]
+                if pins:
+                    raise ContentPinned(what=f"sha1://{name}", pins=_told(pins, name))
+                raise Busy(limit=f"sha1://{name} is being stored or fetched at this moment")
+            state.keep_until(name, None)
+            freed += thing.bytes if gone and thing is not None else 0
+        context.inventory.flush()
+        return freed
+
+    def _may_go(self, sha1: str, force: bool) -> bool:
+        return force or not self._context.state.pinned([sha1], self._context.clock())
+
+    def _counts(self, pin: Pin) -> bool:
+        return pin.until is None or pin.until > self._context.clock()
+
+    async def let_expired_go(self) -> None:
+        """Delete what was stored for a time that is over, and forget such pins."""
+        state, context = self._context.state, self._context
+        if context.store.read_only:
+            return
+
+        def over() -> list[str]:
+            state.end_pins(context.clock())
+            return state.expired(context.clock(), EXPIRED_PAGE)
+
+        for sha1 in await context.workers.disk(over):
+            try:
+                await self.delete(sha1)
+            except (NotFound, ContentPinned):
+                await context.workers.disk(state.keep_until, sha1, None)
+            except Busy:
+                continue  # whoever stores it now says for how long
+
+    # --- sharing ---------------------------------------------------------------------------------
+
+    async def unshare(self, sha1: str, channel: bytes) -> None:
+        """Keep a content, and give it to nobody on a channel any more. Raises NotFound."""
+
+        def work() -> list[str]:
+            if self._context.inventory.look(sha1) is None:
+                raise NotFound(what=f"sha1://{sha1}", detail="it is not on this computer")
+            manifest = self._context.state.manifest(sha1)
+            names = [sha1] if manifest is None else [sha1, manifest]
+            self._context.state.unshare(names, channel.hex())
+            return names
+
+        for name in await self._context.workers.disk(work):
+            self._provide(name)  # where it may still go out; elsewhere that withdraws it
+
+    # --- pinning ---------------------------------------------------------------------------------
+
+    async def pin(self, sha1: str, name: str, seconds: float | None) -> dict[str, Any]:
+        """Pin a content and all that it names: the files of a directory, the URIs in a JSON value.
+
+        Returns:
+            plain values: ``pinned`` (how many contents), ``missing`` (those of them that are not
+            here, the first hundred), ``until``.
+
+        Raises:
+            NotFound: it is not here.
+            BadInput: it names too many.
+        """
+        return await self._context.workers.disk(self._pin, sha1, name, seconds)
+
+    def _pin(self, root: str, name: str, seconds: float | None) -> dict[str, Any]:
+        context = self._context
+        until = None if seconds is None else context.clock() + seconds
+        inside: dict[str, None] = {root: None}
+        queue = [root]
+        while queue:
+            for each, directory in self._named_by(queue.pop()).items():
+                if each not in inside:
+                    inside[each] = None
+                    if directory:
+                        queue.append(each)
+        for each in list(inside):
+            manifest = context.state.manifest(each)
+            if manifest is not None:
+                inside[manifest] = None
+        # Under the lock under which things go: what is here now stays.
+        with context.quota.lock:
+            if context.store.find(root) is None:
+                raise NotFound(
+                    what=f"sha1://{root}", detail="it is not on this computer; load it first"
+                )
+            context.state.pin(root, inside, name, until)
+            missing = [each for each in inside if context.store.find(each) is None]
+        return {"pinned": len(inside), "missing": missing[:_SHOWN_MISSING], "until": until}
+
+    def _named_by(self, sha1: str) -> dict[str, bool]:
+        """What a content names, and which of that is a directory."""
+        blob = self._context.store.find(sha1)
+        if blob is None or blob.size > MAX_MANIFEST:
+            return {}
+        if self._context.store.read(blob, 0, 1) not in (b"{", b"[", b'"'):
+            return {}
+        return named_in(read_small(self._context.store, blob))
+
+    async def unpin(self, sha1: str, name: str | None) -> int:
+        """End the pins of a content, or the one of that name; how many contents they held. Raises
+        BadInput: there are none."""
+        ended = await self._context.workers.disk(self._context.state.unpin, sha1, name)
+        if not ended:
+            pins = await self._context.workers.disk(self._context.state.pins, sha1)
+            reason = "it is not pinned" if not pins else f"it is pinned by {_told(pins, sha1)}"
+            raise BadInput(what=f"sha1://{sha1}", reason=reason)
+        return ended
+
+    # --- told ------------------------------------------------------------------------------------
+
+    def record(self, thing: Thing) -> dict[str, Any]:
+        """A content as a listing has it: plain values. Reads the disk."""
+        state = self._context.state
+        pins = [pin for pin in state.pins(thing.sha1) if self._counts(pin)]
+        return {
+            "sha1": thing.sha1,
+            "manifest": state.manifest(thing.sha1),
+            "label": thing.label,
+            "kind": thing.kind,
+            "source": "linked" if thing.kind == "link" else thing.source,
+            "size": thing.size,
+            "held": thing.bytes,
+            "stored": thing.stored,
+            "used": thing.used,
+            "path": thing.path,
+            "channel": thing.channel,
+            "node": thing.node,
+            "node_label": thing.node_label,
+            "pins": [{"uri": f"sha1://{p.root}", "name": p.name, "until": p.until} for p in pins],
+            "until": state.expiry(thing.sha1),
+        }
+
+
+def _told(pins: list[Pin], sha1: str) -> str:
+    """Pins in words."""
+    return ", ".join(
+        sorted(
+            {
+                (pin.name or "without a name")
+                if pin.root == sha1
+                else f"{pin.name + ', ' if pin.name else ''}with sha1://{pin.root}"
+                for pin in pins
+            }
+        )
+    )

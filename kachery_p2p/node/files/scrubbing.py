@@ -1,0 +1,274 @@
+"""Comparing all that a storage folder holds with its hashes, at a polite rate: ``kachery-p2p verify``.
+
+Blobs are compared with their hash trees, and these with the manifests, or with the SHA-1 where there
+is no tree; linked files too, which are only read; the index with the folder. What is damaged is put
+aside and withdrawn, and fetched anew if somebody has it. (Downloads in progress are compared block
+by block when they are gone on with.)
+
+Invariants: one such round runs at a time, whoever asks. How far it came is on disk every few
+seconds, so that the next one goes on from there after a stop or a crash; a round that came to its
+end begins anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from kachery_p2p.node.context import Context
+from kachery_p2p.protocol.errors import (
+    BadInput,
+    Busy,
+    Cancelled,
+    CorruptContent,
+    KacheryError,
+    NotFound,
+    StorageDamaged,
+)
+from kachery_p2p.protocol.files.manifest import Manifest
+from kachery_p2p.protocol.limits import (
+    LIST_PAGE,
+    MAX_SCRUB_FINDINGS,
+    SCRUB_AGAIN_SECONDS,
+    SCRUB_OWN_RATE,
+    VERIFY_ON_READ,
+    WRITE_USES_SECONDS,
+)
+from kachery_p2p.storage.files.blobs import Blob
+from kachery_p2p.storage.files.checking import check, read_small
+from kachery_p2p.storage.files.trees import ensure_tree
+from kachery_p2p.storage.inventory.things import Thing
+
+from .downloader import Downloader
+
+_NOTE: Final = "verified"
+"""Under this the index has how far it came, and when it came to an end."""
+
+Report = dict[str, Any]
+
+
+def _begun(now: float) -> Report:
+    return {
+        "begun": now,
+        "ended": None,
+        "after": "",
+        "files": 0,
+        "bytes": 0,
+        "links": 0,
+        "partials": 0,
+        "unknown": 0,
+        "vanished": 0,
+        "stale": [],
+        "damaged": [],
+        "restored": [],
+        "lost": [],
+        "unreadable": [],
+    }
+
+
+class Pace:
+    """Holds back a thread that reads, so that it reads so many bytes a second. ``rate`` None: all it
+    can."""
+
+    def __init__(self, rate: float | None) -> None:
+        self.rate = rate
+        self.gone = threading.Event()
+        self.total = 0
+        self._begun = time.monotonic()
+        self._paced = 0
+        self._done = 0
+
+    def begin(self) -> None:
+        """Another content."""
+        self._done = 0
+
+    def advanced(self, done: int) -> None:
+        """So many bytes of it are read."""
+        more, self._done = done - self._done, done
+        self.total += more
+        self._paced += more
+        if self.rate is not None:
+            ahead = self._begun + self._paced / self.rate - time.monotonic()
+            if ahead > 0:
+                self.gone.wait(ahead)
+
+
+class Scrubbing:
+    """``withdraw`` is called on the loop with what is not here any more; ``compare`` brings the
+    index in line with the folder, and says how much was not known and how much had gone."""
+
+    def __init__(
+        self,
+        context: Context,
+        downloader: Downloader,
+        *,
+        withdraw: Callable[[str], None],
+        compare: Callable[[], Awaitable[tuple[int, int]]],
+    ) -> None:
+        self._context = context
+        self._downloader = downloader
+        self._withdraw = withdraw
+        self._compare = compare
+        self._running = asyncio.Lock()
+        self._due: float | None = None
+        """When it is to be done by itself; None: not known yet."""
+
+    async def run(
+        self,
+        rate: float | None,
+        *,
+        again: bool = False,
+        tell: Callable[[Report], None] = lambda report: None,
+    ) -> Report:
+        """One round, or the rest of one that was broken off, unless ``again``; what was found.
+
+        Raises:
+            Busy: one runs already.
+            BadInput: the rate is none.
+        """
+        if rate is not None and not rate > 0:
+            raise BadInput(what="rate", reason=f"{rate!r} bytes a second is none")
+        if self._running.locked():
+            raise Busy(limit="this storage is being verified already")
+        async with self._running:
+            pace = Pace(rate)
+            try:
+                return await self._round(pace, again, tell)
+            finally:
+                pace.gone.set()
+
+    async def run_if_due(self) -> None:
+        """A round at a low rate, if the last one ended long ago; for the first, a month is waited."""
+        if self._running.locked() or self._context.store.read_only:
+            return
+        if self._due is None:
+            self._due = await self._context.workers.disk(self._when_due)
+        if self._context.clock() < self._due:
+            return
+        report = await self.run(SCRUB_OWN_RATE)
+        if report["lost"]:
+            text = f"{len(report['lost'])} damaged files were put aside; see 'kachery-p2p verify'"
+            self._context.warn(text)
+
+    def _when_due(self) -> float:
+        last = self._load()
+        if last is None:
+            now = self._context.clock()
+            last = _begun(now) | {"ended": now}
+            self._save(last)
+        if last["ended"] is None:
+            return self._context.clock()
+        return float(last["ended"]) + SCRUB_AGAIN_SECONDS
+
+    def _load(self) -> Report | None:
+        text = self._context.inventory.note(_NOTE)
+        return None if text is None else json.loads(text)
+
+    def _save(self, report: Report) -> None:
+        self._context.inventory.set_note(_NOTE, json.dumps(report))
+
+    async def _round(self, pace: Pace, again: bool, tell: Callable[[Report], None]) -> Report:
+        disk = self._context.workers.disk
+        before = None if again else await disk(self._load)
+        resumed = before is not None and before["ended"] is None
+        report = before if before is not None and resumed else _begun(self._context.clock())
+        if not resumed:
+            report["unknown"], report["vanished"] = await self._compare()
+        loop = asyncio.get_running_loop()
+        saved = loop.time()
+        while page := await disk(self._page, report["after"]):
+            for thing in page:
+                await self._one(thing, pace, report)
+                report["after"] = thing.sha1
+                tell(report)
+                if loop.time() - saved > WRITE_USES_SECONDS:
+                    saved = loop.time()
+                    await disk(self._save, report)
+        report["ended"] = self._context.clock()
+        self._due = None
+        await disk(self._save, report)
+        return report | {"resumed": resumed}
+
+    def _page(self, after: str) -> list[Thing]:
+        at = (0.0, after) if after else None
+        return self._context.inventory.listed(after=at, limit=LIST_PAGE, parts=True)
+
+    async def _one(self, thing: Thing, pace: Pace, report: Report) -> None:
+        if thing.kind in ("partial", "damaged"):
+            report["partials"] += thing.kind == "partial"
+            return
+        pace.begin()
+        working = asyncio.ensure_future(self._context.workers.disk(self._verdict, thing, pace))
+        try:
+            verdict = await asyncio.shield(working)
+        except asyncio.CancelledError:
+            pace.gone.set()
+            await asyncio.wait([working])
+            raise
+        report["files" if thing.kind == "file" else "links"] += 1
+        report["bytes"] += thing.size
+        if not verdict:
+            return
+        _name(report[verdict], thing.sha1)
+        if verdict != "unreadable":
+            self._withdraw(thing.sha1)
+        if verdict == "damaged":
+            _name(report["restored" if await self._restored(thing) else "lost"], thing.sha1)
+
+    def _verdict(self, thing: Thing, pace: Pace) -> str:
+        """What is the matter with it: empty if nothing is."""
+        store = self._context.store
+        if thing.kind == "link" and store.link_problem(thing.sha1) is not None:
+            return "stale"
+        try:
+            blob = store.find(thing.sha1)
+            if blob is None:
+                self._context.inventory.look(thing.sha1)
+                return ""
+            with store.held(blob) as held:
+                check(store, held, again=True, cancelled=pace.gone.is_set, advanced=pace.advanced)
+                self._check_tree(held)
+        except CorruptContent:
+            store.quarantine(thing.sha1)
+            return "damaged"
+        except (NotFound, Cancelled):  # it was deleted meanwhile, or nobody waits any more
+            return ""
+        except (StorageDamaged, OSError) as error:
+            self._context.warn(f"sha1://{thing.sha1} could not be read: {error}")
+            return "unreadable"
+        pace.advanced(thing.size)
+        return ""
+
+    def _check_tree(self, blob: Blob) -> None:
+        """A tree that does not lead to the manifest's root is made anew. Raises CorruptContent: so does
+        none that fits the content."""
+        if blob.size <= VERIFY_ON_READ:
+            return
+        name = self._context.state.manifest(blob.sha1)
+        found = None if name is None else self._context.store.find(name)
+        if found is None:
+            return
+        try:
+            manifest = Manifest.parse(read_small(self._context.store, found))
+        except (KacheryError, ValueError):  # it is looked at by itself
+            return
+        if manifest.tree is not None and manifest.sha1 == blob.sha1:
+            ensure_tree(self._context.store, blob, root=manifest.tree.root).close()
+
+    async def _restored(self, thing: Thing) -> bool:
+        """Whether somebody else had it, and it is here again."""
+        manifest = await self._context.workers.disk(self._context.state.manifest, thing.sha1)
+        try:
+            await self._downloader.load(thing.sha1, manifest)
+        except KacheryError:  # nobody has it, or there is no room
+            return False
+        return True
+
+
+def _name(names: list[str], sha1: str) -> None:
+    if len(names) < MAX_SCRUB_FINDINGS:
+        names.append(sha1)

@@ -1,0 +1,56 @@
+"""Sizes and times as people write them: ``500G``, ``1.5TiB``, ``30d``."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import timedelta
+from typing import Final
+
+from .errors import BadInput
+from .limits import MAX_FILE, MAX_KEEP_SECONDS
+
+_SIZE: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgtp]?)(i?)b?\s*", re.IGNORECASE)
+_TIME: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([smhdwy])\s*")
+_POWERS: Final = "kmgtp"
+_SECONDS: Final = {
+    "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0, "y": 365 * 86_400.0,
+}  # fmt: skip
+
+
+def parse_size(text: str | int, what: str = "size") -> int:
+    """Bytes. ``k``, ``M``, ``G``, ``T``, ``P`` are powers of 1000, with an ``i`` of 1024; a ``B``
+    may follow.
+
+    Raises:
+        BadInput: it is no size, or none that a disk can have.
+    """
+    found = _SIZE.fullmatch(str(text))
+    if found is None or (found[3] and not found[2]):
+        raise BadInput(what=f"{what} {text!r}", reason="write it like 500G, 1.5T or 20GiB")
+    power = _POWERS.index(found[2].lower()) + 1 if found[2] else 0
+    unit = 1024 if found[3] else 1000
+    size = round(float(found[1]) * float(unit**power))
+    if size > MAX_FILE:
+        raise BadInput(what=f"{what} {text!r}", reason=f"it is more than {MAX_FILE} bytes")
+    return size
+
+
+def parse_seconds(time: str | float | timedelta, what: str = "time") -> float:
+    """Seconds of a number of them, of text such as ``30d`` (s, m, h, d, w, y of 365 days), or of a
+    timedelta.
+
+    Raises:
+        BadInput: it is no time, is none at all, or more than a hundred years.
+    """
+    seconds = math.nan
+    if isinstance(time, timedelta):
+        seconds = time.total_seconds()
+    elif isinstance(time, int | float) and not isinstance(time, bool):
+        seconds = float(time)
+    elif isinstance(time, str) and (found := _TIME.fullmatch(time)) is not None:
+        seconds = float(found[1]) * _SECONDS[found[2]]
+    if not 0 < seconds <= MAX_KEEP_SECONDS:
+        reason = "write it like 12h, 30d or 2y; a hundred years at most"
+        raise BadInput(what=f"{what} {time!r}", reason=reason)
+    return seconds

@@ -1,0 +1,418 @@
+"""The index of a storage folder: one row for each content that is there, in an SQLite file of its own.
+
+The folder is what counts. The index is kept right by what makes content appear and go, is compared with
+the folder whenever that is tidied (:mod:`kachery_p2p.storage.sweeper`), and is made anew from it
+when it is lost; then what was fetched cannot be told from what was stored, and counts as stored.
+
+Invariants
+    * Before content appears its row is committed, marked as arriving. So after a process was killed at
+      any point, what has to be looked at is known, and ``used`` is right without reading the folder.
+      (A power cut may cost the last commits: the next round of tidying finds what is missing.)
+    * ``used``, and how many there are, are kept in memory, and right whenever the lock is free.
+    * Last uses and sizes wait in memory, ``MAX_UNWRITTEN`` of them at most, and are written together.
+
+Non-goals: what may go (:mod:`.quota`), what is pinned (:mod:`.pins`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+from kachery_p2p.protocol.errors import KacheryError, StorageDamaged, StorageFull
+from kachery_p2p.protocol.files.eviction import KINDS, SOURCES, Kind
+from kachery_p2p.protocol.limits import MAX_UNWRITTEN
+from kachery_p2p.storage import paths
+from kachery_p2p.storage.database import Database
+from kachery_p2p.storage.disk import remove
+
+from .things import COLUMNS, Thing, from_row, measured, to_row
+
+_log = logging.getLogger(__name__)
+
+Sort = Literal["sha1", "size", "used", "stored"]
+
+MIGRATIONS: Final[tuple[str, ...]] = (
+    """
+    CREATE TABLE things (
+        sha1 BLOB PRIMARY KEY,
+        kind INTEGER NOT NULL,
+        source INTEGER NOT NULL,
+        size INTEGER NOT NULL,
+        held INTEGER NOT NULL,
+        aside INTEGER NOT NULL,
+        stored REAL NOT NULL,
+        used REAL NOT NULL,
+        label TEXT NOT NULL,
+        channel TEXT NOT NULL,
+        node TEXT NOT NULL,
+        node_label TEXT NOT NULL,
+        path BLOB NOT NULL,
+        part_of BLOB NOT NULL,
+        arriving INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX things_used ON things (used, sha1);
+    CREATE INDEX things_stored ON things (stored, sha1);
+    CREATE INDEX things_size ON things (size, sha1);
+    CREATE INDEX things_arriving ON things (sha1) WHERE arriving = 1 OR kind = 2;
+    CREATE INDEX things_may_go ON things (used, sha1)
+        WHERE kind = 2 OR aside > 0 OR (kind = 0 AND source = 2);
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    """,
+)
+"""Never edited, only appended to. The numbers are places in ``KINDS`` and ``SOURCES``."""
+
+assert (KINDS.index("file"), KINDS.index("partial"), SOURCES.index("fetched")) == (0, 2, 2)
+
+_FILE: Final = "files.sqlite"
+_DIGITS: Final = re.compile(r"[0-9a-f]{4,40}")
+"""So many that they are meant as the beginning of a hash."""
+_MOST_UNWRITTEN: Final = 10 * MAX_UNWRITTEN
+LOCK_FILE: Final = ".kachery-p2p-files.lock"
+_MAY_GO: Final = "(kind = 2 OR aside > 0 OR (kind = 0 AND source = 2))"
+
+
+class Inventory(Database):
+    """Of the folder at ``root``. Any thread may call."""
+
+    def __init__(self, path: Path, root: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._root = root
+        self._clock = clock
+        self._dirty: dict[str, Thing] = {}
+        self._gone: set[str] = set()
+        """Dirty ones that have no row any more."""
+        self._used = 0
+        self.changes = 0
+        """How often something came or went."""
+        self._counts: Counter[Kind | None] = Counter()
+        self.complete = False
+        """Whether the whole folder was compared with it, at least once."""
+        super().__init__(
+            path,
+            what="the index of the storage",
+            migrations=MIGRATIONS,
+            lock_file=LOCK_FILE,
+            synchronous="NORMAL",
+        )
+
+    @classmethod
+    def open(cls, folder: Path, root: Path, *, clock: Callable[[], float] = time.time) -> Self:
+        """The index that lies in a folder of the node's, of the storage at ``root``; one that is
+        damaged is made anew."""
+        path = folder / _FILE
+        try:
+            index = cls(path, root, clock=clock)
+            index._begin()
+        except StorageDamaged as error:
+            _log.error("the index of the storage is made anew: %s", error)
+            with contextlib.suppress(UnboundLocalError):
+                index.close()
+            for suffix in ("", "-wal", "-shm"):
+                remove(path.with_name(path.name + suffix))
+            index = cls(path, root, clock=clock)
+            index._begin()
+        return index
+
+    def _begin(self) -> None:
+        """Look at what was under way when the last process ended."""
+        rows = self._rows("SELECT kind, count(*), sum(held + aside) FROM things GROUP BY kind")
+        self._used = sum(row[2] for row in rows)
+        self._counts = Counter({KINDS[kind]: count for kind, count, _ in rows if kind >= 0})
+        # Another folder, or one that came back from a backup, is compared from end to end.
+        self.complete = self.note("complete") == self._place()
+        for (sha1,) in self._rows("SELECT sha1 FROM things WHERE arriving = 1 OR kind = 2"):
+            self.look(sha1.hex())
+        self.flush()
+
+    def close(self) -> None:
+        """Write what waits, and close; a second time does nothing."""
+        if getattr(self, "_db", None) is not None:
+            with contextlib.suppress(StorageDamaged):
+                self.flush()
+        super().close()
+
+    def _place(self) -> str:
+        status = os.stat(self._root)
+        return f"{status.st_dev}:{status.st_ino}"
+
+    def is_complete(self) -> None:
+        """All of the folder has been compared."""
+        self.complete = True
+        self.set_note("complete", self._place())
+
+    def set_note(self, key: str, value: str) -> None:
+        """Remember something of the folder as a whole."""
+        self._change("INSERT OR REPLACE INTO meta VALUES (?, ?)", key, value)
+
+    def note(self, key: str) -> str | None:
+        """What was remembered, or None."""
+        row = self._row("SELECT value FROM meta WHERE key = ?", key)
+        return None if row is None else str(row[0])
+
+    # --- what comes and goes ---------------------------------------------------------------------
+
+    @property
+    def used(self) -> int:
+        """Bytes of all that is there."""
+        return self._used
+
+    def storing(self, sha1s: Iterable[str], label: str = "") -> None:
+        """Content is about to be stored here by the node's own user, and the manifest of the first, if
+        there is one. Committed on return."""
+        now = self._clock()
+        file = ""
+        with self._lock:
+            for sha1 in sha1s:
+                thing = self._thing(sha1)
+                new = thing.kind not in ("file", "link") or thing.source == "fetched"
+                fields: dict[str, Any] = {"source": "stored", "used": now, "arriving": True}
+                if new:
+                    fields |= {"stored": now, "channel": "", "node": "", "node_label": ""}
+                fields |= (
+                    {"part_of": file} if file else {"label": label or thing.label, "part_of": ""}
+                )
+                self._put(replace(thing, **fields))
+                file = file or sha1
+            self._commit()
+
+    def fetching(
+        self,
+        sha1: str,
+        *,
+        channel: str,
+        node: str,
+        node_label: str,
+        part_of: str = "",
+        label: str = "",
+    ) -> None:
+        """Content is about to come from another node. What is here as the user's own stays theirs.
+        Committed on return."""
+        now = self._clock()
+        with self._lock:
+            thing = self._thing(sha1)
+            if thing.kind in ("file", "link", "damaged") and thing.source != "fetched":
+                self._put(replace(thing, arriving=True))  # it stays theirs, also if it rotted
+                self._commit()
+                return
+            self._put(
+                replace(
+                    thing, source="fetched", channel=channel, node=node, node_label=node_label,
+                    stored=now, used=now, part_of=part_of, label=label or thing.label, arriving=True,
+                )
+            )  # fmt: skip
+            self._commit()
+
+    def look(self, sha1: str) -> Thing | None:
+        """Bring the row of a content in line with its files; it, or None if there are none."""
+        with self._lock:
+            folder = paths.path_of(self._root, sha1).parent
+            found = paths.beside(folder).get(sha1, {})
+            thing = measured(self._thing(sha1), found, self._root)
+            self._put(thing)
+            return None if thing.kind is None else thing
+
+    def touch(self, sha1: str, label: str = "") -> None:
+        """It was used just now, under that label."""
+        with self._lock:
+            if len(self._dirty) > _MOST_UNWRITTEN:
+                return  # it cannot be written, and a last use is not worth the memory
+            thing = self._thing(sha1)
+            if thing.kind is not None:
+                self._put(replace(thing, used=self._clock(), label=thing.label or label))
+
+    def used_at(self, sha1: str, used: float) -> None:
+        """The file system knows of a later use."""
+        with self._lock:
+            thing = self._thing(sha1)
+            if thing.kind is not None and used > thing.used:
+                self._put(replace(thing, used=used))
+
+    def flush(self) -> None:
+        """Write what waits. Raises StorageFull, StorageDamaged: it waits on."""
+        with self._lock:
+            if not self._dirty:
+                return
+            rows = [to_row(t) for s, t in self._dirty.items() if s not in self._gone]
+            gone = [(bytes.fromhex(sha1),) for sha1 in self._gone]
+            marks = ", ".join("?" * len(COLUMNS.split(",")))
+            with self.transaction() as db:
+                db.executemany(f"INSERT OR REPLACE INTO things ({COLUMNS}) VALUES ({marks})", rows)
+                db.executemany("DELETE FROM things WHERE sha1 = ?", gone)
+            self._dirty.clear()
+            self._gone.clear()
+
+    def _commit(self) -> None:
+        """Write what waits. While the disk of the state is full, things are stored all the same:
+        after a kill, the next round of tidying finds them. Raises StorageFull: it has been full for
+        long."""
+        try:
+            self.flush()
+        except StorageFull as error:
+            if len(self._dirty) > _MOST_UNWRITTEN:
+                raise
+            _log.warning("the index of the storage could not be written: %s", error)
+
+    def _thing(self, sha1: str) -> Thing:
+        """Its row, or what a new one begins with. The lock is held."""
+        thing = self._dirty.get(sha1)
+        if thing is not None:
+            return thing
+        sql = f"SELECT {COLUMNS} FROM things WHERE sha1 = ?"
+        row = self._row(sql, bytes.fromhex(paths.check_sha1(sha1)))
+        return Thing(sha1) if row is None else from_row(row)
+
+    def _put(self, thing: Thing) -> None:
+        """Replace a row; the lock is held."""
+        before = self._thing(thing.sha1)
+        if thing == before:
+            return
+        self.changes += thing.kind != before.kind or thing.bytes != before.bytes
+        self._used += thing.bytes - before.bytes
+        self._counts[before.kind] -= 1
+        self._counts[thing.kind] += 1
+        if thing.kind is None and not thing.arriving:
+            self._gone.add(thing.sha1)
+            thing = Thing(thing.sha1)
+        else:
+            self._gone.discard(thing.sha1)
+        self._dirty[thing.sha1] = thing
+        if len(self._dirty) > MAX_UNWRITTEN:
+            try:
+                self.flush()
+            except KacheryError as error:  # a full disk keeps nobody from reading what is here
+                _log.warning("the index of the storage could not be written: %s", error)
+
+    # --- compared with the folder ----------------------------------------------------------------
+
+    def compare(
+        self, folder: Path, found: dict[str, dict[str, os.stat_result]], skip: Container[str]
+    ) -> tuple[list[str], list[str]]:
+        """Bring the rows of a leaf folder in line with the files that were found in it: what was not
+        known, and what has gone. ``skip``: what is just coming."""
+        prefix = bytes.fromhex("".join(folder.parts[-3:]))
+        with self._lock:
+            self.flush()
+            rows = self._rows(
+                f"SELECT {COLUMNS} FROM things WHERE sha1 >= ? AND sha1 < ?",
+                prefix + bytes(17),
+                prefix + b"\xff" * 18,
+            )
+            known = {thing.sha1: thing for thing in map(from_row, rows)}
+            fresh, gone = [], []
+            for sha1 in known.keys() | found.keys():
+                before = known.get(sha1, Thing(sha1))
+                if sha1 not in skip and measured(before, found.get(sha1, {}), self._root) != before:
+                    after = self.look(sha1)  # it may have changed since it was listed
+                    here = after is not None and after.kind in ("file", "link")
+                    if here and before.kind not in ("file", "link"):
+                        fresh.append(sha1)
+                    elif not here and before.kind in ("file", "link"):
+                        gone.append(sha1)
+            return fresh, gone
+
+    def between(self, after: str, before: str, limit: int) -> list[str]:
+        """Up to ``limit`` contents with a row whose folder comes after one and before the other,
+        each the first six digits, or empty for the end: there is no such folder."""
+        self.flush()
+        first = bytes.fromhex(after) + b"\xff" * 18 if after else b""
+        last = bytes.fromhex(before) if before else b"\xff" * 21
+        rows = self._rows(
+            "SELECT sha1 FROM things WHERE sha1 > ? AND sha1 < ? ORDER BY sha1 LIMIT ?",
+            first,
+            last,
+            limit,
+        )
+        return [row[0].hex() for row in rows]
+
+    # --- asked -----------------------------------------------------------------------------------
+
+    def thing(self, sha1: str) -> Thing | None:
+        """What the index has of a content."""
+        with self._lock:
+            thing = self._thing(sha1)
+        return None if thing.kind is None else thing
+
+    def may_go(self, after: tuple[float, str] | None, limit: int) -> list[Thing]:
+        """What could go to make room, by its last use, from the one after ``after`` on."""
+        self.flush()
+        used, sha1 = (-1.0, b"") if after is None else (after[0], bytes.fromhex(after[1]))
+        rows = self._rows(
+            f"SELECT {COLUMNS} FROM things WHERE {_MAY_GO} AND (used, sha1) > (?, ?) "
+            "ORDER BY used, sha1 LIMIT ?",
+            used,
+            sha1,
+            limit,
+        )
+        return list(map(from_row, rows))
+
+    def listed(
+        self,
+        *,
+        sort: Sort = "sha1",
+        after: tuple[float, str] | None = None,
+        limit: int,
+        kinds: Iterable[Kind] = (),
+        sources: Iterable[str] = (),
+        among: Iterable[str] | None = None,
+        pattern: str = "",
+        parts: bool = False,
+    ) -> list[Thing]:
+        """A page of a listing, from the one after ``after`` (its value and hash) on. The largest, or
+        the latest, come first; by hash they go up. ``parts``: manifests, too."""
+        self.flush()
+        where = ["kind >= 0"]
+        values: list[Any] = []
+        for column, names, table in (("kind", kinds, KINDS), ("source", sources, SOURCES)):
+            numbers = [table.index(name) for name in names]
+            if numbers:
+                where.append(f"{column} IN ({', '.join('?' * len(numbers))})")
+                values += numbers
+        if among is not None:
+            hashes = [bytes.fromhex(sha1) for sha1 in among]
+            where.append(f"sha1 IN ({', '.join('?' * len(hashes))})")
+            values += hashes
+        if not parts:
+            where.append("part_of = x''")
+        if pattern:
+            digits = pattern.strip("*")
+            named = f"{digits}*" if _DIGITS.fullmatch(digits) else ""
+            where.append("(label GLOB ? OR CAST(path AS TEXT) GLOB ? OR lower(hex(sha1)) GLOB ?)")
+            values += [pattern, pattern, named]
+        order = "sha1"
+        if sort == "sha1":
+            where.append("sha1 > ?")
+            values.append(b"" if after is None else bytes.fromhex(after[1]))
+        else:
+            order = f"{sort} DESC, sha1 DESC"
+            if after is not None:
+                where.append(f"({sort}, sha1) < (?, ?)")
+                values += [after[0], bytes.fromhex(after[1])]
+        sql = f"SELECT {COLUMNS} FROM things WHERE {' AND '.join(where)} ORDER BY {order} LIMIT ?"
+        return list(map(from_row, self._rows(sql, *values, limit)))
+
+    def sums(self) -> Iterator[tuple[Kind, str, bool, int, int, int]]:
+        """Of all that is there: kind, source, whether manifests; how many, their bytes here, and
+        those of damaged copies."""
+        self.flush()
+        for kind, source, part, count, held, aside in self._rows(
+            "SELECT kind, source, part_of != x'', count(*), sum(held), sum(aside) FROM things "
+            "WHERE kind >= 0 GROUP BY 1, 2, 3"
+        ):
+            yield KINDS[kind], SOURCES[source], bool(part), count, held, aside
+
+    def counts(self) -> tuple[int, int, int]:
+        """Bytes that are used, and how many files and links there are."""
+        return self._used, self._counts["file"], self._counts["link"]
+
+    def content_bytes(self) -> int:
+        """Bytes of all files, linked ones too."""
+        self.flush()
+        return int(self._row("SELECT coalesce(sum(size), 0) FROM things WHERE kind IN (0, 1)")[0])

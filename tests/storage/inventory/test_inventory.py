@@ -1,0 +1,258 @@
+"""The index of a storage folder, and the folder itself, say the same."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kachery_p2p.storage import paths
+from kachery_p2p.storage.files.blobs import BlobStore
+from kachery_p2p.storage.files.partials import Partial
+from kachery_p2p.storage.inventory.inventory import Inventory
+from kachery_p2p.storage.inventory.quota import Quota
+from kachery_p2p.storage.state import StateDB
+from kachery_p2p.storage.sweeper import Sweeper
+
+
+class Place:
+    """A storage folder with its index; ``now`` is the clock of both."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.now = 1_000.0
+        self.moved: list[tuple[list[str], list[str]]] = []
+        self.state = StateDB(root / "state.sqlite", durable=False)
+        self.open()
+
+    def open(self) -> None:
+        self.store = BlobStore(self.root / "storage", durable=False).open()
+        self.index = Inventory.open(self.root, self.store.root, clock=lambda: self.now)
+        self.store.ledger = Quota(self.store, self.index, self.state, clock=lambda: self.now)
+
+    def close(self) -> None:
+        self.index.close()
+        self.store.close()
+
+    def kill(self) -> None:
+        """As after kill -9: what waits in memory is lost."""
+        self.index._dirty.clear()
+        self.close()
+
+    def put(self, data: bytes, label: str = "") -> str:
+        return self.store.store_bytes(data, lambda names: self.index.storing(names, label)).sha1
+
+    def fetch(self, data: bytes, node: str = "n1") -> str:
+        def arriving(names: object) -> None:
+            self.index.fetching(sha1_of(data), channel="c1", node=node, node_label="Ann")
+
+        return self.store.store_bytes(data, arriving).sha1
+
+    def sweep(self) -> None:
+        sweeper = Sweeper(
+            self.store, self.state, inventory=self.index, moved=lambda *m: self.moved.append(m)
+        )
+        sweeper.begin()
+        while sweeper.step():
+            pass
+
+    def on_disk(self) -> int:
+        return sum(
+            path.stat().st_size
+            for path in (self.root / "storage" / "sha1").rglob("*")
+            if path.is_file() and not path.name.endswith((".checked", ".link", ".map"))
+        )
+
+
+def sha1_of(data: bytes) -> str:
+    return hashlib.sha1(data).hexdigest()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
+    yield made
+    made.close()
+    made.state.close()
+
+
+def test_what_is_stored_and_fetched_is_told_apart_and_keeps_its_label(place: Place) -> None:
+    mine, theirs = place.put(b"mine", "a.txt"), place.fetch(b"theirs")
+    found = {thing.sha1: thing for thing in place.index.listed(limit=10)}
+    assert (found[mine].source, found[mine].label, found[mine].size) == ("stored", "a.txt", 4)
+    assert (found[theirs].source, found[theirs].node_label) == ("fetched", "Ann")
+    assert place.index.used == place.on_disk() == 10
+
+
+def test_storing_what_was_fetched_makes_it_the_users_own_and_not_the_other_way(
+    place: Place,
+) -> None:
+    sha1 = place.fetch(b"x")
+    place.now += 5
+    place.put(b"x", "x.txt")
+    thing = place.index.thing(sha1)
+    assert thing is not None
+    assert (thing.source, thing.node, thing.stored) == ("stored", "", 1_005.0)
+    place.fetch(b"x")
+    thing = place.index.thing(sha1)
+    assert thing is not None
+    assert thing.source == "stored"
+
+
+def test_after_a_kill_between_the_row_and_the_file_nothing_is_miscounted(place: Place) -> None:
+    kept = place.put(b"kept")
+    place.index.fetching(sha1_of(b"never came"), channel="c", node="n", node_label="")
+    place.kill()
+    place.open()
+    assert place.index.used == place.on_disk() == 4
+    assert [thing.sha1 for thing in place.index.listed(limit=10)] == [kept]
+
+
+def test_what_a_killed_process_had_just_fetched_is_still_fetched(place: Place) -> None:
+    sha1 = place.fetch(b"x" * 100)
+    place.kill()
+    place.open()
+    thing = place.index.thing(sha1)
+    assert thing is not None
+    assert (thing.source, thing.held, place.index.used) == ("fetched", 100, 100)
+
+
+def test_a_partial_counts_what_was_written_of_it_also_after_a_kill(place: Place) -> None:
+    data = os.urandom(500_000)
+    partial = Partial.open(place.store, sha1_of(data), len(data))
+    partial.append(0, data[:100_000])
+    partial.sync()
+    assert place.index.used == 0  # its claim counts as long as it is open
+    place.kill()
+    place.open()
+    place.sweep()
+    thing = place.index.thing(partial.sha1)
+    assert thing is not None
+    assert (thing.kind, thing.size) == ("partial", 500_000)
+    assert 100_000 <= place.index.used < 120_000
+    partial.close()
+
+
+def test_what_others_put_into_the_folder_and_took_out_is_found(place: Place) -> None:
+    gone = place.put(b"taken away")
+    place.sweep()
+    data = b"put there by kachery"
+    path = place.store.path(sha1_of(data))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    place.store.path(gone).unlink()
+    place.store.path(gone).parent.rmdir()
+    place.moved.clear()
+    place.sweep()
+    assert [thing.sha1 for thing in place.index.listed(limit=10)] == [sha1_of(data)]
+    thing = place.index.thing(sha1_of(data))
+    assert thing is not None
+    assert thing.source == "found"
+    assert sorted(place.moved) == sorted([([], [gone]), ([sha1_of(data)], [])])
+    assert place.index.used == place.on_disk()
+
+
+@pytest.mark.parametrize("damage", ["lost", "garbage"])
+def test_an_index_that_is_lost_is_made_anew(place: Place, damage: str) -> None:
+    sha1 = place.put(b"here", "name")
+    place.close()
+    for path in place.root.glob("files.sqlite*"):
+        path.unlink()
+    if damage == "garbage":
+        (place.root / "files.sqlite").write_bytes(b"no database at all" * 100)
+    place.open()
+    assert not place.index.complete
+    place.sweep()
+    assert place.index.complete
+    thing = place.index.thing(sha1)
+    assert thing is not None
+    assert (thing.source, thing.size) == ("found", 4)
+
+
+def test_another_folder_under_the_same_index_is_read_from_end_to_end(place: Place) -> None:
+    place.put(b"here")
+    place.sweep()
+    place.close()
+    os.rename(place.root / "storage", place.root / "old")
+    place.open()
+    assert not place.index.complete
+    place.sweep()
+    assert (place.index.used, place.index.listed(limit=10)) == (0, [])
+
+
+def test_last_uses_are_written_together(place: Place) -> None:
+    sha1 = place.put(b"x")
+    place.index.flush()
+    place.now += 10
+    for _ in range(100):
+        place.index.touch(sha1)
+    assert len(place.index._dirty) == 1
+    place.close()
+    place.open()
+    thing = place.index.thing(sha1)
+    assert thing is not None
+    assert thing.used == 1_010.0
+
+
+def test_a_listing_goes_on_where_its_page_ended(place: Place) -> None:
+    for number in range(25):
+        place.now += 1
+        place.put(b"%d" % number * (number % 5 + 1), f"f{number}")
+    for sort in ("sha1", "size", "used", "stored"):
+        found, after = [], None
+        while page := place.index.listed(sort=sort, after=after, limit=4):
+            found += page
+            value = 0.0 if sort == "sha1" else getattr(page[-1], sort)
+            after = (value, page[-1].sha1)
+        assert len({thing.sha1 for thing in found}) == len(found) == 25, sort
+        values = [getattr(thing, sort) for thing in found]
+        assert values == sorted(values, reverse=sort != "sha1")
+    assert [t.label for t in place.index.listed(limit=9, pattern="f1?", sort="used")][:2] == [
+        "f19",
+        "f18",
+    ]
+    assert [t.sha1[:4] for t in place.index.listed(limit=9, pattern=sha1_of(b"0")[:8] + "*")] == [
+        sha1_of(b"0")[:4]
+    ]
+
+
+def test_a_link_has_the_size_of_its_file_and_takes_no_room(place: Place, tmp_path: Path) -> None:
+    path = tmp_path / "original.dat"
+    path.write_bytes(b"o" * 1_000)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        stored = place.store.link_fd(fd, path, arriving=lambda names: place.index.storing(names))
+    finally:
+        os.close(fd)
+    thing = place.index.thing(stored.sha1)
+    assert thing is not None
+    assert (thing.kind, thing.size, thing.held, thing.path) == ("link", 1_000, 0, str(path))
+
+
+def test_damaged_copies_count(place: Place) -> None:
+    sha1 = place.put(b"x" * 100)
+    place.store.quarantine(sha1)
+    thing = place.index.thing(sha1)
+    assert thing is not None
+    assert (thing.kind, thing.aside, place.index.used) == ("damaged", 100, 100)
+    place.put(b"x" * 100)
+    assert (place.index.used, place.on_disk()) == (200, 200)
+
+
+def test_names_that_are_no_utf8_are_listed(place: Place, tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.dat"))
+    path.write_bytes(b"odd")
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        sha1 = place.store.link_fd(fd, path, arriving=lambda n: place.index.storing(n)).sha1
+    finally:
+        os.close(fd)
+    place.close()
+    place.open()
+    thing = place.index.thing(sha1)
+    assert thing is not None
+    assert thing.path == str(path)
+    assert paths.LINK == ".link"
