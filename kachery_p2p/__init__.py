@@ -29,6 +29,7 @@ from kachery_p2p.client.feeds.feeds import (
 )
 from kachery_p2p.client.feeds.subfeeds import Subfeed
 from kachery_p2p.client.feeds.watches import awatch_for_new_messages
+from kachery_p2p.client.files.directories import DirEntry, alist_dir, aload_dir, astore_dir
 from kachery_p2p.client.files.finds import afind_file
 from kachery_p2p.client.files.loads import (
     aload_bytes,
@@ -101,9 +102,11 @@ from kachery_p2p.client.sync import (
     get_node_id,
     get_string,
     link_file,
+    list_dir,
     list_feeds,
     list_tasks,
     load_bytes,
+    load_dir,
     load_feed,
     load_file,
     load_json,
@@ -117,6 +120,7 @@ from kachery_p2p.client.sync import (
     set,
     stop_node,
     store_bytes,
+    store_dir,
     store_file,
     store_json,
     store_npy,
@@ -156,6 +160,7 @@ __protocol_version__ = str(PROTOCOL_VERSION)
 
 # All but 'open': who imports * means Python's.
 __all__ = [
+    "DirEntry",
     "Feed",
     "File",
     "KacheryError",
@@ -196,9 +201,11 @@ __all__ = [
     "aget_node_id",
     "aget_string",
     "alink_file",
+    "alist_dir",
     "alist_feeds",
     "alist_tasks",
     "aload_bytes",
+    "aload_dir",
     "aload_feed",
     "aload_file",
     "aload_json",
@@ -217,6 +224,7 @@ __all__ = [
     "astop_daemon",
     "astop_node",
     "astore_bytes",
+    "astore_dir",
     "astore_file",
     "astore_json",
     "astore_npy",
@@ -255,9 +263,11 @@ __all__ = [
     "get_node_id",
     "get_string",
     "link_file",
+    "list_dir",
     "list_feeds",
     "list_tasks",
     "load_bytes",
+    "load_dir",
     "load_feed",
     "load_file",
     "load_json",
@@ -276,6 +286,7 @@ __all__ = [
     "stop_daemon",
     "stop_node",
     "store_bytes",
+    "store_dir",
     "store_file",
     "store_json",
     "store_npy",

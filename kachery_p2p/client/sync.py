@@ -8,7 +8,7 @@ from kachery_p2p.client.session.portal import twin
 from . import nodes
 from .channels import invitations
 from .feeds import feeds, watches
-from .files import finds, loads, opened, stores, uploads
+from .files import directories, finds, loads, opened, stores, uploads
 from .files.older import todays
 from .tasks import requests as task_requests
 from .tasks import tasks
@@ -20,6 +20,9 @@ store_npy = twin(stores.astore_npy)
 store_pkl = twin(stores.astore_pkl)
 store_file = twin(stores.astore_file)
 link_file = twin(stores.alink_file)
+store_dir = twin(directories.astore_dir)
+load_dir = twin(directories.aload_dir)
+list_dir = twin(directories.alist_dir)
 load_file = twin(loads.aload_file, older=todays)
 load_bytes = twin(loads.aload_bytes, older=todays)
 load_text = twin(loads.aload_text, older=todays)

@@ -312,8 +312,8 @@ def write_file(
 
 
 def place_new(path: Path, data: Buffer, temporary_folder: Path, mode: int = 0o666) -> None:
-    """As :func:`write_file`, not durably, and quicker where there is nothing yet: a file that has no name
-    until it is whole needs no other one before."""
+    """As :func:`write_file`, not durably, and quicker where there is nothing yet: a file that has no
+    name until it is whole needs no other one before."""
     if not _place_unnamed(path, data, mode):
         write_file(path, data, temporary_folder, durable=False, mode=mode)
 

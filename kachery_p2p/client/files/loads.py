@@ -15,6 +15,7 @@ from kachery_p2p.protocol.numbers import whole
 from kachery_p2p.protocol.uri import KacheryUri
 
 from .content import Content
+from .listings import load_listing
 from .uris import (
     PathLike,
     file_name,
@@ -191,7 +192,7 @@ async def file_uri(
     if parsed.kind != "sha1dir":
         return parsed
     bar = False if callable(progress) else progress  # the function is told of the file alone
-    listing = await aload_json(f"sha1://{parsed.hash}", local_only, channel=channel, progress=bar)
+    listing = await load_listing(parsed.hash, local_only, channel, bar)
     return None if listing is None else inside_directory(listing, parsed)
 
 

@@ -47,7 +47,7 @@ async def astore_bytes(
         BadUri: the label can be none; nothing was stored.
     """
     label = checked_label(basename, "file.dat")
-    return await _store([codecs.buffer_of(data)], label, channel, progress)
+    return await store_parts([codecs.buffer_of(data)], label, channel, progress)
 
 
 async def astore_text(
@@ -59,7 +59,7 @@ async def astore_text(
 ) -> str:
     """Store text as UTF-8; label ``file.txt``. Raises as :func:`astore_bytes`."""
     label = checked_label(basename, "file.txt")
-    return await _store([memoryview(codecs.text_to_bytes(text))], label, channel, progress)
+    return await store_parts([memoryview(codecs.text_to_bytes(text))], label, channel, progress)
 
 
 async def astore_json(
@@ -80,7 +80,7 @@ async def astore_json(
     """
     label = checked_label(basename, "file.json")
     data = codecs.json_to_bytes(object, separators=separators, indent=indent)
-    return await _store([memoryview(data)], label, channel, progress)
+    return await store_parts([memoryview(data)], label, channel, progress)
 
 
 async def astore_npy(
@@ -97,7 +97,7 @@ async def astore_npy(
     """
     label = checked_label(basename, "file.npy")
     views, mapped = await asyncio.to_thread(codecs.npy_views, array)
-    return await _store(views, label, channel, progress, in_pieces=mapped)
+    return await store_parts(views, label, channel, progress, in_pieces=mapped)
 
 
 async def astore_pkl(
@@ -115,7 +115,7 @@ async def astore_pkl(
     """
     label = checked_label(basename, "file.pkl")
     data = await asyncio.to_thread(pickles.dumps, x)
-    return await _store([memoryview(data)], label, channel, progress)
+    return await store_parts([memoryview(data)], label, channel, progress)
 
 
 async def astore_file(
@@ -136,14 +136,15 @@ async def astore_file(
     path = path_text(path)
     label = checked_label(basename, name_of(path))
     async with turns():
-        with _opened(path) as descriptor, Transfer("storing", label, progress) as moving:
+        with opened(path) as descriptor, Transfer("storing", label, progress) as moving:
             moving.begin()
-            stored = await _store_opened(descriptor, channel, moving)
+            stored = await store_opened(descriptor, channel, moving)
             moving.complete(stored["size"])
-    return _uri(stored, label)
+    return uri_of(stored, label)
 
 
-async def _store_opened(descriptor: int, channel: str | None, moving: Transfer) -> dict[str, Any]:
+async def store_opened(descriptor: int, channel: str | None, moving: Transfer) -> dict[str, Any]:
+    """Store an open file, which stays the caller's: its hash, size and manifest."""
     folder = places.offline_dir()
     if folder is not None:
         root, advanced = folder, relay(moving)
@@ -175,14 +176,15 @@ async def alink_file(
     path = path_text(path)
     label = checked_label(basename, name_of(path))
     async with turns():
-        with _opened(path) as descriptor, Transfer("linking", label, progress) as moving:
+        with opened(path) as descriptor, Transfer("linking", label, progress) as moving:
             moving.begin()
-            stored = await _link_opened(descriptor, os.path.realpath(path), moving)
+            stored = await link_opened(descriptor, os.path.realpath(path), moving)
             moving.complete(stored["size"])
-    return _uri(stored, label)
+    return uri_of(stored, label)
 
 
-async def _link_opened(descriptor: int, path: str, moving: Transfer) -> dict[str, Any]:
+async def link_opened(descriptor: int, path: str, moving: Transfer) -> dict[str, Any]:
+    """As :func:`store_opened`, of a link to the file, whose real path is given."""
     folder = places.offline_dir()
     if folder is not None:
         root, advanced = folder, relay(moving)
@@ -199,7 +201,7 @@ async def _link_opened(descriptor: int, path: str, moving: Transfer) -> dict[str
     return stored
 
 
-async def _store(
+async def store_parts(
     data: list[memoryview],
     label: str,
     channel: str | None,
@@ -215,7 +217,7 @@ async def _store(
             moving.begin()
         stored = await _store_data(data, size, channel, moving, in_pieces)
         moving.complete(size)
-    return _uri(stored, label)
+    return uri_of(stored, label)
 
 
 async def _store_data(
@@ -244,12 +246,13 @@ async def _store_data(
     return stored
 
 
-def _uri(stored: dict[str, Any], label: str) -> str:
+def uri_of(stored: dict[str, Any], label: str) -> str:
+    """The URI of what a node says to be stored."""
     return build_uri(sha1=stored["sha1"], label=label, manifest=stored["manifest"])
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[int]:
+def opened(path: str) -> Iterator[int]:
     """A regular file, open for reading. Raises BadPath."""
     try:
         # Not blocking: opening a pipe that nobody writes to would hang.
@@ -258,7 +261,7 @@ def _opened(path: str) -> Iterator[int]:
         raise BadPath(path=path, reason=(error.strerror or "?").lower()) from error
     try:
         if os.path.isdir(descriptor):
-            raise BadPath(path=path, reason="it is a directory; store the files in it one by one")
+            raise BadPath(path=path, reason="it is a directory; store it with store_dir")
         if not os.path.isfile(descriptor):
             raise BadPath(path=path, reason="it is not a regular file")
         yield descriptor

@@ -11,8 +11,8 @@ URI, whatever the order in which a file system gave its entries; times and owner
 Invariants of a :class:`Directory` that came out of :func:`parse`: all names are such that each is one
 entry of one folder (no slash, no ``..``, no zero byte, what is UTF-8, at most ``MAX_FILE_NAME`` bytes);
 none stands for both a file and a folder; a hash is 40 lower-case hex digits. Fields that are not known
-are ignored, so listings of kachery and of later versions load. kachery knew files by their MD5 too: such
-a one has ``sha1`` None, and so has one that was listed without any hash.
+are ignored, so listings of kachery and of later versions load. kachery knew files by their MD5 too:
+such a one has ``sha1`` None, and so has one that was listed without any hash.
 
 Non-goals: reading and writing folders of the disk; what the files contain.
 """
@@ -62,7 +62,8 @@ class Directory(msgspec.Struct):
     dirs: dict[str, Directory] = {}
 
     def walk(self, prefix: str = "") -> Iterator[tuple[str, FileEntry]]:
-        """Every file in it and in the folders below, with its path, in the order of the paths' parts."""
+        """Every file in it and in the folders below, with its path, in the order of the paths'
+        parts."""
         stack: list[tuple[str, Directory]] = [(prefix, self)]
         while stack:
             base, folder = stack.pop()

@@ -43,7 +43,6 @@ from kachery_p2p.protocol.limits import JOURNAL_BYTES, MANIFEST_CHUNK, MIB
 from kachery_p2p.storage import paths
 from kachery_p2p.storage.closing import Closing
 from kachery_p2p.storage.disk import (
-    READ_ONLY,
     Buffer,
     disk_errors,
     make_folders,

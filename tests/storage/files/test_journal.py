@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -534,6 +535,7 @@ def test_a_full_disk_loses_nothing(small_disk):
 # --- processes that are killed -------------------------------------------------------------------
 
 STORES = """
+import sys
 from pathlib import Path
 from threading import Thread
 from kachery_p2p.storage.files.blobs import BlobStore
