@@ -324,12 +324,13 @@ def _place_unnamed(path: Path, data: Buffer, mode: int) -> bool:
     if not unnamed:
         return False
     flags = os.O_WRONLY | os.O_CLOEXEC | unnamed
+    folder = os.path.dirname(path)
     try:
         try:
-            fd = os.open(path.parent, flags, mode)
+            fd = os.open(folder, flags, mode)
         except FileNotFoundError:
-            make_folders(path.parent)
-            fd = os.open(path.parent, flags, mode)
+            os.makedirs(folder, exist_ok=True)
+            fd = os.open(folder, flags, mode)
     except OSError as error:
         if error.errno in FULL:
             raise

@@ -81,3 +81,13 @@ async def load_folder(
             what=text, reason=f"there is no {uri.path!r} in that folder; list_dir says what is"
         )
     raise BadInput(what=text, reason="this is a file of that folder; load it with load_file")
+
+
+async def leads_to_folder(text: str, channel: str | None) -> bool:
+    """Whether a URI leads to a folder; False too if nobody reachable has the listing that would say
+    so."""
+    uri = parse_uri(text)
+    if uri.kind != "sha1dir":
+        return False
+    listing = await load_listing(uri.hash, False, channel, False)
+    return listing is not None and isinstance(listing.at(uri.path), Directory)

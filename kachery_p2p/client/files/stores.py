@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kachery_p2p.client.display.progress import Progress, Transfer, relay
 from kachery_p2p.client.session import blocking, offline
 from kachery_p2p.client.session.connection import connection
-from kachery_p2p.client.session.pieces import FilePieces, MemoryPieces
+from kachery_p2p.client.session.pieces import FilePieces, MemoryPieces, StreamPieces
 from kachery_p2p.client.session.thread_connection import need_loop
 from kachery_p2p.client.values import codecs, pickles
 from kachery_p2p.local import places
@@ -160,6 +160,39 @@ async def store_opened(descriptor: int, channel: str | None, moving: Transfer) -
         "store", params, pieces=FilePieces(descriptor), on_progress=moving.hear
     )
     return stored
+
+
+async def astore_stream(
+    descriptor: int,
+    basename: str | None = None,
+    *,
+    name: str = "standard input",
+    channel: str | None = None,
+    progress: Progress = None,
+) -> str:
+    """Store what a pipe, or another open file from where it is, still has to give: label ``file.dat``.
+
+    Whoever writes to a pipe and fails ends it too: what came until then is stored. ``name``: what it is
+    called in errors. Raises as :func:`astore_bytes`; BadPath if it cannot be read.
+    """
+    label = checked_label(basename, "file.dat")
+    folder = places.offline_dir()
+    with Transfer("storing", label, progress) as moving:
+        moving.begin()
+        if folder is None:
+            stored = await (await connection()).call(
+                "store",
+                without_nones(channel=channel),
+                pieces=StreamPieces(descriptor, name),
+                on_progress=moving.hear,
+            )
+        else:
+            advanced = relay(moving)
+            stored = await blocking.run(
+                lambda gone: offline.store_fd(folder, descriptor, gone, advanced)
+            )
+        moving.complete(stored["size"])
+    return uri_of(stored, label)
 
 
 async def alink_file(

@@ -285,20 +285,21 @@ def put_small(
     Raises:
         StorageFull, StorageDamaged: some of them, or none, are in place.
     """
-    new: list[Record] = []
+    new: list[tuple[Path, Record]] = []
     at = root
     try:
         for sha1, data in records:
             at = paths.path_of(root, sha1)
             if not file_holds(at, data):
-                new.append((sha1, data))
+                new.append((at, (sha1, data)))
             elif durable and (journal is None or sha1 not in journal):
                 # Whoever put it there a moment ago may not have come to this yet.
                 sync_folder(at.parent)
-        half = journal.append(new) if journal is not None and new else None
+        half = (
+            journal.append([record for _, record in new]) if journal is not None and new else None
+        )
         try:
-            for sha1, data in new:
-                at = paths.path_of(root, sha1)
+            for at, (_, data) in new:
                 if half is None:
                     write_file(at, data, temporary_folder, durable, READ_ONLY)
                 else:
