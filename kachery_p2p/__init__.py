@@ -39,7 +39,18 @@ from kachery_p2p.client.files.loads import (
     aload_pkl,
     aload_text,
 )
+<<<<<<< HEAD
 from kachery_p2p.client.files.opened import File, aopen
+=======
+from kachery_p2p.client.files.many import (
+    LoadedFile,
+    StoredFile,
+    aload_many,
+    astore_many,
+    load_many,
+    store_many,
+)
+>>>>>>> f55690b (store_many and load_many; folders between real nodes)
 from kachery_p2p.client.files.stores import (
     alink_file,
     astore_bytes,
@@ -166,9 +177,11 @@ __all__ = [
     "KacheryError",
     "KacheryUri",
     "LoadFileError",
+    "LoadedFile",
     "Node",
     "ProgressInfo",
     "ShellScript",
+    "StoredFile",
     "Subfeed",
     "TaskRequest",
     "TemporaryDirectory",
@@ -209,6 +222,7 @@ __all__ = [
     "aload_feed",
     "aload_file",
     "aload_json",
+    "aload_many",
     "aload_npy",
     "aload_object",
     "aload_pkl",
@@ -227,6 +241,7 @@ __all__ = [
     "astore_dir",
     "astore_file",
     "astore_json",
+    "astore_many",
     "astore_npy",
     "astore_object",
     "astore_pkl",
@@ -271,6 +286,7 @@ __all__ = [
     "load_feed",
     "load_file",
     "load_json",
+    "load_many",
     "load_npy",
     "load_object",
     "load_pkl",
@@ -289,6 +305,7 @@ __all__ = [
     "store_dir",
     "store_file",
     "store_json",
+    "store_many",
     "store_npy",
     "store_object",
     "store_pkl",

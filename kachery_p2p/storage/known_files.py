@@ -6,66 +6,25 @@ ctime are what they were. Users are kept apart, since it is the client who says 
 can make another user's file out to be something else.
 
 Invariants: what a file may have been changed to without its times showing it is not remembered
-(:func:`is_racy`); at most ``MAX_KNOWN_FILES`` are. It is no loss if something is forgotten: then the
-file is read."""
+(:func:`.file_stamps.is_racy`); at most ``MAX_KNOWN_FILES`` are. It is no loss if something is
+forgotten: then the file is read.
+"""
 
 from __future__ import annotations
 
-import os
-import struct
-import time
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
-from kachery_p2p.protocol.errors import BadInput
-from kachery_p2p.protocol.limits import MAX_KNOWN_FILES, RACY_SECONDS
+from kachery_p2p.protocol.limits import MAX_KNOWN_FILES
 
 from .database import Database
+from .file_stamps import STAMP_PLACE, KnownFile
 
-_STAMP: Final = struct.Struct(">QQQqq")
-_PLACE: Final = 16
-"""Bytes of a stamp that say which file; the others what it was like."""
-_UNSIGNED: Final = (1 << 64) - 1
 _DAY: Final = 86_400.0
 _FORGOTTEN: Final = MAX_KNOWN_FILES // 10
 """So many are forgotten at once."""
 _PAGE: Final = 500
 """Files that are asked for in one query."""
-
-
-class KnownFile(NamedTuple):
-    """What a file was stored as: hashes in hex."""
-
-    sha1: str
-    manifest: str | None
-
-
-def file_stamp(status: os.stat_result) -> bytes:
-    """Which file it is, and what would not stay the same if somebody wrote to it."""
-    return _STAMP.pack(
-        status.st_dev & _UNSIGNED,
-        status.st_ino & _UNSIGNED,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-    )
-
-
-def stamped_size(stamp: bytes) -> int:
-    """The bytes of the file. Raises BadInput: it is no stamp."""
-    if len(stamp) != _STAMP.size:
-        raise BadInput(what="stamp of a file", reason=f"it has {len(stamp)} bytes")
-    size: int = _STAMP.unpack(stamp)[2]
-    return size
-
-
-def is_racy(status: os.stat_result, now: float | None = None) -> bool:
-    """Whether a file, as it is before it is read, may be written to once more without its times showing
-    it. ``now``: Unix time. A clock that goes before the file server's makes no difference; one that
-    goes after it by more than ``RACY_SECONDS`` shortens the time in which that can happen unseen to a
-    tick of the server's own clock."""
-    now = time.time() if now is None else now
-    return max(status.st_mtime, status.st_ctime) > now - RACY_SECONDS
 
 
 class KnownFileTables(Database):
@@ -89,7 +48,7 @@ class KnownFileTables(Database):
                 "SELECT place, state, sha1, manifest, asked FROM known_files "
                 f"WHERE user = ? AND place IN ({marks})",
                 user,
-                *(stamp[:_PLACE] for stamp in part),
+                *(stamp[:STAMP_PLACE] for stamp in part),
             )
             for place, state, sha1, manifest, asked in rows:
                 known = KnownFile(sha1.hex(), None if manifest is None else manifest.hex())
@@ -107,7 +66,8 @@ class KnownFileTables(Database):
         """Remember what files of a user, by their stamps, were stored as. ``now``: Unix time."""
         day = int(now / _DAY)
         rows = [
-            (user, stamp[:_PLACE], stamp[_PLACE:], *_packed(known), day) for stamp, known in files
+            (user, stamp[:STAMP_PLACE], stamp[STAMP_PLACE:], *_packed(known), day)
+            for stamp, known in files
         ]
         with self.transaction() as db:
             if self._known_count is None:

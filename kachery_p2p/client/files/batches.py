@@ -23,7 +23,7 @@ from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import BadInput, BadPath, KacheryError
 from kachery_p2p.protocol.limits import BATCH_BYTES, BATCH_FILE
 from kachery_p2p.storage.disk import pread_up_to
-from kachery_p2p.storage.known_files import KnownFile, file_stamp, is_racy
+from kachery_p2p.storage.file_stamps import KnownFile, file_stamp, is_racy
 
 from .scan import changed
 from .stores import link_opened, opened, store_opened

@@ -20,7 +20,7 @@ from kachery_p2p.protocol.limits import (
     MAX_DIRECTORY_ENTRIES,
     SHOWN_PROBLEMS,
 )
-from kachery_p2p.storage.known_files import file_stamp
+from kachery_p2p.storage.file_stamps import file_stamp
 
 _CHANGED: Final = "it changed while it was stored; store the folder again when nobody writes to it"
 _KINDS: Final = (

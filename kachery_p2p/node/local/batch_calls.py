@@ -11,7 +11,7 @@ method               parameters                                            resul
                      item for each, as it comes: its place, size, error?
 ===================  ====================================================  ============================
 
-A batch has ``BATCH_FILES`` at most. A stamp is :func:`~kachery_p2p.storage.known_files.file_stamp` of a
+A batch has ``BATCH_FILES`` at most. A stamp is :func:`~kachery_p2p.storage.file_stamps.file_stamp` of a
 file of the caller's. ``store_known`` stores files that have not changed since the caller, as the same
 user, had them remembered, and whose content is still here. ``only`` is that of :mod:`.file_calls`.
 """
@@ -29,7 +29,7 @@ from kachery_p2p.protocol.errors import BadInput, KacheryError, to_wire
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.limits import BATCH_FILES
 from kachery_p2p.protocol.local.messages import pack_item
-from kachery_p2p.storage.known_files import KnownFile, stamped_size
+from kachery_p2p.storage.file_stamps import KnownFile, stamped_size
 
 from .call_table import CallTable
 from .live_call import LiveCall
