@@ -27,7 +27,7 @@ from kachery_p2p.storage.file_stamps import KnownFile, file_stamp, is_racy
 
 from .scan import changed
 from .stores import link_opened, opened, store_opened
-from .turns import turns
+from .turns import together, turns
 from .uris import without_nones
 
 
@@ -99,9 +99,7 @@ async def store_files(
     small = [] if link else [place for place in left if files[place].size <= BATCH_FILE]
     large = left if link else [place for place in left if files[place].size > BATCH_FILE]
     await _store_small(node, files, small, found, channel, tally)
-    async with asyncio.TaskGroup() as tasks:
-        for place in large:
-            tasks.create_task(_store_one(node, files, place, found, channel, link, tally))
+    await together(_store_one(node, files, place, found, channel, link, tally) for place in large)
     return [outcome for outcome in found if outcome is not None]
 
 

@@ -19,23 +19,32 @@ import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kachery_p2p.node.gossip.lookup import Lookup
+from kachery_p2p.node.links.endings import first_of
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.reach import Reach
+from kachery_p2p.node.links.stream import Body, Stream
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import (
     CorruptContent,
     KacheryError,
+    LinkClosed,
     LocalError,
     ProtocolViolation,
 )
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.files.messages import FILE_BATCH, FileBatch, Several
 from kachery_p2p.protocol.gossip.holders import Holder
-from kachery_p2p.protocol.limits import BATCH_BODY, BATCH_FILES, INLINE_FILE, MANY_AT_ONCE
+from kachery_p2p.protocol.limits import (
+    BATCH_BODY,
+    BATCH_FILES,
+    INLINE_FILE,
+    MANY_AT_ONCE,
+    STALL_SECONDS,
+)
 from kachery_p2p.storage.files.blobs import Blob
 
 from .downloader import Downloader
@@ -132,9 +141,12 @@ class BatchLoader:
             for holder, files in of.items()
             for start in range(0, len(files), BATCH_FILES)
         )
-        async with asyncio.TaskGroup() as tasks:
-            for holder, files in parts:
-                tasks.create_task(self._from(holder, files, came, done), name="load many files")
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for holder, files in parts:
+                    tasks.create_task(self._from(holder, files, came, done), name="load many files")
+        except BaseExceptionGroup as group:
+            raise first_of(group) from group
         return came
 
     async def _from(
@@ -163,7 +175,7 @@ class BatchLoader:
         stream = link.open(FILE_BATCH, codec.plain(params))
         next_place = 0
         try:
-            while (item := await stream.receive_soon()) is not None:
+            while (item := await self._next(stream)) is not None:
                 meta, body, cost = item
                 several = codec.convert(Several, meta)
                 next_place = _check(several, next_place, len(wanted))
@@ -181,6 +193,13 @@ class BatchLoader:
             raise
         finally:
             stream.end()
+
+    async def _next(self, stream: Stream) -> tuple[Any, Body, int] | None:
+        try:
+            async with asyncio.timeout(STALL_SECONDS):
+                return await stream.receive()
+        except TimeoutError as error:
+            raise LinkClosed(peer=stream.peer[:8], reason="it sent nothing") from error
 
     def _keep(self, wanted: list[Wanted], files: list[memoryview], holder: Holder) -> None:
         """Compare what came, and store it. Raises CorruptContent, StorageFull, StorageDamaged."""
