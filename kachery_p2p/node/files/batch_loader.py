@@ -26,7 +26,7 @@ from kachery_p2p.node.links.endings import first_of
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.reach import Reach
-from kachery_p2p.node.links.stream import Body, Stream
+from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import (
     CorruptContent,
@@ -45,6 +45,7 @@ from kachery_p2p.protocol.limits import (
     MANY_AT_ONCE,
     STALL_SECONDS,
 )
+from kachery_p2p.protocol.links.session import Body
 from kachery_p2p.storage.files.blobs import Blob
 
 from .downloader import Downloader

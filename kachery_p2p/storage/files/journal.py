@@ -285,33 +285,32 @@ def put_small(
     Raises:
         StorageFull, StorageDamaged: some of them, or none, are in place.
     """
-    new: list[tuple[Path, Record]] = []
-    at = root
+    new: list[tuple[str, Record]] = []
+    at = str(root)
     try:
         for sha1, data in records:
-            at = paths.path_of(root, sha1)
+            at = paths.text_of(root, sha1)
             if not file_holds(at, data):
                 new.append((at, (sha1, data)))
             elif durable and (journal is None or sha1 not in journal):
                 # Whoever put it there a moment ago may not have come to this yet.
-                sync_folder(at.parent)
-        half = (
-            journal.append([record for _, record in new]) if journal is not None and new else None
-        )
+                sync_folder(Path(at).parent)
+        appended = [record for _, record in new]
+        half = journal.append(appended) if journal is not None and new else None
         try:
             for at, (_, data) in new:
                 if half is None:
-                    write_file(at, data, temporary_folder, durable, READ_ONLY)
+                    write_file(Path(at), data, temporary_folder, durable, READ_ONLY)
                 else:
                     place_new(at, data, temporary_folder, READ_ONLY)
         finally:
             if journal is not None and half is not None:
                 journal.placed(half)
         for sha1, _ in records:
-            at = paths.path_of(root, sha1, paths.LINK)
+            at = paths.text_of(root, sha1, paths.LINK)
             remove(at)
     except OSError as error:
-        raise disk_error(error, "content being stored", at) from error
+        raise disk_error(error, "content being stored", Path(at)) from error
 
 
 def open_journal(root: Path, temporary_folder: Path, *, durable: bool, size: int) -> Journal | None:
