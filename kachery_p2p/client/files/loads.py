@@ -152,7 +152,7 @@ async def aload_npy(
     if mmap_mode not in (None, "r", "c"):
         raise BadInput(what=f"mmap_mode {mmap_mode!r}", reason="stored content is read-only")
     if mmap_mode is None:
-        data = await _data_or_path(uri, local_only, channel, progress)
+        data = await data_or_path(uri, local_only, channel, progress)
         if isinstance(data, str):  # an array takes its memory once
             return await asyncio.to_thread(codecs.load_arrays_path, data)
         return None if data is None else codecs.bytes_to_arrays(data)
@@ -196,7 +196,7 @@ async def file_uri(
     return None if listing is None else inside_directory(listing, parsed)
 
 
-async def _data_or_path(
+async def data_or_path(
     uri: str, local_only: bool, channel: str | None, progress: Progress
 ) -> bytes | str | None:
     """Content if it is small, else the path of it; checked."""
