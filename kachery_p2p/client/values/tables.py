@@ -92,8 +92,9 @@ def parquet_to_table(source: str | bytes, columns: Sequence[str] | None, library
         raise BadInput(what="table", reason=reason) from error
 
 
-def arrays_to_npz(arrays: Mapping[str, Any]) -> memoryview:
-    """Exactly what ``np.savez`` writes, so equal arrays have equal bytes.
+def arrays_to_npz(arrays: Any) -> memoryview:
+    """Exactly what ``np.savez`` writes of a mapping from names to arrays, so equal ones have equal
+    bytes.
 
     Raises:
         BadInput: a name is none, or an array would not come back the same, as
@@ -118,8 +119,11 @@ def arrays_to_npz(arrays: Mapping[str, Any]) -> memoryview:
 
 def npz_to_arrays(source: str | bytes) -> dict[str, NDArray[Any]]:
     """The arrays in npz bytes or at a path, all of them read. Raises BadInput."""
-    loaded = codecs.load_arrays_path(source) if isinstance(source, str) else None
-    loaded = codecs.bytes_to_arrays(source) if isinstance(source, bytes) else loaded
+    loaded: Any
+    if isinstance(source, str):
+        loaded = codecs.load_arrays_path(source)
+    else:
+        loaded = codecs.bytes_to_arrays(source)
     if not hasattr(loaded, "files"):
         raise BadInput(what="npz", reason="the content is one array; load it with load_npy")
     with loaded:
