@@ -90,7 +90,7 @@ async def store_files(
     if node is not None:
         params = without_nones(channel=channel)
         stamps = [each.stamp for each in files]
-        answer = await node.call("store_known", {"stamps": stamps, **params})
+        answer = await node.call("store_known", {"stamps": stamps, "linked": link, **params})
         for place, known in enumerate(answer["files"]):
             if known is not None:
                 found[place] = KnownFile(*known)

@@ -174,13 +174,18 @@ class BatchLoader:
     ) -> None:
         params = FileBatch(holder.channel, [bytes.fromhex(each.sha1) for each in wanted])
         stream = link.open(FILE_BATCH, codec.plain(params))
-        next_place = 0
+        first = 0
         try:
             while (item := await self._next(stream)) is not None:
                 meta, body, cost = item
-                several = codec.convert(Several, meta)
-                next_place = _check(several, next_place, len(wanted))
                 data = await stream.open_body(body)
+                try:
+                    several = codec.convert(Several, meta)
+                    _check(several, first, len(wanted), len(data))
+                except ProtocolViolation as error:
+                    link.close(error)
+                    raise
+                first = several.places[-1] + 1
                 files = _cut(several, data)
                 chosen = [wanted[place] for place in several.places]
                 await self._context.workers.disk(self._keep, chosen, files, holder)
@@ -189,9 +194,6 @@ class BatchLoader:
                     self._provide(each.sha1)
                     came.add(each.place)
                     done(each.place, len(content), None)
-        except ProtocolViolation as error:
-            link.close(error)
-            raise
         finally:
             stream.end()
 
@@ -231,29 +233,23 @@ class BatchLoader:
                 tasks.create_task(one(each), name="load one of many")
 
 
-def _check(several: Several, first: int, stop: int) -> int:
-    """The least place that may come next. Raises ProtocolViolation: it is not what was asked for."""
-    places = several.places
-    if len(places) != len(several.sizes) or not places:
+def _check(several: Several, first: int, stop: int, length: int) -> None:
+    """Raise ProtocolViolation unless these files, in a body of so many bytes, may come next."""
+    places, sizes = several.places, several.sizes
+    if len(places) != len(sizes) or not places:
         raise ProtocolViolation(reason="files without sizes")
-    if (
-        places[0] < first
-        or places[-1] >= stop
-        or any(a >= b for a, b in itertools.pairwise(places))
-    ):
+    if places[0] < first or places[-1] >= stop:
         raise ProtocolViolation(reason="files that were not asked for")
-    if (
-        any(not 0 <= size <= INLINE_FILE for size in several.sizes)
-        or sum(several.sizes) > BATCH_BODY
-    ):
+    if any(one >= other for one, other in itertools.pairwise(places)):
+        raise ProtocolViolation(reason="files that are not in their order")
+    if any(not 0 <= size <= INLINE_FILE for size in sizes):
         raise ProtocolViolation(reason="files that are not small")
-    return places[-1] + 1
+    if sum(sizes) != length or length > BATCH_BODY:
+        raise ProtocolViolation(reason="a body that is not as long as its files")
 
 
 def _cut(several: Several, data: bytes) -> list[memoryview]:
-    """The files in a body. Raises ProtocolViolation."""
-    if sum(several.sizes) != len(data):
-        raise ProtocolViolation(reason="a body that is not as long as its files")
+    """The files in a body."""
     files, view, at = [], memoryview(data), 0
     for size in several.sizes:
         files.append(view[at : at + size])

@@ -4,7 +4,7 @@
 method               parameters                                            result
 ===================  ====================================================  ============================
 ``store_batch``      data (bytes, ...); channel?                           sha1s (20 bytes, ...)
-``store_known``      stamps; channel?                                      files: null, or sha1 and
+``store_known``      stamps; channel?, linked?                             files: null, or sha1 and
                                                                            manifest?
 ``remember``         files: stamp, sha1, manifest?                         nothing
 ``load_batch``       files: sha1, manifest?; channel?, only?; sends an     nothing
@@ -13,7 +13,8 @@ method               parameters                                            resul
 
 A batch has ``BATCH_FILES`` at most. A stamp is :func:`~kachery_p2p.storage.file_stamps.file_stamp` of a
 file of the caller's. ``store_known`` stores files that have not changed since the caller, as the same
-user, had them remembered, and whose content is still here. ``only`` is that of :mod:`.file_calls`.
+user, had them remembered, and whose content is still here: a link to it counts if ``linked``. ``only`` is
+that of :mod:`.file_calls`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class _StoreBatch(msgspec.Struct, frozen=True):
 class _StoreKnown(msgspec.Struct, frozen=True):
     stamps: Annotated[list[bytes], _Few]
     channel: str | None = None
+    linked: bool = False
 
 
 class _Remember(msgspec.Struct, frozen=True):
@@ -95,29 +97,29 @@ class BatchCalls:
         live.caller.require_write()
         channel = self._channel(params.channel)
         known = await self._context.workers.disk(
-            self._known, live.caller.uid, params.stamps, channel
+            self._known, live.caller.uid, params.stamps, channel, params.linked
         )
         found = [each for each in known if each is not None]
         self._provide([sha1 for each in found for sha1 in _names(each)], channel)
         return {"files": known}
 
     def _known(
-        self, user: int, stamps: list[bytes], channel: bytes | None
+        self, user: int, stamps: list[bytes], channel: bytes | None, linked: bool
     ) -> list[KnownFile | None]:
         now = self._context.clock()
         known = self._services.state.known_files(user, stamps, now)
         here = [
-            each if each is not None and self._is_here(each, stamped_size(stamp)) else None
+            each if each is not None and self._is_here(each, stamped_size(stamp), linked) else None
             for stamp, each in zip(stamps, known, strict=True)
         ]
         names = [sha1 for each in here if each is not None for sha1 in _names(each)]
         self._context.bindings.own(names, None if channel is None else channel.hex())
         return here
 
-    def _is_here(self, known: KnownFile, size: int) -> bool:
+    def _is_here(self, known: KnownFile, size: int, linked: bool) -> bool:
         store = self._services.store
         blob = store.find(known.sha1)
-        if blob is None or blob.size != size:
+        if blob is None or blob.size != size or (blob.linked and not linked):
             return False
         return known.manifest is None or store.find(known.manifest) is not None
 

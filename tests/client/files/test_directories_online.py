@@ -128,6 +128,16 @@ def test_what_has_not_changed_is_not_read_again(
         assert kc.load_text(f"{again}/d0/6.txt", local_only=True)
 
 
+def test_what_was_linked_before_is_copied_when_it_is_stored(lab: Lab, tree: Path) -> None:
+    """What is known of a file is what it contains, not that it will stay."""
+    with at(lab.a):
+        linked = kc.store_dir(tree, link=True)
+        assert kc.store_dir(tree) == linked
+        for path in (tree / "d0").iterdir():
+            path.unlink()
+        assert str(kc.load_text(f"{linked}/d0/3.txt", local_only=True)).endswith(" 3")
+
+
 def test_over_tcp_a_folder_is_stored_too(
     lab: Lab, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

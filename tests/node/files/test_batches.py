@@ -247,6 +247,17 @@ async def test_whatever_a_provider_answers_what_is_loaded_is_right(
         assert all(lab.bytes_of("B", sha1_of(data)) == data for data in files)
 
 
+async def test_an_older_provider_that_knows_no_batches_is_asked_for_each() -> None:
+    """And the link to it stays: not to know something is no fault."""
+    async with laboratory() as lab:
+        sha1s = await store_many(lab, "A", contents(5))
+        del lab["A"].network.handlers.streams["file.batch"]
+        link = await lab["B"].reach.to(lab.id("A"), lab.channels["lab"])
+        told = await load_many(lab, "B", sha1s)
+        assert [told[place] for place in range(5)] == [(500, None)] * 5
+        assert not link.closed.is_set()
+
+
 async def test_a_full_disk_is_said_and_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     async with laboratory() as lab:
         sha1s = await store_many(lab, "A", contents(20))
