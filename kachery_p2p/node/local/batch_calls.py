@@ -13,8 +13,8 @@ method               parameters                                            resul
 
 A batch has ``BATCH_FILES`` at most. A stamp is :func:`~kachery_p2p.storage.file_stamps.file_stamp` of a
 file of the caller's. ``store_known`` stores files that have not changed since the caller, as the same
-user, had them remembered, and whose content is still here: a link to it counts if ``linked``. ``only`` is
-that of :mod:`.file_calls`.
+user, had them remembered, and whose content is still here: a link to it counts if ``linked``. ``only``
+is that of :mod:`.file_calls`.
 """
 
 from __future__ import annotations
