@@ -29,7 +29,6 @@ from kachery_p2p.client.feeds.feeds import (
 )
 from kachery_p2p.client.feeds.subfeeds import Subfeed
 from kachery_p2p.client.feeds.watches import awatch_for_new_messages
-from kachery_p2p.client.files.directories import DirEntry, alist_dir, aload_dir, astore_dir
 from kachery_p2p.client.files.finds import afind_file
 from kachery_p2p.client.files.loads import (
     aload_bytes,
@@ -39,18 +38,7 @@ from kachery_p2p.client.files.loads import (
     aload_pkl,
     aload_text,
 )
-<<<<<<< HEAD
 from kachery_p2p.client.files.opened import File, aopen
-=======
-from kachery_p2p.client.files.many import (
-    LoadedFile,
-    StoredFile,
-    aload_many,
-    astore_many,
-    load_many,
-    store_many,
-)
->>>>>>> f55690b (store_many and load_many; folders between real nodes)
 from kachery_p2p.client.files.stores import (
     alink_file,
     astore_bytes,
@@ -72,6 +60,15 @@ from kachery_p2p.client.files.uploads import (
     aupload_npy,
     aupload_pkl,
     aupload_text,
+)
+from kachery_p2p.client.folders.directories import DirEntry, alist_dir, aload_dir, astore_dir
+from kachery_p2p.client.folders.many import (
+    LoadedFile,
+    StoredFile,
+    aload_many,
+    astore_many,
+    load_many,
+    store_many,
 )
 from kachery_p2p.client.nodes import (
     achannel_add_node,

@@ -8,8 +8,9 @@ from kachery_p2p.client.session.portal import twin
 from . import nodes
 from .channels import invitations
 from .feeds import feeds, watches
-from .files import directories, finds, loads, opened, stores, tables, uploads
+from .files import finds, loads, opened, stores, tables, uploads
 from .files.older import todays
+from .folders import directories
 from .tasks import requests as task_requests
 from .tasks import tasks
 

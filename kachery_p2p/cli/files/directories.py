@@ -13,7 +13,8 @@ from kachery_p2p.cli import completions
 from kachery_p2p.cli.output import Output, columns, pass_output, size_text, with_output
 from kachery_p2p.client import sync
 from kachery_p2p.client.display.progress import Progress
-from kachery_p2p.client.files import directories, stores
+from kachery_p2p.client.files import stores
+from kachery_p2p.client.folders import directories
 from kachery_p2p.client.session import portal
 from kachery_p2p.protocol.errors import BadInput, BadPath, NotFound
 from kachery_p2p.protocol.uri import parse_uri

@@ -6,10 +6,10 @@ folder one after the other reads it once.
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 
 from kachery_p2p.client.display.progress import Progress, Transfer
+from kachery_p2p.client.session import blocking
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.files.directory import Directory, parse
 from kachery_p2p.protocol.limits import LISTINGS_KEPT, MAX_DIRECTORY_LISTING, MIB
@@ -42,7 +42,7 @@ async def load_listing(
     if data is None:
         return None
     try:
-        listing = await asyncio.to_thread(parse, data) if len(data) > MIB else parse(data)
+        listing = await blocking.beside(parse, data) if len(data) > MIB else parse(data)
     except BadInput as error:
         raise BadInput(what=f"sha1dir://{sha1}", reason=error.fields["reason"]) from None
     if shared and len(data) <= _LARGE:

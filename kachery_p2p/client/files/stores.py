@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from kachery_p2p.client.display.progress import Progress, Transfer, relay
 from kachery_p2p.client.session import blocking, offline
 from kachery_p2p.client.session.connection import connection
-from kachery_p2p.client.session.pieces import FilePieces, MemoryPieces, StreamPieces
+from kachery_p2p.client.session.pieces import FilePieces, MemoryPieces
+from kachery_p2p.client.session.stream_pieces import StreamPieces
 from kachery_p2p.client.session.thread_connection import need_loop
 from kachery_p2p.client.values import codecs, pickles
 from kachery_p2p.local import places

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import kachery_p2p as kc
-from kachery_p2p.client.files import many
+from kachery_p2p.client.folders import many
 from kachery_p2p.protocol.errors import BadInput, BadPath, BadUri
 
 

@@ -1,4 +1,4 @@
-"""Folders: stored as one thing, loaded, and looked into. The async API, see :mod:`.files`.
+"""Folders: stored as one thing, loaded, and looked into. The async API, as :mod:`..files` has it.
 
 What a folder's URI names is a listing (:mod:`kachery_p2p.protocol.files.directory`); its files are
 content like any other, so what two folders have in common is stored and sent once."""
@@ -13,6 +13,9 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from kachery_p2p.client.display.progress import Progress, Transfer
+from kachery_p2p.client.files.listings import load_folder
+from kachery_p2p.client.files.stores import store_parts
+from kachery_p2p.client.files.uris import PathLike, name_of, path_text
 from kachery_p2p.client.session import blocking
 from kachery_p2p.client.session.connection import connection
 from kachery_p2p.local import places
@@ -23,11 +26,8 @@ from kachery_p2p.protocol.uri import KacheryUri
 
 from .batches import Candidate, Outcome, Tally, store_files
 from .fetching import Come, fetch_files
-from .listings import load_folder
 from .placing import Target
 from .scan import Ignored, Source, scan_folder
-from .stores import store_parts
-from .uris import PathLike, name_of, path_text
 
 T = TypeVar("T")
 

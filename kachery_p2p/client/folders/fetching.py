@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from kachery_p2p.client.display.progress import Transfer
+from kachery_p2p.client.files import local_storage as storage
+from kachery_p2p.client.files.content import Content
+from kachery_p2p.client.files.scope import only_within
+from kachery_p2p.client.files.uris import without_nones
 from kachery_p2p.client.session.connection import Connection, connection
 from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import KacheryError, LocalError, NotFound, from_wire
 from kachery_p2p.protocol.limits import BATCH_FILE, MANY_AT_ONCE
 from kachery_p2p.protocol.uri import KacheryUri
-
-from . import local_storage as storage
-from .content import Content
-from .scope import only_within
-from .uris import without_nones
 
 _GROUP: Final = 64
 """Files that are read from the storage together."""

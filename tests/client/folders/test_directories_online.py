@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import kachery_p2p as kc
-from kachery_p2p.client.files import batches
+from kachery_p2p.client.folders import batches
 from kachery_p2p.protocol.errors import BadPath, StorageFull
 from kachery_p2p.protocol.limits import BATCH_FILES, INLINE_FILE, MANIFEST_CHUNK, RACY_SECONDS
 from tests.daemons import Lab, at, free_port, short_folder
@@ -186,7 +186,7 @@ def test_a_load_that_was_killed_goes_on_where_it_was(
 
 
 def test_a_full_disk_is_said(lab: Lab, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kachery_p2p.client.files import placing
+    from kachery_p2p.client.folders import placing
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -17,6 +17,9 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import NamedTuple
 
 from kachery_p2p.client.display.progress import Transfer
+from kachery_p2p.client.files.stores import link_opened, opened, store_opened
+from kachery_p2p.client.files.turns import together, turns
+from kachery_p2p.client.files.uris import without_nones
 from kachery_p2p.client.session import offline
 from kachery_p2p.client.session.connection import Connection, connection
 from kachery_p2p.local import places
@@ -26,9 +29,6 @@ from kachery_p2p.storage.disk import pread_up_to
 from kachery_p2p.storage.file_stamps import KnownFile, file_stamp, is_racy
 
 from .scan import changed
-from .stores import link_opened, opened, store_opened
-from .turns import together, turns
-from .uris import without_nones
 
 
 class Candidate(NamedTuple):

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import kachery_p2p as kc
-from kachery_p2p.client.files import batches, directories, placing, scan
-from kachery_p2p.client.files.placing import Target
+from kachery_p2p.client.folders import batches, directories, placing, scan
+from kachery_p2p.client.folders.placing import Target
 from kachery_p2p.protocol.errors import BadInput, BadPath, BadUri, Cancelled, NotFound
 from kachery_p2p.protocol.limits import BATCH_FILE, MANIFEST_CHUNK
 

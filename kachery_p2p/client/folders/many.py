@@ -14,6 +14,8 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from kachery_p2p.client.display.progress import Transfer
+from kachery_p2p.client.files.loads import file_uri
+from kachery_p2p.client.files.uris import PathLike, checked_label, name_of, path_text
 from kachery_p2p.client.session import portal
 from kachery_p2p.protocol.errors import BadInput, KacheryError
 from kachery_p2p.protocol.limits import BATCH_FILES
@@ -21,8 +23,6 @@ from kachery_p2p.protocol.uri import KacheryUri, build_uri
 
 from .batches import Candidate, Tally, candidate, store_files
 from .fetching import fetch_files
-from .loads import file_uri
-from .uris import PathLike, checked_label, name_of, path_text
 
 T = TypeVar("T")
 
