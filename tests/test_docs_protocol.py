@@ -47,6 +47,7 @@ from kachery_p2p.protocol.files.manifest import Chunk, Manifest, Tree
 from kachery_p2p.protocol.files.messages import (
     FileInfo,
     Piece,
+    Several,
 )
 from kachery_p2p.protocol.gossip import announcements, completeness
 from kachery_p2p.protocol.gossip.keys import KINDS
@@ -446,6 +447,7 @@ def test_every_method_is_in_the_table_with_its_parameters() -> None:
         NodeInfo,
         FileInfo,
         Piece,
+        Several,
         OriginState,
         Joined,
         admission.Admission,

@@ -8,8 +8,9 @@ from kachery_p2p.client.session.portal import twin
 from . import nodes
 from .channels import invitations
 from .feeds import feeds, watches
-from .files import finds, keeping, loads, opened, stores, uploads
+from .files import finds, keeping, loads, opened, stores, tables, uploads
 from .files.older import todays
+from .folders import directories
 from .tasks import requests as task_requests
 from .tasks import tasks
 
@@ -18,8 +19,13 @@ store_text = twin(stores.astore_text, asks_only=True)
 store_json = twin(stores.astore_json, asks_only=True)
 store_npy = twin(stores.astore_npy)
 store_pkl = twin(stores.astore_pkl)
+store_npz = twin(tables.astore_npz)
+store_parquet = twin(tables.astore_parquet)
 store_file = twin(stores.astore_file)
 link_file = twin(stores.alink_file)
+store_dir = twin(directories.astore_dir)
+load_dir = twin(directories.aload_dir)
+list_dir = twin(directories.alist_dir)
 load_file = twin(loads.aload_file, older=todays)
 load_bytes = twin(loads.aload_bytes, older=todays)
 load_text = twin(loads.aload_text, older=todays)
@@ -27,6 +33,8 @@ load_json = twin(loads.aload_json, older=todays)
 load_npy = twin(loads.aload_npy, older=todays)
 load_pkl = twin(loads.aload_pkl, older=todays)
 open = twin(opened.aopen)
+load_npz = twin(tables.aload_npz)
+load_parquet = twin(tables.aload_parquet)
 find_file = twin(finds.afind_file, older=todays)
 upload_file = twin(uploads.aupload_file)
 upload_text = twin(uploads.aupload_text)

@@ -27,6 +27,8 @@ from kachery_p2p.node.feeds.own_feeds import OwnFeeds
 from kachery_p2p.node.feeds.reader import FeedReader
 from kachery_p2p.node.feeds.server import FeedServer
 from kachery_p2p.node.feeds.submitter import FeedSubmitter
+from kachery_p2p.node.files.batch_loader import BatchLoader
+from kachery_p2p.node.files.batch_provider import BatchProvider
 from kachery_p2p.node.files.downloader import Downloader
 from kachery_p2p.node.files.keeping import Keeping
 from kachery_p2p.node.files.offers import BlobOffers
@@ -197,6 +199,10 @@ class Node:
             provide=self._provide_file,
             withdraw=self._withdraw_file,
         )
+        self.batch_provider = BatchProvider(self.network, self.provider)
+        self.batch_loader = BatchLoader(
+            self.network, self.reach, self.lookup, self.downloader, provide=self._provide_file
+        )
         self.presence = Presence(self.network)
         self.watches = Watches(self.network)
         self.availability.on_fresh.append(self.watches.appeared)
@@ -296,8 +302,8 @@ class Node:
             documents=self.documents, invitations=self.invitations, joining=self.joining,
             bootstraps=self.bootstraps, presence=self.presence, announcer=self.announcer,
             availability=self.availability, lookup=self.lookup, downloader=self.downloader,
-            provider=self.provider, feeds=self.feeds, own_feeds=self.own_feeds,
-            feed_reader=self.feed_reader, feed_server=self.feed_server,
+            batch_loader=self.batch_loader, provider=self.provider, feeds=self.feeds,
+            own_feeds=self.own_feeds, feed_reader=self.feed_reader, feed_server=self.feed_server,
             feed_submitter=self.feed_submitter, task_queue=self.task_queue,
             task_requests=self.task_requests, task_backends=self.task_backends,
             task_results=self.task_results, keeping=self.keeping, scrubbing=self.scrubbing,
@@ -386,6 +392,7 @@ class Node:
         self.documents.on_change += [
             lambda channel, update: self.relay.cut(),
             lambda channel, update: self.provider.cut(),
+            lambda channel, update: self.batch_provider.cut(),
             lambda channel, update: self.feed_server.cut(),
             lambda channel, update: self.task_server.cut(),
             lambda channel, update: self.bootstraps.refresh(),

@@ -15,6 +15,20 @@ _CONTAINERS: Final = (dict, list, tuple)
 _SHOWN_CHARS: Final = 80
 _SHOWN_STEPS: Final = 20
 
+_REMEDIES: Final = {
+    **dict.fromkeys(
+        ("datetime", "date", "time", "Timestamp"),
+        "write its .isoformat(), which fromisoformat() reads, or store it with store_pkl",
+    ),
+    "timedelta": "write its .total_seconds(), or store it with store_pkl",
+    "Decimal": "write str(x), which keeps all its digits, or store it with store_pkl",
+    **dict.fromkeys(
+        ("UUID", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"),
+        "write str(x), or store it with store_pkl",
+    ),
+}
+"""What to do with values of the standard library, by the name of their type."""
+
 _Path = tuple[Any, Any] | None
 """Where a value is: (path of its container, key or index in it)."""
 
@@ -139,6 +153,8 @@ def bad_type(value: Any) -> str:
             remedy = "use its .tolist(), or store the array with store_npy"
         else:
             remedy = "use its .item(), or int(...), float(...), bool(...)"
+    elif type(value).__name__ in _REMEDIES:
+        remedy = _REMEDIES[type(value).__name__]
     elif isinstance(value, bytes | bytearray):
         remedy = "use its .decode(), or store it as a file and give the URI"
     return f"a {type_name(value)} is not a JSON type: {remedy}"

@@ -47,8 +47,12 @@ class Bindings:
             return nothing
 
         def bind(sha1s: Sequence[str]) -> None:
-            bound = [sha1 for sha1 in sha1s if not self.is_free(sha1)]
-            missing = [sha1 for sha1 in bound if channel not in self._state.origins(sha1)]
+            origins = self._state.origins_of(sha1s)
+            missing = [
+                sha1
+                for sha1 in sha1s
+                if (channel not in origins[sha1] if sha1 in origins else not self._is_here(sha1))
+            ]
             if missing:
                 self._state.add_origins(missing, channel)
 
@@ -66,20 +70,29 @@ class Bindings:
 
     def stored(self, stored: Stored, channel: str | None) -> None:
         """The user stored it: it is theirs to give, wherever else it came from."""
-        names = [name for name in (stored.sha1, stored.manifest_sha1) if name is not None]
-        for name in names:
-            self._state.share_again(name, channel)
+        self.own(
+            [name for name in (stored.sha1, stored.manifest_sha1) if name is not None], channel
+        )
+
+    def own(self, sha1s: Sequence[str], channel: str | None) -> None:
+        """As :meth:`stored`, of many."""
+        for sha1 in sha1s:
+            self._state.share_again(sha1, channel)
+        origins = self._state.origins_of(sha1s)
         if channel is None:
-            for name in names:
-                self._state.clear_origins(name)
+            for sha1 in origins:
+                self._state.clear_origins(sha1)
             return
-        missing = [name for name in names if channel not in self._state.origins(name)]
+        missing = [sha1 for sha1 in sha1s if channel not in origins.get(sha1, ())]
         if missing:
             self._state.add_origins(missing, channel)
 
     def is_free(self, sha1: str) -> bool:
         """Whether a blob is here, and may go out on every channel."""
-        return self._store.find(sha1) is not None and not self._state.origins(sha1)
+        return self._is_here(sha1) and not self._state.origins(sha1)
+
+    def _is_here(self, sha1: str) -> bool:
+        return self._store.find(sha1) is not None
 
     # --- what is fetched -------------------------------------------------------------------------
 

@@ -256,7 +256,7 @@ def move(source: Path, target: Path, durable: bool) -> None:
             sync_folder(folder)
 
 
-def remove(path: Path) -> bool:
+def remove(path: str | Path) -> bool:
     """Unlink; False if there was nothing."""
     try:
         os.unlink(path)
@@ -265,7 +265,7 @@ def remove(path: Path) -> bool:
     return True
 
 
-def file_holds(path: Path, data: Buffer) -> bool:
+def file_holds(path: str | Path, data: Buffer) -> bool:
     """Whether there is a file at ``path`` with exactly these bytes; one that cannot be read has not."""
     view = memoryview(data).cast("B")
     try:
@@ -309,3 +309,40 @@ def write_file(
     except BaseException:
         remove(temporary)
         raise
+
+
+def place_new(path: str, data: Buffer, temporary_folder: Path, mode: int = 0o666) -> None:
+    """As :func:`write_file`, not durably, and quicker where there is nothing yet: a file that has no
+    name until it is whole needs no other one before."""
+    if not _place_unnamed(path, data, mode):
+        write_file(Path(path), data, temporary_folder, durable=False, mode=mode)
+
+
+def _place_unnamed(path: str, data: Buffer, mode: int) -> bool:
+    """Whether that could be done: the system knows such files, and nothing is there."""
+    unnamed = getattr(os, "O_TMPFILE", 0)
+    if not unnamed:
+        return False
+    flags = os.O_WRONLY | os.O_CLOEXEC | unnamed
+    folder = os.path.dirname(path)
+    try:
+        try:
+            fd = os.open(folder, flags, mode)
+        except FileNotFoundError:
+            os.makedirs(folder, exist_ok=True)
+            fd = os.open(folder, flags, mode)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        return False
+    try:
+        write_all(fd, data)
+        # The folder's descriptor is of no use, but for this Python makes the call that follows links.
+        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        return False
+    finally:
+        os.close(fd)
+    return True

@@ -63,8 +63,14 @@ def check_sha1(sha1: str) -> str:
 
 def path_of(root: Path, sha1: str, suffix: str = "") -> Path:
     """The path of a blob, or with a suffix of what lies beside it."""
+    return Path(text_of(root, sha1, suffix))
+
+
+def text_of(root: Path, sha1: str, suffix: str = "") -> str:
+    """:func:`path_of` as text, which is ten times quicker to make: for what is done for tens of
+    thousands in a second."""
     check_sha1(sha1)
-    return root / "sha1" / sha1[0:2] / sha1[2:4] / sha1[4:6] / f"{sha1}{suffix}"
+    return f"{root}/sha1/{sha1[0:2]}/{sha1[2:4]}/{sha1[4:6]}/{sha1}{suffix}"
 
 
 def parse_name(name: str) -> tuple[str, str] | None:

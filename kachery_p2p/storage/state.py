@@ -1,8 +1,8 @@
 """What a node remembers besides content: one SQLite file.
 
 Mutables, the origins and manifests of blobs (:mod:`.files.origins`), channels, announcement logs,
-invitations and admissions (:mod:`.channels.invitations`), what is pinned
-(:mod:`.inventory.pins`), and a few single values. A method that
+invitations and admissions (:mod:`.channels.invitations`), what is pinned (:mod:`.inventory.pins`),
+which content users' files had (:mod:`.known_files`), and a few single values. A method that
 changes something returns when the change is on disk.
 
 Invariants: those of :class:`.database.Database`. That one process has it open matters here, since
@@ -24,6 +24,7 @@ from kachery_p2p.storage.files.origins import OriginTables
 from kachery_p2p.storage.inventory.pins import SCHEMA as PINS
 from kachery_p2p.storage.inventory.pins import PinTables
 
+from .known_files import KnownFileTables
 from .paths import STATE_LOCK_FILE
 
 MIGRATIONS: Final[tuple[str, ...]] = (
@@ -85,6 +86,13 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     ) WITHOUT ROWID;
     """,
     PINS,
+    """
+    CREATE TABLE known_files (
+        user INTEGER NOT NULL, place BLOB NOT NULL, state BLOB NOT NULL, sha1 BLOB NOT NULL,
+        manifest BLOB, asked INTEGER NOT NULL, PRIMARY KEY (user, place)
+    ) WITHOUT ROWID;
+    CREATE INDEX known_files_asked ON known_files (asked);
+    """,
 )
 """Step ``i`` takes a database from version ``i`` to ``i + 1``. Never edited, only appended to."""
 
@@ -113,7 +121,7 @@ class Announcement(NamedTuple):
     name: bytes
 
 
-class StateDB(InvitationTables, OriginTables, PinTables):
+class StateDB(InvitationTables, OriginTables, PinTables, KnownFileTables):
     """The database at ``path``. ``durable=False`` skips the syncs, for tests."""
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:

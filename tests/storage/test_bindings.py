@@ -216,7 +216,8 @@ def test_what_is_free_stays_free_when_storing_it_for_one_channel_fails(tmp_path,
         bindings = Bindings(store, state)
         sha1 = store.store_bytes(data).sha1
         store.path(sha1).write_bytes(b"rotten" + data[6:])
-        monkeypatch.setattr(store, "_write", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        full = StorageFull(what="content being stored", path="")
+        monkeypatch.setattr(store, "_put", lambda *_: (_ for _ in ()).throw(full))
         with pytest.raises(StorageFull):
             store.store_bytes(data, bindings.arriving("one"))
         assert bindings.may_leave(sha1, "two")

@@ -1,4 +1,4 @@
-"""``store``, ``link``, ``load``, ``cat`` and ``find``: files by content, from the shell.
+"""``store``, ``link``, ``load``, ``cat`` and ``find``: files and folders by content, from the shell.
 
 ``store`` and ``link`` print one line per file (with ``--json`` one JSON object per line), as soon as
 that file is done: what was printed is stored, even if a later file fails. A file that cannot be
@@ -30,6 +30,7 @@ from kachery_p2p.cli.output import (
 from kachery_p2p.client import sync
 from kachery_p2p.client.display.progress import ProgressFunction, Transfer
 from kachery_p2p.client.files import finds, loads
+from kachery_p2p.client.files.listings import leads_to_folder
 from kachery_p2p.client.session import portal
 from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import (
@@ -43,12 +44,18 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.limits import CAT_PIECE
 from kachery_p2p.protocol.uri import parse_uri
 
+from .directories import folder_load, ls, store_standard_input
+
 R = TypeVar("R")
 
 _Piece = Callable[[int, int], bytes | None]
 """Bytes of one file, from the first to before the other."""
 
 _TIMEOUT_HELP = "Seconds, of each file; default: as long as it comes."
+_IGNORE_HELP = (
+    "Leave out of folders what has such a name ('*.tmp', '.git'), or path from the top ('cache/*'); "
+    "several times for several."
+)
 _CHANNEL_HELP = "Only over this channel (name or id); default: all."
 
 
@@ -56,7 +63,10 @@ _CHANNEL_HELP = "Only over this channel (name or id); default: all."
 @click.argument(
     "paths", metavar="PATH...", nargs=-1, required=True, shell_complete=completions.files
 )
-@click.option("--basename", help="Name in the URI; default: the file's own. For one PATH only.")
+@click.option(
+    "--basename", "--name", help="Name in the URI; default: the file's own. For one PATH only."
+)
+@click.option("--ignore", multiple=True, metavar="PATTERN", help=_IGNORE_HELP)
 @click.option(
     "--channel",
     shell_complete=completions.channels,
@@ -71,27 +81,38 @@ def store(
     output: Output,
     paths: tuple[str, ...],
     basename: str | None,
+    ignore: tuple[str, ...],
     channel: str | None,
     keep_for: str | None,
 ) -> None:
-    """Copy files into the storage and print their URIs.
+    """Copy files and folders into the storage and print their URIs; with - standard input.
 
     On a terminal, a URI with ?manifest= is in quotes, as zsh needs them. A file that cannot be stored
-    is named, the others are stored all the same, and the exit status says that there was one.
+    is named, the others are stored all the same, and the exit status says that there was one. A folder
+    is stored with all that is in it; what a folder cannot hold, such as a symbolic link, is an error.
 
     \b
     Example:
       kachery-p2p store results.csv
       uri=$(kachery-p2p store --channel lab big.dat)
+      kachery-p2p store --ignore .git --ignore '*.tmp' experiment/
+      tar c . | kachery-p2p store - --name experiment.tar
     """
     _one_basename(basename, paths)
     with _all(output, "storing", paths) as moving, Several(output, len(paths)) as several:
         for path in paths:
             with several.one():
                 tell = _part_of(moving) if len(paths) > 1 else output.bar
-                uri = sync.store_file(
-                    path, basename, channel=channel, keep_for=keep_for, progress=tell
-                )
+                if path == "-":
+                    uri = store_standard_input(basename, channel, tell)
+                elif os.path.isdir(path):
+                    uri = sync.store_dir(
+                        path, basename, ignore=ignore, channel=channel, progress=tell
+                    )
+                else:
+                    uri = sync.store_file(
+                        path, basename, channel=channel, keep_for=keep_for, progress=tell
+                    )
                 output.result({"path": path, "uri": uri}, [for_shell(uri)])
 
 
@@ -100,23 +121,30 @@ def store(
     "paths", metavar="PATH...", nargs=-1, required=True, shell_complete=completions.files
 )
 @click.option("--basename", help="Name in the URI; default: the file's own. For one PATH only.")
+@click.option("--ignore", multiple=True, metavar="PATTERN", help=_IGNORE_HELP)
 @with_output
 @pass_output
-def link(output: Output, paths: tuple[str, ...], basename: str | None) -> None:
-    """Make files available where they are, without copying them, and print their URIs.
+def link(
+    output: Output, paths: tuple[str, ...], basename: str | None, ignore: tuple[str, ...]
+) -> None:
+    """Make files and folders available where they are, without copying them, and print their URIs.
 
     The files must stay as they are: a file that changes is no longer available under its URI.
 
     \b
     Example:
       kachery-p2p link /data/recording-*.dat
+      kachery-p2p link /data/experiment/
     """
     _one_basename(basename, paths)
     with _all(output, "linking", paths) as moving, Several(output, len(paths)) as several:
         for path in paths:
             with several.one():
                 tell = _part_of(moving) if len(paths) > 1 else output.bar
-                uri = sync.link_file(path, basename, progress=tell)
+                if os.path.isdir(path):
+                    uri = sync.store_dir(path, basename, ignore=ignore, link=True, progress=tell)
+                else:
+                    uri = sync.link_file(path, basename, progress=tell)
                 output.result({"path": path, "uri": uri}, [for_shell(uri)])
 
 
@@ -171,15 +199,19 @@ def load(
     channel: str | None,
     timeout: float | None,
 ) -> None:
-    """Fetch files and print their paths, in the storage or at --dest.
+    """Fetch files and folders and print their paths, in the storage or at --dest.
 
     Do not write to a path in the storage. A file that --dest names is replaced, and keeps its mode. In
     a folder the name is the URI's, and another file of that name is not replaced, unless you say
     --force. With - the URIs are the lines of standard input. Exit status 8: nobody reachable has it.
 
+    A folder needs --dest, which becomes the folder (of several, a folder of that name in it). Files
+    that are right there already are left alone, so a load that was interrupted goes on.
+
     \b
     Example:
       kachery-p2p load sha1://9797.../data.csv --dest data.csv
+      kachery-p2p load sha1dir://5ac1....experiment --dest experiment
       wc -l $(kachery-p2p load sha1://9797.../data.csv)
       kachery-p2p load --dest folder/ - < uris.txt
     """
@@ -190,10 +222,16 @@ def load(
     if several and dest is not None and not (os.path.isdir(dest) or dest.endswith(os.sep)):
         raise BadInput(what=f"--dest {dest}", reason="several files need a folder: end it with /")
     for uri in _named(uris):
-        load_one = functools.partial(
-            loads.aload_file, uri, dest, channel=channel, progress=output.bar, replace=replace
-        )
-        path = _Patience(timeout, f"Loading {uri}", "load_file").run(load_one)
+        patience = _Patience(timeout, f"Loading {uri}", "load_file")
+        if uri.lower().startswith("sha1dir:") and patience.run(
+            functools.partial(leads_to_folder, uri, channel)
+        ):
+            load_one = folder_load(uri, dest, several, channel, output.bar, force)
+        else:
+            load_one = functools.partial(
+                loads.aload_file, uri, dest, channel=channel, progress=output.bar, replace=replace
+            )
+        path = patience.run(load_one)
         if path is None:
             raise _not_found(uri)
         output.result({"path": path, "uri": uri}, [path])
@@ -360,4 +398,4 @@ def _nobody(uri: str, found: dict[str, Any]) -> KacheryError:
     return NotFound(what=uri, detail=found["detail"] or "nobody to ask")
 
 
-COMMANDS: tuple[click.Command, ...] = (store, link, load, cat, find)
+COMMANDS: tuple[click.Command, ...] = (store, link, load, cat, find, ls)

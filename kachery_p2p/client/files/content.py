@@ -30,7 +30,7 @@ from kachery_p2p.protocol.uri import KacheryUri
 from kachery_p2p.storage.files.blobs import Blob
 
 from . import local_storage as storage
-from .scope import scope
+from .scope import only_within, scope
 from .uris import without_nones
 
 R = TypeVar("R")
@@ -169,7 +169,7 @@ class Content:
                 raise self._corrupt()  # it was here, and there is nobody else to have it from
             return None if blob is None else Here(folder, blob)
         node = await connection()
-        within = self._within()
+        within = only_within(self.channel)
         if within is not None:
             answer = await node.call("here", {"sha1": self.uri.hash, "channel": within})
             if not answer["here"]:
@@ -217,7 +217,7 @@ class Content:
 
     def to_fetch(self) -> dict[str, object]:
         """What names it in a call of the node."""
-        within = self._within()
+        within = only_within(self.channel)
         named = without_nones(
             sha1=self.uri.hash,
             manifest=self.uri.manifest,
@@ -246,12 +246,6 @@ class Content:
     def _is_whole(self) -> bool:
         """Whether the URI names no other content that it could be made of."""
         return self.uri.manifest is None and self.uri.chunk_of is None
-
-    def _within(self) -> str | None:
-        """The channel on which anything must be, if the caller works for others: they must not come by
-        what this computer has from elsewhere. None if it does not."""
-        behalf = scope()
-        return None if behalf is None else self.channel or behalf
 
 
 async def _read_small(here: Here) -> bytes | None:

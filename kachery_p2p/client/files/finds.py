@@ -9,6 +9,7 @@ from typing import Any
 from kachery_p2p.client.session import offline
 from kachery_p2p.client.session.connection import connection
 
+from .listings import leads_to_folder
 from .loads import file_uri
 from .uris import parse_file_uri, without_nones
 
@@ -32,7 +33,7 @@ class FoundFile(dict[str, Any]):
 
 
 async def afind_file(uri: str, *, channel: str | None = None) -> FoundFile:
-    """Who has a file.
+    """Who has a file; of a folder, who has its listing.
 
     Returns:
         A dict (iterating gives the nodes that have it, see :class:`FoundFile`):
@@ -53,7 +54,9 @@ async def afind_file(uri: str, *, channel: str | None = None) -> FoundFile:
     result = await node.call("find", without_nones(sha1=sha1, channel=channel))
     if result["local"] is not None:
         result["local"] = os.fsdecode(result["local"])
-    if parsed is None and result["local"] is not None:
+    if named.kind == "sha1dir" and parsed is None and await leads_to_folder(uri, channel):
+        result["detail"] = "; ".join(filter(None, ["the listing of the folder", result["detail"]]))
+    elif parsed is None and result["local"] is not None:
         detail = f"{named.path or 'what it names'} is no file in that directory"
         result |= {"local": None, "holders": [], "detail": detail}
     welcome = node.greeter.welcome

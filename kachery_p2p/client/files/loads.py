@@ -15,6 +15,7 @@ from kachery_p2p.protocol.numbers import whole
 from kachery_p2p.protocol.uri import KacheryUri
 
 from .content import Content
+from .listings import load_listing
 from .uris import (
     PathLike,
     file_name,
@@ -151,7 +152,7 @@ async def aload_npy(
     if mmap_mode not in (None, "r", "c"):
         raise BadInput(what=f"mmap_mode {mmap_mode!r}", reason="stored content is read-only")
     if mmap_mode is None:
-        data = await _data_or_path(uri, local_only, channel, progress)
+        data = await data_or_path(uri, local_only, channel, progress)
         if isinstance(data, str):  # an array takes its memory once
             return await asyncio.to_thread(codecs.load_arrays_path, data)
         return None if data is None else codecs.bytes_to_arrays(data)
@@ -191,11 +192,11 @@ async def file_uri(
     if parsed.kind != "sha1dir":
         return parsed
     bar = False if callable(progress) else progress  # the function is told of the file alone
-    listing = await aload_json(f"sha1://{parsed.hash}", local_only, channel=channel, progress=bar)
+    listing = await load_listing(parsed.hash, local_only, channel, bar)
     return None if listing is None else inside_directory(listing, parsed)
 
 
-async def _data_or_path(
+async def data_or_path(
     uri: str, local_only: bool, channel: str | None, progress: Progress
 ) -> bytes | str | None:
     """Content if it is small, else the path of it; checked."""

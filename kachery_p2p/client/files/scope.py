@@ -22,6 +22,13 @@ def scope() -> str | None:
     return _scope.get() or _of_process
 
 
+def only_within(channel: str | None) -> str | None:
+    """The channel on which anything must be, if the caller works for others: they must not come by what
+    this computer has from elsewhere. None if it does not. ``channel``: what it asked for."""
+    behalf = scope()
+    return None if behalf is None else channel or behalf
+
+
 @contextlib.contextmanager
 def on_behalf_of(channel: str | None, *, whole_process: bool = False) -> Iterator[None]:
     """What runs in here works for the members of a channel, by name or id."""

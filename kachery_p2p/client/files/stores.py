@@ -13,6 +13,7 @@ from kachery_p2p.client.display.progress import Progress, Transfer, relay
 from kachery_p2p.client.session import blocking, offline
 from kachery_p2p.client.session.connection import connection
 from kachery_p2p.client.session.pieces import FilePieces, MemoryPieces
+from kachery_p2p.client.session.stream_pieces import StreamPieces
 from kachery_p2p.client.session.thread_connection import need_loop
 from kachery_p2p.client.values import codecs, pickles
 from kachery_p2p.local import places
@@ -51,7 +52,9 @@ async def astore_bytes(
         BadUri: the label can be none; nothing was stored.
     """
     label = checked_label(basename, "file.dat")
-    return await _store([codecs.buffer_of(data)], label, _wish(label, channel, keep_for), progress)
+    return await store_parts(
+        [codecs.buffer_of(data)], label, wish_of(label, channel, keep_for), progress
+    )
 
 
 async def astore_text(
@@ -64,8 +67,8 @@ async def astore_text(
 ) -> str:
     """Store text as UTF-8; label ``file.txt``. Raises as :func:`astore_bytes`."""
     label = checked_label(basename, "file.txt")
-    return await _store(
-        [memoryview(codecs.text_to_bytes(text))], label, _wish(label, channel, keep_for), progress
+    return await store_parts(
+        [memoryview(codecs.text_to_bytes(text))], label, wish_of(label, channel, keep_for), progress
     )
 
 
@@ -88,7 +91,7 @@ async def astore_json(
     """
     label = checked_label(basename, "file.json")
     data = codecs.json_to_bytes(object, separators=separators, indent=indent)
-    return await _store([memoryview(data)], label, _wish(label, channel, keep_for), progress)
+    return await store_parts([memoryview(data)], label, wish_of(label, channel, keep_for), progress)
 
 
 async def astore_npy(
@@ -106,7 +109,9 @@ async def astore_npy(
     """
     label = checked_label(basename, "file.npy")
     views, mapped = await asyncio.to_thread(codecs.npy_views, array)
-    return await _store(views, label, _wish(label, channel, keep_for), progress, in_pieces=mapped)
+    return await store_parts(
+        views, label, wish_of(label, channel, keep_for), progress, in_pieces=mapped
+    )
 
 
 async def astore_pkl(
@@ -125,7 +130,7 @@ async def astore_pkl(
     """
     label = checked_label(basename, "file.pkl")
     data = await asyncio.to_thread(pickles.dumps, x)
-    return await _store([memoryview(data)], label, _wish(label, channel, keep_for), progress)
+    return await store_parts([memoryview(data)], label, wish_of(label, channel, keep_for), progress)
 
 
 async def astore_file(
@@ -146,18 +151,18 @@ async def astore_file(
     """
     path = path_text(path)
     label = checked_label(basename, name_of(path))
-    wish = _wish(label, channel, keep_for)
+    wish = wish_of(label, channel, keep_for)
     async with turns():
-        with _opened(path) as descriptor, Transfer("storing", label, progress) as moving:
+        with opened(path) as descriptor, Transfer("storing", label, progress) as moving:
             moving.begin()
-            stored = await _store_opened(descriptor, wish, moving)
+            stored = await store_opened(descriptor, wish, moving)
             moving.complete(stored["size"])
-    return _uri(stored, label)
+    return uri_of(stored, label)
 
 
-async def _store_opened(
-    descriptor: int, params: dict[str, Any], moving: Transfer
-) -> dict[str, Any]:
+async def store_opened(descriptor: int, params: dict[str, Any], moving: Transfer) -> dict[str, Any]:
+    """Store an open file, which stays the caller's, as ``params`` (:func:`wish_of`) say: its hash,
+    size and manifest."""
     folder = places.offline_dir()
     if folder is not None:
         root, advanced = folder, relay(moving)
@@ -174,6 +179,39 @@ async def _store_opened(
     return stored
 
 
+async def astore_stream(
+    descriptor: int,
+    basename: str | None = None,
+    *,
+    name: str = "standard input",
+    channel: str | None = None,
+    progress: Progress = None,
+) -> str:
+    """Store what a pipe, or another open file from where it is, still has to give: label ``file.dat``.
+
+    Whoever writes to a pipe and fails ends it too: what came until then is stored. ``name``: what it is
+    called in errors. Raises as :func:`astore_bytes`; BadPath if it cannot be read.
+    """
+    label = checked_label(basename, "file.dat")
+    folder = places.offline_dir()
+    with Transfer("storing", label, progress) as moving:
+        moving.begin()
+        if folder is None:
+            stored = await (await connection()).call(
+                "store",
+                without_nones(channel=channel),
+                pieces=StreamPieces(descriptor, name),
+                on_progress=moving.hear,
+            )
+        else:
+            advanced = relay(moving)
+            stored = await blocking.run(
+                lambda gone: offline.store_fd(folder, descriptor, gone, advanced)
+            )
+        moving.complete(stored["size"])
+    return uri_of(stored, label)
+
+
 async def alink_file(
     path: PathLike, basename: str | None = None, *, progress: Progress = None
 ) -> str:
@@ -188,14 +226,15 @@ async def alink_file(
     path = path_text(path)
     label = checked_label(basename, name_of(path))
     async with turns():
-        with _opened(path) as descriptor, Transfer("linking", label, progress) as moving:
+        with opened(path) as descriptor, Transfer("linking", label, progress) as moving:
             moving.begin()
-            stored = await _link_opened(descriptor, os.path.realpath(path), label, moving)
+            stored = await link_opened(descriptor, os.path.realpath(path), label, moving)
             moving.complete(stored["size"])
-    return _uri(stored, label)
+    return uri_of(stored, label)
 
 
-async def _link_opened(descriptor: int, path: str, label: str, moving: Transfer) -> dict[str, Any]:
+async def link_opened(descriptor: int, path: str, label: str, moving: Transfer) -> dict[str, Any]:
+    """As :func:`store_opened`, of a link to the file, whose real path is given."""
     folder = places.offline_dir()
     if folder is not None:
         root, advanced = folder, relay(moving)
@@ -215,7 +254,7 @@ async def _link_opened(descriptor: int, path: str, label: str, moving: Transfer)
     return stored
 
 
-def _wish(
+def wish_of(
     label: str, channel: str | None, keep_for: str | float | timedelta | None
 ) -> dict[str, Any]:
     """What a node is told of content beside its bytes. Raises BadInput; NeedsNode: offline, nothing
@@ -227,7 +266,7 @@ def _wish(
     return {"label": label} | without_nones(channel=channel, seconds=seconds)
 
 
-async def _store(
+async def store_parts(
     data: list[memoryview],
     label: str,
     params: dict[str, Any],
@@ -243,7 +282,7 @@ async def _store(
             moving.begin()
         stored = await _store_data(data, size, params, moving, in_pieces)
         moving.complete(size)
-    return _uri(stored, label)
+    return uri_of(stored, label)
 
 
 async def _store_data(
@@ -271,12 +310,13 @@ async def _store_data(
     return stored
 
 
-def _uri(stored: dict[str, Any], label: str) -> str:
+def uri_of(stored: dict[str, Any], label: str) -> str:
+    """The URI of what a node says to be stored."""
     return build_uri(sha1=stored["sha1"], label=label, manifest=stored["manifest"])
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[int]:
+def opened(path: str) -> Iterator[int]:
     """A regular file, open for reading. Raises BadPath."""
     try:
         # Not blocking: opening a pipe that nobody writes to would hang.
@@ -285,7 +325,7 @@ def _opened(path: str) -> Iterator[int]:
         raise BadPath(path=path, reason=(error.strerror or "?").lower()) from error
     try:
         if os.path.isdir(descriptor):
-            raise BadPath(path=path, reason="it is a directory; store the files in it one by one")
+            raise BadPath(path=path, reason="it is a directory; store it with store_dir")
         if not os.path.isfile(descriptor):
             raise BadPath(path=path, reason="it is not a regular file")
         yield descriptor

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from collections.abc import Coroutine, Iterable
+from typing import Any
 
 from kachery_p2p.protocol.limits import MAX_OPEN_STORES
 
@@ -20,3 +22,15 @@ def turns() -> asyncio.Semaphore:
     if found is None:
         found = _turns[loop] = asyncio.Semaphore(MAX_OPEN_STORES)
     return found
+
+
+async def together(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do all of these at once. What one of them raises first is raised, when the others have ended."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import BadInput, BadPath, BadUri
+from kachery_p2p.protocol.files.directory import Directory, FileEntry
 from kachery_p2p.protocol.limits import MAX_FILE_NAME
 from kachery_p2p.protocol.uri import KacheryUri, build_uri, parse_uri
 
@@ -88,27 +89,13 @@ def _shortened(name: str) -> str:
     return name.encode()[:room].decode("utf-8", "ignore") + ending
 
 
-def inside_directory(listing: Any, uri: KacheryUri) -> KacheryUri | None:
-    """The file that the path of an old directory URI leads to; None if there is none, or a folder.
-
-    Args:
-        listing: the content of the directory: ``dirs`` and ``files`` by name.
-    """
-    name = ""
-    for name in filter(None, uri.path.split("/")):
-        # An old listing may have a name with %20 in it, which is a space in a URI.
-        names = (name, name.replace(" ", "%20"))
-        inside = [_entries(listing, kind).get(n) for n in names for kind in ("dirs", "files")]
-        listing = next(filter(None, inside), None)
-    sha1 = listing.get("sha1") if isinstance(listing, dict) else None
-    if not isinstance(sha1, str) or not uri.path.strip("/"):
+def inside_directory(listing: Directory, uri: KacheryUri) -> KacheryUri | None:
+    """The file that the path of a directory URI leads to; None if there is none, or a folder."""
+    found = listing.at(uri.path)
+    if not isinstance(found, FileEntry) or found.sha1 is None:
         return None
-    return replace(parse_uri(f"sha1://{sha1}"), label=name)
-
-
-def _entries(listing: Any, kind: str) -> dict[str, Any]:
-    entries = listing.get(kind, {}) if isinstance(listing, dict) else {}
-    return entries if isinstance(entries, dict) else {}
+    name = uri.path.rstrip("/").rpartition("/")[2]
+    return replace(parse_uri(f"sha1://{found.sha1}"), label=name, manifest=found.manifest)
 
 
 def without_nones(**fields: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from kachery_p2p.protocol.errors import BadPath, Cancelled, KacheryError, StorageFull
 from kachery_p2p.protocol.limits import MIB
-from kachery_p2p.storage.disk import FULL, data_runs, write_all
+from kachery_p2p.storage.disk import FULL, data_runs, pwrite_all, write_all
 from kachery_p2p.storage.files.sources import clone
 
 from .thread_connection import lease
@@ -74,7 +74,7 @@ def read_range(path: str, start: int, end: int | None) -> bytes:
             file.seek(start)
             return file.read(-1 if end is None else end - start)
     except OSError as error:
-        raise _path_error(path, error) from error
+        raise path_error(path, error) from error
 
 
 def copy(
@@ -120,7 +120,7 @@ def copy(
     except FileExistsError as error:
         raise BadPath(path=dest, reason=_THERE) from error
     except OSError as error:
-        raise _path_error(dest, error) from error
+        raise path_error(dest, error) from error
     return target
 
 
@@ -178,22 +178,28 @@ def _copy(
                 os.fchown(target.fileno(), there.st_uid, there.st_gid)
             with contextlib.suppress(PermissionError):
                 os.fchmod(target.fileno(), stat.S_IMODE(there.st_mode) & 0o777)
-        if clone(source.fileno(), target.fileno()):
-            return
-        at = 0
-        while data := source.read(_PIECE):
-            if gone():
-                raise Cancelled(what="Copying a file")
-            view = memoryview(data)
-            for start, stop in data_runs(view):  # what is a hole in the one is one in the other
-                target.seek(at + start)
-                target.write(view[start:stop])
-            at += len(data)
-            advanced(at)
-        target.truncate(at)
+        copy_bytes(source.fileno(), target.fileno(), gone, advanced)
 
 
-def _path_error(path: str, error: OSError) -> KacheryError:
+def copy_bytes(source: int, target: int, gone: Gone, advanced: Advanced) -> None:
+    """Copy all of an open file to another one, which is empty. The file system shares the bytes where
+    it can. Raises OSError, Cancelled."""
+    if clone(source, target):
+        return
+    at = 0
+    while data := os.pread(source, _PIECE, at):
+        if gone():
+            raise Cancelled(what="Copying a file")
+        view = memoryview(data)
+        for start, stop in data_runs(view):  # what is a hole in the one is one in the other
+            pwrite_all(target, view[start:stop], at + start)
+        at += len(data)
+        advanced(at)
+    os.ftruncate(target, at)
+
+
+def path_error(path: str, error: OSError) -> KacheryError:
+    """What the operating system says of a path of the user's, as one of our errors."""
     if error.errno in FULL:
         return StorageFull(what="the copy", path=path)
     return BadPath(path=path, reason=(error.strerror or "?").lower())

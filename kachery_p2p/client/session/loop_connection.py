@@ -164,20 +164,25 @@ class LoopConnection:
                 call.future.exception()
 
     async def _upload(self, number: int, call: _Call, data: Pieces) -> None:
-        for start in range(0, data.size, LOCAL_PIECE):
+        start = 0
+        while data.size is None or start < data.size:
             if call.future.done():  # the node has refused it already
                 return
             await self._socket.drained()
             try:
-                piece = await data.read(start, min(LOCAL_PIECE, data.size - start))
+                left = LOCAL_PIECE if data.size is None else data.size - start
+                piece = await data.read(start, min(LOCAL_PIECE, left))
             except KacheryError:
                 # What came so far is nothing. The number is not used again.
                 if self.alive and not call.future.done():
                     self._socket.send(local.CancelCall(number))
                 raise
+            if not piece:
+                break
             self._socket.send(local.Piece(number, piece))
             if call.on_progress is not None:
                 call.on_progress({"size": data.size, "done": start})
+            start += len(piece)
         self._socket.send(local.Finish(number))
 
     def _on_message(self, message: local.Message) -> None:

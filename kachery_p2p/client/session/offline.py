@@ -46,6 +46,12 @@ def store_bytes(folder: Path, data: Sequence[memoryview]) -> dict[str, Any]:
         return _plain(store.store_parts(data))
 
 
+def store_batch(folder: Path, contents: Sequence[bytes]) -> list[str]:
+    """The hashes of many small contents, which are stored."""
+    with _opened(folder) as store:
+        return store.store_batch(contents)
+
+
 def store_fd(
     folder: Path, descriptor: int, gone: Callable[[], bool], advanced: Callable[[int], None]
 ) -> dict[str, Any]:

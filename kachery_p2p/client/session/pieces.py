@@ -16,10 +16,11 @@ from kachery_p2p.protocol.errors import BadInput
 
 
 class Pieces(Protocol):
-    """Bytes of a known number. ``read`` gives exactly the ``length`` ones at ``start``."""
+    """Bytes that are read one piece after the other. ``size`` is None if nobody knows how many there
+    are. ``read`` gives the ``length`` ones at ``start``, fewer only at the end of an unknown number."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int | None: ...
     async def read(self, start: int, length: int) -> bytes: ...
 
 

@@ -8,7 +8,8 @@ names that numbers, sets, slices and arrays need, and make those from checked pa
 Known by name, so that pickles from numpy 1 and 2 and from Python's protocols 0 to 5 load: builtins
 (also as ``__builtin__``) range, xrange, complex, set, frozenset, slice, bytes; numpy ndarray and
 dtype; ``_reconstruct``, ``scalar`` and ``_frombuffer`` of numpy.core and numpy._core;
-``_codecs.encode`` (how protocols up to 2 write bytes). Everything else is UnsafePickle.
+``_codecs.encode`` (how protocols up to 2 write bytes); and the values of the standard library in
+pickle_standard.py. Everything else is UnsafePickle.
 
 Invariants: memory grows with the data only (memo indexes are keys, not sizes), and nothing that is
 hashed is deep or, unfolded, large: hashing a tuple visits all that is in it, on the C stack.
@@ -26,7 +27,9 @@ from typing import Any, Final
 from kachery_p2p.protocol import limits
 from kachery_p2p.protocol.errors import BadInput, UnsafePickle
 
+from . import pickle_standard
 from .pickle_arrays import PickledArray, PickledDType, damaged, new_array
+from .pickle_standard import PickledUuid
 
 Buffer = bytes | bytearray | memoryview
 
@@ -40,7 +43,9 @@ _KNOWN: Final[dict[tuple[str, str], str]] = {
     **{(f"numpy.{core}.multiarray", "_reconstruct"): "_reconstruct" for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): "scalar" for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): "_frombuffer" for core in ("core", "_core")},
+    **pickle_standard.NAMES,
 }
+_STANDARD: Final = frozenset(pickle_standard.NAMES.values())
 
 
 class _Global:
@@ -135,7 +140,7 @@ class PickleReader:
 
     def _put(self, key: int) -> None:
         value = self._stack[-1]
-        if type(value) is PickledArray:
+        if type(value) in _UNBUILT:
             value.keys.append(key)
         self._memo[key] = value
 
@@ -276,8 +281,17 @@ class PickleReader:
                 order,
             ):
                 self._stack.append(new_array(kind.dtype, shape, data, order))
+            case name, _ if name in _STANDARD and name != "UUID":
+                self._stack.append(pickle_standard.make(name, args))
             case _:
                 raise UnsafePickle(what=f"a call of {function.name} with these arguments")
+
+    def _new_object(self) -> None:
+        args = self._stack.pop()
+        kind = self._stack.pop()
+        if type(kind) is not _Global or kind.name != "UUID" or args != ():
+            raise UnsafePickle(what=f"an object of the type {getattr(kind, 'name', '?')}")
+        self._stack.append(PickledUuid())
 
     def _build(self) -> None:
         state = self._stack.pop()
@@ -290,14 +304,21 @@ class PickleReader:
                     array = new_array(kind.dtype, shape, data, "F" if fortran else "C")
                 case _:
                     raise UnsafePickle(what="an array of Python objects")
-            self._stack[-1] = array
-            for key in target.keys:
-                if self._memo.get(key) is target:
-                    self._memo[key] = array
+            self._replace(target, array)
+        elif type(target) is PickledUuid:
+            self._replace(target, target.build(state))
         else:
             raise UnsafePickle(what=f"a state for a {type(target).__name__}")
 
+    def _replace(self, target: PickledArray | PickledUuid, made: Any) -> None:
+        """What was built takes the place of what stood for it."""
+        self._stack[-1] = made
+        for key in target.keys:
+            if self._memo.get(key) is target:
+                self._memo[key] = made
 
+
+_UNBUILT: Final = frozenset({PickledArray, PickledUuid})
 _FIXED: Final = frozenset({tuple, frozenset, slice})
 _EMPTY: Final = (1, 1)
 
@@ -399,6 +420,7 @@ _OPERATIONS: Final[dict[int, Callable[[PickleReader], Any]]] = {
         pickle.GLOBAL: _global,
         pickle.STACK_GLOBAL: PickleReader._stack_global,
         pickle.REDUCE: PickleReader._reduce,
+        pickle.NEWOBJ: PickleReader._new_object,
         pickle.BUILD: PickleReader._build,
         pickle.PUT: lambda r: r._put(int(r._line())),
         pickle.BINPUT: lambda r: r._put(r._number(_U1)),

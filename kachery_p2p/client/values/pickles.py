@@ -4,11 +4,11 @@
 (pickle_reader.py) that calls nothing the data names, and then makes the same check; so what one of
 them lets through the other does too.
 
-What is let through, by exact type (a subclass could carry code): None, bool, int, float, complex,
-str, bytes, range, slice, set, frozenset, list, tuple, dict, and numpy scalars and arrays whose
-dtype holds no Python objects. Shared and cyclic references are fine, within the limits
-in limits/: depth, items of one key, and items that it all unfolds to.
-"""
+What is let through, by exact type (a subclass could carry code): None, bool, int, float, complex, str,
+bytes, range, slice, set, frozenset, list, tuple, dict; date, time, datetime, timedelta and timezone;
+Decimal, UUID, and paths; and numpy scalars and arrays whose dtype holds no Python objects. Shared and
+cyclic references are fine, within the limits in limits/: depth, items of one key, and items that it all
+unfolds to."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from typing import Any, Final
 from kachery_p2p.protocol import limits
 from kachery_p2p.protocol.errors import BadInput, UnsafePickle
 
-from . import pickle_arrays, pickle_reader
+from . import pickle_arrays, pickle_reader, pickle_standard
 
 PROTOCOL: Final = 4
 """What kachery_client wrote under Python 3.8 and later; every Python since 3.4 reads it."""
@@ -95,7 +95,9 @@ def check(obj: Any, name: str = "x") -> None:
                 for position, child in enumerate(_members(value))
                 if type(child) not in _ATOMS
             )
-        elif np is None or not _is_plain_numpy(np, value):
+        elif not pickle_standard.is_standard(value) and (
+            np is None or not _is_plain_numpy(np, value)
+        ):
             raise UnsafePickle(what=f"a {_type_name(np, value)} at {_spell(name, path)}")
 
 
@@ -158,7 +160,11 @@ def _is_scalar_type(np: Any, kind: type) -> bool:
 
 def _type_name(np: Any, value: Any) -> str:
     kind = type(value)
-    if kind.__module__ in (pickle_reader.__name__, pickle_arrays.__name__):
+    if kind.__module__ in (
+        pickle_reader.__name__,
+        pickle_arrays.__name__,
+        pickle_standard.__name__,
+    ):
         return str(kind.stands_for)  # half-made parts that a pickle left lying about
     name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
     if np is not None and isinstance(value, np.ndarray | np.generic):

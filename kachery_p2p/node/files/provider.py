@@ -149,6 +149,10 @@ class Provider:
         lately = [until for (_, name), until in self._lately.items() if name == sha1]
         return max([*lately, now + READ_ON_SECONDS * reading])
 
+    def is_going(self, sha1: str) -> bool:
+        """Whether it is about to be deleted."""
+        return sha1 in self._going
+
     def _may_begin(self, link: Link, sha1: str) -> bool:
         if sha1 not in self._going:
             return True

@@ -64,3 +64,28 @@ def store_as(context: Context, wish: Wish, how: Callable[[Arriving], Stored]) ->
     stored = how(storing.arriving)
     storing.stored(stored)
     return stored
+
+
+def store_many(context: Context, contents: Sequence[bytes], channel: bytes | None) -> list[str]:
+    """Store many small contents with one commit, for good; their hashes."""
+    bind = context.bindings.arriving(None if channel is None else channel.hex())
+
+    def arriving(sha1s: Sequence[str]) -> None:
+        bind(sha1s)
+        context.inventory.storing_each(sha1s)
+
+    sha1s = context.store.store_batch(contents, arriving)
+    _is_own(context, sha1s, channel)
+    return sha1s
+
+
+def own_many(context: Context, sha1s: Sequence[str], channel: bytes | None) -> None:
+    """The user has these too, which are here: they are theirs, for good."""
+    context.inventory.own(sha1s)
+    _is_own(context, sha1s, channel)
+
+
+def _is_own(context: Context, sha1s: Sequence[str], channel: bytes | None) -> None:
+    context.bindings.own(sha1s, None if channel is None else channel.hex())
+    for sha1 in sha1s:
+        context.state.keep_until(sha1, None)

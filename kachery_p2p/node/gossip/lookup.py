@@ -10,6 +10,7 @@ said in its place.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -118,6 +119,40 @@ class Lookup:
             denied.add(found)
         denied.holders = rank(denied.holders)
         return denied
+
+    async def find_many(
+        self, contents: Sequence[ContentKey], channel: bytes | None
+    ) -> list[list[Holder]]:
+        """Who has each of many contents of one kind, as the proxies know it now, best first. Nobody is
+        waited for, and nothing is said of why there is none: :meth:`find` does both, for one."""
+        found: list[list[Holder]] = [[] for _ in contents]
+        for each in [channel] if channel is not None else list(self._book):
+            with contextlib.suppress(KacheryError):
+                for place, holders in enumerate(await self._many_on(each, contents)):
+                    found[place] += holders
+        return [rank(holders) if len(holders) > 1 else holders for holders in found]
+
+    async def _many_on(self, channel: bytes, contents: Sequence[ContentKey]) -> list[list[Holder]]:
+        kind = contents[0].kind
+        role, me = request_role(kind), self._network.context.node_id
+        self._book.require(channel, node_id=me, role=role, side="requester")
+        secret = self._book.secret(channel)
+        if secret is None:
+            return []
+        where = Where(channel, kind, secret[0], 0)
+        answers = await self.questions.ask_many(
+            where, [content.blinded(secret[1]) for content in contents]
+        )
+        known: dict[bytes, list[Holder]] = {}
+        holders: list[list[Holder]] = []
+        for answer in answers:
+            for origin, node in answer.nodes.items():
+                if origin not in known:
+                    found = Found()
+                    self._add(channel, origin, node, answer, found)
+                    known[origin] = found.holders
+            holders.append([each for origin in answer.nodes for each in known[origin]])
+        return holders
 
     async def find_any(
         self, contents: Sequence[ContentKey], channel: bytes | None, *, patience: float

@@ -87,6 +87,13 @@ class Questions:
         waiting.append((key, future))
         return await future
 
+    async def ask_many(self, where: Where, keys: list[bytes]) -> list[Answer]:
+        """:meth:`ask` of many keys, ``MAX_QUERY_KEYS`` to a question."""
+        answers: list[Answer] = []
+        for start in range(0, len(keys), MAX_QUERY_KEYS):
+            answers += await self._question(where, keys[start : start + MAX_QUERY_KEYS])
+        return answers
+
     def _ask_soon(self, where: Where) -> None:
         waiting = self._waiting.pop(where)
         for start in range(0, len(waiting), MAX_QUERY_KEYS):

@@ -3,8 +3,8 @@ and bounds its time. A new noun is one more line in :class:`Calls`.
 
 ``channel.*`` is in :mod:`.channel_calls` and :mod:`.invitation_calls`, ``feed.*`` in
 :mod:`.feed_calls`, ``task.*`` in :mod:`.task_calls`, ``doctor.*`` in :mod:`.doctor_calls`,
-``status`` in :mod:`.status_calls`, files in :mod:`.file_calls` and :mod:`.storage_calls`, the node
-itself and its mutables in :mod:`.node_calls`.
+``status`` in :mod:`.status_calls`, files in :mod:`.file_calls`, :mod:`.batch_calls` and
+:mod:`.storage_calls`, the node itself and its mutables in :mod:`.node_calls`.
 
 A call that changes anything asks :meth:`Caller.require_write` first.
 """
@@ -19,6 +19,7 @@ from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput, DeadlineExceeded, KacheryError
 from kachery_p2p.protocol.limits import MAX_CALL_SECONDS
 
+from .batch_calls import BatchCalls
 from .call_table import CallTable
 from .channel_calls import ChannelCalls
 from .doctor_calls import DoctorCalls
@@ -46,6 +47,7 @@ class Calls:
             **InvitationCalls(services, channels).calls(),
             **files.calls(),
             **StorageCalls(services).calls(),
+            **BatchCalls(services).calls(),
             **FeedCalls(services).calls(),
             **TaskCalls(services).calls(),
             **StatusCalls(services).calls(),

@@ -21,6 +21,7 @@ from kachery_p2p.node.feeds.own_feeds import OwnFeeds
 from kachery_p2p.node.feeds.reader import FeedReader
 from kachery_p2p.node.feeds.server import FeedServer
 from kachery_p2p.node.feeds.submitter import FeedSubmitter
+from kachery_p2p.node.files.batch_loader import BatchLoader
 from kachery_p2p.node.files.downloader import Downloader
 from kachery_p2p.node.files.keeping import Keeping
 from kachery_p2p.node.files.provider import Provider
@@ -66,6 +67,7 @@ class Services:
     availability: Availability
     lookup: Lookup
     downloader: Downloader
+    batch_loader: BatchLoader
     provider: Provider
     feeds: Feeds
     own_feeds: OwnFeeds

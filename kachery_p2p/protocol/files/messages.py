@@ -4,16 +4,17 @@ and the bytes as body."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 from kachery_p2p.protocol.errors import BadInput
-from kachery_p2p.protocol.limits import MAX_RANGES
+from kachery_p2p.protocol.limits import BATCH_FILES, MAX_RANGES
 from kachery_p2p.protocol.method import Method
 
 FILE_OPEN = "file.open"
 FILE_READ = "file.read"
+FILE_BATCH = "file.batch"
 
 
 class FileOpen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,6 +65,22 @@ class Piece(msgspec.Struct, frozen=True, array_like=True):
     proof: list[bytes]
 
 
+class FileBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Send those of many files (20 raw bytes each, ``BATCH_FILES`` at most) that are small and here. A
+    data frame has a :class:`Several` as meta, and as body its files one after the other, ``BATCH_BODY``
+    bytes at most. What is not sent is to be asked for by itself, with ``file.open``, which says why."""
+
+    channel: bytes
+    sha1s: Annotated[list[bytes], msgspec.Meta(max_length=BATCH_FILES)]
+
+
+class Several(msgspec.Struct, frozen=True, array_like=True):
+    """The files in one body: which of those that were asked for, by their places, and their sizes."""
+
+    places: Annotated[list[int], msgspec.Meta(max_length=BATCH_FILES)]
+    sizes: Annotated[list[int], msgspec.Meta(max_length=BATCH_FILES)]
+
+
 METHODS: Final = (
     Method(
         FILE_OPEN,
@@ -77,6 +94,13 @@ METHODS: Final = (
         "stream",
         FileRead,
         "any member -> provider (end to end): send ranges",
+        "request-files",
+    ),
+    Method(
+        FILE_BATCH,
+        "stream",
+        FileBatch,
+        "any member -> provider (end to end): send the small ones of many files",
         "request-files",
     ),
 )

@@ -5,6 +5,7 @@ number of this kind. There is a page for each noun; all of them are imported fro
 """
 
 from .channels import *  # noqa: F403
+from .directories import *  # noqa: F403
 from .feeds import *  # noqa: F403
 from .files import *  # noqa: F403
 from .gossip import *  # noqa: F403

@@ -44,7 +44,6 @@ from kachery_p2p.protocol.limits import JOURNAL_BYTES, MANIFEST_CHUNK, MIB
 from kachery_p2p.storage import paths
 from kachery_p2p.storage.closing import Closing
 from kachery_p2p.storage.disk import (
-    READ_ONLY,
     Buffer,
     disk_errors,
     file_holds,
@@ -60,7 +59,8 @@ from kachery_p2p.storage.disk import (
 from kachery_p2p.storage.lock import lock_folder, unlock_folder
 
 from .arrivals import Arrivals, Ledger, Uncounted
-from .journal import Journal, open_journal
+from .journal import Journal, open_journal, put_small
+from .journal_file import Record
 from .links import Link
 from .reader import Blob, BlobReader
 from .sources import PIECE, check_same_file, check_source, copy_from, ignore, never
@@ -215,7 +215,7 @@ class BlobStore(BlobReader, Closing):
         sha1 = hashlib.sha1(view).hexdigest()
         with self.arrivals.of(sha1):
             arriving([sha1])
-            self._put(sha1, view)
+            self._put([(sha1, view)])
         return Stored(sha1, len(view))
 
     def store_parts(self, parts: Sequence[memoryview], arriving: Arriving = nothing) -> Stored:
@@ -231,32 +231,25 @@ class BlobStore(BlobReader, Closing):
         finally:
             writer.abort()
 
-    def _put(self, sha1: str, data: memoryview) -> None:
-        target = self.path(sha1)
-        with disk_errors("content being stored", target):
-            if file_holds(target, data):
-                self._settle(sha1, target)
-                remove(self.path(sha1, paths.LINK))
-                self.ledger.changed(sha1)
-                return
-            claim = self.ledger.claim("content being stored")
-            try:
-                claim.grow(len(data))
-                self._write(sha1, target, data)
-                remove(self.path(sha1, paths.LINK))
-            finally:
-                claim.settle(sha1)
+    def store_batch(self, contents: Sequence[Buffer], arriving: Arriving = nothing) -> list[str]:
+        """Store many small contents with one commit; their hashes. Raises as :meth:`store_bytes`; of
+        what was asked for, anything may be stored then."""
+        records = [(hashlib.sha1(data).hexdigest(), memoryview(data)) for data in contents]
+        sha1s = [sha1 for sha1, _ in records]
+        with self.arrivals.of(*sha1s):
+            arriving(sha1s)
+            self._put(records)
+        return sha1s
 
-    def _write(self, sha1: str, target: Path, data: memoryview) -> None:
-        journal = self._journal
-        half = journal.append(sha1, data) if journal is not None else None
-        if journal is None or half is None:
-            write_file(target, data, self.temporary, self.durable, READ_ONLY)
-            return
+    def _put(self, records: Sequence[Record]) -> None:
+        claim = self.ledger.claim("content being stored")
         try:
-            write_file(target, data, self.temporary, durable=False, mode=READ_ONLY)
+            new = sum(len(d) for s, d in records if not file_holds(self.path(s), memoryview(d)))
+            if new:
+                claim.grow(new)
+            put_small(self._journal, self.root, self.temporary, records, durable=self.durable)
         finally:
-            journal.placed(half)
+            claim.settle(*(sha1 for sha1, _ in records))
 
     def store_fd(
         self,
@@ -404,8 +397,9 @@ class BlobStore(BlobReader, Closing):
                 move(writer.path, target, self.durable)
                 if manifest is not None:
                     put_stamp(self.root, sha1, os.fstat(writer.fd))
-            else:
-                self._settle(sha1, target)
+            elif self.durable:
+                # Whoever put it there a moment ago may not have come to this yet.
+                sync_folder(target.parent)
             remove(self.path(sha1, paths.LINK))
 
     def _place_link(
@@ -432,13 +426,7 @@ class BlobStore(BlobReader, Closing):
         if manifest is None:
             return Stored(sha1, size)
         name = manifest.name
-        self._put(name, memoryview(manifest.to_json()))
+        self._put([(name, manifest.to_json())])
         if self._on_manifest is not None:
             self._on_manifest(sha1, name)
         return Stored(sha1, size, name)
-
-    def _settle(self, sha1: str, target: Path) -> None:
-        """The blob was there: see to it that it stays."""
-        if self.durable and (self._journal is None or sha1 not in self._journal):
-            # Whoever put it there a moment ago may not have come to this yet.
-            sync_folder(target.parent)

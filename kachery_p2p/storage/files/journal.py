@@ -26,7 +26,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -40,9 +40,10 @@ from kachery_p2p.storage import paths
 from kachery_p2p.storage.disk import (
     FULL,
     READ_ONLY,
-    Buffer,
+    disk_error,
     disk_errors,
     file_holds,
+    place_new,
     remove,
     sync_file,
     sync_folder,
@@ -117,14 +118,18 @@ class Journal:
         with self._lock:
             return any(sha1 in half.sha1s for half in self._halves)
 
-    def append(self, sha1: str, data: Buffer) -> Half | None:
-        """Make content durable; what to give to :meth:`placed` when its blob is in place.
+    def append(self, records: Sequence[Record]) -> Half | None:
+        """Make contents durable, all or none; what to give to :meth:`placed` when their blobs are in
+        place.
 
-        None if it must be made durable in another way: it is too large, both halves are full, or
-        the disk refused.
+        None if they must be made durable in another way: one is too large, or all of them are, both
+        halves are full, or the disk refused.
         """
-        size = record_size(len(data))
-        if len(data) > JOURNAL_LARGEST or PAGE + whole_pages(size) > self._file.half_bytes:
+        size = sum(record_size(len(data)) for _, data in records)
+        if (
+            any(len(data) > JOURNAL_LARGEST for _, data in records)
+            or PAGE + whole_pages(size) > self._file.half_bytes
+        ):
             return None
         with self._lock:
             half = self._half_with_room(size)
@@ -132,7 +137,7 @@ class Journal:
                 return None
             half.pins += 1
             batch = self._batch
-            batch.records.append((sha1, data))
+            batch.records.extend(records)
             batch.size += size
             try:
                 while self._writing and not batch.done:
@@ -142,7 +147,7 @@ class Journal:
                 if batch.durable:
                     if not half.sha1s:
                         self._work.notify()
-                    half.sha1s.add(sha1)
+                    half.sha1s.update(sha1 for sha1, _ in records)
                     half.touched = time.monotonic()
                     return half
             except BaseException:
@@ -168,7 +173,7 @@ class Journal:
                 self._turn.wait(_LET_GO_POLL)
 
     def placed(self, half: Half) -> None:
-        """The blob of a record is in place, or never will be."""
+        """The blobs of records that were appended together are in place, or never will be."""
         with self._lock:
             self._unpin(half)
 
@@ -285,6 +290,48 @@ class Journal:
             half.sealed = False
             self._turn.notify_all()
         return True
+
+
+def put_small(
+    journal: Journal | None,
+    root: Path,
+    temporary_folder: Path,
+    records: Sequence[Record],
+    *,
+    durable: bool,
+) -> None:
+    """Put small blobs under their names, durably, over whatever is there; all of them with one sync if
+    there is a journal. A link of the same hash goes.
+
+    Raises:
+        StorageFull, StorageDamaged: some of them, or none, are in place.
+    """
+    new: list[tuple[str, Record]] = []
+    at = str(root)
+    try:
+        for sha1, data in records:
+            at = paths.text_of(root, sha1)
+            if not file_holds(at, data):
+                new.append((at, (sha1, data)))
+            elif durable and (journal is None or sha1 not in journal):
+                # Whoever put it there a moment ago may not have come to this yet.
+                sync_folder(Path(at).parent)
+        appended = [record for _, record in new]
+        half = journal.append(appended) if journal is not None and new else None
+        try:
+            for at, (_, data) in new:
+                if half is None:
+                    write_file(Path(at), data, temporary_folder, durable, READ_ONLY)
+                else:
+                    place_new(at, data, temporary_folder, READ_ONLY)
+        finally:
+            if journal is not None and half is not None:
+                journal.placed(half)
+        for sha1, _ in records:
+            at = paths.text_of(root, sha1, paths.LINK)
+            remove(at)
+    except OSError as error:
+        raise disk_error(error, "content being stored", Path(at)) from error
 
 
 def open_journal(root: Path, temporary_folder: Path, *, durable: bool, size: int) -> Journal | None:

@@ -11,7 +11,7 @@ Non-goals: whether content is there (see :mod:`.blobs`), when it is to be bound 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,8 @@ NOBODY: Final = ""
 
 _Row = tuple[str, bytes, str]
 """Table, hash, channel."""
+_PAGE: Final = 500
+"""Blobs that are asked for in one query."""
 _TABLES: Final = ("origins", "manifests", "download_channels")
 
 
@@ -53,6 +55,17 @@ class OriginTables(Database):
         """The channels that a blob is bound to; empty if it was stored here for any channel."""
         rows = self._rows("SELECT channel FROM origins WHERE sha1 = ?", _pack(sha1))
         return frozenset(row[0] for row in rows)
+
+    def origins_of(self, sha1s: Sequence[str]) -> dict[str, frozenset[str]]:
+        """:meth:`origins` of those of many that are bound at all."""
+        found: dict[str, set[str]] = {}
+        for start in range(0, len(sha1s), _PAGE):
+            part = [_pack(sha1) for sha1 in sha1s[start : start + _PAGE]]
+            marks = ", ".join("?" * len(part))
+            sql = f"SELECT sha1, channel FROM origins WHERE sha1 IN ({marks})"
+            for sha1, channel in self._rows(sql, *part):
+                found.setdefault(sha1.hex(), set()).add(channel)
+        return {sha1: frozenset(channels) for sha1, channels in found.items()}
 
     def clear_origins(self, sha1: str) -> None:
         """The blob was stored here by the node's own user: it is free."""

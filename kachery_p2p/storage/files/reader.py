@@ -66,16 +66,22 @@ class BlobReader:
 
     def find(self, sha1: str) -> Blob | None:
         """The blob, or the good link, of that hash; None if it is not here."""
-        path = self.path(sha1)
-        with disk_errors("a blob", path):
+        at = paths.text_of(self.root, sha1)
+        try:
             try:
-                status = os.stat(path)
+                status = os.stat(at)
             except (FileNotFoundError, NotADirectoryError):
                 pass
             else:
                 if stat.S_ISREG(status.st_mode):
-                    return Blob(sha1, path, status.st_size)
+                    return Blob(sha1, Path(at), status.st_size)
+            try:
+                os.stat(f"{at}{paths.LINK}")
+            except (FileNotFoundError, NotADirectoryError):
+                return None
             link = Link.read(self.path(sha1, paths.LINK))
+        except OSError as error:
+            raise disk_error(error, "a blob", Path(at)) from error
         if link is None:
             return None
         problem = link.problem()

@@ -183,10 +183,31 @@ class Inventory(Database):
                 file = file or sha1
             self._commit()
 
+    def storing_each(self, sha1s: Iterable[str]) -> None:
+        """As :meth:`storing`, of contents that belong to no other."""
+        now = self._clock()
+        with self._lock:
+            for sha1 in sha1s:
+                thing = self._own(self._thing(sha1), now)
+                self._put(replace(thing, used=now, arriving=True, part_of=""))
+            self._commit()
+
+    def own(self, sha1s: Iterable[str]) -> None:
+        """The node's own user has these files too, which are here. Committed on return."""
+        now = self._clock()
+        with self._lock:
+            for sha1 in sha1s:
+                self._put(replace(self._own(self._thing(sha1), now), used=now))
+            self._commit()
+
+    def _own(self, thing: Thing, now: float) -> Thing:
+        if thing.kind in ("file", "link") and thing.source != "fetched":
+            return thing
+        return replace(thing, source="stored", stored=now, channel="", node="", node_label="")
+
     def fetching(
         self,
-        sha1: str,
-        *,
+        *sha1s: str,
         channel: str,
         node: str,
         node_label: str,
@@ -196,18 +217,16 @@ class Inventory(Database):
         """Content is about to come from another node. What is here as the user's own stays theirs.
         Committed on return."""
         now = self._clock()
+        origin: dict[str, Any] = {"channel": channel, "node": node, "node_label": node_label}
         with self._lock:
-            thing = self._thing(sha1)
-            if thing.kind in ("file", "link", "damaged") and thing.source != "fetched":
-                self._put(replace(thing, arriving=True))  # it stays theirs, also if it rotted
-                self._commit()
-                return
-            self._put(
-                replace(
-                    thing, source="fetched", channel=channel, node=node, node_label=node_label,
-                    stored=now, used=now, part_of=part_of, label=label or thing.label, arriving=True,
-                )
-            )  # fmt: skip
+            for sha1 in sha1s:
+                thing = self._thing(sha1)
+                fields: dict[str, Any] = {"arriving": True}
+                own = thing.kind in ("file", "link", "damaged") and thing.source != "fetched"
+                if not own:  # else it stays theirs, also if it rotted
+                    fields |= {"source": "fetched", "stored": now, "used": now, **origin}
+                    fields |= {"part_of": part_of, "label": label or thing.label}
+                self._put(replace(thing, **fields))
             self._commit()
 
     def look(self, sha1: str) -> Thing | None:

@@ -72,9 +72,9 @@ def test_a_file_that_cannot_be_stored_is_said_and_the_others_are_stored(
     offline: Daemon, verb: str
 ) -> None:
     one, two = write(offline, "a.txt", b"one"), write(offline, "b.txt", b"two")
-    (offline.home / "folder").mkdir()
+    os.mkfifo(offline.home / "pipe")
     (offline.home / "stale").symlink_to("/nonexistent")
-    names = ("a.txt", "absent", "folder", "stale", "b.txt")
+    names = ("a.txt", "absent", "pipe", "stale", "b.txt")
     done = offline.cli(verb, "--json", *names, check=False)
     assert done.returncode == 2
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
@@ -82,7 +82,7 @@ def test_a_file_that_cannot_be_stored_is_said_and_the_others_are_stored(
         {"path": "b.txt", "uri": f"sha1://{two}/b.txt"},
     ]
     told = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
-    assert [each["error"]["fields"]["path"] for each in told] == ["absent", "folder", "stale"]
+    assert [each["error"]["fields"]["path"] for each in told] == ["absent", "pipe", "stale"]
     assert {each["error"]["code"] for each in told} == {"bad-path"}
     assert cat(offline, f"sha1://{one}") == b"one"
     assert cat(offline, f"sha1://{two}") == b"two"
@@ -263,3 +263,107 @@ def test_a_load_takes_no_longer_than_it_may(lab: Lab) -> None:
     shown = lab.b.cli("find", ABSENT, ABSENT.replace("0", "1"), check=False)
     assert shown.returncode == 8
     assert shown.stdout.splitlines() == [ABSENT, ABSENT.replace("0", "1")]
+
+
+# --- folders, and standard input -----------------------------------------------------------------
+
+
+def failed(daemon: Daemon, status: int, *arguments: str) -> str:
+    """What a command says that ends with an exit status."""
+    done = daemon.cli(*arguments, check=False)
+    assert done.returncode == status, done.stderr
+    return done.stderr
+
+
+def make_tree(daemon: Daemon) -> Path:
+    top = daemon.home / "tree"
+    (top / "sub").mkdir(parents=True)
+    (top / "a.txt").write_text("one")
+    (top / "sub" / "run").write_text("two")
+    (top / "sub" / "run").chmod(0o755)
+    (top / "x.tmp").write_text("not this")
+    return top
+
+
+def test_a_folder_is_stored_listed_and_loaded(offline: Daemon) -> None:
+    top = make_tree(offline)
+    uri = offline.cli("store", "--ignore", "*.tmp", "tree").stdout.strip()
+    assert uri.startswith("sha1dir://")
+    assert uri.endswith(".tree")
+    assert offline.cli("ls", uri).stdout == "3 B  a.txt\n3 B  sub/\n"
+    assert offline.cli("ls", f"{uri}/sub").stdout == "3 B  run*\n"
+    assert offline.cli("ls", "-R", uri, "--uris").stdout.split()[-1] == "sub/run*"
+    listed = json.loads(offline.cli("ls", "--json", uri).stdout)
+    assert [entry["name"] for entry in listed["entries"]] == ["a.txt", "sub"]
+    assert cat(offline, f"{uri}/sub/run") == b"two"
+    assert offline.cli("load", uri, "--dest", "out").stdout == "out\n"
+    assert (offline.home / "out" / "sub" / "run").read_text() == "two"
+    assert not (offline.home / "out" / "x.tmp").exists()
+    offline.cli("load", uri, f"{uri}/sub", f"{uri}/a.txt", "--dest", "several/")
+    several = offline.home / "several"
+    assert sorted(str(path.relative_to(several)) for path in several.rglob("*")) == [
+        *("a.txt", "sub", "sub/run", "tree", "tree/a.txt", "tree/sub", "tree/sub/run"),
+    ]
+    (top / "x.tmp").unlink()
+    assert offline.cli("store", "tree", "tree/a.txt").stdout.split()[0] == uri
+    linked = offline.cli("link", "tree", "--basename", "linked").stdout.strip()
+    assert linked == uri.replace(".tree", ".linked")
+
+
+def test_what_is_wrong_with_a_folder_is_said(offline: Daemon) -> None:
+    top = make_tree(offline)
+    (top / "link").symlink_to("a.txt")
+    done = offline.cli("store", "tree", "tree/a.txt", check=False)
+    assert done.returncode == 2
+    assert "tree/link" in done.stderr
+    assert "--ignore" in done.stderr
+    assert done.stdout.endswith("/a.txt\n"), "the other is stored all the same"
+    uri = offline.cli("store", "tree", "--ignore", "link").stdout.strip()
+    assert "--dest DIR" in failed(offline, 2, "load", uri)
+    (offline.home / "out").mkdir()
+    (offline.home / "out" / "a.txt").write_text("mine")
+    assert "--force" in failed(offline, 2, "load", uri, "--dest", "out")
+    offline.cli("load", uri, "--dest", "out", "--force")
+    assert (offline.home / "out" / "a.txt").read_text() == "one"
+    absent = "sha1dir://" + "0" * 40
+    failed(offline, 8, "ls", absent)
+    failed(offline, 8, "load", absent, "--dest", "out")
+    failed(offline, 2, "ls", f"{uri}/nope")
+    failed(offline, 2, "ls", ABSENT)
+
+
+@pytest.mark.parametrize("size", [0, 5, 3_000_000])
+def test_standard_input_is_stored(offline: Daemon, size: int) -> None:
+    content = os.urandom(size)
+    command = [sys.executable, "-m", "kachery_p2p.cli", "store", "-", "--name", "x.tar"]
+    done = subprocess.run(command, env=offline.env, input=content, capture_output=True, check=True)
+    assert done.stdout.decode() == f"sha1://{hashlib.sha1(content).hexdigest()}/x.tar\n"
+    assert cat(offline, done.stdout.decode().strip()) == content
+
+
+def test_standard_input_is_stored_by_a_node(short_folder: Path) -> None:
+    """A pipe through which more comes than anybody holds at once; and one that ends early."""
+    with Daemon(short_folder, "n") as node:
+        content = os.urandom(MANIFEST_CHUNK + 1)
+        command = [sys.executable, "-m", "kachery_p2p.cli", "store", "-"]
+        done = subprocess.run(command, env=node.env, input=content, capture_output=True, check=True)
+        uri = done.stdout.decode().strip()
+        assert uri.startswith(f"sha1://{hashlib.sha1(content).hexdigest()}/file.dat?manifest=")
+        assert cat(node, uri) == content
+        with open(node.home / "regular", "wb") as file:
+            file.write(b"skipped and kept")
+        with open(node.home / "regular", "rb") as file:
+            os.lseek(file.fileno(), 12, os.SEEK_SET)
+            done = subprocess.run(
+                command, env=node.env, stdin=file, capture_output=True, check=True
+            )
+        assert cat(node, done.stdout.decode().strip()) == b"kept"
+        reading, writing = os.pipe()
+        process = subprocess.Popen(command, env=node.env, stdin=reading)
+        os.close(reading)
+        os.write(writing, b"the beginning")
+        process.kill()
+        process.wait()
+        os.close(writing)
+        begun = hashlib.sha1(b"the beginning").hexdigest()
+        failed(node, 8, "cat", f"sha1://{begun}")

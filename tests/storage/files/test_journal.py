@@ -371,9 +371,8 @@ def test_many_generations_and_threads_lose_nothing(open_store, root, monkeypatch
             durable.add(path.name)
 
     monkeypatch.setattr(journal, "sync_blobs", sync_blobs)
-    blobs = sys.modules[BlobStore.__module__]
     monkeypatch.setattr(
-        blobs,
+        journal,
         "write_file",
         lambda path, data, folder, durable, mode: write_file(path, data, folder, durable, mode),
     )
@@ -572,3 +571,43 @@ def test_a_process_that_is_killed_loses_nothing_it_acknowledged(root):
         with BlobStore(root).open() as store:
             for sha1 in acknowledged:
                 assert sha1_of(store.path(sha1).read_bytes()) == sha1
+
+
+def test_a_batch_is_one_commit_and_survives_like_any_other(root, monkeypatch):
+    """What a batch stores is in the journal with one write, and comes back from there."""
+    store = BlobStore(root).open()
+    writes = []
+    real = JournalFile.write
+    monkeypatch.setattr(
+        JournalFile, "write", lambda *args: (writes.append(len(args[3])), real(*args))
+    )
+    items = [item(number, 900) for number in range(300)]
+    there = store.store_bytes(items[0]).sha1
+    writes.clear()
+    sha1s = store.store_batch([*items, items[1]])
+    assert sha1s == [sha1_of(data) for data in [*items, items[1]]]
+    assert sha1s[0] == there
+    assert writes == [300], "one commit, and not for what was there"
+    for sha1, data in zip(sha1s, items, strict=False):
+        assert store.path(sha1).read_bytes() == data
+        assert store.in_journal(sha1)
+        assert store.path(sha1).stat().st_mode & 0o222 == 0
+    assert {sha1_of(data) for data in in_journal(root)} == set(sha1s)
+    assert os.listdir(store.temporary) == []
+    store.close()
+
+
+def test_a_batch_heals_and_goes_without_the_journal_if_that_takes_it_not(root):
+    store = BlobStore(root, journal_bytes=4 * PAGE).open()
+    items = [item(number, 3_000) for number in range(8)]
+    sha1s = [sha1_of(data) for data in items]
+    store.store_bytes(items[3])
+    store.path(sha1s[3]).chmod(0o644)
+    store.path(sha1s[3]).write_bytes(b"rotten")
+    store.path(sha1s[4], ".link").parent.mkdir(parents=True)
+    store.path(sha1s[4], ".link").write_text("{}")
+    assert store.store_batch(items) == sha1s
+    assert [store.path(sha1).read_bytes() for sha1 in sha1s] == items
+    assert not store.path(sha1s[4], ".link").exists()
+    assert store.store_batch([]) == []
+    store.close()

@@ -1,0 +1,186 @@
+"""Many files at once: as quick as one call, one look-up and one commit for hundreds make it.
+
+Results come as they are done, in no particular order. What goes wrong with one file is told of that
+one, and the others go on; what would be the same for all (no node, a full disk) is raised. Of any
+number of files only some hundreds are looked at, or open, at once."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
+from functools import partial
+from typing import NamedTuple, TypeVar
+
+from kachery_p2p.client.display.progress import Transfer
+from kachery_p2p.client.files.loads import file_uri
+from kachery_p2p.client.files.uris import PathLike, checked_label, name_of, path_text
+from kachery_p2p.client.session import portal
+from kachery_p2p.protocol.errors import BadInput, KacheryError
+from kachery_p2p.protocol.limits import BATCH_FILES
+from kachery_p2p.protocol.uri import KacheryUri, build_uri
+
+from .batches import Candidate, Tally, candidate, store_files
+from .fetching import fetch_files
+
+T = TypeVar("T")
+
+
+class StoredFile(NamedTuple):
+    """What became of one file that was to be stored. ``uri`` is None if it was not, and ``error`` says
+    why."""
+
+    path: PathLike
+    uri: str | None
+    error: KacheryError | None = None
+
+
+class LoadedFile(NamedTuple):
+    """What became of one file that was to be loaded. ``path`` is where it is in the storage: do not
+    write to it. It is None if nobody reachable has it, or if ``error`` says why it could not be had."""
+
+    uri: str
+    path: str | None
+    error: KacheryError | None = None
+
+
+async def astore_many(
+    paths: Iterable[PathLike] | AsyncIterable[PathLike], *, channel: str | None = None
+) -> AsyncGenerator[StoredFile, None]:
+    """Store many files: ``async for stored in astore_many(paths)``.
+
+    Each is stored as :func:`store_file` does it; hundreds of small ones go together. ``paths`` may be
+    any iterable, endless ones and generators too.
+
+    Args:
+        channel: provide them on this channel only; on all by default.
+
+    Yields:
+        :class:`StoredFile`: path, uri, and error if it could not be stored.
+
+    Raises:
+        LocalError that is no fault of one file, as :func:`store_file`. What was yielded is stored.
+    """
+    async for batch in _batches(paths):
+        for stored in await _store_batch(batch, channel):
+            yield stored
+
+
+async def aload_many(
+    uris: Iterable[str] | AsyncIterable[str],
+    *,
+    local_only: bool = False,
+    channel: str | None = None,
+) -> AsyncGenerator[LoadedFile, None]:
+    """Load many files: ``async for loaded in aload_many(uris)``.
+
+    Each is fetched and verified as :func:`load_file` does it; hundreds of small ones come together.
+
+    Args:
+        local_only: do not ask the network.
+        channel: fetch them on this channel only.
+
+    Yields:
+        :class:`LoadedFile`: uri, path in the storage, and error if it could not be had. As they come.
+
+    Raises:
+        LocalError that is no fault of one file, as :func:`load_file`.
+    """
+    async for batch in _batches(uris):
+        async for loaded in _load_batch(batch, local_only, channel):
+            yield loaded
+
+
+def store_many(paths: Iterable[PathLike], *, channel: str | None = None) -> Iterator[StoredFile]:
+    """Store many files: ``for stored in store_many(paths)``. As :func:`astore_many`."""
+    for batch in _sync_batches(paths):
+        yield from portal.run(partial(_store_batch, batch, channel), name="store_many")
+
+
+def load_many(
+    uris: Iterable[str], *, local_only: bool = False, channel: str | None = None
+) -> Iterator[LoadedFile]:
+    """Load many files: ``for loaded in load_many(uris)``. As :func:`aload_many`, and hundreds of them
+    come at a time."""
+
+    async def all_of(batch: list[str]) -> list[LoadedFile]:
+        return [loaded async for loaded in _load_batch(batch, local_only, channel)]
+
+    for batch in _sync_batches(uris):
+        yield from portal.run(partial(all_of, batch), name="load_many")
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+async def _batches(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[list[T]]:
+    if isinstance(items, AsyncIterable):
+        batch: list[T] = []
+        async for item in items:
+            batch.append(item)
+            if len(batch) == BATCH_FILES:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+        return
+    for batch in _sync_batches(items):
+        yield batch
+
+
+def _sync_batches(items: Iterable[T]) -> Iterator[list[T]]:
+    if isinstance(items, str | bytes):
+        reason = "a single text; give a list of them, or any other iterable"
+        raise BadInput(what=repr(items)[:80], reason=reason)
+    left = iter(items)
+    while batch := list(itertools.islice(left, BATCH_FILES)):
+        yield batch
+
+
+async def _store_batch(paths: list[PathLike], channel: str | None) -> list[StoredFile]:
+    looked = await asyncio.to_thread(lambda: [_look(path) for path in paths])
+    files = [each for each in looked if isinstance(each, Candidate)]
+    with Transfer("storing", f"{len(files)} files", False) as moving:
+        outcomes = iter(await store_files(files, channel=channel, link=False, tally=Tally(moving)))
+    results = []
+    for path, each in zip(paths, looked, strict=True):
+        outcome = next(outcomes) if isinstance(each, Candidate) else each
+        if isinstance(outcome, KacheryError):
+            results.append(StoredFile(path, None, outcome))
+        else:
+            assert isinstance(each, Candidate)
+            label = checked_label(None, name_of(each.path))
+            uri = build_uri(sha1=outcome.sha1, label=label, manifest=outcome.manifest)
+            results.append(StoredFile(path, uri))
+    return results
+
+
+def _look(path: PathLike) -> Candidate | KacheryError:
+    try:
+        return candidate(os.path.abspath(path_text(path)))
+    except BadInput as error:
+        return error
+
+
+async def _load_batch(
+    uris: list[str], local_only: bool, channel: str | None
+) -> AsyncGenerator[LoadedFile, None]:
+    parsed: list[tuple[str, KacheryUri]] = []
+    for uri in uris:
+        try:
+            named = await file_uri(uri, local_only, channel, False)
+        except BadInput as error:
+            yield LoadedFile(uri, None, error)
+            continue
+        if named is None:
+            yield LoadedFile(uri, None)
+        else:
+            parsed.append((uri, named))
+    groups = fetch_files([each for _, each in parsed], channel=channel, local_only=local_only)
+    try:
+        async for group in groups:
+            for come in group:
+                yield LoadedFile(parsed[come.place][0], come.path, come.error)
+    finally:
+        await groups.aclose()

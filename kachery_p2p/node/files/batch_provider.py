@@ -1,0 +1,101 @@
+"""Serves many small files to a member with one question: what :mod:`.provider` does for one.
+
+The same is checked of each file: the roles, that it may go out on the channel, and that its bytes are
+what its hash says. What is large, damaged or not here is left out: the requester asks for it by itself,
+and :mod:`.provider` says what is the matter with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+from kachery_p2p.node.links.endings import cut
+from kachery_p2p.node.links.link import Link
+from kachery_p2p.node.links.network import Network
+from kachery_p2p.node.links.stream import Stream
+from kachery_p2p.protocol.errors import BadInput, CorruptContent, NotFound, StorageDamaged
+from kachery_p2p.protocol.files.messages import FILE_BATCH, FileBatch
+from kachery_p2p.protocol.limits import BATCH_BODY, INLINE_FILE
+
+from .provider import Provider
+
+
+class _Read(NamedTuple):
+    """What was read: of which places, how long each, and where to go on."""
+
+    places: list[int]
+    sizes: list[int]
+    data: bytes
+    position: int
+
+
+class BatchProvider:
+    """One instance per node, beside its :class:`.provider.Provider`."""
+
+    def __init__(self, network: Network, provider: Provider) -> None:
+        self._network = network
+        self._provider = provider
+        self._context = network.context
+        self._store = network.context.store
+        self._serving: dict[Stream, tuple[Link, bytes]] = {}
+        network.on_stream_of(FILE_BATCH, FileBatch, self._serve)
+
+    def cut(self) -> None:
+        """A channel changed: end what is being sent to those who may no longer have it."""
+        cut(self._serving, lambda each: self._require(*each))
+
+    def _require(self, link: Link, channel: bytes) -> None:
+        self._network.require_role(link, channel, theirs="request-files", ours="provide-files")
+
+    async def _serve(self, link: Link, stream: Stream, params: FileBatch) -> None:
+        self._require(link, params.channel)
+        if any(len(sha1) != 20 for sha1 in params.sha1s):
+            raise BadInput(what="file hash", reason="not 20 bytes")
+        stream.set_group(link.peer)
+        self._serving[stream] = (link, params.channel)
+        sha1s = [sha1.hex() for sha1 in params.sha1s]
+        position = 0
+        try:
+            while position < len(sha1s):
+                async with stream.reserved(BATCH_BODY):
+                    read = await self._context.workers.disk(
+                        self._read, sha1s, position, params.channel.hex()
+                    )
+                    position = read.position
+                    if read.places:
+                        self._provider.served_bytes += len(read.data)
+                        await stream.send([read.places, read.sizes], read.data)
+        finally:
+            del self._serving[stream]
+
+    def _read(self, sha1s: list[str], position: int, channel: str) -> _Read:
+        """Read small files from ``position`` on, as many as fit into a body."""
+        origins = self._context.state.origins_of(sha1s[position:])
+        is_unshared = self._context.state.is_unshared
+        places: list[int] = []
+        parts: list[bytes] = []
+        room = BATCH_BODY
+        while position < len(sha1s):
+            sha1 = sha1s[position]
+            bound = sha1 in origins and channel not in origins[sha1]
+            if not bound and not is_unshared(sha1, channel) and not self._provider.is_going(sha1):
+                data = self._small(sha1)
+                if data is not None:
+                    if len(data) > room:
+                        break
+                    room -= len(data)
+                    places.append(position)
+                    parts.append(data)
+            position += 1
+        return _Read(places, [len(part) for part in parts], b"".join(parts), position)
+
+    def _small(self, sha1: str) -> bytes | None:
+        try:
+            blob = self._store.find(sha1)
+            if blob is None or blob.size > INLINE_FILE:
+                return None
+            data = self._store.read(blob, 0, blob.size)
+        except (NotFound, CorruptContent, StorageDamaged):
+            return None
+        return data if hashlib.sha1(data).hexdigest() == sha1 else None
