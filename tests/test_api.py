@@ -14,8 +14,9 @@ FUNCTIONS = {name: getattr(kc, name) for name in PUBLIC if inspect.isfunction(ge
 ASYNC = {name for name, function in FUNCTIONS.items() if inspect.iscoroutinefunction(function)}
 PLAIN = {
     "_kachery_storage_dir", "_kachery_temp_dir", "_run_task",
-    "alist_files", "build_uri", "check_signed_message", "list_files", "parse_uri", "task_backend",
-    "task_cancelled", "task_progress", "taskfunction",
+    "alist_files", "aload_many", "astore_many", "build_uri", "check_signed_message", "list_files",
+    "load_many", "parse_uri", "store_many", "task_backend", "task_cancelled", "task_progress",
+    "taskfunction",
 }  # fmt: skip
 """Functions that ask no node, so that there is nothing to wait for, an async context manager, and
 iterators of both kinds."""

@@ -66,7 +66,7 @@ from kachery_p2p.storage.files.marker import marker_of, place_of
 from kachery_p2p.storage.inventory.inventory import Inventory
 from kachery_p2p.storage.inventory.quota import Quota
 from kachery_p2p.storage.limit import limit_of, set_limit
-from kachery_p2p.storage.sharing import is_open_to, open_to
+from kachery_p2p.storage.sharing import let_in
 from kachery_p2p.storage.state import StateDB
 from kachery_p2p.storage.tasks.store import TaskStore
 
@@ -244,13 +244,9 @@ class Node:
 
     def _let_in(self) -> None:
         """Clients of other users read blobs where they lie."""
-        config, root = self.config, self.store.root
-        if not config.is_shared or self.store.read_only:
-            return
-        group, others = config.group_id(), config.others_may_read
-        with disk_errors("the storage folder", root):
-            if not is_open_to(root, group, others=others):
-                open_to(root, group, others=others)
+        config = self.config
+        if config.is_shared and not self.store.read_only:
+            let_in(self.store.root, config.group_id(), others=config.others_may_read)
 
     def _make_feeds(self, discovery: Discovery) -> None:
         self.feeds = Feeds(

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from .disk import disk_errors
+
 _GROUP_READS: Final = 0o050
 _OTHERS_READ: Final = 0o005
 
@@ -24,6 +26,13 @@ _OTHERS_READ: Final = 0o005
 def bits_to_read(*, others: bool) -> int:
     """The bits of a mode that let them list and read: the group, or also everybody else."""
     return _GROUP_READS | (_OTHERS_READ if others else 0)
+
+
+def let_in(root: Path, group: int | None, *, others: bool) -> None:
+    """Open the folder to them, unless it is. Raises StorageDamaged."""
+    with disk_errors("the storage folder", root):
+        if not is_open_to(root, group, others=others):
+            open_to(root, group, others=others)
 
 
 def is_open_to(root: Path, group: int | None, *, others: bool) -> bool:
