@@ -22,6 +22,7 @@ from kachery_p2p.node.channels.documents import Documents
 from kachery_p2p.node.channels.invitations import Invitations
 from kachery_p2p.node.channels.joining import Joining
 from kachery_p2p.node.channels.presence import Presence
+from kachery_p2p.node.channels.visits import Visits
 from kachery_p2p.node.feeds.feeds import Feeds
 from kachery_p2p.node.feeds.offers import FeedOffers
 from kachery_p2p.node.feeds.own_feeds import OwnFeeds
@@ -202,6 +203,7 @@ class Node:
         self.admissions = Admissions(self.network, self.documents)
         self.invitations = Invitations(self.network, self.documents, self.admissions)
         self.joining = Joining(self.network, self.reach, self.documents, self.admissions)
+        self.visits = Visits(self.network, self.documents)
         self.bootstraps = Bootstraps(self.network, self.reach)
         self.task_offers = TaskFunctionOffers()
         self.announcer = Announcer(
@@ -236,6 +238,7 @@ class Node:
         )
         self.documents.load()
         self.admissions.load()
+        self.visits.load()
         self.availability.begin()
         self._follow_channels()
         await self._listen()
@@ -310,7 +313,7 @@ class Node:
             config=self.config, context=self.context, stopping=self.stopping,
             listening=self.listening, marker=self.marker, state=self.state, store=self.store,
             feed_store=self.feed_store, network=self.network, reach=self.reach, relay=self.relay,
-            documents=self.documents, invitations=self.invitations, joining=self.joining,
+            documents=self.documents, invitations=self.invitations, joining=self.joining, visits=self.visits,
             bootstraps=self.bootstraps, presence=self.presence, announcer=self.announcer,
             availability=self.availability, lookup=self.lookup, downloader=self.downloader,
             provider=self.provider, feeds=self.feeds, own_feeds=self.own_feeds,
@@ -379,6 +382,7 @@ class Node:
     def _follow_channels(self) -> None:
         """What follows from a change of a channel. Those that cut come first."""
         self.documents.on_change += [
+            lambda channel, update: self.network.visitors.cut(),
             lambda channel, update: self.relay.cut(),
             lambda channel, update: self.provider.cut(),
             lambda channel, update: self.feed_server.cut(),
@@ -394,6 +398,7 @@ class Node:
     def _keep_house(self) -> None:
         steps: dict[str, Callable[[], Awaitable[object] | object]] = {
             "looking for channels that expired": self.documents.check_expiry,
+            "ending visits": self.network.visitors.sweep,
             "closing idle links": self.reach.sweep,
             "closing idle feeds": self.feed_reader.sweep,
             "forgetting tasks": self.task_queue.sweep,
