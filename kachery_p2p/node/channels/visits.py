@@ -32,8 +32,8 @@ from kachery_p2p.protocol.channels.roles import PROXY, REQUEST_ROLES
 from kachery_p2p.protocol.channels.visitor_pass import (
     Mark,
     Revocation,
-    VisitorPass,
     Visiting,
+    VisitorPass,
     check_pass,
     check_revocation,
     is_pass_proven,

@@ -17,8 +17,8 @@ from kachery_p2p.node.links.link import Link
 from kachery_p2p.protocol.channels.visitor_pass import (
     Mark,
     Revocation,
-    VisitorPass,
     Visiting,
+    VisitorPass,
     require_covered,
     require_valid,
 )
