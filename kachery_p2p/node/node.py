@@ -51,6 +51,7 @@ from kachery_p2p.node.tasks.queue import TaskQueue
 from kachery_p2p.node.tasks.requests import TaskRequests
 from kachery_p2p.node.tasks.results import ResultOffers, TaskResults
 from kachery_p2p.node.tasks.server import TaskServer
+from kachery_p2p.node.web.page import Page, own_names
 from kachery_p2p.protocol.channels.membership import ChannelBook
 from kachery_p2p.protocol.errors import BadInput, KacheryError, LinkClosed, StorageDamaged
 from kachery_p2p.protocol.files.keys import file_key
@@ -313,8 +314,8 @@ class Node:
             config=self.config, context=self.context, stopping=self.stopping,
             listening=self.listening, marker=self.marker, state=self.state, store=self.store,
             feed_store=self.feed_store, network=self.network, reach=self.reach, relay=self.relay,
-            documents=self.documents, invitations=self.invitations, joining=self.joining, visits=self.visits,
-            bootstraps=self.bootstraps, presence=self.presence, announcer=self.announcer,
+            documents=self.documents, invitations=self.invitations, joining=self.joining,
+            visits=self.visits, bootstraps=self.bootstraps, presence=self.presence, announcer=self.announcer,
             availability=self.availability, lookup=self.lookup, downloader=self.downloader,
             provider=self.provider, feeds=self.feeds, own_feeds=self.own_feeds,
             feed_reader=self.feed_reader, feed_server=self.feed_server,
@@ -345,7 +346,9 @@ class Node:
     def _doors(self) -> Doors:
         book, clock = self.context.book, self.context.clock
         knocks = Knocks(self.context.key.public)
+        shown = self.config.proxy and self.config.web
         return Doors(
+            page=Page(lambda: own_names(self.context, self.listening or "")) if shown else None,
             origins=frozenset(self.config.origins),
             trusted=self.config.trusted(),
             knows=lambda knock: knocks.opens(knock, book, clock()),

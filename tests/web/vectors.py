@@ -157,14 +157,14 @@ def _tree() -> dict[str, bytes]:
     data = b"".join(BLOCKS)
     name = sha1(data).hexdigest()
     root = tree.root("blake3", leaves)
-    manifest = Manifest(
-        len(data), name, (Chunk(0, len(data), name),), Tree("blake3", 65_536, root)
-    )
+    manifest = Manifest(len(data), name, (Chunk(0, len(data), name),), Tree("blake3", 65_536, root))
     return {
         "root": root,
         "manifest": manifest.to_json(),
         **{
-            f"proof {start} {stop}": b"".join(tree.range_proof(_nodes("blake3", leaves), 3, start, stop))
+            f"proof {start} {stop}": b"".join(
+                tree.range_proof(_nodes("blake3", leaves), 3, start, stop)
+            )
             for start in range(3)
             for stop in range(start + 1, 4)
         },
@@ -192,7 +192,11 @@ def _share() -> dict[str, bytes]:
     link = ShareLink(VERSION, "lab", codec.encode(made), SEED, uri, keys, 1, PROXY.public)
     visitor = NodeKey(bytes([16]) * 32).public
     proof = prove_pass(
-        NodeKey(SEED), channel=OWNER.public, verifier=PROXY.public, visitor=visitor, handshake_hash=H
+        NodeKey(SEED),
+        channel=OWNER.public,
+        verifier=PROXY.public,
+        visitor=visitor,
+        handshake_hash=H,
     )
     return {
         "fragment": to_url(link, "https://proxy.example.org/").partition("#")[2].encode(),

@@ -158,16 +158,10 @@ class Network:
         self.visitors.add(link, visiting)
 
     def require_role(
-        self,
-        link: Link,
-        channel: bytes,
-        *,
-        theirs: str,
-        ours: str | None,
-        mark: Mark | None = None,
+        self, link: Link, channel: bytes, *, theirs: str, ours: str | None, mark: Mark | None = None
     ) -> None:
-        """Raise AccessDenied unless the peer has the role ``theirs`` and we have ``ours``. A visitor has
-        it for the content whose ``mark`` is in its pass, and never without one."""
+        """Raise AccessDenied unless the peer has the role ``theirs`` and we have ``ours``. A visitor
+        has it for the content whose ``mark`` is in its pass, and for nothing else."""
         if mark is not None and link in self.visitors:
             self.visitors.require(link, channel, theirs, mark)
         else:

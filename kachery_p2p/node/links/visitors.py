@@ -9,7 +9,7 @@ Invariant: a pass is valid for this node alone: what a proxy says of a visitor c
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 
 from kachery_p2p.node.context import Context
@@ -33,7 +33,7 @@ class Visitors:
         self._context = context
         self._book = context.book
         self._links: dict[Link, Visiting] = {}
-        self.revoked: dict[bytes, OrderedDict[tuple[bytes, bytes], Revocation]] = {}
+        self.revoked: dict[bytes, dict[tuple[bytes, bytes], Revocation]] = {}
         """By channel, then by the node that made the pass and the pass's id."""
 
     def __contains__(self, link: Link) -> bool:
@@ -54,12 +54,12 @@ class Visitors:
         self._links.pop(link, None)
 
     def is_revoked(self, visitor_pass: VisitorPass) -> bool:
-        known = self.revoked.get(visitor_pass.channel, {})
-        return (visitor_pass.home, visitor_pass.id) in known
+        key = visitor_pass.home, visitor_pass.id
+        return key in self.revoked.get(visitor_pass.channel, ())
 
     def revoke(self, revocation: Revocation) -> bool:
         """A checked revocation came; whether it is news and of some use."""
-        known = self.revoked.setdefault(revocation.channel, OrderedDict())
+        known = self.revoked.setdefault(revocation.channel, {})
         key = revocation.home, revocation.id
         if key in known or revocation.until <= self._context.clock():
             return False

@@ -3,8 +3,8 @@ and bounds its time. A new noun is one more line in :class:`Calls`.
 
 ``channel.*`` is in :mod:`.channel_calls` and :mod:`.invitation_calls`, ``feed.*`` in
 :mod:`.feed_calls`, ``task.*`` in :mod:`.task_calls`, ``doctor.*`` in :mod:`.doctor_calls`,
-``share.*`` in :mod:`.share_calls`, ``status`` in :mod:`.status_calls`, files in :mod:`.file_calls`, the node itself and its mutables in
-:mod:`.node_calls`.
+``share.*`` in :mod:`.share_calls`, ``status`` in :mod:`.status_calls`, files in :mod:`.file_calls`, the
+node itself and its mutables in :mod:`.node_calls`.
 
 A call that changes anything asks :meth:`Caller.require_write` first.
 """

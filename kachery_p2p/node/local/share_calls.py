@@ -3,7 +3,7 @@
 ================  ========================================  ==========================================
 call              parameters                                result
 ================  ========================================  ==========================================
-``share.create``  uri, channel?, uses?, expires_in?         link, id, channel, uri, uses, expires_at, here
+``share.create``  uri, channel?, uses?, expires_in?         the share, link, here
 ``share.list``    -                                         shares
 ``share.revoke``  id                                        the share
 ================  ========================================  ==========================================
