@@ -48,7 +48,7 @@ async function page() {
     outdir: folder,
   });
   copyFileSync(join(here, "src/page/style.css"), join(folder, "kachery.css"));
-  copyFileSync(join(here, "src/page/index.html"), join(folder, "index.html"));
+  for (const name of ["index.html", "icon.svg"]) copyFileSync(join(here, "src/page", name), join(folder, name));
   writeFileSync(join(folder, "licences.txt"), licences(Object.keys(made.metafile.inputs)).join(`\n${"-".repeat(80)}\n`));
   for (const name of readdirSync(folder)) {
     const data = readFileSync(join(folder, name));

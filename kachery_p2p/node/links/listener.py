@@ -2,7 +2,7 @@
 
 What happens before a stranger has said anything costs a descriptor and a timer. In this order: the
 :class:`~.gate.Gate`; a first byte within ``FIRST_BYTE_SECONDS``; TLS if there is any; the request, of
-at most ``MAX_UPGRADE_BYTES``, where other sites' web pages are refused and knocks (protocol/links/knock.py) are
+at most ``MAX_UPGRADE_BYTES``, where pages of other sites are refused and knocks (protocol/links/knock.py) are
 heard; then the WebSocket, which ``accept`` gets. All of it, and the handshake and hello that follow,
 must be over within the deadline, or the connection is cut.
 

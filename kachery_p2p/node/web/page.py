@@ -1,7 +1,7 @@
 """The page that opens share links, as a proxy hands it to browsers.
 
-It is a few files that are always the same, held in memory; whoever comes may have them. The page gets
-nothing else from here over HTTP: what it shows it fetches as a visitor, over a WebSocket, end to end.
+It is a few files that are always the same, held in memory; whoever comes may have them. The page
+gets nothing else from here over HTTP: what it shows it fetches as a visitor, over a WebSocket.
 
 Invariants: the page may run its own scripts alone, and connect to where it came from alone; nothing of a
 request but its path decides on the answer.
@@ -32,6 +32,7 @@ _FILES: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/kachery.js": ("kachery.js", "text/javascript; charset=utf-8"),
     "/kachery.css": ("kachery.css", "text/css; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
     "/licences.txt": ("licences.txt", "text/plain; charset=utf-8"),
 }
 _POLICY: Final = "; ".join(
@@ -39,7 +40,7 @@ _POLICY: Final = "; ".join(
         "default-src 'none'",
         "script-src 'self' 'wasm-unsafe-eval'",  # hashes are computed in WebAssembly
         "style-src 'self'",
-        "img-src blob:",
+        "img-src 'self' blob:",
         "connect-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",
@@ -111,8 +112,8 @@ class Page:
 
 
 def own_names(context: Context, listening: str) -> set[str]:
-    """The ``host:port`` under which browsers know this node: as it was told itself, as its channels name
-    it, and on this computer."""
+    """The ``host:port`` under which browsers know this node: as it was told itself, as its channels
+    name it, and on this computer."""
     port = listening.rpartition(":")[2]
     urls = [*context.urls, f"ws://{listening}"]
     urls += [f"ws://{host}:{port}" for host in ("localhost", "127.0.0.1", "[::1]")]
