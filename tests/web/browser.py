@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import shutil
+import time
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -55,14 +56,13 @@ class Tab:
 
     async def until(self, script: str) -> Any:
         """Wait until an expression is true; its value."""
-        try:
-            async with asyncio.timeout(PATIENCE):
-                while not (value := await self.run(script)):
-                    await asyncio.sleep(0.02)
-                return value
-        except TimeoutError:
-            text = await self.run("document.body.innerText")
-            raise AssertionError(f"never: {script}\n{text}\n{self.troubles}") from None
+        deadline = time.monotonic() + PATIENCE
+        while not (value := await self.run(script)):
+            if time.monotonic() > deadline:
+                text = await self.run("document.body.innerText")
+                raise AssertionError(f"never: {script}\n{text}\n{self.troubles}")
+            await asyncio.sleep(0.02)
+        return value
 
     async def text(self, selector: str) -> str:
         return str(await self.run(f"document.querySelector({json.dumps(selector)})?.innerText"))
@@ -146,10 +146,11 @@ async def chromium(*flags: str) -> AsyncIterator[Browser]:
         )
         try:
             place = Path(profile) / "DevToolsActivePort"
-            async with asyncio.timeout(PATIENCE):
-                while not place.exists() or len(place.read_text().splitlines()) < 2:
-                    assert process.returncode is None, "chromium ended at its start"
-                    await asyncio.sleep(0.02)
+            deadline = time.monotonic() + PATIENCE
+            while not place.exists() or len(place.read_text().splitlines()) < 2:
+                assert process.returncode is None, "chromium ended at its start"
+                assert time.monotonic() < deadline, "chromium does not start"
+                await asyncio.sleep(0.02)
             port, path = place.read_text().splitlines()
             async with connect(
                 f"ws://127.0.0.1:{port}{path}", max_size=None, compression=None, ping_interval=None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import struct
@@ -17,7 +16,7 @@ import pytest
 
 from kachery_p2p.protocol.feeds.feed import subfeed_hash
 from kachery_p2p.protocol.limits import MANIFEST_CHUNK
-from tests.node.harness import Lab, laboratory
+from tests.node.harness import Lab, laboratory, until
 
 from .browser import Browser, Tab, chromium, require_browser
 
@@ -49,11 +48,15 @@ def png() -> bytes:
     """An image of 2 x 1 pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", 2, 1, 8, 2, 0, 0, 0)
     pixels = zlib.compress(b"\0" + b"\xff\0\0" + b"\0\xff\0")
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
 
 
 async def test_each_kind_of_file_is_shown_as_what_it_is(lab: Lab) -> None:
@@ -96,7 +99,9 @@ async def test_nothing_of_the_link_reaches_a_server_and_no_other_site_is_asked(l
         tab = await opened(browser, link)
         asked = [urlsplit(url) for url in tab.requests]
         assert {url.netloc for url in asked} == {host}
-        paths = {url.path for url in asked} - {"/icon.svg"}  # a browser without a window may not ask
+        paths = {url.path for url in asked} - {
+            "/icon.svg"
+        }  # a browser without a window may not ask
         assert paths == {"/", "/kachery-p2p", "/kachery.css", "/kachery.js"}
         assert not any(url.query for url in asked)
 
@@ -107,12 +112,16 @@ async def test_what_others_wrote_is_text_and_never_markup(lab: Lab) -> None:
         await share(lab, evil.encode(), "<b>bold<_b>.txt"),
         await share(lab, json.dumps({evil: evil}).encode(), "a.json"),
         await share(lab, f"{evil}\n{evil}\n".replace('"', "").encode(), "a.csv"),
-        await share(lab, f"<svg xmlns='http://www.w3.org/2000/svg'>{evil}</svg>".encode(), "a.svg.txt"),
+        await share(
+            lab, f"<svg xmlns='http://www.w3.org/2000/svg'>{evil}</svg>".encode(), "a.svg.txt"
+        ),
     ]
     async with chromium() as browser:
         for link in links:
             tab = await opened(browser, link)
-            assert await tab.run("document.querySelectorAll('main img, main script, b').length") == 0
+            assert (
+                await tab.run("document.querySelectorAll('main img, main script, b').length") == 0
+            )
             assert not (await tab.run("document.title")).isdigit()
 
 
@@ -127,9 +136,7 @@ async def test_a_large_file_is_saved_whole_and_verified(lab: Lab, tmp_path: Path
         await tab.click("Save")
         await tab.status("Saved; all of it was verified.")
         saved = tmp_path / "large.dat"
-        async with asyncio.timeout(30):
-            while not saved.exists():
-                await asyncio.sleep(0.02)
+        await until(saved.exists, "the browser has moved it there")
         assert saved.read_bytes() == data
 
 

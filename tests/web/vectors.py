@@ -1,7 +1,7 @@
 """Values that this implementation computes, and that of the page must compute too: ``vectors.json``.
 
-``python -m tests.web.vectors`` writes the file anew. :mod:`.test_vectors` compares it with the code, and
-has the TypeScript code checked against it.
+``python -m tests.web.vectors`` writes the file anew. :mod:`.test_vectors` compares it with the code,
+and has the TypeScript code checked against it.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from kachery_p2p.node.links.circuit import CircuitTransport
+from kachery_p2p.node.links.guests import REVOKED
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.stream import Stream
@@ -56,7 +57,6 @@ from kachery_p2p.storage.channels.passes import PassRow
 from .documents import Documents
 
 _UNKNOWN = "nobody here knows it"
-_REVOKED = "who made it revoked it"
 
 
 class Visits:
@@ -223,7 +223,7 @@ class Visits:
         if not is_stamped(found, bytes.fromhex(link.peer), params.stamp):
             raise ShareRefused(reason="its uses are counted, and this one was not")
         if network.visitors.is_revoked(found):
-            raise ShareRefused(reason=_REVOKED)
+            raise ShareRefused(reason=REVOKED)
         network.visit(link, Visiting(found, params.secret))
         return {"name": document.name}
 
@@ -237,7 +237,7 @@ class Visits:
         if row is None or row.channel_id != channel.hex():
             raise ShareRefused(reason=_UNKNOWN)
         if row.revoked:
-            raise ShareRefused(reason=_REVOKED)
+            raise ShareRefused(reason=REVOKED)
         if self._context.clock() >= row.expires_at:
             raise ShareRefused(reason="its time is over")
         if row.uses and not await self._write(lambda: self._state.use_pass(row.id, visitor)):

@@ -43,14 +43,13 @@ from kachery_p2p.protocol.links.frames import Hello
 
 from .budget import Budgets
 from .endings import end_fullest, end_surplus
-from .guests import Guests
+from .guests import Guests, Visitors
 from .handlers import Handlers
 from .hellos import flaw, own_hello
 from .link import Link
 from .opening import handshake
 from .stream import Stream
 from .transport import Transport
-from .visitors import Visitors
 
 log = logging.getLogger(__name__)
 
