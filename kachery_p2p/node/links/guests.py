@@ -3,9 +3,10 @@
 *Guests* have proved nothing, so they are few. One more than there may be makes the oldest go; one with
 an exchange under way counts as younger. Each also has a deadline, which :mod:`.links.network` keeps.
 
-*Visitors* opened a share link and have shown its pass. Their links share no channel, and so are let into
-nothing but what asks for :meth:`Visitors.require`. What a pass allows is looked up each time, so one
-that is over or was revoked is worth nothing from that moment on; :meth:`Visitors.sweep` closes its links.
+*Visitors* opened a share link and have shown its pass. Their links share no channel, and so are let
+into nothing but what asks for :meth:`Visitors.require`. What a pass allows is looked up each time, so
+one that is over or was revoked is worth nothing from that moment on; :meth:`Visitors.sweep` closes its
+links.
 
 Invariant: a pass is valid for this node alone: what a proxy says of a visitor counts for nothing.
 """

@@ -3,8 +3,8 @@
 What happens before a stranger has said anything costs a descriptor and a timer. In this order: the
 :class:`~.gate.Gate`; a first byte within ``FIRST_BYTE_SECONDS``; TLS if there is any; the request, of
 at most ``MAX_UPGRADE_BYTES``, where the node's own page is handed out, pages of other sites are refused
-and knocks (protocol/links/knock.py) are heard; then the WebSocket, which ``accept`` gets. All of it, and
-the handshake and hello that follow, must be over within the deadline, or the connection is cut.
+and knocks (protocol/links/knock.py) are heard; then the WebSocket, which ``accept`` gets. All of it,
+and the handshake and hello that follow, must be over within the deadline, or the connection is cut.
 
 Invariant: each connection leaves the gate exactly once, and its descriptor is closed, whatever happens
 at whichever point.
