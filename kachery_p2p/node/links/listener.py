@@ -243,7 +243,7 @@ class Visit:
         if self._proxied and doors.trusted is not None:
             said = headers.get_all("X-Forwarded-For")
             self.peer = client_address(self.peer, said, doors.trusted)
-        origins, host = headers.get_all("Origin"), headers.get("Host", "")
+        origins, host = headers.get_all("Origin"), ", ".join(headers.get_all("Host"))
         if doors.page is not None and (shown := doors.page.answer(request)) is not None:
             return shown
         if not all(self._is_allowed(origin, host) for origin in origins):

@@ -83,18 +83,17 @@ class Page:
 
     def answer(self, request: Request) -> Response | None:
         """The answer to a request for the page; None for one that wants a WebSocket."""
-        if request.headers.get("Upgrade", "").lower() == "websocket":
+        if _field(request, "Upgrade").lower() == "websocket":
             return None
         if not self._files:
             return _text(http.HTTPStatus.SERVICE_UNAVAILABLE, _NOT_BUILT)
         found = self._files.get(request.path.partition("?")[0])
         if found is None:
             return _text(http.HTTPStatus.NOT_FOUND, "There is nothing under this address.\n")
-        if request.headers.get("If-None-Match") == found.tag:
+        if _field(request, "If-None-Match") == found.tag:
             return _response(http.HTTPStatus.NOT_MODIFIED, {"ETag": found.tag}, b"")
         fields = {"Content-Type": found.kind, "ETag": found.tag, "Vary": "Accept-Encoding"}
-        accepted = request.headers.get("Accept-Encoding", "")
-        if "gzip" not in accepted:
+        if "gzip" not in _field(request, "Accept-Encoding"):
             return _response(http.HTTPStatus.OK, fields, found.data)
         return _response(http.HTTPStatus.OK, fields | {"Content-Encoding": "gzip"}, found.packed)
 
@@ -109,6 +108,11 @@ class Page:
             return said == _netloc(parts.scheme, host) and said in self._names()
         except ValueError:
             return False
+
+
+def _field(request: Request, name: str) -> str:
+    """A header's value; of several with one name, all with commas between them."""
+    return ", ".join(request.headers.get_all(name))
 
 
 def own_names(context: Context, listening: str) -> set[str]:

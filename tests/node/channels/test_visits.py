@@ -320,3 +320,21 @@ async def test_members_of_the_channel_go_on_as_before() -> None:
         assert (await lab.load("B", sha1))["size"] == 7
         with pytest.raises(NotFound):
             await lab.load("B", "ab" * 20)
+
+
+async def test_visitors_beyond_the_bound_make_the_idle_one_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kachery_p2p.node.links.guests.MAX_VISITORS", 2)
+    async with laboratory() as lab:
+        made, _ = await shared(lab)
+        visitors = []
+        for name in "UVW":
+            visitors.append(await arrive(lab, made, name))
+            await visitors[-1].visit(visitors[-1].proxy, secret=b"")
+        await until(lambda: len(lab["P"].network.visitors) == 2)
+        closed = [each.proxy.closed_by is not None for each in visitors]
+        await until(lambda: sum(each.proxy.closed_by is not None for each in visitors) == 1)
+        assert not closed[2]
+        # Members are none of them.
+        assert lab["P"].network.links_to(lab.id("A"), lab.channels["lab"])
