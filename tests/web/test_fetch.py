@@ -11,7 +11,7 @@ import pytest
 
 from kachery_p2p.protocol.feeds.feed import subfeed_hash
 from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK
-from tests.node.harness import Lab, laboratory
+from tests.node.harness import Lab, laboratory, until
 
 
 async def fetch(programs: Path, link: str, *arguments: str) -> list[dict[str, Any]]:
@@ -100,3 +100,25 @@ async def append(lab: Lab, feed: bytes, value: Any) -> None:
         "A", "feed.append", feed=feed, subfeed=subfeed_hash(name), name=name,
         data=json.dumps(value).encode(), count=1,
     )  # fmt: skip
+
+
+async def test_a_link_goes_on_when_the_channels_secret_was_replaced(programs: Path) -> None:
+    async with laboratory() as lab:
+        sha1, _ = await lab.store("A", b"results")
+        link = await share(lab, f"sha1://{sha1}/r")
+        await lab.call("A", "channel.remove-node", channel="lab", node="B")
+        await until(lambda: not lab["P"].network.is_member(lab.channels["lab"], lab.id("B")))
+        (said,) = await fetch(programs, link)
+        assert said["size"] == 7
+
+
+async def test_what_nobody_has_and_a_feed_without_messages_are_no_riddles(programs: Path) -> None:
+    async with laboratory() as lab:
+        (said,) = await fetch(programs, await share(lab, f"sha1://{'ab' * 20}/lost"))
+        assert said["error"] == "not-found"
+        feed = (await lab.call("A", "feed.create", name="f"))["feed"]
+        coming = asyncio.ensure_future(
+            fetch(programs, await share(lab, f"feed://{feed.hex()}/temp%20inside"))
+        )
+        await append(lab, feed, {"n": 0})
+        assert [json.loads(each["text"]) for each in await coming] == [{"n": 0}]

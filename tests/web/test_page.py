@@ -154,12 +154,20 @@ async def test_a_link_that_is_void_or_damaged_says_so(lab: Lab) -> None:
         await again.open(link)
         await again.status("revoked")
         # Who opened it may load it again; another browser may not.
-        first = await opened(browser, once)
+        # A mail scanner may open it, and run its scripts; a click is what counts.
+        scanner = await browser.tab()
+        await scanner.open(once)
+        await scanner.status("one browser only")
+        first = await browser.tab()
+        await first.open(once)
+        await first.click("Open it in this browser")
+        await first.status("Verified.")
         await first.send("Page.reload")
         await first.status("Verified.")
     async with chromium() as other:
         tab = await other.tab()
         await tab.open(once)
+        await tab.click("Open it in this browser")
         await tab.status("as often as it may be")
 
 
@@ -215,3 +223,43 @@ async def test_a_page_of_another_site_is_refused_still(lab: Lab) -> None:
             const socket = new WebSocket("ws://{host}/kachery-p2p", "kachery-p2p");
             socket.onopen = () => done("open"); socket.onerror = () => done("refused"); }})"""
         assert await tab.run(outcome) == "refused"
+
+
+async def test_links_that_mail_programs_spoiled_and_clocks_that_are_wrong(lab: Lab) -> None:
+    link = await share(lab, b"results", "r.txt")
+    async with chromium() as browser:
+        for spoiled in (link.replace("/#", "/%23"), link.replace("/#", "/some/where/#")):
+            tab = await opened(browser, spoiled)
+            assert await tab.text("pre") == "results"
+        assert "%23" not in await tab.run("location.href")
+        bare = await browser.tab()
+        await bare.open(link.split("#")[0])
+        await bare.status("nothing behind its #")
+        # The same tab goes on to another link.
+        await bare.run(f"location.hash = {json.dumps(link.split('#')[1])}")
+        await bare.status("Verified.")
+        late = await browser.tab(before="const now = Date.now; Date.now = () => now() - 3600000")
+        await late.open(link)
+        await late.status("The clock of this device is 3600 s off")
+
+
+async def test_odd_contents_are_shown_as_what_they_are(lab: Lab) -> None:
+    links = {
+        "nan": await share(lab, b'{"a": NaN}', "a.json"),
+        "deep": await share(lab, b"[" * 100_000 + b"]" * 100_000, "a.json"),
+        "wide": await share(lab, json.dumps(list(range(5_000))).encode(), "a.json"),
+        "latin": await share(lab, "Grün;1\n".encode("latin-1"), "a.csv"),
+        "broken": await share(lab, b"\x89PNG not an image", "a.png"),
+        "object": await share(lab, b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, "
+                              b"'shape': (3,), }".ljust(128) + b"\x80\x04.", "a.npy"),
+    }  # fmt: skip
+    async with chromium() as browser:
+        tabs = {name: await opened(browser, link) for name, link in links.items()}
+        assert "no valid JSON" in await tabs["nan"].text("main")
+        assert "too deeply" in await tabs["deep"].text("main")
+        assert "4500 more are not shown" in await tabs["wide"].text("main")
+        assert "Gr\ufffdn" in await tabs["latin"].text("main")
+        assert await tabs["broken"].until(
+            "document.querySelector('main').innerText.includes('cannot')"
+        )
+        assert "(3)" in await tabs["object"].text("main")

@@ -11,6 +11,8 @@ import {
   MAX_PROOF_HASHES,
   MAX_TRIES,
   MAX_WHOLE_FILE,
+  RETRY_FIRST,
+  RETRY_MOST,
   STALL_SECONDS,
 } from "./limits.js";
 import { type Link, within } from "./link.js";
@@ -93,6 +95,8 @@ export class RemoteFile {
         const known = asKacheryError(error);
         tries = at > before ? 0 : tries + 1;
         if (isFinal(known) || tries >= MAX_TRIES) throw known;
+        // The proxy may be restarting.
+        await new Promise((resolve) => setTimeout(resolve, 1000 * Math.min(RETRY_MOST, RETRY_FIRST * 2 ** tries)));
       }
     }
   }

@@ -42,10 +42,13 @@ export const isFinal = (error: KacheryError): boolean => FINAL.has(error.code);
 
 export class Visit {
   private readonly node: NodeKey;
+  private readonly remember: () => void;
   private stamp: Bytes = new Uint8Array(0);
   private proxy: Promise<Link> | null = null;
   private readonly links = new Map<string, Promise<Link>>();
   private closed = false;
+  /** This browser opened it before, as one of those that are counted. */
+  readonly returning: boolean;
   /** Whom the last look-up named. */
   holders: readonly Holder[] = [];
 
@@ -57,8 +60,11 @@ export class Visit {
     // One whose uses are counted is one visitor's: a page that is loaded again is the same visitor.
     const name = `kachery-visit-${hex(id)}`;
     const kept = uses ? this.options.memory?.get(name) : null;
-    const seed = kept && /^[0-9a-f]{64}$/.test(kept) ? fromHex(kept) : crypto.getRandomValues(new Uint8Array(32));
-    if (uses && !kept) this.options.memory?.set(name, hex(seed));
+    this.returning = Boolean(kept && /^[0-9a-f]{64}$/.test(kept));
+    const seed = this.returning ? fromHex(kept!) : crypto.getRandomValues(new Uint8Array(32));
+    this.remember = () => {
+      if (uses) this.options.memory?.set(name, hex(seed));
+    };
     this.node = new NodeKey(seed);
   }
 
@@ -99,6 +105,7 @@ export class Visit {
     const home = await this.circuit(proxy, pass.home);
     try {
       const proof = prove(this.share, home.peer, this.node.public, home.hash);
+      this.remember();
       const answer = await home.request("visit.use", { channel: pass.channel, visitor_pass: pass.id, proof });
       this.stamp = asBytes(asMap(answer, "an answer").stamp, "a stamp", 64);
     } finally {

@@ -28,13 +28,15 @@ from kachery_p2p.node.context import Context
 FOLDER: Final = Path(__file__).parents[2] / "page"
 """Where ``scripts/web`` puts what it builds, and the wheel has it."""
 
-_FILES: Final = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/kachery.js": ("kachery.js", "text/javascript; charset=utf-8"),
-    "/kachery.css": ("kachery.css", "text/css; charset=utf-8"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
-    "/licences.txt": ("licences.txt", "text/plain; charset=utf-8"),
+_INDEX: Final = "index.html"
+_KINDS: Final = {
+    _INDEX: "text/html; charset=utf-8",
+    "kachery.js": "text/javascript; charset=utf-8",
+    "kachery.css": "text/css; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+    "licences.txt": "text/plain; charset=utf-8",
 }
+"""By name, which is the last part of a path: a reverse proxy may put the node anywhere."""
 _POLICY: Final = "; ".join(
     (
         "default-src 'none'",
@@ -87,7 +89,7 @@ class Page:
             return None
         if not self._files:
             return _text(http.HTTPStatus.SERVICE_UNAVAILABLE, _NOT_BUILT)
-        found = self._files.get(request.path.partition("?")[0])
+        found = self._files.get(_name_in(request.path))
         if found is None:
             return _text(http.HTTPStatus.NOT_FOUND, "There is nothing under this address.\n")
         if _field(request, "If-None-Match") == found.tag:
@@ -108,6 +110,13 @@ class Page:
             return said == _netloc(parts.scheme, host) and said in self._names()
         except ValueError:
             return False
+
+
+def _name_in(path: str) -> str:
+    """The file that is asked for. What follows ``#`` is not sent, but programs that rewrite links in
+    mails make ``%23`` of it; then it comes here, is used for nothing, and the page repairs it."""
+    name = path.partition("?")[0].rpartition("/")[2]
+    return _INDEX if not name or name.startswith("%23") else name
 
 
 def _field(request: Request, name: str) -> str:
@@ -143,13 +152,13 @@ def _netloc(scheme: str, text: str) -> str:
 def _read(folder: Path) -> dict[str, _File]:
     """The built page; nothing if it was not built, or a part of it is missing."""
     found = {}
-    for path, (name, kind) in _FILES.items():
+    for name, kind in _KINDS.items():
         try:
             data = (folder / name).read_bytes()
         except OSError:
             return {}
         tag = f'"{sha256(data).hexdigest()[:32]}"'
-        found[path] = _File(kind, data, gzip.compress(data, mtime=0), tag)
+        found[name] = _File(kind, data, gzip.compress(data, mtime=0), tag)
     return found
 
 

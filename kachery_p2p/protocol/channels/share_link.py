@@ -56,7 +56,8 @@ class ShareLink(Struct, frozen=True, array_like=True, forbid_unknown_fields=True
 def page_of(url: str) -> str:
     """The page that the proxy with this ``ws://`` or ``wss://`` URL serves, without a fragment."""
     parts = urlsplit(url)
-    return urlunsplit((_PAGE_SCHEMES[parts.scheme], parts.netloc, "/", "", ""))
+    path = parts.path.rstrip("/") + "/"
+    return urlunsplit((_PAGE_SCHEMES[parts.scheme], parts.netloc, path, "", ""))
 
 
 def is_secure(url: str) -> bool:

@@ -66,7 +66,10 @@ async def test_the_page_comes_with_a_policy_that_lets_it_do_little(built: Path) 
         assert gzip.decompress(body) == (built / "index.html").read_bytes()
         status, _, body = await get(address, "/", If_None_Match=headers["etag"])
         assert (status, body) == (304, b"")
-        for path in ("/../../etc/passwd", "/index.html", "/kachery.js/", "/sha1/aa/bb/cc"):
+        # Behind a reverse proxy it may be anywhere; a mail program may have spoiled the #.
+        for path in ("/lab/kachery.js", "/a/b/", "/%23c2VjcmV0", "/lab/%23c2VjcmV0"):
+            assert (await get(address, path))[0] == 200
+        for path in ("/../../etc/passwd", "/page.py", "/kachery", "/sha1/aa/bb/cc"):
             assert (await get(address, path))[0] == 404
 
 

@@ -31,6 +31,12 @@ const memory: Memory = {
   },
 };
 
+/** Programs that rewrite the links in mails make `%23` of `#`: put it back, without asking anybody. */
+function repair(): void {
+  const found = /^(.*\/)%(?:25)?23([A-Za-z0-9_-]+)$/.exec(location.pathname);
+  if (found && !location.hash) history.replaceState(null, "", `${found[1]}#${found[2]}`);
+}
+
 class Page {
   private visit: Visit | null = null;
   private readonly over = new AbortController();
@@ -46,14 +52,16 @@ class Page {
     for (const id of ["facts", "actions", "content", "route"]) byId(id).replaceChildren();
     byId("title").textContent = document.title = "kachery";
     try {
-      if (!fragment) throw new KacheryError("bad-link", { reason: "there is nothing behind its #" });
+      if (!fragment) throw new KacheryError("bad-link", { reason: "there is nothing behind its #, which some programs cut off" });
       if (!globalThis.crypto?.subtle)
         throw new KacheryError("unreachable", { what: "what the link is to", reason: "this page did not come over https, so the browser does no cryptography for it" });
       const share = await parseFragment(fragment, (await hashers()).sha1);
       this.describe(share);
-      const { protocol, host } = location;
-      const url = `${protocol === "https:" ? "wss" : "ws"}://${host}/kachery-p2p`;
+      // Beside the page, wherever a reverse proxy has put it.
+      const url = new URL("kachery-p2p", location.href.split("#")[0]).href.replace(/^http/, "ws");
       this.visit = new Visit(share, { url, connect, memory, tell: (text) => this.tell(`${text} …`) });
+      if (share.pass.uses && !this.visit.returning) await this.asked();
+      if (this.over.signal.aborted) return;
       await (share.target.kind === "file" ? this.showFile(this.visit) : this.showFeed(this.visit));
     } catch (error) {
       this.fail(error);
@@ -63,6 +71,13 @@ class Page {
   close(): void {
     this.over.abort();
     this.visit?.close();
+  }
+
+  /** Mail scanners open links, and run what is in pages: of those that are counted, a click takes a use. */
+  private async asked(): Promise<void> {
+    this.tell("This link can be opened by one browser only.");
+    await new Promise<void>((resolve) => this.action("Open it in this browser", resolve));
+    byId("actions").replaceChildren();
   }
 
   private fail(error: unknown): void {
@@ -140,6 +155,7 @@ let page: Page | null = null;
 
 function start(): void {
   page?.close();
+  repair();
   page = new Page();
   void page.open(location.hash.slice(1));
 }

@@ -30,12 +30,21 @@ export async function save(file: RemoteFile, tell: (done: number) => void): Prom
     return true;
   }
   // No picker: into the browser's own files first, which costs the place twice for a while.
-  const folder = await navigator.storage.getDirectory();
+  const folder = await ownFiles(file.name);
   await forget(folder);
   handle = await folder.getFileHandle(`${PREFIX}${crypto.randomUUID()}`, { create: true });
   await pourInto(file, handle, tell);
   hand(await handle.getFile(), name);
   return true;
+}
+
+/** Private windows of some browsers have none. */
+async function ownFiles(name: string): Promise<FileSystemDirectoryHandle> {
+  try {
+    return await navigator.storage.getDirectory();
+  } catch {
+    throw new KacheryError("too-large", { what: name, reason: "private windows keep no files; open the link in a normal one" });
+  }
 }
 
 const PREFIX = "kachery-";
