@@ -74,7 +74,8 @@ class Tab:
 
     async def click(self, name: str) -> None:
         """A click on the button of that name, as a user's, once it is there."""
-        found = f"[...document.querySelectorAll('button')].find(b => b.textContent === {json.dumps(name)})"
+        buttons = "[...document.querySelectorAll('button')]"
+        found = f"{buttons}.find(b => b.textContent === {json.dumps(name)})"
         await self.until(f"(button => button ? (button.click(), true) : false)({found})")
 
     def heard(self, method: str, params: dict[str, Any]) -> None:
