@@ -126,7 +126,7 @@ export class RemoteFile {
     const aligned = Math.min(Math.ceil(stop / BLOCK) * BLOCK, this.size);
     const stream = await this.visit.withHolders(async (link, holder) => {
       this.source = holder.label;
-      const params = { channel: this.visit.share.pass.channel, sha1: fromHex(this.target.sha1), start, stop: aligned, proofs: true };
+      const params = { channel: this.visit.share.pass.channel, sha1: fromHex(this.target.sha1), ranges: [[start, aligned]], proofs: true };
       const opened = link.stream("file.read", params);
       // The first piece is waited for here, so that a holder that has it not is not asked again.
       return { opened, first: await nextOf(opened), label: holder.label };
@@ -170,8 +170,7 @@ export class RemoteFile {
   private async all(): Promise<Bytes> {
     this.whole ??= await this.visit.withHolders(async (link, holder) => {
       this.source = holder.label;
-      const params = { channel: this.visit.share.pass.channel, sha1: this.target.sha1, start: 0, stop: this.size };
-      return this.checked(await readAll(link, params, this.size), holder.label);
+      return this.checked(await readAll(this.visit, link, this.target.sha1, this.size), holder.label);
     }, MAX_TRIES);
     return this.whole;
   }
@@ -209,14 +208,11 @@ async function open(visit: Visit, link: Link, sha1: string): Promise<Info> {
   return { size, inline: inline as Bytes | null };
 }
 
-async function readAll(
-  link: Link,
-  params: { channel: Bytes; sha1: string; start: number; stop: number },
-  size: number,
-): Promise<Bytes> {
+async function readAll(visit: Visit, link: Link, sha1: string, size: number): Promise<Bytes> {
   const whole = new Uint8Array(size);
   if (size === 0) return whole;
-  const stream = link.stream("file.read", { ...params, sha1: fromHex(params.sha1), proofs: false });
+  const params = { channel: visit.share.pass.channel, sha1: fromHex(sha1), ranges: [[0, size]], proofs: false };
+  const stream = link.stream("file.read", params);
   try {
     let at = 0;
     for (let item = await nextOf(stream); item !== null; item = await nextOf(stream)) {
@@ -239,7 +235,7 @@ async function fetchManifest(visit: Visit, link: Link, hash: Hashers, target: Fi
   const sha1 = target.manifest!;
   const info = await open(visit, link, sha1);
   if (info.size > MAX_PAGE_MANIFEST) throw violation("a manifest that is too long");
-  const data = info.inline ?? (await readAll(link, { channel: visit.share.pass.channel, sha1, start: 0, stop: info.size }, info.size));
+  const data = info.inline ?? (await readAll(visit, link, sha1, info.size));
   if (hex(hash.sha1(data)) !== sha1) throw new KacheryError("corrupt-content", { what: "The manifest", source: "another node" });
   const manifest = parseManifest(data);
   if (manifest.sha1 !== target.sha1) throw violation("a manifest of another file");
