@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kachery_p2p.node.files import provider
 from kachery_p2p.protocol.feeds.feed import subfeed_hash
 from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK
 from tests.node.harness import Lab, laboratory, until
@@ -122,3 +123,32 @@ async def test_what_nobody_has_and_a_feed_without_messages_are_no_riddles(progra
         )
         await append(lab, feed, {"n": 0})
         assert [json.loads(each["text"]) for each in await coming] == [{"n": 0}]
+
+
+async def test_who_lies_is_found_out_and_another_is_asked(
+    programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = provider.TreeReader.read_proved
+    liars: set[Path] = set()
+
+    def lie(self: Any, start: int, stop: int) -> tuple[bytes, list[bytes]]:
+        piece, proof = read(self, start, stop)
+        if start > 10_000_000 and self._store.root in liars:
+            return piece[:-1] + bytes([piece[-1] ^ 1]), proof
+        return piece, proof
+
+    monkeypatch.setattr(provider.TreeReader, "read_proved", lie)
+    async with laboratory() as lab:
+        data = bytes(range(256)) * (MANIFEST_CHUNK // 256) + b"and a bit"
+        sha1, manifest = await lab.store("A", data)
+        link = await share(lab, f"sha1://{sha1}/large")
+        liars.add(lab["A"].store.root)
+        (said,) = await fetch(programs, link)
+        assert said["error"] == "corrupt-content"
+        assert "from A is not what the link names" in said["message"]
+        liars.clear()
+        await lab.load("B", sha1, manifest)
+        await lab.announced("B")
+        liars.add(lab["A"].store.root)
+        (said,) = await fetch(programs, link)
+        assert (said["size"], said["source"]) == (len(data), "B")

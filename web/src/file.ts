@@ -21,7 +21,7 @@ import { asHashes, asInt, asList, asMap } from "./msgpack.js";
 import type { Item, Stream } from "./stream.js";
 import { leadsTo } from "./tree.js";
 import type { Target } from "./share.js";
-import { isFinal, type Visit } from "./visit.js";
+import { type Holder, isFinal, type Visit } from "./visit.js";
 
 export interface Piece {
   readonly offset: number;
@@ -82,6 +82,7 @@ export class RemoteFile {
     }
     let at = start;
     let tries = 0;
+    let damage: KacheryError | null = null;
     while (at < stop) {
       const before = at;
       try {
@@ -94,7 +95,12 @@ export class RemoteFile {
       } catch (error) {
         const known = asKacheryError(error);
         tries = at > before ? 0 : tries + 1;
-        if (isFinal(known) || tries >= MAX_TRIES) throw known;
+        // The same again: there is nobody else.
+        if (isFinal(known) || tries >= MAX_TRIES || known === damage) throw known;
+        if (known.code === "corrupt-content") {
+          damage = known;
+          continue;
+        }
         // The proxy may be restarting.
         await new Promise((resolve) => setTimeout(resolve, 1000 * Math.min(RETRY_MOST, RETRY_FIRST * 2 ** tries)));
       }
@@ -129,9 +135,9 @@ export class RemoteFile {
       const params = { channel: this.visit.share.pass.channel, sha1: fromHex(this.target.sha1), ranges: [[start, aligned]], proofs: true };
       const opened = link.stream("file.read", params);
       // The first piece is waited for here, so that a holder that has it not is not asked again.
-      return { opened, first: await nextOf(opened), label: holder.label };
+      return { opened, first: await nextOf(opened), holder };
     }, MAX_TRIES);
-    const { opened, label } = stream;
+    const { opened, holder } = stream;
     try {
       let at = start;
       let next = ahead(stream.first);
@@ -143,7 +149,7 @@ export class RemoteFile {
         }
         next = nextOf(opened).then(ahead);
         next.catch(() => undefined);
-        const bytes = this.verified(current, at, aligned, label);
+        const bytes = this.verified(current, at, aligned, holder);
         yield { offset: at, bytes };
         at += bytes.length;
         opened.done(current.item.cost);
@@ -153,7 +159,7 @@ export class RemoteFile {
     }
   }
 
-  private verified({ item, body }: Opened, at: number, stop: number, label: string): Bytes {
+  private verified({ item, body }: Opened, at: number, stop: number, holder: Holder): Bytes {
     const [offset, proof] = asList(item.meta, "a piece", 2);
     if (asInt(offset, "an offset", 0, MAX_FILE) !== at) throw violation("a piece that is not the next");
     const end = at + body.length;
@@ -163,7 +169,8 @@ export class RemoteFile {
     for (let from = 0; from < body.length; from += BLOCK) leaves.push(this.hash.leaf(body.subarray(from, from + BLOCK)));
     const hashes = asHashes(proof, "a proof", 2 * MAX_PROOF_HASHES);
     const count = Math.ceil(this.size / BLOCK);
-    if (!leadsTo(this.hash, this.manifest!.root!, count, at / BLOCK, leaves, hashes)) throw this.damaged(label);
+    if (!leadsTo(this.hash, this.manifest!.root!, count, at / BLOCK, leaves, hashes))
+      throw this.visit.ban(holder.id, this.damaged(holder.label));
     return body;
   }
 

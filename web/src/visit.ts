@@ -51,6 +51,8 @@ export class Visit {
   readonly returning: boolean;
   /** Whom the last look-up named. */
   holders: readonly Holder[] = [];
+  /** Who sent what is not what the link names, and what was said then: they are not asked again. */
+  private readonly banned = new Map<string, KacheryError>();
 
   constructor(
     readonly share: Share,
@@ -90,8 +92,12 @@ export class Visit {
     const transport = await WebSocketTransport.dial(options.url, options.connect);
     const link = await Link.open(transport, this.node, share.proxy, share.pass.channel);
     try {
-      if (share.pass.uses && this.stamp.length === 0) await this.beCounted(link);
-      await this.show(link, new Uint8Array(0));
+      const atProxy = new Uint8Array(0); // which has no use for the secret
+      await this.show(link, atProxy);
+      if (share.pass.uses && this.stamp.length === 0) {
+        await this.beCounted(link);
+        await this.show(link, atProxy);
+      }
       return link;
     } catch (error) {
       link.close();
@@ -188,6 +194,11 @@ export class Visit {
     return all.sort((a, b) => Number(b.online) - Number(a.online));
   }
 
+  ban(id: Bytes, error: KacheryError): KacheryError {
+    this.banned.set(hex(id), error);
+    return error;
+  }
+
   /**
    * Do something with one holder after the other until it is done. `work` may be called several times and
    * goes on where it was; what it throws that is not final leads to the next one.
@@ -196,9 +207,11 @@ export class Visit {
     let last: KacheryError | null = null;
     const known = await this.look();
     const home: Holder = { id: this.share.pass.home, label: "who shared it", online: true };
-    const candidates = [...known.filter((holder) => holder.online), home].filter(
+    const everybody = [...known.filter((holder) => holder.online), home].filter(
       (holder, i, all) => all.findIndex((other) => equal(other.id, holder.id)) === i,
     );
+    const candidates = everybody.filter((holder) => !this.banned.has(hex(holder.id)));
+    if (candidates.length === 0) throw this.banned.get(hex(everybody[0]!.id))!;
     for (const holder of candidates.slice(0, most)) {
       try {
         this.options.tell?.(`Asking ${holder.label || hex(holder.id).slice(0, 8)}`);

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from kachery_p2p.node.links.circuit import CircuitTransport
-from kachery_p2p.node.links.guests import REVOKED
+from kachery_p2p.node.links.guests import NOT_COUNTED, REVOKED
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.stream import Stream
@@ -220,11 +220,12 @@ class Visits:
         document = self._book.signed(channel).document
         found = check_pass(params.visitor_pass, document, self._context.clock())
         self._require_proof(link, channel, found.id, params.proof)
-        if not is_stamped(found, bytes.fromhex(link.peer), params.stamp):
-            raise ShareRefused(reason="its uses are counted, and this one was not")
+        counted = is_stamped(found, bytes.fromhex(link.peer), params.stamp)
+        if params.stamp and not counted:
+            raise ShareRefused(reason=NOT_COUNTED)
         if network.visitors.is_revoked(found):
             raise ShareRefused(reason=REVOKED)
-        network.visit(link, Visiting(found, params.secret))
+        network.visit(link, Visiting(found, params.secret, counted))
         return {"name": document.name}
 
     async def _on_use(self, link: Link, params: VisitUse) -> Any:

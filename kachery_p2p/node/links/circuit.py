@@ -192,9 +192,9 @@ class Relay:
             del self._guest_circuits[stream]
 
     async def _splice_visitor(self, link: Link, stream: Stream, wanted: CircuitTo) -> None:
-        """For who has shown a pass, or holds one whose uses are counted: then one, to be counted."""
+        """For who has shown a pass."""
         self._require_visit(link, wanted)
-        most = MAX_CIRCUITS_PER_VISITOR if link in self._network.visitors else 1
+        most = MAX_CIRCUITS_PER_VISITOR
         if sum(other is link for other, _ in self._visits.values()) >= most:
             raise Busy(limit=f"{most} circuits of a visitor")
         onward = self._onward(link, wanted)
@@ -206,10 +206,7 @@ class Relay:
 
     def _require_visit(self, link: Link, wanted: CircuitTo) -> None:
         network = self._network
-        if link in network.visitors:
-            network.visitors.require_any(link, wanted.channel)
-        else:
-            network.require_guest(link, wanted.channel)
+        network.visitors.require_circuit(link, wanted.channel, wanted.node)
         network.require_proxy(wanted.channel, does="relay")
         if not network.is_member(wanted.channel, wanted.node.hex()):
             raise NotAMember(node=wanted.node.hex(), peer="the proxy")

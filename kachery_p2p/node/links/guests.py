@@ -64,6 +64,7 @@ def _age(link: Link) -> float:
 
 
 REVOKED = "who made it revoked it"
+NOT_COUNTED = "its uses are counted, and this one was not"
 
 
 class Visitors:
@@ -117,16 +118,29 @@ class Visitors:
         """
         return self._checked(link, channel, role).visitor_pass
 
+    def require_circuit(self, link: Link, channel: bytes, node: bytes) -> None:
+        """As :meth:`require_any`, for a circuit to a node: who is not counted yet may turn to the one
+        that counts, and to no other."""
+        visiting = self._valid(link, channel)
+        if not visiting.counted and node != visiting.visitor_pass.home:
+            raise ShareRefused(reason=NOT_COUNTED)
+
     def require(self, link: Link, channel: bytes, role: str, mark: Mark) -> None:
         """As :meth:`require_any`, and AccessDenied unless the pass is to the content with that mark."""
         visiting = self._checked(link, channel, role)
         require_covered(visiting, role, mark, self._name(channel))
 
-    def _checked(self, link: Link, channel: bytes, role: str) -> Visiting:
+    def _valid(self, link: Link, channel: bytes) -> Visiting:
         visiting = self._links.get(link)
         if visiting is None or visiting.visitor_pass.channel != channel:
             raise NotAMember(node=link.peer, peer=self._context.node_id[:8])
         self._require_valid(visiting.visitor_pass)
+        return visiting
+
+    def _checked(self, link: Link, channel: bytes, role: str) -> Visiting:
+        visiting = self._valid(link, channel)
+        if not visiting.counted:
+            raise ShareRefused(reason=NOT_COUNTED)
         if role and role not in visiting.visitor_pass.roles:
             name = self._name(channel)
             raise AccessDenied(

@@ -90,10 +90,11 @@ class Revocation(Struct, frozen=True, array_like=True, forbid_unknown_fields=Tru
 
 class Visiting(NamedTuple):
     """What somebody on one link has shown. ``secret`` is empty where the scope cannot be looked into:
-    at a proxy."""
+    at a proxy. ``counted``: the visitor has a use of the pass, or needs none."""
 
     visitor_pass: VisitorPass
     secret: bytes
+    counted: bool
 
     def covers(self, mark: Mark) -> bool:
         """Whether that content is in the scope."""

@@ -161,6 +161,9 @@ async def test_a_pass_that_was_not_shown_opens_nothing() -> None:
         visitor = await arrive(lab, made)
         with pytest.raises(NotAMember):
             await visitor.who_has()
+        with pytest.raises(KacheryError, match="not a member"):
+            await visitor.circuit(lab.id("A"))
+        await visitor.visit(visitor.proxy, secret=b"")
         link = await visitor.circuit(lab.id("A"))
         with pytest.raises(NotAMember):
             await visitor.open(link, sha1)
@@ -213,14 +216,18 @@ async def test_a_link_for_one_visitor_is_worth_nothing_to_a_second() -> None:
     async with laboratory() as lab:
         made, sha1 = await shared(lab, uses=1)
         first = await arrive(lab, made)
+        await first.visit(first.proxy, secret=b"")
         with pytest.raises(ShareRefused, match="counted"):
-            await first.visit(first.proxy, secret=b"")
+            await first.who_has()
+        with pytest.raises(KacheryError, match="counted"):
+            await first.circuit(lab.id("B"))
         await first.use(await first.circuit(lab.id("A")))
         await first.visit(first.proxy, secret=b"")
         link = await first.holder("A")
         assert (await first.open(link, sha1))["inline"] == b"results"
         await first.use(link)  # whose answer was lost asks again
         second = await arrive(lab, made, "W")
+        await second.visit(second.proxy, secret=b"")
         with pytest.raises(ShareRefused, match="as often as it may be"):
             await second.use(await second.circuit(lab.id("A")))
         with pytest.raises(ShareRefused, match="counted"):
