@@ -33,7 +33,7 @@ from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.feeds.feed import subfeed_hash
 from kachery_p2p.protocol.feeds.keys import subfeed_key
 from kachery_p2p.protocol.files.keys import file_key
-from kachery_p2p.protocol.gossip.keys import ContentKey, request_role
+from kachery_p2p.protocol.gossip.keys import ContentKey, provide_role, request_role
 from kachery_p2p.protocol.limits import PASS_SECONDS
 from kachery_p2p.protocol.uri import KacheryUri, build_uri, parse_uri
 from kachery_p2p.storage.channels.passes import PassRow
@@ -168,6 +168,8 @@ class ShareCalls:
     async def _is_here(self, shared: _Shared, channel: bytes) -> bool:
         services = self._services
         uri = parse_uri(shared.uri)
+        if provide_role(shared.contents[0].kind) not in services.network.own_roles(channel):
+            return False
         if uri.kind == "feed":
             return await services.feeds.is_own(bytes.fromhex(uri.hash))
 
