@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import wave
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -59,6 +60,17 @@ def png() -> bytes:
     )
 
 
+def wav() -> bytes:
+    """Half a second of silence."""
+    data = io.BytesIO()
+    with wave.open(data, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8_000)
+        file.writeframes(bytes(8_000))
+    return data.getvalue()
+
+
 async def test_each_kind_of_file_is_shown_as_what_it_is(lab: Lab) -> None:
     array = np.arange(6, dtype=">f4").reshape(2, 3)
     npy = io.BytesIO()
@@ -70,6 +82,7 @@ async def test_each_kind_of_file_is_shown_as_what_it_is(lab: Lab) -> None:
         "csv": await share(lab, b'x,y\n1,"two, ""2"""\n', "a.csv"),
         "npy": await share(lab, npy.getvalue(), "a.npy"),
         "png": await share(lab, png(), "a.png"),
+        "wav": await share(lab, wav(), "a.wav"),
         "empty": await share(lab, b"", "a.bin"),
         "other": await share(lab, bytes(range(256)), "a.bin"),
     }
@@ -86,6 +99,7 @@ async def test_each_kind_of_file_is_shown_as_what_it_is(lab: Lab) -> None:
             "mean", "2.5", "standard deviation", f"{array.astype(float).std():.7f}",
         ]  # fmt: skip
         assert await tabs["png"].until("document.querySelector('img').naturalWidth") == 2
+        assert await tabs["wav"].until("document.querySelector('audio').duration") == 0.5
         assert "empty" in await tabs["empty"].text("main")
         assert "no view" in await tabs["other"].text("main")
         assert "channel lab" in await tabs["text"].text("#facts")

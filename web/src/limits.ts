@@ -84,7 +84,7 @@ export const SHOWN_DEPTH = 64;
 export const SHOWN_ARRAY = 268_435_456;
 /** Bytes of the header of an npy file. */
 export const MAX_NPY_HEADER = 65_536;
-/** Bytes of an image that is shown. */
+/** Bytes of an image, sound or film that is shown. */
 export const SHOWN_IMAGE = 67_108_864;
 /** Messages of a subfeed that are kept on the page, the newest ones, and characters shown of each. */
 export const SHOWN_MESSAGES = 500;

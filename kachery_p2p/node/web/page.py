@@ -43,6 +43,7 @@ _POLICY: Final = "; ".join(
         "script-src 'self' 'wasm-unsafe-eval'",  # hashes are computed in WebAssembly
         "style-src 'self'",
         "img-src 'self' blob:",
+        "media-src blob:",
         "connect-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",

@@ -12,6 +12,11 @@ const IMAGES: Readonly<Record<string, string>> = {
   avif: "image/avif", bmp: "image/bmp", svg: "image/svg+xml",
 };
 
+const SOUND: Readonly<Record<string, string>> = {
+  wav: "audio/wav", mp3: "audio/mpeg", ogg: "audio/ogg", flac: "audio/flac", m4a: "audio/mp4",
+};
+const FILMS: Readonly<Record<string, string>> = { mp4: "video/mp4", webm: "video/webm", mov: "video/quicktime" };
+
 type Tell = (text: string) => void;
 
 export const extension = (name: string): string => /\.([A-Za-z0-9]{1,8})$/.exec(name)?.[1]?.toLowerCase() ?? "";
@@ -22,6 +27,10 @@ export async function show(file: RemoteFile, tell: Tell): Promise<Node> {
   const kind = extension(file.name);
   const image = IMAGES[kind];
   if (image && file.size <= SHOWN_IMAGE) return showImage(await file.bytes(), image, file.name);
+  for (const [element, types] of [["audio", SOUND], ["video", FILMS]] as const) {
+    const type = types[kind];
+    if (type && file.size <= SHOWN_IMAGE) return showMedia(element, await file.bytes(), type);
+  }
   const head = await file.bytes(0, Math.min(file.size, MAX_NPY_HEADER + 12));
   if (head[0] === 0x93 && head[1] === 0x4e) return showArray(file, head, tell);
   if (isBinary(head)) return make("p", { class: "note" }, "This page has no view for what is in it. You can save it.");
@@ -56,6 +65,14 @@ function showImage(bytes: Bytes, type: string, name: string): Node {
     broken.hidden = false;
   });
   return make("div", {}, image, broken);
+}
+
+function showMedia(element: "audio" | "video", bytes: Bytes, type: string): Node {
+  // The browser reads from it for as long as it is on the page.
+  const player = make(element, { controls: "", src: URL.createObjectURL(new Blob([bytes], { type })) });
+  const broken = make("p", { class: "note", hidden: "" }, "The browser cannot play this. You can save it.");
+  player.addEventListener("error", () => (broken.hidden = false));
+  return make("div", {}, player, broken);
 }
 
 async function showArray(file: RemoteFile, head: Bytes, tell: Tell): Promise<Node> {
