@@ -43,7 +43,8 @@ node.feeds              : node.files storage.feeds
 node.tasks              : node.feeds storage.tasks
 node.upkeep             : node.gossip storage.sweeper
 node.local              : node.tasks storage.limit
-node.node               : node.local node.upkeep storage.older_values
+node.web                : node
+node.node               : node.local node.upkeep node.web storage.older_values
 node.__main__           : node.node
 
 client.session          : local storage.files

@@ -66,6 +66,8 @@ def test_the_wheel_has_every_module_and_no_tests(wheel: Path) -> None:
         "kachery_client/py.typed",
         "_kachery_p2p_command.py",
     }
+    # The page is there if it was built: with the licences of what is in it.
+    expected |= {str(path.relative_to(ROOT)) for path in (ROOT / "kachery_p2p/page").glob("*")}
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     assert "py3-none-any" in wheel.name

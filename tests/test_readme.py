@@ -77,6 +77,13 @@ def test_howto_storage(folder: Path) -> None:
     Reading(ThisComputer(folder, free_port())).follow(ROOT / "docs/howto-storage.md")
 
 
+def test_browser(folder: Path) -> None:
+    """What the printed links open is tried in tests/web."""
+    reading = Reading(ThisComputer(folder, free_port()))
+    reading.follow(ROOT / "docs/browser.md")
+    assert len(re.findall(r"^http://127\.0\.0\.1:\d+/#\S+$", reading.printed, re.M)) == 3
+
+
 def test_howto_http_proxy(folder: Path) -> None:
     """The HTTP proxy of the document is one that this test runs, and everything passes through it."""
     port = free_port()

@@ -66,6 +66,11 @@ def daemon() -> None:
 @click.option(
     "--proxy", is_flag=True, help="Relay and index for channels that ask it of this node."
 )
+@click.option(
+    "--web/--no-web",
+    default=True,
+    help="Whether a proxy serves the page that opens share links; default: it does.",
+)
 @click.option("--storage-dir", type=UserPath(), help="Default: ~/kachery-storage.")
 @click.option("--state-dir", type=UserPath(), help="Key, database, log.")
 @click.option(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from kachery_p2p.client.session.portal import twin
 
 from . import nodes
-from .channels import invitations
+from .channels import invitations, shares
 from .feeds import feeds, watches
 from .files import finds, keeping, loads, opened, stores, tables, uploads
 from .files.older import todays
@@ -75,6 +75,10 @@ channel_invite = twin(invitations.achannel_invite)
 channel_invites = twin(invitations.achannel_invites)
 channel_revoke_invite = twin(invitations.achannel_revoke_invite)
 channel_revoke_invites = twin(invitations.achannel_revoke_invites)
+share = twin(shares.ashare)
+share_info = twin(shares.ashare_info)
+list_shares = twin(shares.alist_shares)
+revoke_share = twin(shares.arevoke_share)
 
 create_feed = twin(feeds.acreate_feed, asks_only=True)
 load_feed = twin(feeds.aload_feed)

@@ -30,6 +30,8 @@ class Config:
     """What other nodes can dial to reach this one (through a reverse proxy, say)."""
     proxy: bool = False
     """Willing to relay and index for the channels that make this node a proxy."""
+    web: bool = True
+    """A proxy serves the page that opens share links."""
     api_port: int | None = None
     auth_group: str | None = None
     socket_mode: int = 0o600

@@ -21,6 +21,7 @@ from kachery_p2p.node.channels.documents import Documents
 from kachery_p2p.node.channels.invitations import Invitations
 from kachery_p2p.node.channels.joining import Joining
 from kachery_p2p.node.channels.presence import Presence
+from kachery_p2p.node.channels.visits import Visits
 from kachery_p2p.node.feeds.feeds import Feeds
 from kachery_p2p.node.feeds.offers import FeedOffers
 from kachery_p2p.node.feeds.own_feeds import OwnFeeds
@@ -53,6 +54,7 @@ from kachery_p2p.node.tasks.queue import TaskQueue
 from kachery_p2p.node.tasks.requests import TaskRequests
 from kachery_p2p.node.tasks.results import ResultOffers, TaskResults
 from kachery_p2p.node.tasks.server import TaskServer
+from kachery_p2p.node.web.page import Page, own_names
 from kachery_p2p.protocol.channels.membership import ChannelBook
 from kachery_p2p.protocol.errors import BadInput, KacheryError, LinkClosed
 from kachery_p2p.protocol.files.keys import file_key
@@ -171,6 +173,7 @@ class Node:
         self.admissions = Admissions(self.network, self.documents)
         self.invitations = Invitations(self.network, self.documents, self.admissions)
         self.joining = Joining(self.network, self.reach, self.documents, self.admissions)
+        self.visits = Visits(self.network, self.documents)
         self.bootstraps = Bootstraps(self.network, self.reach)
         self.task_offers = TaskFunctionOffers()
         self.announcer = Announcer(
@@ -224,6 +227,7 @@ class Node:
         )
         self.documents.load()
         self.admissions.load()
+        self.visits.load()
         self.availability.begin()
         self._follow_channels()
         await self._listen()
@@ -296,7 +300,8 @@ class Node:
             listening=self.listening, marker=self.marker, state=self.state, store=self.store,
             feed_store=self.feed_store, network=self.network, reach=self.reach, relay=self.relay,
             documents=self.documents, invitations=self.invitations, joining=self.joining,
-            bootstraps=self.bootstraps, presence=self.presence, announcer=self.announcer,
+            visits=self.visits, bootstraps=self.bootstraps, presence=self.presence,
+            announcer=self.announcer,
             availability=self.availability, lookup=self.lookup, downloader=self.downloader,
             batch_loader=self.batch_loader, provider=self.provider, feeds=self.feeds,
             own_feeds=self.own_feeds, feed_reader=self.feed_reader, feed_server=self.feed_server,
@@ -327,7 +332,9 @@ class Node:
     def _doors(self) -> Doors:
         book, clock = self.context.book, self.context.clock
         knocks = Knocks(self.context.key.public)
+        shown = self.config.proxy and self.config.web
         return Doors(
+            page=Page(lambda: own_names(self.context, self.listening or "")) if shown else None,
             origins=frozenset(self.config.origins),
             trusted=self.config.trusted(),
             knows=lambda knock: knocks.opens(knock, book, clock()),
@@ -386,6 +393,7 @@ class Node:
     def _follow_channels(self) -> None:
         """What follows from a change of a channel. Those that cut come first."""
         self.documents.on_change += [
+            lambda channel, update: self.network.visitors.cut(),
             lambda channel, update: self.relay.cut(),
             lambda channel, update: self.provider.cut(),
             lambda channel, update: self.batch_provider.cut(),
@@ -402,6 +410,7 @@ class Node:
     def _keep_house(self) -> None:
         steps: dict[str, Callable[[], Awaitable[object] | object]] = {
             "looking for channels that expired": self.documents.check_expiry,
+            "ending visits": self.network.visitors.sweep,
             "closing idle links": self.reach.sweep,
             "closing idle feeds": self.feed_reader.sweep,
             "forgetting tasks": self.task_queue.sweep,

@@ -36,6 +36,7 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     │   ├── AccessDenied            a role is missing; says which, and on which side
     │   ├── NotAMember
     │   ├── InvitationRefused       revoked, used up, over, or never made there
+    │   ├── ShareRefused            a share link: the same
     │   ├── NotAWriter
     │   ├── CorruptContent          bytes that do not match their hash
     │   ├── ForgedFeed              a head, messages or evidence that its key did not sign
@@ -395,6 +396,15 @@ class InvitationRefused(RemoteError):
     text = (
         "The invitation to channel {channel!r} is not good any more: {reason}. Ask who sent it for "
         "a new one ('kachery-p2p channel invite')."
+    )
+
+
+class ShareRefused(RemoteError):
+    code = "share-refused"
+    exit_status = 5
+    text = (
+        "The link is not good any more: {reason}. Ask who sent it for a new one "
+        "('kachery-p2p share')."
     )
 
 

@@ -1,8 +1,9 @@
 """What a node remembers besides content: one SQLite file.
 
 Mutables, the origins and manifests of blobs (:mod:`.files.origins`), channels, announcement logs,
-invitations and admissions (:mod:`.channels.invitations`), what is pinned (:mod:`.inventory.pins`),
-which content users' files had (:mod:`.known_files`), and a few single values. A method that
+invitations and admissions (:mod:`.channels.invitations`), share links (:mod:`.channels.passes`),
+what is pinned (:mod:`.inventory.pins`), which content users' files had (:mod:`.known_files`), and a
+few single values. A method that
 changes something returns when the change is on disk.
 
 Invariants: those of :class:`.database.Database`. That one process has it open matters here, since
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from kachery_p2p.storage.channels.invitations import InvitationTables
+from kachery_p2p.storage.channels.passes import PassTables
 from kachery_p2p.storage.files.origins import OriginTables
 from kachery_p2p.storage.inventory.pins import SCHEMA as PINS
 from kachery_p2p.storage.inventory.pins import PinTables
@@ -93,6 +95,20 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     ) WITHOUT ROWID;
     CREATE INDEX known_files_asked ON known_files (asked);
     """,
+    """
+    CREATE TABLE passes (
+        id BLOB PRIMARY KEY,
+        channel_id TEXT NOT NULL,
+        uri TEXT NOT NULL,
+        uses INTEGER NOT NULL,
+        created_at REAL NOT NULL,
+        expires_at REAL NOT NULL,
+        revoked INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE pass_uses (
+        pass BLOB NOT NULL, visitor BLOB NOT NULL, PRIMARY KEY (pass, visitor)
+    ) WITHOUT ROWID;
+    """,
 )
 """Step ``i`` takes a database from version ``i`` to ``i + 1``. Never edited, only appended to."""
 
@@ -121,7 +137,7 @@ class Announcement(NamedTuple):
     name: bytes
 
 
-class StateDB(InvitationTables, OriginTables, PinTables, KnownFileTables):
+class StateDB(InvitationTables, PassTables, OriginTables, PinTables, KnownFileTables):
     """The database at ``path``. ``durable=False`` skips the syncs, for tests."""
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
@@ -184,7 +200,8 @@ class StateDB(InvitationTables, OriginTables, PinTables, KnownFileTables):
         return [_channel(r) for r in self._rows("SELECT * FROM channels ORDER BY joined_at, rowid")]
 
     def delete_channel(self, channel_id: str) -> bool:
-        """Forget a channel, its announcements, invitations and admissions; whether it was there.
+        """Forget a channel, its announcements, invitations, admissions and share links; whether it was
+        there.
 
         The epoch of its log is kept, and goes up: others know the entries that are forgotten here, and
         there must never be other ones under their numbers.
@@ -194,6 +211,7 @@ class StateDB(InvitationTables, OriginTables, PinTables, KnownFileTables):
             self.clear_announcements(channel_id)
             self.delete_invitations(channel_id)
             self.keep_admissions(channel_id, {})
+            self.delete_passes(channel_id)
             return self._change("DELETE FROM channels WHERE channel_id = ?", channel_id) > 0
 
     # --- announcements ---------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def test_a_wrong_command_line_is_2(
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [(["stroe"], "store"), (["channel", "jion"], "join"), (["info", "--jsn"], "--json")],
+    [(["laod"], "load"), (["channel", "jion"], "join"), (["info", "--jsn"], "--json")],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )
 def test_a_slip_of_the_fingers_is_pointed_out(

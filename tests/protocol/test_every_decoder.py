@@ -23,7 +23,14 @@ from hypothesis import strategies as st
 
 import kachery_p2p.protocol as package
 from kachery_p2p.protocol import codec, errors, identity, uri
-from kachery_p2p.protocol.channels import admission, document, invitation, roles
+from kachery_p2p.protocol.channels import (
+    admission,
+    document,
+    invitation,
+    roles,
+    share_link,
+    visitor_pass,
+)
 from kachery_p2p.protocol.channels import signed_document as channel
 from kachery_p2p.protocol.channels import text_encoding as armour
 from kachery_p2p.protocol.channels.document import ChannelDocument
@@ -135,6 +142,13 @@ def _line(data: bytes) -> object:
     return invitation.parse_line(line)
 
 
+def _link(data: bytes) -> object:
+    """As text that it may be, and as what is in a link whose checksum is right."""
+    share_link.id_of(data.decode("utf-8", "replace"))
+    packed = sha256(data).digest()[: share_link.CHECK_BYTES] + data
+    return share_link.id_of("https://x/#" + urlsafe_b64encode(packed).decode())
+
+
 def _typed(kind: Any) -> Callable[[bytes], object]:
     return lambda data: codec.decode(kind, data)
 
@@ -172,6 +186,12 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[type[KacheryError], .
     "identity.check_node_id": (_text(identity.check_node_id), (B,)),
     "identity.NodeKey.unseal": (KEY.unseal, (V,)),
     "channels.invitation.parse_line": (_line, (errors.BadInvitation,)),
+    "channels.share_link.id_of": (_link, ()),
+    "channels.visitor_pass.check_pass": (
+        lambda data: visitor_pass.check_pass(data, DOCUMENT, 0.0),
+        (V, errors.ShareRefused),
+    ),
+    "channels.visitor_pass.check_revocation": (visitor_pass.check_revocation, (V,)),
     "links.knock.Knocks.opens": (
         _text(lambda text: knock.Knocks(KEY.public).opens(text, [KEY.public], 0.0)),
         (),

@@ -9,7 +9,18 @@ import pytest
 
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.channels import messages as channels
-from kachery_p2p.protocol.channels.messages import Admissions, ChannelQuery, Join, Joined, Online
+from kachery_p2p.protocol.channels.messages import (
+    Admissions,
+    ChannelQuery,
+    Join,
+    Joined,
+    Online,
+    Revocations,
+    Stamped,
+    Visit,
+    Visited,
+    VisitUse,
+)
 from kachery_p2p.protocol.errors import ProtocolViolation
 from kachery_p2p.protocol.feeds import messages as feeds
 from kachery_p2p.protocol.feeds.decision import Decision
@@ -53,6 +64,11 @@ SAMPLES: list[Any] = [
     Admissions(CHANNEL, [b"an admission"]),
     Join(CHANNEL, NODE, b"p" * 64, "alice"),
     Joined(b"an admission"),
+    Visit(CHANNEL, b"a pass", b"s" * 32, b"p" * 64, b""),
+    Visited("lab"),
+    VisitUse(CHANNEL, NODE, b"p" * 64),
+    Stamped(b"s" * 64),
+    Revocations(CHANNEL, [b"a revocation"]),
     Joined(None),
     WhoHas(CHANNEL, "files", [b"k" * 16], 1, 0),
     WhoHas(CHANNEL, "tasks", [b"k" * 16], 7, 2_500),
@@ -85,6 +101,9 @@ QUESTIONS = {
     "CircuitTo",
     "Admissions",
     "Join",
+    "Visit",
+    "VisitUse",
+    "Revocations",
     "WhoHas",
     "FileOpen",
     "FileRead",

@@ -25,6 +25,7 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.feeds.access import AccessRules
 from kachery_p2p.protocol.feeds.decision import Decision
 from kachery_p2p.protocol.feeds.feed import Head, feed_uri, pack_texts, subfeed_hash, unpack_texts
+from kachery_p2p.protocol.feeds.keys import subfeed_key
 from kachery_p2p.protocol.feeds.messages import (
     FEED_EVIDENCE,
     FEED_FOLLOW,
@@ -62,9 +63,19 @@ class FeedServer:
     def _require(self, link: Link, channel: bytes) -> None:
         self._network.require_role(link, channel, theirs="request-feeds", ours="provide-feeds")
 
+    def _require_read(self, link: Link, params: FeedFollow) -> None:
+        """Visitors may read what their pass is to."""
+        self._network.require_role(
+            link,
+            params.channel,
+            theirs="request-feeds",
+            ours="provide-feeds",
+            mark=subfeed_key(params.feed, params.subfeed).blinded,
+        )
+
     def cut(self) -> None:
         """A channel changed: end what is sent to those who may no longer have it."""
-        cut(self.following, lambda each: self._require(each[0], each[1].channel))
+        cut(self.following, lambda each: self._require_read(*each))
         cut(self._submitting, lambda each: self._require(*each))
 
     def followers(self, where: Log) -> int:
@@ -72,7 +83,7 @@ class FeedServer:
         return sum((p.feed, p.subfeed) == where for _, p in self.following.values())
 
     async def _follow(self, link: Link, stream: Stream, params: FeedFollow) -> None:
-        self._require(link, params.channel)
+        self._require_read(link, params)
         where = (params.feed, params.subfeed)
         stream.set_group(link.peer)
         # Before anything is waited for: who is removed meanwhile is cut off.

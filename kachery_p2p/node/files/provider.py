@@ -24,6 +24,7 @@ from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.node.workers import open_on_disk
 from kachery_p2p.protocol.errors import BadInput, CorruptContent, NotFound
+from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.files.messages import (
     FILE_OPEN,
     FILE_READ,
@@ -106,7 +107,13 @@ class Provider:
         network.on_stream_of(FILE_READ, FileRead, self._read)
 
     def _require(self, link: Link, channel: bytes, sha1: bytes) -> str:
-        self._network.require_role(link, channel, theirs="request-files", ours="provide-files")
+        self._network.require_role(
+            link,
+            channel,
+            theirs="request-files",
+            ours="provide-files",
+            mark=lambda secret: file_key(sha1.hex()).blinded(secret),
+        )
         if len(sha1) != 20:
             raise BadInput(what="file hash", reason="not 20 bytes")
         return sha1.hex()

@@ -19,10 +19,11 @@ from typing import Any
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.gossip.index import Index
 from kachery_p2p.protocol.gossip.keys import ContentKind, provide_role, request_role
 from kachery_p2p.protocol.gossip.messages import WHO_HAS, NodeInfo, WhoHas
-from kachery_p2p.protocol.limits import MAX_ANSWER_NODES, MAX_HOLDERS
+from kachery_p2p.protocol.limits import MAX_ANSWER_NODES, MAX_HOLDERS, MAX_PASS_SCOPE
 
 from .announcer import Announcer
 from .census import Census
@@ -76,12 +77,21 @@ class Availability:
     # --- answering ---------------------------------------------------------------------------
 
     async def _who_has(self, link: Link, query: WhoHas) -> Any:
+        role, visitors = request_role(query.kind), self._network.visitors
+        visiting = link in visitors
+
         def may() -> None:
-            role = request_role(query.kind)
-            self._network.require_role(link, query.channel, theirs=role, ours=None)
+            if visiting:
+                # What it asks for the proxy cannot tell; a key that it was not given it cannot guess.
+                visitors.require_any(link, query.channel, role)
+            else:
+                self._network.require_role(link, query.channel, theirs=role, ours=None)
             self._network.require_proxy(query.channel)
 
-        return await self.answer(query, asker=link.peer, who=link, may=may)
+        if visiting and len(query.keys) > MAX_PASS_SCOPE:
+            raise BadInput(what="keys", reason=f"a visitor asks for {MAX_PASS_SCOPE} at most")
+        answer = await self.answer(query, asker=link.peer, who=link, may=may)
+        return _for_visitor(answer) if visiting else answer
 
     async def answer(
         self,
@@ -164,6 +174,12 @@ class Availability:
                 return NodeInfo(origin, said.label, said.urls, True, said.signature)
         member = self._book.signed(channel).document.member(node)
         return NodeInfo(origin, member.label if member else "", [], False, b"")
+
+
+def _for_visitor(answer: dict[str, Any]) -> dict[str, Any]:
+    """Who has it, and nothing of where they are, or of anybody else."""
+    nodes = [node | {"urls": [], "signature": b""} for node in answer["nodes"]]
+    return answer | {"nodes": nodes, "unwilling": [], "unknown": [], "silent": []}
 
 
 class _Naming:

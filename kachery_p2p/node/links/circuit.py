@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 from collections import Counter
 
-from kachery_p2p.protocol.channels.messages import JOIN_CIRCUIT, JOIN_IN
+from kachery_p2p.protocol.channels.messages import JOIN_CIRCUIT, JOIN_IN, VISIT_CIRCUIT, VISIT_IN
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import (
     Busy,
@@ -32,6 +32,7 @@ from kachery_p2p.protocol.limits import (
     CIRCUIT_CREDIT_BATCH,
     CIRCUIT_CREDIT_LEAST,
     MAX_CIRCUITS_PER_NODE,
+    MAX_CIRCUITS_PER_VISITOR,
     MAX_RELAY_TAIL,
 )
 from kachery_p2p.protocol.links import frames
@@ -152,8 +153,10 @@ class Relay:
         self._per_node: Counter[str] = Counter()
         self.relayed_bytes = 0
         self._guests: set[Link] = set()
+        self._visits: dict[Stream, tuple[Link, CircuitTo]] = {}
         network.on_stream_of(CIRCUIT, CircuitTo, self._splice)
         network.on_stream_of(JOIN_CIRCUIT, CircuitTo, self._splice_guest)
+        network.on_stream_of(VISIT_CIRCUIT, CircuitTo, self._splice_visitor)
 
     def __len__(self) -> int:
         return len(self._circuits)
@@ -187,6 +190,26 @@ class Relay:
         finally:
             self._guests.discard(link)
             del self._guest_circuits[stream]
+
+    async def _splice_visitor(self, link: Link, stream: Stream, wanted: CircuitTo) -> None:
+        """For who has shown a pass."""
+        self._require_visit(link, wanted)
+        most = MAX_CIRCUITS_PER_VISITOR
+        if sum(other is link for other, _ in self._visits.values()) >= most:
+            raise Busy(limit=f"{most} circuits of a visitor")
+        onward = self._onward(link, wanted)
+        self._visits[stream] = (link, wanted)
+        try:
+            await self._carry(link, stream, onward, wanted, VISIT_IN)
+        finally:
+            del self._visits[stream]
+
+    def _require_visit(self, link: Link, wanted: CircuitTo) -> None:
+        network = self._network
+        network.visitors.require_circuit(link, wanted.channel, wanted.node)
+        network.require_proxy(wanted.channel, does="relay")
+        if not network.is_member(wanted.channel, wanted.node.hex()):
+            raise NotAMember(node=wanted.node.hex(), peer="the proxy")
 
     def _onward(self, link: Link, wanted: CircuitTo) -> Link:
         """Our link to the target. Raises Unreachable."""
@@ -250,6 +273,7 @@ class Relay:
         which this node is no longer a proxy."""
         cut(self._circuits, self._check)
         cut(self._guest_circuits, self._check_guest)
+        cut(self._visits, lambda each: self._require_visit(*each))
 
     def _check(self, circuit: tuple[bytes, str, str]) -> None:
         channel, *ends = circuit

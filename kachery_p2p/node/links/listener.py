@@ -2,9 +2,9 @@
 
 What happens before a stranger has said anything costs a descriptor and a timer. In this order: the
 :class:`~.gate.Gate`; a first byte within ``FIRST_BYTE_SECONDS``; TLS if there is any; the request, of
-at most ``MAX_UPGRADE_BYTES``, where web pages are refused and knocks (protocol/links/knock.py) are
-heard; then the WebSocket, which ``accept`` gets. All of it, and the handshake and hello that follow,
-must be over within the deadline, or the connection is cut.
+at most ``MAX_UPGRADE_BYTES``, where the node's own page is handed out, pages of other sites are refused
+and knocks (protocol/links/knock.py) are heard; then the WebSocket, which ``accept`` gets. All of it,
+and the handshake and hello that follow, must be over within the deadline, or the connection is cut.
 
 Invariant: each connection leaves the gate exactly once, and its descriptor is closed, whatever happens
 at whichever point.
@@ -23,7 +23,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import WebSocketException
@@ -54,6 +54,16 @@ _SETTLED = 1.5
 Accept = Callable[[ServerConnection, str, Callable[[], None]], Awaitable[None]]
 
 
+class OwnPage(Protocol):
+    """The page that this node itself hands to browsers."""
+
+    def answer(self, request: Request) -> Response | None:
+        """The answer to a browser that asks for it; None if something else is asked for."""
+
+    def is_own(self, origin: str, host: str) -> bool:
+        """Whether an ``Origin`` is that page's, by the ``Host`` that was asked."""
+
+
 @dataclass(frozen=True)
 class Doors:
     """What the user configured, and what the node knows, about who comes."""
@@ -66,6 +76,7 @@ class Doors:
     knows: Callable[[str], bool] = lambda knock: False
     """Whether a knock is right."""
     warn: Callable[[str], None] = lambda text: None
+    page: OwnPage | None = None
 
 
 class Guarded(ServerConnection):
@@ -219,9 +230,11 @@ class Visit:
         return Guarded(protocol, self, **self.listener.connection_options)
 
     async def _refused(self, connection: Guarded) -> None:
-        """It was told why; let that arrive."""
+        """It was told why, or handed the page; let that arrive."""
+        response = connection.response
+        asked = response is not None and response.status_code == http.HTTPStatus.OK
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_BYTE_SECONDS):
+            async with asyncio.timeout(HANDSHAKE_SECONDS if asked else FIRST_BYTE_SECONDS):
                 await asyncio.shield(connection.connection_lost_waiter)
 
     def _examine(self, connection: ServerConnection, request: Request) -> Response | None:
@@ -230,8 +243,10 @@ class Visit:
         if self._proxied and doors.trusted is not None:
             said = headers.get_all("X-Forwarded-For")
             self.peer = client_address(self.peer, said, doors.trusted)
-        origins = headers.get_all("Origin")
-        if any(origin not in doors.origins for origin in origins):
+        origins, host = headers.get_all("Origin"), ", ".join(headers.get_all("Host"))
+        if doors.page is not None and (shown := doors.page.answer(request)) is not None:
+            return shown
+        if not all(self._is_allowed(origin, host) for origin in origins):
             return connection.respond(
                 http.HTTPStatus.FORBIDDEN,
                 "This node does not talk with pages of that site; its user allows them with "
@@ -243,6 +258,11 @@ class Visit:
                 gate.recognise(self._waiting)
             gate.locate(self._waiting, group_of(self.peer))
         return None
+
+    def _is_allowed(self, origin: str, host: str) -> bool:
+        doors = self.listener.doors
+        own = doors.page is not None and doors.page.is_own(origin, host)
+        return own or origin in doors.origins
 
 
 class Listener:

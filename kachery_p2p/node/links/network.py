@@ -24,7 +24,8 @@ from kachery_p2p.node.context import Context
 from kachery_p2p.node.parties import STRANGERS
 from kachery_p2p.node.supervision import Supervisor
 from kachery_p2p.protocol.channels.membership import GUEST_VERSION, channel_tag
-from kachery_p2p.protocol.channels.messages import CHANNELS
+from kachery_p2p.protocol.channels.messages import CHANNELS, VISIT, VISIT_USE
+from kachery_p2p.protocol.channels.visitor_pass import Mark, Visiting
 from kachery_p2p.protocol.errors import (
     AccessDenied,
     ClockSkew,
@@ -42,7 +43,7 @@ from kachery_p2p.protocol.links.frames import Hello
 
 from .budget import Budgets
 from .endings import end_fullest, end_surplus
-from .guests import Guests
+from .guests import Guests, Visitors
 from .handlers import Handlers
 from .hellos import flaw, own_hello
 from .link import Link
@@ -80,6 +81,7 @@ class Network:
         """Links that this node opened to join a channel, and nothing else."""
         self._guests = Guests()
         """Links of others who hold an invitation, until they are members."""
+        self.visitors = Visitors(context)
         self._closed_by: KacheryError | None = None
         self.supervisor = Supervisor(self.spawn, context.warn, context.random)
         self.on_note_of(CHANNELS, dict[bytes, tuple[int, list[str]]], self.set_peer_channels)
@@ -87,7 +89,7 @@ class Network:
     # --- Handler of each link ----------------------------------------------------------------
 
     async def on_request(self, link: Link, method: str, params: Any) -> Any:
-        if method in self.handlers.requests:
+        if method in self.handlers.requests and method not in (VISIT, VISIT_USE):
             self._check_shares(link)
         return await self.handlers.request(link, method, params)
 
@@ -101,7 +103,7 @@ class Network:
         end_fullest([each for each in self.links if each.closed_by is None])
 
     def _check_shares(self, link: Link) -> None:
-        if not self._shared.get(link):
+        if not self._shared.get(link) and link not in self.visitors:
             raise NotAMember(node=link.peer, peer=self.context.node_id[:8])
 
     # --- permission --------------------------------------------------------------------------
@@ -149,10 +151,21 @@ class Network:
         if link not in self._guests or not named:
             raise NotAMember(node=link.peer, peer=self.context.node_id[:8])
 
-    def require_role(self, link: Link, channel: bytes, *, theirs: str, ours: str | None) -> None:
-        """Raise AccessDenied unless the peer has the role ``theirs`` and we have ``ours``."""
-        self.require_shared(link, channel)
-        self.book.require(channel, node_id=link.peer, role=theirs, side="requester")
+    def visit(self, link: Link, visiting: Visiting) -> None:
+        """A guest has shown a pass: from now on its link is that of a visitor."""
+        self._guests.discard(link)
+        self.visitors.add(link, visiting)
+
+    def require_role(
+        self, link: Link, channel: bytes, *, theirs: str, ours: str | None, mark: Mark | None = None
+    ) -> None:
+        """Raise AccessDenied unless the peer has the role ``theirs`` and we have ``ours``. A visitor
+        has it for the content whose ``mark`` is in its pass, and for nothing else."""
+        if mark is not None and link in self.visitors:
+            self.visitors.require(link, channel, theirs, mark)
+        else:
+            self.require_shared(link, channel)
+            self.book.require(channel, node_id=link.peer, role=theirs, side="requester")
         if ours is not None:
             self.book.require(channel, node_id=self.context.node_id, role=ours, side="provider")
 
@@ -294,6 +307,7 @@ class Network:
             self._peer_channels.pop(link, None)
             self._guest_of.pop(link, None)
             self._guests.discard(link)
+            self.visitors.discard(link)
             self.supervisor.each("forgetting a link", self.on_lost, link)
 
     def on_hello(self, link: Link) -> None:
@@ -327,7 +341,7 @@ class Network:
         loop = asyncio.get_running_loop()
         seconds = GUEST_SECONDS if link in self._guests else HANDSHAKE_SECONDS / 2
         deadline = loop.time() + seconds
-        while link.closed_by is None and not self._shared.get(link):
+        while link.closed_by is None and not self._shared.get(link) and link not in self.visitors:
             hope = link in self._guests or self._may_come_to_share(link)
             if not hope or loop.time() >= deadline:
                 link.close(NotAMember(node=link.peer, peer=self.context.node_id[:8]))

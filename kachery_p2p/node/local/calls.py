@@ -3,8 +3,9 @@ and bounds its time. A new noun is one more line in :class:`Calls`.
 
 ``channel.*`` is in :mod:`.channel_calls` and :mod:`.invitation_calls`, ``feed.*`` in
 :mod:`.feed_calls`, ``task.*`` in :mod:`.task_calls`, ``doctor.*`` in :mod:`.doctor_calls`,
-``status`` in :mod:`.status_calls`, files in :mod:`.file_calls`, :mod:`.batch_calls` and
-:mod:`.storage_calls`, the node itself and its mutables in :mod:`.node_calls`.
+``share.*`` in :mod:`.share_calls`, ``status`` in :mod:`.status_calls`, files in
+:mod:`.file_calls`, :mod:`.batch_calls` and :mod:`.storage_calls`, the node itself and its mutables
+in :mod:`.node_calls`.
 
 A call that changes anything asks :meth:`Caller.require_write` first.
 """
@@ -29,6 +30,7 @@ from .invitation_calls import InvitationCalls
 from .live_call import DeferredResult, LiveCall
 from .node_calls import NodeCalls
 from .services import Services
+from .share_calls import ShareCalls
 from .status_calls import StatusCalls
 from .storage_calls import StorageCalls
 from .task_calls import TaskCalls
@@ -45,6 +47,7 @@ class Calls:
             **node.calls(),
             **channels.calls(),
             **InvitationCalls(services, channels).calls(),
+            **ShareCalls(services).calls(),
             **files.calls(),
             **StorageCalls(services).calls(),
             **BatchCalls(services).calls(),

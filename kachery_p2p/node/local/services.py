@@ -14,6 +14,7 @@ from kachery_p2p.node.channels.documents import Documents
 from kachery_p2p.node.channels.invitations import Invitations
 from kachery_p2p.node.channels.joining import Joining
 from kachery_p2p.node.channels.presence import Presence
+from kachery_p2p.node.channels.visits import Visits
 from kachery_p2p.node.config import Config
 from kachery_p2p.node.context import Context
 from kachery_p2p.node.feeds.feeds import Feeds
@@ -61,6 +62,7 @@ class Services:
     documents: Documents
     invitations: Invitations
     joining: Joining
+    visits: Visits
     bootstraps: Bootstraps
     presence: Presence
     announcer: Announcer

@@ -11,7 +11,13 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from kachery_p2p.protocol.limits import ADMISSIONS_PER_NOTE, MAX_LABEL, MAX_ONLINE
+from kachery_p2p.protocol.limits import (
+    ADMISSIONS_PER_NOTE,
+    MAX_CHANNEL_NAME,
+    MAX_LABEL,
+    MAX_ONLINE,
+    REVOCATIONS_PER_NOTE,
+)
 from kachery_p2p.protocol.links.messages import CircuitTo
 from kachery_p2p.protocol.method import Method
 
@@ -22,6 +28,14 @@ JOIN = "join"
 JOIN_CIRCUIT = "join.circuit"
 JOIN_IN = "join.in"
 CHANNELS = "channels"
+CHANNEL_REVOCATIONS = "channel.revocations"
+VISIT = "visit"
+VISIT_USE = "visit.use"
+VISIT_CIRCUIT = "visit.circuit"
+VISIT_IN = "visit.in"
+
+_Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
+_Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 
 
 class ChannelQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,6 +74,45 @@ class Joined(msgspec.Struct, frozen=True):
     admission: bytes | None
 
 
+class Visit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``visit``: I hold this pass (packed). ``secret``: of its marks, and empty to a proxy, which has
+    no use for it. ``proof``: of :func:`~.channels.visitor_pass.prove_pass`. ``stamp``: 64 bytes, or
+    empty if the pass needs none."""
+
+    channel: bytes
+    visitor_pass: Annotated[bytes, Meta(max_length=1_024)]
+    secret: Annotated[bytes, Meta(max_length=32)]
+    proof: _Signature
+    stamp: Annotated[bytes, Meta(max_length=64)]
+
+
+class Visited(msgspec.Struct, frozen=True):
+    """The answer to ``visit``: the channel's name."""
+
+    name: Annotated[str, Meta(max_length=MAX_CHANNEL_NAME)]
+
+
+class VisitUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``visit.use``: let me have a use of the pass with this id."""
+
+    channel: bytes
+    visitor_pass: _Key
+    proof: _Signature
+
+
+class Stamped(msgspec.Struct, frozen=True):
+    """The answer to ``visit.use``."""
+
+    stamp: _Signature
+
+
+class Revocations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``channel.revocations``: packed :class:`~.channels.visitor_pass.Revocation` records."""
+
+    channel: bytes
+    revocations: Annotated[list[bytes], Meta(max_length=REVOCATIONS_PER_NOTE)]
+
+
 METHODS: Final = (
     Method(
         CHANNELS, "note", None, "both ways, when the sender's channels or versions change", "linked"
@@ -91,5 +144,20 @@ METHODS: Final = (
     ),
     Method(
         JOIN_IN, "stream", CircuitTo, "proxy -> admitter: a guest wants to talk to you", "proxy"
+    ),
+    Method(
+        CHANNEL_REVOCATIONS,
+        "note",
+        Revocations,
+        "both ways: share links that were taken back",
+        "member",
+    ),
+    Method(VISIT, "request", Visit, "guest -> proxy or holder: I hold a pass", "guest"),
+    Method(VISIT_USE, "request", VisitUse, "guest -> who made the pass: count me", "guest"),
+    Method(
+        VISIT_CIRCUIT, "stream", CircuitTo, "visitor -> proxy: connect me with a member", "visitor"
+    ),
+    Method(
+        VISIT_IN, "stream", CircuitTo, "proxy -> member: a visitor wants to talk to you", "proxy"
     ),
 )

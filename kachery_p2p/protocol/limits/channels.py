@@ -44,3 +44,22 @@ MAX_GUESTS: Final = 64
 that does nothing for longest makes room."""
 GUEST_SECONDS: Final = 20.0
 """Such a link is closed if its guest has not become a member within this."""
+
+MAX_PASS_SCOPE: Final = 16
+"""Contents that one visitor pass is for: a link shall stay one that can be sent in a message."""
+MAX_PASS_USES: Final = 1_000_000
+"""Visitors of a link whose uses are counted."""
+MAX_PASSES: Final = 10_000
+"""Share links on one channel that a node remembers; those that are over make room."""
+PASS_SECONDS: Final = 7 * 24 * 3600.0
+"""How long a share link is good if nothing else is said."""
+MAX_PASS_SECONDS: Final = 366 * 24 * 3600.0
+"""The longest: what is shared for ever is forgotten, and stays open."""
+MAX_VISITORS: Final = 1_024
+"""Links of one node to visitors; for one more, the one that was idle longest goes."""
+MAX_CIRCUITS_PER_VISITOR: Final = 8
+"""Circuits that a proxy opens for one visitor: to holders of what its link is to."""
+MAX_REVOCATIONS: Final = 1_000
+"""Revocations of one member that others keep until the passes are over by themselves."""
+REVOCATIONS_PER_NOTE: Final = 60
+"""So that a note fits a header: a revocation has about 180 bytes."""

@@ -1,0 +1,214 @@
+"""The calls of the local API about share links.
+
+================  ========================================  ==========================================
+call              parameters                                result
+================  ========================================  ==========================================
+``share.create``  uri, channel?, uses?, expires_in?         the share, link, here
+``share.list``    -                                         shares
+``share.revoke``  id                                        the share
+================  ========================================  ==========================================
+
+``uses`` 0, the default, is any number; ``expires_in`` is in seconds. ``here`` says whether this node
+itself can give what is shared. A share is named by its id, or the beginning of it (8 digits), or by
+the link itself. The link is in the answer to ``share.create`` and kept nowhere.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.channels.share_link import (
+    VERSION,
+    ShareLink,
+    id_of,
+    is_secure,
+    page_of,
+    to_url,
+)
+from kachery_p2p.protocol.errors import BadInput
+from kachery_p2p.protocol.feeds.feed import subfeed_hash
+from kachery_p2p.protocol.feeds.keys import subfeed_key
+from kachery_p2p.protocol.files.keys import file_key
+from kachery_p2p.protocol.gossip.keys import ContentKey, provide_role, request_role
+from kachery_p2p.protocol.limits import PASS_SECONDS
+from kachery_p2p.protocol.uri import KacheryUri, build_uri, parse_uri
+from kachery_p2p.storage.channels.passes import PassRow
+
+from .call_table import CallTable, Nothing
+from .live_call import LiveCall
+from .services import Services
+
+_LEAST_DIGITS = 8
+
+
+class _Share(msgspec.Struct, frozen=True):
+    uri: str
+    channel: str | None = None
+    uses: Annotated[int, Meta(ge=0)] = 0
+    expires_in: Annotated[float, Meta(gt=0)] = PASS_SECONDS
+
+
+class _Revoke(msgspec.Struct, frozen=True):
+    id: str
+
+
+class _Shared(NamedTuple):
+    """``uri``: as the page gets it, with its manifest if there is one."""
+
+    uri: str
+    contents: list[ContentKey]
+
+
+class ShareCalls:
+    """A method per call, for :class:`~.calls.Calls`."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._book = services.context.book
+        self._visits = services.visits
+
+    def calls(self) -> CallTable:
+        return {
+            "share.create": (_Share, self._create),
+            "share.list": (Nothing, self._list),
+            "share.revoke": (_Revoke, self._revoke),
+        }
+
+    async def _create(self, params: _Share, live: LiveCall) -> Any:
+        live.caller.require_write()
+        shared = await self._shared(parse_uri(params.uri))
+        role = request_role(shared.contents[0].kind)
+        channel = self._channel(params.channel, role)
+        document = self._book.signed(channel).document
+        secret = self._book.secret(channel)
+        if not document.bootstraps or secret is None:
+            raise BadInput(
+                what=f"channel {document.name!r}",
+                reason="a link goes through a proxy of the channel, and this node must have its "
+                "secret: see 'kachery-p2p doctor'",
+            )
+        # A page from a wss:// proxy works everywhere, one from this computer's own only here.
+        proxy = max(
+            document.bootstraps, key=lambda each: (each.url[:4] == "wss:", is_secure(each.url))
+        )
+        if not is_secure(proxy.url):
+            raise BadInput(
+                what=f"channel {document.name!r}",
+                reason=f"its proxy is at {proxy.url}, and browsers do cryptography only for pages "
+                "from https://: give the proxy a certificate ('daemon start --tls-cert', or a "
+                "reverse proxy) and the channel its wss:// address ('channel add-bootstrap')",
+            )
+        made, seed = await self._visits.make(
+            channel,
+            uri=shared.uri,
+            role=role,
+            contents=[content.blinded for content in shared.contents],
+            uses=params.uses,
+            seconds=params.expires_in,
+        )
+        link = ShareLink(
+            VERSION,
+            document.name,
+            codec.encode(made),
+            seed,
+            shared.uri,
+            tuple(content.blinded(secret[1]) for content in shared.contents),
+            secret[0],
+            proxy.public,
+        )
+        self._services.bootstraps.hurry()  # whoever gets it will come through them soon
+        row = PassRow(
+            made.id, channel.hex(), shared.uri, params.uses, made.issued_at, made.expires_at
+        )
+        here = await self._is_here(shared, channel)
+        return self._describe(row) | {"link": to_url(link, page_of(proxy.url)), "here": here}
+
+    async def _shared(self, uri: KacheryUri) -> _Shared:
+        """What there is to share under a URI. Raises BadInput."""
+        if uri.kind == "feed":
+            if not uri.path:
+                raise BadInput(
+                    what=f"URI {str(uri)!r}",
+                    reason="share a subfeed, such as feed://.../measurements",
+                )
+            key = subfeed_key(bytes.fromhex(uri.hash), subfeed_hash(uri.path))
+            return _Shared(str(uri), [key])
+        if uri.kind != "sha1" or uri.chunk_of is not None:
+            raise BadInput(what=f"URI {str(uri)!r}", reason="share a file, or a subfeed")
+        manifest = uri.manifest
+        if manifest is None:
+            disk, state = self._services.context.workers.disk, self._services.state
+            manifest = await disk(state.manifest, uri.hash)
+        text = build_uri(sha1=uri.hash, label=uri.label, manifest=manifest)
+        hashes = [uri.hash] if manifest is None else [uri.hash, manifest]
+        return _Shared(text, [file_key(sha1) for sha1 in hashes])
+
+    def _channel(self, named: str | None, role: str) -> bytes:
+        """The channel on which to share. Raises BadInput: the caller must say which."""
+        if named is not None:
+            return self._book.resolve(named)
+        found = [channel for channel in self._book if role in self._visits.may_share(channel)]
+        if len(found) == 1:
+            return found[0]
+        names = ", ".join(sorted(self._book.signed(each).document.name for each in found))
+        reason = (
+            f"name one with --channel: {names}"
+            if found
+            else (
+                "this node may share on none: it takes the node of a channel's owner, or one that the "
+                "owner authorised ('kachery-p2p channel authorise')"
+            )
+        )
+        raise BadInput(what="channel", reason=reason)
+
+    async def _is_here(self, shared: _Shared, channel: bytes) -> bool:
+        services = self._services
+        uri = parse_uri(shared.uri)
+        if provide_role(shared.contents[0].kind) not in services.network.own_roles(channel):
+            return False
+        if uri.kind == "feed":
+            return await services.feeds.is_own(bytes.fromhex(uri.hash))
+
+        def look() -> bool:
+            context = services.context
+            return services.store.find(uri.hash) is not None and context.may_leave(
+                uri.hash, channel
+            )
+
+        return await services.context.workers.disk(look)
+
+    async def _list(self, params: Nothing, live: LiveCall) -> Any:
+        return {"shares": [self._describe(row) for row in await self._visits.made()]}
+
+    async def _revoke(self, params: _Revoke, live: LiveCall) -> Any:
+        live.caller.require_write()
+        wanted = id_of(params.id) or params.id.lower()
+        found = [
+            row
+            for row in await self._visits.made()
+            if len(wanted) >= _LEAST_DIGITS and row.id.hex().startswith(wanted)
+        ]
+        if len(found) != 1:
+            raise BadInput(
+                what=f"share {params.id[:80]!r}",
+                reason="this node has none, or several, with that id; give its first digits as "
+                "'kachery-p2p share --list' shows them, or the link",
+            )
+        await self._visits.take_back(found[0])
+        return self._describe(found[0]) | {"state": "revoked"}
+
+    def _describe(self, row: PassRow) -> dict[str, Any]:
+        return {
+            "id": row.id.hex(),
+            "channel": self._services.network.name_of(bytes.fromhex(row.channel_id)),
+            "uri": row.uri,
+            "uses": row.uses,
+            "used": row.used,
+            "created_at": row.created_at,
+            "expires_at": row.expires_at,
+            "state": self._visits.state_of(row),
+        }

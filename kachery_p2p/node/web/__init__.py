@@ -1,0 +1,1 @@
+"""The page for browsers that a proxy serves beside the links of nodes."""

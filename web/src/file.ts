@@ -1,0 +1,250 @@
+/** A file on a visit: verified before a byte of it is handed out, and gone on with when a holder goes. */
+
+import { type Bytes, fromHex, hex } from "./bytes.js";
+import { asKacheryError, KacheryError, violation } from "./errors.js";
+import { type Hashers, hashers, runningSha1 } from "./hashing.js";
+import {
+  BLOCK,
+  INLINE_FILE,
+  MAX_FILE,
+  MAX_PAGE_MANIFEST,
+  MAX_PROOF_HASHES,
+  MAX_TRIES,
+  MAX_WHOLE_FILE,
+  RETRY_FIRST,
+  RETRY_MOST,
+  STALL_SECONDS,
+} from "./limits.js";
+import { type Link, within } from "./link.js";
+import { type Manifest, parseManifest } from "./manifest.js";
+import { asHashes, asInt, asList, asMap } from "./msgpack.js";
+import type { Item, Stream } from "./stream.js";
+import { leadsTo } from "./tree.js";
+import type { Target } from "./share.js";
+import { type Holder, isFinal, type Visit } from "./visit.js";
+
+export interface Piece {
+  readonly offset: number;
+  readonly bytes: Bytes;
+}
+
+interface Info {
+  readonly size: number;
+  readonly inline: Bytes | null;
+}
+
+type FileTarget = Extract<Target, { kind: "file" }>;
+
+export class RemoteFile {
+  private whole: Bytes | null = null;
+  /** From whom the last bytes came. */
+  source = "";
+
+  private constructor(
+    private readonly visit: Visit,
+    private readonly target: FileTarget,
+    private readonly hash: Hashers,
+    /** In bytes. */
+    readonly size: number,
+    private readonly manifest: Manifest | null,
+  ) {}
+
+  get name(): string {
+    return this.target.name;
+  }
+
+  /** Finds out how large it is, and by what it can be verified. */
+  static async open(visit: Visit): Promise<RemoteFile> {
+    const { target } = visit.share;
+    if (target.kind !== "file") throw violation("a link to a feed");
+    const hash = await hashers();
+    return visit.withHolders(async (link, holder) => {
+      const named = target.manifest ? await fetchManifest(visit, link, hash, target) : null;
+      const info = await open(visit, link, target.sha1);
+      if (named && named.size !== info.size) throw violation("a file of another size than its manifest says");
+      if (!named?.root && info.size > MAX_WHOLE_FILE) {
+        const reason = "it can be verified as a whole only; whoever shares it should store it anew";
+        throw new KacheryError("too-large", { what: target.name, reason });
+      }
+      const file = new RemoteFile(visit, target, hash, info.size, named?.root ? named : null);
+      if (info.inline) file.whole = file.checked(info.inline, holder.label);
+      file.source = holder.label;
+      return file;
+    }, MAX_TRIES);
+  }
+
+  /** Bytes [start, stop) in order, in pieces; each was verified. */
+  async *read(start = 0, stop = this.size): AsyncGenerator<Piece, void, undefined> {
+    if (!(start >= 0 && start <= stop && stop <= this.size)) throw new RangeError("outside of the file");
+    if (!this.manifest?.root) {
+      yield { offset: start, bytes: (await this.all()).subarray(start, stop) };
+      return;
+    }
+    let at = start;
+    let tries = 0;
+    let damage: KacheryError | null = null;
+    while (at < stop) {
+      const before = at;
+      try {
+        for await (const piece of this.proven(Math.floor(at / BLOCK) * BLOCK, stop)) {
+          const from = Math.max(at, piece.offset);
+          const to = Math.min(stop, piece.offset + piece.bytes.length);
+          at = to;
+          yield { offset: from, bytes: piece.bytes.subarray(from - piece.offset, to - piece.offset) };
+        }
+      } catch (error) {
+        const known = asKacheryError(error);
+        tries = at > before ? 0 : tries + 1;
+        // The same again: there is nobody else.
+        if (isFinal(known) || tries >= MAX_TRIES || known === damage) throw known;
+        if (known.code === "corrupt-content") {
+          damage = known;
+          continue;
+        }
+        // The proxy may be restarting.
+        await new Promise((resolve) => setTimeout(resolve, 1000 * Math.min(RETRY_MOST, RETRY_FIRST * 2 ** tries)));
+      }
+    }
+  }
+
+  /** The same in one piece: for small ranges. */
+  async bytes(start = 0, stop = this.size): Promise<Bytes> {
+    const whole = new Uint8Array(stop - start);
+    for await (const { offset, bytes } of this.read(start, stop)) whole.set(bytes, offset - start);
+    return whole;
+  }
+
+  /** All of it to `sink`, whose SHA-1 is compared at the end. `tell`: bytes so far. */
+  async pour(sink: (bytes: Bytes) => void | Promise<void>, tell: (done: number) => void): Promise<void> {
+    const sum = await runningSha1();
+    let done = 0;
+    for await (const { bytes } of this.read()) {
+      sum.update(bytes);
+      await sink(bytes);
+      done += bytes.length;
+      tell(done);
+    }
+    if (sum.digest() !== this.target.sha1) throw this.damaged(this.source);
+  }
+
+  private async *proven(start: number, stop: number): AsyncGenerator<Piece, void, undefined> {
+    // The generator hands out what comes from one holder; another call asks the next one.
+    const aligned = Math.min(Math.ceil(stop / BLOCK) * BLOCK, this.size);
+    const stream = await this.visit.withHolders(async (link, holder) => {
+      this.source = holder.label;
+      const params = { channel: this.visit.share.pass.channel, sha1: fromHex(this.target.sha1), ranges: [[start, aligned]], proofs: true };
+      const opened = link.stream("file.read", params);
+      // The first piece is waited for here, so that a holder that has it not is not asked again.
+      return { opened, first: await nextOf(opened), holder };
+    }, MAX_TRIES);
+    const { opened, holder } = stream;
+    try {
+      let at = start;
+      let next = ahead(stream.first);
+      for (;;) {
+        const current = await next;
+        if (current === null) {
+          if (at < aligned) throw violation("a range that ends too soon");
+          return;
+        }
+        next = nextOf(opened).then(ahead);
+        next.catch(() => undefined);
+        const bytes = this.verified(current, at, aligned, holder);
+        yield { offset: at, bytes };
+        at += bytes.length;
+        opened.done(current.item.cost);
+      }
+    } finally {
+      opened.end();
+    }
+  }
+
+  private verified({ item, body }: Opened, at: number, stop: number, holder: Holder): Bytes {
+    const [offset, proof] = asList(item.meta, "a piece", 2);
+    if (asInt(offset, "an offset", 0, MAX_FILE) !== at) throw violation("a piece that is not the next");
+    const end = at + body.length;
+    if (body.length === 0 || end > stop || (end % BLOCK !== 0 && end !== this.size))
+      throw violation("a piece of an absurd length");
+    const leaves: Bytes[] = [];
+    for (let from = 0; from < body.length; from += BLOCK) leaves.push(this.hash.leaf(body.subarray(from, from + BLOCK)));
+    const hashes = asHashes(proof, "a proof", 2 * MAX_PROOF_HASHES);
+    const count = Math.ceil(this.size / BLOCK);
+    if (!leadsTo(this.hash, this.manifest!.root!, count, at / BLOCK, leaves, hashes))
+      throw this.visit.ban(holder.id, this.damaged(holder.label));
+    return body;
+  }
+
+  private async all(): Promise<Bytes> {
+    this.whole ??= await this.visit.withHolders(async (link, holder) => {
+      this.source = holder.label;
+      return this.checked(await readAll(this.visit, link, this.target.sha1, this.size), holder.label);
+    }, MAX_TRIES);
+    return this.whole;
+  }
+
+  private checked(data: Bytes, source: string): Bytes {
+    if (data.length !== this.size || hex(this.hash.sha1(data)) !== this.target.sha1) throw this.damaged(source);
+    return data;
+  }
+
+  private damaged(source: string): KacheryError {
+    return new KacheryError("corrupt-content", { what: this.name, source: source || "another node" });
+  }
+}
+
+interface Opened {
+  readonly item: Item;
+  readonly body: Bytes;
+}
+
+const nextOf = (stream: Stream): Promise<Item | null> => within(STALL_SECONDS, "The next piece", stream.next());
+
+/** Its body is opened while the one before is looked at. */
+async function ahead(item: Item | null): Promise<Opened | null> {
+  if (item === null) return null;
+  if (item.tail.kind !== "sealed") throw violation("a piece without bytes");
+  return { item, body: await item.tail.open() };
+}
+
+async function open(visit: Visit, link: Link, sha1: string): Promise<Info> {
+  const answer = asMap(await link.request("file.open", { channel: visit.share.pass.channel, sha1: fromHex(sha1) }), "an answer");
+  const size = asInt(answer.size, "a size", 0, MAX_FILE);
+  const inline = answer.inline;
+  if (inline !== null && !(inline instanceof Uint8Array && inline.length === size && size <= INLINE_FILE))
+    throw violation("an inline content of another length");
+  return { size, inline: inline as Bytes | null };
+}
+
+async function readAll(visit: Visit, link: Link, sha1: string, size: number): Promise<Bytes> {
+  const whole = new Uint8Array(size);
+  if (size === 0) return whole;
+  const params = { channel: visit.share.pass.channel, sha1: fromHex(sha1), ranges: [[0, size]], proofs: false };
+  const stream = link.stream("file.read", params);
+  try {
+    let at = 0;
+    for (let item = await nextOf(stream); item !== null; item = await nextOf(stream)) {
+      const opened = (await ahead(item))!;
+      const [offset] = asList(item.meta, "a piece", 2);
+      if (offset !== at || opened.body.length === 0 || at + opened.body.length > size)
+        throw violation("a piece that is not the next");
+      whole.set(opened.body, at);
+      at += opened.body.length;
+      stream.done(item.cost);
+    }
+    if (at < size) throw violation("a file that ends too soon");
+    return whole;
+  } finally {
+    stream.end();
+  }
+}
+
+async function fetchManifest(visit: Visit, link: Link, hash: Hashers, target: FileTarget): Promise<Manifest> {
+  const sha1 = target.manifest!;
+  const info = await open(visit, link, sha1);
+  if (info.size > MAX_PAGE_MANIFEST) throw violation("a manifest that is too long");
+  const data = info.inline ?? (await readAll(visit, link, sha1, info.size));
+  if (hex(hash.sha1(data)) !== sha1) throw new KacheryError("corrupt-content", { what: "The manifest", source: "another node" });
+  const manifest = parseManifest(data);
+  if (manifest.sha1 !== target.sha1) throw violation("a manifest of another file");
+  return manifest;
+}

@@ -1,0 +1,38 @@
+/** Keys of nodes, and signatures that name what they are for. */
+
+import { ed25519 } from "@noble/curves/ed25519.js";
+import { blake2b } from "@noble/hashes/blake2.js";
+import { type Bytes, concat, utf8 } from "./bytes.js";
+
+const DOMAIN = utf8("kachery-p2p:");
+
+const signed = (context: string, message: Uint8Array): Bytes =>
+  concat(DOMAIN, utf8(context), Uint8Array.of(0), message);
+
+export class NodeKey {
+  readonly public: Bytes;
+
+  /** `seed`: 32 bytes; whoever has it is the node. */
+  constructor(readonly seed: Bytes) {
+    this.public = ed25519.getPublicKey(seed) as Bytes;
+  }
+
+  sign(context: string, message: Uint8Array): Bytes {
+    return ed25519.sign(signed(context, message), this.seed) as Bytes;
+  }
+}
+
+export function verify(key: Uint8Array, context: string, message: Uint8Array, signature: Uint8Array): boolean {
+  try {
+    return ed25519.verify(signature, signed(context, message), key, { zip215: false });
+  } catch {
+    return false;
+  }
+}
+
+/** Keyed BLAKE2b with a personalisation, which is padded with zero bytes to 16. */
+export function keyedHash(size: number, key: Uint8Array | undefined, person: string, message: Uint8Array): Bytes {
+  const personalization = new Uint8Array(16);
+  personalization.set(utf8(person));
+  return blake2b(message, { dkLen: size, personalization, ...(key ? { key } : {}) }) as Bytes;
+}

@@ -1,0 +1,93 @@
+/**
+ * Every bound of this implementation. Those of the wire have the names and values of docs/protocol.md,
+ * which a test compares; the rest say how much the page holds.
+ */
+
+export const PROTOCOL_VERSION = 2;
+/** Items of one list; more are refused before memory is taken for them. */
+export const MAX_LIST_ITEMS = 8_192;
+/** Bytes of a packed frame header. */
+export const MAX_HEADER = 65_536;
+/** Bytes of a body in a sealed tail. */
+export const MAX_BODY = 1_048_576;
+/** Bytes of an opaque tail. */
+export const MAX_RELAY_TAIL = 1_114_176;
+/** Bytes of a WebSocket message. */
+export const MAX_RECORD = 1_179_776;
+/** Records under one key. */
+export const REKEY_RECORDS = 65_536;
+/** Bytes of a Noise message. */
+export const MAX_HANDSHAKE_MESSAGE = 4_096;
+/** Seconds for the handshake, and then for the hello. */
+export const HANDSHAKE_SECONDS = 10;
+/** Seconds of silence before a ping, and until a link counts as dead. */
+export const PING_SECONDS = 10;
+export const DEAD_SECONDS = 25;
+/** Bytes of cost that the other side may send on a stream at first. */
+export const STREAM_CREDIT = 8_388_608;
+/** The same on a circuit. */
+export const CIRCUIT_CREDIT = 4_194_304;
+/** Bytes that a data frame costs beyond its tail. */
+export const FRAME_OVERHEAD = 64;
+/** Seconds that a requester waits for an answer. */
+export const REQUEST_SECONDS = 15;
+/** Seconds that it waits for the answer to `who-has`, and for which that may be held back. */
+export const LOOKUP_SECONDS = 5;
+export const LOOKUP_HOLD_SECONDS = 4;
+/** Seconds without a piece until a source is given up. */
+export const STALL_SECONDS = 30;
+/** Characters of a label. */
+export const MAX_LABEL = 200;
+/** Holders of one thing in an answer. */
+export const MAX_HOLDERS = 64;
+/** Nodes in one answer. */
+export const MAX_ANSWER_NODES = 128;
+/** Bytes of an inline content. */
+export const INLINE_FILE = 32_768;
+/** Bytes of a leaf of a file's tree. */
+export const BLOCK = 65_536;
+/** Bytes of a file above which it has a manifest. */
+export const MANIFEST_CHUNK = 20_000_000;
+/** Bytes of a file. */
+export const MAX_FILE = 1_125_899_906_842_624;
+/** Messages of one subfeed, of one run, runs of one frame, hashes of one proof. */
+export const MAX_FEED_MESSAGES = 1_099_511_627_776;
+export const MAX_RUN = 256;
+export const MAX_SLICE_RUNS = 1_000;
+export const MAX_PROOF_HASHES = 64;
+/** Contents that one pass is for, and bytes of its record. */
+export const MAX_PASS_SCOPE = 16;
+export const MAX_PASS_BYTES = 1_024;
+
+/** Characters of what follows `#` in a link. */
+export const MAX_FRAGMENT = 16_384;
+/** Bytes of a manifest that the page reads: 2,000,000 blocks are not described in more. */
+export const MAX_PAGE_MANIFEST = 16_777_216;
+/** Bytes of a file that can be verified as a whole only, which the page must hold at once. */
+export const MAX_WHOLE_FILE = 67_108_864;
+/** Holders that are tried for one thing. */
+export const MAX_TRIES = 8;
+/** Seconds until the page tries again to link with the proxy: the first time, and the longest. */
+export const RETRY_FIRST = 0.5;
+export const RETRY_MOST = 30;
+/** Bytes of text, JSON or table that are shown; what is longer is shown in part. */
+export const SHOWN_TEXT = 1_048_576;
+/** Bytes of JSON that are made into a tree, and of a table that is read. */
+export const SHOWN_JSON = 16_777_216;
+/** Rows and columns of a table that are shown, entries of one level of a tree. */
+export const SHOWN_ROWS = 1_000;
+export const SHOWN_COLUMNS = 100;
+export const SHOWN_ENTRIES = 500;
+/** Levels of JSON that are shown. */
+export const SHOWN_DEPTH = 64;
+/** Bytes of an array whose statistics are computed: it is streamed, so this is time, not memory. */
+export const SHOWN_ARRAY = 268_435_456;
+/** Bytes of the header of an npy file. */
+export const MAX_NPY_HEADER = 65_536;
+/** Bytes of an image, sound or film that is shown. */
+export const SHOWN_IMAGE = 67_108_864;
+/** Messages of a subfeed that are kept on the page, the newest ones, and characters shown of each. */
+export const SHOWN_MESSAGES = 500;
+export const SHOWN_MESSAGE = 10_000;
+/** Bytes of a download that are gathered in memory; more goes to a file as it comes. */
+export const SAVED_IN_MEMORY = 67_108_864;

@@ -1,0 +1,121 @@
+/** Shows a file by what is in it. */
+
+import type { Bytes } from "../bytes.js";
+import type { RemoteFile } from "../file.js";
+import { MAX_NPY_HEADER, SHOWN_ARRAY, SHOWN_IMAGE, SHOWN_JSON, SHOWN_ROWS, SHOWN_TEXT } from "../limits.js";
+import { bytesText, make } from "./dom.js";
+import { parseHeader, Statistics } from "./npy.js";
+import { parseJson, parseRows, showJson, showTable, showText } from "./text.js";
+
+const IMAGES: Readonly<Record<string, string>> = {
+  png: "image/png", jpg: "image/jpeg", jpeg: "image/jpeg", gif: "image/gif", webp: "image/webp",
+  avif: "image/avif", bmp: "image/bmp", svg: "image/svg+xml",
+};
+
+const SOUND: Readonly<Record<string, string>> = {
+  wav: "audio/wav", mp3: "audio/mpeg", ogg: "audio/ogg", flac: "audio/flac", m4a: "audio/mp4",
+};
+const FILMS: Readonly<Record<string, string>> = { mp4: "video/mp4", webm: "video/webm", mov: "video/quicktime" };
+
+type Tell = (text: string) => void;
+
+export const extension = (name: string): string => /\.([A-Za-z0-9]{1,8})$/.exec(name)?.[1]?.toLowerCase() ?? "";
+
+/** What to put on the page. `tell` hears how far it is. */
+export async function show(file: RemoteFile, tell: Tell): Promise<Node> {
+  if (file.size === 0) return make("p", { class: "note" }, "The file is empty.");
+  const kind = extension(file.name);
+  const image = IMAGES[kind];
+  if (image && file.size <= SHOWN_IMAGE) return showImage(await file.bytes(), image, file.name);
+  for (const [element, types] of [["audio", SOUND], ["video", FILMS]] as const) {
+    const type = types[kind];
+    if (type && file.size <= SHOWN_IMAGE) return showMedia(element, await file.bytes(), type);
+  }
+  const head = await file.bytes(0, Math.min(file.size, MAX_NPY_HEADER + 12));
+  if (head[0] === 0x93 && head[1] === 0x4e) return showArray(file, head, tell);
+  if (isBinary(head)) return make("p", { class: "note" }, "This page has no view for what is in it. You can save it.");
+  if ((kind === "json" || (kind === "" && /^\s*[[{]/.test(decode(head)))) && file.size <= SHOWN_JSON)
+    return showParsed(decode(await file.bytes()));
+  const whole = file.size <= SHOWN_TEXT;
+  const text = decode(await file.bytes(0, Math.min(file.size, SHOWN_TEXT)), whole);
+  if (kind === "csv" || kind === "tsv") {
+    // A line that was cut off at the end is not shown.
+    const lines = whole ? text : text.slice(0, text.lastIndexOf("\n") + 1);
+    return showTable(parseRows(lines, kind === "csv" ? separatorOf(lines) : "\t", SHOWN_ROWS + 2), whole);
+  }
+  return showText(text, whole);
+}
+
+function showParsed(text: string): Node {
+  try {
+    return showJson(parseJson(text));
+  } catch (error) {
+    const reason = error instanceof RangeError ? "it is nested too deeply" : "it is no valid JSON";
+    return make("div", {}, make("p", { class: "note" }, `Shown as text: ${reason}.`), showText(text.slice(0, SHOWN_TEXT), text.length <= SHOWN_TEXT));
+  }
+}
+
+function showImage(bytes: Bytes, type: string, name: string): Node {
+  const url = URL.createObjectURL(new Blob([bytes], { type }));
+  const image = make("img", { alt: name, src: url });
+  const broken = make("p", { class: "note", hidden: "" }, "The browser cannot show this image. You can save it.");
+  image.addEventListener("load", () => URL.revokeObjectURL(url));
+  image.addEventListener("error", () => {
+    image.hidden = true;
+    broken.hidden = false;
+  });
+  return make("div", {}, image, broken);
+}
+
+function showMedia(element: "audio" | "video", bytes: Bytes, type: string): Node {
+  // The browser reads from it for as long as it is on the page.
+  const player = make(element, { controls: "", src: URL.createObjectURL(new Blob([bytes], { type })) });
+  const broken = make("p", { class: "note", hidden: "" }, "The browser cannot play this. You can save it.");
+  player.addEventListener("error", () => (broken.hidden = false));
+  return make("div", {}, player, broken);
+}
+
+async function showArray(file: RemoteFile, head: Bytes, tell: Tell): Promise<Node> {
+  const header = parseHeader(head);
+  const values = header.shape.reduce((product, n) => product * n, 1);
+  const facts: [string, string][] = [
+    ["shape", `(${header.shape.join(", ")})`],
+    ["dtype", header.dtype],
+    ["order", header.fortran ? "Fortran" : "C"],
+    ["values", String(values)],
+  ];
+  const statistics = Statistics.of(header.dtype);
+  const notes: Node[] = [];
+  if (statistics) {
+    const stop = Math.min(file.size, header.offset + SHOWN_ARRAY);
+    for await (const { offset, bytes } of file.read(header.offset, stop)) {
+      statistics.add(bytes);
+      tell(`Computing statistics: ${bytesText(offset + bytes.length)} of ${bytesText(stop)}`);
+    }
+    const number = (value: number) => (Number.isInteger(value) ? String(value) : value.toPrecision(8).replace(/\.?0+($|e)/, "$1"));
+    facts.push(
+      ["min", number(statistics.least)],
+      ["max", number(statistics.greatest)],
+      ["mean", number(statistics.mean)],
+      ["standard deviation", number(statistics.deviation)],
+    );
+    if (statistics.nan) facts.push(["not a number", String(statistics.nan)]);
+    if (stop < file.size)
+      notes.push(make("p", { class: "note" }, `Statistics are of the first ${bytesText(SHOWN_ARRAY)}.`));
+    notes.push(make("p", { class: "note" }, "First values:"), make("pre", {}, statistics.first.map(number).join(", ")));
+  }
+  const rows = facts.map(([name, value]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, value)));
+  return make("div", {}, make("table", {}, make("tbody", {}, ...rows)), ...notes);
+}
+
+/** `whole` false: a letter may be cut off at the end. */
+const decode = (bytes: Bytes, whole = true): string => new TextDecoder().decode(bytes, { stream: !whole });
+
+/** As most programs tell: text has no zero byte. */
+const isBinary = (head: Bytes): boolean => head.subarray(0, 8_192).includes(0);
+
+/** Some programs write semicolons where commas stand in numbers. */
+function separatorOf(text: string): string {
+  const line = text.slice(0, text.indexOf("\n") + 1 || undefined);
+  return !line.includes(",") && line.includes(";") ? ";" : ",";
+}

@@ -1,0 +1,116 @@
+/**
+ * Records: frames sealed and opened under the keys of one session.
+ *
+ * Headers are opened at once and in order, since record numbers are implicit; what a large tail takes is
+ * WebCrypto's, and may be waited for later. What does not authenticate ends the session.
+ */
+
+import { gcm } from "@noble/ciphers/aes.js";
+import { type Bytes, concat } from "./bytes.js";
+import { violation } from "./errors.js";
+import { MAX_BODY, MAX_HEADER, MAX_RECORD, MAX_RELAY_TAIL, REKEY_RECORDS } from "./limits.js";
+import { asInt, asList, unpack } from "./msgpack.js";
+import { type Keys, nonce, unsealed } from "./noise.js";
+
+const TAG = 16;
+/** Bytes from which WebCrypto is faster than the way to it. */
+const LARGE = 4_096;
+const REKEY_NONCE = concat(new Uint8Array(4), new Uint8Array(8).fill(0xff));
+export const DATA = 5;
+
+export interface Record {
+  /** The frame: its tag, and its fields. */
+  readonly frame: unknown[];
+  readonly tail: Tail;
+}
+
+export type Tail =
+  | { readonly kind: "none" }
+  | { readonly kind: "sealed"; open(): Promise<Bytes> }
+  | { readonly kind: "opaque"; readonly bytes: Bytes };
+
+class Direction {
+  private number = 0;
+  private imported: Promise<CryptoKey> | null = null;
+
+  constructor(private key: Bytes) {}
+
+  /** The number of the next record, under whose key it is. */
+  next(): number {
+    const number = this.number++;
+    if (number > 0 && number % REKEY_RECORDS === 0) {
+      this.key = gcm(this.key, REKEY_NONCE).encrypt(new Uint8Array(32)).slice(0, 32) as Bytes;
+      this.imported = null;
+    }
+    return number;
+  }
+
+  seal(number: number, plain: Uint8Array): Bytes {
+    return gcm(this.key, nonce(number)).encrypt(plain) as Bytes;
+  }
+
+  open(number: number, sealed: Uint8Array): Bytes {
+    return unsealed(this.key, number, sealed);
+  }
+
+  /** The same later: the key is that of now. */
+  openLater(number: number, sealed: Bytes): () => Promise<Bytes> {
+    const key = this.key;
+    if (sealed.length < LARGE) return async () => unsealed(key, number, sealed);
+    this.imported ??= crypto.subtle.importKey("raw", key, "AES-GCM", false, ["decrypt"]);
+    const imported = this.imported;
+    return async () => {
+      try {
+        const plain = await crypto.subtle.decrypt({ name: "AES-GCM", iv: nonce(number) }, await imported, sealed);
+        return new Uint8Array(plain);
+      } catch {
+        throw violation("a body that does not authenticate");
+      }
+    };
+  }
+}
+
+export class Session {
+  readonly hash: Bytes;
+  readonly peer: Bytes;
+  private readonly sending: Direction;
+  private readonly receiving: Direction;
+
+  constructor(keys: Keys) {
+    this.hash = keys.hash;
+    this.peer = keys.peer;
+    this.sending = new Direction(keys.send);
+    this.receiving = new Direction(keys.receive);
+  }
+
+  /** A record of a packed frame; `tail` is opaque, and the frame says how long it is. */
+  seal(header: Uint8Array, tail: Uint8Array = new Uint8Array(0)): Bytes {
+    if (header.length > MAX_HEADER) throw violation("a frame of ours that is too long");
+    const sealed = this.sending.seal(2 * this.sending.next(), header);
+    const length = new Uint8Array(4);
+    new DataView(length.buffer).setUint32(0, sealed.length);
+    return concat(length, sealed, tail);
+  }
+
+  open(record: Bytes): Record {
+    if (record.length > MAX_RECORD || record.length < 4 + TAG + 1) throw violation("a record of an absurd length");
+    const size = new DataView(record.buffer, record.byteOffset).getUint32(0);
+    if (size < TAG + 1 || size > MAX_HEADER + TAG || size > record.length - 4)
+      throw violation("a header of an absurd length");
+    const number = this.receiving.next();
+    const header = this.receiving.open(2 * number, record.subarray(4, 4 + size));
+    const frame = asList(unpack(header), "a frame", 1);
+    return { frame, tail: this.tailOf(frame, number, record.subarray(4 + size)) };
+  }
+
+  private tailOf(frame: unknown[], number: number, bytes: Bytes): Tail {
+    const isData = frame[0] === DATA;
+    const kind = isData ? asInt(frame[3], "a kind of tail", 0, 2) : 0;
+    const size = isData ? asInt(frame[4], "the size of a tail", 0, MAX_RELAY_TAIL) : 0;
+    if (bytes.length !== size || (kind === 0 && size > 0)) throw violation("a tail of another length");
+    if (kind === 0) return { kind: "none" };
+    if (kind === 2) return { kind: "opaque", bytes };
+    if (size < TAG || size > MAX_BODY + TAG) throw violation("a body of an absurd length");
+    return { kind: "sealed", open: this.receiving.openLater(2 * number + 1, bytes) };
+  }
+}

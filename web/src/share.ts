@@ -1,0 +1,128 @@
+/** What is in a share link, see kachery_p2p/protocol/channels/share_link.py and docs/protocol.md. */
+
+import { sha256 } from "@noble/hashes/sha2.js";
+import { type Bytes, equal, fromBase64url, fromHex } from "./bytes.js";
+import { KacheryError } from "./errors.js";
+import { keyedHash, NodeKey, verify } from "./identity.js";
+import { MAX_FRAGMENT, MAX_LABEL, MAX_PASS_BYTES, MAX_PASS_SCOPE } from "./limits.js";
+import { asBool, asBytes, asInt, asList, asText, pack, unpack } from "./msgpack.js";
+
+const VERSION = 1;
+const CHECK = 4;
+const MAX_SECONDS = 253_402_300_799;
+
+export interface Pass {
+  /** As it stands in the link. */
+  readonly packed: Bytes;
+  readonly channel: Bytes;
+  /** The node that made it. */
+  readonly home: Bytes;
+  readonly id: Bytes;
+  /** 0: any number. */
+  readonly uses: number;
+  /** Unix time in seconds. */
+  readonly expiresAt: number;
+}
+
+export type Target =
+  | { readonly kind: "file"; readonly sha1: string; readonly manifest: string | null; readonly name: string }
+  | { readonly kind: "feed"; readonly feed: Bytes; readonly subfeed: Bytes; readonly name: string };
+
+export interface Share {
+  readonly channelName: string;
+  readonly pass: Pass;
+  readonly seed: Bytes;
+  readonly uri: string;
+  readonly target: Target;
+  readonly keys: readonly Bytes[];
+  readonly secretVersion: number;
+  readonly proxy: Bytes;
+}
+
+const bad = (reason: string): KacheryError => new KacheryError("bad-link", { reason });
+
+/** Takes what follows `#`. Throws `bad-link`. */
+export async function parseFragment(fragment: string, sha1: (data: Uint8Array) => Bytes): Promise<Share> {
+  if (fragment.length > MAX_FRAGMENT) throw bad("it is too long");
+  let data: Bytes;
+  try {
+    data = fromBase64url(fragment.trim());
+  } catch {
+    throw bad("it was changed on the way");
+  }
+  const packed = data.subarray(CHECK);
+  if (data.length <= CHECK || !equal(sha256(packed).subarray(0, CHECK), data.subarray(0, CHECK)))
+    throw bad("a part of it is missing, or was changed on the way");
+  try {
+    return fromPacked(packed, sha1);
+  } catch (error) {
+    if (error instanceof KacheryError && error.code === "bad-link") throw error;
+    throw bad("it is of another kind than this page knows");
+  }
+}
+
+function fromPacked(packed: Uint8Array, sha1: (data: Uint8Array) => Bytes): Share {
+  const items = asList(unpack(packed), "a link", 1);
+  if (items[0] !== VERSION) throw bad(`it is of version ${String(items[0]).slice(0, 10)}, and this page reads ${VERSION}`);
+  const uri = asText(items[4], "a URI", MAX_FRAGMENT);
+  return {
+    channelName: asText(items[1], "a name", MAX_LABEL),
+    pass: parsePass(asBytes(items[2], "a pass", 1, MAX_PASS_BYTES)),
+    seed: asBytes(items[3], "a seed", 32),
+    uri,
+    target: parseTarget(uri, sha1),
+    keys: asList(items[5], "keys", 0, MAX_PASS_SCOPE).map((key) => asBytes(key, "a key", 16)),
+    secretVersion: asInt(items[6], "a version", 1, Number.MAX_SAFE_INTEGER),
+    proxy: asBytes(items[7], "a node id", 32),
+  };
+}
+
+/** Checks its form and its signature; whether it counts is for those to say to whom it is shown. */
+export function parsePass(packed: Bytes): Pass {
+  const items = asList(unpack(packed), "a pass", 11, 11);
+  const channel = asBytes(items[0], "a channel", 32);
+  const home = asBytes(items[1], "a node id", 32);
+  const signer = asBool(items[2], "by_owner") ? channel : home;
+  const signature = asBytes(items[10], "a signature", 64);
+  if (!verify(signer, "pass", pack(items.slice(0, 10)), signature)) throw bad("its signature is wrong");
+  return {
+    packed,
+    channel,
+    home,
+    id: asBytes(items[3], "an id", 32),
+    uses: asInt(items[6], "uses", 0, Number.MAX_SAFE_INTEGER),
+    expiresAt: asInt(items[9], "a time", 0, MAX_SECONDS),
+  };
+}
+
+/** What a URI names. Throws `bad-link`. */
+export function parseTarget(uri: string, sha1: (data: Uint8Array) => Bytes): Target {
+  const file = /^sha1:\/\/([0-9a-f]{40})(?:\/([^?#]*))?(?:\?manifest=([0-9a-f]{40}))?$/.exec(uri);
+  if (file) {
+    const label = (file[2] ?? "").replace(/%(20|23|3F|25)/g, (code) => decodeURIComponent(code));
+    return { kind: "file", sha1: file[1]!, manifest: file[3] ?? null, name: label || file[1]!.slice(0, 12) };
+  }
+  const feed = /^feed:\/\/([0-9a-f]{64})\/(.+)$/.exec(uri);
+  if (!feed) throw bad("it names neither a file nor a subfeed");
+  let name: string;
+  try {
+    name = decodeURIComponent(feed[2]!);
+  } catch {
+    throw bad("the name of its subfeed is malformed");
+  }
+  const hashed = /^~([0-9a-f]{40})$/.exec(name);
+  const subfeed = hashed ? fromHex(hashed[1]!) : sha1(new TextEncoder().encode(name));
+  return { kind: "feed", feed: fromHex(feed[1]!), subfeed, name };
+}
+
+/** The secret of the marks in a pass, from the seed of its key. */
+export const secretOf = (seed: Bytes): Bytes => keyedHash(32, undefined, "kachery-pass", seed);
+
+/** The proof that this visitor holds the pass, for one session with the node `verifier`. */
+export function prove(share: Share, verifier: Uint8Array, visitor: Uint8Array, hash: Uint8Array): Bytes {
+  return new NodeKey(share.seed).sign("pass proof", pack([share.pass.channel, verifier, visitor, hash]));
+}
+
+export const markOf = (secret: Uint8Array, person: "kachery-file" | "kachery-feed", identifier: Uint8Array): Bytes =>
+  keyedHash(16, secret, person, identifier);
+

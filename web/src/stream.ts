@@ -1,0 +1,123 @@
+/**
+ * One stream that this end opened: what comes on it, within the credit that was given.
+ *
+ * What has come and was not dealt with is bounded by that credit, whatever the other side does.
+ */
+
+import type { Bytes } from "./bytes.js";
+import { KacheryError, violation } from "./errors.js";
+import { FRAME_OVERHEAD } from "./limits.js";
+import type { Tail } from "./session.js";
+
+export interface Item {
+  readonly meta: unknown;
+  readonly tail: Tail;
+  readonly cost: number;
+}
+
+/** What a stream needs of its link. */
+export interface StreamHost {
+  credit(id: number, more: number): void;
+  data(id: number, meta: unknown, tail: Bytes): void;
+  ended(id: number): void;
+  sayEnd(id: number): void;
+}
+
+export class Stream {
+  private readonly items: Item[] = [];
+  private wake: (() => void)[] = [];
+  private error: KacheryError | null = null;
+  private over = false;
+  private granted: number;
+  private owed = 0;
+  private mine = 0;
+  private firstCredit = 0;
+
+  constructor(
+    private readonly host: StreamHost,
+    readonly id: number,
+    private readonly credit: number,
+  ) {
+    this.granted = credit;
+  }
+
+  /** The next piece; null after a good end. Throws the error with which the other side ended it. */
+  async next(): Promise<Item | null> {
+    while (this.items.length === 0) {
+      if (this.error) throw this.error;
+      if (this.over) return null;
+      await this.changed();
+    }
+    return this.items.shift()!;
+  }
+
+  /** A piece was dealt with: the other side may send as much again. */
+  done(cost: number): void {
+    this.owed += cost;
+    if (this.over || this.owed < Math.min(this.credit / 8, 1_048_576)) return;
+    this.granted += this.owed;
+    this.host.credit(this.id, this.owed);
+    this.owed = 0;
+  }
+
+  /** How much the other side lets this end have under way, which it says first of all. */
+  async window(): Promise<number> {
+    while (this.firstCredit === 0) await this.open();
+    return this.firstCredit;
+  }
+
+  /** Send a piece with an opaque tail as soon as there is credit for it. */
+  async sendOpaque(meta: unknown, tail: Bytes): Promise<void> {
+    const cost = tail.length + FRAME_OVERHEAD;
+    while (this.mine < cost) await this.open();
+    this.mine -= cost;
+    this.host.data(this.id, meta, tail);
+  }
+
+  /** Nothing more is wanted of it. */
+  end(): void {
+    if (!this.over) this.host.sayEnd(this.id);
+    this.finish(null);
+    this.items.length = 0;
+  }
+
+  // --- what the link hears ---------------------------------------------------------------------
+
+  onData(meta: unknown, tail: Tail, size: number): void {
+    const cost = size + FRAME_OVERHEAD;
+    this.granted -= cost;
+    if (this.granted < 0) throw violation("more data than there was credit for");
+    this.items.push({ meta, tail, cost });
+    this.ring();
+  }
+
+  onCredit(more: number): void {
+    this.mine += more;
+    if (this.mine > 2 ** 40) throw violation("absurd credit");
+    this.firstCredit ||= more;
+    this.ring();
+  }
+
+  finish(error: KacheryError | null): void {
+    if (this.over) return;
+    this.over = true;
+    this.error = error;
+    this.host.ended(this.id);
+    this.ring();
+  }
+
+  private async open(): Promise<void> {
+    if (this.over) throw this.error ?? new KacheryError("link-closed", { reason: "the stream ended" });
+    await this.changed();
+  }
+
+  private changed(): Promise<void> {
+    return new Promise((resolve) => this.wake.push(resolve));
+  }
+
+  private ring(): void {
+    const waiting = this.wake;
+    this.wake = [];
+    for (const resolve of waiting) resolve();
+  }
+}

@@ -1,0 +1,184 @@
+/** Checks this implementation against values that the Python one computed: `vectors FILE`. */
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { type Bytes, fromHex, hex } from "../src/bytes.js";
+import { checkHead, Following, Frontier } from "../src/feed.js";
+import { hashers } from "../src/hashing.js";
+import { keyedHash, NodeKey, verify } from "../src/identity.js";
+import * as limits from "../src/limits.js";
+import { parseManifest } from "../src/manifest.js";
+import { pack, packArray, packBinaryMap, unpack } from "../src/msgpack.js";
+import { Initiator, type Keys } from "../src/noise.js";
+import { Session } from "../src/session.js";
+import { markOf, parseFragment, prove, secretOf } from "../src/share.js";
+import { leadsTo } from "../src/tree.js";
+
+type Vector = { [name: string]: string };
+type Vectors = { [name: string]: Vector };
+const file = JSON.parse(readFileSync(process.argv[2]!, "utf-8")) as { vectors: Vectors; limits: Record<string, number> };
+const of = (name: string): ((field: string) => Bytes) => (field) => {
+  const value = file.vectors[name]?.[field];
+  assert(value !== undefined, `no ${name}.${field}`);
+  return fromHex(value);
+};
+const same = (got: Uint8Array, wanted: Uint8Array, what: string): void => assert.equal(hex(got), hex(wanted), what);
+const flipped = (data: Bytes, at: number): Bytes => data.map((byte, i) => (i === at ? byte ^ 1 : byte)) as Bytes;
+const checks: { [name: string]: () => void | Promise<void> } = {
+  limits() {
+    for (const [name, value] of Object.entries(file.limits)) assert.equal((limits as Record<string, unknown>)[name], value, name);
+  },
+
+  signatures() {
+    const v = of("signatures");
+    const key = new NodeKey(v("seed"));
+    same(key.public, v("public"), "public");
+    same(key.sign("pass proof", v("message")), v("signature"), "signature");
+    assert(!verify(v("public"), "pass", v("message"), v("signature")), "another context");
+    // The point of order one signs everything if it is let.
+    const small = new Uint8Array(32);
+    small[0] = 1;
+    const forged = new Uint8Array(64);
+    forged[0] = 1;
+    assert(!verify(small, "pass", v("message"), forged), "a key of small order");
+  },
+
+  handshake() {
+    const v = of("handshake");
+    const begin = (expected: Bytes) => {
+      const initiator = new Initiator(new NodeKey(v("seed")), expected, { static: v("static"), ephemeral: v("ephemeral") });
+      same(initiator.first(), v("message 1"), "message 1");
+      return initiator;
+    };
+    const { third, keys } = begin(v("peer")).finish(v("message 2"));
+    same(third, v("message 3"), "message 3");
+    same(keys.hash, v("h"), "h");
+    same(keys.send, v("send"), "send");
+    same(keys.receive, v("receive"), "receive");
+    same(keys.peer, v("peer"), "peer");
+    for (let at = 0; at < v("message 2").length; at++)
+      assert.throws(() => begin(v("peer")).finish(flipped(v("message 2"), at)), `byte ${at} changed`);
+    assert.throws(() => begin(v("seed")).finish(v("message 2")), "another node than was expected");
+  },
+
+  async records() {
+    const v = of("records");
+    const keys: Keys = { send: v("key"), receive: v("key"), hash: v("key"), peer: v("key") };
+    const sealing = new Session(keys);
+    const opening = new Session(keys);
+    same(sealing.seal(v("header 0")), v("record 0"), "record 0");
+    opening.open(v("record 0"));
+    const record = opening.open(v("record 1"));
+    assert(record.tail.kind === "sealed");
+    same(await record.tail.open(), v("body 1"), "body 1");
+    const large = opening.open(v("record 2"));
+    assert(large.tail.kind === "sealed");
+    same(await large.tail.open(), v("body 2"), "body 2, by WebCrypto");
+    sealing.seal(v("header 0"));
+    sealing.seal(v("header 0"));
+    for (let n = 3; n < limits.REKEY_RECORDS; n++) sealing.seal(v("header 0"));
+    same(sealing.seal(v("header 0")), v("record 65536"), "after the rekey");
+    const late = new Session(keys);
+    late.open(v("record 0"));
+    assert.throws(() => late.open(v("record 0")), "a repeated record");
+    for (let at = 0; at < v("record 0").length; at++)
+      assert.throws(() => new Session(keys).open(flipped(v("record 0"), at)), `byte ${at} changed`);
+    const tampered = new Session(keys);
+    tampered.open(v("record 0"));
+    const tail = tampered.open(flipped(v("record 1"), v("record 1").length - 1)).tail;
+    assert(tail.kind === "sealed");
+    await assert.rejects(tail.open());
+  },
+
+  msgpack() {
+    const v = of("msgpack");
+    same(pack([0, 127, 128, 65_536, 4_294_967_296, -1, "text", Uint8Array.of(1), true, null, { a: 1 }]), v("values"), "values");
+    same(
+      packArray([pack(0), pack("s"), pack(1.5), pack(""), pack([]), packBinaryMap(v("tag"), [0, []]), pack(new Uint8Array(0))]),
+      v("hello"),
+      "hello",
+    );
+    for (const name of ["huge list", "huge text", "huge bytes", "ext", "cut", "trailing"])
+      assert.throws(() => unpack(v(name)), name);
+  },
+
+  hashes() {
+    const v = of("hashes");
+    same(keyedHash(16, v("h"), "kachery-channel", v("tagged")), v("tag"), "tag");
+    same(markOf(v("secret"), "kachery-file", v("sha1")), v("blinded"), "blinded key");
+    same(secretOf(v("seed")), v("pass secret"), "the secret of a pass");
+  },
+
+  async tree() {
+    const v = of("tree");
+    const hash = await hashers();
+    const blocks = [new Uint8Array(65_536), new Uint8Array(65_536).fill(1), new TextEncoder().encode("end") as Bytes];
+    const leaves = blocks.map((block) => hash.leaf(block));
+    const parts = (data: Bytes) => Array.from({ length: data.length / 32 }, (_, i) => data.slice(32 * i, 32 * i + 32));
+    const check = (start: number, stop: number, proof: Bytes[], root = v("root")) =>
+      leadsTo(hash, root, 3, start, leaves.slice(start, stop), proof);
+    for (const [start, stop] of [[0, 1], [1, 2], [2, 3], [0, 2], [1, 3], [0, 3]] as const) {
+      const proof = parts(v(`proof ${start} ${stop}`));
+      assert(check(start, stop, proof), `[${start}, ${stop})`);
+      assert(!check(start, stop, [...proof, leaves[0]!]), "too long");
+      assert(!check(start, stop, proof, flipped(v("root"), 3)), "another root");
+      proof.forEach((_, i) => {
+        assert(!check(start, stop, proof.filter((__, j) => i !== j)), "too short");
+        assert(!check(start, stop, proof.map((x, j) => (i === j ? flipped(x, 0) : x))), "changed");
+      });
+    }
+    assert(!leadsTo(hash, v("root"), 3, 0, [leaves[1]!, leaves[0]!], parts(v("proof 0 2"))), "exchanged");
+    assert(!leadsTo(hash, v("root"), 3, 3, [leaves[0]!], []), "behind the end");
+    const manifest = parseManifest(v("manifest"));
+    assert.equal(manifest.size, 131_075);
+    same(manifest.root!, v("root"), "the manifest's root");
+    for (const broken of ["[]", "{}", '{"size":-1,"sha1":"00"}', "{", '{"size":1e300}'])
+      assert.throws(() => parseManifest(new TextEncoder().encode(broken)), broken);
+  },
+
+  async share() {
+    const v = of("share");
+    const { sha1 } = await hashers();
+    const fragment = new TextDecoder().decode(v("fragment"));
+    const share = await parseFragment(fragment, sha1);
+    same(share.pass.packed, v("pass"), "pass");
+    same(share.pass.home, v("home"), "home");
+    same(share.seed, v("seed"), "seed");
+    assert.equal(share.uri, new TextDecoder().decode(v("uri")));
+    assert.equal(share.target.kind === "file" && share.target.name, "my file.txt");
+    same(prove(share, v("verifier"), v("visitor"), v("h")), v("proof"), "proof");
+    for (let at = 0; at < fragment.length; at++) {
+      const other = fragment[at] === "A" ? "B" : "A";
+      await assert.rejects(parseFragment(fragment.slice(0, at) + other + fragment.slice(at + 1), sha1), `letter ${at} changed`);
+      await assert.rejects(parseFragment(fragment.slice(0, at), sha1), `cut after ${at}`);
+    }
+  },
+
+  async feed() {
+    const v = of("feed");
+    const parts = (data: Bytes) => Array.from({ length: data.length / 32 }, (_, i) => data.slice(32 * i, 32 * i + 32));
+    const plain = (body: Bytes) => ({ kind: "sealed" as const, open: async () => body });
+    const take = async (meta: unknown, body: Bytes, position = 0) =>
+      new Following(v("feed"), v("subfeed"), position).take({ meta, tail: plain(body) });
+    const meta = unpack(v("part")) as unknown[];
+    const messages = await take(meta, v("body"), 3);
+    assert.deepEqual(messages.map((x) => x.text), ['{"a":1}', '"two"', "[3]"]);
+    assert.deepEqual(messages.map((x) => x.number), [3, 4, 5]);
+    assert.equal(messages[2]!.author, hex(v("author")));
+    for (let at = 0; at < v("body").length; at++)
+      await assert.rejects(take(meta, flipped(v("body"), at), 3), `byte ${at} changed`);
+    await assert.rejects(take(meta, v("body"), 4), "another place");
+    const head = (meta[6] as unknown[]).slice();
+    checkHead(head, v("feed"), v("subfeed"));
+    assert.throws(() => checkHead([...head.slice(0, 2), 9, ...head.slice(3)], v("feed"), v("subfeed")), "a longer one");
+    assert.throws(() => checkHead(head, v("subfeed"), v("subfeed")), "another feed's");
+    const frontier = new Frontier(0, []);
+    for (const leaf of parts(v("leaves"))) frontier.append(leaf);
+    same(frontier.rootWithin(frontier.size, []), v("root"), "root");
+  },
+};
+
+for (const [name, check] of Object.entries(checks)) {
+  await check();
+  console.log(`ok ${name}`);
+}
