@@ -44,7 +44,8 @@ node.tasks              : node.feeds storage.tasks
 node.upkeep             : node.gossip storage.sweeper
 node.local              : node.tasks storage.limit
 node.web                : node
-node.node               : node.local node.upkeep node.web storage.older_values
+node.doors              : node.local
+node.node               : node.doors node.upkeep node.web storage.older_values
 node.__main__           : node.node
 
 client.session          : local storage.files

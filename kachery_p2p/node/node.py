@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -22,6 +21,7 @@ from kachery_p2p.node.channels.invitations import Invitations
 from kachery_p2p.node.channels.joining import Joining
 from kachery_p2p.node.channels.presence import Presence
 from kachery_p2p.node.channels.visits import Visits
+from kachery_p2p.node.doors.server import LocalServer
 from kachery_p2p.node.feeds.feeds import Feeds
 from kachery_p2p.node.feeds.offers import FeedOffers
 from kachery_p2p.node.feeds.own_feeds import OwnFeeds
@@ -47,7 +47,6 @@ from kachery_p2p.node.links.listener import Doors, Listener
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.reach import Reach
 from kachery_p2p.node.local.calls import Calls
-from kachery_p2p.node.local.server import LocalServer
 from kachery_p2p.node.local.services import Services
 from kachery_p2p.node.tasks.backends import TaskBackends, TaskFunctionOffers
 from kachery_p2p.node.tasks.queue import TaskQueue
@@ -56,7 +55,7 @@ from kachery_p2p.node.tasks.results import ResultOffers, TaskResults
 from kachery_p2p.node.tasks.server import TaskServer
 from kachery_p2p.node.web.page import Page, own_names
 from kachery_p2p.protocol.channels.membership import ChannelBook
-from kachery_p2p.protocol.errors import BadInput, KacheryError, LinkClosed
+from kachery_p2p.protocol.errors import KacheryError, LinkClosed
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.limits import NOTICE_SECONDS, SHUTDOWN_SECONDS
 from kachery_p2p.protocol.links.knock import Knocks
@@ -133,7 +132,8 @@ class Node:
             config.storage_dir, durable=config.durable, on_manifest=self.state.set_manifest
         )
         self.store.open()
-        self._let_in()
+        if config.is_shared and not self.store.read_only:  # clients read blobs where they lie
+            let_in(self.store.root, config.group_id(), others=config.others_may_read)
         self.inventory = Inventory.open(
             config.state_dir, self.store.root, clock=lambda: self.context.clock()
         )
@@ -246,12 +246,6 @@ class Node:
             self.network.spawn(work, name="keeping the local socket")
         log.info("node %s is up", self.context.node_id)
 
-    def _let_in(self) -> None:
-        """Clients of other users read blobs where they lie."""
-        config = self.config
-        if config.is_shared and not self.store.read_only:
-            let_in(self.store.root, config.group_id(), others=config.others_may_read)
-
     def _make_feeds(self, discovery: Discovery) -> None:
         self.feeds = Feeds(
             self.context,
@@ -317,7 +311,12 @@ class Node:
         host, port = address
         self.gate = Gate()
         listener = await transport.listen(
-            host, port, self._accept, self.gate, tls=self._tls(), doors=self._doors()
+            host,
+            port,
+            self._accept,
+            self.gate,
+            tls=transport.tls_of(self.config.tls_cert, self.config.tls_key),
+            doors=self._doors(),
         )
         self._listeners.append(listener)
         bound = listener.sockets[0].getsockname()
@@ -340,16 +339,6 @@ class Node:
             knows=lambda knock: knocks.opens(knock, book, clock()),
             warn=self.context.warn,
         )
-
-    def _tls(self) -> ssl.SSLContext | None:
-        if self.config.tls_cert is None:
-            return None
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        try:
-            tls.load_cert_chain(self.config.tls_cert, self.config.tls_key)
-        except (OSError, ssl.SSLError) as error:
-            raise BadInput(what=f"--tls-cert {self.config.tls_cert}", reason=str(error)) from error
-        return tls
 
     async def accept(self, connection: transport.Transport, proved: Callable[[], None]) -> None:
         """Somebody connected: serve the link until it ends."""

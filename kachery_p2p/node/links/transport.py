@@ -15,6 +15,7 @@ import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -210,6 +211,18 @@ def _http_proxy(url: str, named: str | None) -> HttpProxy | None:
     except ValueError as error:
         raise BadInput(what=f"URL {url!r}", reason=str(error)) from error
     return choose_http_proxy(os.environ, parts.scheme, host, port)
+
+
+def tls_of(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    """What a listener needs for TLS; None without a certificate. Raises BadInput."""
+    if certificate is None:
+        return None
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        tls.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise BadInput(what=f"--tls-cert {certificate}", reason=str(error)) from error
+    return tls
 
 
 async def listen(

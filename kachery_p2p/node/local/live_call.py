@@ -1,6 +1,6 @@
 """One call of a local client while it runs: who called, what comes and goes beside its parameters.
 
-This is what :class:`~.calls.Calls` gets to see of a connection (:mod:`.server`).
+This is what :class:`~.calls.Calls` gets to see of a connection (:mod:`kachery_p2p.node.doors.server`).
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ from kachery_p2p.protocol.local.proof import (
     Token,
     parse_token,
 )
+from tests.node.doors.test_server import HI, WRITES, RawClient, client, one_node
 from tests.node.harness import laboratory, until
-from tests.node.local.test_server import HI, WRITES, RawClient, client, one_node
 
 
 def token_of(node: Node, right: str = FULL) -> tuple[Token, int]:

@@ -28,6 +28,9 @@ from kachery_p2p.local.framed import FramedSocket
 from kachery_p2p.local.places import PORT_VARIABLE
 from kachery_p2p.node.context import SOFTWARE
 from kachery_p2p.node.links.acceptor import Acceptor
+from kachery_p2p.node.local.calls import Calls
+from kachery_p2p.node.local.live_call import Caller, DeferredResult, LiveCall
+from kachery_p2p.node.local.services import Services
 from kachery_p2p.protocol.errors import (
     BadInput,
     Busy,
@@ -48,10 +51,7 @@ from kachery_p2p.protocol.local import messages as local
 from kachery_p2p.protocol.local import proof as local_proof
 
 from .callers import Callers, Kind
-from .calls import Calls
 from .descriptors import AllFiles, ClientFiles
-from .live_call import Caller, DeferredResult, LiveCall
-from .services import Services
 from .token_files import TokenFiles, remove_stale
 from .unix_door import UnixDoor
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kachery_p2p.node.config import Config
-from kachery_p2p.node.local.unix_door import UnixDoor
+from kachery_p2p.node.doors.unix_door import UnixDoor
 
 
 @pytest.fixture
