@@ -110,7 +110,8 @@ def test_a_directory_of_before_is_followed_to_its_files(lab: Lab) -> None:
         for wrong in ("d", "d/absent", "d/b.txt/deeper"):
             assert kc.load_text(f"sha1dir://{top}/{wrong}") is None
         hostile = kc.parse_uri(kc.store_json({"dirs": [], "files": {"x": {"sha1": 1}}})).hash
-        assert kc.load_text(f"sha1dir://{hostile}/x") is None
+        with pytest.raises(errors.BadInput, match="a folder is stored as"):
+            kc.load_text(f"sha1dir://{hostile}/x")
 
 
 def test_what_is_stored_for_one_channel_stays_on_it(lab: Lab) -> None:
