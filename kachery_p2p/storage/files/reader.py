@@ -77,7 +77,7 @@ class BlobReader:
                     return Blob(sha1, Path(at), status.st_size)
             try:
                 os.stat(f"{at}{paths.LINK}")
-            except (FileNotFoundError, NotADirectoryError):
+            except FileNotFoundError:
                 return None
             link = Link.read(self.path(sha1, paths.LINK))
         except OSError as error:
