@@ -30,10 +30,10 @@ def parse_size(text: str | int, what: str = "size") -> int:
         raise BadInput(what=f"{what} {text!r}", reason="write it like 500G, 1.5T or 20GiB")
     power = _POWERS.index(found[2].lower()) + 1 if found[2] else 0
     unit = 1024 if found[3] else 1000
-    size = round(float(found[1]) * float(unit**power))
+    size = float(found[1]) * float(unit**power)
     if size > MAX_FILE:
-        raise BadInput(what=f"{what} {text!r}", reason=f"it is more than {MAX_FILE} bytes")
-    return size
+        raise BadInput(what=f"{what} {str(text)[:40]!r}", reason=f"it is more than {MAX_FILE} bytes")
+    return round(size)
 
 
 def parse_seconds(time: str | float | timedelta, what: str = "time") -> float:

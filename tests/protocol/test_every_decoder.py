@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kachery_p2p.protocol as package
-from kachery_p2p.protocol import codec, errors, identity, uri
+from kachery_p2p.protocol import codec, errors, identity, quantities, uri
 from kachery_p2p.protocol.channels import (
     admission,
     document,
@@ -40,7 +40,8 @@ from kachery_p2p.protocol.feeds import access as feed_access
 from kachery_p2p.protocol.feeds import decision as feed_decision
 from kachery_p2p.protocol.feeds import feed, signed_message
 from kachery_p2p.protocol.feeds import fork as feed_fork
-from kachery_p2p.protocol.files import manifest
+from kachery_p2p.protocol.files import directory, manifest
+from kachery_p2p.protocol.files.messages import FileRead, check_ranges
 from kachery_p2p.protocol.gossip import announcements
 from kachery_p2p.protocol.gossip import index as gossip
 from kachery_p2p.protocol.identity import NodeKey
@@ -149,6 +150,11 @@ def _link(data: bytes) -> object:
     return share_link.id_of("https://x/#" + urlsafe_b64encode(packed).decode())
 
 
+def _ranges(data: bytes) -> object:
+    read = codec.decode(FileRead, data)
+    return check_ranges(read.ranges, 1_000, 64)
+
+
 def _typed(kind: Any) -> Callable[[bytes], object]:
     return lambda data: codec.decode(kind, data)
 
@@ -199,7 +205,10 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[type[KacheryError], .
     "local.proof.parse_token": (_text(lambda text: local_proof.parse_token(text, "full")), ()),
     "local.messages.decode_message": (_local_stream, (V,)),
     "local.messages.FrameReader.feed": (_local_stream, (V,)),
+    "files.directory.parse": (directory.parse, (B,)),
+    "files.directory.check_size": (directory.parse, (B,)),
     "files.manifest.Manifest.parse": (manifest.Manifest.parse, (B,)),
+    "files.messages.check_ranges": (_ranges, (V, B)),
     "channels.membership.ChannelBook.offer": (
         lambda data: ChannelBook(KEY).offer(data, 0.0),
         (errors.BadChannelDocument,),
@@ -217,6 +226,8 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[type[KacheryError], .
     "tasks.task.check_key": (task.check_key, (B,)),
     "tasks.task.parse_kwargs": (task.parse_kwargs, (V,)),
     "tasks.result.check_result": (_result, (V, errors.ForgedResult)),
+    "quantities.parse_seconds": (_text(quantities.parse_seconds), (B,)),
+    "quantities.parse_size": (_text(quantities.parse_size), (B,)),
     "uri.parse_uri": (_text(uri.parse_uri), (errors.BadUri,)),
 }
 

@@ -36,7 +36,7 @@ from kachery_p2p.protocol.feeds.messages import (
     FeedTexts,
 )
 from kachery_p2p.protocol.files import messages as files
-from kachery_p2p.protocol.files.messages import FileInfo, FileOpen, FileRead, Piece
+from kachery_p2p.protocol.files.messages import FileBatch, FileInfo, FileOpen, FileRead, Piece, Several
 from kachery_p2p.protocol.gossip import messages as gossip
 from kachery_p2p.protocol.gossip.messages import (
     Appeared,
@@ -80,6 +80,8 @@ SAMPLES: list[Any] = [
     FileInfo(1 << 40, None, True),
     FileRead(CHANNEL, SHA1, [(0, 65_536), (1 << 39, 1 << 40)], True),
     Piece(65_536, [b"p" * 32]),
+    FileBatch(CHANNEL, [SHA1, SHA1]),
+    Several([0, 3], [5, 0]),
     OriginState(NODE, 1, 2),
     Digest(CHANNEL, bytes(32), b"\xff" * 32, [OriginState(NODE, 1, 2)], True),
     Pull(CHANNEL, [OriginState(NODE, -1, 0)]),
@@ -107,6 +109,7 @@ QUESTIONS = {
     "WhoHas",
     "FileOpen",
     "FileRead",
+    "FileBatch",
     "Digest",
     "Pull",
     "Heard",

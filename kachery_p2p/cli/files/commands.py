@@ -44,7 +44,7 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.limits import CAT_PIECE
 from kachery_p2p.protocol.uri import parse_uri
 
-from .directories import folder_load, ls, store_standard_input
+from .directories import folder_load, store_standard_input
 
 R = TypeVar("R")
 
@@ -398,4 +398,4 @@ def _nobody(uri: str, found: dict[str, Any]) -> KacheryError:
     return NotFound(what=uri, detail=found["detail"] or "nobody to ask")
 
 
-COMMANDS: tuple[click.Command, ...] = (store, link, load, cat, find, ls)
+COMMANDS: tuple[click.Command, ...] = (store, link, load, cat, find)

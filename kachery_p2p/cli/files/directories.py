@@ -1,4 +1,4 @@
-"""Folders and standard input from the shell: ``ls``, and what ``store`` and ``load`` do for them."""
+"""Folders and standard input from the shell: what ``ls`` lists of them, and what ``store`` and ``load`` do for them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 
-import click
-
-from kachery_p2p.cli import completions
-from kachery_p2p.cli.output import Output, columns, pass_output, size_text, with_output
+from kachery_p2p.cli.output import Output, columns, size_text
 from kachery_p2p.client import sync
 from kachery_p2p.client.display.progress import Progress
 from kachery_p2p.client.files import stores
@@ -50,34 +47,11 @@ def folder_load(
     )
 
 
-@click.command()
-@click.argument("uris", metavar="URI...", nargs=-1, required=True)
-@click.option("-R", "--recursive", is_flag=True, help="All files below it, by their paths.")
-@click.option("--uris", "with_uris", is_flag=True, help="Show the URI of each, too.")
-@click.option(
-    "--channel",
-    shell_complete=completions.channels,
-    help="Only over this channel (name or id); default: all.",
-)
-@with_output
-@pass_output
-def ls(
-    output: Output,
-    uris: tuple[str, ...],
-    recursive: bool,
-    with_uris: bool,
-    channel: str | None,
+def list_folders(
+    output: Output, uris: tuple[str, ...], recursive: bool, with_uris: bool, channel: str | None
 ) -> None:
-    """List folders that were stored, without fetching their files.
-
-    Prints the size and the name of each entry; a folder's name ends with /, that of a file that can be
-    executed with *. Exit status 8: nobody reachable has the listing.
-
-    \b
-    Example:
-      kachery-p2p ls sha1dir://5ac1....experiment
-      kachery-p2p ls -R sha1dir://5ac1....experiment/raw
-    """
+    """What is in folders that were stored, or in one folder of them. Raises NotFound: nobody has the
+    listing."""
     for uri in uris:
         entries = sync.list_dir(uri, recursive=recursive, channel=channel, progress=output.bar)
         if entries is None:

@@ -28,6 +28,8 @@ from kachery_p2p.client.files.keeping import Sort, Which, list_files
 from kachery_p2p.protocol.errors import StorageDamaged
 from kachery_p2p.protocol.uri import parse_uri
 
+from .directories import list_folders
+
 _KINDS: Final = {
     ("file", "stored"): "stored here",
     ("file", "found"): "found in the folder",
@@ -51,7 +53,7 @@ def _which(name: Which, text: str) -> Callable[[Any], Any]:
 
 
 @click.command()
-@click.argument("pattern", default="")
+@click.argument("what", metavar="[PATTERN | URI...]", nargs=-1)
 @click.option("--long", is_flag=True, help="When stored and last used, where from, what pins it.")
 @click.option(
     "--sort", type=click.Choice(["size", "used", "stored"]), help="Largest, latest first."
@@ -61,19 +63,47 @@ def _which(name: Which, text: str) -> Callable[[Any], Any]:
 @_which("linked", "Linked from where they are.")
 @_which("pinned", "Pinned.")
 @_which("partial", "Downloads in progress.")
+@click.option("-R", "--recursive", is_flag=True, help="Of a folder: all files, by their paths.")
+@click.option("--uris", "with_uris", is_flag=True, help="Of a folder: the URI of each file, too.")
+@click.option(
+    "--channel",
+    shell_complete=completions.channels,
+    help="Of a folder: only over this channel (name or id); default: all.",
+)
 @with_output
 @pass_output
-def ls(output: Output, pattern: str, long: bool, sort: Sort | None, which: Which | None) -> None:
-    """List what is in the storage, or those whose name fits PATTERN; of a URI, that file.
+def ls(
+    output: Output,
+    what: tuple[str, ...],
+    long: bool,
+    sort: Sort | None,
+    which: Which | None,
+    recursive: bool,
+    with_uris: bool,
+    channel: str | None,
+) -> None:
+    """List what is in the storage, or what fits PATTERN; of a folder's URI, what is in it.
 
-    Prints size, where it came from, and the URI; with --json one JSON object per line.
+    Prints size, where it came from, and the URI; of a folder, size and name of each entry, a folder's
+    with / and that of a program with * at its end, without fetching the files. With --json one JSON
+    object per line. Exit status 8: nobody reachable has the listing.
 
     \b
     Example:
       kachery-p2p ls
       kachery-p2p ls --sort size --fetched
       kachery-p2p ls --long '*.dat'
+      kachery-p2p ls -R sha1dir://5ac1....experiment/raw
     """
+    folders = tuple(each for each in what if each.lower().startswith("sha1dir:"))
+    if folders and folders == what:
+        list_folders(output, folders, recursive, with_uris, channel)
+        return
+    if recursive or with_uris or channel is not None:
+        raise click.UsageError("-R, --uris and --channel are for the URIs of folders (sha1dir://...).")
+    if len(what) > 1:
+        raise click.UsageError("One pattern at a time, in quotes, or the URIs of folders.")
+    pattern = what[0] if what else ""
     if "://" in pattern:
         pattern = parse_uri(pattern).hash
     elif pattern and not any(sign in pattern for sign in "*?["):
