@@ -482,6 +482,8 @@ WRITES: list[tuple[str, dict[str, Any]]] = [
     ("channel.invite", {"channel": "c"}),
     ("channel.revoke-invite", {"channel": "c", "invitation": "i"}),
     ("channel.revoke-invites", {"channel": "c"}),
+    ("share.create", {"uri": "sha1://" + "ab" * 20}),
+    ("share.revoke", {"id": "ab" * 32}),
     ("channel.authorise", {"channel": "c", "node": "n", "roles": "request"}),
     ("feed.create", {}),
     ("feed.delete", {"feed": bytes(32)}),
@@ -527,7 +529,7 @@ async def test_every_call_that_changes_something_is_in_the_list_of_writes() -> N
              "feed.named", "feed.list",
              "feed.info", "feed.read", "feed.stream", "feed.watch", "feed.get_rules", "feed.show",
              "task.list", "task.show", "task.cached", "status", "channel.invites", "doctor.node",
-             "doctor.file", "doctor.feed"}  # fmt: skip
+             "doctor.file", "doctor.feed", "share.list"}  # fmt: skip
     async with one_node() as node:
         assert set(node.api.calls._calls) == reads | {method for method, _ in WRITES}
 

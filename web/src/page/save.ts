@@ -51,8 +51,16 @@ const PREFIX = "kachery-";
 
 async function pourInto(file: RemoteFile, handle: FileSystemFileHandle, tell: (done: number) => void): Promise<void> {
   const writable = await handle.createWritable();
+  // One piece is written while the next one is verified.
+  let writing: Promise<void> = Promise.resolve();
+  const sink = async (bytes: Bytes): Promise<void> => {
+    await writing;
+    writing = writable.write(bytes);
+    writing.catch(() => undefined); // it is thrown where it is waited for
+  };
   try {
-    await file.pour((bytes) => writable.write(bytes), tell);
+    await file.pour(sink, tell);
+    await writing;
   } catch (error) {
     // What was written is dropped: a file that is there is whole.
     await writable.abort().catch(() => undefined);
