@@ -133,7 +133,7 @@ def test_the_handshake_of_the_document_is_real() -> None:
     forward, backward = initiator.split()
     assert responder.split() == (backward, forward)
     assert example("handshake") == {
-        "prefix": b"kachery-p2p\x00\x02",
+        "prefix": b"kachery-p2p\x00\x03",
         **{f"message {n}": prologue() + m for n, m in enumerate(messages, 1)},
         "h": initiator.handshake_hash,
         "key i->r": forward,

@@ -32,7 +32,9 @@ def parse_size(text: str | int, what: str = "size") -> int:
     unit = 1024 if found[3] else 1000
     size = float(found[1]) * float(unit**power)
     if size > MAX_FILE:
-        raise BadInput(what=f"{what} {str(text)[:40]!r}", reason=f"it is more than {MAX_FILE} bytes")
+        raise BadInput(
+            what=f"{what} {str(text)[:40]!r}", reason=f"it is more than {MAX_FILE} bytes"
+        )
     return round(size)
 
 

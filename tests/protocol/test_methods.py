@@ -36,7 +36,14 @@ from kachery_p2p.protocol.feeds.messages import (
     FeedTexts,
 )
 from kachery_p2p.protocol.files import messages as files
-from kachery_p2p.protocol.files.messages import FileBatch, FileInfo, FileOpen, FileRead, Piece, Several
+from kachery_p2p.protocol.files.messages import (
+    FileBatch,
+    FileInfo,
+    FileOpen,
+    FileRead,
+    Piece,
+    Several,
+)
 from kachery_p2p.protocol.gossip import messages as gossip
 from kachery_p2p.protocol.gossip.messages import (
     Appeared,

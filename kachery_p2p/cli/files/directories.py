@@ -1,4 +1,5 @@
-"""Folders and standard input from the shell: what ``ls`` lists of them, and what ``store`` and ``load`` do for them."""
+"""Folders and standard input from the shell: what ``ls`` lists of them, and what ``store`` and
+``load`` do for them."""
 
 from __future__ import annotations
 

@@ -100,7 +100,9 @@ def ls(
         list_folders(output, folders, recursive, with_uris, channel)
         return
     if recursive or with_uris or channel is not None:
-        raise click.UsageError("-R, --uris and --channel are for the URIs of folders (sha1dir://...).")
+        raise click.UsageError(
+            "-R, --uris and --channel are for the URIs of folders (sha1dir://...)."
+        )
     if len(what) > 1:
         raise click.UsageError("One pattern at a time, in quotes, or the URIs of folders.")
     pattern = what[0] if what else ""

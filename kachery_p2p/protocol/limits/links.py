@@ -7,7 +7,7 @@ from typing import Final
 from .units import KIB, MIB
 
 # --- version --------------------------------------------------------------------------------------
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 """Wire protocol. Two nodes talk only if it is equal; it is checked before the handshake."""
 
 # --- records and frames ---------------------------------------------------------------------------
