@@ -20,14 +20,17 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
+from urllib.parse import quote
 
 from fsspec.asyn import AsyncFileSystem
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
+from kachery_p2p.client.files.listings import load_listing
 from kachery_p2p.client.files.loads import aload_bytes, aload_file
 from kachery_p2p.client.files.opened import File, aopen
 from kachery_p2p.client.session import portal
 from kachery_p2p.protocol.errors import AccessDenied, NotFound
+from kachery_p2p.protocol.files.directory import Directory, FileEntry
 from kachery_p2p.protocol.uri import parse_uri
 
 _KEPT_OPEN: Final = 64
@@ -176,12 +179,41 @@ class KacheryFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no
     # --- what there is -----------------------------------------------------------------------
 
     async def _info(self, path: str, **_: Any) -> dict[str, Any]:
-        file = await self._opened(path)
-        return {"name": self._strip_protocol(path), "size": file.size, "type": "file"}
+        name = self._strip_protocol(path)
+        inside = await self._inside(name)
+        if isinstance(inside, Directory):
+            return {"name": name, "size": 0, "type": "directory"}
+        if inside is not None and inside.size is not None:
+            return _described(name, inside)
+        return {"name": name, "size": (await self._opened(name)).size, "type": "file"}
 
     async def _ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
-        info = await self._info(path)
-        return [info if detail else info["name"]]
+        name = self._strip_protocol(path)
+        inside = await self._inside(name)
+        if not isinstance(inside, Directory):
+            found = [await self._info(name)]
+        else:
+            found = [
+                {"name": f"{name}/{quote(below)}", "size": 0, "type": "directory"}
+                for below in sorted(inside.dirs)
+            ]
+            found += [
+                _described(f"{name}/{quote(below)}", entry)
+                for below, entry in sorted(inside.files.items())
+            ]
+        return found if detail else [each["name"] for each in found]
+
+    async def _inside(self, name: str) -> Directory | FileEntry | None:
+        """What a sha1dir:// path leads to; None for another one. Raises FileNotFoundError."""
+        with _as_python_says(name):
+            uri = parse_uri(_uri(name))
+            if uri.kind != "sha1dir":
+                return None
+            listing = await load_listing(uri.hash, self._local_only, self._channel, False)
+        found = None if listing is None else listing.at(uri.path)
+        if found is None:
+            raise _not_found(name)
+        return found
 
     # --- what would write --------------------------------------------------------------------
 
@@ -202,6 +234,10 @@ class KacheryFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no
 
     async def _makedirs(self, path: str, exist_ok: bool = False) -> None:
         raise _read_only(path)
+
+
+def _described(name: str, entry: FileEntry) -> dict[str, Any]:
+    return {"name": name, "size": entry.size, "type": "file", "sha1": entry.sha1}
 
 
 def _uri(path: str) -> str:

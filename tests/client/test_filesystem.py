@@ -121,3 +121,58 @@ def test_it_can_be_sent_to_another_process(big: str) -> None:
     assert again.cat_file(path, 0, 5) == DATA[:5]
     with fsspec.open(big) as file, pickle.loads(pickle.dumps(file)) as other:
         assert other.read(5) == DATA[:5]
+
+
+# --- folders ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored_folder(folder: Path, tmp_path: Path) -> str:
+    """The URI of a folder with files, folders, and a name that needs quoting."""
+    top = tmp_path / "experiment"
+    (top / "raw" / "day 1").mkdir(parents=True)
+    (top / "notes.txt").write_text("some notes")
+    (top / "raw" / "a.bin").write_bytes(b"0123456789")
+    (top / "raw" / "day 1" / "b?.csv").write_text("x,y\n1,2\n")
+    return str(kc.store_dir(str(top)))
+
+
+def test_a_folder_is_walked_and_its_files_are_read(stored_folder: str) -> None:
+    fs, path = fsspec.url_to_fs(stored_folder)
+    assert fs.info(path)["type"] == "directory"
+    assert fs.isdir(stored_folder)
+    assert [(each["name"].rpartition("/")[2], each["type"]) for each in fs.ls(path)] == [
+        ("raw", "directory"),
+        ("notes.txt", "file"),
+    ]
+    found = fs.find(path)
+    assert sorted(name.removeprefix(path) for name in found) == [
+        "/notes.txt",
+        "/raw/a.bin",
+        "/raw/day%201/b%3F.csv",
+    ]
+    assert sorted(fs.cat(found).values()) == [b"0123456789", b"some notes", b"x,y\n1,2\n"]
+    assert fs.glob(f"{path}/raw/*.bin") == [f"{path}/raw/a.bin"]
+    assert fs.info(f"{path}/raw/a.bin")["size"] == 10
+    assert fs.cat_ranges([f"{path}/raw/a.bin"] * 2, [0, 5], [2, 9]) == [b"01", b"5678"]
+    with fsspec.open(f"{stored_folder}/notes.txt", "rt") as text:
+        assert text.read() == "some notes"
+
+
+def test_what_is_not_in_a_folder_is_not_found_without_asking_anybody(stored_folder: str) -> None:
+    fs, path = fsspec.url_to_fs(stored_folder)
+    for name in ("nothing", "raw/nothing", "notes.txt/below"):
+        assert not fs.exists(f"{path}/{name}")
+        with pytest.raises(FileNotFoundError):
+            fs.cat_file(f"{path}/{name}")
+    with pytest.raises(FileNotFoundError):
+        fs.ls("sha1dir://" + "0" * 40 + ".gone")
+
+
+def test_a_folder_is_a_mapping_as_zarr_uses_it(stored_folder: str) -> None:
+    mapping = fsspec.get_mapper(stored_folder)
+    assert mapping["raw/a.bin"] == b"0123456789"
+    assert "raw/.zarray" not in mapping
+    assert mapping.getitems(["notes.txt", "absent"], on_error="omit") == {
+        "notes.txt": b"some notes"
+    }
