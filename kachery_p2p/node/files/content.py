@@ -36,19 +36,25 @@ from kachery_p2p.storage.files.checking import is_known, read_range
 from kachery_p2p.storage.files.chunks import assemble
 from kachery_p2p.storage.files.partials import Partial
 
-from .unkept import Unkept
+from .unkept import Memory, Unkept
 
 Part = tuple[int, int | None]
 """A byte range [start, stop) that a caller waits for; None is the file's end."""
 
 
 class Content:
-    """``spawn`` makes tasks that the node ends when it stops. Sizes are in bytes."""
+    """``spawn`` makes tasks that the node ends when it stops; ``memory`` is for what the disk has no
+    room for. Sizes are in bytes."""
 
     def __init__(
-        self, context: Context, sha1: str, spawn: Callable[..., asyncio.Task[Any]]
+        self,
+        context: Context,
+        sha1: str,
+        spawn: Callable[..., asyncio.Task[Any]],
+        memory: Memory,
     ) -> None:
         self.sha1 = sha1
+        self._memory = memory
         self.size = 0
         """What the manifest says, or else one of the sources."""
         self.label = ""
@@ -238,7 +244,7 @@ class Content:
         except StorageFull as error:
             if self._whole or manifest is None:
                 raise
-            self._unkept = Unkept(manifest, None, error)
+            self._unkept = Unkept(self._memory, manifest, None, error)
         units = {"tree": BLOCK, "chunks": MANIFEST_CHUNK, "whole": max(size, 1)}
         self._plan = Plan(size, units["tree" if self.partial is None else self.partial.kind])
 
@@ -262,7 +268,7 @@ class Content:
                 if self._whole or self._manifest is None or not self.has_proofs:
                     raise
                 if self._unkept is None:
-                    self._unkept = Unkept(self._manifest, self.partial, error)
+                    self._unkept = Unkept(self._memory, self._manifest, self.partial, error)
                 self._unkept.write_blocks(piece.offset, data, piece.proof, source)
                 self._channels |= {channel.hex()}
 
@@ -418,6 +424,7 @@ class Content:
         if self._syncing is not None:
             with contextlib.suppress(KacheryError, asyncio.CancelledError):
                 await asyncio.shield(self._syncing)
+        self._memory.drop(self.sha1)
         if self.partial is not None:
             async with self._lock:
                 await asyncio.shield(self._context.workers.disk(self.partial.close))

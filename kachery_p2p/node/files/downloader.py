@@ -19,6 +19,7 @@ from kachery_p2p.storage.files.partials import Partial
 from .content import Content, Part
 from .download import Download
 from .sources import Sources
+from .unkept import Memory
 
 
 class Downloader:
@@ -32,6 +33,8 @@ class Downloader:
         self._reach = reach
         self._lookup = lookup
         self._provide = provide
+        self.memory = Memory()
+        """Of what the disk has no room for."""
         self._slots = asyncio.Semaphore(MAX_DOWNLOADS)
         self._ready: OrderedDict[Download, asyncio.TimerHandle] = OrderedDict()
         """What stays open for the next reader; the one read least recently first."""
@@ -113,7 +116,7 @@ class Downloader:
     def _begin(
         self, sha1: str, manifest: str | None, channel: bytes | None, label: str
     ) -> Download:
-        content = Content(self._network.context, sha1, self._network.spawn)
+        content = Content(self._network.context, sha1, self._network.spawn, self.memory)
         content.label = label
         return Download(
             content,

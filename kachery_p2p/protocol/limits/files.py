@@ -34,7 +34,7 @@ READ_AHEAD_FIRST: Final = 256 * KIB
 READ_AHEAD_MOST: Final = 16 * MIB
 """Bytes of that at most."""
 UNKEPT_BYTES: Final = 64 * MIB
-"""Bytes of a file that a full disk has no room for, which are in memory for those who read them."""
+"""Bytes of files that a full disk has no room for, which are in memory for those who read them."""
 OPEN_SECONDS: Final = 30.0
 """For so long after the last read of a part, a download stays ready for the next one: sources are known
 and linked, the manifest is read, the partial is open."""

@@ -228,9 +228,9 @@ async def test_what_a_full_disk_has_no_room_for_takes_so_much_memory(
         monkeypatch.setattr(reading, "READ_BATCH_BYTES", 16 * BLOCK)
         monkeypatch.setattr(reading, "READ_AHEAD_BYTES", 32 * BLOCK)
         assert await read(lab, sha1, manifest, (0, None)) == DATA
-        blocks = lab["B"].downloader.downloads[sha1]._content._unkept
-        assert blocks is not None
-        assert len(blocks._blocks) == 48
+        assert len(lab["B"].downloader.memory) == 48
+        lab["B"].downloader._let_go(lab["B"].downloader.downloads[sha1])
+        await until(lambda: not len(lab["B"].downloader.memory), "it is nobody's any more")
 
 
 async def test_a_provider_that_lies_is_found_out_on_a_full_disk_too(
