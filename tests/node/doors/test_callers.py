@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from kachery_p2p.node.doors import callers as callers_module
 from kachery_p2p.node.doors.callers import Callers, Kind
-from kachery_p2p.node.local import callers as callers_module
 from kachery_p2p.protocol.errors import Busy
 from tests.node.harness import until
 

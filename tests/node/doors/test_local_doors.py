@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kachery_p2p.local import budget as budget_module
-from kachery_p2p.node.local import callers as callers_module
+from kachery_p2p.node.doors import callers as callers_module
 from kachery_p2p.node.node import Node
 from kachery_p2p.protocol.limits import (
     LOCAL_PIECE,

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from kachery_p2p.node.local import descriptors
-from kachery_p2p.node.local import server as api
+from kachery_p2p.node.doors import descriptors
+from kachery_p2p.node.doors import server as api
 from kachery_p2p.node.node import Node
 from kachery_p2p.protocol.feeds.feed import subfeed_hash
 from kachery_p2p.protocol.limits import (
