@@ -461,6 +461,9 @@ LOG = {"feed": bytes(32), "subfeed": bytes(20)}
 TEXTS = LOG | {"name": "n", "data": b"1", "count": 1}
 RUN = {"function": "f.1", "type": "query", "kwargs": b"{}"}
 WRITES: list[tuple[str, dict[str, Any]]] = [
+    ("store_batch", {"data": [b"x"]}),
+    ("store_known", {"stamps": []}),
+    ("remember", {"files": []}),
     ("store", {"data": b"x"}),
     ("link", {"path": b"/etc/hostname"}),
     ("delete_file", {"sha1": "0" * 40}),
@@ -523,7 +526,7 @@ async def test_other_users_may_only_read_if_the_node_says_so(
 
 
 async def test_every_call_that_changes_something_is_in_the_list_of_writes() -> None:
-    reads = {"load", "load_bytes", "here", "find", "check", "list_files", "storage_usage",
+    reads = {"load", "load_batch", "load_bytes", "here", "find", "check", "list_files", "storage_usage",
              "info", "get", "channel.show",
              "channel.list", "channel.announced", "channel.find-member", "channel.export",
              "feed.named", "feed.list",
