@@ -51,6 +51,8 @@ class _Call(Generic[R]):
         self._factory = factory
         self._name = name
         self._context = contextvars.copy_context()
+        # A sync call that is under way here may have a connection: that is its thread's alone.
+        self._context.run(thread_connection.leave_lease)
         self._task: asyncio.Task[R] | None = None
 
     def start(self) -> None:

@@ -297,6 +297,11 @@ def lease() -> Lease | None:
     return None if found is None or found.ended else found
 
 
+def leave_lease() -> None:
+    """In this context, which another thread goes on with, no sync call runs without a loop."""
+    _lease.set(None)
+
+
 def run(factory: Callable[[], Coroutine[Any, Any, R]]) -> R:
     """What ``factory()`` returns. Raises what it raises, or LoopNeeded."""
     mine = Lease()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import itertools
 import os
 import pickle
 import random
@@ -357,3 +358,17 @@ with kc.open(sys.argv[1]) as file:
 def test_forked_children_go_on_reading(lab: Lab, uri: str) -> None:
     for daemon in (lab.a, lab.b):
         daemon.python(FORKS, uri)
+
+
+def test_what_is_fetched_ahead_has_a_connection_of_its_own(lab: Lab) -> None:
+    """It is begun while a sync call reads, whose connection is its thread's alone."""
+    data = random.Random(41).randbytes(BIG)
+    with at(lab.a):
+        uri = kc.store_bytes(data)
+    with at(lab.b):
+        announced(uri)
+        for start in range(0, 20_000_000, 5_000_000):
+            with kc.open(uri) as file:
+                file.seek(start)
+                pieces = iter(lambda file=file: file.read(65_536), b"")  # type: ignore[misc]
+                assert b"".join(itertools.islice(pieces, 64)) == data[start:][: 64 * 65_536]
