@@ -171,8 +171,10 @@ class Content:
             return False
         if partial is None or partial.kind == "tree":
             urgent = [item for part in parts for item in self._missing_of(part)]
-            lacking = [(0, self.size)] if partial is None else partial.missing()
-            self._plan.set_missing(lacking if whole else (), urgent)
+            lacking: Sequence[Range] = ()
+            if whole:  # else the map of a large file would be walked for each read
+                lacking = [(0, self.size)] if partial is None else partial.missing()
+            self._plan.set_missing(lacking, urgent)
         else:
             self._plan.set_missing(partial.missing() if whole or any(True for _ in parts) else ())
         return self._plan.free
