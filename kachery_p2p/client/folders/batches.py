@@ -118,7 +118,8 @@ async def _store_small(
             assert folder is not None
             sha1s = await asyncio.to_thread(offline.store_batch, folder, contents)
         else:
-            params = without_nones(data=contents, channel=channel)
+            labels = [name_of(files[each.place].path) for each in batch]
+            params = without_nones(data=contents, labels=labels, channel=channel)
             sha1s = [sha1.hex() for sha1 in (await node.call("store_batch", params))["sha1s"]]
         stored = [KnownFile(sha1, None) for sha1 in sha1s]
         for each, known in zip(batch, stored, strict=True):

@@ -66,13 +66,16 @@ def store_as(context: Context, wish: Wish, how: Callable[[Arriving], Stored]) ->
     return stored
 
 
-def store_many(context: Context, contents: Sequence[bytes], channel: bytes | None) -> list[str]:
-    """Store many small contents with one commit, for good; their hashes."""
+def store_many(
+    context: Context, contents: Sequence[bytes], labels: Sequence[str], channel: bytes | None
+) -> list[str]:
+    """Store many small contents with one commit, for good; their hashes. ``labels``: what their user
+    calls each."""
     bind = context.bindings.arriving(None if channel is None else channel.hex())
 
     def arriving(sha1s: Sequence[str]) -> None:
         bind(sha1s)
-        context.inventory.storing_each(sha1s)
+        context.inventory.storing_each(zip(sha1s, labels, strict=True))
 
     sha1s = context.store.store_batch(contents, arriving)
     _is_own(context, sha1s, channel)

@@ -3,7 +3,7 @@
 ===================  ====================================================  ============================
 method               parameters                                            result
 ===================  ====================================================  ============================
-``store_batch``      data (bytes, ...); channel?                           sha1s (20 bytes, ...)
+``store_batch``      data (bytes, ...), labels?, channel?                  sha1s (20 bytes, ...)
 ``store_known``      stamps; channel?, linked?                             files: null, or sha1 and
                                                                            manifest?
 ``remember``         files: stamp, sha1, manifest?                         nothing
@@ -43,6 +43,7 @@ _Few = msgspec.Meta(max_length=BATCH_FILES)
 
 class _StoreBatch(msgspec.Struct, frozen=True):
     data: Annotated[list[bytes], _Few]
+    labels: Annotated[list[str], _Few] = []
     channel: str | None = None
 
 
@@ -83,8 +84,11 @@ class BatchCalls:
     async def _store_batch(self, params: _StoreBatch, live: LiveCall) -> Any:
         live.caller.require_write()
         channel = self._channel(params.channel)
+        labels = params.labels or [""] * len(params.data)
+        if len(labels) != len(params.data):
+            raise BadInput(what="labels", reason=f"{len(labels)} for {len(params.data)} contents")
         disk = self._context.workers.disk
-        sha1s = await disk(store_many, self._context, params.data, channel)
+        sha1s = await disk(store_many, self._context, params.data, labels, channel)
         self._provide(sha1s, channel)
         return {"sha1s": [bytes.fromhex(sha1) for sha1 in sha1s]}
 

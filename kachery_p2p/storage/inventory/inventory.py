@@ -183,13 +183,14 @@ class Inventory(Database):
                 file = file or sha1
             self._commit()
 
-    def storing_each(self, sha1s: Iterable[str]) -> None:
-        """As :meth:`storing`, of contents that belong to no other."""
+    def storing_each(self, labels: Iterable[tuple[str, str]]) -> None:
+        """As :meth:`storing`, of contents that belong to no other: the hash and the label of each."""
         now = self._clock()
         with self._lock:
-            for sha1 in sha1s:
+            for sha1, label in labels:
                 thing = self._own(self._thing(sha1), now)
-                self._put(replace(thing, used=now, arriving=True, part_of=""))
+                label = label or thing.label
+                self._put(replace(thing, used=now, arriving=True, part_of="", label=label))
             self._commit()
 
     def own(self, sha1s: Iterable[str]) -> None:

@@ -293,3 +293,12 @@ async def test_a_member_that_is_removed_gets_no_more(monkeypatch: pytest.MonkeyP
         with pytest.raises((asyncio.CancelledError, KacheryError)):
             await loading
         assert list(lab["B"].store.scan()) == []
+
+
+async def test_what_is_stored_with_others_is_listed_by_its_name() -> None:
+    async with laboratory() as lab:
+        await lab.call("A", "store_batch", data=[b"one", b"two"], labels=["one.txt", "two.txt"])
+        listed = (await lab.call("A", "list_files"))["files"]
+        assert {each["uri"].rpartition("/")[2] for each in listed} == {"one.txt", "two.txt"}
+        with pytest.raises(BadInput):
+            await lab.call("A", "store_batch", data=[b"three"], labels=["a", "b"])
