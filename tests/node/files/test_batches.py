@@ -299,6 +299,6 @@ async def test_what_is_stored_with_others_is_listed_by_its_name() -> None:
     async with laboratory() as lab:
         await lab.call("A", "store_batch", data=[b"one", b"two"], labels=["one.txt", "two.txt"])
         listed = (await lab.call("A", "list_files"))["files"]
-        assert {each["uri"].rpartition("/")[2] for each in listed} == {"one.txt", "two.txt"}
+        assert {each["label"] for each in listed} == {"one.txt", "two.txt"}
         with pytest.raises(BadInput):
             await lab.call("A", "store_batch", data=[b"three"], labels=["a", "b"])
