@@ -1,7 +1,7 @@
 """What a content names: the files of a directory's listing, the URIs in a JSON value.
 
-A listing is JSON ``{"files": {name: {"size", "sha1"}}, "dirs": {name: listing}}``. A task's result,
-or any other JSON, may have URIs of files anywhere in it.
+A listing (:mod:`.directory`) is JSON ``{"files": {name: {"size", "sha1", "manifest"}}, "dirs": {name:
+listing}}``. A task's result, or any other JSON, may have URIs of files anywhere in it.
 """
 
 from __future__ import annotations
@@ -54,12 +54,14 @@ def _named(value: Any) -> Iterator[tuple[str, bool]]:
         elif isinstance(each, dict):
             files = each.get("files")
             if isinstance(files, dict):
-                for sha1 in filter(None, map(_hash_of, files.values())):
-                    yield sha1, False
+                for entry in files.values():
+                    yield from ((sha1, False) for sha1 in _hashes_of(entry))
             waiting += each.values()
 
 
-def _hash_of(entry: Any) -> str | None:
-    sha1 = entry.get("sha1") if isinstance(entry, dict) else None
-    good = isinstance(sha1, str) and len(sha1) == 40 and not set(sha1) - set("0123456789abcdef")
-    return sha1 if good else None
+def _hashes_of(entry: Any) -> Iterator[str]:
+    """Of a file and its manifest."""
+    for name in ("sha1", "manifest") if isinstance(entry, dict) else ():
+        sha1 = entry.get(name)
+        if isinstance(sha1, str) and len(sha1) == 40 and not set(sha1) - set("0123456789abcdef"):
+            yield sha1

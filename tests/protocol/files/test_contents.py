@@ -18,9 +18,9 @@ A, B, C, D = (letter * 40 for letter in "abcd")
 def test_a_directory_names_the_files_in_it_and_in_the_folders_below() -> None:
     listing = {
         "files": {"x": {"size": 1, "sha1": A}, "odd": {"size": 1}, "worse": 5},
-        "dirs": {"sub": {"files": {"y": {"size": 2, "sha1": B}}, "dirs": {}}},
+        "dirs": {"sub": {"files": {"y": {"size": 2, "sha1": B, "manifest": C}}, "dirs": {}}},
     }
-    assert named_in(json.dumps(listing).encode()) == {A: False, B: False}
+    assert named_in(json.dumps(listing).encode()) == {A: False, B: False, C: False}
 
 
 def test_a_value_names_the_uris_in_it_and_their_manifests() -> None:
