@@ -163,7 +163,7 @@ async def test_a_flipped_bit_in_the_providers_tree_is_repaired(place: int, range
             assert lab.bytes_of("B", sha1) == data
         assert path.read_bytes() == right
         assert lab.bytes_of("A", sha1) == data
-        assert list(lab["A"].context.warnings) == before
+        assert set(lab["A"].context.warnings) <= set(before), "nothing new to be warned of"
 
 
 async def test_a_provider_that_lies_gives_the_requester_nothing(
