@@ -61,12 +61,9 @@ async def aopen(
         NotFound: nobody reachable has it.
         BadUri, AccessDenied, CorruptContent, Stalled, Unreachable, DaemonNotRunning
     """
-    if mode not in ("rb", "r"):
-        raise BadInput(what=f"mode {mode!r}", reason="stored content is read-only; use 'rb'")
-    if mode == "r":
-        raise BadInput(
-            what="mode 'r'", reason="for text, wrap it: io.TextIOWrapper(kc.open(uri), 'utf-8')"
-        )
+    if mode != "rb":
+        reason = "content is read as bytes; for text, io.TextIOWrapper(kc.open(uri), 'utf-8')"
+        raise BadInput(what=f"mode {mode!r}", reason=reason)
     reopen = (uri, local_only, channel)
     if not is_uri(uri):
         path = path_text(uri)

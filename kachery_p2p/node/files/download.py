@@ -232,13 +232,13 @@ class Download:
         if self._manifest is not None:
             if await self._assembled(self._manifest):
                 return
-            if await self._content.resume(self._manifest) and not self._whole:
-                # What is here of it is had without asking anybody.
+            if await self._content.resume(self._manifest):
+                # What is here of it is had without asking anybody, also beside who wants all of it.
                 self.progress.size, self.progress.verified = (
                     self._content.size,
                     self._content.verified,
                 )
-                if not self._replan():
+                if not self._replan() and not self._whole:
                     await self._idle()
         found = await self._look()
         if not found.holders:

@@ -36,7 +36,7 @@ import os
 from collections import deque
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -62,8 +62,6 @@ from kachery_p2p.storage.files.chunks import assemble, cut
 from .call_table import CallTable
 from .live_call import LiveCall, Watch, watched
 from .services import Services
-
-R = TypeVar("R")
 
 
 class _Content(msgspec.Struct, frozen=True):

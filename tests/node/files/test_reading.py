@@ -128,6 +128,29 @@ async def test_what_is_here_of_a_file_is_read_without_asking_anybody() -> None:
             await lab.restart("B")
 
 
+async def test_what_is_here_is_read_while_somebody_else_waits_for_all_of_it() -> None:
+    async with shared() as (lab, sha1, manifest):
+        await read(lab, sha1, manifest, (10 * BLOCK, 12 * BLOCK))
+        await lab.restart("B")
+        await lab.linked("B", "lab")
+        asked, go_on = asyncio.Event(), asyncio.Event()
+        honest = lab["A"].network.handlers.requests[FILE_OPEN][1]
+
+        async def on_open(link: Link, params: FileOpen) -> object:
+            asked.set()
+            await go_on.wait()
+            return await honest(link, params)
+
+        lab["A"].network.on_request_of(FILE_OPEN, FileOpen, on_open)
+        whole = asyncio.create_task(lab.load("B", sha1, manifest))
+        await asked.wait()
+        there = DATA[10 * BLOCK : 12 * BLOCK]
+        assert await read(lab, sha1, manifest, (10 * BLOCK, 12 * BLOCK)) == there
+        assert not whole.done()
+        go_on.set()
+        assert (await whole)["verified"] == BIG
+
+
 async def test_a_reader_of_a_few_bytes_waits_for_no_long_segment() -> None:
     async with shared() as (lab, sha1, manifest):
         honest = lab["A"].network.handlers.streams[FILE_READ][1]
