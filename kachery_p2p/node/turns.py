@@ -45,6 +45,11 @@ class Turns:
         self._usage = Usage()
         self._left = TURN_SECONDS
         self._waiting: dict[Party, deque[asyncio.Future[None]]] = {}
+        self._spent: dict[Party, float] = {}
+        """Seconds that steps took since the accounts were last written up. A step is often shorter than
+        the writing, so that is done when ``TURN_SECONDS`` are used up, or somebody waits."""
+        self._count = 0
+        """How many steps there were since then."""
         self._step = _LEAST_STEP
         """What a step takes, about."""
         self._least = 0.0
@@ -53,25 +58,43 @@ class Turns:
         """Since when a step runs."""
         self._next: asyncio.Handle | None = None
         self._newcomers = Allowance()
+        self._newcomers_may = self._newcomers.left(clock())
+        """Whether they had time left when the accounts were written up."""
 
     def free(self, party: Party) -> bool:
         """Whether there is time left for a party in this turn of the loop, and nobody who comes before
         it waits."""
         running = 0.0 if self._begun is None else self.clock() - self._begun
-        if self._left <= running or (party.new and not self._newcomers.left(self.clock())):
+        if self._left <= running:
+            return False
+        if not self._newcomers_may and party.new and not self._newcomers.left(self.clock()):
             return False
         if not self._waiting:
             return True
-        return party not in self._waiting and self._of(party, self.clock()) < self._least
+        now = self.clock()
+        self._write_up(now)
+        return party not in self._waiting and self._of(party, now) < self._least
 
     def spend(self, party: Party, seconds: float) -> None:
         """Work for a party has taken so long."""
-        now = self.clock()
         self._left -= seconds
-        self._step += 0.1 * (max(seconds, _LEAST_STEP) - self._step)
-        self._usage.add(party.name, party.weight * seconds, now)
-        self._newcomers.spend(seconds, now, new=party.new)
-        self._go_on()
+        self._spent[party] = self._spent.get(party, 0.0) + seconds
+        self._count += 1
+        if self._left <= 0:
+            self._go_on()
+
+    def _write_up(self, now: float) -> None:
+        """What was spent goes on the accounts."""
+        if not self._count:
+            return
+        spent, self._spent = self._spent, {}
+        mean = sum(spent.values()) / self._count
+        self._step += (1 - 0.9**self._count) * (max(mean, _LEAST_STEP) - self._step)
+        self._count = 0
+        for party, seconds in spent.items():
+            self._usage.add(party.name, party.weight * seconds, now)
+            self._newcomers.spend(seconds, now, new=party.new)
+        self._newcomers_may = self._newcomers.left(now)
 
     async def wait(self, party: Party) -> None:
         """Until it is this party's turn."""
@@ -106,8 +129,8 @@ class Turns:
         thrown: BaseException | None = None
         waits = True
         while True:
-            if (now := whose()) is not party:
-                party = now
+            if (current := whose()) is not party:
+                party = current
                 on_behalf_of.set(party)
             if waits and thrown is None and not self.free(party):
                 try:
@@ -153,9 +176,10 @@ class Turns:
         self._next = None
         self._left = TURN_SECONDS
         self._least = math.inf
+        now = self.clock()
+        self._write_up(now)
         if not self._waiting:
             return
-        now = self.clock()
         may = self._newcomers.left(now)
         used = {x: self._of(x, now) for x in self._waiting if may or not x.new}
         if used:
