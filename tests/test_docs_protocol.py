@@ -235,18 +235,20 @@ def test_the_records_of_the_document_are_real() -> None:
     data = frames.Data(3, [0, []], frames.SEALED_TAIL, len(b"hello") + 16)
     relayed = frames.Data(5, None, frames.OPAQUE_TAIL, len(b"opaque"))
     records = [session.seal()(ping), session.seal()(data, b"hello")]
-    records.append(session.seal()(relayed, b"opaque"))
+    credit = frames.Credit(3, 262_144)
+    two = [frames.encode_header(credit), frames.encode_header(relayed)]
+    records.append(session.seal().record(two, [(relayed, b"opaque")]))
     for _ in range(len(records), limits.REKEY_RECORDS):
         session.seal()
     late = session.seal()
     assert late.number == 65_536
     assert example("records") == {
         "key": keys[0],
-        "header 0": frames.encode_header(ping),
+        "headers 0": frames.join_headers([frames.encode_header(ping)]),
         "record 0": records[0],
-        "header 1": frames.encode_header(data),
+        "headers 1": frames.join_headers([frames.encode_header(data)]),
         "record 1": bytes(records[1]),
-        "header 2": frames.encode_header(relayed),
+        "headers 2": frames.join_headers(two),
         "record 2": bytes(records[2]),
         "next key": noise.rekey(keys[0]),
         "record 65536": late(ping),
@@ -259,12 +261,12 @@ def test_the_records_of_the_document_follow_from_its_words() -> None:
     def sealed(key: str, nonce: int, plain: bytes) -> bytes:
         return AESGCM(values[key]).encrypt(bytes(4) + nonce.to_bytes(8, "big"), plain, b"")
 
-    header = sealed("key", 2, values["header 1"])
+    header = sealed("key", 2, values["headers 1"])
     assert values["record 1"] == len(header).to_bytes(4, "big") + header + sealed(
         "key", 3, b"hello"
     )
     assert values["next key"] == sealed("key", 2**64 - 1, bytes(32))[:32]
-    header = sealed("next key", 131_072, values["header 0"])
+    header = sealed("next key", 131_072, values["headers 0"])
     assert values["record 65536"] == len(header).to_bytes(4, "big") + header
 
 

@@ -35,6 +35,12 @@ def pack(value: Any) -> bytes:
     return packed
 
 
+def array_start(length: int) -> bytes:
+    """What precedes ``length`` packed values so that all of it is one packed list."""
+    start: bytes = msgpack.Packer().pack_array_header(length)
+    return start
+
+
 def unpack(data: Buffer) -> Any:
     """Unpack exactly one value; trailing bytes are an error.
 

@@ -15,6 +15,8 @@ from kachery_p2p.protocol.errors import BY_CODE, KacheryError, from_wire, to_wir
 from kachery_p2p.protocol.limits import MAX_HEADER
 from kachery_p2p.protocol.links import frames
 
+from .links.muxes import decoded
+
 
 def all_classes(kind: type[KacheryError] = KacheryError) -> list[type[KacheryError]]:
     return [kind, *(found for child in kind.__subclasses__() for found in all_classes(child))]
@@ -144,7 +146,7 @@ def test_whatever_comes_becomes_an_error_that_can_be_passed_on(
     error = from_wire(code, fields)
     assert isinstance(error, KacheryError)
     assert str(error)
-    again = frames.decode_header(frames.encode_header(frames.Bye(*to_wire(error))))
+    again = decoded(frames.encode_header(frames.Bye(*to_wire(error))))
     assert isinstance(again, frames.Bye)
     assert type(from_wire(again.code, again.fields)) is type(error)
 

@@ -186,7 +186,7 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[type[KacheryError], .
     "feeds.access.AccessRules.parse": (_rules, (V, B)),
     "feeds.decision.check_decision": (_decision, (V, errors.ForgedFeed)),
     "feeds.fork.check_fork": (_fork, (V, errors.ForgedFeed)),
-    "links.frames.decode_header": (frames.decode_header, (V,)),
+    "links.frames.decode_headers": (frames.decode_headers, (V,)),
     "channels.document.check_label": (_text(document.check_label), (B,)),
     "channels.document.check_url": (_text(document.check_url), (B,)),
     "identity.check_node_id": (_text(identity.check_node_id), (B,)),

@@ -24,13 +24,14 @@ from kachery_p2p.protocol.feeds.messages import FeedPart
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.files.manifest import Chunk, Manifest, Tree
 from kachery_p2p.protocol.identity import NodeKey
-from kachery_p2p.protocol.links.frames import SEALED_TAIL, Data, Ping, encode_header
+from kachery_p2p.protocol.links.frames import OPAQUE_TAIL, SEALED_TAIL, Data, Frame, Ping, encode_header
 from kachery_p2p.protocol.links.noise import TAG_BYTES, Handshake
 from kachery_p2p.protocol.links.session import Session, prologue
 
 PLACE: Final = Path(__file__).parent / "vectors.json"
 LIMITS: Final = (
-    "PROTOCOL_VERSION", "MAX_LIST_ITEMS", "MAX_HEADER", "MAX_BODY", "MAX_RELAY_TAIL", "MAX_RECORD",
+    "PROTOCOL_VERSION", "MAX_LIST_ITEMS", "MAX_HEADER", "MAX_HEADERS", "MAX_RECORD_FRAMES", "MAX_BODY",
+    "MAX_RELAY_TAIL", "MAX_RECORD",
     "REKEY_RECORDS", "MAX_HANDSHAKE_MESSAGE", "HANDSHAKE_SECONDS", "PING_SECONDS", "DEAD_SECONDS",
     "STREAM_CREDIT", "CIRCUIT_CREDIT", "FRAME_OVERHEAD", "REQUEST_SECONDS", "LOOKUP_SECONDS",
     "LOOKUP_HOLD_SECONDS", "STALL_SECONDS", "MAX_LABEL", "MAX_HOLDERS", "MAX_ANSWER_NODES",
@@ -120,6 +121,31 @@ def _records() -> dict[str, bytes]:
         **{f"record {n}": bytes(record) for n, record in enumerate(records)},
         **{f"body {n}": body for n, body in enumerate(bodies, 1)},
         "record 65536": bytes(other.seal()(Ping(1))),
+        **_records_of_several_frames(),
+    }
+
+
+def _records_of_several_frames() -> dict[str, bytes]:
+    """One that is right, and some that authenticate and are wrong."""
+    key, body = bytes([11]) * 32, b"hello"
+
+    def record(*items: tuple[Frame, bytes], cut: int = 0, more: bytes = b"") -> bytes:
+        session = Session(send_key=key, receive_key=key, peer=key, handshake_hash=key)
+        headers = [encode_header(frame) for frame, _ in items]
+        tails = [(frame, body) for frame, body in items if isinstance(frame, Data)]
+        made = bytes(session.seal().record(headers, tails)) + more
+        return made[: len(made) - cut]
+
+    ping = Ping(1), b""
+    opaque = Data(3, None, OPAQUE_TAIL, len(body)), body
+    sealed = Data(5, None, SEALED_TAIL, len(body) + TAG_BYTES), body
+    return {
+        "key of three": key,
+        "record of three": record(ping, opaque, sealed),
+        "no frames": record(),
+        "two sealed": record(sealed, sealed),
+        "too long": record(ping, opaque, more=b"x"),
+        "too short": record(ping, opaque, opaque, cut=1),
     }
 
 

@@ -3,17 +3,20 @@
  * which a test compares; the rest say how much the page holds.
  */
 
-export const PROTOCOL_VERSION = 3;
+export const PROTOCOL_VERSION = 4;
 /** Items of one list; more are refused before memory is taken for them. */
 export const MAX_LIST_ITEMS = 8_192;
 /** Bytes of a packed frame header. */
 export const MAX_HEADER = 65_536;
+/** Frames of one record, and bytes of their packed headers. */
+export const MAX_RECORD_FRAMES = 64;
+export const MAX_HEADERS = 81_920;
 /** Bytes of a body in a sealed tail. */
 export const MAX_BODY = 1_048_576;
 /** Bytes of an opaque tail. */
-export const MAX_RELAY_TAIL = 1_114_176;
+export const MAX_RELAY_TAIL = 1_130_560;
 /** Bytes of a WebSocket message. */
-export const MAX_RECORD = 1_179_776;
+export const MAX_RECORD = 1_228_928;
 /** Records under one key. */
 export const REKEY_RECORDS = 65_536;
 /** Bytes of a Noise message. */

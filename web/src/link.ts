@@ -17,7 +17,7 @@ import {
 } from "./limits.js";
 import { asInt, asMap, asText, pack, packArray, packBinaryMap } from "./msgpack.js";
 import { Initiator } from "./noise.js";
-import { DATA, type Record, Session } from "./session.js";
+import { DATA, type Received, Session } from "./session.js";
 import { Stream } from "./stream.js";
 import type { Transport } from "./transport.js";
 
@@ -134,8 +134,10 @@ export class Link {
         const message = await this.transport.receive();
         if (message === null) throw new KacheryError("link-closed", { reason: "the other side is gone" });
         this.heard = Date.now();
-        this.handle(this.session.open(message));
-        if (this.closedBy) return;
+        for (const received of this.session.open(message)) {
+          this.handle(received);
+          if (this.closedBy) return;
+        }
       }
     } catch (error) {
       const known = asKacheryError(error);
@@ -220,7 +222,7 @@ export class Link {
     else if (silent >= PING_SECONDS) this.write(pack([PING, 1]));
   }
 
-  private handle({ frame, tail }: Record): void {
+  private handle({ frame, tail }: Received): void {
     const [tag, first, ...rest] = frame;
     if (!this.greeted && tag !== HELLO && tag !== BYE) throw violation("a frame before the hello");
     switch (tag) {

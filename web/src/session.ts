@@ -8,7 +8,7 @@
 import { gcm } from "@noble/ciphers/aes.js";
 import { type Bytes, concat } from "./bytes.js";
 import { violation } from "./errors.js";
-import { MAX_BODY, MAX_HEADER, MAX_RECORD, MAX_RELAY_TAIL, REKEY_RECORDS } from "./limits.js";
+import { MAX_BODY, MAX_HEADER, MAX_HEADERS, MAX_RECORD, MAX_RECORD_FRAMES, MAX_RELAY_TAIL, REKEY_RECORDS } from "./limits.js";
 import { asInt, asList, unpack } from "./msgpack.js";
 import { type Keys, nonce, unsealed } from "./noise.js";
 
@@ -17,8 +17,11 @@ const TAG = 16;
 const LARGE = 4_096;
 const REKEY_NONCE = concat(new Uint8Array(4), new Uint8Array(8).fill(0xff));
 export const DATA = 5;
+/** What precedes a packed value so that it is a list of one. */
+const LIST_OF_ONE = Uint8Array.of(0x91);
 
-export interface Record {
+/** A frame of a record, and what came with it. */
+export interface Received {
   /** The frame: its tag, and its fields. */
   readonly frame: unknown[];
   readonly tail: Tail;
@@ -83,31 +86,44 @@ export class Session {
     this.receiving = new Direction(keys.receive);
   }
 
-  /** A record of a packed frame; `tail` is opaque, and the frame says how long it is. */
+  /** A record of one packed frame; `tail` is opaque, and the frame says how long it is. */
   seal(header: Uint8Array, tail: Uint8Array = new Uint8Array(0)): Bytes {
     if (header.length > MAX_HEADER) throw violation("a frame of ours that is too long");
-    const sealed = this.sending.seal(2 * this.sending.next(), header);
+    const sealed = this.sending.seal(2 * this.sending.next(), concat(LIST_OF_ONE, header));
     const length = new Uint8Array(4);
     new DataView(length.buffer).setUint32(0, sealed.length);
     return concat(length, sealed, tail);
   }
 
-  open(record: Bytes): Record {
+  /** The frames of a record, in the order in which they are to be dealt with. */
+  open(record: Bytes): Received[] {
     if (record.length > MAX_RECORD || record.length < 4 + TAG + 1) throw violation("a record of an absurd length");
     const size = new DataView(record.buffer, record.byteOffset).getUint32(0);
-    if (size < TAG + 1 || size > MAX_HEADER + TAG || size > record.length - 4)
-      throw violation("a header of an absurd length");
+    if (size < TAG + 1 || size > MAX_HEADERS + TAG || size > record.length - 4)
+      throw violation("headers of an absurd length");
     const number = this.receiving.next();
-    const header = this.receiving.open(2 * number, record.subarray(4, 4 + size));
-    const frame = asList(unpack(header), "a frame", 1);
-    return { frame, tail: this.tailOf(frame, number, record.subarray(4 + size)) };
+    const headers = this.receiving.open(2 * number, record.subarray(4, 4 + size));
+    const frames = asList(unpack(headers), "frames", 1);
+    if (frames.length > MAX_RECORD_FRAMES) throw violation("too many frames in a record");
+    let start = 4 + size;
+    let bodies = 0;
+    const received = frames.map((each) => {
+      const frame = asList(each, "a frame", 1);
+      const length = frame[0] === DATA ? asInt(frame[4], "the size of a tail", 0, MAX_RELAY_TAIL) : 0;
+      if (start + length > record.length) throw violation("a tail that is shorter than announced");
+      const tail = this.tailOf(frame, number, record.subarray(start, start + length));
+      if (tail.kind === "sealed" && ++bodies > 1) throw violation("a second body in a record");
+      start += length;
+      return { frame, tail };
+    });
+    if (start !== record.length) throw violation("a tail where none was announced");
+    return received;
   }
 
   private tailOf(frame: unknown[], number: number, bytes: Bytes): Tail {
-    const isData = frame[0] === DATA;
-    const kind = isData ? asInt(frame[3], "a kind of tail", 0, 2) : 0;
-    const size = isData ? asInt(frame[4], "the size of a tail", 0, MAX_RELAY_TAIL) : 0;
-    if (bytes.length !== size || (kind === 0 && size > 0)) throw violation("a tail of another length");
+    const kind = frame[0] === DATA ? asInt(frame[3], "a kind of tail", 0, 2) : 0;
+    const size = bytes.length;
+    if (kind === 0 && size > 0) throw violation("a tail where none was announced");
     if (kind === 0) return { kind: "none" };
     if (kind === 2) return { kind: "opaque", bytes };
     if (size < TAG || size > MAX_BODY + TAG) throw violation("a body of an absurd length");

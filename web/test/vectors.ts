@@ -68,16 +68,31 @@ const checks: { [name: string]: () => void | Promise<void> } = {
     const opening = new Session(keys);
     same(sealing.seal(v("header 0")), v("record 0"), "record 0");
     opening.open(v("record 0"));
-    const record = opening.open(v("record 1"));
-    assert(record.tail.kind === "sealed");
+    const [record] = opening.open(v("record 1"));
+    assert(record?.tail.kind === "sealed");
     same(await record.tail.open(), v("body 1"), "body 1");
-    const large = opening.open(v("record 2"));
-    assert(large.tail.kind === "sealed");
+    const [large] = opening.open(v("record 2"));
+    assert(large?.tail.kind === "sealed");
     same(await large.tail.open(), v("body 2"), "body 2, by WebCrypto");
     sealing.seal(v("header 0"));
     sealing.seal(v("header 0"));
     for (let n = 3; n < limits.REKEY_RECORDS; n++) sealing.seal(v("header 0"));
     same(sealing.seal(v("header 0")), v("record 65536"), "after the rekey");
+    const three = new Session({ ...keys, receive: v("key of three") }).open(v("record of three"));
+    assert.deepEqual(
+      three.map(({ frame, tail }) => [frame[0], tail.kind]),
+      [
+        [9, "none"],
+        [5, "opaque"],
+        [5, "sealed"],
+      ],
+    );
+    const [, opaque, last] = three;
+    assert(opaque?.tail.kind === "opaque" && last?.tail.kind === "sealed");
+    same(opaque.tail.bytes, v("body 1"), "an opaque tail between others");
+    same(await last.tail.open(), v("body 1"), "a sealed tail behind an opaque one");
+    for (const name of ["no frames", "two sealed", "too long", "too short"])
+      assert.throws(() => new Session({ ...keys, receive: v("key of three") }).open(v(name)), name);
     const late = new Session(keys);
     late.open(v("record 0"));
     assert.throws(() => late.open(v("record 0")), "a repeated record");
@@ -85,8 +100,9 @@ const checks: { [name: string]: () => void | Promise<void> } = {
       assert.throws(() => new Session(keys).open(flipped(v("record 0"), at)), `byte ${at} changed`);
     const tampered = new Session(keys);
     tampered.open(v("record 0"));
-    const tail = tampered.open(flipped(v("record 1"), v("record 1").length - 1)).tail;
-    assert(tail.kind === "sealed");
+    const [changed] = tampered.open(flipped(v("record 1"), v("record 1").length - 1));
+    const tail = changed?.tail;
+    assert(tail?.kind === "sealed");
     await assert.rejects(tail.open());
   },
 

@@ -231,10 +231,10 @@ class Link:
             record = await self.transport.receive()
             self.received += len(record)
             try:
-                frame, body = self.session.open(record)
-                events = self._mux.receive(frame, body, loop.time())
-                for event in events:
-                    self._on_event(event)
+                now = loop.time()
+                for frame, body in self.session.open(record):
+                    for event in self._mux.receive(frame, body, now):
+                        self._on_event(event)
             except ProtocolViolation as error:
                 # The writer says it, in its turn: a record out of order could not be read.
                 self.close(error, at_once=True)

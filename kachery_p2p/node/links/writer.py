@@ -1,5 +1,8 @@
 """What a link sends: in the order of the mux, sealed, one record after the other.
 
+Frames that are there at the same time share a record: a record costs more than most frames do, at both
+ends and at a proxy between them.
+
 Ciphers run in worker threads, a few records ahead of the socket, so that both are busy. The order is
 the mux's alone: control before bulk, bulk shared fairly. How fast the socket takes records is measured
 on the way, because a bulk frame should occupy a slow link only briefly.
@@ -16,10 +19,10 @@ from collections.abc import Callable
 
 from kachery_p2p.node.workers import Workers
 from kachery_p2p.protocol.codec import Buffer
-from kachery_p2p.protocol.limits import MIN_BODY
+from kachery_p2p.protocol.limits import JOINED_BYTES, MAX_RECORD_FRAMES, MIN_BODY
 from kachery_p2p.protocol.links import pace
-from kachery_p2p.protocol.links.frames import SEALED_TAIL, Data, Frame, sealed_bytes
-from kachery_p2p.protocol.links.mux import Mux
+from kachery_p2p.protocol.links.frames import NO_TAIL, SEALED_TAIL, Data, encode_header, sealed_bytes
+from kachery_p2p.protocol.links.mux import Item, Mux
 from kachery_p2p.protocol.links.session import Session
 
 from .transport import Transport
@@ -96,13 +99,10 @@ class Writer:
         """Send until :meth:`end`, or until the transport fails."""
         ahead: deque[tuple[asyncio.Future[Buffer] | Buffer, int]] = deque()
         while True:
-            item = self._mux.next_frame() if len(ahead) < _AHEAD else None
-            if not self._room.is_set() and not self._mux.congested:
-                self._room.set()
-            if item is not None:
-                size = sealed_bytes(item[0])
+            if len(ahead) < _AHEAD and (item := self._mux.next_frame()) is not None:
+                record, size = self._record(item)
                 self.ahead += size
-                ahead.append((self._sealed(*item), size))
+                ahead.append((record, size))
             elif ahead:
                 record, size = ahead.popleft()
                 await self._send(record if isinstance(record, Buffer) else await record)
@@ -115,13 +115,34 @@ class Writer:
                 self._wake.clear()
                 await self._wake.wait()
 
-    def _sealed(self, frame: Frame | bytes, body: Buffer | None) -> asyncio.Future[Buffer] | Buffer:
+    def _record(self, item: Item | None) -> tuple[asyncio.Future[Buffer] | Buffer, int]:
+        """The record of a frame and of those that wait behind it, up to ``JOINED_BYTES`` or a sealed
+        tail; and the length of that."""
+        headers: list[bytes] = []
+        tails: list[tuple[Data, Buffer]] = []
+        joined = sealed = 0
+        while item is not None:
+            frame, body = item
+            header = frame if isinstance(frame, bytes) else encode_header(frame)
+            headers.append(header)
+            joined += len(header)
+            if isinstance(frame, Data):
+                self._on_data(frame.id)
+                if frame.tail != NO_TAIL:
+                    assert body is not None
+                    tails.append((frame, body))
+                    joined += frame.size
+                sealed = sealed_bytes(frame)
+            if sealed or joined >= JOINED_BYTES or len(headers) >= MAX_RECORD_FRAMES:
+                break
+            item = self._mux.next_frame()
+        if not self._room.is_set() and not self._mux.congested:
+            self._room.set()
         seal = self._session.seal()
-        if isinstance(frame, Data):
-            self._on_data(frame.id)
-            if frame.tail == SEALED_TAIL and frame.size > INLINE_BYTES:
-                return asyncio.ensure_future(self._workers.cipher(seal, frame, body))
-        return seal(frame, body)
+        if sealed > INLINE_BYTES:
+            cipher = self._workers.cipher(seal.record, headers, tails)
+            return asyncio.ensure_future(cipher), sealed
+        return seal.record(headers, tails), sealed
 
     async def _send(self, record: Buffer) -> None:
         size = len(record)

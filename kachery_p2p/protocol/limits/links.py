@@ -7,7 +7,7 @@ from typing import Final
 from .units import KIB, MIB
 
 # --- version --------------------------------------------------------------------------------------
-PROTOCOL_VERSION: Final = 3
+PROTOCOL_VERSION: Final = 4
 """Wire protocol. Two nodes talk only if it is equal; it is checked before the handshake."""
 
 # --- records and frames ---------------------------------------------------------------------------
@@ -22,9 +22,15 @@ MIN_BODY: Final = 64 * KIB
 """Bytes of bulk in one frame on a slow link: 64 KiB is 50 ms at 10 Mbit/s."""
 BULK_FRAME_SECONDS: Final = 0.05
 """A bulk frame is sized to occupy the link for about this long, between MIN_BODY and MAX_BODY."""
-MAX_RELAY_TAIL: Final = MAX_BODY + MAX_HEADER + 64
-"""Bytes of one relayed record: a whole inner record with its header, length and tags."""
-MAX_RECORD: Final = MAX_RELAY_TAIL + MAX_HEADER + 64
+JOINED_BYTES: Final = 16 * KIB
+"""Bytes of headers and tails in a record up to which one more frame is put into it."""
+MAX_RECORD_FRAMES: Final = 64
+"""Frames of one record."""
+MAX_HEADERS: Final = JOINED_BYTES + MAX_HEADER
+"""Bytes of all packed headers of one record."""
+MAX_RELAY_TAIL: Final = MAX_BODY + MAX_HEADERS + 64
+"""Bytes of one relayed record: a whole inner record with its headers, length and tags."""
+MAX_RECORD: Final = JOINED_BYTES + MAX_RELAY_TAIL + MAX_HEADERS + 64
 """Bytes of one WebSocket message, whatever is in it."""
 REKEY_RECORDS: Final = 65_536
 """Records after which a direction's key is replaced (Noise REKEY): at most 64 GiB under one key."""
@@ -105,7 +111,7 @@ CONTROL_PAUSE_BYTES: Final = 512 * KIB
 a thousand small files are asked for at once, and nobody is to be dropped for that."""
 WRITE_STALL_SECONDS: Final = 30.0
 """A link whose peer has not taken one record for so long is ended. The largest record in that time is
-35 kB/s, and a path that slow is given short ones."""
+41 kB/s, and a path that slow is given short ones."""
 STREAM_STALL_SECONDS: Final = 60.0
 """A stream whose receiver takes nothing of what waits for it for so long is ended."""
 MAX_LINKS_PER_PEER: Final = 8

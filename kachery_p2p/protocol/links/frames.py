@@ -4,7 +4,8 @@ A frame has a *header*, a msgpack array whose first item is the frame's tag, and
 alone, a *tail* of bulk bytes. The header is always encrypted and authenticated by the session that
 carries it; it says how long the tail is and whether the tail is sealed by the same session or is
 opaque, that is, a record of some other session that is only passing through (see
-:mod:`.session`).
+:mod:`.session`). Frames that are there at the same time travel in one record, their headers as one
+msgpack array.
 
 Two kinds of exchange share one number space (the initiator of the session opens odd numbers, the
 responder even ones, each strictly growing):
@@ -24,7 +25,8 @@ from typing import Any
 import msgspec
 
 from kachery_p2p.protocol import codec
-from kachery_p2p.protocol.limits import FRAME_OVERHEAD, MAX_HEADER
+from kachery_p2p.protocol.errors import ProtocolViolation
+from kachery_p2p.protocol.limits import FRAME_OVERHEAD, MAX_HEADER, MAX_RECORD_FRAMES
 
 NO_TAIL = 0
 SEALED_TAIL = 1
@@ -134,13 +136,24 @@ def encode_header(frame: Frame) -> bytes:
     return header
 
 
-def decode_header(header: codec.Buffer) -> Frame:
-    """The inverse of :func:`encode_header`.
+def join_headers(headers: list[bytes]) -> bytes:
+    """What a record says of its frames, at most ``MAX_RECORD_FRAMES``: an array of their headers."""
+    return codec.array_start(len(headers)) + b"".join(headers)
+
+
+def decode_headers(headers: codec.Buffer) -> list[Frame]:
+    """The inverse of :func:`join_headers`.
 
     Raises:
-        ProtocolViolation: the bytes are no frame.
+        ProtocolViolation: the bytes are no frames, or too many.
     """
-    fields = codec.unpack(header)
+    frames = codec.unpack(headers)
+    if not isinstance(frames, list) or not 0 < len(frames) <= MAX_RECORD_FRAMES:
+        raise ProtocolViolation(reason="a record that is no list of frames")
+    return [_decoded(fields) for fields in frames]
+
+
+def _decoded(fields: Any) -> Frame:
     kind: Any = Frame
     if isinstance(fields, list) and fields and type(fields[0]) is int:
         # One struct checks faster than the union of all, and its messages name the frame.

@@ -83,6 +83,10 @@ from .frames import (
 from .session import TAG_BYTES, Body
 
 
+Item = tuple[Frame | bytes, Buffer | None]
+"""A frame to be sent, or its encoded header, and its body."""
+
+
 @dataclass(slots=True)
 class _Stream:
     group: Hashable
@@ -252,7 +256,7 @@ class Mux:
         """So much is queued that requests and answers should wait until the peer has taken some."""
         return self.control.congested
 
-    def next_frame(self) -> tuple[Frame | bytes, Buffer | None] | None:
+    def next_frame(self) -> Item | None:
         """What to send now, or None: control first, as encoded headers, then the streams in fair
         turn."""
         if self.control:

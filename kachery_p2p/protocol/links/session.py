@@ -4,14 +4,16 @@ Opening. Each handshake message is preceded by :data:`MAGIC` and the sender's pr
 that two nodes of different versions can say so to each other before any cryptography is tried. The
 same bytes are the Noise prologue, so nobody on the way can have changed them.
 
-Records. ``record = u32 n | sealed header (n bytes) | tail``. Record number k of a direction uses the
-Noise nonce 2k for its header and 2k + 1 for its tail. Numbers are implicit: a record that is lost,
-repeated, reordered or altered does not authenticate, and the session ends. Because a tail's nonce
-follows from its number, tails may be opened later, in any order and in any thread.
+Records. ``record = u32 n | sealed headers (n bytes) | tails``. A record carries one frame or several:
+their headers are one msgpack array, and the tails follow in the same order. Record number k of a
+direction uses the Noise nonce 2k for its headers and 2k + 1 for its sealed tail. Numbers are implicit:
+a record that is lost, repeated, reordered or altered does not authenticate, and the session ends.
+Because a tail's nonce follows from its number, tails may be opened later, in any order and in any
+thread.
 
-A tail is sealed (encrypted by this session) or opaque (a record of an end-to-end session that
-passes through a proxy: it is encrypted already, encrypting it again would only cost time). Which of
-the two, and how long it is, stands in the authenticated header.
+A tail is sealed (encrypted by this session; at most one in a record) or opaque (a record of an
+end-to-end session that passes through a proxy: it is encrypted already, encrypting it again would only
+cost time). Which of the two, and how long it is, stands in the authenticated headers.
 
 Keys are replaced (Noise REKEY) after each :data:`~.limits.REKEY_RECORDS` records of a direction.
 
@@ -28,10 +30,19 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import ProtocolViolation, VersionMismatch
-from kachery_p2p.protocol.limits import MAX_HEADER, MAX_RECORD, PROTOCOL_VERSION, REKEY_RECORDS
+from kachery_p2p.protocol.limits import MAX_HEADERS, MAX_RECORD, PROTOCOL_VERSION, REKEY_RECORDS
 
 from . import noise
-from .frames import NO_TAIL, OPAQUE_TAIL, SEALED_TAIL, Data, Frame, decode_header, encode_header
+from .frames import (
+    NO_TAIL,
+    OPAQUE_TAIL,
+    SEALED_TAIL,
+    Data,
+    Frame,
+    decode_headers,
+    encode_header,
+    join_headers,
+)
 
 MAGIC = b"kachery-p2p"
 TAG_BYTES = 16
@@ -88,24 +99,36 @@ class Seal:
     number: int
 
     def __call__(self, frame: Frame | bytes, body: Buffer | None = None) -> bytes | bytearray:
-        """The record of ``frame``, which may be a header that is encoded already. For
-        :class:`~.frames.Data`, ``body`` is the plain body of a sealed tail or the whole of an opaque
-        one, and ``frame.size`` must fit it."""
+        """The record of ``frame``, which may be a header that is encoded already, and of its tail."""
         header = frame if isinstance(frame, bytes) else encode_header(frame)
-        sealed = self.aead.encrypt(noise.nonce(2 * self.number), header, None)
-        if not isinstance(frame, Data) or frame.tail == NO_TAIL:
+        tails = []
+        if isinstance(frame, Data) and frame.tail != NO_TAIL:
+            assert body is not None
+            tails.append((frame, body))
+        return self.record([header], tails)
+
+    def record(
+        self, headers: list[bytes], tails: list[tuple[Data, Buffer]]
+    ) -> bytes | bytearray:
+        """The record of frames, by their encoded headers. ``tails``: those of them that have one, with
+        the plain body of a sealed tail (one at most) or the whole of an opaque one, which
+        ``frame.size`` must fit."""
+        sealed = self.aead.encrypt(noise.nonce(2 * self.number), join_headers(headers), None)
+        if not tails:
             return _LENGTH.pack(len(sealed)) + sealed
-        assert body is not None
         start = _LENGTH.size + len(sealed)
-        record = bytearray(start + frame.size)
+        record = bytearray(start + sum(frame.size for frame, _ in tails))
         record[: _LENGTH.size] = _LENGTH.pack(len(sealed))
         record[_LENGTH.size : start] = sealed
-        if frame.tail == OPAQUE_TAIL:
-            record[start:] = body
-        else:
-            tail = memoryview(record)[start:]
-            self.aead.encrypt_into(noise.nonce(2 * self.number + 1), body, None, tail)
-            tail.release()
+        for frame, body in tails:
+            end = start + frame.size
+            if frame.tail == OPAQUE_TAIL:
+                record[start:end] = body
+            else:
+                tail = memoryview(record)[start:end]
+                self.aead.encrypt_into(noise.nonce(2 * self.number + 1), body, None, tail)
+                tail.release()
+            start = end
         return record
 
 
@@ -152,8 +175,8 @@ class Session:
         """Take the next record number."""
         return Seal(*self._sending.take())
 
-    def open(self, record: Buffer) -> tuple[Frame, Body]:
-        """Decrypt a record's header, and say what its tail is.
+    def open(self, record: Buffer) -> list[tuple[Frame, Body]]:
+        """Decrypt a record's headers, and say what each frame's tail is.
 
         Raises:
             ProtocolViolation: anything is wrong with it. The session must end.
@@ -162,24 +185,34 @@ class Session:
             raise ProtocolViolation(reason=f"a record of {len(record)} bytes")
         (length,) = _LENGTH.unpack_from(record)
         start = _LENGTH.size + length
-        if not TAG_BYTES < length <= MAX_HEADER + TAG_BYTES or start > len(record):
+        if not TAG_BYTES < length <= MAX_HEADERS + TAG_BYTES or start > len(record):
             raise ProtocolViolation(reason=f"a record header of {length} bytes")
         view = memoryview(record)
         aead, number = self._receiving.take()
         try:
-            header = aead.decrypt(noise.nonce(2 * number), view[_LENGTH.size : start], None)
+            headers = aead.decrypt(noise.nonce(2 * number), view[_LENGTH.size : start], None)
         except InvalidTag as error:
             raise ProtocolViolation(reason="a record's header does not authenticate") from error
-        frame = decode_header(header)
-        tail = view[start:]
-        if not isinstance(frame, Data) or frame.tail == NO_TAIL:
-            if len(tail) or (isinstance(frame, Data) and frame.size):
-                raise ProtocolViolation(reason="a tail where none was announced")
-            return frame, None
-        if frame.size != len(tail):
-            raise ProtocolViolation(reason="a tail of another length than announced")
-        if frame.tail == OPAQUE_TAIL:
-            return frame, tail
-        if frame.tail != SEALED_TAIL or len(tail) < TAG_BYTES:
-            raise ProtocolViolation(reason="an unknown kind of tail")
-        return frame, SealedBody(aead, number, tail)
+        frames: list[tuple[Frame, Body]] = []
+        sealed = False
+        for frame in decode_headers(headers):
+            if not isinstance(frame, Data):
+                frames.append((frame, None))
+                continue
+            end = start + frame.size
+            if not start <= end <= len(record):
+                raise ProtocolViolation(reason="a tail that is shorter than announced")
+            tail = view[start:end]
+            start = end
+            if frame.tail == NO_TAIL and not frame.size:
+                frames.append((frame, None))
+            elif frame.tail == OPAQUE_TAIL:
+                frames.append((frame, tail))
+            elif frame.tail == SEALED_TAIL and frame.size >= TAG_BYTES and not sealed:
+                sealed = True
+                frames.append((frame, SealedBody(aead, number, tail)))
+            else:
+                raise ProtocolViolation(reason="an unknown kind of tail, or a second sealed one")
+        if start != len(record):
+            raise ProtocolViolation(reason="a tail where none was announced")
+        return frames

@@ -14,7 +14,7 @@ from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import NotFound, ProtocolViolation, Unreachable
 from kachery_p2p.protocol.feeds.feed import sign_head
-from kachery_p2p.protocol.links.frames import SEALED_TAIL, Data, encode_header
+from kachery_p2p.protocol.links.frames import SEALED_TAIL, Data, encode_header, join_headers
 from kachery_p2p.protocol.links.noise import nonce
 from tests.node.feeds.hostile_holder import Say, Trap, everything, news, part, runs_of, send, trap
 from tests.node.harness import until
@@ -85,7 +85,9 @@ async def test_a_message_of_a_gigabyte_that_is_begun_costs_the_link() -> None:
 
         async def say(it: Trap, link: Link, stream: Stream) -> None:
             meta = codec.plain(part(it.served, runs=runs_of(it.served, 1)))
-            header = encode_header(Data(stream.number, meta, SEALED_TAIL, 1 << 30))
+            header = join_headers(
+                [encode_header(Data(stream.number, meta, SEALED_TAIL, 1 << 30))]
+            )
             seal = link.session.seal()
             box = seal.aead.encrypt(nonce(2 * seal.number), header, None)
             await link.transport.send(len(box).to_bytes(4, "big") + box + bytes(1_000))

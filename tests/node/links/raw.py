@@ -17,7 +17,7 @@ from kachery_p2p.node.links.transport import SUBPROTOCOL, WebSocketTransport
 from kachery_p2p.protocol.channels.membership import ChannelBook
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.links.frames import Bye, Data, Frame, Hello
-from kachery_p2p.protocol.links.session import SealedBody, Session
+from kachery_p2p.protocol.links.session import Body, SealedBody, Session
 
 
 @contextlib.asynccontextmanager
@@ -50,6 +50,7 @@ class Rogue:
         self.connection = connection
         self.session = session
         self.heard: list[Frame] = []
+        self._unheard: list[tuple[Frame, Body]] = []
         self.channel = b""
 
     async def send(self, frame: Frame, body: bytes | None = None) -> bytes:
@@ -61,7 +62,9 @@ class Rogue:
         """The next frame of a kind."""
         async with asyncio.timeout(10):
             while True:
-                frame, body = self.session.open(await self.connection.recv())  # type: ignore[arg-type]
+                if not self._unheard:
+                    self._unheard += self.session.open(await self.connection.recv())  # type: ignore[arg-type]
+                frame, body = self._unheard.pop(0)
                 self.heard.append(frame)
                 if isinstance(body, SealedBody):
                     body.open()

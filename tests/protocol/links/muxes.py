@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from kachery_p2p.protocol.links.frames import (
-    Frame,
-    Hello,
-    decode_header,
-)
+from kachery_p2p.protocol.links.frames import Frame, Hello, decode_headers, join_headers
 from kachery_p2p.protocol.links.mux import Mux
 
 HELLO = Hello("test", 0.0, "", [], {})
+
+
+def decoded(header: bytes) -> Frame:
+    """The frame of a header that came alone."""
+    [frame] = decode_headers(join_headers([header]))
+    return frame
 
 
 def one(*, initiator: bool = False, greeted: bool = True) -> Mux:
@@ -31,7 +33,7 @@ def following(sender: Mux) -> tuple[Frame, Any] | None:
     if item is None:
         return None
     frame, body = item
-    return (decode_header(frame) if isinstance(frame, bytes) else frame), body
+    return (decoded(frame) if isinstance(frame, bytes) else frame), body
 
 
 def drain(sender: Mux) -> list[Frame]:

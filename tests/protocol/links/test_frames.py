@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import ProtocolViolation
-from kachery_p2p.protocol.limits import MAX_HEADER
+from kachery_p2p.protocol.limits import MAX_HEADER, MAX_RECORD_FRAMES
 from kachery_p2p.protocol.links import frames
+
+from .muxes import decoded
 
 SAMPLES: list[frames.Frame] = [
     frames.Hello("kachery_p2p/1", 1.5, "lab", ["ws://h:1"], {b"t" * 16: (3, ["provide-files"])}),
@@ -34,7 +36,7 @@ scalars = st.none() | st.booleans() | st.integers(-9, 1 << 63) | st.text() | st.
 
 @pytest.mark.parametrize("frame", SAMPLES, ids=lambda frame: type(frame).__name__)
 def test_every_frame_comes_back_as_it_went(frame: frames.Frame) -> None:
-    again = frames.decode_header(frames.encode_header(frame))
+    again = decoded(frames.encode_header(frame))
     assert type(again) is type(frame)
     assert again == frame
 
@@ -50,7 +52,7 @@ def test_the_bytes_are_an_array_that_begins_with_the_tag() -> None:
 
 
 def test_fields_of_a_later_version_are_ignored() -> None:
-    assert frames.decode_header(codec.pack([9, 5, "new"])) == frames.Ping(5)
+    assert decoded(codec.pack([9, 5, "new"])) == frames.Ping(5)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,7 @@ def test_fields_of_a_later_version_are_ignored() -> None:
 )  # fmt: skip
 def test_what_is_no_frame_is_a_violation(value: Any) -> None:
     with pytest.raises(ProtocolViolation):
-        frames.decode_header(codec.pack(value))
+        decoded(codec.pack(value))
 
 
 @settings(max_examples=200, deadline=None)
@@ -74,7 +76,7 @@ def test_what_is_no_frame_is_a_violation(value: Any) -> None:
 )
 def test_arbitrary_headers_are_a_frame_or_a_violation(header: bytes) -> None:
     try:
-        frame = frames.decode_header(header)
+        frame = decoded(header)
     except ProtocolViolation:
         return
     assert isinstance(frame, frames._KINDS)
@@ -85,9 +87,9 @@ def test_every_cut_and_every_added_byte_is_a_violation(frame: frames.Frame) -> N
     header = frames.encode_header(frame)
     for length in range(len(header)):
         with pytest.raises(ProtocolViolation):
-            frames.decode_header(header[:length])
+            decoded(header[:length])
     with pytest.raises(ProtocolViolation):
-        frames.decode_header(header + b"\xc0")
+        decoded(header + b"\xc0")
 
 
 @pytest.mark.parametrize("frame", SAMPLES, ids=lambda frame: type(frame).__name__)
@@ -97,7 +99,7 @@ def test_no_flipped_bit_gets_out_as_another_error(frame: frames.Frame) -> None:
         flipped = bytearray(header)
         flipped[place // 8] ^= 1 << place % 8
         try:
-            frames.decode_header(flipped)
+            decoded(flipped)
         except ProtocolViolation:
             continue
 
@@ -113,3 +115,26 @@ def test_frames_cannot_be_changed_once_made() -> None:
     for sample in SAMPLES:
         with pytest.raises(AttributeError):
             setattr(sample, msgspec.structs.fields(sample)[0].name, 0)
+
+
+def test_frames_of_one_record_come_back_in_their_order() -> None:
+    joined = frames.join_headers([frames.encode_header(frame) for frame in SAMPLES])
+    assert frames.decode_headers(joined) == SAMPLES
+    assert joined == codec.pack([codec.unpack(frames.encode_header(frame)) for frame in SAMPLES])
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        codec.pack([]),
+        codec.pack([[9, 1]] * (MAX_RECORD_FRAMES + 1)),
+        codec.pack([[9, 1], 9]),
+        codec.pack([[9, 1], [77, 1]]),
+        codec.pack({"0": [9, 1]}),
+        codec.pack([9, 1]),
+    ],
+    ids=["none", "too many", "no frame", "an unknown frame", "a map", "a frame that is no list"],
+)
+def test_what_is_no_list_of_frames_is_a_violation(headers: bytes) -> None:
+    with pytest.raises(ProtocolViolation):
+        frames.decode_headers(headers)

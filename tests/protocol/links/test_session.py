@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kachery_p2p.protocol.errors import ProtocolViolation, VersionMismatch
-from kachery_p2p.protocol.limits import MAX_BODY, MAX_HEADER, MAX_RECORD, PROTOCOL_VERSION
+from kachery_p2p.protocol.limits import MAX_BODY, MAX_HEADERS, MAX_RECORD, PROTOCOL_VERSION
 from kachery_p2p.protocol.links import session as module
 from kachery_p2p.protocol.links.frames import (
     NO_TAIL,
@@ -20,11 +20,13 @@ from kachery_p2p.protocol.links.frames import (
     Frame,
     Ping,
     encode_header,
+    join_headers,
 )
 from kachery_p2p.protocol.links.noise import nonce
 from kachery_p2p.protocol.links.session import (
     MAGIC,
     TAG_BYTES,
+    Body,
     SealedBody,
     Session,
     prologue,
@@ -41,6 +43,12 @@ def pair() -> tuple[Session, Session]:
     return one(*KEYS), one(*reversed(KEYS))
 
 
+def received_of(session: Session, record: bytes | bytearray) -> tuple[Frame, Body]:
+    """What came with a record of one frame."""
+    [(frame, body)] = session.open(record)
+    return frame, body
+
+
 def sealed(number: int, body: bytes) -> Data:
     return Data(number, None, SEALED_TAIL, len(body) + TAG_BYTES)
 
@@ -51,12 +59,12 @@ def opaque(number: int, body: bytes) -> Data:
 
 def test_frames_and_both_kinds_of_body_arrive() -> None:
     a, b = pair()
-    assert b.open(a.seal()(Ping(1))) == (Ping(1), None)
-    assert b.open(a.seal()(Data(1, "meta", NO_TAIL, 0))) == (Data(1, "meta", NO_TAIL, 0), None)
-    frame, body = b.open(a.seal()(sealed(1, b"secret"), b"secret"))
+    assert received_of(b, a.seal()(Ping(1))) == (Ping(1), None)
+    assert received_of(b, a.seal()(Data(1, "meta", NO_TAIL, 0))) == (Data(1, "meta", NO_TAIL, 0), None)
+    frame, body = received_of(b, a.seal()(sealed(1, b"secret"), b"secret"))
     assert isinstance(body, SealedBody)
     assert (len(body), body.open()) == (6, b"secret")
-    frame, body = b.open(a.seal()(opaque(1, b"passing"), b"passing"))
+    frame, body = received_of(b, a.seal()(opaque(1, b"passing"), b"passing"))
     assert isinstance(body, memoryview)
     assert bytes(body) == b"passing"
     assert frame == opaque(1, b"passing")
@@ -65,9 +73,9 @@ def test_frames_and_both_kinds_of_body_arrive() -> None:
 def test_the_two_directions_do_not_disturb_each_other() -> None:
     a, b = pair()
     for number in range(5):
-        assert b.open(a.seal()(Ping(number)))[0] == Ping(number)
+        assert received_of(b, a.seal()(Ping(number)))[0] == Ping(number)
         if number % 2:
-            assert a.open(b.seal()(Ping(-number)))[0] == Ping(-number)
+            assert received_of(a, b.seal()(Ping(-number)))[0] == Ping(-number)
 
 
 def test_neither_header_nor_sealed_body_shows_in_the_record() -> None:
@@ -82,7 +90,7 @@ def test_neither_header_nor_sealed_body_shows_in_the_record() -> None:
 def test_bodies_of_every_size_arrive(size: int) -> None:
     a, b = pair()
     body = b"\xa5" * size
-    _, received = b.open(a.seal()(sealed(1, body), body))
+    _, received = received_of(b, a.seal()(sealed(1, body), body))
     assert isinstance(received, SealedBody)
     assert received.open() == body
 
@@ -90,7 +98,7 @@ def test_bodies_of_every_size_arrive(size: int) -> None:
 def test_bodies_may_be_opened_later_and_in_any_order() -> None:
     a, b = pair()
     texts = [bytes([number]) * 100 for number in range(10)]
-    received = [b.open(a.seal()(sealed(1, text), text))[1] for text in texts]
+    received = [received_of(b, a.seal()(sealed(1, text), text))[1] for text in texts]
     for text, body in reversed(list(zip(texts, received, strict=True))):
         assert isinstance(body, SealedBody)
         assert body.open() == text
@@ -100,7 +108,7 @@ def test_a_body_of_another_record_does_not_open() -> None:
     a, b = pair()
     one, two = bytearray(a.seal()(sealed(1, b"one"), b"one")), a.seal()(sealed(1, b"two"), b"two")
     one[-19:] = two[-19:]
-    _, body = b.open(one)
+    _, body = received_of(b, one)
     assert isinstance(body, SealedBody)
     with pytest.raises(ProtocolViolation):
         body.open()
@@ -114,7 +122,7 @@ RECORDS: dict[str, Callable[[Session], bytes | bytearray]] = {
 
 
 def opened(session: Session, record: bytes | bytearray) -> tuple[Frame, bytes | None]:
-    frame, body = session.open(record)
+    frame, body = received_of(session, record)
     if isinstance(body, SealedBody):
         return frame, body.open()
     return frame, None if body is None else bytes(body)
@@ -156,23 +164,23 @@ def test_records_out_of_order_are_a_violation(order: tuple[int, ...]) -> None:
     records = [a.seal()(Ping(number)) for number in range(3)]
     right = 0
     while order[right] == right:
-        b.open(records[right])
+        opened(b, records[right])
         right += 1
     with pytest.raises(ProtocolViolation):
-        b.open(records[order[right]])
+        opened(b, records[order[right]])
 
 
 def test_a_lost_record_is_noticed() -> None:
     a, b = pair()
     a.seal()(Ping(1))
     with pytest.raises(ProtocolViolation):
-        b.open(a.seal()(Ping(2)))
+        opened(b, a.seal()(Ping(2)))
 
 
 def test_a_record_sent_back_to_its_maker_is_a_violation() -> None:
     a, _ = pair()
     with pytest.raises(ProtocolViolation):
-        a.open(a.seal()(Ping(1)))
+        opened(a, a.seal()(Ping(1)))
 
 
 @settings(max_examples=200, deadline=None)
@@ -180,17 +188,58 @@ def test_a_record_sent_back_to_its_maker_is_a_violation() -> None:
 def test_arbitrary_records_are_violations(data: bytes, sent: int) -> None:
     a, b = pair()
     for number in range(sent):
-        b.open(a.seal()(Ping(number)))
+        opened(b, a.seal()(Ping(number)))
     for record in (data, len(data).to_bytes(4, "big") + data, b"\x00\x00\x00\x14" + data):
         with pytest.raises(ProtocolViolation):
             opened(b, record)
+
+
+def test_frames_that_share_a_record_arrive_in_their_order_with_their_tails() -> None:
+    a, b = pair()
+    frames = [Ping(1), opaque(3, b"one"), Data(5, "meta", NO_TAIL, 0), opaque(7, b"three")]
+    last = sealed(9, b"secret")
+    headers = [encode_header(frame) for frame in [*frames, last]]
+    tails = [(frames[1], b"one"), (frames[3], b"three"), (last, b"secret")]
+    received = b.open(a.seal().record(headers, tails))
+    assert [frame for frame, _ in received] == [*frames, last]
+    assert [None if body is None else bytes(body) for _, body in received[:4]] == [
+        None, b"one", None, b"three"
+    ]  # fmt: skip
+    body = received[4][1]
+    assert isinstance(body, SealedBody)
+    assert body.open() == b"secret"
+
+
+ONE, TWO = opaque(1, b"one"), opaque(3, b"two")
+
+
+@pytest.mark.parametrize(
+    ("frames", "tails"),
+    [
+        ([ONE, TWO], b"onetw"),
+        ([ONE, TWO], b"onetwoo"),
+        ([ONE, Ping(1)], b"onex"),
+        ([Data(1, None, OPAQUE_TAIL, -3), TWO], b""),
+        ([Data(1, None, OPAQUE_TAIL, 1 << 62), TWO], b"onetwo"),
+        ([sealed(1, b""), sealed(3, b"")], b"x" * 32),
+    ],
+    ids=["short", "long", "a tail of nobody", "negative", "absurd", "two sealed ones"],
+)
+def test_tails_that_are_not_together_what_the_headers_say_are_a_violation(
+    frames: list[Frame], tails: bytes
+) -> None:
+    session, receiver = pair()
+    headers = join_headers([encode_header(frame) for frame in frames])
+    box = session._sending._aead.encrypt(nonce(0), headers, None)
+    with pytest.raises(ProtocolViolation):
+        receiver.open(len(box).to_bytes(4, "big") + box + tails)
 
 
 def forged(header: bytes, tail: bytes = b"") -> bytes:
     """A record that authenticates, as a hostile but genuine peer can make it."""
     session, _ = pair()
     aead = session._sending._aead
-    box = aead.encrypt(nonce(0), header, None)
+    box = aead.encrypt(nonce(0), join_headers([header]), None)
     return len(box).to_bytes(4, "big") + box + tail
 
 
@@ -200,7 +249,7 @@ def test_arbitrary_headers_of_a_genuine_peer_are_a_frame_or_a_violation(
     header: bytes, tail: bytes
 ) -> None:
     try:
-        frame, body = pair()[1].open(forged(header, tail))
+        frame, body = received_of(pair()[1], forged(header, tail))
     except ProtocolViolation:
         return
     assert (body is not None) == (isinstance(frame, Data) and frame.tail != NO_TAIL)
@@ -226,19 +275,19 @@ def test_arbitrary_headers_of_a_genuine_peer_are_a_frame_or_a_violation(
 )
 def test_a_header_that_lies_about_its_tail_is_a_violation(frame: Frame, tail: bytes) -> None:
     with pytest.raises(ProtocolViolation):
-        pair()[1].open(forged(encode_header(frame), tail))
+        opened(pair()[1], forged(encode_header(frame), tail))
 
 
-@pytest.mark.parametrize("length", [0, 1, TAG_BYTES, MAX_HEADER + TAG_BYTES + 1, 2**32 - 1])
+@pytest.mark.parametrize("length", [0, 1, TAG_BYTES, MAX_HEADERS + TAG_BYTES + 1, 2**32 - 1])
 def test_a_header_length_out_of_bounds_is_refused_unread(length: int) -> None:
-    record = length.to_bytes(4, "big") + bytes(min(length, MAX_HEADER + 100))
+    record = length.to_bytes(4, "big") + bytes(min(length, MAX_HEADERS + 100))
     with pytest.raises(ProtocolViolation, match="header of"):
-        pair()[1].open(record)
+        opened(pair()[1], record)
 
 
 def test_a_record_over_the_limit_is_refused_unread() -> None:
     with pytest.raises(ProtocolViolation, match="a record of"):
-        pair()[1].open(bytes(MAX_RECORD + 1))
+        opened(pair()[1], bytes(MAX_RECORD + 1))
 
 
 # --- new keys ---------------------------------------------------------------------------------
@@ -260,7 +309,7 @@ def test_the_key_changes_after_each_so_many_records(monkeypatch: pytest.MonkeyPa
 def test_bodies_from_before_a_new_key_still_open_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REKEY_RECORDS", 2)
     a, b = pair()
-    bodies = [b.open(a.seal()(sealed(1, b"x%d" % n), b"x%d" % n))[1] for n in range(6)]
+    bodies = [received_of(b, a.seal()(sealed(1, b"x%d" % n), b"x%d" % n))[1] for n in range(6)]
     for number, body in enumerate(bodies):
         assert isinstance(body, SealedBody)
         assert body.open() == b"x%d" % number
@@ -273,9 +322,9 @@ def test_a_record_from_before_a_new_key_is_of_no_use_after_it(
     a, b = pair()
     first = a.seal()(Ping(0))
     for record in (first, a.seal()(Ping(1)), a.seal()(Ping(2))):
-        b.open(record)
+        opened(b, record)
     with pytest.raises(ProtocolViolation):
-        b.open(first)
+        opened(b, first)
 
 
 def test_ends_that_disagree_on_when_the_key_changes_notice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,10 +332,10 @@ def test_ends_that_disagree_on_when_the_key_changes_notice(monkeypatch: pytest.M
     monkeypatch.setattr(module, "REKEY_RECORDS", 2)
     records = [a.seal()(Ping(number)) for number in range(3)]
     monkeypatch.setattr(module, "REKEY_RECORDS", 1_000)
-    b.open(records[0])
-    b.open(records[1])
+    opened(b, records[0])
+    opened(b, records[1])
     with pytest.raises(ProtocolViolation):
-        b.open(records[2])
+        opened(b, records[2])
 
 
 # --- before the handshake ---------------------------------------------------------------------
