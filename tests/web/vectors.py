@@ -24,7 +24,14 @@ from kachery_p2p.protocol.feeds.messages import FeedPart
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.files.manifest import Chunk, Manifest, Tree
 from kachery_p2p.protocol.identity import NodeKey
-from kachery_p2p.protocol.links.frames import OPAQUE_TAIL, SEALED_TAIL, Data, Frame, Ping, encode_header
+from kachery_p2p.protocol.links.frames import (
+    OPAQUE_TAIL,
+    SEALED_TAIL,
+    Data,
+    Frame,
+    Ping,
+    encode_header,
+)
 from kachery_p2p.protocol.links.noise import TAG_BYTES, Handshake
 from kachery_p2p.protocol.links.session import Session, prologue
 

@@ -21,7 +21,12 @@ from kachery_p2p.node.workers import Workers
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.limits import JOINED_BYTES, MAX_RECORD_FRAMES, MIN_BODY
 from kachery_p2p.protocol.links import pace
-from kachery_p2p.protocol.links.frames import NO_TAIL, SEALED_TAIL, Data, encode_header, sealed_bytes
+from kachery_p2p.protocol.links.frames import (
+    NO_TAIL,
+    Data,
+    encode_header,
+    sealed_bytes,
+)
 from kachery_p2p.protocol.links.mux import Item, Mux
 from kachery_p2p.protocol.links.session import Session
 

@@ -82,7 +82,6 @@ from .frames import (
 )
 from .session import TAG_BYTES, Body
 
-
 Item = tuple[Frame | bytes, Buffer | None]
 """A frame to be sent, or its encoded header, and its body."""
 

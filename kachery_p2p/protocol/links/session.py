@@ -107,9 +107,7 @@ class Seal:
             tails.append((frame, body))
         return self.record([header], tails)
 
-    def record(
-        self, headers: list[bytes], tails: list[tuple[Data, Buffer]]
-    ) -> bytes | bytearray:
+    def record(self, headers: list[bytes], tails: list[tuple[Data, Buffer]]) -> bytes | bytearray:
         """The record of frames, by their encoded headers. ``tails``: those of them that have one, with
         the plain body of a sealed tail (one at most) or the whole of an opaque one, which
         ``frame.size`` must fit."""

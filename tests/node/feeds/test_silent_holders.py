@@ -85,9 +85,7 @@ async def test_a_message_of_a_gigabyte_that_is_begun_costs_the_link() -> None:
 
         async def say(it: Trap, link: Link, stream: Stream) -> None:
             meta = codec.plain(part(it.served, runs=runs_of(it.served, 1)))
-            header = join_headers(
-                [encode_header(Data(stream.number, meta, SEALED_TAIL, 1 << 30))]
-            )
+            header = join_headers([encode_header(Data(stream.number, meta, SEALED_TAIL, 1 << 30))])
             seal = link.session.seal()
             box = seal.aead.encrypt(nonce(2 * seal.number), header, None)
             await link.transport.send(len(box).to_bytes(4, "big") + box + bytes(1_000))

@@ -60,7 +60,10 @@ def opaque(number: int, body: bytes) -> Data:
 def test_frames_and_both_kinds_of_body_arrive() -> None:
     a, b = pair()
     assert received_of(b, a.seal()(Ping(1))) == (Ping(1), None)
-    assert received_of(b, a.seal()(Data(1, "meta", NO_TAIL, 0))) == (Data(1, "meta", NO_TAIL, 0), None)
+    assert received_of(b, a.seal()(Data(1, "meta", NO_TAIL, 0))) == (
+        Data(1, "meta", NO_TAIL, 0),
+        None,
+    )
     frame, body = received_of(b, a.seal()(sealed(1, b"secret"), b"secret"))
     assert isinstance(body, SealedBody)
     assert (len(body), body.open()) == (6, b"secret")
