@@ -118,6 +118,7 @@ class Bye(msgspec.Struct, frozen=True, array_like=True, tag=11):
 
 Frame = Hello | Request | Response | Failure | Open | Data | Credit | End | Note | Ping | Pong | Bye
 
+_STARTS = [codec.array_start(length) for length in range(MAX_RECORD_FRAMES + 1)]
 _KINDS = (Hello, Request, Response, Failure, Open, Data, Credit, End, Note, Ping, Pong, Bye)
 
 
@@ -138,7 +139,7 @@ def encode_header(frame: Frame) -> bytes:
 
 def join_headers(headers: list[bytes]) -> bytes:
     """What a record says of its frames, at most ``MAX_RECORD_FRAMES``: an array of their headers."""
-    return codec.array_start(len(headers)) + b"".join(headers)
+    return _STARTS[len(headers)] + b"".join(headers)
 
 
 def decode_headers(headers: codec.Buffer) -> list[Frame]:
