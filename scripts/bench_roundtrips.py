@@ -21,7 +21,7 @@ from bench_tasks import serving
 
 import kachery_p2p as kc
 from kachery_p2p.testing import Daemon, Network
-from tests.daemons import announced, at
+from tests.daemons import at
 
 FIRST = ("files", "feeds")
 """Nodes to which the requester is not linked: of each, one thing is measured."""
@@ -114,16 +114,22 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench roundtrips")
     parser.add_argument("--rtt", type=float, default=100.0, help="milliseconds of a round trip")
     parser.add_argument("--runs", type=int, default=5)
+    rows = ["cold", "linked", "tasks"]
+    parser.add_argument("--rows", nargs="*", default=rows, choices=rows)
     options = parser.parse_args(arguments)
     folder = scratch()
     print(f"{os.cpu_count()} cores, round trip {options.rtt:g} ms, median (min .. max)")
     try:
         with Network(["requester", *FIRST], processes=True) as lab:
             bench = Bench(lab, options.rtt / 1000, options.runs)
-            bench.cold()
-            bench.linked()
-            with serving(cast(Daemon, lab["files"]), folder):
-                bench.tasks()
+            if "cold" in options.rows:
+                bench.cold()
+            lab.slow("requester", delay=options.rtt / 2000)
+            if "linked" in options.rows:
+                bench.linked()
+            if "tasks" in options.rows:
+                with serving(cast(Daemon, lab["files"]), folder):
+                    bench.tasks()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return 0
