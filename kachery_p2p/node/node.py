@@ -275,7 +275,7 @@ class Node:
             changed=self._on_task_offers,
             do=lambda work: self.network.supervisor.do("ending an action", work),
         )
-        self.task_server = TaskServer(self.network, self.task_queue, self.task_results)
+        self.task_server = TaskServer(discovery, self.task_queue, self.task_results)
         self.task_backends = TaskBackends(discovery, self.task_queue)
         self.task_requests = TaskRequests(
             discovery, self.task_store, self.task_results, self.task_backends, self.task_queue

@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 from typing import Final
 
+from kachery_p2p.node.gossip.discovery import Discovery
 from kachery_p2p.node.links.endings import cut
 from kachery_p2p.node.links.link import Link
-from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import KacheryError, ProtocolViolation
@@ -27,10 +27,12 @@ from kachery_p2p.protocol.tasks.messages import (
     TaskResultQuery,
     TaskResultReply,
     TaskRun,
+    TaskUpdate,
     TaskWord,
     make_page,
 )
-from kachery_p2p.protocol.tasks.task import parse_kwargs
+from kachery_p2p.protocol.tasks.result import TaskResult
+from kachery_p2p.protocol.tasks.task import parse_kwargs, task_key
 
 from .jobs import Watcher
 from .queue import TaskQueue
@@ -41,8 +43,9 @@ LARGE_KWARGS: Final = 16_000
 
 
 class TaskServer:
-    def __init__(self, network: Network, queue: TaskQueue, results: TaskResults) -> None:
-        self._network = network
+    def __init__(self, discovery: Discovery, queue: TaskQueue, results: TaskResults) -> None:
+        self._discovery = discovery
+        network = self._network = discovery.network
         self._queue = queue
         self._results = results
         self._running: dict[Stream, tuple[Link, bytes]] = {}
@@ -86,6 +89,11 @@ class TaskServer:
             link.budget.bytes.give(held - len(kwargs))
             held = len(kwargs)
             self._require(link, params.channel)
+            found = await self._find(params, kwargs)
+            if found is not None:
+                self._require(link, params.channel)
+                await stream.send(codec.plain(TaskUpdate("finished", result=found, found=True)))
+                return
             watcher = await self._queue.submit(
                 params.task,
                 params.function,
@@ -103,6 +111,19 @@ class TaskServer:
             del self._running[stream]
             if held:
                 link.budget.bytes.give(held)
+
+    async def _find(self, params: TaskRun, kwargs: bytes) -> TaskResult | None:
+        """A result that is there already, if one will do and it does not run now."""
+        channel, key = params.channel, task_key(params.function, kwargs)
+        queue = self._queue
+        asked = params.look and params.type == "pure-calculation" and not params.again
+        offered = channel in queue.channels_of(params.function) and queue.allowed(params.function)
+        if not (asked and offered) or (channel, key) in queue.pure:
+            return None
+        found = await self._results.here(key, params.type, channel)
+        if found is None:
+            found = await self._results.look(self._discovery, key, params.type, channel)
+        return found
 
     async def _kwargs(self, stream: Stream) -> bytes:
         item = await stream.receive_soon()

@@ -58,13 +58,15 @@ _CUT: Final = "[...]\n"
 
 class TaskRun(Struct, frozen=True, forbid_unknown_fields=True):
     """Run a function. ``task`` is 16 random bytes that name this request: repeating it runs nothing
-    anew. ``again``: it may have been sent to this node before."""
+    anew. ``again``: it may have been sent to this node before. ``look``: a result of the pure calculation
+    that somebody has will do, and the requester has not looked for one: the node does, before it runs."""
 
     channel: bytes
     task: TaskId
     function: FunctionId
     type: TaskType
     again: bool
+    look: bool = False
 
 
 class TaskKwargs(Struct, frozen=True, array_like=True):
@@ -84,7 +86,8 @@ class TaskUpdate(Struct, frozen=True, array_like=True):
 
     ``place``: how many are before it in the queue. ``fraction``: done, 0 to 1, if the function tells.
     ``log``: what it printed, in UTF-8. ``reason`` and ``traceback``: why it failed, or why nothing is
-    known. A ``result`` is there when it finished, and only then. :func:`make_update` keeps the bounds.
+    known. A ``result`` is there when it finished, and only then; ``found``: it was there before, and may be
+    another node's. :func:`make_update` keeps the bounds.
 
     Raises:
         ValueError: a result is missing or in the wrong place, or everything together is too much.
@@ -98,6 +101,7 @@ class TaskUpdate(Struct, frozen=True, array_like=True):
     reason: Annotated[str, Meta(max_length=MAX_TASK_REASON)] = ""
     traceback: Annotated[str, Meta(max_length=MAX_TASK_TRACEBACK)] = ""
     result: TaskResult | None = None
+    found: bool = False
 
     def __post_init__(self) -> None:
         if (self.state == "finished") != (self.result is not None):
