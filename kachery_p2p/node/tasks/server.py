@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Final
 
 from kachery_p2p.node.gossip.discovery import Discovery
 from kachery_p2p.node.links.endings import cut
@@ -16,7 +15,7 @@ from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import KacheryError, ProtocolViolation
-from kachery_p2p.protocol.limits import MAX_SLICE, MAX_TASK_KWARGS
+from kachery_p2p.protocol.limits import MAX_SLICE, MAX_TASK_KWARGS, SHORT_TASK_KWARGS
 from kachery_p2p.protocol.tasks.messages import (
     ENDS,
     TASK_OFFERS,
@@ -37,9 +36,6 @@ from kachery_p2p.protocol.tasks.task import parse_kwargs, task_key
 from .jobs import Watcher
 from .queue import TaskQueue
 from .results import TaskResults
-
-LARGE_KWARGS: Final = 16_000
-"""Bytes of arguments that are not looked through on the event loop: a millisecond's worth."""
 
 
 class TaskServer:
@@ -82,10 +78,15 @@ class TaskServer:
         held = 0
         try:
             # For as long as the task may be in the queue its arguments are on the requester's account.
-            await link.budget.bytes.acquire(MAX_TASK_KWARGS + MAX_SLICE)
-            held = MAX_TASK_KWARGS + MAX_SLICE
+            kwargs = params.kwargs
+            most = MAX_TASK_KWARGS if kwargs is None else len(kwargs)
+            await link.budget.bytes.acquire(most + MAX_SLICE)
+            held = most + MAX_SLICE
             stream.grant(held)
-            kwargs = await self._kwargs(stream)
+            if kwargs is None:
+                kwargs = await self._kwargs(stream)
+            else:
+                parse_kwargs(kwargs)
             link.budget.bytes.give(held - len(kwargs))
             held = len(kwargs)
             self._require(link, params.channel)
@@ -134,7 +135,7 @@ class TaskServer:
         text = bytes(await stream.open_body(body))
         if len(text) != size:
             raise ProtocolViolation(reason="a task's arguments are not as long as was said")
-        if size > LARGE_KWARGS:
+        if size > SHORT_TASK_KWARGS:
             await self._network.context.workers.disk(parse_kwargs, text)
         else:
             parse_kwargs(text)
