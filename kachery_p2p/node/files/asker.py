@@ -8,7 +8,8 @@ A member that does not have the file must not learn which one it is, or it could
 is told the blinded key that proxies are asked with, and the first three bytes of the hash, by which it
 finds those of its files that the key may be of.
 
-Bounds: ``ASKED_AT_ONCE`` members, each of which is asked less often the more often it had nothing.
+Bounds: ``ASKED_AT_ONCE`` members, each of which is asked less often the more often it had nothing; and
+``FILES_ASKED_FOR`` files at once, for of many together each would wait for the others.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.protocol import codec
-from kachery_p2p.protocol.errors import CorruptContent, KacheryError
+from kachery_p2p.protocol.errors import CorruptContent, KacheryError, LocalError
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.files.messages import FILE_ASK, FileAsk
 from kachery_p2p.protocol.gossip.holders import Holder
@@ -30,6 +31,7 @@ from kachery_p2p.protocol.limits import (
     ASK_PREFIX_BYTES,
     ASK_SECONDS,
     ASKED_AT_ONCE,
+    FILES_ASKED_FOR,
     MAX_ASK_SKIPS,
     MAX_GIVERS,
 )
@@ -75,7 +77,7 @@ class Asker:
         key = (sha1, channel)
         task = self._asking.get(key)
         if task is None:
-            links = self._likely(channel)
+            links = self._likely(channel) if len(self._asking) < FILES_ASKED_FOR else []
             if not links:
                 return None
             work = self._ask_all(sha1, links)
@@ -142,6 +144,8 @@ class Asker:
         except CorruptContent as error:
             self._context.warn(str(error))
             self._givers.pop((link.peer, channel), None)
+        except LocalError:
+            return None  # it is not the giver's fault
         except (KacheryError, TimeoutError):
             pass  # the downloader finds out what is the matter, if anything is
         self._learn((link.peer, channel), gave=bool(sizes))

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
 from typing import Protocol
 
 from kachery_p2p.protocol.errors import KacheryError, NotAMember, Unreachable
@@ -96,25 +97,38 @@ class Reach:
         if self._dialling is not None:
             rules, knock = self._dialling.rules(channel), self._dialling.knock(node, channel)
         transport = await self.dialer.dial_member(url, rules, knock=knock)
-        return await self._attend(transport, node, channel)
+        return await self._attend(transport, node, channel, partial(self._bad_urls.add, url))
 
     async def _attend(
-        self, transport: Transport, node: str, channel: bytes, via: str | None = None
+        self,
+        transport: Transport,
+        node: str,
+        channel: bytes,
+        failed: Callable[[float], None],
+        *,
+        via: str | None = None,
     ) -> Link:
         """A link on which a member may be asked at once. The handshake has proven that it is the
-        member, and what is asked comes behind our hello, so its own need not be waited for."""
+        member, and what is asked comes behind our hello, so its own need not be waited for.
+        ``failed`` is called with the time if it never comes: the route is bad."""
         network = self._network
         link = await network.begin(transport, initiator=True, expected=node, via=via)
         if not network.is_member(channel, node):
             await network.greeted(link)
         else:
             self._early[node, channel] = link
-            network.spawn(self._greet(link, (node, channel)), name="greet")
+            network.spawn(self._greet(link, (node, channel), failed), name="greet")
         return link
 
-    async def _greet(self, link: Link, key: tuple[str, bytes]) -> None:
+    async def _greet(
+        self, link: Link, key: tuple[str, bytes], failed: Callable[[float], None]
+    ) -> None:
         try:
             await self._network.greeted(link)
+        except KacheryError:
+            if link.hello is None:
+                failed(asyncio.get_running_loop().time())
+            raise
         finally:
             if self._early.get(key) is link:
                 del self._early[key]
@@ -191,7 +205,8 @@ class Reach:
 
     async def _through(self, proxy: Link, node: str, channel: bytes) -> Link:
         transport = circuit_to(proxy, CIRCUIT, channel, node)
-        return await self._attend(transport, node, channel, via=proxy.peer)
+        failed = partial(self._bad_proxies.add, proxy.peer)
+        return await self._attend(transport, node, channel, failed, via=proxy.peer)
 
     async def _on_circuit(self, link: Link, stream: Stream, params: CircuitTo) -> None:
         """A proxy says that a member wants to talk to us."""

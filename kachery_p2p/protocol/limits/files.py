@@ -61,6 +61,8 @@ ASK_SECONDS: Final = 0.25
 """So long, or four round trips, such an answer is waited for before proxies are asked who has it."""
 ASKED_AT_ONCE: Final = 2
 """Members that are asked so."""
+FILES_ASKED_FOR: Final = 16
+"""Files that are asked for so at once."""
 MAX_GIVERS: Final = 64
 """Members of which it is remembered that they gave a file."""
 MAX_ASK_SKIPS: Final = 63

@@ -14,10 +14,10 @@ from kachery_p2p.node.files.batch_provider import BatchProvider
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.protocol import codec
-from kachery_p2p.protocol.errors import AccessDenied, NotFound, ProtocolViolation
+from kachery_p2p.protocol.errors import AccessDenied, NotFound, ProtocolViolation, StorageFull
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.files.messages import FILE_ASK, FileAsk
-from kachery_p2p.protocol.limits import ASK_FILE, MAX_ASK_SKIPS
+from kachery_p2p.protocol.limits import ASK_FILE, FILES_ASKED_FOR, MAX_ASK_SKIPS
 from tests.node.harness import Lab, laboratory
 
 DATA = random.Random(3)
@@ -231,3 +231,30 @@ async def test_a_member_without_the_role_is_refused() -> None:
         await lab.channel("lab", {"A": "all", "B": "feeds"}, owner="A")
         with pytest.raises(AccessDenied, match="request-files"):
             await raw(lab, "B")
+
+
+async def test_of_many_files_at_once_few_are_asked_for_so(asked: list[tuple[str, Any]]) -> None:
+    async with laboratory() as lab:
+        await given(lab)
+        files = [content() for _ in range(60)]
+        stored = await lab.call("A", "store_batch", data=files)
+        await lab.announced("A")
+        asked.clear()
+        sha1s = [sha1.hex() for sha1 in stored["sha1s"]]
+        await asyncio.gather(*(lab.load("B", sha1) for sha1 in sha1s))
+        assert [lab.bytes_of("B", sha1) for sha1 in sha1s] == files
+        assert [name for name, _ in asked].count(FILE_ASK) == FILES_ASKED_FOR
+
+
+async def test_a_full_disk_is_not_the_givers_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with laboratory() as lab:
+        await given(lab)
+        sha1, _ = await lab.store("A", content())
+
+        def full(*_: Any, **__: Any) -> None:
+            raise StorageFull(what="a file", path="the storage")
+
+        monkeypatch.setattr(lab["B"].store, "store_batch", full)
+        await lab.load("B", sha1)
+        (giver,) = lab["B"].asker._givers.values()
+        assert giver.misses == 0

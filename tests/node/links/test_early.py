@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kachery_p2p.node.links import link as link_module
 from kachery_p2p.node.links import network
 from kachery_p2p.node.links.circuit import CircuitTransport
 from kachery_p2p.node.links.link import Link
@@ -242,3 +243,21 @@ async def test_a_proxy_that_is_gone_when_the_circuit_is_asked_for() -> None:
                 key=NodeKey(os.urandom(32)),
                 random_bytes=os.urandom,
             )
+
+
+async def test_a_route_on_which_no_hello_comes_is_tried_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever was asked on it meanwhile ends when the link does."""
+    monkeypatch.setattr(link_module, "HANDSHAKE_SECONDS", 0.3)
+    async with laboratory() as lab:
+        sha1, _ = await lab.store("A", b"never")
+        monkeypatch.setattr(lab["A"].network, "_life", lambda *_: asyncio.sleep(60))
+        reach = lab["B"].reach
+        link = await reach.to(lab.id("A"), lab.channels["lab"])
+        with pytest.raises(LinkClosed):
+            await link.request(FILE_OPEN, ask_for(lab, sha1))
+        await until(
+            lambda: reach._bad_proxies.is_bad(lab.id("P"), asyncio.get_running_loop().time())
+        )
+        assert not reach._early
