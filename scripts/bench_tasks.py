@@ -37,6 +37,10 @@ def noop(*, n):
 def pure(*, n):
     return n
 
+@kc.taskfunction("noop.3", type="action")
+def action(*, n):
+    return n
+
 kc.run_task_backend(["lab"], slots=2)
 """
 

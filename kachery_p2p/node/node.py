@@ -28,6 +28,7 @@ from kachery_p2p.node.feeds.own_feeds import OwnFeeds
 from kachery_p2p.node.feeds.reader import FeedReader
 from kachery_p2p.node.feeds.server import FeedServer
 from kachery_p2p.node.feeds.submitter import FeedSubmitter
+from kachery_p2p.node.files.asker import Asker
 from kachery_p2p.node.files.batch_loader import BatchLoader
 from kachery_p2p.node.files.batch_provider import BatchProvider
 from kachery_p2p.node.files.downloader import Downloader
@@ -206,6 +207,7 @@ class Node:
         self.batch_loader = BatchLoader(
             self.network, self.reach, self.lookup, self.downloader, provide=self._provide_file
         )
+        self.asker = Asker(self.network, self.batch_loader)
         self.presence = Presence(self.network)
         self.watches = Watches(self.network)
         self.availability.on_fresh.append(self.watches.appeared)
@@ -275,7 +277,7 @@ class Node:
             changed=self._on_task_offers,
             do=lambda work: self.network.supervisor.do("ending an action", work),
         )
-        self.task_server = TaskServer(self.network, self.task_queue, self.task_results)
+        self.task_server = TaskServer(discovery, self.task_queue, self.task_results)
         self.task_backends = TaskBackends(discovery, self.task_queue)
         self.task_requests = TaskRequests(
             discovery, self.task_store, self.task_results, self.task_backends, self.task_queue
@@ -297,7 +299,7 @@ class Node:
             visits=self.visits, bootstraps=self.bootstraps, presence=self.presence,
             announcer=self.announcer,
             availability=self.availability, lookup=self.lookup, downloader=self.downloader,
-            batch_loader=self.batch_loader, provider=self.provider, feeds=self.feeds,
+            batch_loader=self.batch_loader, asker=self.asker, provider=self.provider, feeds=self.feeds,
             own_feeds=self.own_feeds, feed_reader=self.feed_reader, feed_server=self.feed_server,
             feed_submitter=self.feed_submitter, task_queue=self.task_queue,
             task_requests=self.task_requests, task_backends=self.task_backends,

@@ -3,7 +3,7 @@
  * which a test compares; the rest say how much the page holds.
  */
 
-export const PROTOCOL_VERSION = 4;
+export const PROTOCOL_VERSION = 5;
 /** Items of one list; more are refused before memory is taken for them. */
 export const MAX_LIST_ITEMS = 8_192;
 /** Bytes of a packed frame header. */

@@ -85,14 +85,27 @@ export class WebSocketTransport implements Transport {
   }
 }
 
-/** One end of a circuit: each message is one opaque tail, or several pieces of which all but the last say so. */
+/**
+ * One end of a circuit: each message is one opaque tail, or several pieces of which all but the last say so.
+ * The circuit is opened with the first message that is sent, which waits for no credit.
+ */
 export class CircuitTransport implements Transport {
+  private opened: Stream | null = null;
   private owed = 0;
   private sent: Promise<void> = Promise.resolve();
 
-  constructor(private readonly stream: Stream) {}
+  constructor(private readonly ask: (first: Bytes) => Stream) {}
+
+  private get stream(): Stream {
+    if (!this.opened) throw violation("a circuit that was never opened");
+    return this.opened;
+  }
 
   send(message: Bytes): void {
+    if (!this.opened) {
+      this.opened = this.ask(message);
+      return;
+    }
     this.sent = this.sent.then(() => this.sendPieces(message)).catch(() => undefined);
   }
 
@@ -124,6 +137,6 @@ export class CircuitTransport implements Transport {
   }
 
   close(): void {
-    this.stream.end();
+    this.opened?.end();
   }
 }

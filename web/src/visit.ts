@@ -131,9 +131,9 @@ export class Visit {
   }
 
   private async circuit(proxy: Link, node: Bytes): Promise<Link> {
-    const params = { channel: this.share.pass.channel, node };
-    const stream = proxy.stream("visit.circuit", params, CIRCUIT_CREDIT);
-    return Link.open(new CircuitTransport(stream), this.node, node, this.share.pass.channel);
+    const { channel } = this.share.pass;
+    const ask = (first: Bytes) => proxy.stream("visit.circuit", { channel, node, first }, CIRCUIT_CREDIT);
+    return Link.open(new CircuitTransport(ask), this.node, node, channel);
   }
 
   /** A link with a holder, end to end, on which the pass was shown. */

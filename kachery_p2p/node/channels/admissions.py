@@ -97,7 +97,7 @@ class Admissions:
     # --- wire --------------------------------------------------------------------------------
 
     def _on_shared(self, link: Link, channel: bytes) -> None:
-        self._send_all(link, channel, self._network.peer_version(link, channel))
+        self._send_all(link, channel, self._network.sayings.version(link, channel))
 
     def _on_peer_version(self, link: Link, channel: bytes, version: int) -> None:
         """It has another document: what did not count under its old one may do so now."""

@@ -244,7 +244,7 @@ class Documents:
         try:
             while channel in self._book and link.closed_by is None:
                 before = self._network.version_of(channel)
-                if self._network.peer_version(link, channel) <= before:
+                if self._network.sayings.version(link, channel) <= before:
                     return
                 answered = await self._pull_once(link, channel)
                 if channel not in self._book or self._network.version_of(channel) != before:

@@ -213,7 +213,8 @@ class Invitations:
         if not await self._write(lambda: self._state.invitations(name)):
             raise InvitationRefused(channel=params.channel.hex()[:8], reason=_REASONS["unknown"])
         stream.grant(CIRCUIT_CREDIT)
-        transport = CircuitTransport(stream, f"{source[:8]} via {link.peer[:8]}")
+        asker = f"{source[:8]} via {link.peer[:8]}"
+        transport = CircuitTransport(stream, asker, first=params.first)
         inner = await network.attend(transport, initiator=False, expected=source, via=link.peer)
         await inner.closed.wait()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 
-from kachery_p2p.node.links.circuit import CircuitTransport
+from kachery_p2p.node.links.circuit import circuit_to
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.reach import Reach
@@ -32,7 +32,6 @@ from kachery_p2p.protocol.errors import (
     Unreachable,
 )
 from kachery_p2p.protocol.limits import (
-    CIRCUIT_CREDIT,
     GUEST_SECONDS,
     JOIN_SECONDS,
     MAX_CHANNEL_DOCUMENT,
@@ -138,12 +137,7 @@ class Joining:
         links = [link]
         try:
             if bootstrap.node_id != admitter:
-                stream = link.open(
-                    JOIN_CIRCUIT,
-                    {"channel": channel, "node": invitation.admitter},
-                    credit=CIRCUIT_CREDIT,
-                )
-                transport = CircuitTransport(stream, f"{admitter[:8]} via {link.peer[:8]}")
+                transport = circuit_to(link, JOIN_CIRCUIT, channel, admitter)
                 link = await self._network.attend(
                     transport, initiator=True, expected=admitter, via=link.peer, guest_of=channel
                 )

@@ -209,7 +209,8 @@ class Visits:
         network.book.require(params.channel, node_id=link.peer, role=PROXY, side="provider")
         source = params.node.hex()
         stream.grant(CIRCUIT_CREDIT)
-        transport = CircuitTransport(stream, f"visitor {source[:8]} via {link.peer[:8]}")
+        name = f"visitor {source[:8]} via {link.peer[:8]}"
+        transport = CircuitTransport(stream, name, first=params.first)
         inner = await network.attend(transport, initiator=False, expected=source, via=link.peer)
         await inner.closed.wait()
 

@@ -158,22 +158,27 @@ class BatchLoader:
             link = await self._reach.to(
                 holder.node, holder.channel, urls=holder.urls, relays=relays
             )
-            await self._read(link, holder, wanted, came, done)
+            params = FileBatch(holder.channel, [bytes.fromhex(each.sha1) for each in wanted])
+            stream = link.open(FILE_BATCH, codec.plain(params))
+            await self.read(link, stream, holder, wanted, came, done)
         except LocalError:
             raise
         except KacheryError as error:
             log.info("many files from %s: %s", holder.name, error)
 
-    async def _read(
+    async def read(
         self,
         link: Link,
+        stream: Stream,
         holder: Holder,
         wanted: Sequence[Wanted],
         came: set[int],
         done: Done,
+        *,
+        most: int = INLINE_FILE,
     ) -> None:
-        params = FileBatch(holder.channel, [bytes.fromhex(each.sha1) for each in wanted])
-        stream = link.open(FILE_BATCH, codec.plain(params))
+        """Take and store what comes on a stream of these files, none larger than ``most``. Raises what
+        ends it early; what came by then is here."""
         first = 0
         try:
             while (item := await self._next(stream)) is not None:
@@ -181,7 +186,7 @@ class BatchLoader:
                 data = await stream.open_body(body)
                 try:
                     several = codec.convert(Several, meta)
-                    _check(several, first, len(wanted), len(data))
+                    _check(several, first, len(wanted), len(data), most)
                 except ProtocolViolation as error:
                     link.close(error)
                     raise
@@ -239,7 +244,7 @@ class BatchLoader:
                 tasks.create_task(one(each), name="load one of many")
 
 
-def _check(several: Several, first: int, stop: int, length: int) -> None:
+def _check(several: Several, first: int, stop: int, length: int, most: int) -> None:
     """Raise ProtocolViolation unless these files, in a body of so many bytes, may come next."""
     places, sizes = several.places, several.sizes
     if len(places) != len(sizes) or not places:
@@ -248,7 +253,7 @@ def _check(several: Several, first: int, stop: int, length: int) -> None:
         raise ProtocolViolation(reason="files that were not asked for")
     if any(one >= other for one, other in itertools.pairwise(places)):
         raise ProtocolViolation(reason="files that are not in their order")
-    if any(not 0 <= size <= INLINE_FILE for size in sizes):
+    if any(not 0 <= size <= most for size in sizes):
         raise ProtocolViolation(reason="files that are not small")
     if sum(sizes) != length or length > BATCH_BODY:
         raise ProtocolViolation(reason="a body that is not as long as its files")

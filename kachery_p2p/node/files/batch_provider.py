@@ -15,8 +15,9 @@ from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.protocol.errors import BadInput, CorruptContent, NotFound, StorageDamaged
-from kachery_p2p.protocol.files.messages import FILE_BATCH, FileBatch
-from kachery_p2p.protocol.limits import BATCH_BODY, INLINE_FILE
+from kachery_p2p.protocol.files.keys import file_key
+from kachery_p2p.protocol.files.messages import FILE_ASK, FILE_BATCH, FileAsk, FileBatch
+from kachery_p2p.protocol.limits import ASK_CANDIDATES, ASK_FILE, BATCH_BODY, INLINE_FILE
 
 from .provider import Provider
 
@@ -40,6 +41,7 @@ class BatchProvider:
         self._store = network.context.store
         self._serving: dict[Stream, tuple[Link, bytes]] = {}
         network.on_stream_of(FILE_BATCH, FileBatch, self._serve)
+        network.on_stream_of(FILE_ASK, FileAsk, self._serve_one)
 
     def cut(self) -> None:
         """A channel changed: end what is being sent to those who may no longer have it."""
@@ -69,7 +71,31 @@ class BatchProvider:
         finally:
             del self._serving[stream]
 
-    def _read(self, sha1s: list[str], position: int, channel: str) -> _Read:
+    async def _serve_one(self, link: Link, stream: Stream, params: FileAsk) -> None:
+        self._require(link, params.channel)
+        secret = self._context.book.secret(params.channel)
+        if secret is None:
+            return
+        stream.set_group(link.peer)
+        self._serving[stream] = (link, params.channel)
+        try:
+            async with stream.reserved(ASK_FILE):
+                read = await self._context.workers.disk(self._read_asked, params, secret[1])
+                if read.places:
+                    self._provider.served_bytes += len(read.data)
+                    await stream.send([read.places, read.sizes], read.data)
+        finally:
+            del self._serving[stream]
+
+    def _read_asked(self, params: FileAsk, secret: bytes) -> _Read:
+        for sha1 in self._context.inventory.starting(params.start, ASK_CANDIDATES):
+            if file_key(sha1).blinded(secret) == params.key:
+                return self._read([sha1], 0, params.channel.hex(), ASK_FILE)
+        return _Read([], [], b"", 0)
+
+    def _read(
+        self, sha1s: list[str], position: int, channel: str, most: int = INLINE_FILE
+    ) -> _Read:
         """Read small files from ``position`` on, as many as fit into a body."""
         origins = self._context.state.origins_of(sha1s[position:])
         is_unshared = self._context.state.is_unshared
@@ -80,7 +106,7 @@ class BatchProvider:
             sha1 = sha1s[position]
             bound = sha1 in origins and channel not in origins[sha1]
             if not bound and not is_unshared(sha1, channel) and not self._provider.is_going(sha1):
-                data = self._small(sha1)
+                data = self._small(sha1, most)
                 if data is not None:
                     if len(data) > room:
                         break
@@ -90,10 +116,10 @@ class BatchProvider:
             position += 1
         return _Read(places, [len(part) for part in parts], b"".join(parts), position)
 
-    def _small(self, sha1: str) -> bytes | None:
+    def _small(self, sha1: str, most: int) -> bytes | None:
         try:
             blob = self._store.find(sha1)
-            if blob is None or blob.size > INLINE_FILE:
+            if blob is None or blob.size > most:
                 return None
             data = self._store.read(blob, 0, blob.size)
         except (NotFound, CorruptContent, StorageDamaged):

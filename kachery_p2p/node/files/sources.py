@@ -192,15 +192,7 @@ class Sources:
     async def _connect(self, holder: Holder) -> Source:
         relays = self._lookup.relays.get((holder.node, holder.channel), set())
         link = await self._reach.to(holder.node, holder.channel, urls=holder.urls, relays=relays)
-        return Source(holder, link, self._via(link))
-
-    def _via(self, link: Link) -> str | None:
-        if link.via is None:
-            return None
-        for other in self._network.links:
-            if other.peer == link.via and other.hello is not None and other.hello.label:
-                return other.hello.label
-        return link.via[:8]
+        return Source(holder, link, via(self._network, link))
 
     async def first(
         self, holders: Iterable[Holder], work: Callable[[Source], Awaitable[None]]
@@ -272,3 +264,13 @@ class Sources:
                 task.cancel()
             await asyncio.gather(*working, over, return_exceptions=True)
         return failures
+
+
+def via(network: Network, link: Link) -> str | None:
+    """The label of the proxy that a link goes through; None if it is direct."""
+    if link.via is None:
+        return None
+    for other in network.links:
+        if other.peer == link.via and other.hello is not None and other.hello.label:
+            return other.hello.label
+    return link.via[:8]

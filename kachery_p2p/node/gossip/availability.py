@@ -139,7 +139,7 @@ class Availability:
                 for link in self._network.links_on(channel)
                 if link.via is None
                 and link.peer != asker
-                and self._network.switched_off(link, channel, provide_role(kind))
+                and self._network.sayings.switched_off(link, channel, provide_role(kind))
             ]
         answer = {
             "nodes": [codec.plain(node) for node in nodes],

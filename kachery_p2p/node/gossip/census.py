@@ -70,7 +70,7 @@ class Census:
             peer = self._exchange.peer(link, channel)
             if self._is_complete(peer, kind, secret_version):
                 told.add(link.peer)
-            elif not self._network.switched_off(link, channel, role):
+            elif not self._network.sayings.switched_off(link, channel, role):
                 waits[link.peer] = waits.get(link.peer, False) or self._gets_on(peer, now)
         if role in self._network.own_roles(channel) and not self._own_complete(
             channel, kind, secret_version

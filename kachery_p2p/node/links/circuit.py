@@ -16,7 +16,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
+from collections.abc import Callable
 
+from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.channels.messages import JOIN_CIRCUIT, JOIN_IN, VISIT_CIRCUIT, VISIT_IN
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import (
@@ -55,11 +57,24 @@ class CircuitTransport:
 
     A circuit is first in, first out, so what is under way in it is bounded by
     :class:`~kachery_p2p.protocol.links.pace.Pace`: control frames must not wait behind seconds of bulk.
+
+    ``first``: a message that came with the stream's opening, before its data. Who opens the circuit has
+    no stream yet but ``ask``: it opens the stream with the first message that is sent, which saves the
+    round trip in which the proxy would say that there is room for it.
     """
 
-    def __init__(self, stream: Stream, name: str) -> None:
+    def __init__(
+        self,
+        stream: Stream | None,
+        name: str,
+        *,
+        first: Buffer = b"",
+        ask: Callable[[bytes], Stream] | None = None,
+    ) -> None:
         self.name = name
-        self._stream = stream
+        self._opened = stream
+        self._ask = ask
+        self._first = first
         self._owed = 0
         self._window = 0
         """What the proxy lets this end have under way, which it says with its first credit."""
@@ -67,7 +82,14 @@ class CircuitTransport:
         self._rtt = _FIRST_RTT
         self._probe: float | None = None
         self.taken_at: float | None = None
-        stream.credit_batch = CIRCUIT_CREDIT_BATCH
+        if stream is not None:
+            stream.credit_batch = CIRCUIT_CREDIT_BATCH
+
+    @property
+    def _stream(self) -> Stream:
+        if self._opened is None:
+            raise LinkClosed(peer=self.name, reason="the circuit was never opened")
+        return self._opened
 
     @property
     def rate(self) -> float:
@@ -75,6 +97,10 @@ class CircuitTransport:
         return max(self._pace.rate, 1.0)
 
     async def send(self, message: Buffer) -> None:
+        if self._opened is None and self._ask is not None:
+            self._opened = self._ask(bytes(message))
+            self._opened.credit_batch = CIRCUIT_CREDIT_BATCH
+            return
         while not self._window and not self._stream.ended:
             self._window = self._stream.credit
             if not self._window:
@@ -108,6 +134,9 @@ class CircuitTransport:
         self._pace.sent(size)
 
     async def receive(self) -> Buffer:
+        if self._first:
+            first, self._first = self._first, b""
+            return first
         if self._owed:
             self._stream.done(self._owed)
             self._owed = 0
@@ -133,7 +162,18 @@ class CircuitTransport:
         return meta == _MORE, body, cost
 
     async def close(self) -> None:
-        self._stream.end()
+        if self._opened is not None:
+            self._opened.end()
+
+
+def circuit_to(proxy: Link, method: str, channel: bytes, node: str) -> CircuitTransport:
+    """The transport to a node through a proxy; the proxy is asked for it with the first message."""
+
+    def ask(first: bytes) -> Stream:
+        wanted = CircuitTo(channel, bytes.fromhex(node), first)
+        return proxy.open(method, codec.plain(wanted), credit=CIRCUIT_CREDIT)
+
+    return CircuitTransport(None, f"{node[:8]} via {proxy.peer[:8]}", ask=ask)
 
 
 def window_for(free: int) -> int:
@@ -229,9 +269,8 @@ class Relay:
             raise Busy(limit="what the circuits of one node may hold")
         other: Stream | None = None
         try:
-            other = onward.open(
-                method, {"channel": wanted.channel, "node": bytes.fromhex(source)}, credit=window
-            )
+            asked = CircuitTo(wanted.channel, bytes.fromhex(source), wanted.first)
+            other = onward.open(method, codec.plain(asked), credit=window)
             other.set_group(source)
             stream.set_group(wanted.node.hex())
             stream.grant(window)

@@ -24,7 +24,7 @@ from kachery_p2p.node.context import Context
 from kachery_p2p.node.parties import STRANGERS
 from kachery_p2p.node.supervision import Supervisor
 from kachery_p2p.protocol.channels.membership import GUEST_VERSION, channel_tag
-from kachery_p2p.protocol.channels.messages import CHANNELS, VISIT, VISIT_USE
+from kachery_p2p.protocol.channels.messages import CHANNEL_DOCUMENT, CHANNELS, VISIT, VISIT_USE
 from kachery_p2p.protocol.channels.visitor_pass import Mark, Visiting
 from kachery_p2p.protocol.errors import (
     AccessDenied,
@@ -45,7 +45,7 @@ from .budget import Budgets
 from .endings import end_fullest, end_surplus
 from .guests import Guests, Visitors
 from .handlers import Handlers
-from .hellos import flaw, own_hello
+from .hellos import Channels, Sayings, flaw, own_hello, settled
 from .link import Link
 from .opening import handshake
 from .stream import Stream
@@ -59,7 +59,7 @@ class Network:
         self.context = context
         self.book = context.book
         self.links: dict[Link, None] = {}
-        """An ordered set: what a node does must not depend on where its objects lie in memory."""
+        """An ordered set, so that every run is the same."""
         self.on_shared: list[Callable[[Link, bytes], None]] = []
         """Called when a link comes to share a channel."""
         self.on_lost: list[Callable[[Link], None]] = []
@@ -67,7 +67,7 @@ class Network:
         """Called when a peer says which version of a channel's document it has."""
         self.budgets = Budgets()
         self._shared: dict[Link, set[bytes]] = {}
-        self._peer_channels: dict[Link, dict[bytes, tuple[int, list[str]]]] = {}
+        self.sayings = Sayings(self.book)
         self.handlers = Handlers()
         self.on_request_of = self.handlers.on_request_of
         self.on_stream_of = self.handlers.on_stream_of
@@ -75,7 +75,7 @@ class Network:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._greeting: dict[Transport, None] = {}
         """Transports that are not links yet."""
-        self._said: dict[Link, dict[bytes, tuple[int, list[str]]]] = {}
+        self._said: dict[Link, Channels] = {}
         """What our hello said, until the peer's has come."""
         self._guest_of: dict[Link, bytes] = {}
         """Links that this node opened to join a channel, and nothing else."""
@@ -84,16 +84,19 @@ class Network:
         self.visitors = Visitors(context)
         self._closed_by: KacheryError | None = None
         self.supervisor = Supervisor(self.spawn, context.warn, context.random)
-        self.on_note_of(CHANNELS, dict[bytes, tuple[int, list[str]]], self.set_peer_channels)
+        self.on_note_of(CHANNELS, Channels, self.set_peer_channels)
 
     # --- Handler of each link ----------------------------------------------------------------
 
     async def on_request(self, link: Link, method: str, params: Any) -> Any:
         if method in self.handlers.requests and method not in (VISIT, VISIT_USE):
+            await self._may_share_soon(link)
             self._check_shares(link)
         return await self.handlers.request(link, method, params)
 
     async def on_stream(self, link: Link, stream: Stream, method: str, params: Any) -> None:
+        if method != CHANNEL_DOCUMENT:
+            await self._may_share_soon(link)
         await self.handlers.stream(link, stream, method, params)
 
     def on_note(self, link: Link, topic: str, params: Any) -> None:
@@ -101,6 +104,11 @@ class Network:
 
     def on_congested(self, link: Link) -> None:
         end_fullest([each for each in self.links if each.closed_by is None])
+
+    async def _may_share_soon(self, link: Link) -> None:
+        """What was asked right behind a hello waits for the document that decides about it."""
+        if not self._shared.get(link) and link not in self._guests:
+            await self._until_settled(link, HANDSHAKE_SECONDS / 2)
 
     def _check_shares(self, link: Link) -> None:
         if not self._shared.get(link) and link not in self.visitors:
@@ -147,8 +155,7 @@ class Network:
         member by now."""
         if channel in self._shared.get(link, ()):
             return
-        named = any(c == channel and v == GUEST_VERSION for c, v, _ in self._peer_says(link))
-        if link not in self._guests or not named:
+        if link not in self._guests or not self.sayings.is_guest(link, channel):
             raise NotAMember(node=link.peer, peer=self.context.node_id[:8])
 
     def visit(self, link: Link, visiting: Visiting) -> None:
@@ -168,26 +175,6 @@ class Network:
             self.book.require(channel, node_id=link.peer, role=theirs, side="requester")
         if ours is not None:
             self.book.require(channel, node_id=self.context.node_id, role=ours, side="provider")
-
-    def switched_off(self, link: Link, channel: bytes, role: str) -> bool:
-        """Whether the peer's own user has said no to a role on a channel."""
-        for known, _, wanted in self._peer_says(link):
-            if known == channel:
-                return role not in wanted
-        return False
-
-    def peer_version(self, link: Link, channel: bytes) -> int:
-        """Which version of a channel's document the peer says it has; 0 if it has said none."""
-        return max((v for known, v, _ in self._peer_says(link) if known == channel), default=0)
-
-    def _peer_says(self, link: Link) -> list[tuple[bytes, int, list[str]]]:
-        """(channel, document version, wanted roles) of the peer's channels that we know too."""
-        tags = self.book.tags(link.session.handshake_hash, link.peer)
-        return [
-            (tags[tag], version, wanted)
-            for tag, (version, wanted) in self._peer_channels.get(link, {}).items()
-            if tag in tags
-        ]
 
     # --- links -------------------------------------------------------------------------------
 
@@ -220,7 +207,7 @@ class Network:
                 seen.setdefault(link.peer, link)
         return [seen[peer] for peer in sorted(seen)]
 
-    def _my_channels(self, link: Link) -> dict[bytes, tuple[int, list[str]]]:
+    def _my_channels(self, link: Link) -> Channels:
         handshake_hash = link.session.handshake_hash
         if link in self._guest_of:
             tag = channel_tag(self._guest_of[link], self.context.key.public, handshake_hash)
@@ -249,6 +236,23 @@ class Network:
         Raises:
             KacheryError: why there is no link; the transport is closed then.
         """
+        link = await self.begin(
+            transport, initiator=initiator, expected=expected, via=via, guest_of=guest_of
+        )
+        await self.greeted(link, proved)
+        return link
+
+    async def begin(
+        self,
+        transport: Transport,
+        *,
+        initiator: bool,
+        expected: str | None = None,
+        via: str | None = None,
+        guest_of: bytes | None = None,
+    ) -> Link:
+        """The first half of :meth:`attend`: who is there is proven, and our hello is on its way. What
+        the initiator of a link asks now goes right behind that. Raises as :meth:`attend`."""
         self._greeting[transport] = None
         try:
             greet = partial(
@@ -286,16 +290,19 @@ class Network:
         hello = own_hello(self.context, self._my_channels(link))
         self._said[link] = hello.channels
         self.spawn(self._life(link, hello), name=f"link {link.peer[:8]}")
+        return link
+
+    async def greeted(self, link: Link, proved: Callable[[], None] = lambda: None) -> None:
+        """The second half: wait until it is clear what the link shares. Raises as :meth:`attend`."""
         await link.greeted.wait()
         if link in self._guests:
             proved()
-        if guest_of is None:
+        if link not in self._guest_of:
             await self._settled(link)
         if link.closed_by is not None:
             await link.closed.wait()  # who accepted it lets the connection go then, and not before
             raise link.closed_by
         proved()
-        return link
 
     async def _life(self, link: Link, hello: Hello) -> None:
         try:
@@ -304,7 +311,7 @@ class Network:
             self.links.pop(link, None)
             self._said.pop(link, None)
             self._shared.pop(link, None)
-            self._peer_channels.pop(link, None)
+            self.sayings.forget(link)
             self._guest_of.pop(link, None)
             self._guests.discard(link)
             self.visitors.discard(link)
@@ -323,50 +330,49 @@ class Network:
             link.close(error)
             return
         self.links[link] = None
-        end_surplus(self._live(link.peer))
+        end_surplus([x for x in self.links if x.peer == link.peer and x.closed_by is None])
         self._shared[link] = set()
         current = self._my_channels(link)
         if current != self._said.pop(link, current):
             # A document changed while the hellos were under way, and this link was not told.
             link.note(CHANNELS, current)
         self.set_peer_channels(link, link.hello.channels)
-        if not self._shared[link] and any(v == GUEST_VERSION for _, v, _ in self._peer_says(link)):
+        if not self._shared[link] and self.sayings.is_guest(link):
             self._guests.add(link)
-
-    def _live(self, peer: str) -> list[Link]:
-        return [x for x in self.links if x.peer == peer and x.closed_by is None]
 
     async def _settled(self, link: Link) -> None:
         """Wait until the link shares a channel, or it is clear that it will not."""
-        loop = asyncio.get_running_loop()
         seconds = GUEST_SECONDS if link in self._guests else HANDSHAKE_SECONDS / 2
-        deadline = loop.time() + seconds
-        while link.closed_by is None and not self._shared.get(link) and link not in self.visitors:
-            hope = link in self._guests or self._may_come_to_share(link)
-            if not hope or loop.time() >= deadline:
-                link.close(NotAMember(node=link.peer, peer=self.context.node_id[:8]))
-                # The peer may know better: its word is more use than ours.
-                await link.closed.wait()
-                return
-            await asyncio.sleep(0.02)
+        if not await self._until_settled(link, seconds):
+            link.close(NotAMember(node=link.peer, peer=self.context.node_id[:8]))
+            # The peer may know better: its word is more use than ours.
+            await link.closed.wait()
+
+    async def _until_settled(self, link: Link, seconds: float) -> bool:
+        return await settled(
+            link,
+            shares=lambda: bool(self._shared.get(link)) or link in self.visitors,
+            hope=lambda: link in self._guests or self._may_come_to_share(link),
+            seconds=seconds,
+        )
 
     def _may_come_to_share(self, link: Link) -> bool:
         """One side will have a newer document soon, which may make both members."""
         return any(
             version > self.version_of(channel)
             or (version < self.version_of(channel) and self.is_member(channel, link.peer))
-            for channel, version, _ in self._peer_says(link)
+            for channel, version, _ in self.sayings.of(link)
         )
 
-    def set_peer_channels(self, link: Link, channels: dict[bytes, tuple[int, list[str]]]) -> None:
+    def set_peer_channels(self, link: Link, channels: Channels) -> None:
         """The peer said which channels it is on (as tags), with versions and wanted roles."""
         if len(channels) > MAX_CHANNELS:
             raise ProtocolViolation(reason=f"more than {MAX_CHANNELS} channels")
         if link not in self.links:
             return
-        self._peer_channels[link] = channels
+        self.sayings.hear(link, channels)
         self.supervisor.attempt("looking what a link shares", self._reconsider_firmly, link)
-        for channel, version, _ in self._peer_says(link):
+        for channel, version, _ in self.sayings.of(link):
             self.supervisor.each(
                 "looking at a peer's version", self.on_peer_version, link, channel, version
             )
@@ -376,9 +382,7 @@ class Network:
         before = self._shared.get(link)
         if before is None or link in self._guest_of:
             return
-        now = self.book.common(
-            set(self._peer_channels.get(link, ())), link.session.handshake_hash, link.peer
-        )
+        now = self.book.common(self.sayings.tags(link), link.session.handshake_hash, link.peer)
         self._shared[link] = set(now)
         if now:
             link.is_member()
@@ -434,12 +438,12 @@ class Network:
         for transport in list(self._greeting):
             with contextlib.suppress(KacheryError):
                 await transport.close()
-        for link in list(self.links):
+        links = list(self.links)
+        for link in links:
             link.close(error)
-        if self.links:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await asyncio.gather(*(link.closed.wait() for link in list(self.links)))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await asyncio.gather(*(link.closed.wait() for link in links))
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
 from typing import Protocol
 
 from kachery_p2p.protocol.errors import KacheryError, NotAMember, Unreachable
 from kachery_p2p.protocol.limits import CIRCUIT_CREDIT, IDLE_CIRCUIT_SECONDS, MAX_BAD_ROUTES
 from kachery_p2p.protocol.links.messages import CIRCUIT, CIRCUIT_IN, CircuitTo
 
-from .circuit import CircuitTransport
+from .circuit import CircuitTransport, circuit_to
 from .dialling import Dialling, Rules
 from .link import Link
 from .network import Network
@@ -72,6 +73,8 @@ class Reach:
         self._network = network
         self._kept: set[Link] = set()
         self._reaching: dict[tuple[str, bytes], asyncio.Task[Link]] = {}
+        self._early: dict[tuple[str, bytes], Link] = {}
+        """Links on which the peer's hello has not come yet. They may be used already."""
         self._bad_urls = BadRoutes()
         self._bad_proxies = BadRoutes()
         network.on_lost.append(self._kept.discard)
@@ -94,7 +97,41 @@ class Reach:
         if self._dialling is not None:
             rules, knock = self._dialling.rules(channel), self._dialling.knock(node, channel)
         transport = await self.dialer.dial_member(url, rules, knock=knock)
-        return await self._network.attend(transport, initiator=True, expected=node)
+        return await self._attend(transport, node, channel, partial(self._bad_urls.add, url))
+
+    async def _attend(
+        self,
+        transport: Transport,
+        node: str,
+        channel: bytes,
+        failed: Callable[[float], None],
+        *,
+        via: str | None = None,
+    ) -> Link:
+        """A link on which a member may be asked at once. The handshake has proven that it is the
+        member, and what is asked comes behind our hello, so its own need not be waited for.
+        ``failed`` is called with the time if it never comes: the route is bad."""
+        network = self._network
+        link = await network.begin(transport, initiator=True, expected=node, via=via)
+        if not network.is_member(channel, node):
+            await network.greeted(link)
+        else:
+            self._early[node, channel] = link
+            network.spawn(self._greet(link, (node, channel), failed), name="greet")
+        return link
+
+    async def _greet(
+        self, link: Link, key: tuple[str, bytes], failed: Callable[[float], None]
+    ) -> None:
+        try:
+            await self._network.greeted(link)
+        except KacheryError:
+            if link.hello is None:
+                failed(asyncio.get_running_loop().time())
+            raise
+        finally:
+            if self._early.get(key) is link:
+                del self._early[key]
 
     def keep(self, link: Link) -> None:
         """A link to a bootstrap node stays although nobody uses it."""
@@ -115,6 +152,9 @@ class Reach:
         if existing:
             return existing[0]
         key = (node, channel)
+        early = self._early.get(key)
+        if early is not None and early.closed_by is None and self._network.is_member(channel, node):
+            return early
         task = self._reaching.get(key)
         if task is None:
             task = self._network.spawn(
@@ -164,11 +204,9 @@ class Reach:
         )
 
     async def _through(self, proxy: Link, node: str, channel: bytes) -> Link:
-        stream = proxy.open(
-            CIRCUIT, {"channel": channel, "node": bytes.fromhex(node)}, credit=CIRCUIT_CREDIT
-        )
-        transport = CircuitTransport(stream, f"{node[:8]} via {proxy.peer[:8]}")
-        return await self._network.attend(transport, initiator=True, expected=node, via=proxy.peer)
+        transport = circuit_to(proxy, CIRCUIT, channel, node)
+        failed = partial(self._bad_proxies.add, proxy.peer)
+        return await self._attend(transport, node, channel, failed, via=proxy.peer)
 
     async def _on_circuit(self, link: Link, stream: Stream, params: CircuitTo) -> None:
         """A proxy says that a member wants to talk to us."""
@@ -179,7 +217,8 @@ class Reach:
         if not network.is_member(params.channel, source):
             raise NotAMember(node=source, peer=network.context.node_id[:8])
         stream.grant(CIRCUIT_CREDIT)
-        transport = CircuitTransport(stream, f"{source[:8]} via {link.peer[:8]}")
+        name = f"{source[:8]} via {link.peer[:8]}"
+        transport = CircuitTransport(stream, name, first=params.first)
         inner = await network.attend(transport, initiator=False, expected=source, via=link.peer)
         await inner.closed.wait()
 

@@ -119,15 +119,20 @@ class FileCalls:
             touch = self._services.context.inventory.touch
             await self._services.context.workers.disk(touch, params.sha1, params.label)
             return {"size": blob.size, "fetched": 0, "seconds": 0.0, "sources": []}
+        asked = await self._ask(params, channel)
+        if asked is not None:
+            return asked
         load = self._services.downloader.load
         try:
-            return await load(
+            loaded = await load(
                 params.sha1,
                 params.manifest,
                 channel=channel,
                 label=params.label,
                 on_progress=live.progress,
             )
+            await self._services.asker.came(params.sha1)
+            return loaded
         except NotFound:
             if params.chunk_of is None:
                 raise
@@ -135,6 +140,16 @@ class FileCalls:
             if await self._cut(params, channel) is None:
                 raise
             return loaded
+
+    async def _ask(self, params: _Content, channel: bytes | None) -> dict[str, Any] | None:
+        """A small file, of who gave the last ones; see :mod:`kachery_p2p.node.files.asker`."""
+        if params.manifest is not None or params.sha1 in self._services.downloader.downloads:
+            return None
+        asked = await self._services.asker.fetch(params.sha1, channel)
+        if asked is not None and params.label:
+            touch = self._services.context.inventory.touch
+            await self._services.context.workers.disk(touch, params.sha1, params.label)
+        return asked
 
     async def _cut(self, params: _Content, channel: bytes | None) -> Blob | None:
         """A chunk of a file that is here."""
@@ -203,8 +218,13 @@ class FileCalls:
         channel = self._channel(params.channel)
         open_now = self._services.downloader.opened(params.sha1, params.manifest, channel)
         blob = None if open_now is not None else await self._here(params, channel)
+        if blob is None and open_now is None and await self._ask(params, channel) is not None:
+            blob = await self._here(params, channel)
         if blob is None:
-            return await self._send_fetched(params, channel, params.ranges, live)
+            sent = await self._send_fetched(params, channel, params.ranges, live)
+            if params.manifest is None:
+                await self._services.asker.came(params.sha1)
+            return sent
         left = deque(params.ranges)
         try:
             await self._send_stored(blob, left, live)

@@ -22,6 +22,7 @@ from kachery_p2p.node.feeds.own_feeds import OwnFeeds
 from kachery_p2p.node.feeds.reader import FeedReader
 from kachery_p2p.node.feeds.server import FeedServer
 from kachery_p2p.node.feeds.submitter import FeedSubmitter
+from kachery_p2p.node.files.asker import Asker
 from kachery_p2p.node.files.batch_loader import BatchLoader
 from kachery_p2p.node.files.downloader import Downloader
 from kachery_p2p.node.files.keeping import Keeping
@@ -70,6 +71,7 @@ class Services:
     lookup: Lookup
     downloader: Downloader
     batch_loader: BatchLoader
+    asker: Asker
     provider: Provider
     feeds: Feeds
     own_feeds: OwnFeeds

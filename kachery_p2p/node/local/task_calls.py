@@ -30,7 +30,6 @@ from msgspec import Meta
 
 from kachery_p2p.node.tasks.jobs import Backend, Job
 from kachery_p2p.node.tasks.request import Request, RequestState
-from kachery_p2p.node.tasks.server import LARGE_KWARGS
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput, ProtocolViolation
 from kachery_p2p.protocol.limits import (
@@ -44,6 +43,7 @@ from kachery_p2p.protocol.limits import (
     MAX_TASK_RETRIES,
     MAX_TASK_SLOTS,
     MAX_TASK_TRACEBACK,
+    SHORT_TASK_KWARGS,
 )
 from kachery_p2p.protocol.tasks.messages import TaskUpdate, make_update
 from kachery_p2p.protocol.tasks.result import sign_result
@@ -156,7 +156,7 @@ class TaskCalls:
 
     async def _check(self, function: str, kwargs: bytes) -> None:
         """Raises BadInput. Large arguments take too long for the event loop."""
-        if len(kwargs) > LARGE_KWARGS:
+        if len(kwargs) > SHORT_TASK_KWARGS:
             await self._context.workers.disk(_checked, function, kwargs)
         else:
             _checked(function, kwargs)

@@ -35,6 +35,8 @@ from .queue import TaskQueue
 
 _RECENT_SECONDS: Final = 2.0
 """For so long who was found to offer a function is not looked up again."""
+_KNOWN_SECONDS: Final = 60.0
+"""For so long it is what a request goes by, while it is looked up again for the next one."""
 _MAX_RECENT: Final = 1_000
 
 
@@ -104,6 +106,7 @@ class TaskBackends:
         self._network = discovery.network
         self._book = discovery.network.book
         self._recent: OrderedDict[tuple[str, bytes | None], tuple[float, Found]] = OrderedDict()
+        self._looking: dict[tuple[str, bytes | None], asyncio.Task[Found]] = {}
 
     async def find(
         self,
@@ -136,18 +139,40 @@ class TaskBackends:
         """Who has the function; what was found a moment ago will do, unless it failed."""
         loop = asyncio.get_running_loop()
         where = (function, channel)
-        known = self._recent.get(where)
-        if known is not None and not fresh and loop.time() - known[0] < _RECENT_SECONDS:
+        known = None if fresh else self._recent.get(where)
+        if known is not None and (age := loop.time() - known[0]) < _KNOWN_SECONDS:
+            if age >= _RECENT_SECONDS and where not in self._looking:
+                looking = self._network.spawn(self._look_now(function, channel), name="look again")
+                self._looking[where] = looking
+                looking.add_done_callback(lambda _: self._looking.pop(where, None))
             return known[1]
-        self._recent.pop(where, None)
+        return await self._look_now(function, channel)
+
+    async def _look_now(self, function: str, channel: bytes | None) -> Found:
+        where = (function, channel)
         content = task_function_key(function)
         # Who waits for a backend watches for it: waiting here as well would only hide others.
         found = await self._discovery.lookup.find(content, channel, patience=0)
+        self._recent.pop(where, None)
         if found.holders:
-            self._recent[where] = (loop.time(), found)
+            self._recent[where] = (asyncio.get_running_loop().time(), found)
             while len(self._recent) > _MAX_RECENT:
                 self._recent.popitem(last=False)
         return found
+
+    def remembers(self, function: str, channel: bytes | None) -> bool:
+        """Whether it is known who offers a function, so that a request need not be preceded by a
+        look-up."""
+        known = self._recent.get((function, channel))
+        now = asyncio.get_running_loop().time()
+        return known is not None and now - known[0] < _KNOWN_SECONDS
+
+    def may_look(self, choice: Choice) -> bool:
+        """Whether a node can look for a result itself. This one does so before it asks its own
+        backend."""
+        if choice.holder is None:
+            return False
+        return "request-files" in self._book.effective(choice.channel, choice.holder.node)
 
     def _own(self, function: str, channel: bytes | None) -> list[Choice]:
         choices = []

@@ -66,7 +66,7 @@ class TaskQueue:
         self.allowed = allowed
         self._changed = changed
         self._do = do
-        self._pure: dict[tuple[bytes, bytes], Job] = {}
+        self.pure: dict[tuple[bytes, bytes], Job] = {}
         self._tasks: dict[bytes, Job] = {}
         """Live jobs by the id of each task that waits for them."""
         self._waiting: deque[Job] = deque()
@@ -172,13 +172,13 @@ class TaskQueue:
             job.tell(TaskUpdate("absent"))
             return job.watch()
         if kind == "pure-calculation":
-            shared = self._pure.get((channel, key))
+            shared = self.pure.get((channel, key))
             if shared is not None:
                 self._join(shared, task)
                 return shared.watch()
         self._check(job)
         if kind == "pure-calculation":
-            self._pure[channel, key] = job
+            self.pure[channel, key] = job
         self.jobs[job.id] = job
         self._join(job, task)
         self._waiting.append(job)
@@ -423,8 +423,8 @@ class TaskQueue:
                 self._waiting.remove(job)
         job.kwargs = b""
         self.jobs.pop(job.id, None)
-        if self._pure.get((job.channel, job.key)) is job:
-            del self._pure[job.channel, job.key]
+        if self.pure.get((job.channel, job.key)) is job:
+            del self.pure[job.channel, job.key]
         now = asyncio.get_running_loop().time()
         for task in job.tasks:
             if self._tasks.pop(task, None) is not None:

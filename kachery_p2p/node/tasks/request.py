@@ -52,6 +52,8 @@ class Request:
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     work: asyncio.Task[Outcome] | None = None
     """What sees it through, whether or not its caller is still there."""
+    looked: bool = False
+    """Whether this node has looked who has the result."""
     attempt: bytes = b""
     """The id under which nodes know it now: a run that is repeated is another task to them."""
 
@@ -61,6 +63,11 @@ class Request:
     @property
     def key(self) -> bytes:
         return task_key(self.function, self.kwargs)
+
+    @property
+    def may_be_known(self) -> bool:
+        """Whether a result that somebody has will do."""
+        return self.type == "pure-calculation" and self.cached
 
     def say(self, update: TaskUpdate) -> None:
         self.reason = update.reason

@@ -40,7 +40,6 @@ from kachery_p2p.protocol.limits import (
     RECONNECT_FIRST,
     RECONNECT_MOST,
     TASK_BYTES,
-    TASK_LOOK_SECONDS,
 )
 from kachery_p2p.protocol.tasks.keys import task_function_key, task_result_key
 from kachery_p2p.protocol.tasks.messages import ENDS, TaskOffer, TaskRun, TaskUpdate
@@ -169,7 +168,9 @@ class TaskRequests:
         raise DeadlineExceeded(what=what, seconds=seconds)
 
     async def _run(self, request: Request) -> Outcome:
-        known = await self._known(request)
+        # A backend that is known looks for a result itself, which saves going there and back first.
+        look = not self._backends.remembers(request.function, request.channel)
+        known = await self._known(request, look=look)
         if known is not None:
             return known
         backoff = Backoff(RECONNECT_FIRST, RECONNECT_MOST, self._context.random)
@@ -215,16 +216,15 @@ class TaskRequests:
         """A result that is kept here or, with ``look``, by a node of the channel."""
         result = await self._results.here(key, kind, channel)
         if result is None and look:
-            with contextlib.suppress(KacheryError, TimeoutError):
-                async with asyncio.timeout(TASK_LOOK_SECONDS):
-                    result = await self._results.elsewhere(self._discovery, key, kind, channel)
+            result = await self._results.look(self._discovery, key, kind, channel)
         return result
 
-    async def _known(self, request: Request) -> Outcome | None:
+    async def _known(self, request: Request, *, look: bool = True) -> Outcome | None:
         """A calculation that somebody has done already."""
-        if request.type != "pure-calculation" or not request.cached:
+        if not request.may_be_known:
             return None
-        result = await self.cached(request.key, request.type, request.channel, look=True)
+        request.looked |= look
+        result = await self.cached(request.key, request.type, request.channel, look=look)
         return None if result is None else outcome_of(result, cached=True)
 
     async def _kept_answer(self, request: Request) -> Outcome | None:
@@ -255,6 +255,10 @@ class TaskRequests:
             if isinstance(chosen, Outcome):
                 return chosen
             choice = chosen
+        if not request.looked and not self._backends.may_look(choice):
+            known_by_others = await self._known(request)
+            if known_by_others is not None:
+                return known_by_others
         request.where = choice.channel
         request.node = self._context.node_id if choice.holder is None else choice.holder.node
         request.label = self._context.label if choice.holder is None else choice.holder.label
@@ -301,7 +305,8 @@ class TaskRequests:
             raise
 
     def _converse(self, request: Request, choice: Choice) -> Run:
-        ask = TaskRun(choice.channel, request.attempt, request.function, request.type, False)
+        look = request.may_be_known and not request.looked
+        ask = TaskRun(choice.channel, request.attempt, request.function, request.type, False, look)
         if choice.holder is None:
             return OwnRun(self._queue, ask, self._context.node_id)
         return RemoteRun(self._discovery, choice.holder, ask)
@@ -312,13 +317,14 @@ class TaskRequests:
             outcome = Outcome(update.state, None, update.reason, update.traceback, node=node)
         else:
             source = "this node" if choice.holder is None else choice.holder.name
-            if update.result is None or update.result.node.hex() != node:
+            theirs = update.found and request.may_be_known
+            if update.result is None or (update.result.node.hex() != node and not theirs):
                 what = f"The result of task function {request.function!r}"
                 raise ForgedResult(
                     what=what, source=source, reason="it is not signed by who ran it"
                 )
             self._results.check(update.result, request.key, choice.channel, source)
-            outcome = outcome_of(update.result, cached=False)
+            outcome = outcome_of(update.result, cached=theirs)
             if request.type != "action" and choice.holder is not None:
                 # The answer to a query is told of by the node that gave it, and that is enough.
                 tell = request.type == "pure-calculation"
@@ -345,7 +351,7 @@ class TaskRequests:
         loop = asyncio.get_running_loop()
         appeared = asyncio.Event()
         awaited = [task_function_key(request.function)]
-        if request.type == "pure-calculation" and request.cached:
+        if request.may_be_known:
             awaited.append(task_result_key(request.key))
         ends = [self._discovery.watches.add(content, appeared.set) for content in awaited]
         try:
@@ -364,13 +370,15 @@ class TaskRequests:
                     raise refusal
                 avoid.clear()
                 left = request.backend_deadline - loop.time()
+                if left > 0:
+                    request.wait()
+                if left > 0 or not request.looked:
+                    # Now that it is watched for: somebody may have had it since it was looked for.
+                    known = await self._known(request)
+                    if known is not None:
+                        return known
                 if left <= 0:
                     raise await self._nobody(request, found)
-                request.wait()
-                # Now that it is watched for: somebody may have had it since it was looked for.
-                known = await self._known(request)
-                if known is not None:
-                    return known
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(left, _LOOK_AGAIN_SECONDS)):
                         await appeared.wait()

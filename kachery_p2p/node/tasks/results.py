@@ -8,6 +8,7 @@ never had it, is no result (:class:`~kachery_p2p.protocol.errors.ForgedResult`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 
@@ -154,6 +155,15 @@ class TaskResults:
         """What is kept here and may go out on a channel."""
         found = await self._disk(self._store.result, key)
         return None if found is None or channel.hex() not in found[1] else found[0]
+
+    async def look(
+        self, discovery: Discovery, key: bytes, kind: TaskType, channel: bytes | None
+    ) -> TaskResult | None:
+        """As :meth:`elsewhere`; None too if that takes long, or cannot be known."""
+        with contextlib.suppress(KacheryError, TimeoutError):
+            async with asyncio.timeout(TASK_LOOK_SECONDS):
+                return await self.elsewhere(discovery, key, kind, channel)
+        return None
 
     async def elsewhere(
         self, discovery: Discovery, key: bytes, kind: TaskType, channel: bytes | None

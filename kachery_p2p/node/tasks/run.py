@@ -10,6 +10,7 @@ from kachery_p2p.node.gossip.discovery import Discovery
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.gossip.holders import Holder
+from kachery_p2p.protocol.limits import SHORT_TASK_KWARGS
 from kachery_p2p.protocol.tasks.messages import (
     ENDS,
     TASK_RUN,
@@ -55,9 +56,11 @@ class RemoteRun:
 
     async def begin(self, kwargs: bytes, *, again: bool) -> None:
         link = await self._discovery.link_to(self._holder)
-        ask = msgspec.structs.replace(self._ask, again=again)
+        short = kwargs if len(kwargs) <= SHORT_TASK_KWARGS else None
+        ask = msgspec.structs.replace(self._ask, again=again, kwargs=short)
         self._stream = link.open(TASK_RUN, codec.plain(ask))
-        await self._stream.send(codec.plain(TaskKwargs(len(kwargs))), kwargs)
+        if short is None:
+            await self._stream.send(codec.plain(TaskKwargs(len(kwargs))), kwargs)
 
     async def next(self) -> TaskUpdate | None:
         assert self._stream is not None

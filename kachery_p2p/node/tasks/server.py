@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Final
 
+from kachery_p2p.node.gossip.discovery import Discovery
 from kachery_p2p.node.links.endings import cut
 from kachery_p2p.node.links.link import Link
-from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import KacheryError, ProtocolViolation
-from kachery_p2p.protocol.limits import MAX_SLICE, MAX_TASK_KWARGS
+from kachery_p2p.protocol.limits import MAX_SLICE, MAX_TASK_KWARGS, SHORT_TASK_KWARGS
 from kachery_p2p.protocol.tasks.messages import (
     ENDS,
     TASK_OFFERS,
@@ -27,22 +26,22 @@ from kachery_p2p.protocol.tasks.messages import (
     TaskResultQuery,
     TaskResultReply,
     TaskRun,
+    TaskUpdate,
     TaskWord,
     make_page,
 )
-from kachery_p2p.protocol.tasks.task import parse_kwargs
+from kachery_p2p.protocol.tasks.result import TaskResult
+from kachery_p2p.protocol.tasks.task import parse_kwargs, task_key
 
 from .jobs import Watcher
 from .queue import TaskQueue
 from .results import TaskResults
 
-LARGE_KWARGS: Final = 16_000
-"""Bytes of arguments that are not looked through on the event loop: a millisecond's worth."""
-
 
 class TaskServer:
-    def __init__(self, network: Network, queue: TaskQueue, results: TaskResults) -> None:
-        self._network = network
+    def __init__(self, discovery: Discovery, queue: TaskQueue, results: TaskResults) -> None:
+        self._discovery = discovery
+        network = self._network = discovery.network
         self._queue = queue
         self._results = results
         self._running: dict[Stream, tuple[Link, bytes]] = {}
@@ -79,13 +78,23 @@ class TaskServer:
         held = 0
         try:
             # For as long as the task may be in the queue its arguments are on the requester's account.
-            await link.budget.bytes.acquire(MAX_TASK_KWARGS + MAX_SLICE)
-            held = MAX_TASK_KWARGS + MAX_SLICE
+            kwargs = params.kwargs
+            most = MAX_TASK_KWARGS if kwargs is None else len(kwargs)
+            await link.budget.bytes.acquire(most + MAX_SLICE)
+            held = most + MAX_SLICE
             stream.grant(held)
-            kwargs = await self._kwargs(stream)
+            if kwargs is None:
+                kwargs = await self._kwargs(stream)
+            else:
+                parse_kwargs(kwargs)
             link.budget.bytes.give(held - len(kwargs))
             held = len(kwargs)
             self._require(link, params.channel)
+            found = await self._find(params, kwargs)
+            if found is not None:
+                self._require(link, params.channel)
+                await stream.send(codec.plain(TaskUpdate("finished", result=found, found=True)))
+                return
             watcher = await self._queue.submit(
                 params.task,
                 params.function,
@@ -104,6 +113,19 @@ class TaskServer:
             if held:
                 link.budget.bytes.give(held)
 
+    async def _find(self, params: TaskRun, kwargs: bytes) -> TaskResult | None:
+        """A result that is there already, if one will do and it does not run now."""
+        channel, key = params.channel, task_key(params.function, kwargs)
+        queue = self._queue
+        asked = params.look and params.type == "pure-calculation" and not params.again
+        offered = channel in queue.channels_of(params.function) and queue.allowed(params.function)
+        if not (asked and offered) or (channel, key) in queue.pure:
+            return None
+        found = await self._results.here(key, params.type, channel)
+        if found is None:
+            found = await self._results.look(self._discovery, key, params.type, channel)
+        return found
+
     async def _kwargs(self, stream: Stream) -> bytes:
         item = await stream.receive_soon()
         if item is None:
@@ -113,7 +135,7 @@ class TaskServer:
         text = bytes(await stream.open_body(body))
         if len(text) != size:
             raise ProtocolViolation(reason="a task's arguments are not as long as was said")
-        if size > LARGE_KWARGS:
+        if size > SHORT_TASK_KWARGS:
             await self._network.context.workers.disk(parse_kwargs, text)
         else:
             parse_kwargs(text)

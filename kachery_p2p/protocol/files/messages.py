@@ -9,12 +9,18 @@ from typing import Annotated, Final
 import msgspec
 
 from kachery_p2p.protocol.errors import BadInput
-from kachery_p2p.protocol.limits import BATCH_FILES, MAX_RANGES
+from kachery_p2p.protocol.limits import (
+    ASK_PREFIX_BYTES,
+    BATCH_FILES,
+    BLINDED_KEY_BYTES,
+    MAX_RANGES,
+)
 from kachery_p2p.protocol.method import Method
 
 FILE_OPEN = "file.open"
 FILE_READ = "file.read"
 FILE_BATCH = "file.batch"
+FILE_ASK = "file.ask"
 
 
 class FileOpen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,6 +80,16 @@ class FileBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha1s: Annotated[list[bytes], msgspec.Meta(max_length=BATCH_FILES)]
 
 
+class FileAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Send a file if it is here and has at most ``ASK_FILE`` bytes, as ``file.batch`` would; nothing if
+    not. Whoever asks does not know whether it is here, and names it so that only who has it can tell
+    which it is: its blinded key, and the first bytes of its SHA-1."""
+
+    channel: bytes
+    key: Annotated[bytes, msgspec.Meta(min_length=BLINDED_KEY_BYTES, max_length=BLINDED_KEY_BYTES)]
+    start: Annotated[bytes, msgspec.Meta(min_length=ASK_PREFIX_BYTES, max_length=ASK_PREFIX_BYTES)]
+
+
 class Several(msgspec.Struct, frozen=True, array_like=True):
     """The files in one body: which of those that were asked for, by their places, and their sizes."""
 
@@ -101,6 +117,13 @@ METHODS: Final = (
         "stream",
         FileBatch,
         "any member -> provider (end to end): send the small ones of many files",
+        "request-files",
+    ),
+    Method(
+        FILE_ASK,
+        "stream",
+        FileAsk,
+        "any member -> provider (end to end): send a small file, if you have it",
         "request-files",
     ),
 )

@@ -51,6 +51,22 @@ MAX_DOWNLOADS: Final = 64
 """Downloads that run at once; more wait their turn."""
 INLINE_FILE: Final = 32 * KIB
 """A file of at most so many bytes travels in the answer itself."""
+ASK_FILE: Final = 128 * KIB
+"""A file of at most so many bytes is sent to who asks for it before it knows who has it."""
+ASK_PREFIX_BYTES: Final = 3
+"""Bytes of a hash that are told to a member that may not have the content: too few to ask others."""
+ASK_CANDIDATES: Final = 64
+"""Files whose hashes begin with these bytes among which the one that is asked for is looked for."""
+ASK_SECONDS: Final = 0.25
+"""So long, or four round trips, such an answer is waited for before proxies are asked who has it."""
+ASKED_AT_ONCE: Final = 2
+"""Members that are asked so."""
+FILES_ASKED_FOR: Final = 16
+"""Files that are asked for so at once."""
+MAX_GIVERS: Final = 64
+"""Members of which it is remembered that they gave a file."""
+MAX_ASK_SKIPS: Final = 63
+"""Files that are loaded without asking a member that time and again did not have them."""
 MAX_FILE: Final = 1 << 50
 """Bytes (1 PiB). A size above this is a lie."""
 VERIFY_ON_READ: Final = MANIFEST_CHUNK

@@ -7,7 +7,7 @@ from typing import Final
 from .units import KIB, MIB
 
 # --- version --------------------------------------------------------------------------------------
-PROTOCOL_VERSION: Final = 4
+PROTOCOL_VERSION: Final = 5
 """Wire protocol. Two nodes talk only if it is equal; it is checked before the handshake."""
 
 # --- records and frames ---------------------------------------------------------------------------
@@ -40,6 +40,8 @@ HANDSHAKE_SECONDS: Final = 10.0
 """From accepted connection to finished handshake and hello, else the connection is closed."""
 MAX_HANDSHAKE_MESSAGE: Final = 4 * KIB
 """Bytes of one handshake message; XX with our payload needs about 250."""
+MAX_FIRST_MESSAGE: Final = 64
+"""Bytes of what rides in the opening of a circuit: the first handshake message has 45."""
 FIRST_BYTE_SECONDS: Final = 2.0
 """From accepted connection to its first byte: who dials has something to say at once."""
 MAX_PENDING_HANDSHAKES: Final = 128

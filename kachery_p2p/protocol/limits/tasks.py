@@ -15,6 +15,9 @@ MAX_TASK_CODE: Final = 100
 MAX_TASK_KWARGS: Final = 1_000_000
 """Bytes of the arguments of a task as JSON. Larger things are stored, and the arguments have their
 URI. They travel in one frame."""
+SHORT_TASK_KWARGS: Final = 16_000
+"""Bytes of arguments that go with the request itself. So few are looked through on the event loop, in a
+millisecond."""
 MAX_INLINE_RESULT: Final = 32_000
 """Bytes of a result that travels in the answer itself: half a header. A larger one is a file."""
 MAX_TASK_MESSAGE: Final = 1_000

@@ -1,10 +1,11 @@
 """What nodes say to one another about tasks.
 
-``task.run`` is a stream. Its parameters are a :class:`TaskRun`; the requester's first frame has a
-:class:`TaskKwargs` as meta and the canonical arguments as body, every further one a
-:class:`TaskWord`. The backend's node sends frames with a :class:`TaskUpdate` as meta and no body, and
-ends the stream after the update that tells how it ended. A pure calculation or a query begins when a
-slot is free. An action does not: its update is "ready" then, and the word "go" lets it begin.
+``task.run`` is a stream. Its parameters are a :class:`TaskRun`, with the canonical arguments if they
+are short; if not, the requester's first frame has a :class:`TaskKwargs` as meta and them as body.
+Every further one has a :class:`TaskWord`. The backend's node sends frames with a :class:`TaskUpdate`
+as meta and no body, and ends the stream after the update that tells how it ended. A pure calculation
+or a query begins when a slot is free. An action does not: its update is "ready" then, and the word
+"go" lets it begin.
 
 ``task.offers`` is answered with :class:`TaskOfferPage`, ``task.result`` with
 :class:`TaskResultReply`.
@@ -31,6 +32,7 @@ from kachery_p2p.protocol.limits import (
     MAX_TASK_TRACEBACK,
     MAX_TASK_UPDATE,
     MAX_TASKS_QUEUED,
+    SHORT_TASK_KWARGS,
 )
 from kachery_p2p.protocol.method import Method
 
@@ -58,13 +60,20 @@ _CUT: Final = "[...]\n"
 
 class TaskRun(Struct, frozen=True, forbid_unknown_fields=True):
     """Run a function. ``task`` is 16 random bytes that name this request: repeating it runs nothing
-    anew. ``again``: it may have been sent to this node before."""
+    anew. ``again``: it may have been sent to this node before.
+
+    ``look``: of a pure calculation, a result that somebody has will do, and the requester has not
+    looked for one: the node does, before it runs anything. ``kwargs``: the arguments, if they have at
+    most ``SHORT_TASK_KWARGS`` bytes; None: they follow.
+    """
 
     channel: bytes
     task: TaskId
     function: FunctionId
     type: TaskType
     again: bool
+    look: bool = False
+    kwargs: Annotated[bytes, Meta(max_length=SHORT_TASK_KWARGS)] | None = None
 
 
 class TaskKwargs(Struct, frozen=True, array_like=True):
@@ -84,7 +93,8 @@ class TaskUpdate(Struct, frozen=True, array_like=True):
 
     ``place``: how many are before it in the queue. ``fraction``: done, 0 to 1, if the function tells.
     ``log``: what it printed, in UTF-8. ``reason`` and ``traceback``: why it failed, or why nothing is
-    known. A ``result`` is there when it finished, and only then. :func:`make_update` keeps the bounds.
+    known. A ``result`` is there when it finished, and only then; ``found``: it was there before, and
+    may be another node's. :func:`make_update` keeps the bounds.
 
     Raises:
         ValueError: a result is missing or in the wrong place, or everything together is too much.
@@ -98,6 +108,7 @@ class TaskUpdate(Struct, frozen=True, array_like=True):
     reason: Annotated[str, Meta(max_length=MAX_TASK_REASON)] = ""
     traceback: Annotated[str, Meta(max_length=MAX_TASK_TRACEBACK)] = ""
     result: TaskResult | None = None
+    found: bool = False
 
     def __post_init__(self) -> None:
         if (self.state == "finished") != (self.result is not None):

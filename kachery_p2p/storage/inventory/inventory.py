@@ -352,6 +352,13 @@ class Inventory(Database):
         )
         return [row[0].hex() for row in rows]
 
+    def starting(self, start: bytes, limit: int) -> list[str]:
+        """Up to ``limit`` contents with a row whose hash begins with these bytes."""
+        self.flush()
+        sql = "SELECT sha1 FROM things WHERE sha1 >= ? AND sha1 <= ? ORDER BY sha1 LIMIT ?"
+        rows = self._rows(sql, start, start + b"\xff" * (20 - len(start)), limit)
+        return [row[0].hex() for row in rows]
+
     # --- asked -----------------------------------------------------------------------------------
 
     def thing(self, sha1: str) -> Thing | None:

@@ -55,7 +55,13 @@ class FakeNetwork:
     def spawn(self, work: Any, *, name: str) -> asyncio.Task[Any]:
         return asyncio.create_task(work, name=name)
 
-    async def attend(self, transport: Any, *, via: str, **options: Any) -> Any:
+    def is_member(self, channel: bytes, node: str) -> bool:
+        return False  # so that its hello is waited for
+
+    async def greeted(self, link: Any) -> None:
+        pass
+
+    async def begin(self, transport: Any, *, via: str, **options: Any) -> Any:
         self.tried.append(via)
         if via in self.fails:
             raise self.fails[via]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kachery_p2p.node.tasks.server import TaskServer
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import AccessDenied, ForgedResult, KacheryError, ProtocolViolation
 from kachery_p2p.protocol.identity import NodeKey
@@ -100,7 +101,7 @@ async def test_a_result_of_who_lost_the_role_counts_no_longer() -> None:
         assert await results.here(key, "pure-calculation", None) is None
 
 
-async def run_raw(lab: Lab, requester: str, provider: str, kwargs: bytes, **changes: Any) -> Any:
+async def run_raw(lab: Lab, requester: str, provider: str, kwargs: bytes, /, **changes: Any) -> Any:
     """Ask for a task with a stream of one's own; what the provider answers."""
     link = await lab[requester].reach.to(lab.id(provider), lab.channels["lab"])
     ask = TaskRun(lab.channels["lab"], bytes(16), "add.1", "pure-calculation", False)
@@ -164,3 +165,43 @@ async def test_nobody_hears_of_anothers_action() -> None:
         assert await mine.value() == 2
         meta, _, _ = await run_raw(lab, "C", "A", KWARGS, task=mine.task, type="action", again=True)
         assert meta[0] == "absent"
+
+
+@pytest.mark.parametrize("kwargs", [b'{"x":1.0}', b"[1]", b"\xff", b"", bytes(20_000)])
+async def test_arguments_that_go_with_the_request_are_looked_at_too(kwargs: bytes) -> None:
+    async with laboratory() as lab, backend(lab, "A", ADD) as made:
+        with pytest.raises(ProtocolViolation):
+            await run_raw(lab, "B", "A", KWARGS, kwargs=kwargs)
+        assert made.taken == []
+
+
+@pytest.mark.parametrize("type", ["query", "action"])
+async def test_a_result_of_another_node_is_no_answer_to_what_must_run(
+    type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with laboratory("A", "B", "C") as lab, backend(lab, "A", {"add.1": (type, add)}):
+        planted = signed(lab["C"].context.key)
+
+        async def find(self: TaskServer, params: TaskRun, kwargs: bytes) -> TaskResult:
+            return planted
+
+        monkeypatch.setattr(TaskServer, "_find", find)
+        request = Request(lab, "B", "add.1", {"x": 1}, type=type)
+        with pytest.raises(ForgedResult, match="not signed by who ran it"):
+            await request.end()
+
+
+async def test_what_a_backend_says_to_have_found_must_count_on_the_channel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with laboratory() as lab, backend(lab, "A", ADD) as made:
+        assert await Request(lab, "B", "add.1", {"x": 5}).value() == 6
+        stranger = signed(NodeKey(bytes(range(32))))
+
+        async def find(self: TaskServer, params: TaskRun, kwargs: bytes) -> TaskResult:
+            return stranger
+
+        monkeypatch.setattr(TaskServer, "_find", find)
+        with pytest.raises(ForgedResult, match="may not provide tasks"):
+            await Request(lab, "B", "add.1", {"x": 1}).end()
+        assert len(made.taken) == 1
