@@ -209,7 +209,9 @@ def main() -> int:
     if sys.argv[1:2] == ["folders"]:
         return bench_folders.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="scripts/bench")
-    parser.add_argument("what", choices=["transfer", "feeds", "tasks", "files", "folders", "compare"])
+    parser.add_argument(
+        "what", choices=["transfer", "feeds", "tasks", "files", "folders", "compare"]
+    )
     parser.add_argument("revision", nargs="?", help="compare: the older tree")
     parser.add_argument("other", nargs="?", help="compare: another one instead of this tree")
     parser.add_argument("--rows", nargs="*", default=[], choices=list(bench_compare.WHAT))

@@ -1,10 +1,10 @@
-"""``scripts/bench folders``: a folder of many small files from one computer to another, beside rsync and
-``tar | ssh``, in one run.
+"""``scripts/bench folders``: a folder of many small files from one computer to another, beside rsync
+and ``tar | ssh``, in one run.
 
 Theirs go through an ssh server of this benchmark's own on loopback, whose keys it makes; what is not
 installed (``apt-get install rsync openssh-server``) is left out, and said to be. With ``--rtt`` both
-roads have a round trip of that many milliseconds. Beside the rates it prints the processor time that each
-process took, which says more than they do on a machine that has other things to do as well.
+roads have a round trip of that many milliseconds. Beside the rates it prints the processor time that
+each process took, which says more than they do on a machine that has other things to do as well.
 """
 
 from __future__ import annotations
@@ -188,8 +188,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--rtt", type=float, default=0.0, help="milliseconds of a round trip")
     options = parser.parse_args(arguments)
     folder = scratch()
-    print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, {options.files} files of ", end="")
-    print(f"{options.size} bytes, round trip {options.rtt:g} ms, median (min .. max) of {options.runs}")
+    print(
+        f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, {options.files} files of ",
+        end="",
+    )
+    print(
+        f"{options.size} bytes, round trip {options.rtt:g} ms, median (min .. max) of {options.runs}"
+    )
     bench = Bench(folder, options.files, options.size, options.runs, options.rtt / 1000)
     missing = why_no_ssh()
     try:

@@ -32,7 +32,7 @@ from kachery_p2p.protocol.limits import (
     ANNOUNCE_SPREAD,
 )
 
-from .comparison import Comparison, Offers
+from .comparison import Comparison, Offers, all_leaving
 from .overtaking import Overtaking
 from .own_log import NO_NAME, Change, LogKeeper
 
@@ -135,16 +135,17 @@ class Announcer:
         if own is None or secret is None or not kinds:
             return
 
-        def is_here(content: ContentKey) -> bool:
-            allowed = pending[content] and content.kind in kinds
-            return allowed and self._may_leave(content, channel)
-
         def changes() -> list[Change]:
+            here = [each for each in pending if pending[each] and each.kind in kinds]
+            leaving = all_leaving(self._by_context, here, channel)
             return sorted(
                 (
-                    (PROVIDE if is_here(content) else WITHDRAW, key, content.name)
+                    (
+                        PROVIDE if content in leaving else WITHDRAW,
+                        content.blinded(secret[1]),
+                        content.name,
+                    )
                     for content in pending
-                    for key in [content.blinded(secret[1])]
                 ),
                 key=lambda change: change[1],
             )
@@ -154,9 +155,6 @@ class Announcer:
             self._tell(channel, head)
         if own.needs_compaction():
             await self._compact(channel, own)
-
-    def _may_leave(self, content: ContentKey, channel: bytes) -> bool:
-        return self._by_context[content.context].may_leave(content, channel)
 
     def _tell(self, channel: bytes, since: int) -> None:
         for callback in self.on_news:
