@@ -48,7 +48,7 @@ class Offers(Protocol):
 def all_leaving(
     offers: Mapping[bytes, Offers], contents: Iterable[ContentKey], channel: bytes
 ) -> set[ContentKey]:
-    """Those of all kinds that may go out on a channel; ``offers``: by the contexts of what is theirs."""
+    """Those that may go out on a channel; ``offers``: by the contexts of what they have."""
     of: dict[bytes, list[ContentKey]] = {}
     for content in contents:
         of.setdefault(content.context, []).append(content)

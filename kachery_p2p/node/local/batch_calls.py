@@ -117,7 +117,8 @@ class BatchCalls:
             for stamp, each in zip(stamps, known, strict=True)
         ]
         names = [sha1 for each in here if each is not None for sha1 in _names(each)]
-        own_many(self._context, names, channel)
+        if names:
+            own_many(self._context, names, channel)
         return here
 
     def _is_here(self, known: KnownFile, size: int, linked: bool) -> bool:

@@ -10,6 +10,7 @@ Non-goals: what rows say.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -62,6 +63,8 @@ LOCK_FILE: Final = ".kachery-p2p-files.lock"
 _PAGE: Final = 500
 """Rows that are asked for in one query."""
 MOST_UNWRITTEN: Final = 10 * MAX_UNWRITTEN
+MAX_CLEAN: Final = 2 * MAX_UNWRITTEN
+"""Rows that are kept in memory as they are in the file: those of the last few batches."""
 
 
 class Rows(Database):
@@ -130,9 +133,11 @@ class Rows(Database):
             self._keep_clean({sha1: found.get(sha1) or Thing(sha1) for sha1 in part})
 
     def _keep_clean(self, things: dict[str, Thing]) -> None:
-        if len(self._clean) > MAX_UNWRITTEN:  # they are for the next moment, not for long
-            self._clean.clear()
-        self._clean.update(things)
+        for sha1 in things:
+            self._clean.pop(sha1, None)
+        self._clean |= things
+        for sha1 in list(itertools.islice(self._clean, max(0, len(self._clean) - MAX_CLEAN))):
+            del self._clean[sha1]
 
     def _put(self, thing: Thing) -> None:
         """Replace a row; the lock is held."""
