@@ -130,7 +130,7 @@ class FolderTrial(Trial):
             self.wait(partial(work.has_done, aim), _PATIENCE)
             self._measure()
             work.kill()
-            victim = ["", *nodes][number % (1 + len(nodes))]
+            victim = [*nodes, ""][number % (1 + len(nodes))]
             if victim:
                 self.daemons[victim].kill()
                 self.daemons[victim].start()

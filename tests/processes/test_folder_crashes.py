@@ -12,6 +12,6 @@ pytestmark = pytest.mark.processes
 
 
 def test_a_folder_arrives_whole_whoever_is_killed(short_folder: Path) -> None:
-    with FolderTrial(short_folder, files=1_500, kills=2, seed=7) as trial:
+    with FolderTrial(short_folder, files=700, kills=1, seed=7) as trial:
         trial.run()
-    assert {"store a", "load b"} <= trial.done.keys()
+    assert {"store a", "load b"} == trial.done.keys()
