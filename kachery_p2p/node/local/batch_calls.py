@@ -94,8 +94,7 @@ class BatchCalls:
 
     def _provide(self, sha1s: Sequence[str], channel: bytes | None) -> None:
         self._services.bootstraps.hurry()  # what is stored is about to be asked for
-        for sha1 in sha1s:
-            self._services.announcer.provide(file_key(sha1), channel)
+        self._services.announcer.provide_many([file_key(sha1) for sha1 in sha1s], channel)
 
     async def _store_known(self, params: _StoreKnown, live: LiveCall) -> Any:
         live.caller.require_write()
