@@ -77,6 +77,7 @@ from kachery_p2p.client.files.uploads import (
     aupload_pkl,
     aupload_text,
 )
+from kachery_p2p.client.folders.arrays import astore_zarr
 from kachery_p2p.client.folders.directories import DirEntry, alist_dir, aload_dir, astore_dir
 from kachery_p2p.client.folders.many import (
     LoadedFile,
@@ -168,6 +169,7 @@ from kachery_p2p.client.sync import (
     store_parquet,
     store_pkl,
     store_text,
+    store_zarr,
     unpin,
     unshare_file,
     upload_file,
@@ -293,6 +295,7 @@ __all__ = [
     "astore_parquet",
     "astore_pkl",
     "astore_text",
+    "astore_zarr",
     "aunpin",
     "aunshare_file",
     "aupload_file",
@@ -373,6 +376,7 @@ __all__ = [
     "store_parquet",
     "store_pkl",
     "store_text",
+    "store_zarr",
     "task_backend",
     "task_cancelled",
     "task_progress",

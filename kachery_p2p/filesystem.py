@@ -161,6 +161,9 @@ class KacheryFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no
     async def _get_file(
         self, rpath: str, lpath: Any, callback: Callback = DEFAULT_CALLBACK, **_: Any
     ) -> None:
+        if isinstance(await self._inside(self._strip_protocol(rpath)), Directory):
+            os.makedirs(lpath, exist_ok=True)  # what is in it comes by itself
+            return
         with _as_python_says(rpath):
             path = await aload_file(
                 _uri(rpath),

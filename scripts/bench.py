@@ -20,6 +20,7 @@ from pathlib import Path
 import bench_compare
 import bench_feeds
 import bench_files
+import bench_folders
 import bench_roundtrips
 import bench_tasks
 from bench_programs import LOAD, LOAD_SMALL, STORE, STORE_SMALL, STORE_TEXTS
@@ -206,12 +207,13 @@ class Bench:
 def main() -> int:
     if sys.argv[1:2] == ["files"]:
         return bench_files.main(sys.argv[2:])
+    if sys.argv[1:2] == ["folders"]:
+        return bench_folders.main(sys.argv[2:])
     if sys.argv[1:2] == ["roundtrips"]:
         return bench_roundtrips.main(sys.argv[2:])
+    whats = ["transfer", "feeds", "tasks", "files", "folders", "roundtrips", "compare"]
     parser = argparse.ArgumentParser(prog="scripts/bench")
-    parser.add_argument(
-        "what", choices=["transfer", "feeds", "tasks", "files", "roundtrips", "compare"]
-    )
+    parser.add_argument("what", choices=whats)
     parser.add_argument("revision", nargs="?", help="compare: the older tree")
     parser.add_argument("other", nargs="?", help="compare: another one instead of this tree")
     parser.add_argument("--rows", nargs="*", default=[], choices=list(bench_compare.WHAT))

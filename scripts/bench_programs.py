@@ -58,3 +58,23 @@ async def main():
     print(json.dumps({"per_second": rate, "one_ms": ms(one), "none_ms": ms(none)}))
 asyncio.run(main())
 """
+
+STORE_DIR = """
+import json, sys, time
+import kachery_p2p as kc
+kc.get_node_id()
+start, processor = time.perf_counter(), time.process_time()
+uri = kc.store_dir(sys.argv[1])
+seconds, processor = time.perf_counter() - start, time.process_time() - processor
+print(json.dumps({"seconds": seconds, "processor": processor, "uri": uri}))
+"""
+
+LOAD_DIR = """
+import json, sys, time
+import kachery_p2p as kc
+kc.get_node_id()
+start, processor = time.perf_counter(), time.process_time()
+assert kc.load_dir(sys.argv[1], sys.argv[2]) is not None
+seconds, processor = time.perf_counter() - start, time.process_time() - processor
+print(json.dumps({"seconds": seconds, "processor": processor}))
+"""

@@ -10,7 +10,7 @@ from .channels import invitations, shares
 from .feeds import feeds, watches
 from .files import finds, keeping, loads, opened, stores, tables, uploads
 from .files.older import todays
-from .folders import directories
+from .folders import arrays, directories
 from .tasks import requests as task_requests
 from .tasks import tasks
 
@@ -24,6 +24,7 @@ store_parquet = twin(tables.astore_parquet)
 store_file = twin(stores.astore_file)
 link_file = twin(stores.alink_file)
 store_dir = twin(directories.astore_dir)
+store_zarr = twin(arrays.astore_zarr)
 load_dir = twin(directories.aload_dir)
 list_dir = twin(directories.alist_dir)
 load_file = twin(loads.aload_file, older=todays)

@@ -375,8 +375,8 @@ class Node:
         self.store.ledger = quota
         return quota
 
-    def _provide_file(self, sha1: str) -> None:
-        self.announcer.provide(file_key(sha1))
+    def _provide_file(self, *sha1s: str) -> None:
+        self.announcer.provide_many([file_key(sha1) for sha1 in sha1s])
 
     def _withdraw_file(self, sha1: str) -> None:
         self.announcer.withdraw(file_key(sha1))

@@ -32,9 +32,13 @@ class Bindings:
 
     def may_leave(self, sha1: str, channel: str) -> bool:
         """Whether a blob may go out on a channel, if it is here."""
-        origins = self._state.origins(sha1)
-        may = not origins or channel in origins
-        return may and not self._state.is_unshared(sha1, channel)
+        return bool(self.leaving([sha1], channel))
+
+    def leaving(self, sha1s: Sequence[str], channel: str) -> set[str]:
+        """Those of some blobs that may go out on a channel, if they are here."""
+        origins = self._state.origins_of(sha1s)
+        may = {sha1 for sha1 in sha1s if sha1 not in origins or channel in origins[sha1]}
+        return may - self._state.unshared(sha1s, channel)
 
     # --- what is stored here ---------------------------------------------------------------------
 
@@ -76,8 +80,7 @@ class Bindings:
 
     def own(self, sha1s: Sequence[str], channel: str | None) -> None:
         """As :meth:`stored`, of many."""
-        for sha1 in sha1s:
-            self._state.share_again(sha1, channel)
+        self._state.share_again(sha1s, channel)
         origins = self._state.origins_of(sha1s)
         if channel is None:
             for sha1 in origins:

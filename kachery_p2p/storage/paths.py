@@ -99,7 +99,7 @@ def leaf_folders(root: Path) -> Iterator[Path]:
                 yield Path(cc.path)
 
 
-def beside(folder: Path) -> dict[str, dict[str, os.stat_result]]:
+def beside(folder: Path | str) -> dict[str, dict[str, os.stat_result]]:
     """The files of ours in a leaf folder, by hash and suffix."""
     found: dict[str, dict[str, os.stat_result]] = {}
     try:

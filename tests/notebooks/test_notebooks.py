@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -165,8 +166,11 @@ def test_handles_look_like_something_and_escape_what_others_wrote(lab: Lab) -> N
         assert "<i>" not in html(each)
 
 
-def test_the_example_runs_from_top_to_bottom() -> None:
-    path = ROOT / "examples" / "two_nodes.ipynb"
+@pytest.mark.parametrize(("name", "plots"), [("two_nodes", 2), ("lazy_recording", 1)])
+def test_the_examples_run_from_top_to_bottom(name: str, plots: int) -> None:
+    if name == "lazy_recording":
+        pytest.importorskip("h5py")
+    path = ROOT / "examples" / f"{name}.ipynb"
     made = nbformat.read(path, as_version=4)
     nbformat.validate(made)
     assert path.stat().st_size < 100_000
@@ -175,5 +179,9 @@ def test_the_example_runs_from_top_to_bottom() -> None:
             cell.outputs = []
     client(made).execute(env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=str(path.parent))
     outputs = [each for cell in made.cells if cell.cell_type == "code" for each in cell.outputs]
-    assert len([each for each in outputs if "image/png" in each.get("data", {})]) >= 2
+    assert len([each for each in outputs if "image/png" in each.get("data", {})]) >= plots
     assert not [each for each in outputs if each.get("name") == "stderr"]
+    if name == "lazy_recording":
+        amounts = re.findall(r"([\d.]+) of ([\d.]+) MB have come", text(outputs))
+        (looked, size), (sliced, _) = [(float(come), float(of)) for come, of in amounts]
+        assert looked < sliced < size / 4

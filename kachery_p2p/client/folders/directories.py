@@ -79,7 +79,7 @@ async def astore_dir(
         raise BadPath(path=top, reason=reason if os.path.exists(top) else "no such directory")
     if link and channel is not None:
         raise BadInput(what="channel", reason="a link is provided on all channels; leave it out")
-    label = _label(label, name_of(os.path.abspath(top)))
+    label = folder_label(label, name_of(os.path.abspath(top)))
     ignored = Ignored(ignore)
     own = await _own_folders()
     with Transfer("linking" if link else "storing", label, progress) as moving:
@@ -103,8 +103,8 @@ async def astore_dir(
     return str(KacheryUri("sha1dir", "sha1", listing.split("/")[2], label))
 
 
-def _label(label: str | None, default: str) -> str:
-    """Raises BadUri, before anything is stored, if the URI cannot have it."""
+def folder_label(label: str | None, default: str) -> str:
+    """What a folder is called in its URI. Raises BadUri, before anything is stored, if it cannot be."""
     text = default.replace("/", "_")[:MAX_FILE_LABEL] if label is None else label
     return KacheryUri("sha1dir", "sha1", "0" * 40, text).label
 

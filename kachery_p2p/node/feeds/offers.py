@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from kachery_p2p.node.gossip.ordered_scan import Remake
 from kachery_p2p.protocol.feeds.keys import (
@@ -34,9 +34,11 @@ class FeedOffers:
             if info.head is not None:
                 yield subfeed_key(feed, subfeed)
 
-    def may_leave(self, content: ContentKey, channel: bytes) -> bool:
-        feed, subfeed = content.identifier[:32], content.identifier[32:]
-        return may_leave(self._store, (feed, subfeed), channel)
+    def leaving(self, contents: Sequence[ContentKey], channel: bytes) -> Iterable[ContentKey]:
+        for content in contents:
+            feed, subfeed = content.identifier[:32], content.identifier[32:]
+            if may_leave(self._store, (feed, subfeed), channel):
+                yield content
 
 
 def may_leave(store: FeedStore, log: Log, channel: bytes) -> bool:

@@ -66,7 +66,7 @@ Done = Callable[[int, int, KacheryError | None], object]
 
 
 class BatchLoader:
-    """``provide`` is called with the hash of each file that has come to be here."""
+    """``provide`` is called with the hashes of some files that have come to be here."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class BatchLoader:
         lookup: Lookup,
         downloader: Downloader,
         *,
-        provide: Callable[[str], None],
+        provide: Callable[..., None],
     ) -> None:
         self._network = network
         self._context = network.context
@@ -195,8 +195,8 @@ class BatchLoader:
                 chosen = [wanted[place] for place in several.places]
                 await self._context.workers.disk(self._keep, chosen, files, holder)
                 stream.done(cost)
+                self._provide(*(each.sha1 for each in chosen))
                 for each, content in zip(chosen, files, strict=True):
-                    self._provide(each.sha1)
                     came.add(each.place)
                     done(each.place, len(content), None)
         finally:

@@ -97,15 +97,13 @@ class BatchProvider:
         self, sha1s: list[str], position: int, channel: str, most: int = INLINE_FILE
     ) -> _Read:
         """Read small files from ``position`` on, as many as fit into a body."""
-        origins = self._context.state.origins_of(sha1s[position:])
-        is_unshared = self._context.state.is_unshared
+        leaving = self._context.bindings.leaving(sha1s[position:], channel)
         places: list[int] = []
         parts: list[bytes] = []
         room = BATCH_BODY
         while position < len(sha1s):
             sha1 = sha1s[position]
-            bound = sha1 in origins and channel not in origins[sha1]
-            if not bound and not is_unshared(sha1, channel) and not self._provider.is_going(sha1):
+            if sha1 in leaving and not self._provider.is_going(sha1):
                 data = self._small(sha1, most)
                 if data is not None:
                     if len(data) > room:

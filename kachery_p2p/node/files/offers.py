@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from kachery_p2p.node.context import Context
 from kachery_p2p.node.gossip.ordered_scan import Remake
@@ -27,5 +27,6 @@ class BlobOffers:
             if entry.kind != "link" or store.find(entry.sha1) is not None:
                 yield file_key(entry.sha1)
 
-    def may_leave(self, content: ContentKey, channel: bytes) -> bool:
-        return self._context.may_leave(content.identifier.hex(), channel)
+    def leaving(self, contents: Sequence[ContentKey], channel: bytes) -> Iterable[ContentKey]:
+        of = {content.identifier.hex(): content for content in contents}
+        return [of[sha1] for sha1 in self._context.bindings.leaving(list(of), channel.hex())]

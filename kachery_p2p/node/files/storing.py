@@ -75,7 +75,7 @@ def store_many(
 
     def arriving(sha1s: Sequence[str]) -> None:
         bind(sha1s)
-        context.inventory.storing_each(zip(sha1s, labels, strict=True))
+        context.inventory.storing_each(list(zip(sha1s, labels, strict=True)))
 
     sha1s = context.store.store_batch(contents, arriving)
     _is_own(context, sha1s, channel)
@@ -90,5 +90,4 @@ def own_many(context: Context, sha1s: Sequence[str], channel: bytes | None) -> N
 
 def _is_own(context: Context, sha1s: Sequence[str], channel: bytes | None) -> None:
     context.bindings.own(sha1s, None if channel is None else channel.hex())
-    for sha1 in sha1s:
-        context.state.keep_until(sha1, None)
+    context.state.keep_for_good(sha1s)

@@ -19,7 +19,7 @@ answering look-ups, see :mod:`~kachery_p2p.node.gossip.availability`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.protocol.errors import BadInput
@@ -32,7 +32,7 @@ from kachery_p2p.protocol.limits import (
     ANNOUNCE_SPREAD,
 )
 
-from .comparison import Comparison, Offers
+from .comparison import Comparison, Offers, all_leaving
 from .overtaking import Overtaking
 from .own_log import NO_NAME, Change, LogKeeper
 
@@ -72,19 +72,23 @@ class Announcer:
 
     def provide(self, content: ContentKey, channel: bytes | None = None) -> None:
         """It is here now. Heard of by the proxies a few milliseconds later, on ``channel`` first."""
-        self._later(content, True, channel)
+        self._later([content], True, channel)
+
+    def provide_many(self, contents: Sequence[ContentKey], channel: bytes | None = None) -> None:
+        """As :meth:`provide`, of contents that came together."""
+        self._later(contents, True, channel)
 
     def withdraw(self, content: ContentKey) -> None:
         """It is gone, or must not be served any more."""
-        self._later(content, False, None)
+        self._later([content], False, None)
 
-    def _later(self, content: ContentKey, here: bool, first: bytes | None) -> None:
+    def _later(self, contents: Sequence[ContentKey], here: bool, first: bytes | None) -> None:
         if self._closed:
             return
         for secret, keys in self._meanwhile.values():
-            keys.add(content.blinded(secret))
+            keys.update(content.blinded(secret) for content in contents)
         for channel in self._book:
-            self._pending.setdefault(channel, {})[content] = here
+            self._pending.setdefault(channel, {}).update(dict.fromkeys(contents, here))
             self._flush_later(channel, at_once=channel == first)
 
     def _flush_later(self, channel: bytes, *, at_once: bool = False) -> None:
@@ -135,16 +139,17 @@ class Announcer:
         if own is None or secret is None or not kinds:
             return
 
-        def is_here(content: ContentKey) -> bool:
-            allowed = pending[content] and content.kind in kinds
-            return allowed and self._may_leave(content, channel)
-
         def changes() -> list[Change]:
+            here = [each for each in pending if pending[each] and each.kind in kinds]
+            leaving = all_leaving(self._by_context, here, channel)
             return sorted(
                 (
-                    (PROVIDE if is_here(content) else WITHDRAW, key, content.name)
+                    (
+                        PROVIDE if content in leaving else WITHDRAW,
+                        content.blinded(secret[1]),
+                        content.name,
+                    )
                     for content in pending
-                    for key in [content.blinded(secret[1])]
                 ),
                 key=lambda change: change[1],
             )
@@ -154,9 +159,6 @@ class Announcer:
             self._tell(channel, head)
         if own.needs_compaction():
             await self._compact(channel, own)
-
-    def _may_leave(self, content: ContentKey, channel: bytes) -> bool:
-        return self._by_context[content.context].may_leave(content, channel)
 
     def _tell(self, channel: bytes, since: int) -> None:
         for callback in self.on_news:

@@ -9,7 +9,7 @@ Non-goals: what comes or goes meanwhile, which is announced as it comes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from kachery_p2p.node.workers import Workers
@@ -41,8 +41,22 @@ class Offers(Protocol):
     def scan(self) -> Iterator[ContentKey]:
         """Everything that is here."""
 
-    def may_leave(self, content: ContentKey, channel: bytes) -> bool:
-        """Whether it may go out on a channel at all: what was fetched on another may not."""
+    def leaving(self, contents: Sequence[ContentKey], channel: bytes) -> Iterable[ContentKey]:
+        """Those that may go out on a channel at all: what was fetched on another may not."""
+
+
+def all_leaving(
+    offers: Mapping[bytes, Offers], contents: Iterable[ContentKey], channel: bytes
+) -> set[ContentKey]:
+    """Those that may go out on a channel; ``offers``: by the contexts of what they have."""
+    of: dict[bytes, list[ContentKey]] = {}
+    for content in contents:
+        of.setdefault(content.context, []).append(content)
+    return {
+        content
+        for context, those in of.items()
+        for content in offers[context].leaving(those, channel)
+    }
 
 
 class Comparison:
@@ -103,10 +117,6 @@ class Comparison:
 
     def _allowed(self, ordered: Iterator[tuple[bytes, ContentKey]]) -> tuple[bool, list[Change]]:
         here = list(itertools.islice(ordered, _SLICE))
-        channel, offers = self._channel, self._by_context
-        changes = [
-            (PROVIDE, key, content.name)
-            for key, content in here
-            if offers[content.context].may_leave(content, channel)
-        ]
+        leaving = all_leaving(self._by_context, (content for _, content in here), self._channel)
+        changes = [(PROVIDE, key, content.name) for key, content in here if content in leaving]
         return bool(here), changes

@@ -94,8 +94,7 @@ class BatchCalls:
 
     def _provide(self, sha1s: Sequence[str], channel: bytes | None) -> None:
         self._services.bootstraps.hurry()  # what is stored is about to be asked for
-        for sha1 in sha1s:
-            self._services.announcer.provide(file_key(sha1), channel)
+        self._services.announcer.provide_many([file_key(sha1) for sha1 in sha1s], channel)
 
     async def _store_known(self, params: _StoreKnown, live: LiveCall) -> Any:
         live.caller.require_write()
@@ -117,7 +116,8 @@ class BatchCalls:
             for stamp, each in zip(stamps, known, strict=True)
         ]
         names = [sha1 for each in here if each is not None for sha1 in _names(each)]
-        own_many(self._context, names, channel)
+        if names:
+            own_many(self._context, names, channel)
         return here
 
     def _is_here(self, known: KnownFile, size: int, linked: bool) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Final, NamedTuple
 
@@ -68,8 +68,8 @@ class TaskFunctionOffers:
     def scan(self) -> Iterator[ContentKey]:
         yield from list(self._offered)
 
-    def may_leave(self, content: ContentKey, channel: bytes) -> bool:
-        return channel in self._offered.get(content, ())
+    def leaving(self, contents: Sequence[ContentKey], channel: bytes) -> Iterable[ContentKey]:
+        return [each for each in contents if channel in self._offered.get(each, ())]
 
 
 class Choice(NamedTuple):

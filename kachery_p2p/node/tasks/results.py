@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from kachery_p2p.node.context import Context
 from kachery_p2p.node.gossip.discovery import Discovery
@@ -46,8 +46,9 @@ class ResultOffers:
         for key in self._store.results():
             yield task_result_key(key)
 
-    def may_leave(self, content: ContentKey, channel: bytes) -> bool:
-        return self._store.may_give(content.identifier, channel.hex())
+    def leaving(self, contents: Sequence[ContentKey], channel: bytes) -> Iterable[ContentKey]:
+        on = channel.hex()
+        return [each for each in contents if self._store.may_give(each.identifier, on)]
 
 
 class TaskResults:

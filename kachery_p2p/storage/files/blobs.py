@@ -46,7 +46,6 @@ from kachery_p2p.storage.closing import Closing
 from kachery_p2p.storage.disk import (
     Buffer,
     disk_errors,
-    file_holds,
     make_folders,
     make_read_only,
     move,
@@ -244,10 +243,14 @@ class BlobStore(BlobReader, Closing):
     def _put(self, records: Sequence[Record]) -> None:
         claim = self.ledger.claim("content being stored")
         try:
-            new = sum(len(d) for s, d in records if not file_holds(self.path(s), memoryview(d)))
-            if new:
-                claim.grow(new)
-            put_small(self._journal, self.root, self.temporary, records, durable=self.durable)
+            put_small(
+                self._journal,
+                self.root,
+                self.temporary,
+                records,
+                durable=self.durable,
+                room=claim.grow,
+            )
         finally:
             claim.settle(*(sha1 for sha1, _ in records))
 

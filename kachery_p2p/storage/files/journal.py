@@ -299,24 +299,28 @@ def put_small(
     records: Sequence[Record],
     *,
     durable: bool,
+    room: Callable[[int], object] = lambda size: None,
 ) -> None:
     """Put small blobs under their names, durably, over whatever is there; all of them with one sync if
-    there is a journal. A link of the same hash goes.
+    there is a journal. A link of the same hash goes. ``room`` is called with the bytes of those that
+    are new, before any is written.
 
     Raises:
         StorageFull, StorageDamaged: some of them, or none, are in place.
     """
     new: list[tuple[str, Record]] = []
     at = str(root)
+    everywhere = [paths.text_of(root, sha1) for sha1, _ in records]
     try:
-        for sha1, data in records:
-            at = paths.text_of(root, sha1)
+        for at, (sha1, data) in zip(everywhere, records, strict=True):
             if not file_holds(at, data):
                 new.append((at, (sha1, data)))
             elif durable and (journal is None or sha1 not in journal):
                 # Whoever put it there a moment ago may not have come to this yet.
                 sync_folder(Path(at).parent)
         appended = [record for _, record in new]
+        if new:
+            room(sum(len(data) for _, data in appended))
         half = journal.append(appended) if journal is not None and new else None
         try:
             for at, (_, data) in new:
@@ -327,9 +331,8 @@ def put_small(
         finally:
             if journal is not None and half is not None:
                 journal.placed(half)
-        for sha1, _ in records:
-            at = paths.text_of(root, sha1, paths.LINK)
-            remove(at)
+        for at in everywhere:
+            remove(f"{at}{paths.LINK}")
     except OSError as error:
         raise disk_error(error, "content being stored", Path(at)) from error
 

@@ -9,7 +9,8 @@ Invariants
       any point, what has to be looked at is known, and ``used`` is right without reading the folder.
       (A power cut may cost the last commits: the next round of tidying finds what is missing.)
     * ``used``, and how many there are, are kept in memory, and right whenever the lock is free.
-    * Last uses and sizes wait in memory, ``MAX_UNWRITTEN`` of them at most, and are written together.
+    * Last uses and sizes wait in memory, ``MAX_UNWRITTEN`` of them at most, and are written together
+      (:mod:`.rows`).
 
 Non-goals: what may go (:mod:`.quota`), what is pinned (:mod:`.pins`).
 """
@@ -22,86 +23,39 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from kachery_p2p.protocol.errors import KacheryError, StorageDamaged, StorageFull
+from msgspec.structs import replace
+
+from kachery_p2p.protocol.errors import StorageDamaged
 from kachery_p2p.protocol.files.eviction import KINDS, SOURCES, Kind
-from kachery_p2p.protocol.limits import MAX_UNWRITTEN
 from kachery_p2p.storage import paths
-from kachery_p2p.storage.database import Database
 from kachery_p2p.storage.disk import remove
 
-from .things import COLUMNS, Thing, from_row, measured, to_row
+from .rows import MOST_UNWRITTEN, Rows
+from .things import COLUMNS, Thing, from_row, measured
 
 _log = logging.getLogger(__name__)
 
 Sort = Literal["sha1", "size", "used", "stored"]
 
-MIGRATIONS: Final[tuple[str, ...]] = (
-    """
-    CREATE TABLE things (
-        sha1 BLOB PRIMARY KEY,
-        kind INTEGER NOT NULL,
-        source INTEGER NOT NULL,
-        size INTEGER NOT NULL,
-        held INTEGER NOT NULL,
-        aside INTEGER NOT NULL,
-        stored REAL NOT NULL,
-        used REAL NOT NULL,
-        label TEXT NOT NULL,
-        channel TEXT NOT NULL,
-        node TEXT NOT NULL,
-        node_label TEXT NOT NULL,
-        path BLOB NOT NULL,
-        part_of BLOB NOT NULL,
-        arriving INTEGER NOT NULL
-    ) WITHOUT ROWID;
-    CREATE INDEX things_used ON things (used, sha1);
-    CREATE INDEX things_stored ON things (stored, sha1);
-    CREATE INDEX things_size ON things (size, sha1);
-    CREATE INDEX things_arriving ON things (sha1) WHERE arriving = 1 OR kind = 2;
-    CREATE INDEX things_may_go ON things (used, sha1)
-        WHERE kind = 2 OR aside > 0 OR (kind = 0 AND source = 2);
-    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-    """,
-)
-"""Never edited, only appended to. The numbers are places in ``KINDS`` and ``SOURCES``."""
-
-assert (KINDS.index("file"), KINDS.index("partial"), SOURCES.index("fetched")) == (0, 2, 2)
-
 _FILE: Final = "files.sqlite"
 _DIGITS: Final = re.compile(r"[0-9a-f]{4,40}")
 """So many that they are meant as the beginning of a hash."""
-_MOST_UNWRITTEN: Final = 10 * MAX_UNWRITTEN
-LOCK_FILE: Final = ".kachery-p2p-files.lock"
 _MAY_GO: Final = "(kind = 2 OR aside > 0 OR (kind = 0 AND source = 2))"
 
 
-class Inventory(Database):
+class Inventory(Rows):
     """Of the folder at ``root``. Any thread may call."""
 
     def __init__(self, path: Path, root: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._root = root
         self._clock = clock
-        self._dirty: dict[str, Thing] = {}
-        self._gone: set[str] = set()
-        """Dirty ones that have no row any more."""
-        self._used = 0
-        self.changes = 0
-        """How often something came or went."""
-        self._counts: Counter[Kind | None] = Counter()
         self.complete = False
         """Whether the whole folder was compared with it, at least once."""
-        super().__init__(
-            path,
-            what="the index of the storage",
-            migrations=MIGRATIONS,
-            lock_file=LOCK_FILE,
-            synchronous="NORMAL",
-        )
+        super().__init__(path)
 
     @classmethod
     def open(cls, folder: Path, root: Path, *, clock: Callable[[], float] = time.time) -> Self:
@@ -183,20 +137,22 @@ class Inventory(Database):
                 file = file or sha1
             self._commit()
 
-    def storing_each(self, labels: Iterable[tuple[str, str]]) -> None:
+    def storing_each(self, labels: Sequence[tuple[str, str]]) -> None:
         """As :meth:`storing`, of contents that belong to no other: the hash and the label of each."""
         now = self._clock()
         with self._lock:
+            self._read([sha1 for sha1, _ in labels])
             for sha1, label in labels:
                 thing = self._own(self._thing(sha1), now)
                 label = label or thing.label
                 self._put(replace(thing, used=now, arriving=True, part_of="", label=label))
             self._commit()
 
-    def own(self, sha1s: Iterable[str]) -> None:
+    def own(self, sha1s: Sequence[str]) -> None:
         """The node's own user has these files too, which are here. Committed on return."""
         now = self._clock()
         with self._lock:
+            self._read(sha1s)
             for sha1 in sha1s:
                 self._put(replace(self._own(self._thing(sha1), now), used=now))
             self._commit()
@@ -220,6 +176,7 @@ class Inventory(Database):
         now = self._clock()
         origin: dict[str, Any] = {"channel": channel, "node": node, "node_label": node_label}
         with self._lock:
+            self._read(sha1s)
             for sha1 in sha1s:
                 thing = self._thing(sha1)
                 fields: dict[str, Any] = {"arriving": True}
@@ -233,7 +190,7 @@ class Inventory(Database):
     def look(self, sha1: str) -> Thing | None:
         """Bring the row of a content in line with its files; it, or None if there are none."""
         with self._lock:
-            folder = paths.path_of(self._root, sha1).parent
+            folder = os.path.dirname(paths.text_of(self._root, sha1))
             found = paths.beside(folder).get(sha1, {})
             thing = measured(self._thing(sha1), found, self._root)
             self._put(thing)
@@ -242,7 +199,7 @@ class Inventory(Database):
     def touch(self, sha1: str, label: str = "") -> None:
         """It was used just now, under that label."""
         with self._lock:
-            if len(self._dirty) > _MOST_UNWRITTEN:
+            if len(self._dirty) > MOST_UNWRITTEN:
                 return  # it cannot be written, and a last use is not worth the memory
             thing = self._thing(sha1)
             if thing.kind is not None:
@@ -254,61 +211,6 @@ class Inventory(Database):
             thing = self._thing(sha1)
             if thing.kind is not None and used > thing.used:
                 self._put(replace(thing, used=used))
-
-    def flush(self) -> None:
-        """Write what waits. Raises StorageFull, StorageDamaged: it waits on."""
-        with self._lock:
-            if not self._dirty:
-                return
-            rows = [to_row(t) for s, t in self._dirty.items() if s not in self._gone]
-            gone = [(bytes.fromhex(sha1),) for sha1 in self._gone]
-            marks = ", ".join("?" * len(COLUMNS.split(",")))
-            with self.transaction() as db:
-                db.executemany(f"INSERT OR REPLACE INTO things ({COLUMNS}) VALUES ({marks})", rows)
-                db.executemany("DELETE FROM things WHERE sha1 = ?", gone)
-            self._dirty.clear()
-            self._gone.clear()
-
-    def _commit(self) -> None:
-        """Write what waits. While the disk of the state is full, things are stored all the same:
-        after a kill, the next round of tidying finds them. Raises StorageFull: it has been full for
-        long."""
-        try:
-            self.flush()
-        except StorageFull as error:
-            if len(self._dirty) > _MOST_UNWRITTEN:
-                raise
-            _log.warning("the index of the storage could not be written: %s", error)
-
-    def _thing(self, sha1: str) -> Thing:
-        """Its row, or what a new one begins with. The lock is held."""
-        thing = self._dirty.get(sha1)
-        if thing is not None:
-            return thing
-        sql = f"SELECT {COLUMNS} FROM things WHERE sha1 = ?"
-        row = self._row(sql, bytes.fromhex(paths.check_sha1(sha1)))
-        return Thing(sha1) if row is None else from_row(row)
-
-    def _put(self, thing: Thing) -> None:
-        """Replace a row; the lock is held."""
-        before = self._thing(thing.sha1)
-        if thing == before:
-            return
-        self.changes += thing.kind != before.kind or thing.bytes != before.bytes
-        self._used += thing.bytes - before.bytes
-        self._counts[before.kind] -= 1
-        self._counts[thing.kind] += 1
-        if thing.kind is None and not thing.arriving:
-            self._gone.add(thing.sha1)
-            thing = Thing(thing.sha1)
-        else:
-            self._gone.discard(thing.sha1)
-        self._dirty[thing.sha1] = thing
-        if len(self._dirty) > MAX_UNWRITTEN:
-            try:
-                self.flush()
-            except KacheryError as error:  # a full disk keeps nobody from reading what is here
-                _log.warning("the index of the storage could not be written: %s", error)
 
     # --- compared with the folder ----------------------------------------------------------------
 

@@ -7,8 +7,8 @@ Times are Unix times in seconds; None is for good.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
 
 from kachery_p2p.storage.database import Database
 from kachery_p2p.storage.paths import check_sha1
@@ -27,6 +27,9 @@ SCHEMA: Final = """
     ) WITHOUT ROWID;
 """
 """A step of the state's migrations: never edited."""
+
+_PAGE: Final = 500
+"""Contents that are asked for in one query."""
 
 
 class Pin(NamedTuple):
@@ -112,6 +115,13 @@ class PinTables(Database):
             return
         self._change("INSERT OR REPLACE INTO expiries VALUES (?, ?)", _pack(sha1), until)
 
+    def keep_for_good(self, sha1s: Sequence[str]) -> None:
+        """None of these goes by itself."""
+        held = [(sha1,) for (sha1,) in self._rows_of("sha1 FROM expiries", sha1s)]
+        if held:
+            with self.transaction() as db:
+                db.executemany("DELETE FROM expiries WHERE sha1 = ?", held)
+
     def expiry(self, sha1: str) -> float | None:
         """When a content goes by itself."""
         row = self._row("SELECT until FROM expiries WHERE sha1 = ?", _pack(sha1))
@@ -136,16 +146,27 @@ class PinTables(Database):
         with self.transaction() as db:
             db.executemany("INSERT OR IGNORE INTO unshared VALUES (?, ?)", rows)
 
-    def is_unshared(self, sha1: str, channel: str) -> bool:
-        """Whether a content is not to go out on a channel."""
-        sql = "SELECT 1 FROM unshared WHERE sha1 = ? AND channel = ?"
-        return self._row(sql, _pack(sha1), channel) is not None
+    def unshared(self, sha1s: Sequence[str], channel: str) -> set[str]:
+        """Those of some contents that are not to go out on a channel."""
+        rows = self._rows_of("sha1, channel FROM unshared", sha1s)
+        return {sha1.hex() for sha1, on in rows if on == channel}
 
-    def share_again(self, sha1: str, channel: str | None) -> None:
-        """It was stored anew, for that channel or (None) for all."""
-        if self._row("SELECT 1 FROM unshared WHERE sha1 = ?", _pack(sha1)) is not None:
+    def share_again(self, sha1s: Sequence[str], channel: str | None) -> None:
+        """These were stored anew, for that channel or (None) for all."""
+        held = {sha1 for sha1, _ in self._rows_of("sha1, channel FROM unshared", sha1s)}
+        if held:
             sql = "DELETE FROM unshared WHERE sha1 = ?1 AND (channel = ?2 OR ?2 IS NULL)"
-            self._change(sql, _pack(sha1), channel)
+            with self.transaction() as db:
+                db.executemany(sql, [(sha1, channel) for sha1 in held])
+
+    def _rows_of(self, what: str, sha1s: Sequence[str]) -> list[Any]:
+        """Columns of a table, of these contents alone."""
+        found = []
+        for start in range(0, len(sha1s), _PAGE):
+            part = [_pack(sha1) for sha1 in sha1s[start : start + _PAGE]]
+            marks = ", ".join("?" * len(part))
+            found += self._rows(f"SELECT {what} WHERE sha1 IN ({marks})", *part)
+        return found
 
 
 def _pack(sha1: str) -> bytes:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from kachery_p2p.protocol.files.eviction import KINDS, SOURCES, Candidate, Kind, Source
 from kachery_p2p.storage import paths
@@ -21,8 +23,7 @@ _STAT_BLOCK: Final = 512
 """Bytes of what ``st_blocks`` counts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Thing:
+class Thing(msgspec.Struct, frozen=True, gc=False):
     """``size``: bytes of the content; ``held``: of them and of the hash tree, in this folder;
     ``aside``: of damaged copies. ``stored``, ``used``: Unix time in seconds. ``channel``, ``node`` (ids
     in hex) and ``node_label``: where it was fetched. ``path``: where a link leads. ``part_of``: of a

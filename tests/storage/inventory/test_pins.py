@@ -58,7 +58,7 @@ def test_what_is_over_its_time_and_pinned_stays(state: StateDB) -> None:
 def test_what_is_unshared_is_so_until_it_is_shared_there_again(state: StateDB) -> None:
     state.unshare([A], "c1")
     state.unshare([A], "c2")
-    state.share_again(A, "c1")
-    assert (state.is_unshared(A, "c1"), state.is_unshared(A, "c2")) == (False, True)
-    state.share_again(A, None)
-    assert not state.is_unshared(A, "c2")
+    state.share_again([A], "c1")
+    assert (state.unshared([A], "c1"), state.unshared([A], "c2")) == (set(), {A})
+    state.share_again([A], None)
+    assert not state.unshared([A], "c2")

@@ -313,14 +313,18 @@ class Storage(RuleBasedStateMachine):
     @precondition(lambda self: self.mine)
     @rule(data=st.data())
     def remove(self, data: st.DataObject) -> None:
-        sha1 = data.draw(st.sampled_from(sorted(self.mine)))
-        assert delete(self.place.store, sha1)
-        del self.mine[sha1]
+        here = sorted(self.mine.keys() - self.pinned)
+        if here:
+            sha1 = data.draw(st.sampled_from(here))
+            assert delete(self.place.store, sha1)
+            del self.mine[sha1]
 
     @precondition(lambda self: self.fetched)
     @rule(data=st.data())
     def rot(self, data: st.DataObject) -> None:
-        here = sorted(s for s in self.fetched - self.pinned if self.place.has(s))
+        # Contents of a few bytes may be both fetched and stored.
+        others = self.fetched - self.pinned - self.mine.keys()
+        here = sorted(s for s in others if self.place.has(s))
         if here:
             self.place.store.quarantine(data.draw(st.sampled_from(here)))
 
