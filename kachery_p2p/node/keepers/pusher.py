@@ -150,7 +150,9 @@ class Pusher:
 
     # --- pushing -----------------------------------------------------------------------------
 
-    async def keepers(self, channel: bytes | None, to: str | None = None) -> list[Holder]:
+    async def keepers(
+        self, channel: bytes | None, to: str | None = None, *, patience: float = LOOKUP_PATIENCE
+    ) -> list[Holder]:
         """Who keeps for this node and can be reached, each once, best first.
 
         Raises:
@@ -158,7 +160,7 @@ class Pusher:
         """
         me = self._context.node_id
         keys = [keeper_key(None), keeper_key(me)]
-        founds = await self._discovery.lookup.find_any(keys, channel, patience=LOOKUP_PATIENCE)
+        founds = await self._discovery.lookup.find_any(keys, channel, patience=patience)
         whole = founds[0]
         holders = [holder for found in founds for holder in found.holders]
         each: dict[str, Holder] = {}

@@ -22,7 +22,6 @@ from typing import Any
 
 import msgspec
 
-from kachery_p2p.node.keepers.offering import told
 from kachery_p2p.node.keepers.pusher import Wish
 from kachery_p2p.protocol.errors import BadInput, NotFound
 from kachery_p2p.protocol.files.keys import file_key
@@ -127,8 +126,7 @@ class KeeperCalls:
         await services.keepers.offers.set(
             channel, offer, provide=announcer.provide, withdraw=announcer.withdraw
         )
-        used, _ = await context.workers.disk(context.state.kept_sums, channel.hex(), "")
-        return {**told(offer), "used": used}
+        return await services.keepers.told(channel)
 
     async def _keepers(self, params: _Keepers, live: LiveCall) -> Any:
         found = await self._services.keepers.pusher.keepers(self._channel(params.channel))
