@@ -44,7 +44,7 @@ from kachery_p2p.node.gossip.watches import Watches
 from kachery_p2p.node.keepers.keepers import Keepers
 from kachery_p2p.node.keepers.offering import KeepOffers
 from kachery_p2p.node.links.circuit import Relay
-from kachery_p2p.node.links.dialling import Dialling, Rules, dial_member
+from kachery_p2p.node.links.dialling import Dialling, WebSocketDialer
 from kachery_p2p.node.links.gate import Gate
 from kachery_p2p.node.links.listener import Doors, Listener
 from kachery_p2p.node.links.network import Network
@@ -84,16 +84,6 @@ from .workers import Workers
 log = logging.getLogger(__name__)
 
 _HOUSEKEEPING_SECONDS = 5.0
-
-
-class WebSocketDialer:
-    """Dials over real WebSockets."""
-
-    async def dial(self, url: str, *, knock: str = "") -> transport.Transport:
-        return await transport.dial(url, knock=knock)
-
-    async def dial_member(self, url: str, rules: Rules, *, knock: str = "") -> transport.Transport:
-        return await dial_member(url, rules, knock=knock)
 
 
 class Node:
@@ -183,13 +173,10 @@ class Node:
         self.announcer = Announcer(
             self.network,
             [
-                BlobOffers(self.context),
-                FeedOffers(self.feed_store),
-                ResultOffers(self.task_store),
-                self.task_offers,
-                self.keep_offers,
+                BlobOffers(self.context), FeedOffers(self.feed_store), self.keep_offers,
+                ResultOffers(self.task_store), self.task_offers,
             ],
-        )
+        )  # fmt: skip
         self.availability = Availability(self.network, self.announcer)
         self.lookup = Lookup(self.network, self.availability, self.bootstraps)
         self.downloader = Downloader(

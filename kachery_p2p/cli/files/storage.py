@@ -193,8 +193,8 @@ def rm(output: Output, uris: tuple[str, ...], force: bool, copies: int) -> None:
     """Delete files from the storage.
 
     Other nodes are told at once, and who is reading a file reads on to its end. Of a linked file only
-    the link goes. Before something goes that was stored here, the other nodes on its channels are asked:
-    one of them must have it, and it must stay there.
+    the link goes. Before something goes that was stored here, the other nodes are asked: one of them
+    must have it, and it must stay there.
 
     \b
     Example:

@@ -200,8 +200,8 @@ async def aset_keeping(
 
     Args:
         channel: its name or id.
-        keep_for: ``"all"``: every member; ``"none"``; or nodes, by id or label, in a list or with commas
-            between them.
+        keep_for: ``"all"``: every member; ``"none"``; or nodes, by id or label, in a list or with
+            commas between them.
         keep_limit: bytes, or text such as ``2T``, for all of them together; None: as much as the
             storage holds.
 

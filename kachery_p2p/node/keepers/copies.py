@@ -2,8 +2,8 @@
 
 A holder locks its copy for a while, and shows that it has it: a block that this node chooses at random
 is read from it, as any block is, and compared with one's own. So a holder that only believes that it
-has the file finds out. Only copies that stay are counted: what was merely fetched there may go to make room
-an hour later.
+has the file finds out. Only copies that stay are counted: what was merely fetched there may go to
+make room an hour later.
 """
 
 from __future__ import annotations

@@ -12,8 +12,7 @@ from typing import Any
 from kachery_p2p.node.context import Context
 from kachery_p2p.node.gossip.ordered_scan import Remake
 from kachery_p2p.protocol.gossip.keys import ContentKey, ContentKind
-from kachery_p2p.protocol.keepers.keys import KEEPER_CONTEXT, keeper_key
-from kachery_p2p.protocol.keepers.offer import KeepOffer
+from kachery_p2p.protocol.keepers.offer import KEEPER_CONTEXT, KeepOffer, keeper_key
 
 _NOTHING = KeepOffer()
 

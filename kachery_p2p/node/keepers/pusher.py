@@ -28,7 +28,6 @@ from kachery_p2p.protocol.errors import (
     NotKept,
 )
 from kachery_p2p.protocol.gossip.holders import Holder, rank
-from kachery_p2p.protocol.keepers.keys import keeper_key
 from kachery_p2p.protocol.keepers.messages import (
     FEED_BYTES,
     KEEP_DROP,
@@ -42,6 +41,7 @@ from kachery_p2p.protocol.keepers.messages import (
     KeptPage,
     KeptThing,
 )
+from kachery_p2p.protocol.keepers.offer import keeper_key
 from kachery_p2p.protocol.limits import (
     KEEP_SILENCE_SECONDS,
     KEEPERS_ASKED_SECONDS,
