@@ -18,7 +18,8 @@ protocol.files          : protocol.gossip
 protocol.feeds          : protocol.gossip
 protocol.tasks          : protocol.feeds
 protocol.local          : protocol
-protocol.methods        : protocol.files protocol.tasks
+protocol.keepers        : protocol.gossip
+protocol.methods        : protocol.files protocol.tasks protocol.keepers
 
 storage                 : protocol
 storage.channels        : storage
@@ -41,8 +42,9 @@ node.gossip             : node.channels protocol.gossip
 node.files              : node.gossip
 node.feeds              : node.files storage.feeds
 node.tasks              : node.feeds storage.tasks
+node.keepers            : node.feeds protocol.keepers
 node.upkeep             : node.gossip storage.sweeper
-node.local              : node.tasks storage.limit
+node.local              : node.tasks node.keepers storage.limit
 node.web                : node
 node.doors              : node.local
 node.node               : node.doors node.upkeep node.web storage.older_values

@@ -60,6 +60,7 @@ from kachery_p2p.protocol.gossip.messages import (
     OriginState,
 )
 from kachery_p2p.protocol.identity import NodeKey
+from kachery_p2p.protocol.keepers import messages as keeper_messages
 from kachery_p2p.protocol.links import frames, knock, noise
 from kachery_p2p.protocol.links.frames import cost_of
 from kachery_p2p.protocol.links.noise import Handshake
@@ -475,6 +476,11 @@ def test_every_method_is_in_the_table_with_its_parameters() -> None:
         task_messages.TaskOfferPage,
         task_messages.TaskOffer,
         task_messages.TaskResultReply,
+        keeper_messages.KeepState,
+        keeper_messages.KeptPage,
+        keeper_messages.KeptThing,
+        keeper_messages.Dropped,
+        keeper_messages.LockedCopy,
     ],
     ids=lambda kind: kind.__name__,
 )

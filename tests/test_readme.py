@@ -77,6 +77,10 @@ def test_howto_storage(folder: Path) -> None:
     Reading(ThisComputer(folder, free_port())).follow(ROOT / "docs/howto-storage.md")
 
 
+def test_howto_keeper(folder: Path) -> None:
+    Reading(ThisComputer(folder, free_port())).follow(ROOT / "docs/howto-keeper.md")
+
+
 def test_browser(folder: Path) -> None:
     """What the printed links open is tried in tests/web."""
     reading = Reading(ThisComputer(folder, free_port()))

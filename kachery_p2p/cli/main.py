@@ -29,7 +29,7 @@ from .doctor import commands as doctor
 from .examples import put_examples_last
 from .feeds import commands as feeds
 from .files import commands as files
-from .files import storage
+from .files import keepers, storage
 from .output import (
     Output,
     ReaderGone,
@@ -93,6 +93,7 @@ for command in (
     status.status,
     *files.COMMANDS,
     *storage.COMMANDS,
+    *keepers.COMMANDS,
     shares.share,
     feeds.feed,
     tasks.task,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from kachery_p2p.client.display.notebook_html import NodeInfo
@@ -13,6 +14,7 @@ from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import MAX_MUTABLE
 from kachery_p2p.protocol.numbers import real
 
+from .files.pushing import aset_keeping
 from .session import offline
 
 
@@ -161,17 +163,31 @@ async def achannel_create(
     )
 
 
-async def achannel_join(document: str, *, roles: str = "all") -> dict[str, Any]:
+async def achannel_join(
+    document: str,
+    *,
+    roles: str = "all",
+    keep_for: str | Iterable[str] | None = None,
+    keep_limit: str | int | None = None,
+) -> dict[str, Any]:
     """Join a channel, or change what this node wants on it.
 
     Args:
         document: the exported text.
         roles: what this node's user switches on, such as ``"request-files"``.
+        keep_for, keep_limit: for whom this node keeps things, as for :func:`set_keeping`; None: as it
+            was, at first for nobody.
 
     Raises:
         BadChannelDocument, BadInput
     """
-    return await _channel("join", document=document, roles=roles)
+    if keep_limit is not None and keep_for is None:
+        raise BadInput(what="keep_limit", reason="it needs keep_for: for whom")
+    joined = await _channel("join", document=document, roles=roles)
+    if keep_for is None:
+        return joined
+    offer = await aset_keeping(joined["id"], keep_for, keep_limit)
+    return joined | {"keeping": offer}
 
 
 async def achannel_leave(channel: str, *, force: bool = False) -> dict[str, Any]:

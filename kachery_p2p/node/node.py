@@ -31,6 +31,7 @@ from kachery_p2p.node.feeds.submitter import FeedSubmitter
 from kachery_p2p.node.files.asker import Asker
 from kachery_p2p.node.files.batch_loader import BatchLoader
 from kachery_p2p.node.files.batch_provider import BatchProvider
+from kachery_p2p.node.files.copy_locks import CopyLocks
 from kachery_p2p.node.files.downloader import Downloader
 from kachery_p2p.node.files.keeping import Keeping
 from kachery_p2p.node.files.offers import BlobOffers
@@ -41,8 +42,10 @@ from kachery_p2p.node.gossip.availability import Availability
 from kachery_p2p.node.gossip.discovery import Discovery
 from kachery_p2p.node.gossip.lookup import Lookup
 from kachery_p2p.node.gossip.watches import Watches
+from kachery_p2p.node.keepers.keepers import Keepers
+from kachery_p2p.node.keepers.offering import KeepOffers
 from kachery_p2p.node.links.circuit import Relay
-from kachery_p2p.node.links.dialling import Dialling, Rules, dial_member
+from kachery_p2p.node.links.dialling import Dialling, WebSocketDialer
 from kachery_p2p.node.links.gate import Gate
 from kachery_p2p.node.links.listener import Doors, Listener
 from kachery_p2p.node.links.network import Network
@@ -82,16 +85,6 @@ from .workers import Workers
 log = logging.getLogger(__name__)
 
 _HOUSEKEEPING_SECONDS = 5.0
-
-
-class WebSocketDialer:
-    """Dials over real WebSockets."""
-
-    async def dial(self, url: str, *, knock: str = "") -> transport.Transport:
-        return await transport.dial(url, knock=knock)
-
-    async def dial_member(self, url: str, rules: Rules, *, knock: str = "") -> transport.Transport:
-        return await dial_member(url, rules, knock=knock)
 
 
 class Node:
@@ -177,15 +170,14 @@ class Node:
         self.visits = Visits(self.network, self.documents)
         self.bootstraps = Bootstraps(self.network, self.reach)
         self.task_offers = TaskFunctionOffers()
+        self.keep_offers = KeepOffers(self.context)
         self.announcer = Announcer(
             self.network,
             [
-                BlobOffers(self.context),
-                FeedOffers(self.feed_store),
-                ResultOffers(self.task_store),
-                self.task_offers,
+                BlobOffers(self.context), FeedOffers(self.feed_store), self.keep_offers,
+                ResultOffers(self.task_store), self.task_offers,
             ],
-        )
+        )  # fmt: skip
         self.availability = Availability(self.network, self.announcer)
         self.lookup = Lookup(self.network, self.availability, self.bootstraps)
         self.downloader = Downloader(
@@ -196,10 +188,12 @@ class Node:
             partial=self.downloader.partial,
             withdrawn=self._withdraw_file,
         )
+        self.copy_locks = CopyLocks(self.store.readers)
         self.keeping = Keeping(
             self.context,
             self.downloader,
             self.provider,
+            self.copy_locks,
             provide=self._provide_file,
             withdraw=self._withdraw_file,
         )
@@ -214,6 +208,10 @@ class Node:
         discovery = Discovery(self.network, self.reach, self.lookup, self.watches)
         self._make_feeds(discovery)
         self._make_tasks(discovery)
+        self.keepers = Keepers(
+            discovery, self.keep_offers, self.keeping, self.copy_locks, self.downloader,
+            self.batch_loader, self.feeds, self.feed_reader,
+        )  # fmt: skip
         self.upkeep = Upkeep(
             self.context,
             self.availability.index,
@@ -228,6 +226,7 @@ class Node:
             compare=self.upkeep.compare,
         )
         self.documents.load()
+        self.keep_offers.load()
         self.admissions.load()
         self.visits.load()
         self.availability.begin()
@@ -304,6 +303,7 @@ class Node:
             feed_submitter=self.feed_submitter, task_queue=self.task_queue,
             task_requests=self.task_requests, task_backends=self.task_backends,
             task_results=self.task_results, keeping=self.keeping, scrubbing=self.scrubbing,
+            keepers=self.keepers,
         )  # fmt: skip
 
     async def _listen(self) -> None:
@@ -390,6 +390,7 @@ class Node:
             lambda channel, update: self.batch_provider.cut(),
             lambda channel, update: self.feed_server.cut(),
             lambda channel, update: self.task_server.cut(),
+            lambda channel, update: self.keepers.keeper.cut(),
             lambda channel, update: self.bootstraps.refresh(),
             lambda channel, update: self.task_results.on_change(channel),
             lambda channel, update: self.watches.on_change(channel),
@@ -406,6 +407,7 @@ class Node:
             "closing idle feeds": self.feed_reader.sweep,
             "forgetting tasks": self.task_queue.sweep,
             "tidying": self.upkeep.step,
+            "keeping for others": self.keepers.keeper.sweep,
             "deleting what expired": self.keeping.let_expired_go,
             "verifying what is stored": self.scrubbing.run_if_due,
             "giving memory back": self.upkeep.give_memory_back,

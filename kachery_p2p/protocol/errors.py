@@ -26,6 +26,8 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     │   ├── StorageDamaged
     │   │   └── StorageReadOnly     it can be read, and not written
     │   ├── ContentPinned
+    │   ├── CopyLocked              another node deletes its copy and relies on this one
+    │   ├── LastCopy                nobody else is known to have it
     │   ├── ReadOnlyUser
     │   ├── UnknownFeed
     │   ├── FeedReadOnly            only the node with the feed's key appends
@@ -38,6 +40,8 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     │   ├── InvitationRefused       revoked, used up, over, or never made there
     │   ├── ShareRefused            a share link: the same
     │   ├── NotAWriter
+    │   ├── KeepRefused             a keeper does not keep it, and why
+    │   ├── NotKept                 fewer keepers have it than were asked for
     │   ├── CorruptContent          bytes that do not match their hash
     │   ├── ForgedFeed              a head, messages or evidence that its key did not sign
     │   ├── FeedForked              its owner signed two histories
@@ -56,7 +60,8 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     │   ├── DeadlineExceeded
     │   └── NotKnownYet             somebody has not told yet what it has
     ├── NotFound                    everybody who could have it was asked
-    │   └── NoBackend               nobody offers the task function
+    │   ├── NoBackend               nobody offers the task function
+    │   └── NobodyKeeps             no keeper for this node is reachable
     ├── Cancelled
     │   └── TaskCancelled
     └── InternalError               a bug of ours
@@ -309,6 +314,27 @@ class ContentPinned(LocalError):
     )
 
 
+class CopyLocked(LocalError):
+    code = "copy-locked"
+    exit_status = 9
+    text = (
+        "{what} was not deleted: {who} deletes its own copy at this moment and relies on this one, for "
+        "{seconds} s more. Repeat the call then, or say --force."
+    )
+
+
+class LastCopy(LocalError):
+    """``found``: what those said who might have it, in words."""
+
+    code = "last-copy"
+    exit_status = 2
+    text = (
+        "{what} was stored here, and fewer than {copies} other nodes have shown that they have a copy "
+        "that stays ({found}), so it was not deleted. Give it to a keeper ('kachery-p2p push {what}'), "
+        "or say --force."
+    )
+
+
 class ReadOnlyUser(LocalError):
     code = "read-only-user"
     exit_status = 5
@@ -414,6 +440,23 @@ class NotAWriter(RemoteError):
     text = (
         "Node {node} may not write to feed {feed}. Ask the feed's owner to run "
         "'kachery-p2p feed grant {feed} {node}'."
+    )
+
+
+class KeepRefused(RemoteError):
+    code = "keep-refused"
+    exit_status = 5
+    text = (
+        "{who} does not keep {what}: {reason}. Nothing of it was kept there. Ask its user, or push it "
+        "to another keeper ('kachery-p2p kept keepers')."
+    )
+
+
+class NotKept(RemoteError):
+    code = "not-kept"
+    text = (
+        "{what} is kept by {kept} of the {copies} keepers that were asked for. {detail}. What is kept "
+        "stays so; repeat the call to go on."
     )
 
 
@@ -569,6 +612,14 @@ class NoBackend(NotFound):
     text = (
         "Nobody reachable runs the task function {function!r} ({detail}). See 'kachery-p2p task "
         "list' for what is on offer; start a backend for it, or allow the request more time."
+    )
+
+
+class NobodyKeeps(NotFound):
+    code = "nobody-keeps"
+    text = (
+        "Nobody reachable keeps things for this node ({detail}). A member offers it with 'kachery-p2p "
+        "channel set CHANNEL --keep-for NODE', or --keep-for all."
     )
 
 

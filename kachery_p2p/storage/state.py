@@ -2,8 +2,8 @@
 
 Mutables, the origins and manifests of blobs (:mod:`.files.origins`), channels, announcement logs,
 invitations and admissions (:mod:`.channels.invitations`), share links (:mod:`.channels.passes`),
-what is pinned (:mod:`.inventory.pins`), which content users' files had (:mod:`.known_files`), and a
-few single values. A method that
+what is pinned (:mod:`.inventory.pins`) and kept for others (:mod:`.inventory.kept`), which content
+users' files had (:mod:`.known_files`), and a few single values. A method that
 changes something returns when the change is on disk.
 
 Invariants: those of :class:`.database.Database`. That one process has it open matters here, since
@@ -23,6 +23,8 @@ from typing import Any, Final, NamedTuple
 from kachery_p2p.storage.channels.invitations import InvitationTables
 from kachery_p2p.storage.channels.passes import PassTables
 from kachery_p2p.storage.files.origins import OriginTables
+from kachery_p2p.storage.inventory.kept import SCHEMA as KEPT
+from kachery_p2p.storage.inventory.kept import KeptTables
 from kachery_p2p.storage.inventory.pins import SCHEMA as PINS
 from kachery_p2p.storage.inventory.pins import PinTables
 
@@ -109,6 +111,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         pass BLOB NOT NULL, visitor BLOB NOT NULL, PRIMARY KEY (pass, visitor)
     ) WITHOUT ROWID;
     """,
+    KEPT,
 )
 """Step ``i`` takes a database from version ``i`` to ``i + 1``. Never edited, only appended to."""
 
@@ -137,7 +140,7 @@ class Announcement(NamedTuple):
     name: bytes
 
 
-class StateDB(InvitationTables, PassTables, OriginTables, PinTables, KnownFileTables):
+class StateDB(InvitationTables, PassTables, OriginTables, PinTables, KeptTables, KnownFileTables):
     """The database at ``path``. ``durable=False`` skips the syncs, for tests."""
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:

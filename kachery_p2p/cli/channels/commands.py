@@ -14,7 +14,15 @@ import click
 
 from kachery_p2p.cli import completions
 from kachery_p2p.cli.departures import describe_invitations, note_open
-from kachery_p2p.cli.output import Output, clean, columns, pass_output, quoted, with_output
+from kachery_p2p.cli.output import (
+    Output,
+    clean,
+    columns,
+    pass_output,
+    quoted,
+    size_text,
+    with_output,
+)
 from kachery_p2p.client import sync
 from kachery_p2p.protocol.channels.roles import ROLES
 
@@ -23,6 +31,8 @@ from .documents import read_document
 ROLES_HELP = (
     "Words and commas: provide-files, request-files, files, provide, request, all, none, ..."
 )
+_KEEP_FOR_HELP = "Keep things for all members, for these nodes (id or label), or for none."
+_KEEP_LIMIT_HELP = "For all of them together, such as 2T; default: what the storage holds."
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
@@ -137,9 +147,13 @@ def export(output: Output, name: str, no_secret: bool) -> None:
 @channel.command(context_settings={"ignore_unknown_options": True})
 @click.argument("document", metavar="INVITATION|FILE|URL|TEXT|-", shell_complete=completions.files)
 @click.option("--roles", default="all", help=f"What this node switches on. {ROLES_HELP}")
+@click.option("--keep-for", metavar="all|NODE,...", help=_KEEP_FOR_HELP)
+@click.option("--keep-limit", metavar="SIZE", help=_KEEP_LIMIT_HELP)
 @with_output
 @pass_output
-def join(output: Output, document: str, roles: str) -> None:
+def join(
+    output: Output, document: str, roles: str, keep_for: str | None, keep_limit: str | None
+) -> None:
     """Join a channel, or change what this node does on it.
 
     With an invitation line ('channel invite') this node becomes a member at once. A channel's
@@ -153,7 +167,9 @@ def join(output: Output, document: str, roles: str) -> None:
       kachery-p2p channel join https://lab.example.org/lab.channel --roles request-files
       ssh server kachery-p2p channel export lab | kachery-p2p channel join -
     """
-    joined = sync.channel_join(read_document(document), roles=roles)
+    joined = sync.channel_join(
+        read_document(document), roles=roles, keep_for=keep_for, keep_limit=keep_limit
+    )
     output.result(joined, describe(joined))
     if not joined["member"]:
         output.note(
@@ -161,6 +177,27 @@ def join(output: Output, document: str, roles: str) -> None:
             "kachery-p2p channel "
             f"add-node {joined['name']} {sync.get_node_id()}"
         )
+
+
+@channel.command("set")
+@click.argument("name", metavar="CHANNEL", shell_complete=completions.channels)
+@click.option("--keep-for", metavar="all|none|NODE,...", required=True, help=_KEEP_FOR_HELP)
+@click.option("--keep-limit", metavar="SIZE", help=_KEEP_LIMIT_HELP)
+@with_output
+@pass_output
+def set_(output: Output, name: str, keep_for: str, keep_limit: str | None) -> None:
+    """Offer to keep things for other members of a channel: files, folders and feeds that they push.
+
+    What is kept stays so, whatever is offered later; see 'kept list' and 'kept release'.
+
+    \b
+    Example:
+      kachery-p2p channel set lab --keep-for all --keep-limit 2T
+      kachery-p2p channel set lab --keep-for alice,bob --keep-limit 500G
+      kachery-p2p channel set lab --keep-for none
+    """
+    offer = sync.set_keeping(name, keep_for, keep_limit)
+    output.result(offer, [f"keeps      {_keeps(offer)}"])
 
 
 @channel.command()
@@ -287,6 +324,9 @@ def describe(channel: dict[str, Any]) -> list[str]:
         f"effective  {roles_text(channel['effective'])}"
         f"{'' if channel['member'] else ' (not a member)'}",
     ]
+    keeping = channel.get("keeping")
+    if keeping and (keeping["keep_for"] or keeping["used"]):
+        lines.append(f"keeps      {_keeps(keeping)}")
     lines += [f"bootstrap  {clean(b['url'])}  {b['node']}" for b in channel["bootstraps"]]
     rows = [
         (
@@ -294,11 +334,21 @@ def describe(channel: dict[str, Any]) -> list[str]:
             m["label"] or "-",
             roles_text(m["roles"]),
             "online" if m["online"] else "",
+            "keeps for this node" if m.get("keeps") else "",
             _admits(m),
         )
         for m in channel.get("members", [])
     ]
     return lines + [f"member     {line}" for line in columns(rows)]
+
+
+def _keeps(offer: dict[str, Any]) -> str:
+    """For whom, and how much."""
+    nodes = offer["keep_for"]
+    who = "all members" if nodes == "all" else ", ".join(each[:8] for each in nodes) or "nobody"
+    limit = offer["keep_limit"]
+    most = "as much as the storage holds" if limit is None else f"{size_text(limit)} at most"
+    return f"for {who}, {most}; now {size_text(offer['used'])}"
 
 
 def _admits(member: dict[str, Any]) -> str:

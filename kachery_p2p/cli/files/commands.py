@@ -75,6 +75,7 @@ _CHANNEL_HELP = "Only over this channel (name or id); default: all."
 @click.option(
     "--for", "keep_for", metavar="TIME", help="For so long, such as 30d; default: for good."
 )
+@click.option("--push", is_flag=True, help="Have it kept by another node too, as 'push' does.")
 @with_output
 @pass_output
 def store(
@@ -84,6 +85,7 @@ def store(
     ignore: tuple[str, ...],
     channel: str | None,
     keep_for: str | None,
+    push: bool,
 ) -> None:
     """Copy files and folders into the storage and print their URIs; with - standard input.
 
@@ -113,7 +115,10 @@ def store(
                     uri = sync.store_file(
                         path, basename, channel=channel, keep_for=keep_for, progress=tell
                     )
+                # It is stored: its URI is said, even if nobody keeps it.
                 output.result({"path": path, "uri": uri}, [for_shell(uri)])
+                if push:
+                    sync.push(uri, channel=channel, keep_for=keep_for, progress=output.bar)
 
 
 @click.command()

@@ -180,14 +180,21 @@ def du(output: Output) -> None:
 
 @click.command()
 @click.argument("uris", metavar="URI...", nargs=-1, required=True)
-@click.option("--force", is_flag=True, help="Also what is pinned.")
+@click.option("--force", is_flag=True, help="Also what is pinned, or the last copy.")
+@click.option(
+    "--copies",
+    default=1,
+    show_default=True,
+    help="What was stored here goes if so many other nodes show that they have it; 0: ask nobody.",
+)
 @with_output
 @pass_output
-def rm(output: Output, uris: tuple[str, ...], force: bool) -> None:
+def rm(output: Output, uris: tuple[str, ...], force: bool, copies: int) -> None:
     """Delete files from the storage.
 
     Other nodes are told at once, and who is reading a file reads on to its end. Of a linked file only
-    the link goes. What was stored here and nobody else has is gone then.
+    the link goes. Before something goes that was stored here, the other nodes are asked: one of them
+    must have it, and it must stay there.
 
     \b
     Example:
@@ -196,7 +203,7 @@ def rm(output: Output, uris: tuple[str, ...], force: bool) -> None:
     with Several(output, len(uris)) as several:
         for uri in uris:
             with several.one():
-                freed = sync.delete_file(uri, force=force)
+                freed = sync.delete_file(uri, force=force, copies=copies)
                 output.result({"uri": uri, "freed": freed}, [])
                 output.note(f"deleted {uri}: {size_text(freed)} free")
 

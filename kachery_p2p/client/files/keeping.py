@@ -111,7 +111,7 @@ async def astorage_usage() -> dict[str, Any]:
     return usage
 
 
-async def adelete_file(uri: str, *, force: bool = False) -> int:
+async def adelete_file(uri: str, *, force: bool = False, copies: int = 1) -> int:
     """Delete a file from the node's storage; other nodes are told at once that it is not here any more.
 
     A linked file itself is never touched: only the link goes. Who is reading the file reads on to its
@@ -119,7 +119,9 @@ async def adelete_file(uri: str, *, force: bool = False) -> int:
 
     Args:
         uri: of what is to go; its label does not matter.
-        force: also if it is pinned.
+        force: also if it is pinned, or would be the last copy.
+        copies: what was stored here goes only if so many other nodes show that they have it, and that
+            it stays there; 0: nobody is asked. A node that is on no channel has nobody to ask.
 
     Returns:
         How many bytes that freed.
@@ -127,10 +129,12 @@ async def adelete_file(uri: str, *, force: bool = False) -> int:
     Raises:
         NotFound: it is not here.
         ContentPinned: it is pinned.
+        LastCopy: too few others have it; it says who was asked.
+        CopyLocked: another node deletes its own copy at this moment, and relies on this one.
         DaemonNotRunning, ReadOnlyUser, StorageDamaged, BadUri
     """
-    sha1 = await _sha1(uri)
-    freed: int = (await call("delete_file", "delete_file", {"sha1": sha1, "force": force}))["freed"]
+    params = {"sha1": await _sha1(uri), "force": force, "copies": copies}
+    freed: int = (await call("delete_file", "delete_file", params))["freed"]
     return freed
 
 

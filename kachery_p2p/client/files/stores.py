@@ -22,6 +22,7 @@ from kachery_p2p.protocol.limits import LOCAL_PIECE
 from kachery_p2p.protocol.quantities import parse_seconds
 from kachery_p2p.protocol.uri import build_uri
 
+from .pushing import pushed
 from .turns import turns
 from .uris import PathLike, checked_label, name_of, path_text, without_nones
 
@@ -35,6 +36,7 @@ async def astore_bytes(
     *,
     channel: str | None = None,
     keep_for: str | float | timedelta | None = None,
+    push: bool = False,
     progress: Progress = None,
 ) -> str:
     """Store bytes and return their URI.
@@ -44,17 +46,19 @@ async def astore_bytes(
         basename: label in the URI; ``file.dat`` if not given.
         channel: provide it on this channel only; on all by default.
         keep_for: seconds, or text such as ``30d``, after which it goes by itself; for good by default.
+        push: have it kept by another node too (:func:`push`), for the same time.
         progress: None shows a bar if it takes long, False never does; or a function, which gets a
             :class:`ProgressInfo`.
 
     Raises:
         DaemonNotRunning, StorageFull, ReadOnlyUser, BadInput
         BadUri: the label can be none; nothing was stored.
+        NobodyKeeps, KeepRefused, NotKept: it is stored, and not kept elsewhere.
     """
     label = checked_label(basename, "file.dat")
-    return await store_parts(
-        [codecs.buffer_of(data)], label, wish_of(label, channel, keep_for), progress
-    )
+    wish = wish_of(label, channel, keep_for, push)
+    uri = await store_parts([codecs.buffer_of(data)], label, wish, progress)
+    return await pushed(uri, push, channel, keep_for, progress)
 
 
 async def astore_text(
@@ -63,13 +67,14 @@ async def astore_text(
     *,
     channel: str | None = None,
     keep_for: str | float | timedelta | None = None,
+    push: bool = False,
     progress: Progress = None,
 ) -> str:
     """Store text as UTF-8; label ``file.txt``. Raises as :func:`astore_bytes`."""
     label = checked_label(basename, "file.txt")
-    return await store_parts(
-        [memoryview(codecs.text_to_bytes(text))], label, wish_of(label, channel, keep_for), progress
-    )
+    wish = wish_of(label, channel, keep_for, push)
+    uri = await store_parts([memoryview(codecs.text_to_bytes(text))], label, wish, progress)
+    return await pushed(uri, push, channel, keep_for, progress)
 
 
 async def astore_json(
@@ -80,6 +85,7 @@ async def astore_json(
     indent: int | None = None,
     channel: str | None = None,
     keep_for: str | float | timedelta | None = None,
+    push: bool = False,
     progress: Progress = None,
 ) -> str:
     """Store a JSON value (dict, list, str, int, float, bool, None); label ``file.json``.
@@ -91,7 +97,9 @@ async def astore_json(
     """
     label = checked_label(basename, "file.json")
     data = codecs.json_to_bytes(object, separators=separators, indent=indent)
-    return await store_parts([memoryview(data)], label, wish_of(label, channel, keep_for), progress)
+    wish = wish_of(label, channel, keep_for, push)
+    uri = await store_parts([memoryview(data)], label, wish, progress)
+    return await pushed(uri, push, channel, keep_for, progress)
 
 
 async def astore_npy(
@@ -100,6 +108,7 @@ async def astore_npy(
     *,
     channel: str | None = None,
     keep_for: str | float | timedelta | None = None,
+    push: bool = False,
     progress: Progress = None,
 ) -> str:
     """Store a numpy array of any shape and any dtype but object, in npy format; label ``file.npy``.
@@ -109,9 +118,9 @@ async def astore_npy(
     """
     label = checked_label(basename, "file.npy")
     views, mapped = await asyncio.to_thread(codecs.npy_views, array)
-    return await store_parts(
-        views, label, wish_of(label, channel, keep_for), progress, in_pieces=mapped
-    )
+    wish = wish_of(label, channel, keep_for, push)
+    uri = await store_parts(views, label, wish, progress, in_pieces=mapped)
+    return await pushed(uri, push, channel, keep_for, progress)
 
 
 async def astore_pkl(
@@ -120,6 +129,7 @@ async def astore_pkl(
     *,
     channel: str | None = None,
     keep_for: str | float | timedelta | None = None,
+    push: bool = False,
     progress: Progress = None,
 ) -> str:
     """Store a Python object of plain types and numpy arrays as a pickle; label ``file.pkl``.
@@ -130,7 +140,9 @@ async def astore_pkl(
     """
     label = checked_label(basename, "file.pkl")
     data = await asyncio.to_thread(pickles.dumps, x)
-    return await store_parts([memoryview(data)], label, wish_of(label, channel, keep_for), progress)
+    wish = wish_of(label, channel, keep_for, push)
+    uri = await store_parts([memoryview(data)], label, wish, progress)
+    return await pushed(uri, push, channel, keep_for, progress)
 
 
 async def astore_file(
@@ -139,6 +151,7 @@ async def astore_file(
     *,
     channel: str | None = None,
     keep_for: str | float | timedelta | None = None,
+    push: bool = False,
     progress: Progress = None,
 ) -> str:
     """Store a copy of a file and return its URI, with ``?manifest=`` above 20,000,000 bytes.
@@ -151,13 +164,13 @@ async def astore_file(
     """
     path = path_text(path)
     label = checked_label(basename, name_of(path))
-    wish = wish_of(label, channel, keep_for)
+    wish = wish_of(label, channel, keep_for, push)
     async with turns():
         with opened(path) as descriptor, Transfer("storing", label, progress) as moving:
             moving.begin()
             stored = await store_opened(descriptor, wish, moving)
             moving.complete(stored["size"])
-    return uri_of(stored, label)
+    return await pushed(uri_of(stored, label), push, channel, keep_for, progress)
 
 
 async def store_opened(descriptor: int, params: dict[str, Any], moving: Transfer) -> dict[str, Any]:
@@ -255,10 +268,16 @@ async def link_opened(descriptor: int, path: str, label: str, moving: Transfer) 
 
 
 def wish_of(
-    label: str, channel: str | None, keep_for: str | float | timedelta | None
+    label: str,
+    channel: str | None,
+    keep_for: str | float | timedelta | None,
+    push: bool = False,
 ) -> dict[str, Any]:
     """What a node is told of content beside its bytes. Raises BadInput; NeedsNode: offline, nothing
-    goes by itself."""
+    goes by itself, nor to others."""
+    if push:
+        need_loop()
+        offline.require_node("push")
     seconds = None
     if keep_for is not None:
         seconds = parse_seconds(keep_for, "keep_for")

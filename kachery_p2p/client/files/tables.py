@@ -10,6 +10,7 @@ from kachery_p2p.client.display.progress import Progress
 from kachery_p2p.client.values import tables
 
 from .loads import data_or_path
+from .pushing import pushed
 from .stores import store_parts, wish_of
 from .uris import checked_label
 
@@ -22,6 +23,7 @@ async def astore_parquet(
     basename: str | None = None,
     *,
     channel: str | None = None,
+    push: bool = False,
     progress: Progress = None,
 ) -> str:
     """Store a DataFrame of pandas or polars, or a Table of pyarrow, as Parquet; label ``file.parquet``.
@@ -35,7 +37,9 @@ async def astore_parquet(
     """
     label = checked_label(basename, "file.parquet")
     data = await asyncio.to_thread(tables.table_to_parquet, table)
-    return await store_parts([data], label, wish_of(label, channel, None), progress)
+    wish = wish_of(label, channel, None, push)
+    uri = await store_parts([data], label, wish, progress)
+    return await pushed(uri, push, channel, None, progress)
 
 
 async def aload_parquet(
@@ -70,6 +74,7 @@ async def astore_npz(
     basename: str | None = None,
     *,
     channel: str | None = None,
+    push: bool = False,
     progress: Progress = None,
 ) -> str:
     """Store several numpy arrays, by name, as np.savez does; label ``file.npz``.
@@ -80,7 +85,9 @@ async def astore_npz(
     """
     label = checked_label(basename, "file.npz")
     data = await asyncio.to_thread(tables.arrays_to_npz, arrays)
-    return await store_parts([data], label, wish_of(label, channel, None), progress)
+    wish = wish_of(label, channel, None, push)
+    uri = await store_parts([data], label, wish, progress)
+    return await pushed(uri, push, channel, None, progress)
 
 
 async def aload_npz(

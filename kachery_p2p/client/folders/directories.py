@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 
 from kachery_p2p.client.display.progress import Progress, Transfer
 from kachery_p2p.client.files.listings import load_folder
+from kachery_p2p.client.files.pushing import pushed
 from kachery_p2p.client.files.stores import store_parts, wish_of
 from kachery_p2p.client.files.uris import PathLike, name_of, path_text
 from kachery_p2p.client.session import blocking
@@ -50,6 +51,7 @@ async def astore_dir(
     ignore: str | Iterable[str] = (),
     link: bool = False,
     channel: str | None = None,
+    push: bool = False,
     progress: Progress = None,
 ) -> str:
     """Store a folder with all that is in it, and return its ``sha1dir://`` URI.
@@ -64,6 +66,7 @@ async def astore_dir(
             ``'cache/*'`` by the path from the top, ``'build/'`` folders only. Nothing else is left out.
         link: make the files available where they are, as :func:`link_file` does, without a copy.
         channel: provide it on this channel only; on all by default.
+        push: have it kept by another node too (:func:`push`), with all that is in it.
         progress: as for :func:`store_file`, over the whole folder.
 
     Raises:
@@ -98,9 +101,10 @@ async def astore_dir(
         await asyncio.to_thread(scan.check_unchanged)
         data = await asyncio.to_thread(scan.root.to_json)
         moving.complete(scan.size)
-    wish = wish_of("folder.json", channel, None)
+    wish = wish_of("folder.json", channel, None, push)
     listing = await store_parts([memoryview(data)], "folder.json", wish, False)
-    return str(KacheryUri("sha1dir", "sha1", listing.split("/")[2], label))
+    uri = str(KacheryUri("sha1dir", "sha1", listing.split("/")[2], label))
+    return await pushed(uri, push, channel, None, progress)
 
 
 def folder_label(label: str | None, default: str) -> str:

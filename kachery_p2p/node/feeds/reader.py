@@ -70,6 +70,7 @@ class FeedReader:
         self._feeds = feeds
         self._discovery = discovery
         self._followers: OrderedDict[tuple[Log, bytes | None], _Entry] = OrderedDict()
+        self._held: dict[tuple[Log, bytes], _Entry] = {}
 
     # --- followers ---------------------------------------------------------------------------
 
@@ -152,6 +153,21 @@ class FeedReader:
             if not entry.readers and now - entry.used_at > FEED_IDLE_SECONDS:
                 self._followers.pop(key, None)
                 await entry.follower.close()
+
+    async def hold(self, where: Log, channel: bytes) -> None:
+        """Keep a log up to date, from its beginning on, although nobody reads it. A second time does
+        nothing."""
+        entry = self._held.get((where, channel))
+        if entry is None or self._followers.get((where, channel)) is not entry:
+            entry = await self._following(Wanted(where, 0), channel)
+            entry.__enter__()
+            self._held[where, channel] = entry
+
+    async def release(self, where: Log, channel: bytes) -> None:
+        """Do so no longer."""
+        entry = self._held.pop((where, channel), None)
+        if entry is not None:
+            entry.__exit__()
 
     async def forget(self, feed: bytes) -> None:
         """The feed was deleted here."""

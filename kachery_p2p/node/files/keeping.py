@@ -14,14 +14,16 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from kachery_p2p.node.context import Context
-from kachery_p2p.protocol.errors import BadInput, Busy, ContentPinned, NotFound
-from kachery_p2p.protocol.files.contents import named_in
+from kachery_p2p.protocol.errors import BadInput, Busy, ContentPinned, CopyLocked, NotFound
+from kachery_p2p.protocol.files.contents import manifests_in, named_in
 from kachery_p2p.protocol.limits import EXPIRED_PAGE, MAX_MANIFEST
 from kachery_p2p.storage.files.checking import read_small
 from kachery_p2p.storage.inventory.deletion import delete
+from kachery_p2p.storage.inventory.kept import kept_for
 from kachery_p2p.storage.inventory.pins import Pin
 from kachery_p2p.storage.inventory.things import Thing
 
+from .copy_locks import CopyLocks
 from .downloader import Downloader
 from .provider import Provider
 
@@ -30,13 +32,15 @@ _SHOWN_MISSING: Final = 100
 
 
 class Keeping:
-    """``provide`` and ``withdraw`` announce; they are called on the loop."""
+    """``provide`` and ``withdraw`` announce; they are called on the loop. ``locks``: what other nodes
+    rely on."""
 
     def __init__(
         self,
         context: Context,
         downloader: Downloader,
         provider: Provider,
+        locks: CopyLocks,
         *,
         provide: Callable[[str], None],
         withdraw: Callable[[str], None],
@@ -44,6 +48,7 @@ class Keeping:
         self._context = context
         self._downloader = downloader
         self._provider = provider
+        self._locks = locks
         self._provide = provide
         self._withdraw = withdraw
 
@@ -56,14 +61,16 @@ class Keeping:
             NotFound: it is not here.
             ContentPinned: it is pinned, and that was not to be overridden.
             Busy: it is being stored at this moment.
+            CopyLocked: another node relies on this copy for the moment.
             StorageDamaged, StorageReadOnly: it is still there.
         """
         disk = self._context.workers.disk
         names = await disk(self._to_delete, sha1, force)
-        for name in names:
-            self._withdraw(name)
-            await self._downloader.stop(name)
         async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(self._locks.deleting(names, force=force))
+            for name in names:
+                self._withdraw(name)
+                await self._downloader.stop(name)
             for name in names:
                 await stack.enter_async_context(self._provider.let_finish(name))
             return await disk(self._delete_all, names, force)
@@ -124,7 +131,7 @@ class Keeping:
                 await self.delete(sha1)
             except (NotFound, ContentPinned):
                 await context.workers.disk(state.keep_until, sha1, None)
-            except Busy:
+            except (Busy, CopyLocked):
                 continue  # whoever stores it now says for how long
 
     # --- sharing ---------------------------------------------------------------------------------
@@ -160,19 +167,11 @@ class Keeping:
 
     def _pin(self, root: str, name: str, seconds: float | None) -> dict[str, Any]:
         context = self._context
+        if kept_for(name):
+            reason = "that is the name of what is kept for another node; give another"
+            raise BadInput(what=f"pin {name!r}", reason=reason)
         until = None if seconds is None else context.clock() + seconds
-        inside: dict[str, None] = {root: None}
-        queue = [root]
-        while queue:
-            for each, directory in self._named_by(queue.pop()).items():
-                if each not in inside:
-                    inside[each] = None
-                    if directory:
-                        queue.append(each)
-        for each in list(inside):
-            manifest = context.state.manifest(each)
-            if manifest is not None:
-                inside[manifest] = None
+        inside = self.belonging(root)
         # Under the lock under which things go: what is here now stays.
         with context.quota.lock:
             if context.store.find(root) is None:
@@ -183,14 +182,40 @@ class Keeping:
             missing = [each for each in inside if context.store.find(each) is None]
         return {"pinned": len(inside), "missing": missing[:_SHOWN_MISSING], "until": until}
 
-    def _named_by(self, sha1: str) -> dict[str, bool]:
-        """What a content names, and which of that is a directory."""
+    def belonging(self, root: str, manifest: str | None = None) -> dict[str, str | None]:
+        """A content and all that it names, as far as that can be told from what is here: the hash of
+        each with that of its manifest, which is one of them too. Reads the disk.
+
+        Raises:
+            BadInput: it names too many.
+        """
+        inside: dict[str, str | None] = {root: manifest}
+        queue = [root]
+        while queue:
+            data = self._read_names(queue.pop())
+            if not data:
+                continue
+            for each, directory in named_in(data).items():
+                if each not in inside:
+                    inside[each] = None
+                    if directory:
+                        queue.append(each)
+            inside |= {each: found for each, found in manifests_in(data).items() if each in inside}
+        for each, known in list(inside.items()):
+            found = known or self._context.state.manifest(each)
+            if found is not None:
+                inside[each] = found
+                inside.setdefault(found, None)
+        return inside
+
+    def _read_names(self, sha1: str) -> bytes:
+        """A content that may name others, or nothing."""
         blob = self._context.store.find(sha1)
         if blob is None or blob.size > MAX_MANIFEST:
-            return {}
+            return b""
         if self._context.store.read(blob, 0, 1) not in (b"{", b"[", b'"'):
-            return {}
-        return named_in(read_small(self._context.store, blob))
+            return b""
+        return read_small(self._context.store, blob)
 
     async def unpin(self, sha1: str, name: str | None) -> int:
         """End the pins of a content, or the one of that name; how many contents they held. Raises
@@ -232,10 +257,16 @@ def _told(pins: list[Pin], sha1: str) -> str:
     return ", ".join(
         sorted(
             {
-                (pin.name or "without a name")
+                (_title(pin) or "without a name")
                 if pin.root == sha1
-                else f"{pin.name + ', ' if pin.name else ''}with sha1://{pin.root}"
+                else f"{_title(pin) + ', ' if pin.name else ''}with sha1://{pin.root}"
                 for pin in pins
             }
         )
     )
+
+
+def _title(pin: Pin) -> str:
+    """Its name, as people read it."""
+    node = kept_for(pin.name)
+    return pin.name if node is None else f"kept for node {node[:8]}"

@@ -161,3 +161,15 @@ def _address_towards(address: Address) -> Address | None:
         except OSError:  # there is no such route
             return None
         return parse_address(sock.getsockname()[0])
+
+
+class WebSocketDialer:
+    """Dials over real WebSockets."""
+
+    async def dial(self, url: str, *, knock: str = "") -> WebSocketTransport:
+        """An address that a channel's owner or this node's user named."""
+        return await dial(url, knock=knock)
+
+    async def dial_member(self, url: str, rules: Rules, *, knock: str = "") -> WebSocketTransport:
+        """One that another node named."""
+        return await dial_member(url, rules, knock=knock)

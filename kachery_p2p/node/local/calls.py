@@ -4,7 +4,8 @@ and bounds its time. A new noun is one more line in :class:`Calls`.
 ``channel.*`` is in :mod:`.channel_calls` and :mod:`.invitation_calls`, ``feed.*`` in
 :mod:`.feed_calls`, ``task.*`` in :mod:`.task_calls`, ``doctor.*`` in :mod:`.doctor_calls`,
 ``share.*`` in :mod:`.share_calls`, ``status`` in :mod:`.status_calls`, files in
-:mod:`.file_calls`, :mod:`.batch_calls` and :mod:`.storage_calls`, the node itself and its mutables
+:mod:`.file_calls`, :mod:`.batch_calls` and :mod:`.storage_calls`, keepers in
+:mod:`.keeper_calls`, the node itself and its mutables
 in :mod:`.node_calls`.
 
 A call that changes anything asks :meth:`Caller.require_write` first.
@@ -27,6 +28,7 @@ from .doctor_calls import DoctorCalls
 from .feed_calls import FeedCalls
 from .file_calls import FileCalls
 from .invitation_calls import InvitationCalls
+from .keeper_calls import KeeperCalls
 from .live_call import DeferredResult, LiveCall
 from .node_calls import NodeCalls
 from .services import Services
@@ -50,6 +52,7 @@ class Calls:
             **ShareCalls(services).calls(),
             **files.calls(),
             **StorageCalls(services).calls(),
+            **KeeperCalls(services).calls(),
             **BatchCalls(services).calls(),
             **FeedCalls(services).calls(),
             **TaskCalls(services).calls(),

@@ -330,7 +330,12 @@ class ChannelCalls:
 
     async def _show(self, params: _Channel, live: LiveCall) -> Any:
         await self._services.presence.refresh()
-        return self.describe(self._services.context.book.resolve(params.channel), members=True)
+        channel = self._services.context.book.resolve(params.channel)
+        keepers = await self._services.keepers.known(channel)
+        described = self.describe(channel, members=True)
+        for member in described["members"]:
+            member["keeps"] = member["node"] in keepers
+        return described | {"keeping": await self._services.keepers.told(channel)}
 
     async def _announced(self, params: _Announced, live: LiveCall) -> Any:
         """How far this node's log of announcements is, or what this node knows of another's."""

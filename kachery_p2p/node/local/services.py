@@ -31,6 +31,7 @@ from kachery_p2p.node.files.scrubbing import Scrubbing
 from kachery_p2p.node.gossip.announcer import Announcer
 from kachery_p2p.node.gossip.availability import Availability
 from kachery_p2p.node.gossip.lookup import Lookup
+from kachery_p2p.node.keepers.keepers import Keepers
 from kachery_p2p.node.links.circuit import Relay
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.reach import Reach
@@ -84,3 +85,4 @@ class Services:
     task_results: TaskResults
     keeping: Keeping
     scrubbing: Scrubbing
+    keepers: Keepers

@@ -11,7 +11,7 @@ method               parameters                                         result
                                                                         next page, or None), complete
 ``storage_usage``                                                       limit, used, reserved, kinds,
                                                                         complete, free, disk
-``delete_file``      sha1, force?                                       freed (bytes)
+``delete_file``      sha1, force?, copies?                              freed (bytes)
 ``unshare``          sha1, channel
 ``pin``              sha1, name?, seconds?                              pinned, missing, until
 ``unpin``            sha1, name?                                        ended
@@ -20,6 +20,7 @@ method               parameters                                         result
 ``verify``           rate?, again?; sends progress                      what was found
 ===================  =================================================  ===============================
 
+``copies``: on other nodes, without which what was stored here is not deleted; 1 by default.
 ``label`` is remembered here, for listings; ``seconds``: for how long something is kept, by default for
 good. ``which`` is one of ``mine``, ``fetched``, ``linked``, ``pinned``, ``partial``. What a record of a
 listing has is said by :meth:`~kachery_p2p.node.files.keeping.Keeping.record`.
@@ -47,6 +48,7 @@ from kachery_p2p.protocol.files.eviction import Kind, Source
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.limits import (
     LIST_PAGE,
+    MAX_COPIES,
     MAX_FILE,
     MAX_FILE_LABEL,
     MAX_KEEP_SECONDS,
@@ -116,8 +118,12 @@ class _Sha1(msgspec.Struct, frozen=True):
     name: str | None = None
     seconds: float | None = None
 
+    copies: int = 1
+
     def __post_init__(self) -> None:
         file_key(self.sha1)
+        if not 0 <= self.copies <= MAX_COPIES:
+            raise ValueError(f"copies are 0 to {MAX_COPIES}")
         _check_seconds(self.seconds)
         if len(self.name or "") > MAX_PIN_NAME:
             raise ValueError(f"a name of more than {MAX_PIN_NAME} characters")
@@ -329,6 +335,8 @@ class StorageCalls:
 
     async def _delete(self, params: _Sha1, live: LiveCall) -> Any:
         live.caller.require_write()
+        if not params.force:
+            await self._services.keepers.copies.require(params.sha1, params.copies)
         return {"freed": await self._services.keeping.delete(params.sha1, force=params.force)}
 
     async def _unshare(self, params: _Sha1, live: LiveCall) -> Any:

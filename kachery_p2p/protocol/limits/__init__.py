@@ -9,6 +9,7 @@ from .directories import *  # noqa: F403
 from .feeds import *  # noqa: F403
 from .files import *  # noqa: F403
 from .gossip import *  # noqa: F403
+from .keepers import *  # noqa: F403
 from .keeping import *  # noqa: F403
 from .links import *  # noqa: F403
 from .local import *  # noqa: F403

@@ -107,6 +107,16 @@ class LogStore(Database):
         with self._reading() as db:
             return read_infos(db, feed)
 
+    def content_bytes(self, feed: bytes) -> int:
+        """Bytes of the messages of a feed that are held, as they lie in the database."""
+        with self._reading() as db:
+            (size,) = db.execute(
+                "SELECT coalesce(sum(length(texts)), 0) FROM logs JOIN runs ON place "
+                "BETWEEN log << 40 AND (log << 40) + (1 << 40) - 1 WHERE feed = ?",
+                (feed,),
+            ).fetchone()
+            return int(size)
+
     def read(
         self,
         feed: bytes,

@@ -30,6 +30,8 @@ SCHEMA: Final = """
 
 _PAGE: Final = 500
 """Contents that are asked for in one query."""
+KEPT_PINS: Final = f"kept for {'?' * 64} on {'?' * 64}"
+"""The names of pins of what is kept for other nodes (:func:`.kept.pin_name`), as GLOB has it."""
 
 
 class Pin(NamedTuple):
@@ -58,10 +60,12 @@ class PinTables(Database):
             db.executemany("INSERT OR REPLACE INTO pins VALUES (?, ?, ?, ?)", rows)
 
     def unpin(self, root: str, name: str | None = None) -> int:
-        """End the pins of what was pinned, or those of one name; how many contents they held."""
+        """End the pins of what was pinned, or those of one name; how many contents they held. What is
+        kept for another node stays so, unless it is named."""
         self.pin_changes += 1
         if name is None:
-            return self._change("DELETE FROM pins WHERE root = ?", _pack(root))
+            sql = "DELETE FROM pins WHERE root = ? AND NOT name GLOB ?"
+            return self._change(sql, _pack(root), KEPT_PINS)
         return self._change("DELETE FROM pins WHERE root = ? AND name = ?", _pack(root), name)
 
     def unpin_content(self, sha1: str) -> None:

@@ -40,7 +40,7 @@ async def test_what_is_deleted_is_found_elsewhere_and_not_here_any_more() -> Non
     async with laboratory("A", "B", "C") as lab:
         sha1, _ = await lab.store("A", content(100_000))
         await lab.load("B", sha1)
-        await until(lambda: has(lab["B"], sha1))
+        await lab.call("B", "pin", sha1=sha1)
         await lab.announced("B")
         assert await holders(lab, "C", sha1) == ["A", "B"]
         assert (await lab.call("A", "delete_file", sha1=sha1))["freed"] == 100_000
@@ -56,7 +56,7 @@ async def test_a_large_file_goes_with_its_manifest_and_tree() -> None:
     async with laboratory("A") as lab:
         sha1, manifest = await lab.store("A", content(MANIFEST_CHUNK + 100))
         assert manifest is not None
-        await lab.call("A", "delete_file", sha1=sha1)
+        await lab.call("A", "delete_file", sha1=sha1, copies=0)
         assert not has(lab["A"], manifest)
         assert lab["A"].inventory.used == 0
         assert not [p for p in (lab["A"].store.root / "sha1").rglob("*") if p.is_file()]
@@ -67,7 +67,7 @@ async def test_what_is_pinned_is_deleted_by_force_only() -> None:
         sha1, _ = await lab.store("A", b"pinned")
         await lab.call("A", "pin", sha1=sha1, name="paper")
         with pytest.raises(ContentPinned, match="paper"):
-            await lab.call("A", "delete_file", sha1=sha1)
+            await lab.call("A", "delete_file", sha1=sha1, copies=0)
         assert has(lab["A"], sha1)
         await lab.call("A", "delete_file", sha1=sha1, force=True)
         assert not has(lab["A"], sha1)
@@ -89,9 +89,9 @@ async def test_a_directory_and_a_result_are_pinned_with_all_in_them() -> None:
         assert (answer["pinned"], answer["missing"]) == (4, [])
         for sha1 in (one, two, folder, result):
             with pytest.raises(ContentPinned):
-                await lab.call("A", "delete_file", sha1=sha1)
+                await lab.call("A", "delete_file", sha1=sha1, copies=0)
         assert (await lab.call("A", "unpin", sha1=result))["ended"] == 4
-        await lab.call("A", "delete_file", sha1=one)
+        await lab.call("A", "delete_file", sha1=one, copies=0)
         answer = await lab.call("A", "pin", sha1=folder)
         assert answer["missing"] == [one]
 

@@ -1,0 +1,1 @@
+"""Keepers: members that keep things for others."""
