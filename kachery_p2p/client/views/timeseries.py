@@ -1,8 +1,8 @@
 """A recording of many channels in a browser: zoomed and panned while it stays where it is.
 
 Beside the recording a *pyramid* is stored: least and greatest values of each 32 samples, then of each
-32 of those, and so on. So the browser fetches a few hundred kilobytes for any stretch of any length, and
-no peak is lost on the way. It takes about 7 % of the recording's size.
+32 of those, and so on. So the browser fetches little for a stretch of any length, and no peak is lost
+on the way. It takes about 7 % of the recording's size.
 """
 
 from __future__ import annotations
@@ -72,6 +72,9 @@ async def aview_timeseries(
         "recording": uri,
         "pyramid": await astore_npy(pyramid, "pyramid.npy", channel=channel) if levels else None,
         "levels": levels,
+        "samples": len(array),
+        "channel_count": channels,
+        "item_size": array.dtype.itemsize,
         "sampling_rate": rate,
         "start_time": begin,
         "channels": [str(name) for name in channel_names],
@@ -106,7 +109,7 @@ def check_recording(array: NDArray[Any], what: str) -> None:
 
 
 def make_pyramid(array: NDArray[Any]) -> tuple[NDArray[Any], list[list[int]]]:
-    """The levels above a recording, finest first, in one array: entries x 2 (least, greatest) x channels.
+    """The levels above a recording, finest first: entries x 2 (least, greatest) x channels.
 
     Returns:
         that array, and for each level: samples of an entry, its first entry, its entries. An entry at
