@@ -1,7 +1,7 @@
 """A recording of many channels in a browser: zoomed and panned while it stays where it is.
 
 Beside the recording a *pyramid* is stored: least and greatest values of each 32 samples, then of each
-32 of those, and so on. So the browser fetches little for a stretch of any length, and no peak is lost
+8 of those, and so on. So the browser fetches little for a stretch of any length, and no peak is lost
 on the way. It takes about 7 % of the recording's size.
 """
 
@@ -23,8 +23,10 @@ from .views import aview_url
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FACTOR: Final = 32
-"""Samples that one entry of a level stands for, of the level below."""
+FIRST: Final = 32
+"""Samples that one entry of the lowest level stands for: fewer would double what is stored."""
+NEXT: Final = 8
+"""Entries that one entry of a level above stands for: more would have to be fetched for each pixel."""
 _LEAST: Final = 2_048
 """Entries of a level that needs no level above."""
 
@@ -118,7 +120,7 @@ def make_pyramid(array: NDArray[Any]) -> tuple[NDArray[Any], list[list[int]]]:
     import numpy as np
 
     samples = array.reshape(len(array), -1)
-    level = np.stack([samples[:0], samples[:0]], axis=1)
+    level = np.empty((0, 2, samples.shape[-1]), array.dtype)
     levels: list[NDArray[Any]] = []
     below = samples
     while len(below) > _LEAST:
@@ -126,8 +128,8 @@ def make_pyramid(array: NDArray[Any]) -> tuple[NDArray[Any], list[list[int]]]:
         levels.append(level)
         below = level
     index, start = [], 0
-    for power, each in enumerate(levels, 1):
-        index.append([FACTOR**power, start, len(each)])
+    for power, each in enumerate(levels):
+        index.append([FIRST * NEXT**power, start, len(each)])
         start += len(each)
     return (np.concatenate(levels) if levels else level), index
 
@@ -136,14 +138,15 @@ def _reduce(below: NDArray[Any], first: bool) -> NDArray[Any]:
     """One level from that below it: samples x channels at ``first``, else entries x 2 x channels."""
     import numpy as np
 
-    count = -(-len(below) // FACTOR)
-    made = np.empty((count, 2, below.shape[-1]), below.dtype)
+    factor = FIRST if first else NEXT
+    count = -(-len(below) // factor)
+    made = np.empty((count, 2, below.shape[-1]), below.dtype.newbyteorder("="))
     # A few MiB at a time: a recording that is mapped may be larger than the memory.
-    step = max(1, 8 * MIB // max(1, below[:1].nbytes * FACTOR)) * FACTOR
+    step = max(1, 8 * MIB // max(1, below[:1].nbytes * factor)) * factor
     for start in range(0, len(below), step):
         part = below[start : start + step]
-        edges = np.arange(0, len(part), FACTOR)
-        entry = start // FACTOR
+        edges = np.arange(0, len(part), factor)
+        entry = start // factor
         least, greatest = (part, part) if first else (part[:, 0], part[:, 1])
         made[entry : entry + len(edges), 0] = np.fmin.reduceat(least, edges, axis=0)
         made[entry : entry + len(edges), 1] = np.fmax.reduceat(greatest, edges, axis=0)

@@ -41,6 +41,8 @@ function repair(): void {
 class Page {
   private visit: Visit | null = null;
   private view: View | null = null;
+  /** What a view fetches from then on is no news. */
+  private begun = false;
   private readonly over = new AbortController();
 
   private tell(text: string, error = false): void {
@@ -61,7 +63,7 @@ class Page {
       this.describe(share);
       // Beside the page, wherever a reverse proxy has put it.
       const url = new URL("kachery-p2p", location.href.split("#")[0]).href.replace(/^http/, "ws");
-      this.visit = new Visit(share, { url, connect, memory, tell: (text) => this.tell(`${text} …`) });
+      this.visit = new Visit(share, { url, connect, memory, tell: (text) => this.begun || this.tell(`${text} …`) });
       if (share.pass.uses && !this.visit.returning) await this.asked();
       if (this.over.signal.aborted) return;
       if (share.view) await this.showView(this.visit);
@@ -143,7 +145,10 @@ class Page {
   private async showView(visit: Visit): Promise<void> {
     framed = true;
     document.body.classList.add("wide");
-    this.view = await View.open(visit, () => this.tell("Verified."));
+    this.view = await View.open(visit, () => {
+      this.begun = true;
+      this.tell("Verified.");
+    });
     if (this.over.signal.aborted) return;
     byId("content").replaceChildren(this.view.element);
     this.route(this.view.source);
