@@ -102,12 +102,13 @@ export class Statistics {
     private readonly size: number,
     private readonly read: Read,
     private readonly little: boolean,
+    private readonly told: (value: number) => void,
   ) {}
 
-  /** Null for a type without statistics: complex numbers, text, structures. */
-  static of(dtype: string): Statistics | null {
+  /** Null for a type without statistics: complex numbers, text, structures. `told`: of each value. */
+  static of(dtype: string, told: (value: number) => void): Statistics | null {
     const found = READERS[dtype.slice(1)];
-    return found && "<>|=".includes(dtype[0]!) ? new Statistics(found[0], found[1], dtype[0] !== ">") : null;
+    return found && "<>|=".includes(dtype[0]!) ? new Statistics(found[0], found[1], dtype[0] !== ">", told) : null;
   }
 
   add(bytes: Bytes): void {
@@ -119,6 +120,7 @@ export class Statistics {
   }
 
   private take(value: number): void {
+    this.told(value);
     if (this.first.length < 100) this.first.push(value);
     if (Number.isNaN(value)) {
       this.nan += 1;

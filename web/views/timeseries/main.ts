@@ -178,19 +178,18 @@ class Plot {
     this.say();
   }
 
-  /** Once something is there: the middle of each channel, and a scale that all have in common. */
+  /** Once all is there: the middle of each channel, and a scale that all have in common. */
   private fit(columns: Columns, shown: number): void {
-    const low = new Array<number>(shown).fill(Infinity);
-    const high = new Array<number>(shown).fill(-Infinity);
-    for (let at = 0; at < columns.least.length; at++) {
-      const channel = at % shown;
-      if (columns.least[at]! < low[channel]!) low[channel] = columns.least[at]!;
-      if (columns.greatest[at]! > high[channel]!) high[channel] = columns.greatest[at]!;
-    }
-    if (!high.some(Number.isFinite)) return;
-    this.middles = low.map((value, i) => (Number.isFinite(value) ? (value + high[i]!) / 2 : 0));
-    const spans = low.map((value, i) => high[i]! - value).filter(Number.isFinite).sort((a, b) => a - b);
-    this.half = spans[Math.floor(spans.length / 2)]! / 2 || 1;
+    const spans: number[] = [];
+    this.middles = Array.from({ length: shown }, (_, channel) => {
+      const column = (values: Float64Array) => values.filter((value, at) => at % shown === channel && Number.isFinite(value));
+      const [low, high] = [column(columns.least), column(columns.greatest)];
+      const middle = quantile(low.map((value, i) => (value + high[i]!) / 2), 0.5);
+      // A spike or two shall not make all else flat.
+      spans.push(quantile(low.map((value, i) => Math.max(high[i]! - middle, middle - value)), 0.95));
+      return middle;
+    });
+    this.half = 1.5 * quantile(Float64Array.from(spans), 0.5) || 1;
   }
 
   private say(): void {
@@ -200,6 +199,12 @@ class Plot {
     const state = this.tiles.failure ? ` · ${this.tiles.failure.message}` : this.tiles.busy ? " · loading …" : "";
     byId("status").textContent = `${time(this.from)} to ${time(this.to)} s · ${fetched}${state}`;
   }
+}
+
+/** 0 if there are none. */
+function quantile(values: Float64Array, part: number): number {
+  const sorted = values.slice().sort();
+  return sorted[Math.floor(part * (sorted.length - 1))] ?? 0;
 }
 
 function main(): void {
