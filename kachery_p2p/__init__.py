@@ -192,6 +192,9 @@ from kachery_p2p.client.sync import (
     upload_pkl,
     upload_text,
     verify,
+    view_table,
+    view_timeseries,
+    view_url,
     watch_for_new_messages,
 )
 from kachery_p2p.client.sync import (
@@ -203,6 +206,9 @@ from kachery_p2p.client.tasks.requests import TaskRequest, arequest_task
 from kachery_p2p.client.tasks.serving import arun_task_backend, run_task_backend, task_backend
 from kachery_p2p.client.tasks.tasks import alist_tasks, arun_task, run_task
 from kachery_p2p.client.temporary import TemporaryDirectory
+from kachery_p2p.client.views.table import aview_table
+from kachery_p2p.client.views.timeseries import aview_timeseries
+from kachery_p2p.client.views.views import aview_url
 from kachery_p2p.embedded import Node
 from kachery_p2p.protocol import errors
 from kachery_p2p.protocol.errors import KacheryError
@@ -324,6 +330,9 @@ __all__ = [
     "aupload_pkl",
     "aupload_text",
     "averify",
+    "aview_table",
+    "aview_timeseries",
+    "aview_url",
     "awatch_for_new_messages",
     "build_uri",
     "channel_add_node",
@@ -415,6 +424,9 @@ __all__ = [
     "upload_pkl",
     "upload_text",
     "verify",
+    "view_table",
+    "view_timeseries",
+    "view_url",
     "watch_for_new_messages",
 ]
 

@@ -56,9 +56,10 @@ client.display          : protocol
 client.channels         : client.session
 client.files            : client.session client.values client.display
 client.folders          : client.files
+client.views            : client.folders client.channels
 client.feeds            : client.files protocol.feeds
 client.tasks            : client.feeds protocol.tasks
-client                  : client.channels client.folders client.feeds client.tasks
+client                  : client.views client.feeds client.tasks
 main                    : client
 filesystem              : client
 _daemon_connection      : client

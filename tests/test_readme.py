@@ -88,6 +88,13 @@ def test_browser(folder: Path) -> None:
     assert len(re.findall(r"^http://127\.0\.0\.1:\d+/#\S+$", reading.printed, re.M)) == 3
 
 
+def test_views(folder: Path) -> None:
+    """What the printed links open is tried in tests/client/views."""
+    reading = Reading(ThisComputer(folder, free_port()))
+    reading.follow(ROOT / "docs/views.md")
+    assert len(re.findall(r"^http://127\.0\.0\.1:\d+/#\S+$", reading.printed, re.M)) == 4
+
+
 def test_howto_http_proxy(folder: Path) -> None:
     """The HTTP proxy of the document is one that this test runs, and everything passes through it."""
     port = free_port()

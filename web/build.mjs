@@ -47,10 +47,19 @@ async function page() {
     entryPoints: { kachery: "src/page/main.ts" },
     outdir: folder,
   });
+  const frame = await build({ ...common, format: "iife", minify: true, metafile: true, write: false, entryPoints: ["src/view/frame.ts"] });
+  const script = frame.outputFiles[0].text.trim().replaceAll("</script", "<\\/script");
+  const html = readFileSync(join(here, "src/view/frame.html"), "utf-8");
+  writeFileSync(join(folder, "view.html"), html.replace("/* frame.ts */", () => script));
+  for (const name of readdirSync(join(here, "views"), { withFileTypes: true }).filter((each) => each.isDirectory()).map((each) => each.name)) {
+    const source = join(here, "views", name);
+    await build({ ...common, minify: true, entryPoints: { view: join(source, "main.ts") }, outdir: join(folder, "views", name) });
+    for (const file of ["index.html", "view.css"]) copyFileSync(join(source, file), join(folder, "views", name, file));
+  }
   copyFileSync(join(here, "src/page/style.css"), join(folder, "kachery.css"));
   for (const name of ["index.html", "icon.svg"]) copyFileSync(join(here, "src/page", name), join(folder, name));
   writeFileSync(join(folder, "licences.txt"), licences(Object.keys(made.metafile.inputs)).join(`\n${"-".repeat(80)}\n`));
-  for (const name of readdirSync(folder)) {
+  for (const name of readdirSync(folder).filter((each) => each !== "views")) {
     const data = readFileSync(join(folder, name));
     console.log(name, data.length, "bytes,", gzipSync(data).length, "with gzip,", createHash("sha256").update(data).digest("hex").slice(0, 12));
   }

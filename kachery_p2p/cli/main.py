@@ -24,7 +24,7 @@ from kachery_p2p.protocol.limits import PROTOCOL_VERSION
 
 from . import daemon, info, old_names, shell
 from .channels import commands as channels
-from .channels import invitations, shares
+from .channels import invitations, shares, views
 from .doctor import commands as doctor
 from .examples import put_examples_last
 from .feeds import commands as feeds
@@ -95,6 +95,7 @@ for command in (
     *storage.COMMANDS,
     *keepers.COMMANDS,
     shares.share,
+    views.view,
     feeds.feed,
     tasks.task,
     channels.channel,

@@ -13,6 +13,7 @@ from .files.older import todays
 from .folders import arrays, directories
 from .tasks import requests as task_requests
 from .tasks import tasks
+from .views import table, timeseries, views
 
 store_bytes = twin(stores.astore_bytes, asks_only=True)
 store_text = twin(stores.astore_text, asks_only=True)
@@ -87,6 +88,10 @@ share = twin(shares.ashare)
 share_info = twin(shares.ashare_info)
 list_shares = twin(shares.alist_shares)
 revoke_share = twin(shares.arevoke_share)
+view_url = twin(views.aview_url)
+view_info = twin(views.aview_info)
+view_timeseries = twin(timeseries.aview_timeseries)
+view_table = twin(table.aview_table)
 
 create_feed = twin(feeds.acreate_feed, asks_only=True)
 load_feed = twin(feeds.aload_feed)

@@ -36,12 +36,14 @@ class Tab:
 
     def __init__(self, browser: Browser, session: str) -> None:
         self._browser = browser
-        self._session = session
+        self.session = session
         self.requests: list[str] = []
         self.troubles: list[str] = []
+        self.frames: list[Tab] = []
+        """Those in it that have a process of their own, as sandboxed ones do."""
 
     async def send(self, method: str, **params: Any) -> Any:
-        return await self._browser.send(method, params, self._session)
+        return await self._browser.send(method, params, self.session)
 
     async def open(self, url: str) -> None:
         await self.send("Page.navigate", url=url)
@@ -78,6 +80,14 @@ class Tab:
         found = f"{buttons}.find(b => b.textContent === {json.dumps(name)})"
         await self.until(f"(button => button ? (button.click(), true) : false)({found})")
 
+    async def frame(self) -> Tab:
+        """The frame in it, once it is there."""
+        deadline = time.monotonic() + PATIENCE
+        while not self.frames:
+            assert time.monotonic() < deadline, "there is no frame"
+            await asyncio.sleep(0.02)
+        return self.frames[-1]
+
     def heard(self, method: str, params: dict[str, Any]) -> None:
         if method == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
@@ -106,7 +116,12 @@ class Browser:
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message)
             elif (tab := self._tabs.get(message.get("sessionId", ""))) is not None:
-                tab.heard(message["method"], message["params"])
+                if message["method"] == "Target.attachedToTarget":
+                    frame = Tab(self, message["params"]["sessionId"])
+                    self._tabs[frame.session] = frame
+                    tab.frames.append(frame)
+                else:
+                    tab.heard(message["method"], message["params"])
 
     async def send(self, method: str, params: dict[str, Any], session: str = "") -> Any:
         number = next(self._numbers)
@@ -127,6 +142,9 @@ class Browser:
         tab = self._tabs[attached["sessionId"]] = Tab(self, attached["sessionId"])
         for domain in ("Page", "Runtime", "Network", "Log"):
             await tab.send(f"{domain}.enable")
+        await tab.send(
+            "Target.setAutoAttach", autoAttach=True, waitForDebuggerOnStart=False, flatten=True
+        )
         if before:
             await tab.send("Page.addScriptToEvaluateOnNewDocument", source=before)
         if downloads is not None:

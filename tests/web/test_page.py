@@ -98,12 +98,32 @@ async def test_each_kind_of_file_is_shown_as_what_it_is(lab: Lab) -> None:
             "shape", "(2, 3)", "dtype", ">f4", "order", "C", "values", "6", "min", "0", "max", "5",
             "mean", "2.5", "standard deviation", f"{array.astype(float).std():.7f}",
         ]  # fmt: skip
+        assert await tabs["npy"].run("document.querySelectorAll('polyline').length") == 3
         assert await tabs["png"].until("document.querySelector('img').naturalWidth") == 2
         assert await tabs["wav"].until("document.querySelector('audio').duration") == 0.5
         assert "empty" in await tabs["empty"].text("main")
         assert "no view" in await tabs["other"].text("main")
         assert "channel lab" in await tabs["text"].text("#facts")
         assert "From A, through" in await tabs["text"].text("#route")
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+async def test_an_array_of_two_axes_is_a_heat_map(lab: Lab, order: str) -> None:
+    array = np.zeros((300, 40), "float32", order="C" if order == "C" else "F")
+    array[:, 39] = 1
+    npy = io.BytesIO()
+    np.save(npy, array)
+    async with chromium() as browser:
+        tab = await opened(browser, await share(lab, npy.getvalue(), "a.npy"))
+        pixel = (
+            "[...document.querySelector('canvas').getContext('2d').getImageData({}, 7, 1, 1).data]"
+        )
+        assert await tab.run(
+            "[document.querySelector('canvas').width, document.querySelector('canvas').height]"
+        ) == [40, 256]
+        assert await tab.run(pixel.format(38)) == [68, 1, 84, 255]
+        light = await tab.run(pixel.format(39))
+        assert light[0] > 240 and light[2] < 50
 
 
 async def test_nothing_of_the_link_reaches_a_server_and_no_other_site_is_asked(lab: Lab) -> None:

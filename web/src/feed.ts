@@ -1,12 +1,14 @@
 /** A subfeed on a visit: its messages as they come, none that its key did not sign. */
 
 import { sha256 } from "@noble/hashes/sha2.js";
-import { type Bytes, concat, equal, hex, u64 } from "./bytes.js";
+import { type Bytes, concat, equal, hex, u64, utf8 } from "./bytes.js";
 import { asKacheryError, KacheryError, violation } from "./errors.js";
 import { verify } from "./identity.js";
-import { MAX_FEED_MESSAGES, MAX_PROOF_HASHES, MAX_RUN, MAX_SLICE_RUNS, MAX_TRIES, RETRY_FIRST, RETRY_MOST, SHOWN_MESSAGES } from "./limits.js";
+import { MAX_FEED_MESSAGES, MAX_PROOF_HASHES, MAX_RUN, MAX_SLICE_RUNS, MAX_TRIES, RETRY_FIRST, RETRY_MOST, SHOWN_MESSAGES, STALL_SECONDS } from "./limits.js";
+import { within } from "./link.js";
 import { asBytes, asHashes, asInt, asList, pack } from "./msgpack.js";
 import type { Item, Stream } from "./stream.js";
+import type { Goal } from "./share.js";
 import { isFinal, type Visit } from "./visit.js";
 
 export interface Message {
@@ -173,21 +175,23 @@ function split(body: Bytes): Bytes[] {
 }
 
 /**
- * The newest messages of the subfeed, and those that come, until `signal` ends it. After an interruption it
- * goes on behind the last one. Throws what no other try would mend. `tell` hears of interruptions (null: it
- * goes on).
+ * The newest messages of the subfeed, or those from number `from` on, and those that come, until `signal`
+ * ends it. After an interruption it goes on behind the last one. Throws what no other try would mend. `tell`
+ * hears of interruptions (null: it goes on).
  */
 export async function* follow(
   visit: Visit,
   signal: AbortSignal,
   tell: (error: KacheryError | null) => void,
+  goal: Goal = visit.share,
+  from: number | null = null,
 ): AsyncGenerator<Message[], void, undefined> {
-  let position: number | null = null;
+  let position = from;
   let pause = RETRY_FIRST;
   while (!signal.aborted) {
     try {
-      position ??= Math.max(0, (await newest(visit)) - SHOWN_MESSAGES);
-      for await (const messages of followOnce(visit, position, signal)) {
+      position ??= Math.max(0, (await newest(visit, goal)) - SHOWN_MESSAGES);
+      for await (const messages of followOnce(visit, goal, position, signal)) {
         tell(null);
         pause = RETRY_FIRST;
         position += messages.length;
@@ -204,16 +208,15 @@ export async function* follow(
   }
 }
 
-const params = (visit: Visit, position: number, quiet: boolean) => {
-  const { target, pass } = visit.share;
+const params = (visit: Visit, { target }: Goal, position: number, quiet: boolean) => {
   if (target.kind !== "feed") throw violation("a link to a file");
-  return { target, wire: { channel: pass.channel, feed: target.feed, subfeed: target.subfeed, position, stop: null, quiet } };
+  return { target, wire: { channel: visit.share.pass.channel, feed: target.feed, subfeed: target.subfeed, position, stop: null, quiet } };
 };
 
 /** How long the log is: the first word of a holder. */
-async function newest(visit: Visit): Promise<number> {
-  const { target, wire } = params(visit, 0, true);
-  return visit.withHolders(async (link) => {
+async function newest(visit: Visit, goal: Goal): Promise<number> {
+  const { target, wire } = params(visit, goal, 0, true);
+  return visit.withHolders(goal, async (link) => {
     const stream = link.stream("feed.follow", wire);
     try {
       const item = await stream.next();
@@ -225,10 +228,10 @@ async function newest(visit: Visit): Promise<number> {
   }, MAX_TRIES);
 }
 
-async function* followOnce(visit: Visit, position: number, signal: AbortSignal): AsyncGenerator<Message[], void, undefined> {
-  const { target, wire } = params(visit, position, false);
+async function* followOnce(visit: Visit, goal: Goal, position: number, signal: AbortSignal): AsyncGenerator<Message[], void, undefined> {
+  const { target, wire } = params(visit, goal, position, false);
   const following = new Following(target.feed, target.subfeed, position);
-  const { stream, first } = await visit.withHolders(async (link) => {
+  const { stream, first } = await visit.withHolders(goal, async (link) => {
     const opened = link.stream("feed.follow", wire);
     return { stream: opened, first: await opened.next() };
   }, MAX_TRIES);
@@ -245,4 +248,36 @@ async function* followOnce(visit: Visit, position: number, signal: AbortSignal):
 async function next(stream: Stream, before: Item): Promise<Item | null> {
   stream.done(before.cost);
   return stream.next();
+}
+
+/**
+ * Append messages, each JSON without line breaks, to a subfeed of the node that made the link. Resolves, when
+ * they are on its disk, to the number of the first. `id` names this submission, 16 bytes: repeating it with
+ * the same id appends nothing twice.
+ */
+export async function append(visit: Visit, goal: Goal, texts: readonly string[], id: Bytes): Promise<number> {
+  const { target } = goal;
+  if (target.kind !== "feed") throw violation("a link to a file");
+  const wire = { channel: visit.share.pass.channel, feed: target.feed, subfeed: target.subfeed, name: target.name, submission: id };
+  const body = utf8(texts.join("\n"));
+  for (let tries = 1; ; tries++) {
+    try {
+      return await visit.withHome(async (link) => {
+        const stream = link.stream("feed.submit", wire);
+        try {
+          await within(STALL_SECONDS, "The other side", stream.sendSealed([texts.length], body));
+          const item = await within(STALL_SECONDS, "The other side", stream.next());
+          if (item === null) throw violation("no answer to messages");
+          return asInt(asList(item.meta, "an answer", 2)[0], "a number", 0, MAX_FEED_MESSAGES);
+        } finally {
+          stream.end();
+        }
+      });
+    } catch (error) {
+      // The proxy may be restarting; what was refused is refused again.
+      const again = ["link-closed", "unreachable", "stalled", "deadline-exceeded"].includes(asKacheryError(error).code);
+      if (!again || tries >= MAX_TRIES) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 1000 * Math.min(RETRY_MOST, RETRY_FIRST * 2 ** tries)));
+    }
+  }
 }

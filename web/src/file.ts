@@ -20,7 +20,7 @@ import { type Manifest, parseManifest } from "./manifest.js";
 import { asHashes, asInt, asList, asMap } from "./msgpack.js";
 import type { Item, Stream } from "./stream.js";
 import { leadsTo } from "./tree.js";
-import type { Target } from "./share.js";
+import type { Goal, Target } from "./share.js";
 import { type Holder, isFinal, type Visit } from "./visit.js";
 
 export interface Piece {
@@ -42,6 +42,7 @@ export class RemoteFile {
 
   private constructor(
     private readonly visit: Visit,
+    private readonly goal: Goal,
     private readonly target: FileTarget,
     private readonly hash: Hashers,
     /** In bytes. */
@@ -54,11 +55,11 @@ export class RemoteFile {
   }
 
   /** Finds out how large it is, and by what it can be verified. */
-  static async open(visit: Visit): Promise<RemoteFile> {
-    const { target } = visit.share;
+  static async open(visit: Visit, goal: Goal = visit.share): Promise<RemoteFile> {
+    const { target } = goal;
     if (target.kind !== "file") throw violation("a link to a feed");
     const hash = await hashers();
-    return visit.withHolders(async (link, holder) => {
+    return visit.withHolders(goal, async (link, holder) => {
       const named = target.manifest ? await fetchManifest(visit, link, hash, target) : null;
       const info = await open(visit, link, target.sha1);
       if (named && named.size !== info.size) throw violation("a file of another size than its manifest says");
@@ -66,7 +67,7 @@ export class RemoteFile {
         const reason = "it can be verified as a whole only; whoever shares it should store it anew";
         throw new KacheryError("too-large", { what: target.name, reason });
       }
-      const file = new RemoteFile(visit, target, hash, info.size, named?.root ? named : null);
+      const file = new RemoteFile(visit, goal, target, hash, info.size, named?.root ? named : null);
       if (info.inline) file.whole = file.checked(info.inline, holder.label);
       file.source = holder.label;
       return file;
@@ -130,7 +131,7 @@ export class RemoteFile {
   private async *proven(start: number, stop: number): AsyncGenerator<Piece, void, undefined> {
     // The generator hands out what comes from one holder; another call asks the next one.
     const aligned = Math.min(Math.ceil(stop / BLOCK) * BLOCK, this.size);
-    const stream = await this.visit.withHolders(async (link, holder) => {
+    const stream = await this.visit.withHolders(this.goal, async (link, holder) => {
       this.source = holder.label;
       const params = { channel: this.visit.share.pass.channel, sha1: fromHex(this.target.sha1), ranges: [[start, aligned]], proofs: true };
       const opened = link.stream("file.read", params);
@@ -175,7 +176,7 @@ export class RemoteFile {
   }
 
   private async all(): Promise<Bytes> {
-    this.whole ??= await this.visit.withHolders(async (link, holder) => {
+    this.whole ??= await this.visit.withHolders(this.goal, async (link, holder) => {
       this.source = holder.label;
       return this.checked(await readAll(this.visit, link, this.target.sha1, this.size), holder.label);
     }, MAX_TRIES);

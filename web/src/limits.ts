@@ -61,6 +61,12 @@ export const MAX_PROOF_HASHES = 64;
 /** Contents that one pass is for, and bytes of its record. */
 export const MAX_PASS_SCOPE = 16;
 export const MAX_PASS_BYTES = 1_024;
+/** Bytes of the JSON that a view is given, characters of its title, bytes of its files. */
+export const MAX_VIEW_DATA = 4_096;
+export const MAX_VIEW_TITLE = 200;
+export const MAX_VIEW = 16_777_216;
+/** Messages that are appended at once. */
+export const MAX_VISITOR_MESSAGES = 1_000;
 
 /** Characters of what follows `#` in a link. */
 export const MAX_FRAGMENT = 16_384;
@@ -92,5 +98,11 @@ export const SHOWN_IMAGE = 67_108_864;
 /** Messages of a subfeed that are kept on the page, the newest ones, and characters shown of each. */
 export const SHOWN_MESSAGES = 500;
 export const SHOWN_MESSAGE = 10_000;
+/** Calls of a view that are not answered yet, those of them that are worked on, and bytes that one asks for. */
+export const VIEW_CALLS = 64;
+export const VIEW_AT_ONCE = 6;
+export const VIEW_BYTES = 67_108_864;
+/** Seconds for which it is remembered who has what. */
+export const HOLDERS_SECONDS = 10;
 /** Bytes of a download that are gathered in memory; more goes to a file as it comes. */
 export const SAVED_IN_MEMORY = 67_108_864;

@@ -17,7 +17,7 @@ import {
 } from "./limits.js";
 import { asInt, asMap, asText, pack, packArray, packBinaryMap } from "./msgpack.js";
 import { Initiator } from "./noise.js";
-import { DATA, type Received, Session } from "./session.js";
+import { DATA, type Received, SEAL_BYTES, Session } from "./session.js";
 import { Stream } from "./stream.js";
 import type { Transport } from "./transport.js";
 
@@ -170,6 +170,10 @@ export class Link {
       {
         credit: (id, more) => this.write(pack([CREDIT, id, more])),
         data: (id, meta, tail) => this.write(pack([DATA, id, meta, 2, tail.length]), tail),
+        sealed: (id, meta, body) => {
+          const header = pack([DATA, id, meta, 1, body.length + SEAL_BYTES]);
+          if (!this.closedBy) this.transport.send(this.session.sealBody(header, body));
+        },
         ended: (id) => this.streams.delete(id),
         sayEnd: (id) => this.write(pack([END, id, "", {}])),
       },

@@ -12,7 +12,9 @@ import { MAX_BODY, MAX_HEADER, MAX_HEADERS, MAX_RECORD, MAX_RECORD_FRAMES, MAX_R
 import { asInt, asList, unpack } from "./msgpack.js";
 import { type Keys, nonce, unsealed } from "./noise.js";
 
-const TAG = 16;
+/** By so much a sealed body is longer. */
+export const SEAL_BYTES = 16;
+const TAG = SEAL_BYTES;
 /** Bytes from which WebCrypto is faster than the way to it. */
 const LARGE = 4_096;
 const REKEY_NONCE = concat(new Uint8Array(4), new Uint8Array(8).fill(0xff));
@@ -88,8 +90,19 @@ export class Session {
 
   /** A record of one packed frame; `tail` is opaque, and the frame says how long it is. */
   seal(header: Uint8Array, tail: Uint8Array = new Uint8Array(0)): Bytes {
+    return this.record(this.sending.next(), header, tail);
+  }
+
+  /** The same with a body, which is sealed too: the frame says the length that it has then. */
+  sealBody(header: Uint8Array, body: Uint8Array): Bytes {
+    if (body.length > MAX_BODY) throw violation("a body of ours that is too long");
+    const number = this.sending.next();
+    return this.record(number, header, this.sending.seal(2 * number + 1, body));
+  }
+
+  private record(number: number, header: Uint8Array, tail: Uint8Array): Bytes {
     if (header.length > MAX_HEADER) throw violation("a frame of ours that is too long");
-    const sealed = this.sending.seal(2 * this.sending.next(), concat(LIST_OF_ONE, header));
+    const sealed = this.sending.seal(2 * number, concat(LIST_OF_ONE, header));
     const length = new Uint8Array(4);
     new DataView(length.buffer).setUint32(0, sealed.length);
     return concat(length, sealed, tail);

@@ -4,7 +4,7 @@ import { sha256 } from "@noble/hashes/sha2.js";
 import { type Bytes, equal, fromBase64url, fromHex } from "./bytes.js";
 import { KacheryError } from "./errors.js";
 import { keyedHash, NodeKey, verify } from "./identity.js";
-import { MAX_FRAGMENT, MAX_LABEL, MAX_PASS_BYTES, MAX_PASS_SCOPE } from "./limits.js";
+import { MAX_FRAGMENT, MAX_LABEL, MAX_PASS_BYTES, MAX_PASS_SCOPE, MAX_VIEW_DATA, MAX_VIEW_TITLE } from "./limits.js";
 import { asBool, asBytes, asInt, asList, asText, pack, unpack } from "./msgpack.js";
 
 const VERSION = 1;
@@ -28,13 +28,28 @@ export type Target =
   | { readonly kind: "file"; readonly sha1: string; readonly manifest: string | null; readonly name: string }
   | { readonly kind: "feed"; readonly feed: Bytes; readonly subfeed: Bytes; readonly name: string };
 
-export interface Share {
+/** Something that a link is to. `mayAppend`: messages may be added to that subfeed. */
+export interface Goal {
+  readonly uri: string;
+  readonly target: Target;
+  /** Blinded keys by which a proxy finds who has it. */
+  readonly keys: readonly Bytes[];
+  readonly mayAppend: boolean;
+}
+
+/** That the link's file is the pack of a view, and what the view is given. */
+export interface LinkedView {
+  readonly title: string;
+  /** JSON. */
+  readonly data: string;
+  readonly goals: readonly Goal[];
+}
+
+export interface Share extends Goal {
   readonly channelName: string;
   readonly pass: Pass;
   readonly seed: Bytes;
-  readonly uri: string;
-  readonly target: Target;
-  readonly keys: readonly Bytes[];
+  readonly view: LinkedView | null;
   readonly secretVersion: number;
   readonly proxy: Bytes;
 }
@@ -64,16 +79,33 @@ export async function parseFragment(fragment: string, sha1: (data: Uint8Array) =
 function fromPacked(packed: Uint8Array, sha1: (data: Uint8Array) => Bytes): Share {
   const items = asList(unpack(packed), "a link", 1);
   if (items[0] !== VERSION) throw bad(`it is of version ${String(items[0]).slice(0, 10)}, and this page reads ${VERSION}`);
-  const uri = asText(items[4], "a URI", MAX_FRAGMENT);
   return {
+    ...goalOf(items[4], items[5], false, sha1),
     channelName: asText(items[1], "a name", MAX_LABEL),
     pass: parsePass(asBytes(items[2], "a pass", 1, MAX_PASS_BYTES)),
     seed: asBytes(items[3], "a seed", 32),
-    uri,
-    target: parseTarget(uri, sha1),
-    keys: asList(items[5], "keys", 0, MAX_PASS_SCOPE).map((key) => asBytes(key, "a key", 16)),
+    view: viewOf(items[8] ?? null, sha1),
     secretVersion: asInt(items[6], "a version", 1, Number.MAX_SAFE_INTEGER),
     proxy: asBytes(items[7], "a node id", 32),
+  };
+}
+
+function goalOf(text: unknown, list: unknown, mayAppend: boolean, sha1: (data: Uint8Array) => Bytes): Goal {
+  const uri = asText(text, "a URI", MAX_FRAGMENT);
+  const keys = asList(list, "keys", 0, MAX_PASS_SCOPE).map((key) => asBytes(key, "a key", 16));
+  return { uri, target: parseTarget(uri, sha1), keys, mayAppend };
+}
+
+function viewOf(value: unknown, sha1: (data: Uint8Array) => Bytes): LinkedView | null {
+  if (value === null) return null;
+  const [title, data, contents] = asList(value, "a view", 3);
+  return {
+    title: asText(title, "a title", MAX_VIEW_TITLE),
+    data: new TextDecoder("utf-8", { fatal: true }).decode(asBytes(data, "the data of a view", 1, MAX_VIEW_DATA)),
+    goals: asList(contents, "contents", 0, MAX_PASS_SCOPE).map((each) => {
+      const [uri, keys, append] = asList(each, "a content", 3);
+      return goalOf(uri, keys, asBool(append, "may_append"), sha1);
+    }),
   };
 }
 

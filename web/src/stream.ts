@@ -7,7 +7,7 @@
 import type { Bytes } from "./bytes.js";
 import { KacheryError, violation } from "./errors.js";
 import { FRAME_OVERHEAD } from "./limits.js";
-import type { Tail } from "./session.js";
+import { SEAL_BYTES, type Tail } from "./session.js";
 
 export interface Item {
   readonly meta: unknown;
@@ -19,6 +19,7 @@ export interface Item {
 export interface StreamHost {
   credit(id: number, more: number): void;
   data(id: number, meta: unknown, tail: Bytes): void;
+  sealed(id: number, meta: unknown, body: Bytes): void;
   ended(id: number): void;
   sayEnd(id: number): void;
 }
@@ -72,6 +73,14 @@ export class Stream {
     while (this.mine < cost) await this.open();
     this.mine -= cost;
     this.host.data(this.id, meta, tail);
+  }
+
+  /** Send a piece with a body that is sealed, of which there is no more than one record holds. */
+  async sendSealed(meta: unknown, body: Bytes): Promise<void> {
+    const cost = body.length + SEAL_BYTES + FRAME_OVERHEAD;
+    while (this.mine < cost) await this.open();
+    this.mine -= cost;
+    this.host.sealed(this.id, meta, body);
   }
 
   /** Nothing more is wanted of it. */

@@ -9,10 +9,10 @@
 import { type Bytes, equal, fromHex, hex } from "./bytes.js";
 import { asKacheryError, KacheryError } from "./errors.js";
 import { NodeKey } from "./identity.js";
-import { CIRCUIT_CREDIT, LOOKUP_HOLD_SECONDS, LOOKUP_SECONDS, MAX_ANSWER_NODES, MAX_HOLDERS, MAX_LABEL } from "./limits.js";
+import { CIRCUIT_CREDIT, HOLDERS_SECONDS, LOOKUP_HOLD_SECONDS, LOOKUP_SECONDS, MAX_ANSWER_NODES, MAX_HOLDERS, MAX_LABEL } from "./limits.js";
 import { Link } from "./link.js";
 import { asBool, asBytes, asInt, asList, asMap, asText } from "./msgpack.js";
-import { prove, secretOf, type Share } from "./share.js";
+import { type Goal, prove, secretOf, type Share } from "./share.js";
 import { CircuitTransport, type Connect, WebSocketTransport } from "./transport.js";
 
 export interface Holder {
@@ -51,6 +51,8 @@ export class Visit {
   readonly returning: boolean;
   /** Whom the last look-up named. */
   holders: readonly Holder[] = [];
+  /** For a while nobody need be asked again who has the same. */
+  private readonly looked = new Map<Goal, { readonly holders: readonly Holder[]; readonly at: number }>();
   /** Who sent what is not what the link names, and what was said then: they are not asked again. */
   private readonly banned = new Map<string, KacheryError>();
 
@@ -166,28 +168,31 @@ export class Visit {
     }
   }
 
-  /** Who has all that the link is to; those that are online first. The node that made it may always be asked. */
-  async look(): Promise<readonly Holder[]> {
+  /** Who has all of it; those that are online first. The node that made the link may always be asked. */
+  private async look(goal: Goal): Promise<readonly Holder[]> {
     const proxy = await this.atProxy();
+    const before = this.looked.get(goal);
+    if (before && Date.now() - before.at < HOLDERS_SECONDS * 1000) return before.holders;
     this.options.tell?.("Asking who has it");
-    let found = await this.ask(proxy, 0);
-    if (!found.some((holder) => holder.online)) found = await this.ask(proxy, LOOKUP_HOLD_SECONDS);
+    let found = await this.ask(proxy, goal, 0);
+    if (!found.some((holder) => holder.online)) found = await this.ask(proxy, goal, LOOKUP_HOLD_SECONDS);
+    this.looked.set(goal, { holders: found, at: Date.now() });
     this.holders = found;
     return found;
   }
 
-  private async ask(proxy: Link, hold: number): Promise<Holder[]> {
+  private async ask(proxy: Link, goal: Goal, hold: number): Promise<Holder[]> {
     const { share } = this;
     const params = {
       channel: share.pass.channel,
-      kind: share.target.kind === "file" ? "files" : "feeds",
-      keys: share.keys,
+      kind: goal.target.kind === "file" ? "files" : "feeds",
+      keys: goal.keys,
       secret_version: share.secretVersion,
       hold: hold * 1000,
     };
     const answer = asMap(await proxy.request("who-has", params, LOOKUP_SECONDS + hold), "an answer");
     const nodes = asList(answer.nodes, "nodes", 0, MAX_ANSWER_NODES).map(holderOf);
-    const places = asList(answer.holders, "holders", share.keys.length, share.keys.length).map((list) =>
+    const places = asList(answer.holders, "holders", goal.keys.length, goal.keys.length).map((list) =>
       asList(list, "places", 0, MAX_HOLDERS).map((place) => asInt(place, "a place", 0, MAX_ANSWER_NODES)),
     );
     const all = nodes.filter((_, i) => places.every((list) => list.includes(i)));
@@ -203,10 +208,10 @@ export class Visit {
    * Do something with one holder after the other until it is done. `work` may be called several times and
    * goes on where it was; what it throws that is not final leads to the next one.
    */
-  async withHolders<T>(work: (link: Link, holder: Holder) => Promise<T>, most: number): Promise<T> {
+  async withHolders<T>(goal: Goal, work: (link: Link, holder: Holder) => Promise<T>, most: number): Promise<T> {
     let last: KacheryError | null = null;
-    const known = await this.look();
-    const home: Holder = { id: this.share.pass.home, label: "who shared it", online: true };
+    const known = await this.look(goal);
+    const { home } = this;
     const everybody = [...known.filter((holder) => holder.online), home].filter(
       (holder, i, all) => all.findIndex((other) => equal(other.id, holder.id)) === i,
     );
@@ -220,19 +225,29 @@ export class Visit {
         const said = asKacheryError(error);
         // What one holder does not allow or have, another may; the first real reason is told.
         if (isFinal(said)) throw said;
+        this.looked.delete(goal);
         if (!(last && said.code === "unreachable")) last = said;
       }
     }
-    throw this.explained(last);
+    throw this.explained(goal, last);
   }
 
-  private explained(last: KacheryError | null): KacheryError {
+  /** Do something with the node that made the link, which alone counts uses and takes messages. */
+  async withHome<T>(work: (link: Link, holder: Holder) => Promise<T>): Promise<T> {
+    return work(await this.reach(this.share.pass.home), this.home);
+  }
+
+  private get home(): Holder {
+    return { id: this.share.pass.home, label: "who shared it", online: true };
+  }
+
+  private explained(goal: Goal, last: KacheryError | null): KacheryError {
     const offline = this.holders.filter((holder) => !holder.online).map((holder) => holder.label || hex(holder.id).slice(0, 8));
     if (offline.length === 0 && last && last.code !== "unreachable") return last;
     const detail = offline.length
       ? `${offline.slice(0, 5).join(", ")} ${offline.length > 1 ? "have" : "has"} it, but ${offline.length > 1 ? "are" : "is"} offline`
       : "no computer that has it is connected to the proxy now; the one that shared it must run";
-    return new KacheryError("not-found", { what: this.share.target.name, detail });
+    return new KacheryError("not-found", { what: goal.target.name, detail });
   }
 
   close(): void {

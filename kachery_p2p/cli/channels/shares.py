@@ -65,7 +65,11 @@ def share(
 
 
 def _make(output: Output, uri: str, channel: str | None, seconds: float, once: bool) -> None:
-    made = sync.share_info(uri, channel=channel, expires_in=seconds, once=once)
+    say_link(output, sync.share_info(uri, channel=channel, expires_in=seconds, once=once), once)
+
+
+def say_link(output: Output, made: dict[str, Any], once: bool) -> None:
+    """Print a link, and what whoever sends it should know."""
     output.result(made, [made["link"]])
     who = "the first browser that opens it" if once else "whoever has the link"
     output.note(f"For {who}, until {_time(made['expires_at'])}, on channel {made['channel']}.")

@@ -35,14 +35,21 @@ async def ashare(
 
 
 async def ashare_info(
-    uri: str, *, channel: str | None = None, expires_in: float = PASS_SECONDS, once: bool = False
+    uri: str,
+    *,
+    channel: str | None = None,
+    expires_in: float = PASS_SECONDS,
+    once: bool = False,
+    view: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """As :func:`ashare`: link, id, channel, uri, uses, expires_at, and whether it is ``here``."""
+    """As :func:`ashare`: link, id, channel, uri, uses, expires_at, and whether it is ``here``.
+    ``view``: of a pack, as the node's ``share.create`` takes it."""
     params = {
         "uri": uri,
         "channel": channel,
         "uses": int(once),
         "expires_in": real("expires_in", expires_in),
+        "view": view,
     }
     made: dict[str, Any] = await call("share", "share.create", params)
     return made

@@ -91,7 +91,7 @@ class Visits:
         channel: bytes,
         *,
         uri: str,
-        role: str,
+        roles: frozenset[str],
         contents: list[Mark],
         uses: int,
         seconds: float,
@@ -100,16 +100,16 @@ class Visits:
 
         Args:
             uri: what it is to, for the list of this node's user.
-            role: the request role that it gives for ``contents``.
+            roles: the request roles that it gives for ``contents``.
             uses: 0 for any number.
             seconds: from now until it is over.
 
         Raises:
-            AccessDenied: this node may not give that role.
+            AccessDenied: this node may not give one of the roles.
             BadInput: a value is out of range, or there are too many passes.
         """
         document = self._book.signed(channel).document
-        if role not in self.may_share(channel):
+        for role in sorted(roles - self.may_share(channel)):
             raise AccessDenied(
                 channel=document.name,
                 who="this node",
@@ -133,7 +133,7 @@ class Visits:
             home=self._context.key.public,
             seed=seed,
             contents=contents,
-            roles=frozenset({role}),
+            roles=roles,
             uses=uses,
             now=now,
             expires_at=until,

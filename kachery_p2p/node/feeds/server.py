@@ -9,6 +9,7 @@ its sender write.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from kachery_p2p.node.links.endings import cut
@@ -25,7 +26,7 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.feeds.access import AccessRules
 from kachery_p2p.protocol.feeds.decision import Decision
 from kachery_p2p.protocol.feeds.feed import Head, feed_uri, pack_texts, subfeed_hash, unpack_texts
-from kachery_p2p.protocol.feeds.keys import subfeed_key
+from kachery_p2p.protocol.feeds.keys import append_key, subfeed_key
 from kachery_p2p.protocol.feeds.messages import (
     FEED_EVIDENCE,
     FEED_FOLLOW,
@@ -37,7 +38,7 @@ from kachery_p2p.protocol.feeds.messages import (
     FeedSubmit,
     FeedTexts,
 )
-from kachery_p2p.protocol.limits import MAX_SLICE
+from kachery_p2p.protocol.limits import MAX_SLICE, MAX_VISITOR_MESSAGES, VISITOR_APPEND_BYTES
 from kachery_p2p.storage.feeds.log import Log, LogInfo
 
 from .feeds import Feeds
@@ -55,7 +56,9 @@ class FeedServer:
         self._disk = network.context.workers.disk
         self.following: dict[Stream, tuple[Link, FeedFollow]] = {}
         """The streams that we send messages on."""
-        self._submitting: dict[Stream, tuple[Link, bytes]] = {}
+        self._submitting: dict[Stream, tuple[Link, FeedSubmit]] = {}
+        self._appended: Counter[bytes] = Counter()
+        """Bytes that visitors appended in this run, by the ids of passes of this node."""
         network.on_stream_of(FEED_FOLLOW, FeedFollow, self._follow)
         network.on_stream_of(FEED_SUBMIT, FeedSubmit, self._submit)
         network.on_request_of(FEED_EVIDENCE, FeedEvidence, self._evidence)
@@ -73,10 +76,22 @@ class FeedServer:
             mark=subfeed_key(params.feed, params.subfeed).blinded,
         )
 
+    def _require_submit(self, link: Link, params: FeedSubmit) -> None:
+        """Visitors may append where a pass of this very node says so."""
+        self._network.require_role(
+            link,
+            params.channel,
+            theirs="request-feeds",
+            ours="provide-feeds",
+            mark=append_key(params.feed, params.subfeed).blinded,
+        )
+        if link in self._network.visitors:
+            self._network.visitors.require_home(link, params.channel)
+
     def cut(self) -> None:
         """A channel changed: end what is sent to those who may no longer have it."""
         cut(self.following, lambda each: self._require_read(*each))
-        cut(self._submitting, lambda each: self._require(*each))
+        cut(self._submitting, lambda each: self._require_submit(*each))
 
     def followers(self, where: Log) -> int:
         """How many streams of a log are open."""
@@ -114,8 +129,8 @@ class FeedServer:
         return codec.plain(leaf)
 
     async def _submit(self, link: Link, stream: Stream, params: FeedSubmit) -> None:
-        self._require(link, params.channel)
-        self._submitting[stream] = (link, params.channel)
+        self._require_submit(link, params)
+        self._submitting[stream] = (link, params)
         try:
             await self._take_submission(link, stream, params)
         finally:
@@ -127,7 +142,7 @@ class FeedServer:
             raise NotFound(what=feed_uri(params.feed), detail="its key does not lie on this node")
         if subfeed_hash(params.name) != params.subfeed:
             raise BadInput(what="submission", reason="that name is another subfeed's")
-        await self._check_writer(link.peer, where, params.name)
+        await self._check_writer(link, where, params.name)
         stream.set_group(link.peer)
         async with link.budget.bytes.hold(2 * MAX_SLICE):
             await self._append_submission(link, stream, params, where)
@@ -143,8 +158,9 @@ class FeedServer:
         count = codec.convert(FeedTexts, meta).count
         texts = await self._disk(unpack_texts, await stream.open_body(body), count)
         # The owner may have changed its mind while they came.
-        await self._check_writer(link.peer, where, params.name)
-        self._require(link, params.channel)
+        self._require_submit(link, params)
+        await self._check_writer(link, where, params.name)
+        self._count(link, params.channel, texts)
         numbers = await self._own.append(
             where,
             params.name,
@@ -155,7 +171,25 @@ class FeedServer:
         stream.done(cost)
         await stream.send(codec.plain(numbers))
 
-    async def _check_writer(self, node: str, where: Log, name: str) -> None:
+    def _count(self, link: Link, channel: bytes, texts: list[bytes]) -> None:
+        """Raise BadInput if a visitor appends more than it may."""
+        if link not in self._network.visitors:
+            return
+        id = self._network.visitors.require_home(link, channel).id
+        size = self._appended[id] + sum(map(len, texts))
+        if len(texts) > MAX_VISITOR_MESSAGES or size > VISITOR_APPEND_BYTES:
+            reason = (
+                f"by one link {MAX_VISITOR_MESSAGES} messages may be appended at once and "
+                f"{VISITOR_APPEND_BYTES} bytes in all; ask for a new link"
+            )
+            raise BadInput(what="messages", reason=reason)
+        self._appended[id] = size
+
+    async def _check_writer(self, link: Link, where: Log, name: str) -> None:
+        """The rules are about members; a visitor's pass says what it may."""
+        if link in self._network.visitors:
+            return
+        node = link.peer
         text = await self._disk(self._store.get_rules, *where)
         if text is None or not codec.convert(AccessRules, json.loads(text)).may_write(node):
             raise NotAWriter(node=node, feed=feed_uri(where[0], name))

@@ -130,6 +130,19 @@ class Visitors:
         visiting = self._checked(link, channel, role)
         require_covered(visiting, role, mark, self._name(channel))
 
+    def require_home(self, link: Link, channel: bytes) -> VisitorPass:
+        """As :meth:`require_any`, and AccessDenied unless this node made the pass: what changes
+        something here is for nobody else to give away."""
+        found = self.require_any(link, channel)
+        if found.home.hex() != self._context.node_id:
+            raise AccessDenied(
+                channel=self._name(channel),
+                who="the visitor",
+                role="request-feeds",
+                cause="its link was made by another node",
+            )
+        return found
+
     def _valid(self, link: Link, channel: bytes) -> Visiting:
         visiting = self._links.get(link)
         if visiting is None or visiting.visitor_pass.channel != channel:

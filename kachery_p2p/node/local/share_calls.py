@@ -3,10 +3,13 @@
 ================  ========================================  ==========================================
 call              parameters                                result
 ================  ========================================  ==========================================
-``share.create``  uri, channel?, uses?, expires_in?         the share, link, here
+``share.create``  uri, channel?, uses?, expires_in?, view?  the share, link, here
 ``share.list``    -                                         shares
 ``share.revoke``  id                                        the share
 ================  ========================================  ==========================================
+
+``view`` says that the file at ``uri`` is the pack of a view: its title, the JSON that it is given, and
+the contents that it may ask for, as uri and may_append.
 
 ``uses`` 0, the default, is any number; ``expires_in`` is in seconds. ``here`` says whether this node
 itself can give what is shared. A share is named by its id, or the beginning of it (8 digits), or by
@@ -23,18 +26,26 @@ from msgspec import Meta
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.channels.share_link import (
     VERSION,
+    LinkedContent,
+    LinkedView,
     ShareLink,
     id_of,
     is_secure,
     page_of,
     to_url,
 )
+from kachery_p2p.protocol.channels.visitor_pass import Mark
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.feeds.feed import subfeed_hash
-from kachery_p2p.protocol.feeds.keys import subfeed_key
+from kachery_p2p.protocol.feeds.keys import append_key, subfeed_key
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.gossip.keys import ContentKey, provide_role, request_role
-from kachery_p2p.protocol.limits import PASS_SECONDS
+from kachery_p2p.protocol.limits import (
+    MAX_PASS_SCOPE,
+    MAX_VIEW_DATA,
+    MAX_VIEW_TITLE,
+    PASS_SECONDS,
+)
 from kachery_p2p.protocol.uri import KacheryUri, build_uri, parse_uri
 from kachery_p2p.storage.channels.passes import PassRow
 
@@ -45,11 +56,23 @@ from .services import Services
 _LEAST_DIGITS = 8
 
 
+class _Content(msgspec.Struct, frozen=True):
+    uri: str
+    may_append: bool
+
+
+class _View(msgspec.Struct, frozen=True):
+    title: Annotated[str, Meta(max_length=MAX_VIEW_TITLE)]
+    data: Annotated[bytes, Meta(max_length=MAX_VIEW_DATA)]
+    contents: Annotated[list[_Content], Meta(max_length=MAX_PASS_SCOPE)]
+
+
 class _Share(msgspec.Struct, frozen=True):
     uri: str
     channel: str | None = None
     uses: Annotated[int, Meta(ge=0)] = 0
     expires_in: Annotated[float, Meta(gt=0)] = PASS_SECONDS
+    view: _View | None = None
 
 
 class _Revoke(msgspec.Struct, frozen=True):
@@ -61,6 +84,19 @@ class _Shared(NamedTuple):
 
     uri: str
     contents: list[ContentKey]
+    may_append: bool = False
+
+    def marks(self) -> list[Mark]:
+        """What the pass is for."""
+        made: list[Mark] = [content.blinded for content in self.contents]
+        if self.may_append:
+            identifier = self.contents[0].identifier
+            made.append(append_key(identifier[:32], identifier[32:]).blinded)
+        return made
+
+    def keys(self, secret: bytes) -> tuple[bytes, ...]:
+        """Under what it is looked for on a channel with that secret."""
+        return tuple(content.blinded(secret) for content in self.contents)
 
 
 class ShareCalls:
@@ -81,8 +117,14 @@ class ShareCalls:
     async def _create(self, params: _Share, live: LiveCall) -> Any:
         live.caller.require_write()
         shared = await self._shared(parse_uri(params.uri))
-        role = request_role(shared.contents[0].kind)
-        channel = self._channel(params.channel, role)
+        beside = [await self._beside(each) for each in params.view.contents] if params.view else []
+        everything = [shared, *beside]
+        roles = frozenset(request_role(each.contents[0].kind) for each in everything)
+        marks = [mark for each in everything for mark in each.marks()]
+        if len(marks) > MAX_PASS_SCOPE:
+            reason = f"a link is to {MAX_PASS_SCOPE} contents at most, and large files count twice"
+            raise BadInput(what="view", reason=reason)
+        channel = self._channel(params.channel, roles)
         document = self._book.signed(channel).document
         secret = self._book.secret(channel)
         if not document.bootstraps or secret is None:
@@ -105,8 +147,8 @@ class ShareCalls:
         made, seed = await self._visits.make(
             channel,
             uri=shared.uri,
-            role=role,
-            contents=[content.blinded for content in shared.contents],
+            roles=roles,
+            contents=marks,
             uses=params.uses,
             seconds=params.expires_in,
         )
@@ -116,15 +158,16 @@ class ShareCalls:
             codec.encode(made),
             seed,
             shared.uri,
-            tuple(content.blinded(secret[1]) for content in shared.contents),
+            shared.keys(secret[1]),
             secret[0],
             proxy.public,
+            _linked(params.view, beside, secret[1]) if params.view else None,
         )
         self._services.bootstraps.hurry()  # whoever gets it will come through them soon
         row = PassRow(
             made.id, channel.hex(), shared.uri, params.uses, made.issued_at, made.expires_at
         )
-        here = await self._is_here(shared, channel)
+        here = all([await self._is_here(each, channel) for each in everything])
         return self._describe(row) | {"link": to_url(link, page_of(proxy.url)), "here": here}
 
     async def _shared(self, uri: KacheryUri) -> _Shared:
@@ -147,11 +190,25 @@ class ShareCalls:
         hashes = [uri.hash] if manifest is None else [uri.hash, manifest]
         return _Shared(text, [file_key(sha1) for sha1 in hashes])
 
-    def _channel(self, named: str | None, role: str) -> bytes:
+    async def _beside(self, content: _Content) -> _Shared:
+        """What a view may ask for. Raises BadInput."""
+        uri = parse_uri(content.uri)
+        shared = await self._shared(uri)
+        if not content.may_append:
+            return shared
+        if uri.kind != "feed" or not await self._services.feeds.is_own(bytes.fromhex(uri.hash)):
+            raise BadInput(
+                what=f"URI {content.uri!r}",
+                reason="visitors can append to a subfeed whose key lies on the node that makes the "
+                "link, and to nothing else; create a feed here",
+            )
+        return shared._replace(may_append=True)
+
+    def _channel(self, named: str | None, roles: frozenset[str]) -> bytes:
         """The channel on which to share. Raises BadInput: the caller must say which."""
         if named is not None:
             return self._book.resolve(named)
-        found = [channel for channel in self._book if role in self._visits.may_share(channel)]
+        found = [channel for channel in self._book if roles <= self._visits.may_share(channel)]
         if len(found) == 1:
             return found[0]
         names = ", ".join(sorted(self._book.signed(each).document.name for each in found))
@@ -212,3 +269,8 @@ class ShareCalls:
             "expires_at": row.expires_at,
             "state": self._visits.state_of(row),
         }
+
+
+def _linked(view: _View, beside: list[_Shared], secret: bytes) -> LinkedView:
+    contents = tuple(LinkedContent(each.uri, each.keys(secret), each.may_append) for each in beside)
+    return LinkedView(view.title, view.data, contents)

@@ -3,8 +3,9 @@
 It is a few files that are always the same, held in memory; whoever comes may have them. The page
 gets nothing else from here over HTTP: what it shows it fetches as a visitor, over a WebSocket.
 
-Invariants: the page may run its own scripts alone, and connect to where it came from alone; nothing
-of a request but its path decides what it gets.
+Invariants: the page may run its own scripts alone, and connect to where it came from alone; the frame of
+a view runs what the view brings, and connects to nothing; nothing of a request but its path decides
+what it gets.
 
 Non-goals: who may connect (node/links/listener.py).
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import gzip
 import http
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -29,8 +31,11 @@ FOLDER: Final = Path(__file__).parents[2] / "page"
 """Where ``scripts/web`` puts what it builds, and the wheel has it."""
 
 _INDEX: Final = "index.html"
+_VIEW: Final = "view.html"
+"""The document of the frame in which views run."""
 _KINDS: Final = {
     _INDEX: "text/html; charset=utf-8",
+    _VIEW: "text/html; charset=utf-8",
     "kachery.js": "text/javascript; charset=utf-8",
     "kachery.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
@@ -45,11 +50,33 @@ _POLICY: Final = "; ".join(
         "img-src 'self' blob:",
         "media-src blob:",
         "connect-src 'self'",
+        "frame-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
+    )
+)
+_VIEW_POLICY: Final = "; ".join(
+    (
+        "sandbox allow-scripts",  # an origin of its own, also for who opens it without a frame
+        "default-src 'none'",
+        # Ours, and what the view brings. None that are inline: those would run in frames inside the
+        # frame, where a fresh set of the browser's interfaces is, and could have pages prefetched.
+        "script-src '{script}' 'unsafe-eval' blob:",
+        "style-src 'unsafe-inline' blob:",
+        "img-src blob: data:",
+        "font-src blob: data:",
+        "media-src blob: data:",
+        "connect-src 'none'",
+        "worker-src 'none'",
+        "frame-src 'none'",
+        "object-src 'none'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'self'",
+        "webrtc 'block'",
     )
 )
 _HEADERS: Final = {
@@ -62,6 +89,12 @@ _HEADERS: Final = {
     "Cache-Control": "no-cache",
     "Connection": "close",
 }
+_OF_VIEW: Final = {
+    "X-DNS-Prefetch-Control": "off",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), display-capture=(), "
+    "clipboard-read=(), clipboard-write=(), usb=(), serial=(), hid=(), bluetooth=(), midi=()",
+}
+"""Headers that differ for it."""
 _NOT_BUILT: Final = (
     "This node was installed without the page that opens share links. Install a released wheel of "
     "kachery_p2p, or run ./scripts/web in its source folder (it takes npm), then restart the node.\n"
@@ -71,7 +104,7 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 @dataclass(frozen=True)
 class _File:
-    kind: str
+    headers: dict[str, str]
     data: bytes
     packed: bytes
     tag: str
@@ -94,8 +127,8 @@ class Page:
         if found is None:
             return _text(http.HTTPStatus.NOT_FOUND, "There is nothing under this address.\n")
         if _field(request, "If-None-Match") == found.tag:
-            return _response(http.HTTPStatus.NOT_MODIFIED, {"ETag": found.tag}, b"")
-        fields = {"Content-Type": found.kind, "ETag": found.tag, "Vary": "Accept-Encoding"}
+            return _response(http.HTTPStatus.NOT_MODIFIED, found.headers | {"ETag": found.tag}, b"")
+        fields = found.headers | {"ETag": found.tag, "Vary": "Accept-Encoding"}
         if "gzip" not in _field(request, "Accept-Encoding"):
             return _response(http.HTTPStatus.OK, fields, found.data)
         return _response(http.HTTPStatus.OK, fields | {"Content-Encoding": "gzip"}, found.packed)
@@ -159,8 +192,17 @@ def _read(folder: Path) -> dict[str, _File]:
         except OSError:
             return {}
         tag = f'"{sha256(data).hexdigest()[:32]}"'
-        found[name] = _File(kind, data, gzip.compress(data, mtime=0), tag)
+        headers = {"Content-Type": kind}
+        if name == _VIEW:
+            headers |= _OF_VIEW | {"Content-Security-Policy": _view_policy(data)}
+        found[name] = _File(headers, data, gzip.compress(data, mtime=0), tag)
     return found
+
+
+def _view_policy(document: bytes) -> str:
+    """The policy of the frame of views, which knows its one script by its hash."""
+    script = document.partition(b"<script>")[2].partition(b"</script>")[0]
+    return _VIEW_POLICY.format(script=f"sha256-{b64encode(sha256(script).digest()).decode()}")
 
 
 def _text(status: http.HTTPStatus, text: str) -> Response:

@@ -1,4 +1,4 @@
-"""Share links: one URL that opens a file or a subfeed in a browser.
+"""Share links: one URL that opens a file, a subfeed or a view in a browser.
 
     https://<proxy>/#<base64url of (check, packed)>
 
@@ -21,7 +21,14 @@ from msgspec import Meta, Struct
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import ProtocolViolation
 from kachery_p2p.protocol.identity import NodeKey
-from kachery_p2p.protocol.limits import BLINDED_KEY_BYTES, MAX_CHANNEL_NAME, MAX_PASS_SCOPE, MAX_URI
+from kachery_p2p.protocol.limits import (
+    BLINDED_KEY_BYTES,
+    MAX_CHANNEL_NAME,
+    MAX_PASS_SCOPE,
+    MAX_URI,
+    MAX_VIEW_DATA,
+    MAX_VIEW_TITLE,
+)
 
 from .document import Count, Key
 
@@ -31,6 +38,29 @@ CHECK_BYTES: Final = 4
 
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _PAGE_SCHEMES: Final = {"wss": "https", "ws": "http"}
+
+
+_Keys = Annotated[
+    tuple[Annotated[bytes, Meta(min_length=BLINDED_KEY_BYTES, max_length=BLINDED_KEY_BYTES)], ...],
+    Meta(max_length=MAX_PASS_SCOPE),
+]
+
+
+class LinkedContent(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Content that a view may ask for. ``may_append``: it may also add messages to that subfeed."""
+
+    uri: Annotated[str, Meta(max_length=MAX_URI)]
+    keys: _Keys
+    may_append: bool
+
+
+class LinkedView(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """That the file of a link is a view's (:mod:`kachery_p2p.protocol.files.view_pack`), and what the
+    view is given. ``data``: JSON."""
+
+    title: Annotated[str, Meta(max_length=MAX_VIEW_TITLE)]
+    data: Annotated[bytes, Meta(max_length=MAX_VIEW_DATA)]
+    contents: Annotated[tuple[LinkedContent, ...], Meta(max_length=MAX_PASS_SCOPE)]
 
 
 class ShareLink(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -43,14 +73,10 @@ class ShareLink(Struct, frozen=True, array_like=True, forbid_unknown_fields=True
     visitor_pass: bytes
     seed: Key
     uri: Annotated[str, Meta(max_length=MAX_URI)]
-    keys: Annotated[
-        tuple[
-            Annotated[bytes, Meta(min_length=BLINDED_KEY_BYTES, max_length=BLINDED_KEY_BYTES)], ...
-        ],
-        Meta(max_length=MAX_PASS_SCOPE),
-    ]
+    keys: _Keys
     secret_version: Count
     proxy: Key
+    view: LinkedView | None = None
 
 
 def page_of(url: str) -> str:

@@ -14,6 +14,10 @@ FEED_CONTEXT: Final = b"kachery-feed"
 FEED_OWNER_CONTEXT: Final = b"kachery-owner"
 """Personalisation of the keys under which a feed's owner is found; the identifier is the feed id."""
 
+FEED_APPEND_CONTEXT: Final = b"kachery-append"
+"""Personalisation of the marks of passes with which visitors may append; the identifier is that of the
+subfeed. Nothing is announced under these keys."""
+
 _FEED_BYTES: Final = 32
 _SUBFEED_BYTES: Final = 20
 
@@ -24,10 +28,12 @@ def subfeed_key(feed: bytes, subfeed: bytes) -> ContentKey:
     Raises:
         BadInput: one of them has another length.
     """
-    if len(subfeed) != _SUBFEED_BYTES:
-        raise BadInput(what="subfeed hash", reason=f"it is {_SUBFEED_BYTES} bytes")
-    title = feed_uri(_checked(feed), f"~{subfeed.hex()}")
-    return ContentKey("feeds", FEED_CONTEXT, feed + subfeed, title)
+    return _subfeed_key(FEED_CONTEXT, feed, subfeed)
+
+
+def append_key(feed: bytes, subfeed: bytes) -> ContentKey:
+    """The right of a visitor to append to a subfeed, as :func:`subfeed_key` names it."""
+    return _subfeed_key(FEED_APPEND_CONTEXT, feed, subfeed)
 
 
 def feed_owner_key(feed: bytes) -> ContentKey:
@@ -37,6 +43,13 @@ def feed_owner_key(feed: bytes) -> ContentKey:
         BadInput: it has another length.
     """
     return ContentKey("feeds", FEED_OWNER_CONTEXT, _checked(feed), feed_uri(feed))
+
+
+def _subfeed_key(context: bytes, feed: bytes, subfeed: bytes) -> ContentKey:
+    if len(subfeed) != _SUBFEED_BYTES:
+        raise BadInput(what="subfeed hash", reason=f"it is {_SUBFEED_BYTES} bytes")
+    title = feed_uri(_checked(feed), f"~{subfeed.hex()}")
+    return ContentKey("feeds", context, feed + subfeed, title)
 
 
 def _checked(feed: bytes) -> bytes:

@@ -49,6 +49,15 @@ MAX_PASS_SCOPE: Final = 16
 """Contents that one visitor pass is for: a link shall stay one that can be sent in a message."""
 MAX_PASS_USES: Final = 1_000_000
 """Visitors of a link whose uses are counted."""
+MAX_VIEW_DATA: Final = 4_096
+"""Bytes of the JSON that a link to a view carries itself; more is content, which the JSON names."""
+MAX_VIEW_TITLE: Final = 200
+"""Characters of the title of a view."""
+VISITOR_APPEND_BYTES: Final = 16_777_216
+"""Bytes of messages that the visitors of one link may append while a node runs: what a person decides
+in a browser is small, and a link that leaked shall not fill a disk."""
+MAX_VISITOR_MESSAGES: Final = 1_000
+"""Messages that a visitor appends at once."""
 MAX_PASSES: Final = 10_000
 """Share links on one channel that a node remembers; those that are over make room."""
 PASS_SECONDS: Final = 7 * 24 * 3600.0

@@ -42,3 +42,6 @@ that were not asked for longest are forgotten first."""
 RACY_SECONDS: Final = 2.0
 """A file that was written within so long before it was read may change once more and look the same:
 some file systems count time in steps of two seconds. So it is read again next time."""
+
+MAX_VIEW: Final = 16_777_216
+"""Bytes of the files of a view: a page verifies its pack as a whole, and holds it."""

@@ -345,3 +345,51 @@ async def test_visitors_beyond_the_bound_make_the_idle_one_go(
         assert not closed[2]
         # Members are none of them.
         assert lab["P"].network.links_to(lab.id("A"), lab.channels["lab"])
+
+
+async def test_a_visitor_appends_where_its_link_says_so_on_the_node_that_made_it() -> None:
+    async with laboratory() as lab:
+        feed = (await lab.call("A", "feed.create", name="f"))["feed"]
+        uri = {name: f"feed://{feed.hex()}/{name}" for name in ("written", "read")}
+        sha1, _ = await lab.store("A", b"pack")
+        contents = [{"uri": text, "may_append": name == "written"} for name, text in uri.items()]
+        view = {"title": "", "data": b"null", "contents": contents}
+        made = await lab.call("A", "share.create", uri=f"sha1://{sha1}/view", view=view)
+        visitor = await arrive(lab, made)
+        await visitor.visit(visitor.proxy, secret=b"")
+        link = await visitor.holder("A")
+
+        async def submit(name: str, text: bytes, count: int = 1) -> Any:
+            params = {
+                "channel": visitor.channel,
+                "feed": feed,
+                "subfeed": subfeed_hash(name),
+                "name": name,
+                "submission": bytes(16),
+            }
+            stream = link.open("feed.submit", params, credit=1 << 20)
+            await stream.send([count], text)
+            item = await stream.receive()
+            assert item is not None
+            return item[0]
+
+        assert await submit("written", b'{"a": 1}') == [0, 1]
+        assert await submit("written", b'{"a": 1}') == [0, 1]  # the same submission
+        for name in ("read", "other"):
+            with pytest.raises(AccessDenied, match="something else"):
+                await submit(name, b"1")
+        with pytest.raises(KacheryError, match="in all"):
+            await submit("written", b"\n".join([b"1"] * 1_001), 1_001)
+        await lab.call("A", "share.revoke", id=made["link"])
+        with pytest.raises(KacheryError):
+            await submit("written", b"2")
+
+
+async def test_only_the_node_of_a_feed_makes_links_that_append_to_it() -> None:
+    async with laboratory() as lab:
+        sha1, _ = await lab.store("A", b"pack")
+        content = {"uri": f"feed://{'ab' * 32}/x", "may_append": True}
+        view = {"title": "", "data": b"null", "contents": [content]}
+        with pytest.raises(BadInput, match="key lies on the node"):
+            await lab.call("A", "share.create", uri=f"sha1://{sha1}/view", view=view)
+        assert (await lab.call("A", "share.list"))["shares"] == []

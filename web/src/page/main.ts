@@ -11,6 +11,7 @@ import { bytesText, byId, make, shown } from "./dom.js";
 import { FeedView } from "./feedview.js";
 import { save } from "./save.js";
 import { show } from "./show.js";
+import { View } from "./view.js";
 
 const connect: Connect = (url, protocol) => new WebSocket(url, protocol) as unknown as Socket;
 /** A browser that keeps nothing makes each load of the page another visitor. */
@@ -39,6 +40,9 @@ function repair(): void {
 
 class Page {
   private visit: Visit | null = null;
+  private view: View | null = null;
+  /** What a view fetches from then on is no news. */
+  private begun = false;
   private readonly over = new AbortController();
 
   private tell(text: string, error = false): void {
@@ -59,10 +63,11 @@ class Page {
       this.describe(share);
       // Beside the page, wherever a reverse proxy has put it.
       const url = new URL("kachery-p2p", location.href.split("#")[0]).href.replace(/^http/, "ws");
-      this.visit = new Visit(share, { url, connect, memory, tell: (text) => this.tell(`${text} …`) });
+      this.visit = new Visit(share, { url, connect, memory, tell: (text) => this.begun || this.tell(`${text} …`) });
       if (share.pass.uses && !this.visit.returning) await this.asked();
       if (this.over.signal.aborted) return;
-      await (share.target.kind === "file" ? this.showFile(this.visit) : this.showFeed(this.visit));
+      if (share.view) await this.showView(this.visit);
+      else await (share.target.kind === "file" ? this.showFile(this.visit) : this.showFeed(this.visit));
     } catch (error) {
       this.fail(error);
     }
@@ -70,6 +75,7 @@ class Page {
 
   close(): void {
     this.over.abort();
+    this.view?.close();
     this.visit?.close();
   }
 
@@ -96,7 +102,7 @@ class Page {
   }
 
   private describe(share: Share): void {
-    const name = shown(share.target.name);
+    const name = shown(share.view ? share.view.title || "A view" : share.target.name);
     byId("title").textContent = name;
     document.title = `${name} – kachery`;
     const until = new Date(share.pass.expiresAt * 1000);
@@ -136,6 +142,18 @@ class Page {
     }
   }
 
+  private async showView(visit: Visit): Promise<void> {
+    framed = true;
+    document.body.classList.add("wide");
+    this.view = await View.open(visit, () => {
+      this.begun = true;
+      this.tell("Verified.");
+    });
+    if (this.over.signal.aborted) return;
+    byId("content").replaceChildren(this.view.element);
+    this.route(this.view.source);
+  }
+
   private async showFeed(visit: Visit): Promise<void> {
     const view = new FeedView();
     byId("content").replaceChildren(view.element);
@@ -152,8 +170,11 @@ class Page {
 }
 
 let page: Page | null = null;
+/** A view was opened: the page has given up frames since, so the next link takes a new page. */
+let framed = false;
 
 function start(): void {
+  if (framed) return location.reload();
   page?.close();
   repair();
   page = new Page();

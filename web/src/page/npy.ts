@@ -3,6 +3,7 @@
 import { type Bytes, concat } from "../bytes.js";
 import { KacheryError } from "../errors.js";
 import { MAX_NPY_HEADER } from "../limits.js";
+import type { Values } from "../view/api.js";
 
 export interface Header {
   readonly dtype: string;
@@ -61,6 +62,31 @@ function half(bits: number): number {
   return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -14 * (fraction / 1024));
 }
 
+/** Bytes of one value. Throws `bad-input` for a type that is not read here. */
+export function itemSize(dtype: string): number {
+  const found = READERS[dtype.slice(1)];
+  if (!found || !"<>|=".includes(dtype[0]!)) throw bad(`values of the type ${dtype.slice(0, 40)} are not read here`);
+  return found[0];
+}
+
+const ARRAYS = {
+  b1: Uint8Array, i1: Int8Array, u1: Uint8Array, i2: Int16Array, u2: Uint16Array, i4: Int32Array, u4: Uint32Array,
+  i8: BigInt64Array, u8: BigUint64Array, f4: Float32Array, f8: Float64Array,
+} as const;
+
+/** Values as an array of the language, in the order of this machine; a memory of its own. */
+export function typed(dtype: string, bytes: Bytes): Values {
+  const size = itemSize(dtype);
+  const kind = dtype.slice(1);
+  const data = bytes.slice(0, bytes.length - (bytes.length % size));
+  if (kind === "f2") {
+    const view = new DataView(data.buffer);
+    return Float32Array.from({ length: data.length / 2 }, (_, i) => half(view.getUint16(2 * i, dtype[0] !== ">")));
+  }
+  if (dtype[0] === ">") for (let at = 0; at < data.length; at += size) data.subarray(at, at + size).reverse();
+  return new ARRAYS[kind as keyof typeof ARRAYS](data.buffer);
+}
+
 /** Least, greatest, mean and standard deviation of what is added; values that are no numbers are counted apart. */
 export class Statistics {
   count = 0;
@@ -76,12 +102,13 @@ export class Statistics {
     private readonly size: number,
     private readonly read: Read,
     private readonly little: boolean,
+    private readonly told: (value: number) => void,
   ) {}
 
-  /** Null for a type without statistics: complex numbers, text, structures. */
-  static of(dtype: string): Statistics | null {
+  /** Null for a type without statistics: complex numbers, text, structures. `told`: of each value. */
+  static of(dtype: string, told: (value: number) => void): Statistics | null {
     const found = READERS[dtype.slice(1)];
-    return found && "<>|=".includes(dtype[0]!) ? new Statistics(found[0], found[1], dtype[0] !== ">") : null;
+    return found && "<>|=".includes(dtype[0]!) ? new Statistics(found[0], found[1], dtype[0] !== ">", told) : null;
   }
 
   add(bytes: Bytes): void {
@@ -93,6 +120,7 @@ export class Statistics {
   }
 
   private take(value: number): void {
+    this.told(value);
     if (this.first.length < 100) this.first.push(value);
     if (Number.isNaN(value)) {
       this.nan += 1;

@@ -4,7 +4,8 @@ import type { Bytes } from "../bytes.js";
 import type { RemoteFile } from "../file.js";
 import { MAX_NPY_HEADER, SHOWN_ARRAY, SHOWN_IMAGE, SHOWN_JSON, SHOWN_ROWS, SHOWN_TEXT } from "../limits.js";
 import { bytesText, make } from "./dom.js";
-import { parseHeader, Statistics } from "./npy.js";
+import { type Picture, pictureOf } from "./array_picture.js";
+import { itemSize, parseHeader, Statistics } from "./npy.js";
 import { parseJson, parseRows, showJson, showTable, showText } from "./text.js";
 
 const IMAGES: Readonly<Record<string, string>> = {
@@ -33,6 +34,7 @@ export async function show(file: RemoteFile, tell: Tell): Promise<Node> {
   }
   const head = await file.bytes(0, Math.min(file.size, MAX_NPY_HEADER + 12));
   if (head[0] === 0x93 && head[1] === 0x4e) return showArray(file, head, tell);
+  if (kind === "pdf") return make("p", { class: "note" }, "A PDF. Save it to read it: a page that shows others' documents inside itself would have to trust them.");
   if (isBinary(head)) return make("p", { class: "note" }, "This page has no view for what is in it. You can save it.");
   if ((kind === "json" || (kind === "" && /^\s*[[{]/.test(decode(head)))) && file.size <= SHOWN_JSON)
     return showParsed(decode(await file.bytes()));
@@ -84,10 +86,12 @@ async function showArray(file: RemoteFile, head: Bytes, tell: Tell): Promise<Nod
     ["order", header.fortran ? "Fortran" : "C"],
     ["values", String(values)],
   ];
-  const statistics = Statistics.of(header.dtype);
+  const stop = Math.min(file.size, header.offset + SHOWN_ARRAY);
+  let picture: Picture | null = null;
+  const statistics = Statistics.of(header.dtype, (value) => picture?.add(value));
   const notes: Node[] = [];
   if (statistics) {
-    const stop = Math.min(file.size, header.offset + SHOWN_ARRAY);
+    picture = pictureOf(header.shape, header.fortran, Math.floor((stop - header.offset) / itemSize(header.dtype)));
     for await (const { offset, bytes } of file.read(header.offset, stop)) {
       statistics.add(bytes);
       tell(`Computing statistics: ${bytesText(offset + bytes.length)} of ${bytesText(stop)}`);
@@ -102,6 +106,7 @@ async function showArray(file: RemoteFile, head: Bytes, tell: Tell): Promise<Nod
     if (statistics.nan) facts.push(["not a number", String(statistics.nan)]);
     if (stop < file.size)
       notes.push(make("p", { class: "note" }, `Statistics are of the first ${bytesText(SHOWN_ARRAY)}.`));
+    if (picture && statistics.count) notes.push(picture.element());
     notes.push(make("p", { class: "note" }, "First values:"), make("pre", {}, statistics.first.map(number).join(", ")));
   }
   const rows = facts.map(([name, value]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, value)));

@@ -1,0 +1,1 @@
+"""Views: small web applications that are stored like any folder, and opened by a link."""

@@ -1,0 +1,68 @@
+/** A view on the page: its files, verified, in a frame that can reach this page's answers and nothing else. */
+
+import { KacheryError } from "../errors.js";
+import { RemoteFile } from "../file.js";
+import { hashers } from "../hashing.js";
+import { MAX_VIEW } from "../limits.js";
+import type { Start } from "../view/messages.js";
+import type { Visit } from "../visit.js";
+import { make } from "./dom.js";
+import { parsePack } from "./view_pack.js";
+import { ViewHost } from "./view_host.js";
+
+const LISTING = 1_048_576;
+const MOST_TROUBLES = 20;
+
+export class View {
+  readonly element: HTMLElement;
+  readonly source: string;
+  private host: ViewHost | null = null;
+
+  private constructor(frame: HTMLIFrameElement, troubles: HTMLElement, file: RemoteFile) {
+    this.element = make("div", {}, frame, troubles);
+    this.source = file.source;
+  }
+
+  /** Fetches and verifies the view; it starts when its element is on the page. `ready`: it is there. */
+  static async open(visit: Visit, ready: () => void): Promise<View> {
+    const { view } = visit.share;
+    const { sha1 } = await hashers();
+    const file = await RemoteFile.open(visit);
+    if (file.size > MAX_VIEW + LISTING) throw new KacheryError("too-large", { what: "The view", reason: `views have ${MAX_VIEW} bytes at most` });
+    const files = parsePack(await file.bytes(), sha1);
+    const start: Start = { kachery: 1, title: view!.title, data: view!.data, files };
+    const frame = make("iframe", { class: "view", src: "view.html", sandbox: "allow-scripts", referrerpolicy: "no-referrer", title: view!.title || "A view" });
+    const troubles = make("ul", { class: "note", "aria-label": "What the view tried" });
+    const made = new View(frame, troubles, file);
+    const trouble = (text: string) => {
+      if (troubles.childElementCount < MOST_TROUBLES) troubles.append(make("li", {}, text));
+    };
+    let loads = 0;
+    frame.addEventListener("load", () => {
+      // Our document, then the one that it makes of the view.
+      if (++loads === 2) return;
+      if (loads > 2) {
+        made.host?.close();
+        return trouble("The view left its frame, and was stopped. Load the page again to see it.");
+      }
+      forbidFrames();
+      const { port1, port2 } = new MessageChannel();
+      made.host = new ViewHost(visit, port1, sha1, { ready, trouble });
+      // It has no origin that could be named; nothing but our own document can be in it yet.
+      frame.contentWindow!.postMessage(start, "*", [port2]);
+    });
+    return made;
+  }
+
+  close(): void {
+    this.host?.close();
+  }
+}
+
+/**
+ * From now on no frame of this page goes anywhere: a view that leads its own frame to some address, with what
+ * it read in it, gets nowhere. Policies can be added to a page, and never taken back.
+ */
+function forbidFrames(): void {
+  document.head.append(make("meta", { "http-equiv": "Content-Security-Policy", content: "frame-src 'none'" }));
+}
