@@ -8,6 +8,9 @@ from .units import MIB
 
 MAX_UNWRITTEN: Final = 1_000
 """Changes of the index (last uses, sizes) that wait in memory before they are written together."""
+OWN_USED_SECONDS: Final = 3_600.0
+"""A file of the user's that is stored again within this time after its last use is not noted as used:
+a folder of a hundred thousand unchanged files costs no write for each."""
 WRITE_USES_SECONDS: Final = 5.0
 """They wait so long at most: what a crash costs is the last uses of so many seconds."""
 EVICT_PAGE: Final = 256

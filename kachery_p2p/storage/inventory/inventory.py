@@ -31,6 +31,7 @@ from msgspec.structs import replace
 
 from kachery_p2p.protocol.errors import StorageDamaged
 from kachery_p2p.protocol.files.eviction import KINDS, SOURCES, Kind
+from kachery_p2p.protocol.limits import OWN_USED_SECONDS
 from kachery_p2p.storage import paths
 from kachery_p2p.storage.disk import remove
 
@@ -154,7 +155,11 @@ class Inventory(Rows):
         with self._lock:
             self._read(sha1s)
             for sha1 in sha1s:
-                self._put(replace(self._own(self._thing(sha1), now), used=now))
+                thing = self._thing(sha1)
+                own = self._own(thing, now)
+                # What is theirs does not go, so its last use need not be known to the second.
+                if own is not thing or now - thing.used > OWN_USED_SECONDS:
+                    self._put(replace(own, used=now))
             self._commit()
 
     def _own(self, thing: Thing, now: float) -> Thing:

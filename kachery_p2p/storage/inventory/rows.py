@@ -63,7 +63,7 @@ LOCK_FILE: Final = ".kachery-p2p-files.lock"
 _PAGE: Final = 500
 """Rows that are asked for in one query."""
 MOST_UNWRITTEN: Final = 10 * MAX_UNWRITTEN
-MAX_CLEAN: Final = 2 * MAX_UNWRITTEN
+MAX_CLEAN: Final = 4 * MAX_UNWRITTEN
 """Rows that are kept in memory as they are in the file: those of the last few batches."""
 
 

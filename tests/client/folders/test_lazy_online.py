@@ -3,6 +3,10 @@ rest. Counted at the node that has it."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,7 @@ import numpy as np
 import pytest
 
 import kachery_p2p as kc
-from tests.daemons import Lab, announced, at, short_folder
+from tests.daemons import Lab, announced, at, short_folder, until
 
 pytestmark = pytest.mark.processes
 
@@ -121,3 +125,58 @@ def test_columns_of_a_table_are_moved_alone(lab: Lab, tmp_path: Path) -> None:
         some = pandas.read_parquet(uri, columns=["c3", "c41"])
         assert (some["c41"] == table["c41"].to_numpy()).all()
     assert moved.now() < path.stat().st_size / 5
+
+
+HOLDS_RANGES = """
+import asyncio, os, sys
+import kachery_p2p as kc
+
+async def main():
+    file = await kc.aopen(sys.argv[1])
+    places = [65_536 * number for number in range(300)]
+    reads = [
+        asyncio.create_task(file.aread_many([(at + n, at + n + 10) for at in places]))
+        for n in range(34)
+    ]
+    await asyncio.sleep(0)
+    print("asked", flush=True)
+    await asyncio.gather(*reads)
+
+asyncio.run(main())
+"""
+
+
+def test_a_reader_that_is_killed_holds_nothing(lab: Lab) -> None:
+    """It has ten thousand ranges open, which come slowly: others read on, and nothing stays open."""
+    data = np.random.default_rng(4).bytes(21 * MB)
+    with at(lab.a):
+        uri = kc.store_bytes(data)
+    with at(lab.b):
+        announced(uri)
+        with kc.open(uri) as file:
+            assert file.read_at(0, 10) == data[:10]
+
+    def opened() -> int:
+        return len(os.listdir(f"/proc/{lab.b.pid}/fd"))
+
+    before = opened()
+    os.kill(lab.a.pid, signal.SIGSTOP)
+    try:
+        reader = subprocess.Popen(
+            [sys.executable, "-c", HOLDS_RANGES, uri],
+            env=lab.b.env,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with reader:
+            assert reader.stdout is not None
+            assert reader.stdout.readline() == "asked\n"
+            reader.kill()
+    finally:
+        os.kill(lab.a.pid, signal.SIGCONT)
+    with at(lab.b):
+        with kc.open(uri) as file:
+            assert file.read_at(20 * MB, 1_000) == data[20 * MB :][:1_000]
+        assert kc.load_bytes(uri) == data
+        kc.node_info()
+    until(lambda: opened() <= before + 2, "what the killed reader had open is closed")
