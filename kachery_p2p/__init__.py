@@ -55,6 +55,7 @@ from kachery_p2p.client.files.loads import (
     aload_text,
 )
 from kachery_p2p.client.files.opened import File, aopen
+from kachery_p2p.client.files.origins import aarchive, alist_origins, aset_origins
 from kachery_p2p.client.files.stores import (
     alink_file,
     astore_bytes,
@@ -110,6 +111,7 @@ from kachery_p2p.client.older_folders import kachery_storage_dir as _kachery_sto
 from kachery_p2p.client.older_folders import kachery_temp_dir as _kachery_temp_dir
 from kachery_p2p.client.shellscript import ShellScript
 from kachery_p2p.client.sync import (
+    archive,
     channel_add_node,
     channel_authorise,
     channel_create,
@@ -137,6 +139,7 @@ from kachery_p2p.client.sync import (
     link_file,
     list_dir,
     list_feeds,
+    list_origins,
     list_shares,
     list_tasks,
     load_bytes,
@@ -157,6 +160,7 @@ from kachery_p2p.client.sync import (
     revoke_share,
     set,
     set_max_storage,
+    set_origins,
     share,
     stop_node,
     storage_usage,
@@ -227,6 +231,7 @@ __all__ = [
     "_kachery_storage_dir",
     "_kachery_temp_dir",
     "_run_task",
+    "aarchive",
     "achannel_add_node",
     "achannel_authorise",
     "achannel_create",
@@ -255,6 +260,7 @@ __all__ = [
     "alist_dir",
     "alist_feeds",
     "alist_files",
+    "alist_origins",
     "alist_shares",
     "alist_tasks",
     "aload_bytes",
@@ -274,12 +280,14 @@ __all__ = [
     "anode_status",
     "aopen",
     "apin",
+    "archive",
     "arequest_task",
     "arevoke_share",
     "arun_task",
     "arun_task_backend",
     "aset",
     "aset_max_storage",
+    "aset_origins",
     "ashare",
     "astop_daemon",
     "astop_node",
@@ -336,6 +344,7 @@ __all__ = [
     "list_dir",
     "list_feeds",
     "list_files",
+    "list_origins",
     "list_shares",
     "list_tasks",
     "load_bytes",
@@ -361,6 +370,7 @@ __all__ = [
     "run_task_backend",
     "set",
     "set_max_storage",
+    "set_origins",
     "share",
     "stop_daemon",
     "stop_node",

@@ -8,7 +8,7 @@ from kachery_p2p.client.session.portal import twin
 from . import nodes
 from .channels import invitations, shares
 from .feeds import feeds, watches
-from .files import finds, keeping, loads, opened, stores, tables, uploads
+from .files import finds, keeping, loads, opened, origins, stores, tables, uploads
 from .files.older import todays
 from .folders import arrays, directories
 from .tasks import requests as task_requests
@@ -51,6 +51,9 @@ unpin = twin(keeping.aunpin)
 collect_garbage = twin(keeping.acollect_garbage)
 set_max_storage = twin(keeping.aset_max_storage)
 verify = twin(keeping.averify)
+list_origins = twin(origins.alist_origins)
+set_origins = twin(origins.aset_origins)
+archive = twin(origins.aarchive)
 
 get_node_id = twin(nodes.aget_node_id, asks_only=True)
 node_info = twin(nodes.anode_info, asks_only=True)

@@ -158,9 +158,9 @@ class Keeping:
         """
         return await self._context.workers.disk(self._pin, sha1, name, seconds)
 
-    def _pin(self, root: str, name: str, seconds: float | None) -> dict[str, Any]:
-        context = self._context
-        until = None if seconds is None else context.clock() + seconds
+    def inside(self, root: str) -> list[str]:
+        """A content, and all that it names and that can be read here, with their manifests. Reads the
+        disk."""
         inside: dict[str, None] = {root: None}
         queue = [root]
         while queue:
@@ -170,9 +170,15 @@ class Keeping:
                     if directory:
                         queue.append(each)
         for each in list(inside):
-            manifest = context.state.manifest(each)
+            manifest = self._context.state.manifest(each)
             if manifest is not None:
                 inside[manifest] = None
+        return list(inside)
+
+    def _pin(self, root: str, name: str, seconds: float | None) -> dict[str, Any]:
+        context = self._context
+        until = None if seconds is None else context.clock() + seconds
+        inside = self.inside(root)
         # Under the lock under which things go: what is here now stays.
         with context.quota.lock:
             if context.store.find(root) is None:

@@ -29,6 +29,7 @@ from .file_calls import FileCalls
 from .invitation_calls import InvitationCalls
 from .live_call import DeferredResult, LiveCall
 from .node_calls import NodeCalls
+from .origin_calls import OriginCalls
 from .services import Services
 from .share_calls import ShareCalls
 from .status_calls import StatusCalls
@@ -50,6 +51,7 @@ class Calls:
             **ShareCalls(services).calls(),
             **files.calls(),
             **StorageCalls(services).calls(),
+            **OriginCalls(services).calls(),
             **BatchCalls(services).calls(),
             **FeedCalls(services).calls(),
             **TaskCalls(services).calls(),
