@@ -55,6 +55,7 @@ from kachery_p2p.client.files.loads import (
     aload_text,
 )
 from kachery_p2p.client.files.opened import File, aopen
+from kachery_p2p.client.files.origins import aarchive, alist_origins, aset_origins
 from kachery_p2p.client.files.pushing import (
     adrop_kept,
     aget_keepers,
@@ -118,6 +119,7 @@ from kachery_p2p.client.older_folders import kachery_storage_dir as _kachery_sto
 from kachery_p2p.client.older_folders import kachery_temp_dir as _kachery_temp_dir
 from kachery_p2p.client.shellscript import ShellScript
 from kachery_p2p.client.sync import (
+    archive,
     channel_add_node,
     channel_authorise,
     channel_create,
@@ -148,6 +150,7 @@ from kachery_p2p.client.sync import (
     list_dir,
     list_feeds,
     list_kept,
+    list_origins,
     list_shares,
     list_tasks,
     load_bytes,
@@ -171,6 +174,7 @@ from kachery_p2p.client.sync import (
     set,
     set_keeping,
     set_max_storage,
+    set_origins,
     share,
     stop_node,
     storage_usage,
@@ -247,6 +251,7 @@ __all__ = [
     "_kachery_storage_dir",
     "_kachery_temp_dir",
     "_run_task",
+    "aarchive",
     "achannel_add_node",
     "achannel_authorise",
     "achannel_create",
@@ -278,6 +283,7 @@ __all__ = [
     "alist_feeds",
     "alist_files",
     "alist_kept",
+    "alist_origins",
     "alist_shares",
     "alist_tasks",
     "aload_bytes",
@@ -298,6 +304,7 @@ __all__ = [
     "aopen",
     "apin",
     "apush",
+    "archive",
     "arelease_kept",
     "arequest_task",
     "arevoke_share",
@@ -306,6 +313,7 @@ __all__ = [
     "aset",
     "aset_keeping",
     "aset_max_storage",
+    "aset_origins",
     "ashare",
     "astop_daemon",
     "astop_node",
@@ -368,6 +376,7 @@ __all__ = [
     "list_feeds",
     "list_files",
     "list_kept",
+    "list_origins",
     "list_shares",
     "list_tasks",
     "load_bytes",
@@ -396,6 +405,7 @@ __all__ = [
     "set",
     "set_keeping",
     "set_max_storage",
+    "set_origins",
     "share",
     "stop_daemon",
     "stop_node",

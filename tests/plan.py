@@ -28,6 +28,7 @@ storage.feeds           : storage protocol.feeds
 storage.tasks           : storage protocol.tasks
 storage.inventory       : storage.files
 storage.state           : storage.channels storage.inventory
+storage.backing         : storage.state
 storage.limit           : storage.state
 storage.bindings        : storage.state
 storage.older_values    : storage.state
@@ -35,19 +36,22 @@ storage.sweeper         : storage.state
 
 local                   : storage protocol.local
 
-node                    : local storage.bindings protocol.channels
+node                    : local storage.backing storage.bindings protocol.channels
 node.links              : node
 node.channels           : node.links
 node.gossip             : node.channels protocol.gossip
-node.files              : node.gossip
+node.backing            : node protocol.gossip
+node.files              : node.gossip node.backing
+node.archives           : node.files
 node.feeds              : node.files storage.feeds
 node.tasks              : node.feeds storage.tasks
 node.keepers            : node.feeds protocol.keepers
 node.upkeep             : node.gossip storage.sweeper
-node.local              : node.tasks node.keepers storage.limit
+node.local              : node.tasks node.archives node.keepers storage.limit
 node.web                : node
 node.doors              : node.local
-node.node               : node.doors node.upkeep node.web storage.older_values
+node.stores             : node storage.limit storage.older_values storage.feeds storage.tasks
+node.node               : node.doors node.upkeep node.web node.stores
 node.__main__           : node.node
 
 client.session          : local storage.files

@@ -26,6 +26,7 @@ from typing import Any
 import click
 
 from kachery_p2p.client import nodes, sync
+from kachery_p2p.client.files.origins import settings_of
 from kachery_p2p.client.session import portal
 from kachery_p2p.local import places
 from kachery_p2p.local.notice import read_notice
@@ -42,7 +43,7 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.limits import DEFAULT_API_PORT, NOTICE_LATE_SECONDS, STOP_SECONDS
 from kachery_p2p.storage.disk import disk_errors
 
-from .daemon_options import door_options, octal, size
+from .daemon_options import backing_options, door_options, octal, size
 from .daemon_process import ProcessEnd, environment, start_process
 from .output import Output, clean, pass_output, size_text, with_output
 from .user_path import UserPath
@@ -79,6 +80,7 @@ def daemon() -> None:
     callback=size,
     help="What the storage may hold, such as 500G, or none; default: as it was set last.",
 )
+@backing_options
 @click.option(
     "--api-port",
     metavar="[PORT]",
@@ -158,6 +160,10 @@ def _config(
     allow_tasks: tuple[str, ...],
     origins: list[str] | None = None,
     private_networks: tuple[str, ...] = (),
+    origins_read: tuple[str, ...] = (),
+    archives: tuple[str, ...] = (),
+    archive_own: bool = False,
+    no_origins: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """What the node's process is given, with every path absolute."""
@@ -183,8 +189,20 @@ def _config(
         "allow_tasks": list(allow_tasks) or None,
         "origins": origins or [],
         "private_networks": list(private_networks),
+        "backing": _backing_of(origins_read, archives, archive_own, no_origins),
         **options,
     }
+
+
+def _backing_of(
+    origins: tuple[str, ...], archives: tuple[str, ...], own: bool, none: bool
+) -> list[dict[str, Any]] | None:
+    """What these options say; None if they say nothing. Raises BadInput."""
+    if none and (origins or archives):
+        raise BadInput(what="--no-origins", reason="it goes with no --origin and no --archive")
+    if not (origins or archives or own or none):
+        return None
+    return settings_of(origins, archives, own)
 
 
 def _make_folder(path: Path) -> None:
@@ -277,21 +295,46 @@ def _check_environment(output: Output, info: dict[str, Any]) -> None:
 @click.option(
     "--max-storage",
     metavar="SIZE",
-    required=True,
     callback=size,
     help="What the storage may hold, such as 500G, or none.",
 )
+@backing_options
 @with_output
 @pass_output
-def set_(output: Output, /, max_storage: int) -> None:
-    """Change a setting of the running node, from now on and after restarts.
+def set_(
+    output: Output,
+    /,
+    max_storage: int | None,
+    origins_read: tuple[str, ...],
+    archives: tuple[str, ...],
+    archive_own: bool,
+    no_origins: bool,
+) -> None:
+    """Change settings of the running node, from now on and after restarts.
 
     What is over a smaller limit goes at once, as far as it may: what was fetched and is not pinned.
+    Origins and archives are those that are given, and no others.
 
     \b
     Example:
       kachery-p2p daemon set --max-storage 500G
+      kachery-p2p daemon set --origin /data/kachery --archive s3://lab/kachery --archive-own
     """
+    backing = _backing_of(origins_read, archives, archive_own, no_origins)
+    if max_storage is None and backing is None:
+        raise click.UsageError("Say what is to be changed.")
+    if backing is not None:
+        told = sync.set_origins(
+            [each["url"] for each in backing if not each["archive"]],
+            archives=[each["url"] for each in backing if each["archive"]],
+            archive_own=archive_own,
+        )
+        output.result({"origins": told}, [clean(each["url"]) for each in told])
+    if max_storage is not None:
+        _set_limit(output, max_storage)
+
+
+def _set_limit(output: Output, max_storage: int) -> None:
     answer = sync.set_max_storage(max_storage or None)
     limit = size_text(answer["limit"]) if answer["limit"] else "no limit"
     output.result(answer, [f"{size_text(answer['used'])} used, {limit}"])

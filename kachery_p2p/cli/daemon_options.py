@@ -68,6 +68,38 @@ def door_options(command: F) -> F:
     return command
 
 
+_BACKING = (
+    click.option(
+        "--origin",
+        "origins_read",
+        metavar="URL",
+        multiple=True,
+        help="Stand for what lies there in kachery's layout: a folder, or a URL such as "
+        "s3://bucket/prefix or https://...; may be repeated.",
+    ),
+    click.option(
+        "--archive",
+        "archives",
+        metavar="URL",
+        multiple=True,
+        help="The same, and 'kachery-p2p archive' writes there.",
+    ),
+    click.option(
+        "--archive-own",
+        is_flag=True,
+        help="What was stored here may go to make room, once it is in an archive.",
+    ),
+    click.option("--no-origins", is_flag=True, help="Stand for nothing elsewhere any more."),
+)
+
+
+def backing_options(command: F) -> F:
+    """The options that say which storage elsewhere a node stands for."""
+    for option in reversed(_BACKING):
+        command = option(command)
+    return command
+
+
 def size(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
     """Bytes; 0 for ``none``, None if the option is not given."""
     if text is None:

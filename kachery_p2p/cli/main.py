@@ -29,7 +29,7 @@ from .doctor import commands as doctor
 from .examples import put_examples_last
 from .feeds import commands as feeds
 from .files import commands as files
-from .files import keepers, storage
+from .files import keepers, origins, storage
 from .output import (
     Output,
     ReaderGone,
@@ -67,8 +67,8 @@ def group() -> None:
 
     \b
     Exit status: 0 done, 2 wrong usage, 3 no node answers, 4 disk, 5 not allowed, 6 another node
-    failed, 7 network, 8 nobody has it, 9 a node runs already, 10 the time was up, 70 a bug,
-    71 no files or threads left, 130 interrupted, 141 the reader of a pipe went away.
+    or an origin failed, 7 network, 8 nobody has it, 9 a node runs already, 10 the time was up,
+    70 a bug, 71 no files or threads left, 130 interrupted, 141 the reader of a pipe went away.
     """
 
 
@@ -94,6 +94,7 @@ for command in (
     *files.COMMANDS,
     *storage.COMMANDS,
     *keepers.COMMANDS,
+    *origins.COMMANDS,
     shares.share,
     views.view,
     feeds.feed,

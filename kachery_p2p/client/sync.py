@@ -8,7 +8,7 @@ from kachery_p2p.client.session.portal import twin
 from . import nodes
 from .channels import invitations, shares
 from .feeds import feeds, watches
-from .files import finds, keeping, loads, opened, pushing, stores, tables, uploads
+from .files import finds, keeping, loads, opened, origins, pushing, stores, tables, uploads
 from .files.older import todays
 from .folders import arrays, directories
 from .tasks import requests as task_requests
@@ -52,6 +52,9 @@ unpin = twin(keeping.aunpin)
 collect_garbage = twin(keeping.acollect_garbage)
 set_max_storage = twin(keeping.aset_max_storage)
 verify = twin(keeping.averify)
+list_origins = twin(origins.alist_origins)
+set_origins = twin(origins.aset_origins)
+archive = twin(origins.aarchive)
 
 push = twin(pushing.apush)
 get_keepers = twin(pushing.aget_keepers)

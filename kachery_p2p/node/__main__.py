@@ -18,9 +18,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kachery_p2p.local import loops
 from kachery_p2p.protocol.errors import KacheryError, to_wire
 from kachery_p2p.protocol.limits import MAX_DESCRIPTORS
+from kachery_p2p.storage.backing.setting import OriginSetting
 from kachery_p2p.storage.disk import disk_errors
 from kachery_p2p.storage.sharing import bits_to_read
 
@@ -45,6 +48,8 @@ def config_from_json(text: str) -> Config:
     for name in ("allow_tasks", "trust_forwarded", "origins", "private_networks"):
         if fields.get(name) is not None:
             fields[name] = tuple(fields[name])
+    if fields.get("backing") is not None:
+        fields["backing"] = msgspec.convert(fields["backing"], tuple[OriginSetting, ...])
     return Config(**fields)
 
 

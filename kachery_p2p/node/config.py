@@ -11,6 +11,7 @@ from kachery_p2p.local.places import SOCKET_NAME
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import MAX_FILE, MAX_LABEL, MAX_OPTION_ITEMS, MAX_URL
 from kachery_p2p.protocol.links.addresses import Network, parse_network
+from kachery_p2p.storage.backing.setting import OriginSetting, checked
 
 MAX_SOCKET_PATH = 107
 """Bytes: the system's bound."""
@@ -51,6 +52,8 @@ class Config:
     """The task functions that backends of this node may run for others; None: all they offer."""
     max_storage: int | None = None
     """Bytes that the storage folder may hold; 0: without a limit; None: as it was said last."""
+    backing: tuple[OriginSetting, ...] | None = None
+    """Origins and archives, the storage elsewhere that it reads; None: as they were said last."""
     durable: bool = True
     """False gives up safety against power cuts (not against crashes). For tests and scratch."""
 
@@ -107,6 +110,7 @@ class Config:
         self.trusted()
         self.private()
         self._check_origins()
+        checked(self.backing or ())
         if self.max_storage is not None and not 0 <= self.max_storage <= MAX_FILE:
             raise BadInput(what="--max-storage", reason=f"not between 0 and {MAX_FILE} bytes")
         if len(self.label) > MAX_LABEL:

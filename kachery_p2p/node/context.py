@@ -13,6 +13,7 @@ from kachery_p2p._version import __version__
 from kachery_p2p.protocol.channels.member_urls import member_urls, sign_urls
 from kachery_p2p.protocol.channels.membership import ChannelBook
 from kachery_p2p.protocol.identity import NodeKey
+from kachery_p2p.storage.backing.index import OriginIndex
 from kachery_p2p.storage.bindings import Bindings
 from kachery_p2p.storage.files.blobs import BlobStore
 from kachery_p2p.storage.inventory.inventory import Inventory
@@ -44,6 +45,8 @@ class Context:
     clock: Callable[[], float] = time.time
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
     random: Callable[[], float] = random.random
+    elsewhere: OriginIndex | None = None
+    """What lies in origins; it is the user's own, as what was stored here."""
     turns: Turns = field(default_factory=Turns)
     warnings: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=MAX_WARNINGS))
 
@@ -61,11 +64,15 @@ class Context:
         return list(urls), self._signed[1]
 
     def may_leave(self, sha1: str, channel: bytes) -> bool:
-        """Whether a blob may go out on a channel: one that was fetched on another may not.
+        """Whether a blob may go out on a channel: one that was fetched on another may not, unless it
+        lies in an origin, too.
 
         Reads the disk: for a worker thread.
         """
-        return self.bindings.may_leave(sha1, channel.hex())
+        if self.bindings.may_leave(sha1, channel.hex()):
+            return True
+        own = self.elsewhere is not None and self.elsewhere.has(sha1)
+        return own and not self.state.unshared([sha1], channel.hex())
 
     @property
     def bindings(self) -> Bindings:

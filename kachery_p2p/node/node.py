@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
+from kachery_p2p.node.archives.archiving import Archiving
+from kachery_p2p.node.backing.backing import Backing
 from kachery_p2p.node.channels.admissions import Admissions
 from kachery_p2p.node.channels.bootstraps import Bootstraps
 from kachery_p2p.node.channels.documents import Documents
@@ -33,6 +34,7 @@ from kachery_p2p.node.files.batch_loader import BatchLoader
 from kachery_p2p.node.files.batch_provider import BatchProvider
 from kachery_p2p.node.files.copy_locks import CopyLocks
 from kachery_p2p.node.files.downloader import Downloader
+from kachery_p2p.node.files.fetch_through import FetchThrough
 from kachery_p2p.node.files.keeping import Keeping
 from kachery_p2p.node.files.offers import BlobOffers
 from kachery_p2p.node.files.provider import Provider
@@ -63,22 +65,12 @@ from kachery_p2p.protocol.errors import KacheryError, LinkClosed
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.limits import NOTICE_SECONDS, SHUTDOWN_SECONDS
 from kachery_p2p.protocol.links.knock import Knocks
-from kachery_p2p.storage import older_values
-from kachery_p2p.storage.disk import disk_errors
-from kachery_p2p.storage.feeds.store import FeedStore
-from kachery_p2p.storage.files.blobs import BlobStore
-from kachery_p2p.storage.files.marker import marker_of, place_of
-from kachery_p2p.storage.inventory.inventory import Inventory
-from kachery_p2p.storage.inventory.quota import Quota
-from kachery_p2p.storage.limit import limit_of, set_limit
-from kachery_p2p.storage.sharing import let_in
-from kachery_p2p.storage.state import StateDB
-from kachery_p2p.storage.tasks.store import TaskStore
 
 from .config import Config
 from .context import Context
-from .key_file import load_key, make_state_folder
+from .key_file import load_key
 from .links import transport
+from .stores import Stores
 from .upkeep import Upkeep
 from .workers import Workers
 
@@ -103,6 +95,7 @@ class Node:
         self._dialer = dialer or WebSocketDialer()
         self._workers = workers
         self._adjust = adjust
+        self._stores = Stores()
         self.listening: str | None = None
         """Where other nodes reach this one, if it listens."""
         self._listeners: list[Listener] = []
@@ -119,29 +112,17 @@ class Node:
 
     async def _start(self) -> None:
         config = self.config
-        with disk_errors("the node's state", config.state_dir):
-            make_state_folder(config.state_dir)
-        self.state = StateDB(config.state_dir / "state.sqlite", durable=config.durable)
-        self.store = BlobStore(
-            config.storage_dir, durable=config.durable, on_manifest=self.state.set_manifest
-        )
-        self.store.open()
-        if config.is_shared and not self.store.read_only:  # clients read blobs where they lie
-            let_in(self.store.root, config.group_id(), others=config.others_may_read)
-        self.inventory = Inventory.open(
-            config.state_dir, self.store.root, clock=lambda: self.context.clock()
-        )
-        self.quota = self._make_quota()
-        older_values.take_over(self.store.root, self.state)
-        with disk_errors("the marker of the storage folder", config.storage_dir):
-            root, read_only = self.store.root, self.store.read_only
-            self.marker = place_of(root) if read_only else marker_of(root, os.urandom)
-        self.feed_store = FeedStore(config.state_dir / "feeds.sqlite", durable=config.durable)
-        self.task_store = TaskStore(
-            config.state_dir / "tasks.sqlite",
-            durable=config.durable,
+        loop = asyncio.get_running_loop()
+        stores = self._stores
+        stores.open(
+            config,
             clock=lambda: self.context.clock(),
+            gone=lambda sha1: self._went(loop, sha1),
         )
+        self.state, self.store, self.inventory = stores.state, stores.store, stores.inventory
+        self.quota, self.origin_index = stores.quota, stores.origin_index
+        self.feed_store, self.task_store = stores.feed_store, stores.task_store
+        self.marker = stores.marker
         context = Context(
             key=None,  # type: ignore[arg-type]  # set below, with the adjusted randomness
             book=None,  # type: ignore[arg-type]
@@ -150,11 +131,12 @@ class Node:
             inventory=self.inventory,
             quota=self.quota,
             workers=self._workers or Workers(),
+            elsewhere=self.origin_index,
             label=config.label,
         )
         if self.store.read_only:
             context.warn(
-                f"the storage folder {root} can only be read: nothing is stored or fetched"
+                f"the storage folder {self.store.root} can only be read: nothing is stored or fetched"
             )
         context = self._adjust(context)
         key = load_key(config.state_dir / "node.key", context.random_bytes)
@@ -180,12 +162,22 @@ class Node:
         )  # fmt: skip
         self.availability = Availability(self.network, self.announcer)
         self.lookup = Lookup(self.network, self.availability, self.bootstraps)
+        self.backing = Backing(
+            self.context,
+            self.origin_index,
+            provide=self._provide_file,
+            withdraw=self._withdraw_file,
+            compare=self.announcer.refresh,
+        )
         self.downloader = Downloader(
-            self.network, self.reach, self.lookup, provide=self._provide_file
+            self.network, self.reach, self.lookup, self.backing, provide=self._provide_file
         )
         self.provider = Provider(
             self.network,
             partial=self.downloader.partial,
+            through=FetchThrough(
+                self.context, self.backing, self.downloader, spawn=self.network.spawn
+            ),
             withdrawn=self._withdraw_file,
         )
         self.copy_locks = CopyLocks(self.store.readers)
@@ -196,6 +188,9 @@ class Node:
             self.copy_locks,
             provide=self._provide_file,
             withdraw=self._withdraw_file,
+        )
+        self.archiving = Archiving(
+            self.context, self.backing, self.downloader, self.keeping, provide=self._provide_file
         )
         self.batch_provider = BatchProvider(self.network, self.provider)
         self.batch_loader = BatchLoader(
@@ -231,6 +226,7 @@ class Node:
         self.visits.load()
         self.availability.begin()
         self._follow_channels()
+        await self.backing.load(config.backing)
         await self._listen()
         self.announcer.start()
         self._keep_house()
@@ -303,7 +299,7 @@ class Node:
             feed_submitter=self.feed_submitter, task_queue=self.task_queue,
             task_requests=self.task_requests, task_backends=self.task_backends,
             task_results=self.task_results, keeping=self.keeping, scrubbing=self.scrubbing,
-            keepers=self.keepers,
+            keepers=self.keepers, backing=self.backing, archiving=self.archiving,
         )  # fmt: skip
 
     async def _listen(self) -> None:
@@ -356,30 +352,28 @@ class Node:
     ) -> None:
         await self.accept(connection, proved)
 
-    def _make_quota(self) -> Quota:
-        loop = asyncio.get_running_loop()
-
-        def gone(sha1: str) -> None:
-            loop.call_soon_threadsafe(self._withdraw_file, sha1)
-
-        if self.config.max_storage is not None:
-            set_limit(self.state, self.config.max_storage)
-        quota = Quota(
-            self.store,
-            self.inventory,
-            self.state,
-            limit=limit_of(self.store.root, self.state),
-            gone=gone,
-            clock=lambda: self.context.clock(),
-        )
-        self.store.ledger = quota
-        return quota
+    def _went(self, loop: asyncio.AbstractEventLoop, sha1: str) -> None:
+        """In any thread: it went to make room."""
+        loop.call_soon_threadsafe(self._withdraw_file, sha1)
 
     def _provide_file(self, *sha1s: str) -> None:
         self.announcer.provide_many([file_key(sha1) for sha1 in sha1s])
 
     def _withdraw_file(self, sha1: str) -> None:
-        self.announcer.withdraw(file_key(sha1))
+        """It is not here any more, unless it is in an origin, too."""
+        if self.origin_index.known:
+            self.network.spawn(self._announce_anew(sha1), name="announce anew")
+        else:
+            self.announcer.withdraw(file_key(sha1))
+
+    async def _announce_anew(self, sha1: str) -> None:
+        def is_here() -> bool:
+            return self.store.find(sha1) is not None or self.origin_index.has(sha1)
+
+        if await self.context.workers.disk(is_here):
+            self._provide_file(sha1)
+        else:
+            self.announcer.withdraw(file_key(sha1))
 
     def _follow_channels(self) -> None:
         """What follows from a change of a channel. Those that cut come first."""
@@ -408,6 +402,7 @@ class Node:
             "forgetting tasks": self.task_queue.sweep,
             "tidying": self.upkeep.step,
             "keeping for others": self.keepers.keeper.sweep,
+            "listing origins": self.backing.refresh_if_due,
             "deleting what expired": self.keeping.let_expired_go,
             "verifying what is stored": self.scrubbing.run_if_due,
             "giving memory back": self.upkeep.give_memory_back,
@@ -437,15 +432,8 @@ class Node:
         except TimeoutError:
             log.warning("some links did not close in time")
         finally:
+            if hasattr(self, "backing"):
+                self.backing.close()
             if hasattr(self, "context"):
                 self.context.workers.close()
-            if hasattr(self, "store"):
-                self.store.close()
-            if hasattr(self, "inventory"):
-                self.inventory.close()
-            if hasattr(self, "feed_store"):
-                self.feed_store.close()
-            if hasattr(self, "task_store"):
-                self.task_store.close()
-            if hasattr(self, "state"):
-                self.state.close()
+            self._stores.close()

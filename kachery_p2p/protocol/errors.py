@@ -52,6 +52,13 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     │   ├── ProtocolViolation       the peer broke the wire protocol
     │   ├── VersionMismatch
     │   ├── ClockSkew
+    │   ├── OriginError             storage elsewhere that a node reads (an origin, an archive)
+    │   │   ├── OriginUnreachable
+    │   │   ├── OriginSlow          no answer in time
+    │   │   ├── OriginRefused       credentials that are wrong, missing or over
+    │   │   ├── OriginTruncated     an object that is shorter than it should be
+    │   │   ├── OriginObjectGone    it was listed, and is not there any more
+    │   │   └── OriginNotWritten    it could not be archived
     │   └── Busy                    a named limit of the other side is reached
     ├── TransportError              the path between
     │   ├── LinkClosed
@@ -545,6 +552,42 @@ class ClockSkew(RemoteError):
         "The clocks of this node and {peer} differ by {seconds} s, more than the {limit} s allowed. "
         "Set the wrong one right (see 'timedatectl'), then it reconnects by itself."
     )
+
+
+class OriginError(RemoteError):
+    code = "origin"
+    text = "{origin}: {reason}. See 'kachery-p2p origins'."
+
+
+class OriginUnreachable(OriginError):
+    code = "origin-unreachable"
+    text = "Cannot reach {origin}: {reason}. The node tries again by itself."
+
+
+class OriginSlow(OriginError):
+    code = "origin-slow"
+    text = "{origin} did not answer within {seconds} s ({what}). Repeat the call in a while."
+
+
+class OriginRefused(OriginError):
+    code = "origin-refused"
+    exit_status = 5
+    text = "{origin} refuses access: {reason}. Give the node the right credentials and restart it."
+
+
+class OriginTruncated(OriginError):
+    code = "origin-truncated"
+    text = "{what} in {origin} is too short: {reason}. Put the whole file there."
+
+
+class OriginObjectGone(OriginError):
+    code = "origin-object-gone"
+    text = "{what} was in {origin}, and is not there any more. Is it anywhere else?"
+
+
+class OriginNotWritten(OriginError):
+    code = "origin-not-written"
+    text = "{what} was not archived in {origin}: {reason}. What was there is unharmed."
 
 
 class Busy(RemoteError):

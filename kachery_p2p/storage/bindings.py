@@ -4,6 +4,8 @@
 * What they stored for one channel, and what came whole from one channel, is bound to it.
 * What came from several channels, a part from each, goes out on none: nobody on either has shown that
   they had all of it. It may be stored anew, which makes it the user's to give.
+* What came from an origin is the user's own, and free; with a part from one channel it is bound to
+  that.
 * What the user unshared on a channel goes out there no more, until they store it for that channel
   again.
 
@@ -16,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kachery_p2p.storage.files.blobs import Arriving, BlobStore, nothing
-from kachery_p2p.storage.files.origins import NOBODY
+from kachery_p2p.storage.files.origins import FREE, NOBODY
 from kachery_p2p.storage.files.partials import Partial
 from kachery_p2p.storage.files.writer import Stored
 
@@ -47,7 +49,7 @@ class Bindings:
 
         What is here and free stays so until :meth:`stored`, in case the store fails.
         """
-        if channel is None:
+        if channel is None or channel == FREE:
             return nothing
 
         def bind(sha1s: Sequence[str]) -> None:
@@ -113,6 +115,7 @@ class Bindings:
 
     def complete(self, sha1: str, channels: frozenset[str]) -> None:
         """A download is about to become a blob; its bytes came from these channels."""
-        if not self.is_free(sha1):
+        if channels != {FREE} and not self.is_free(sha1):
+            channels -= {FREE}
             (origin,) = channels if len(channels) == 1 else (NOBODY,)
             self._state.add_origin(sha1, origin)

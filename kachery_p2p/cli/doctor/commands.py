@@ -126,6 +126,8 @@ def check_node(node: dict[str, Any]) -> Iterator[Check]:
     yield from _versions(node)
     for folder in node["folders"]:
         yield _folder(folder)
+    for origin in node["origins"]:
+        yield _origin(origin)
     yield from _clock(node)
     for bootstrap in node["bootstraps"]:
         yield _bootstrap(bootstrap, node)
@@ -173,6 +175,22 @@ def _folder(folder: dict[str, Any]) -> Check:
     if folder["free"] < LOW_DISK_BYTES:
         return warning(about, f"Little room is left: {room}.", "Free some before it is full.")
     return ok(about, room)
+
+
+def _origin(origin: dict[str, Any]) -> Check:
+    about = "archive" if origin["archive"] else "origin"
+    if origin["state"] != "ok":
+        remedy = "See 'kachery-p2p origins --refresh' once that is mended."
+        return problem(about, _first_sentence(origin["error"]) + ".", remedy, origin["state"])
+    if origin["damaged"]:
+        return warning(
+            about,
+            f"{origin['damaged']} files in {origin['url']} are not what their names say, and are not "
+            "offered.",
+            "The node's log (node.log in its state folder) names them. Put good ones there.",
+        )
+    listed = "not listed yet" if origin["listed"] is None else _count(origin["objects"], "file")
+    return ok(about, f"{origin['url']}: {listed}")
 
 
 def _unusable(about: str, path: str, error: KacheryError) -> Check:

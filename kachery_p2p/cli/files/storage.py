@@ -34,9 +34,11 @@ _KINDS: Final = {
     ("file", "stored"): "stored here",
     ("file", "found"): "found in the folder",
     ("file", "fetched"): "fetched",
+    ("file", "archived"): "here, and archived",
     ("link", "stored"): "linked",
     ("link", "found"): "linked",
     ("link", "fetched"): "linked",
+    ("link", "archived"): "linked",
     ("partial", ""): "downloads in progress",
     ("manifest", ""): "manifests",
     ("damaged", ""): "damaged copies",
@@ -63,6 +65,7 @@ def _which(name: Which, text: str) -> Callable[[Any], Any]:
 @_which("linked", "Linked from where they are.")
 @_which("pinned", "Pinned.")
 @_which("partial", "Downloads in progress.")
+@_which("archived", "What this node put into archives, here or not.")
 @click.option("-R", "--recursive", is_flag=True, help="Of a folder: all files, by their paths.")
 @click.option("--uris", "with_uris", is_flag=True, help="Of a folder: the URI of each file, too.")
 @click.option(
@@ -118,6 +121,8 @@ def _line(record: dict[str, Any], long: bool) -> str:
     line = f"{size_text(record['size']):>9}  {record['source']:<7}  {for_shell(record['uri'])}"
     if record["kind"] in ("partial", "damaged"):
         line += f"  {record['kind']}, {size_text(record['held'])} here"
+    if record["kind"] == "archived":
+        line += "  not here"
     if long:
         line = f"{_when(record['stored'])}  {_when(record['used'])}  {line}"
         told = [*_from(record), *(_pin(pin) for pin in record["pins"])]
@@ -129,11 +134,14 @@ def _line(record: dict[str, Any], long: bool) -> str:
 
 
 def _from(record: dict[str, Any]) -> list[str]:
+    if record.get("archive"):
+        return [f"in {record['archive']}"]
     if record["kind"] == "link":
         return [f"from {record['path']}"]
     if record["source"] != "fetched" or not record["node"]:
         return []
-    return [f"on {record['channel']} from {record['node_label'] or record['node'][:8]}"]
+    where = record["node_label"] or record["node"][:8]
+    return [f"on {record['channel']} from {where}" if record["channel"] else f"from {where}"]
 
 
 def _pin(pin: dict[str, Any]) -> str:
@@ -173,6 +181,9 @@ def du(output: Output) -> None:
     total = f"of {size_text(usage['limit'])} at most" if usage["limit"] else "without a limit"
     lines.append(f"{size_text(usage['used']):>9}  in all, {total}")
     lines.append(f"{size_text(usage['free']):>9}  free on the disk")
+    if archived := usage["archived"]["count"]:
+        size = size_text(usage["archived"]["bytes"])
+        lines.append(f"{size:>9}  {'in archives':<{_NAME_WIDTH}}{archived}")
     if not usage["complete"]:
         output.note("The folder is still being read for the first time: there may be more.")
     output.result(usage, lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from kachery_p2p.client.display.progress import Progress, Transfer
 from kachery_p2p.client.session import offline, portal
@@ -17,7 +17,7 @@ from kachery_p2p.protocol.uri import build_uri
 from .loads import aload_file, file_uri
 from .uris import parse_file_uri, without_nones
 
-Which = Literal["", "mine", "fetched", "linked", "pinned", "partial"]
+Which = Literal["", "mine", "fetched", "linked", "pinned", "partial", "archived"]
 Sort = Literal["", "size", "used", "stored"]
 
 _WHAT: Final = "list_files"
@@ -39,10 +39,10 @@ async def alist_files(
 
     Yields:
         dicts with ``uri``, ``label``, ``size``, ``kind`` (file, link, partial, damaged), ``source``
-        (stored, found, linked, fetched), ``held`` (bytes that it takes here), ``stored`` and ``used``
-        (Unix times), ``path`` (of a linked file), ``channel``, ``node`` and ``node_label`` (where it
-        was fetched), ``pins`` (dicts with uri, name, until) and ``until`` (when it goes by itself,
-        or None).
+        (stored, found, linked, fetched, archived), ``held`` (bytes that it takes here), ``stored``
+        and ``used`` (Unix times), ``path`` (of a linked file), ``channel``, ``node`` and
+        ``node_label`` (where it was fetched), ``pins`` (dicts with uri, name, until) and ``until``
+        (when it goes by itself, or None).
 
     Raises:
         BadInput, DaemonNotRunning, NeedsNode
@@ -75,10 +75,9 @@ def list_files(
 
 
 def _list_params(pattern: str, which: str, sort: str, manifests: bool) -> dict[str, Any]:
-    if which not in ("", "mine", "fetched", "linked", "pinned", "partial"):
-        raise BadInput(
-            what=f"which={which!r}", reason="it is mine, fetched, linked, pinned or partial"
-        )
+    if which not in get_args(Which):
+        reason = "it is mine, fetched, linked, pinned, partial or archived"
+        raise BadInput(what=f"which={which!r}", reason=reason)
     if sort not in ("", "size", "used", "stored"):
         raise BadInput(what=f"sort={sort!r}", reason="it is size, used or stored")
     return {"pattern": pattern, "which": which, "sort": sort or "sha1", "parts": manifests}
@@ -133,7 +132,7 @@ async def adelete_file(uri: str, *, force: bool = False, copies: int = 1) -> int
         CopyLocked: another node deletes its own copy at this moment, and relies on this one.
         DaemonNotRunning, ReadOnlyUser, StorageDamaged, BadUri
     """
-    params = {"sha1": await _sha1(uri), "force": force, "copies": copies}
+    params = {"sha1": await sha1_of(uri), "force": force, "copies": copies}
     freed: int = (await call("delete_file", "delete_file", params))["freed"]
     return freed
 
@@ -141,7 +140,7 @@ async def adelete_file(uri: str, *, force: bool = False, copies: int = 1) -> int
 async def aunshare_file(uri: str, channel: str) -> None:
     """Keep a file, and give it to nobody on this channel (a name or id) any more, until it is stored
     for that channel anew. Raises as :func:`delete_file`, and UnknownChannel."""
-    params = {"sha1": await _sha1(uri), "channel": channel}
+    params = {"sha1": await sha1_of(uri), "channel": channel}
     await call("unshare_file", "unshare", params)
 
 
@@ -165,7 +164,7 @@ async def apin(
         NotFound: nobody has it, or something that it names; what is here is pinned all the same.
         DaemonNotRunning, ReadOnlyUser, StorageFull, BadInput
     """
-    sha1 = await _sha1(uri)
+    sha1 = await sha1_of(uri)
     seconds = None if keep_for is None else parse_seconds(keep_for, "keep_for")
     params = {"sha1": sha1, "name": name} | without_nones(seconds=seconds)
     await _fetch(sha1)
@@ -196,7 +195,7 @@ async def aunpin(uri: str, name: str | None = None) -> int:
         BadInput: it is not pinned so.
         DaemonNotRunning, ReadOnlyUser
     """
-    params = {"sha1": await _sha1(uri)} | without_nones(name=name)
+    params = {"sha1": await sha1_of(uri)} | without_nones(name=name)
     ended: int = (await call("unpin", "unpin", params))["ended"]
     return ended
 
@@ -279,7 +278,7 @@ async def averify(
     return report
 
 
-async def _sha1(uri: str) -> str:
+async def sha1_of(uri: str) -> str:
     """The hash of what a URI names; of a directory's, of its listing. Raises NotFound."""
     parsed = parse_file_uri(uri)
     if parsed.kind != "sha1dir" or not parsed.path.strip("/"):

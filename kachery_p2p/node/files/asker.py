@@ -38,7 +38,7 @@ from kachery_p2p.protocol.limits import (
 
 from .batch_loader import BatchLoader, Wanted
 from .progress import Progress
-from .sources import Source, via
+from .sources import NodeSource, via
 
 
 @dataclass
@@ -152,7 +152,7 @@ class Asker:
         if not sizes:
             return None
         progress = Progress(size=sizes[0], verified=sizes[0], started=began)
-        progress.credit(Source(holder, link, via(self._network, link)), sizes[0])
+        progress.credit(NodeSource(holder, link, via(self._network, link)), sizes[0])
         return progress.plain(loop.time())
 
     def _learn(self, who: tuple[str, bytes], *, gave: bool) -> None:

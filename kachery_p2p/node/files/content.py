@@ -29,13 +29,14 @@ from kachery_p2p.protocol.files.messages import Piece
 from kachery_p2p.protocol.files.plan import Plan, Range, Taken
 from kachery_p2p.protocol.gossip.holders import Holder
 from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK, MAX_MANIFEST, VERIFY_ON_READ
-from kachery_p2p.protocol.links.session import SealedBody
 from kachery_p2p.storage import paths
 from kachery_p2p.storage.files.blobs import Blob
-from kachery_p2p.storage.files.checking import is_known, read_range
+from kachery_p2p.storage.files.checking import Proved, is_known, read_proved, read_range
 from kachery_p2p.storage.files.chunks import assemble
+from kachery_p2p.storage.files.origins import FREE
 from kachery_p2p.storage.files.partials import Partial
 
+from .sources import Body
 from .unkept import Memory, Unkept
 
 Part = tuple[int, int | None]
@@ -97,8 +98,8 @@ class Content:
         )
 
     def is_on(self, channel: bytes) -> bool:
-        """Whether its bytes come from this channel alone."""
-        return self._channels == {channel.hex()}
+        """Whether its bytes come from this channel alone, or are free."""
+        return bool(self._channels) and self._channels - {FREE} <= {channel.hex()}
 
     async def may_leave(self, channel: bytes) -> bool:
         """Whether what is here of it may go out on this channel."""
@@ -109,7 +110,8 @@ class Content:
     @property
     def channel(self) -> bytes | None:
         """The one channel that its bytes come from; None if there is no such."""
-        return bytes.fromhex(min(self._channels)) if len(self._channels) == 1 else None
+        bound = self._channels - {FREE} or self._channels
+        return bytes.fromhex(min(bound)) if len(bound) == 1 else None
 
     @property
     def is_open(self) -> bool:
@@ -146,6 +148,15 @@ class Content:
                 return None
             parts.append(data)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def read_proved(self, ranges: Sequence[Range]) -> list[Proved] | None:
+        """As :meth:`read`, of whole blocks, each range with its proof. Raises StorageFull: they are in
+        memory alone."""
+        async with self._lock:
+            if self.partial is None and self._unkept is not None:
+                raise self._unkept.error
+            store, disk = self._context.store, self._context.workers.disk
+            return await disk(read_proved, store, self.sha1, self.partial, ranges)
 
     def _read(self, blob: Blob | None, start: int, stop: int) -> bytes | None:
         if blob is not None:
@@ -251,7 +262,7 @@ class Content:
         self._plan = Plan(size, units["tree" if self.partial is None else self.partial.kind])
 
     async def write(
-        self, ticket: int, piece: Piece, body: SealedBody, source: str, channel: bytes
+        self, ticket: int, piece: Piece, body: Body, source: str, channel: bytes
     ) -> None:
         """Decrypt, verify and write a piece of a segment; ``source`` is its giver's name, on
         ``channel``.
@@ -316,9 +327,10 @@ class Content:
             )
 
     def _comes_to_be(self, sha1: str, holder: Holder) -> None:
+        channel = holder.channel.hex()
         self._context.inventory.fetching(
             sha1,
-            channel=holder.channel.hex(),
+            channel="" if channel == FREE else channel,
             node=holder.node,
             node_label=holder.label,
             part_of="" if sha1 == self.sha1 else self.sha1,

@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 from kachery_p2p.node.gossip.lookup import Found, Lookup
 from kachery_p2p.protocol.errors import (
@@ -35,6 +35,7 @@ from kachery_p2p.protocol.files.manifest import Manifest
 from kachery_p2p.protocol.files.plan import Range
 from kachery_p2p.protocol.gossip.holders import Holder
 from kachery_p2p.protocol.limits import MAX_SOURCES, STALL_SECONDS
+from kachery_p2p.storage.files.checking import Proved
 from kachery_p2p.storage.files.partials import Partial
 
 from .content import Content, Part
@@ -43,6 +44,7 @@ from .segments import Segments
 from .slot import Slot
 from .sources import Source, Sources
 
+R = TypeVar("R")
 _RETRY_SECONDS = 0.5
 """Between two look-ups of a download that has lost its sources."""
 _READS = 4
@@ -73,7 +75,7 @@ class Download:
         self._thing = file_key(content.sha1)
         self.progress = Progress(started=asyncio.get_running_loop().time())
         self._content = content
-        self._sources = sources
+        self.sources = sources
         self._lookup = lookup
         self._manifest = manifest
         self._wants_manifest = manifest is not None
@@ -187,8 +189,17 @@ class Download:
         Raises:
             NotFound: they went away again (the whole turned out to be wrong, say).
         """
+        return await self._read(ranges, self._content.read)
+
+    async def read_proved(self, ranges: Sequence[Range]) -> list[Proved]:
+        """:meth:`read` whole blocks with their proofs. Raises StorageFull, too."""
+        return await self._read(ranges, self._content.read_proved)
+
+    async def _read(
+        self, ranges: Sequence[Range], read: Callable[[Sequence[Range]], Awaitable[R | None]]
+    ) -> R:
         for _ in range(_READS):
-            data = await self._content.read(ranges)
+            data = await read(ranges)
             if data is not None:
                 return data
             self._replan()  # it was damaged on the disk, or others' bytes have taken its place
@@ -234,18 +245,14 @@ class Download:
                 return
             if await self._content.resume(self._manifest):
                 # What is here of it is had without asking anybody, also beside who wants all of it.
-                self.progress.size, self.progress.verified = (
-                    self._content.size,
-                    self._content.verified,
-                )
+                self.progress.size = self._content.size
+                self.progress.verified = self._content.verified
                 if not self._replan() and not self._whole:
                     await self._idle()
-        found = await self._look()
-        if not found.holders:
-            raise self._lookup.not_found(self._thing, found)
+        found = await self.sources.nearest(self._look)
         last_error: KacheryError | None = None
         while True:
-            holders = self._sources.usable(found.holders)
+            holders = self.sources.usable(found.holders)
             try:
                 if holders and await self._from(holders):
                     return
@@ -256,12 +263,13 @@ class Download:
             except KacheryError as error:
                 last_error = error
             else:
-                last_error = self._sources.refusal or last_error
+                last_error = self.sources.refusal or last_error
             if isinstance(last_error, AccessDenied | NotFound) and not self._begun:
                 raise last_error
-            refusal = self._sources.refusal
-            if refusal is not None and not self._sources.usable(found.holders):
-                raise refusal
+            refusal = self.sources.refusal
+            if refusal is not None and not self.sources.usable(found.holders):
+                found = await self.sources.further(self._look)
+                continue
             if loop.time() - self._last_progress > STALL_SECONDS:
                 names = ", ".join(sorted(h.label or h.node[:8] for h in found.holders))
                 stalled = Stalled(
@@ -269,7 +277,7 @@ class Download:
                 )
                 raise stalled from last_error
             await asyncio.sleep(_RETRY_SECONDS)
-            found = await self._look_again(found)
+            found = await self.sources.again(found, self._channel)
 
     async def _assembled(self, manifest: str) -> bool:
         size = await self._content.assemble(manifest)
@@ -289,13 +297,6 @@ class Download:
         found = await self._lookup.find(self._thing, self._channel)
         self._joinable = bool(found.holders) and bool(self._waiters)
         return found
-
-    async def _look_again(self, before: Found) -> Found:
-        try:
-            found = await self._lookup.find(self._thing, self._channel, patience=0)
-        except KacheryError:
-            return before
-        return found if found.holders else before
 
     async def _from(self, holders: list[Holder]) -> bool:
         """Fetch from these, best first. True when everything that was wanted is there."""
@@ -330,15 +331,15 @@ class Download:
         """Have the best source prepare; without the manifest if those who have the file lack that:
         an old URI names one that older nodes made, and the hash of the file verifies the whole."""
         try:
-            await self._sources.first(holders, self._prepare)
+            await self.sources.first(holders, self._prepare)
         except NotFound:
             if not self._lacks_manifest:
                 raise
             self._wants_manifest = False
-            await self._sources.first(holders, self._prepare)
+            await self.sources.first(holders, self._prepare)
 
     def _chosen(self, holders: list[Holder]) -> list[Holder]:
-        ranked = self._sources.ranked(holders)
+        ranked = self.sources.ranked(holders)
         if self._one_source:
             return [h for h in ranked if h.node == self._prepared_by] or ranked[:1]
         # Of one channel, unless others have failed less: what comes from several can be passed on
@@ -352,7 +353,7 @@ class Download:
         """Begin anew if the size, which one source alone has told, may be what the others refuse."""
         if self._doubtful:
             self._doubtful = False
-            self._sources.failed(self._prepared_by)
+            self.sources.failed(self._prepared_by)
             await self._content.discard()
             self.progress.sources.clear()
 
@@ -364,12 +365,12 @@ class Download:
             # nobody can be blamed but one who gave all of it: so the next try has one source.
             self._one_source = True
             for node, entry in self.progress.sources.items():
-                self._sources.failed(node)
+                self.sources.failed(node)
                 # Without a manifest the size was the word of one, who may have lied about it.
                 sized = self._wants_manifest or node == self._prepared_by
                 if sized and entry["bytes"] >= self._content.size:
-                    self._sources.ban(node, error)
-            self._sources.failed(self._prepared_by)
+                    self.sources.ban(node, error)
+            self.sources.failed(self._prepared_by)
             self.progress.sources.clear()
             raise
         self.progress.verified = self.progress.size
@@ -386,6 +387,12 @@ class Download:
         manifest = None
         if self._manifest is not None and self._wants_manifest:
             manifest = await self._load_manifest(source, self._manifest)
+        if manifest is not None and manifest.tree is not None and not source.proves(self.sha1):
+            if info.size != manifest.size:
+                raise CorruptContent(what=f"The size of sha1://{self.sha1}", source=source.name)
+            manifest = None  # the hash of the file verifies the whole, and nothing a part
+            if self._content.has_proofs:
+                await self._content.discard()
         size = manifest.size if manifest is not None else info.size
         if info.size != size:
             raise CorruptContent(what=f"The size of sha1://{self.sha1}", source=source.name)
@@ -435,7 +442,7 @@ class Download:
         async def feed(source: Source) -> None:
             await self._segments.feed(source, len(holders))
 
-        failures = await self._sources.each(holders, feed, until=self._segments.settled)
+        failures = await self.sources.each(holders, feed, until=self._segments.settled)
         if not self._content.verifies_parts:
             self._doubtful |= any(
                 isinstance(error, RemoteError) and holder.node != self._prepared_by

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+from kachery_p2p.node.backing.backing import Backing
 from kachery_p2p.node.gossip.lookup import Lookup
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.reach import Reach
@@ -18,6 +19,7 @@ from kachery_p2p.storage.files.partials import Partial
 
 from .content import Content, Part
 from .download import Download
+from .origin_source import OriginSources
 from .sources import Sources
 from .unkept import Memory
 
@@ -26,12 +28,19 @@ class Downloader:
     """``provide`` is called with the hash of each file that has come to be here."""
 
     def __init__(
-        self, network: Network, reach: Reach, lookup: Lookup, *, provide: Callable[[str], None]
+        self,
+        network: Network,
+        reach: Reach,
+        lookup: Lookup,
+        backing: Backing,
+        *,
+        provide: Callable[[str], None],
     ) -> None:
         self.downloads: dict[str, Download] = {}
         self._network = network
         self._reach = reach
         self._lookup = lookup
+        self._backing = backing
         self._provide = provide
         self.memory = Memory()
         """Of what the disk has no room for."""
@@ -55,10 +64,11 @@ class Downloader:
         *,
         channel: bytes | None = None,
         label: str = "",
+        near_only: bool = False,
         on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         """Fetch a file whole into the storage. Cancelling is safe: what was verified is kept.
-        ``label``: what the caller calls it.
+        ``label``: what the caller calls it; ``near_only``: from the node's own origins alone.
 
         Returns:
             plain values: size, verified, fetched (bytes from the network), seconds, sources.
@@ -66,13 +76,19 @@ class Downloader:
         Raises:
             NotFound, AccessDenied, CorruptContent, Stalled, Unreachable, StorageFull, ...
         """
-        download = await self._get(sha1, manifest, channel, label)
+        download = await self._get(sha1, manifest, channel, label, near_only)
         async with download.waiting(None):
             return await download.wait(None, on_progress)
 
     @contextlib.asynccontextmanager
     async def hold(
-        self, sha1: str, manifest: str | None, channel: bytes | None, parts: Sequence[Part]
+        self,
+        sha1: str,
+        manifest: str | None,
+        channel: bytes | None,
+        parts: Sequence[Part],
+        *,
+        near_only: bool = False,
     ) -> AsyncIterator[Download]:
         """Have byte ranges fetched, and only what they take; without a manifest's tree no range can be
         verified by itself, so that is the whole file.
@@ -80,7 +96,7 @@ class Downloader:
         Yields the download, to :meth:`Download.wait` for each part and :meth:`Download.read` it. It
         stays ready for more (``OPEN_SECONDS``).
         """
-        download = await self._get(sha1, manifest, channel)
+        download = await self._get(sha1, manifest, channel, near_only=near_only)
         async with download.waiting(parts):
             self._keep(download)
             yield download
@@ -92,14 +108,21 @@ class Downloader:
         return download if fits else None
 
     async def _get(
-        self, sha1: str, manifest: str | None, channel: bytes | None, label: str = ""
+        self,
+        sha1: str,
+        manifest: str | None,
+        channel: bytes | None,
+        label: str = "",
+        near_only: bool = False,
     ) -> Download:
         await self.settle(sha1, manifest, channel)
         download = self.downloads.get(sha1)
         if download is None:
             download = self.downloads[sha1] = self._begin(sha1, manifest, channel, label)
+            download.sources.near_only = near_only
             mine = download
             download.task.add_done_callback(lambda _: self._forget(sha1, mine))
+        download.sources.near_only &= near_only
         return download
 
     async def settle(self, sha1: str, manifest: str | None, channel: bytes | None) -> None:
@@ -118,9 +141,10 @@ class Downloader:
     ) -> Download:
         content = Content(self._network.context, sha1, self._network.spawn, self.memory)
         content.label = label
+        near = OriginSources(self._backing, self._network.context, sha1)
         return Download(
             content,
-            Sources(self._network, self._reach, self._lookup, sha1),
+            Sources(self._network, self._reach, self._lookup, near, sha1),
             self._lookup,
             manifest=manifest,
             channel=channel,

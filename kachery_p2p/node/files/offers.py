@@ -1,4 +1,4 @@
-"""The files that a node can offer: what lies in its storage."""
+"""The files that a node can offer: what lies in its storage, and in its origins."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ class BlobOffers:
         for entry in scan(store.root):
             if entry.kind != "link" or store.find(entry.sha1) is not None:
                 yield file_key(entry.sha1)
+        if self._context.elsewhere is not None:
+            for sha1 in self._context.elsewhere.scan():
+                yield file_key(sha1)
 
     def leaving(self, contents: Sequence[ContentKey], channel: bytes) -> Iterable[ContentKey]:
         of = {content.identifier.hex(): content for content in contents}

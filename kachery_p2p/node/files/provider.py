@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -44,10 +44,12 @@ from kachery_p2p.protocol.limits import (
     READ_OUT_SECONDS,
 )
 from kachery_p2p.storage.files.blobs import Blob, BlobStore
-from kachery_p2p.storage.files.checking import TreeReader, check, size_fits
+from kachery_p2p.storage.files.checking import Proved, TreeReader, check, proved, size_fits
 from kachery_p2p.storage.files.partials import Partial
 from kachery_p2p.storage.files.stamps import stamp_of
 from kachery_p2p.storage.files.trees import ensure_tree
+
+from .fetch_through import FetchThrough
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ _MAX_CHECKED = 100_000
 _MAX_LATELY = 1_000
 """Reads that are remembered before those are forgotten that are over."""
 
-Reader = Callable[[int, int], tuple[bytes, list[bytes]]]
+Reader = Callable[[int, int], Proved]
 
 
 class _Reading(NamedTuple):
@@ -65,7 +67,7 @@ class _Reading(NamedTuple):
 
     pieces: list[Range]
     size: int
-    read: asyncio.Future[list[tuple[bytes, list[bytes]]]]
+    read: asyncio.Future[list[Proved]]
 
 
 @dataclass
@@ -88,12 +90,14 @@ class Provider:
         network: Network,
         *,
         partial: Callable[[str, bytes], Partial | None],
+        through: FetchThrough,
         withdrawn: Callable[[str], None],
     ) -> None:
         self._network = network
         self._context = network.context
         self._store = network.context.store
         self._partial = partial
+        self._through = through
         self._withdrawn = withdrawn
         self._checked: OrderedDict[str, bytes] = OrderedDict()
         self._reading: dict[Stream, Upload] = {}
@@ -190,10 +194,7 @@ class Provider:
             self._withdrawn(sha1)
             raise
         if info is None:
-            partial = self._partial(sha1, params.channel)
-            if partial is None:
-                raise await self._gone(sha1)
-            info = FileInfo(partial.size, None, True)
+            info = await self._info_elsewhere(sha1, params.channel)
         if info.inline is None:
             self._reads_on(link, sha1)
         # The disk may have been slow, and the requester be out since.
@@ -201,6 +202,21 @@ class Provider:
         if info.inline is not None:
             self.served_bytes += len(info.inline)
         return {"size": info.size, "inline": info.inline, "partial": info.partial}
+
+    async def _info_elsewhere(self, sha1: str, channel: bytes) -> FileInfo:
+        """Of what is not here whole: it lies in an origin, or is being fetched. Raises NotFound."""
+        size = await self._through.size(sha1, channel)
+        if size is not None and size > INLINE_FILE:
+            return FileInfo(size, None, False)
+        if size is not None:
+            await self._through.load(sha1)
+            info = await self._context.workers.disk(self._info, sha1, channel)
+            if info is not None:
+                return info
+        partial = self._partial(sha1, channel)
+        if partial is None:
+            raise await self._gone(sha1)
+        return FileInfo(partial.size, None, True)
 
     def _info(self, sha1: str, channel: bytes) -> FileInfo | None:
         # One trip to a worker thread: small files are many.
@@ -239,7 +255,32 @@ class Provider:
                     blob = stack.enter_context(self._store.held(blob))
                 except NotFound:
                     blob = None
+            if blob is None and await self._through.size(sha1, upload.params.channel):
+                await self._serve_elsewhere(upload, stream, sha1)
+                return
             await self._serve_blob(upload, stream, sha1, blob)
+
+    async def _serve_elsewhere(self, upload: Upload, stream: Stream, sha1: str) -> None:
+        """Serve what lies in an origin, as it is fetched from there."""
+        params = upload.params
+        manifest = await self._through.manifest(sha1)
+        if manifest is None:
+            await self._through.load(sha1)
+            blob = await self._find(sha1, params.channel)
+            if blob is None:
+                raise await self._gone(sha1)
+            with self._store.held(blob) as blob:
+                await self._serve_blob(upload, stream, sha1, blob)
+            return
+        blocks = [(start // BLOCK * BLOCK, stop) for start, stop in params.ranges]
+        async with self._through.hold(sha1, manifest, blocks) as download:
+            size = download.progress.size
+            check_ranges(params.ranges, size, BLOCK if params.proofs else 1)
+            upload.size = size
+            stream.set_group(upload.link.peer)
+
+            read = self._through.reader(download, params.proofs)
+            await self._send(upload, stream, read, waits=True)
 
     async def _serve_blob(
         self, upload: Upload, stream: Stream, sha1: str, blob: Blob | None
@@ -259,7 +300,7 @@ class Provider:
         try:
             if blob is None:
                 assert partial is not None
-                reader: Reader = _PartialReader(partial, params.proofs).read
+                reader: Reader = _of_partial(partial, params.proofs)
             elif params.proofs or blob.size > MANIFEST_CHUNK:
                 await link.budget.files.acquire()
                 opened = 1
@@ -272,7 +313,8 @@ class Provider:
             else:
                 await self._context.workers.disk(self._check_small, blob)
                 reader = _unproved(_plain_reader(self._store, blob))
-            await self._send(upload, stream, reader)
+            disk = self._context.workers.disk
+            await self._send(upload, stream, lambda pieces: disk(_read_all, reader, pieces))
             if blob is not None:
                 await self._context.workers.disk(self._context.inventory.touch, sha1)
         except CorruptContent:
@@ -284,8 +326,16 @@ class Provider:
             if opened:
                 link.budget.files.give()
 
-    async def _send(self, upload: Upload, stream: Stream, reader: Reader) -> None:
-        """Read one group of pieces ahead of the link, as long as there is credit and room for it."""
+    async def _send(
+        self,
+        upload: Upload,
+        stream: Stream,
+        read: Callable[[list[Range]], Awaitable[list[Proved]]],
+        *,
+        waits: bool = False,
+    ) -> None:
+        """Read one group of pieces ahead of the link, as long as there is credit and room for it.
+        ``waits``: reading may wait for others, and is broken off when nobody wants it any more."""
         link = upload.link
         groups = grouped(_pieces(upload.params.ranges, link), lambda: link.bulk_bytes)
         pieces = next(groups, None)
@@ -299,8 +349,7 @@ class Provider:
                     if current is None:
                         await stream.reserve(size)
                     if current is None or stream.try_reserve(size):
-                        work = self._context.workers.disk(_read_all, reader, pieces)
-                        ahead = _Reading(pieces, size, asyncio.ensure_future(work))
+                        ahead = _Reading(pieces, size, asyncio.ensure_future(read(pieces)))
                         pieces = next(groups, None)
                 if current is not None:
                     for (start, _), (data, proof) in zip(
@@ -315,6 +364,8 @@ class Provider:
             for each in (current, ahead):
                 if each is not None:
                     stream.unreserve(each.size)
+                    if waits:
+                        each.read.cancel()
                     # The thread may still be reading: the tree it reads from is closed after this.
                     await asyncio.wait([each.read])
                     if not each.read.cancelled():
@@ -374,7 +425,7 @@ def _pieces(ranges: Sequence[Range], link: Link) -> Iterator[Range]:
             start = stop
 
 
-def _read_all(reader: Reader, pieces: Sequence[Range]) -> list[tuple[bytes, list[bytes]]]:
+def _read_all(reader: Reader, pieces: Sequence[Range]) -> list[Proved]:
     return [reader(start, stop) for start, stop in pieces]
 
 
@@ -386,14 +437,11 @@ def _unproved(read: Callable[[int, int], bytes]) -> Reader:
     return lambda start, stop: (read(start, stop), [])
 
 
-class _PartialReader:
-    def __init__(self, partial: Partial, proofs: bool) -> None:
-        self._partial = partial
-        self._proofs = proofs
-
-    def read(self, start: int, stop: int) -> tuple[bytes, list[bytes]]:
-        data = self._partial.read_verified(start, stop) if self._proofs else None
-        proof = self._partial.proof(start // BLOCK, -(-stop // BLOCK)) if data is not None else None
-        if data is None or proof is None:
+def _of_partial(partial: Partial, proofs: bool) -> Reader:
+    def read(start: int, stop: int) -> Proved:
+        found = proved(partial, start, stop) if proofs else None
+        if found is None:
             raise NotFound(what="that range", detail="the provider is still fetching it itself")
-        return data, proof
+        return found
+
+    return read

@@ -15,11 +15,10 @@ from kachery_p2p.protocol.errors import ProtocolViolation
 from kachery_p2p.protocol.files.messages import Piece
 from kachery_p2p.protocol.files.plan import Range, Taken
 from kachery_p2p.protocol.limits import MAX_SEGMENTS_EACH
-from kachery_p2p.protocol.links.session import SealedBody
 
 from .content import Content
 from .progress import Progress
-from .sources import Pieces, Source
+from .sources import Body, Pieces, Source
 
 _WRITES_AHEAD = 4
 """Pieces of one source that wait for the disk before the source is held back."""
@@ -109,13 +108,13 @@ class Segments:
         pieces: Pieces,
         ticket: int,
         piece: Piece,
-        body: SealedBody,
+        body: Body,
         cost: int,
     ) -> None:
         try:
             await self._content.write(ticket, piece, body, source.name, source.holder.channel)
         except ProtocolViolation as error:
-            source.link.close(error)
+            source.accuse(error)
             raise
         pieces.done(cost)
         self._progress.credit(source, len(body))

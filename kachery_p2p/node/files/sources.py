@@ -1,9 +1,9 @@
 """The nodes that a download reads from: opening them, asking them, and remembering who failed.
 
-A :class:`Source` is one holder over a live link, and speaks the file protocol with it; the pieces that
-it hands out have the right form and place, but are *not* verified. :class:`Sources` is the memory of
-one download: whom to try first, who failed how often, and who is banned for a lie or a refusal.
-"""
+A :class:`Source` is one holder that can be asked, mostly a node over a live link
+(:class:`NodeSource`); the pieces that it hands out have the right form and place, but are *not*
+verified. :class:`Sources` is the memory of one download: whom to try first, who failed how often, and
+who is banned for a lie or a refusal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any, Protocol
 
-from kachery_p2p.node.gossip.lookup import Lookup
+from kachery_p2p.node.gossip.lookup import Found, Lookup
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.reach import Reach
@@ -28,9 +30,11 @@ from kachery_p2p.protocol.errors import (
     LinkClosed,
     LocalError,
     NotFound,
+    OriginError,
     ProtocolViolation,
     TransportError,
 )
+from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.files.messages import FILE_OPEN, FILE_READ, FileInfo, Piece
 from kachery_p2p.protocol.files.plan import Range
 from kachery_p2p.protocol.gossip.holders import Holder, rank
@@ -40,8 +44,27 @@ from kachery_p2p.protocol.links.session import SealedBody
 log = logging.getLogger(__name__)
 
 
-class Pieces:
-    """What comes on one ``file.read``, in its order and nothing else."""
+class Body(Protocol):
+    """Bytes that came: ``open`` gives them, and raises ProtocolViolation if they were forged on the
+    way."""
+
+    def __len__(self) -> int: ...
+    def open(self) -> bytes: ...
+
+
+class Pieces(Protocol):
+    """What comes of some ranges, in their order and nothing else. It is *not* verified."""
+
+    async def next(self) -> tuple[Piece, Body, int] | None:
+        """The next piece, its bytes and its cost; None after the last. Raises KacheryError: it does not
+        come."""
+
+    def done(self, cost: int) -> None:
+        """A piece has been dealt with: the source may send more."""
+
+
+class NodePieces:
+    """What comes on one ``file.read``."""
 
     def __init__(self, stream: Stream, ranges: Sequence[Range]) -> None:
         self._stream = stream
@@ -85,17 +108,54 @@ class Pieces:
         self._stream.done(cost)
 
 
-@dataclass(frozen=True)
-class Source:
-    """A holder that can be asked. ``via`` is the proxy's label, or None if the link is direct."""
+class Source(ABC):
+    """A holder that can be asked. ``via`` is the proxy's label, or None if the way is direct."""
 
-    holder: Holder
-    link: Link
-    via: str | None
+    def __init__(self, holder: Holder, via: str | None) -> None:
+        self.holder = holder
+        self.via = via
 
     @property
     def name(self) -> str:
         return self.holder.name
+
+    @abstractmethod
+    async def open(self, sha1: str) -> FileInfo:
+        """Ask for a file's size, and for its bytes if they are few."""
+
+    @abstractmethod
+    def reading(
+        self, sha1: str, ranges: Sequence[Range], *, proofs: bool
+    ) -> AbstractContextManager[Pieces]:
+        """Read these ranges, as ``file.read`` takes them; no more is read after the context."""
+
+    @abstractmethod
+    async def manifest(self, sha1: str) -> bytes:
+        """A manifest's bytes, its hash checked."""
+
+    def proves(self, sha1: str) -> bool:
+        """Whether it can send pieces of a file with proofs; known once that was opened."""
+        return True
+
+    @abstractmethod
+    def accuse(self, error: KacheryError) -> None:
+        """What it sent was forged on the way."""
+
+    def check(self, data: bytes, sha1: str, what: str) -> None:
+        """Raise CorruptContent, with this source to blame, unless the bytes fit their name."""
+        if hashlib.sha1(data).hexdigest() != sha1:
+            raise CorruptContent(what=what, source=self.name)
+
+
+class NodeSource(Source):
+    """A node over a live link."""
+
+    def __init__(self, holder: Holder, link: Link, via: str | None) -> None:
+        super().__init__(holder, via)
+        self.link = link
+
+    def accuse(self, error: KacheryError) -> None:
+        self.link.close(error)
 
     async def open(self, sha1: str) -> FileInfo:
         """Ask for a file's size, and for its bytes if they are few."""
@@ -109,8 +169,8 @@ class Source:
         return info
 
     @contextlib.contextmanager
-    def reading(self, sha1: str, ranges: Sequence[Range], *, proofs: bool) -> Iterator[Pieces]:
-        """Read these ranges, as ``file.read`` takes them; the stream is open as long as the context."""
+    def reading(self, sha1: str, ranges: Sequence[Range], *, proofs: bool) -> Iterator[NodePieces]:
+        """The stream is open as long as the context."""
         params = {
             "channel": self.holder.channel,
             "sha1": bytes.fromhex(sha1),
@@ -119,7 +179,7 @@ class Source:
         }
         stream = self.link.open(FILE_READ, params)
         try:
-            yield Pieces(stream, ranges)
+            yield NodePieces(stream, ranges)
         finally:
             stream.end()
 
@@ -143,17 +203,30 @@ class Source:
                 pieces.done(cost)
         return bytes(data)
 
-    def check(self, data: bytes, sha1: str, what: str) -> None:
-        """Raise CorruptContent, with this source to blame, unless the bytes fit their name."""
-        if hashlib.sha1(data).hexdigest() != sha1:
-            raise CorruptContent(what=what, source=self.name)
+
+class Near(Protocol):
+    """Storage of this node's own, elsewhere, that has a file: sources without a link."""
+
+    unasked: KacheryError | None
+    """Why one that has it is left alone at this moment."""
+
+    async def holders(self) -> list[Holder]: ...
+    def source(self, holder: Holder) -> Source | None: ...
+    async def blame(self, node: str, error: KacheryError) -> None: ...
 
 
 class Sources:
-    def __init__(self, network: Network, reach: Reach, lookup: Lookup, sha1: str) -> None:
+    def __init__(
+        self, network: Network, reach: Reach, lookup: Lookup, near: Near, sha1: str
+    ) -> None:
         self._network = network
         self._reach = reach
         self._lookup = lookup
+        self._near = near
+        self._further = False
+        """Other nodes were looked for, and not the node's own origins alone."""
+        self.near_only = False
+        """Only these are asked: so two nodes that stand for one origin do not wait for one another."""
         self._sha1 = sha1
         self._failures: dict[str, int] = {}
         self._banned: dict[str, KacheryError] = {}
@@ -181,18 +254,53 @@ class Sources:
     def ban(self, node: str, error: KacheryError) -> None:
         """Ask it no more."""
         self._banned[node] = error
+        self._network.spawn(self._near.blame(node, error), name="blame a source")
 
     def _blame(self, holder: Holder, error: KacheryError) -> None:
         self.failed(holder.node)
-        if isinstance(error, CorruptContent | ProtocolViolation | AccessDenied):
+        if isinstance(error, CorruptContent | ProtocolViolation | AccessDenied | OriginError):
             self.ban(holder.node, error)
+
+    # --- who there is ------------------------------------------------------------------------
+
+    async def nearest(self, look: Callable[[], Awaitable[Found]]) -> Found:
+        """The node's own origins that have it; else as :meth:`further`."""
+        found = Found(holders=await self._near.holders())
+        return found if found.holders else await self.further(look)
+
+    async def further(self, look: Callable[[], Awaitable[Found]]) -> Found:
+        """The nodes that have it, as ``look`` finds them, the first time. Raises the refusal, or what
+        else is the matter, if there are none."""
+        reason = self.refusal or self._near.unasked
+        if self.near_only or self._further:
+            raise reason or NotFound(what=f"sha1://{self._sha1}", detail="it is in no origin now")
+        self._further = True
+        found = await look()
+        if not found.holders:
+            raise reason or self._lookup.not_found(file_key(self._sha1), found)
+        return found
+
+    async def again(self, before: Found, channel: bytes | None) -> Found:
+        """Who has it now, without patience; those from before if that cannot be said."""
+        if self.near_only:
+            return before
+        try:
+            found = await self._lookup.find(file_key(self._sha1), channel, patience=0)
+        except KacheryError:
+            return before
+        self._further = True
+        found.holders += await self._near.holders()
+        return found if found.holders else before
 
     # --- asking ------------------------------------------------------------------------------
 
     async def _connect(self, holder: Holder) -> Source:
+        near = self._near.source(holder)
+        if near is not None:
+            return near
         relays = self._lookup.relays.get((holder.node, holder.channel), set())
         link = await self._reach.to(holder.node, holder.channel, urls=holder.urls, relays=relays)
-        return Source(holder, link, via(self._network, link))
+        return NodeSource(holder, link, via(self._network, link))
 
     async def first(
         self, holders: Iterable[Holder], work: Callable[[Source], Awaitable[None]]

@@ -31,6 +31,7 @@ from .invitation_calls import InvitationCalls
 from .keeper_calls import KeeperCalls
 from .live_call import DeferredResult, LiveCall
 from .node_calls import NodeCalls
+from .origin_calls import OriginCalls
 from .services import Services
 from .share_calls import ShareCalls
 from .status_calls import StatusCalls
@@ -53,6 +54,7 @@ class Calls:
             **files.calls(),
             **StorageCalls(services).calls(),
             **KeeperCalls(services).calls(),
+            **OriginCalls(services).calls(),
             **BatchCalls(services).calls(),
             **FeedCalls(services).calls(),
             **TaskCalls(services).calls(),

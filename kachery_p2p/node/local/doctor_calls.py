@@ -27,7 +27,7 @@ from typing import Any
 import msgspec
 
 from kachery_p2p.node.feeds.reader import Wanted
-from kachery_p2p.node.files.sources import Source
+from kachery_p2p.node.files.sources import NodeSource
 from kachery_p2p.node.gossip.lookup import Found
 from kachery_p2p.protocol.errors import DeadlineExceeded, KacheryError, to_wire
 from kachery_p2p.protocol.feeds.feed import FeedId, SubfeedHash
@@ -104,6 +104,7 @@ class DoctorCalls:
         skews = {link.peer: link.skew for link in services.network.links}
         for link in seen["links"]:
             link["skew"] = skews.get(link["node"])
+        seen["origins"] = await services.backing.status()
         seen["clock"] = services.context.clock()
         seen["folders"] = [
             await disk(_examine_folder, "storage", services.store.root),
@@ -165,11 +166,11 @@ class DoctorCalls:
                     pieces.done(item[2])
         return {"size": info.size, "partial": info.partial, "via": source.via}
 
-    async def _connect(self, holder: Holder) -> Source:
+    async def _connect(self, holder: Holder) -> NodeSource:
         services = self._services
         relays = services.lookup.relays.get((holder.node, holder.channel), set())
         link = await services.reach.to(holder.node, holder.channel, urls=holder.urls, relays=relays)
-        return Source(holder, link, link.via)
+        return NodeSource(holder, link, link.via)
 
     async def _load(self, params: _File) -> dict[str, Any]:
         channel = self._channel(params.channel)

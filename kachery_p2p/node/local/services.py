@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from kachery_p2p.node.archives.archiving import Archiving
+from kachery_p2p.node.backing.backing import Backing
 from kachery_p2p.node.channels.bootstraps import Bootstraps
 from kachery_p2p.node.channels.documents import Documents
 from kachery_p2p.node.channels.invitations import Invitations
@@ -86,3 +88,5 @@ class Services:
     keeping: Keeping
     scrubbing: Scrubbing
     keepers: Keepers
+    backing: Backing
+    archiving: Archiving

@@ -22,7 +22,8 @@ method               parameters                                         result
 
 ``copies``: on other nodes, without which what was stored here is not deleted; 1 by default.
 ``label`` is remembered here, for listings; ``seconds``: for how long something is kept, by default for
-good. ``which`` is one of ``mine``, ``fetched``, ``linked``, ``pinned``, ``partial``. What a record of a
+good. ``which`` is one of ``mine``, ``fetched``, ``linked``, ``pinned``, ``partial``, ``archived``
+(which have the ``archive``, too). What a record of a
 listing has is said by :meth:`~kachery_p2p.node.files.keeping.Keeping.record`.
 
 No parameter is a path that the node would open on the caller's behalf: files come as descriptors, and
@@ -32,6 +33,7 @@ No parameter is a path that the node would open on the caller's behalf: files co
 from __future__ import annotations
 
 import asyncio
+import fnmatch
 import os
 import stat
 from collections.abc import Callable
@@ -66,7 +68,7 @@ from .services import Services
 
 _WHICH: Final[dict[str, tuple[tuple[Kind, ...], tuple[Source, ...]]]] = {
     "": ((), ()),
-    "mine": (("file", "link"), ("stored", "found")),
+    "mine": (("file", "link"), ("stored", "found", "archived")),
     "fetched": (("file",), ("fetched",)),
     "linked": (("link",), ()),
     "partial": (("partial",), ()),
@@ -99,7 +101,7 @@ class _Link(msgspec.Struct, frozen=True):
 
 class _List(msgspec.Struct, frozen=True):
     sort: Sort = "sha1"
-    which: Literal["", "mine", "fetched", "linked", "pinned", "partial"] = ""
+    which: Literal["", "mine", "fetched", "linked", "pinned", "partial", "archived"] = ""
     pattern: str = ""
     parts: bool = False
     after: tuple[float, str] | None = None
@@ -145,6 +147,12 @@ class _Limit(msgspec.Struct, frozen=True):
 class _Verify(msgspec.Struct, frozen=True):
     rate: float | None = None
     again: bool = False
+
+
+def _fits(thing: Thing, pattern: str) -> bool:
+    """As the pattern of a listing."""
+    names = (thing.label, thing.path, thing.sha1)
+    return not pattern or any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
 
 class StorageCalls:
@@ -265,6 +273,8 @@ class StorageCalls:
         context = self._services.context
         if params.which == "pinned":
             return self._pinned_page(params)
+        if params.which == "archived":
+            return self._archived_page(params)
         kinds, sources = _WHICH[params.which]
         things = context.inventory.listed(
             sort=params.sort,
@@ -292,6 +302,26 @@ class StorageCalls:
         counting = context.state.pinned([thing.sha1 for thing in things], context.clock())
         after = (0.0, names[-1]) if len(names) == LIST_PAGE else None
         return self._records([thing for thing in things if thing.sha1 in counting], after)
+
+    def _archived_page(self, params: _List) -> dict[str, Any]:
+        """What this node has put into archives, here or not, in the order of the hashes."""
+        context, backing = self._services.context, self._services.backing
+        after = "" if params.after is None else params.after[1]
+        page = backing.index.all_verified(after, LIST_PAGE)
+        records = []
+        for sha1, size, label, number in page:
+            thing = context.inventory.thing(sha1) or Thing(sha1, size=size, label=label)
+            if not _fits(thing, params.pattern):
+                continue
+            origin = backing.origins.get(number)
+            record = self._services.keeping.record(thing)
+            record["kind"] = thing.kind or "archived"
+            record["source"] = "archived"
+            record["channel"] = ""
+            record["archive"] = "" if origin is None else origin.name
+            records.append(record)
+        last = (0.0, page[-1][0]) if len(page) == LIST_PAGE else None
+        return {"files": records, "after": last, "complete": context.inventory.complete}
 
     def _records(self, things: list[Thing], after: tuple[float, str] | None) -> dict[str, Any]:
         name_of = self._services.network.name_of
@@ -326,6 +356,7 @@ class StorageCalls:
             "reserved": room.reserved,
             "kinds": kinds,
             "pinned": context.state.count_pinned(context.clock()),
+            "archived": self._services.backing.archived(),
             "complete": context.inventory.complete,
             "free": disk.f_bavail * disk.f_frsize,
             "disk": disk.f_blocks * disk.f_frsize,

@@ -5,7 +5,7 @@ Everything here is a value: what is asked of the disk and of the clock is asked 
 * Never: what was stored here, what is linked, pinned, or in use. What was found in the folder (put
   there by kachery, say) counts as stored here.
 * First what is of no use by itself: damaged copies that were put aside; then what was fetched, whole or
-  in part, the least recently used first.
+  in part, and what is in an archive whose user lets it go for that, the least recently used first.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from typing import Final, Literal
 
 Kind = Literal["file", "link", "partial", "damaged"]
 """``damaged``: nothing good is here, only a copy that was put aside."""
-Source = Literal["stored", "found", "fetched"]
+Source = Literal["stored", "found", "fetched", "archived"]
+"""``archived``: stored here, and in an archive, too, so that its user lets it go."""
 
 KINDS: Final[tuple[Kind, ...]] = ("file", "link", "partial", "damaged")
-SOURCES: Final[tuple[Source, ...]] = ("stored", "found", "fetched")
+SOURCES: Final[tuple[Source, ...]] = ("stored", "found", "fetched", "archived")
+MAY_GO: Final[tuple[Source, ...]] = ("fetched", "archived")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,9 @@ def why_kept(content: Candidate) -> str:
         return "pinned"
     if content.kind == "link":
         return "linked"
-    if content.kind == "file" and content.source != "fetched":
+    if content.kind == "file" and content.source not in MAY_GO:
         return "stored here"
-    if content.kind == "damaged" and content.source != "fetched":
+    if content.kind == "damaged" and content.source not in MAY_GO:
         return "the only copy of what was stored here, damaged"
     return ""
 

@@ -4,6 +4,7 @@ A limit is checked before memory is allocated for what it bounds. Nothing else i
 number of this kind. There is a page for each noun; all of them are imported from here.
 """
 
+from .backing import *  # noqa: F403
 from .channels import *  # noqa: F403
 from .directories import *  # noqa: F403
 from .feeds import *  # noqa: F403

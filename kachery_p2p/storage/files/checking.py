@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from kachery_p2p.protocol.errors import Cancelled, CorruptContent, StorageDamaged, StorageFull
@@ -27,6 +27,7 @@ from kachery_p2p.storage.closing import Closing
 from kachery_p2p.storage.disk import disk_errors, pread_up_to
 
 from .blobs import Blob, BlobStore
+from .partials import Partial
 from .reader import BlobReader
 from .sources import ignore, never
 from .stamps import is_stamped, put_stamp, stamp_of
@@ -34,6 +35,9 @@ from .treefile import OWN_STORAGE, TreeFile
 from .trees import ensure_tree, find_tree, rebuild_tree
 
 R = TypeVar("R")
+
+Proved = tuple[bytes, list[bytes]]
+"""Whole blocks, and what leads from them to the root."""
 
 _PIECE: Final = 4 * MIB
 """Bytes that are read at a time to be compared; whole blocks."""
@@ -203,6 +207,34 @@ def _read_blocks(
     last = min(-(-stop // BLOCK) * BLOCK, blob.size)
     data = store.read(blob, first, last - first)
     return data[start - first : stop - first] if tree.check_blocks(first // BLOCK, data) else None
+
+
+def proved(partial: Partial, start: int, stop: int) -> Proved | None:
+    """Whole blocks of a download in progress, with their proof; None if they are not all here."""
+    data = partial.read_verified(start, stop)
+    proof = partial.proof(start // BLOCK, -(-stop // BLOCK)) if data is not None else None
+    return None if data is None or proof is None else (data, proof)
+
+
+def read_proved(
+    store: BlobStore, sha1: str, partial: Partial | None, ranges: Sequence[tuple[int, int]]
+) -> list[Proved] | None:
+    """Ranges of whole blocks, of a blob or of its download in progress, each with its proof; None if
+    they are not all here. Raises CorruptContent: it was put aside; and as
+    :func:`.trees.ensure_tree`."""
+    blob = store.find(sha1)
+    if blob is None:
+        found = [] if partial is None else [proved(partial, *each) for each in ranges]
+        whole = [each for each in found if each is not None]
+        return whole if len(whole) == len(ranges) else None
+    here = blob
+
+    def damaged(sha1: str) -> CorruptContent:
+        store.quarantine(sha1)
+        return corrupt(here)
+
+    with TreeReader(store, blob, ensure_tree(store, blob), damaged) as reader:
+        return [reader.read_proved(start, stop) for start, stop in ranges]
 
 
 class TreeReader(Closing):

@@ -22,6 +22,10 @@ from kachery_p2p.storage.paths import check_sha1
 NOBODY: Final = ""
 """Instead of a channel's id: content that may go out on none."""
 
+FREE: Final = "00"
+"""Instead of a channel's id: bytes that the node's own user has elsewhere (an origin). They may go out
+on all channels."""
+
 _Row = tuple[str, bytes, str]
 """Table, hash, channel."""
 _PAGE: Final = 500

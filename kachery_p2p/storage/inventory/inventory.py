@@ -45,7 +45,7 @@ Sort = Literal["sha1", "size", "used", "stored"]
 _FILE: Final = "files.sqlite"
 _DIGITS: Final = re.compile(r"[0-9a-f]{4,40}")
 """So many that they are meant as the beginning of a hash."""
-_MAY_GO: Final = "(kind = 2 OR aside > 0 OR (kind = 0 AND source = 2))"
+_MAY_GO: Final = "(kind = 2 OR aside > 0 OR (kind = 0 AND source >= 2))"
 
 
 class Inventory(Rows):
@@ -191,6 +191,14 @@ class Inventory(Rows):
                     fields |= {"part_of": part_of, "label": label or thing.label}
                 self._put(replace(thing, **fields))
             self._commit()
+
+    def set_archived(self, sha1: str, archived: bool) -> None:
+        """What was stored here is in an archive and may go for that, or may not any more."""
+        with self._lock:
+            thing = self._thing(sha1)
+            if thing.kind is not None and thing.source != "fetched":
+                self._put(replace(thing, source="archived" if archived else "stored"))
+                self.changes += 1
 
     def look(self, sha1: str) -> Thing | None:
         """Bring the row of a content in line with its files; it, or None if there are none."""

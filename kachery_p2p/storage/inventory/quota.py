@@ -263,6 +263,7 @@ _NAMES: Final = {
     "stored": "stored here",
     "found": "found in the folder",
     "fetched": "fetched, and pinned or in use",
+    "archived": "in an archive, too, and pinned or in use",
 }
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from kachery_p2p.protocol.errors import KacheryError, StorageFull
-from kachery_p2p.protocol.files.eviction import KINDS, SOURCES, Kind
+from kachery_p2p.protocol.files.eviction import KINDS, MAY_GO, SOURCES, Kind
 from kachery_p2p.protocol.limits import MAX_UNWRITTEN
 from kachery_p2p.storage import paths
 from kachery_p2p.storage.database import Database
@@ -54,10 +54,15 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         WHERE kind = 2 OR aside > 0 OR (kind = 0 AND source = 2);
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     """,
+    """
+    DROP INDEX things_may_go;
+    CREATE INDEX things_may_go ON things (used, sha1)
+        WHERE kind = 2 OR aside > 0 OR (kind = 0 AND source >= 2);
+    """,
 )
 """Never edited, only appended to. The numbers are places in ``KINDS`` and ``SOURCES``."""
 
-assert (KINDS.index("file"), KINDS.index("partial"), SOURCES.index("fetched")) == (0, 2, 2)
+assert (KINDS.index("file"), KINDS.index("partial"), SOURCES[2:]) == (0, 2, MAY_GO)
 
 LOCK_FILE: Final = ".kachery-p2p-files.lock"
 _PAGE: Final = 500

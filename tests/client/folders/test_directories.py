@@ -158,7 +158,9 @@ def test_what_may_not_be_read_is_said() -> None:
         (top / "closed").mkdir(0)
 
         def store() -> None:
-            with pytest.raises(BadPath, match=r"closed': it cannot be read.*secret' is not readable"):
+            with pytest.raises(
+                BadPath, match=r"closed': it cannot be read.*secret' is not readable"
+            ):
                 scan.scan_folder(name, scan.Ignored(()), (), lambda: False)
             left = scan.scan_folder(name, scan.Ignored(["secret", "closed"]), (), lambda: False)
             assert [source.name for source in left.files] == ["open"]

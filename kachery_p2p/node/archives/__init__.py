@@ -1,0 +1,1 @@
+"""Putting content into the archives of this node."""

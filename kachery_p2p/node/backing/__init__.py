@@ -1,0 +1,1 @@
+"""Origins and archives: storage elsewhere that this node stands for."""
