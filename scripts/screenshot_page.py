@@ -1,7 +1,8 @@
 """The pictures of the page in docs/img: a shared table on a telephone, and both views.
 
-Real nodes, links as the documents make them, and Chromium without a window: ./scripts/screenshot_page.py
-in the project's environment, after ./scripts/web.
+Real nodes, links as the documents make them, and Chromium without a window. After ./scripts/web:
+
+    python scripts/screenshot_page.py
 """
 
 from __future__ import annotations

@@ -123,7 +123,8 @@ async def test_an_array_of_two_axes_is_a_heat_map(lab: Lab, order: str) -> None:
         ) == [40, 256]
         assert await tab.run(pixel.format(38)) == [68, 1, 84, 255]
         light = await tab.run(pixel.format(39))
-        assert light[0] > 240 and light[2] < 50
+        assert light[0] > 240
+        assert light[2] < 50
 
 
 async def test_nothing_of_the_link_reaches_a_server_and_no_other_site_is_asked(lab: Lab) -> None:

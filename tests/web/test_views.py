@@ -124,15 +124,19 @@ REACH = {
     "peer connection": "new Promise(done => { try { const c = new RTCPeerConnection();"
     " c.createDataChannel('x'); c.createOffer().then(o => c.setLocalDescription(o))"
     ".then(() => done('reached'), () => done('blocked')); } catch { done('blocked') } })",
-    "peer connection of a frame inside": "new Promise(done => { const f = document.createElement('iframe');"
+    "peer connection of a frame inside": "new Promise(done => {"
+    " const f = document.createElement('iframe');"
     " document.body.append(f); try { new f.contentWindow.RTCPeerConnection(); done('reached') }"
     " catch { done('blocked') } })",
     "script of a frame inside": "new Promise(done => { const f = document.createElement('iframe');"
     " onmessage = ({data}) => data === 'inside' && done('reached');"
-    " const url = URL.createObjectURL(new Blob(['parent.postMessage(`inside`, `*`)'], {type: 'text/javascript'}));"
-    " f.srcdoc = `<script src='${url}'></` + `script><script>parent.postMessage('inside', '*')</` + `script>`;"
+    " const url = URL.createObjectURL(new Blob(['parent.postMessage(`inside`, `*`)'],"
+    " {type: 'text/javascript'}));"
+    " f.srcdoc = `<script src='${url}'></` + `script>"
+    "<script>parent.postMessage('inside', '*')</` + `script>`;"
     " document.body.append(f); setTimeout(() => done('blocked'), 500) })",
-    "transport": "(async () => { const t = new WebTransport(there.replace('http', 'https')); await t.ready })()"
+    "transport": "(async () => { const t = new WebTransport(there.replace('http', 'https'));"
+    " await t.ready })()"
     ".then(() => 'reached', () => 'blocked')",
     "service worker": "(async () => navigator.serviceWorker.register('/kachery.js'))()"
     ".then(() => 'reached', () => 'blocked')",
@@ -171,7 +175,8 @@ async def test_a_view_can_reach_nothing(lab: Lab) -> None:
         assert b"".join(heard) == b"", outcomes
         assert await tab.run("location.href") == link
         tried = await tab.text("main ul")
-        assert "connect-src" in tried and "worker-src" in tried
+        assert "connect-src" in tried
+        assert "worker-src" in tried
         targets = (await browser.send("Target.getTargets", {}))["targetInfos"]
         assert sum(each["type"] == "page" for each in targets) == 2  # this one, and the first
     server.close()
@@ -209,7 +214,7 @@ async def test_what_is_chosen_in_a_view_arrives_in_a_feed(lab: Lab) -> None:
     mine, other = (f"feed://{feed.hex()}/{name}" for name in ("curation", "other"))
     link = await view_link(lab, PLAIN, mine, appends=(mine,), reads=(other,))
     async with chromium() as browser:
-        tab, frame = await opened(browser, link)
+        _tab, frame = await opened(browser, link)
         assert await frame.run("kachery.feed(kachery.data).append({a: 1}, 'two')") == 0
         assert await frame.run("kachery.feed(kachery.data).append({a: 'é\\n'})") == 2
         following = (

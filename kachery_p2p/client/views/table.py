@@ -26,8 +26,8 @@ async def aview_table(
     expires_in: float = PASS_SECONDS,
     once: bool = False,
 ) -> str:
-    """A link that shows rows in any browser, as a table that can be sorted and as points beside it: what
-    is chosen in one is chosen in the other.
+    """A link that shows rows in any browser, as a table that can be sorted and as points beside it:
+    what is chosen in one is chosen in the other.
 
     Args:
         rows: the URI of a ``.csv``, ``.tsv`` or ``.json`` file; or a list of dicts, which is stored.

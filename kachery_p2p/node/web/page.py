@@ -3,9 +3,9 @@
 It is a few files that are always the same, held in memory; whoever comes may have them. The page
 gets nothing else from here over HTTP: what it shows it fetches as a visitor, over a WebSocket.
 
-Invariants: the page may run its own scripts alone, and connect to where it came from alone; the frame of
-a view runs what the view brings, and connects to nothing; nothing of a request but its path decides
-what it gets.
+Invariants: the page may run its own scripts alone, and connect to where it came from alone; the
+frame of a view runs what the view brings, and connects to nothing; nothing of a request but its path
+decides what it gets.
 
 Non-goals: who may connect (node/links/listener.py).
 """

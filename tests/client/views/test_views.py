@@ -1,4 +1,4 @@
-"""Views from Python: made with real daemons, opened in a real browser, and what is chosen comes back."""
+"""Views from Python: made with real daemons, opened in a real browser; what is chosen comes back."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ async def test_a_recording_is_zoomed_and_only_what_is_on_screen_is_fetched(lab: 
         assert float(text.split("· ")[1].split()[0]) < 1  # of 32 MB
         for _ in range(8):
             await frame.click("+")
-            text = await status(frame)
-        assert "to 501.9" in text
+        await frame.until("document.getElementById('status').textContent.includes('to 501.9')")
+        text = await status(frame)
         assert float(text.split("· ")[1].split()[0]) < 8
         assert tab.troubles == []
 

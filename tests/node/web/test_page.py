@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+from base64 import b64encode
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ UPGRADE = [
     "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
     "Sec-WebSocket-Protocol: kachery-p2p",
 ]
-NAMES = ["index.html", "kachery.js", "kachery.css", "icon.svg", "licences.txt"]
+NAMES = ["index.html", "kachery.js", "kachery.css", "view.html", "icon.svg", "licences.txt"]
 
 
 @pytest.fixture
@@ -71,6 +73,24 @@ async def test_the_page_comes_with_a_policy_that_lets_it_do_little(built: Path) 
             assert (await get(address, path))[0] == 200
         for path in ("/../../etc/passwd", "/page.py", "/kachery", "/sha1/aa/bb/cc"):
             assert (await get(address, path))[0] == 404
+
+
+async def test_the_frame_of_views_has_a_policy_without_any_network(built: Path) -> None:
+    script = b"start()"
+    (built / "view.html").write_bytes(b"<head><script>" + script + b"</script></head>")
+    async with laboratory(channel=False) as lab:
+        status, headers, _ = await get(str(lab["P"].listening), "/lab/view.html")
+    assert status == 200
+    policy = dict(
+        each.partition(" ")[::2] for each in headers["content-security-policy"].split("; ")
+    )
+    digest = b64encode(sha256(script).digest()).decode()
+    assert policy["script-src"] == f"'sha256-{digest}' 'unsafe-eval' blob:"
+    assert policy["sandbox"] == "allow-scripts"
+    assert policy["default-src"] == policy["connect-src"] == policy["frame-src"] == "'none'"
+    assert "self" not in " ".join(
+        value for name, value in policy.items() if name != "frame-ancestors"
+    )
 
 
 async def test_without_a_built_page_it_says_how_to_get_it(
