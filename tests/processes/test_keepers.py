@@ -182,15 +182,9 @@ def test_a_folder_and_a_feed_are_kept_and_read_while_their_node_is_off(
 
     until(lambda: feed_size(lab.b, feed) == 3, "the keeper has what was appended later")
     with Daemon(short_folder, "c") as third:
-        third.cli("channel", "join", "-", stdin=lab.document)
-        loaded = until(
-            lambda: (
-                third.cli("load", uri, "--dest", str(third.home / "got"), check=False).returncode
-                == 0
-            ),
-            "the folder is loaded",
-        )
-        assert loaded
+        joins(lab, third)
+        lab.a.stop()
+        third.cli("load", uri, "--dest", str(third.home / "got"))
         assert (third.home / "got" / "7.txt").read_text() == "result 7\n" * 100
         shown = third.cli("feed", "tail", f"{feed}/one").stdout
         assert shown.count('"n"') == 3

@@ -71,7 +71,7 @@ def test_a_file_that_is_deleted_while_another_node_reads_it_arrives_there(lab: L
     with reader:
         assert reader.stdout.readline() == "begins\n"
         assert reader.stdout.readline() == "moves\n"
-        lab.a.cli("rm", uri)
+        lab.a.cli("rm", "--copies", "0", uri)
         assert reader.stdout.readline().strip() == sha1
     assert not list((lab.a.storage / "sha1").rglob(f"{sha1}*"))
     # From now on it is to be had from the other one.

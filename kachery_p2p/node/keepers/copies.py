@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kachery_p2p.node.files.copy_locks import CopyLocks
-from kachery_p2p.node.files.sources import Source
+from kachery_p2p.node.files.sources import NodeSource
 from kachery_p2p.node.gossip.discovery import Discovery
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.protocol import codec
@@ -87,7 +87,7 @@ class Copies:
             link = await self._discovery.link_to(holder)
             params = KeepLock(holder.channel, bytes.fromhex(blob.sha1))
             locked = codec.convert(LockedCopy, await link.request(KEEP_LOCK, codec.plain(params)))
-            await self._prove(Source(holder, link, None), blob, locked.size)
+            await self._prove(NodeSource(holder, link, None), blob, locked.size)
         except KacheryError as error:
             return f"{holder.name}: {str(error).rstrip('.')}"
         if not locked.stays:
@@ -96,7 +96,7 @@ class Copies:
             return f"{holder.name} has it until {datetime.fromtimestamp(locked.until, UTC):%F} only"
         return None
 
-    async def _prove(self, source: Source, blob: Blob, size: int) -> None:
+    async def _prove(self, source: NodeSource, blob: Blob, size: int) -> None:
         """Compare a block that the holder could not know beforehand. Raises CorruptContent, ..."""
         if size != blob.size:
             raise CorruptContent(what=f"sha1://{blob.sha1}", source=source.name)

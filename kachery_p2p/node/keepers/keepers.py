@@ -36,10 +36,18 @@ class Keepers:
         kept_feeds = KeptFeeds(feeds, reader, offers)
         taker = Taker(feeds.context, keeping, downloader, loader, kept_feeds)
         self._context = feeds.context
+        self._network = discovery.network
         self.offers = offers
         self.keeper = Keeper(discovery.network, offers, keeping, kept_feeds, taker)
         self.pusher = Pusher(discovery, keeping, feeds.store)
         self.copies = Copies(discovery, locks)
+
+    def on_change(self, channel: bytes) -> None:
+        """A channel changed: end what comes from those who may push no longer; forget what was offered
+        on one that was left."""
+        self.keeper.cut()
+        if channel not in self._context.book:
+            self._network.supervisor.do("forgetting an offer", lambda: self.offers.forget(channel))
 
     async def told(self, channel: bytes) -> dict[str, Any]:
         """What this node offers to keep on a channel, and keeps by now: plain values."""

@@ -6,7 +6,7 @@ Non-goals: what is kept, see :mod:`.keeper`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from kachery_p2p.node.context import Context
@@ -18,7 +18,7 @@ _NOTHING = KeepOffer()
 
 
 class KeepOffers:
-    """What is offered on which channel; as :class:`~kachery_p2p.node.gossip.announcer.Offers` too.
+    """What is offered on which channel; as :class:`~kachery_p2p.node.gossip.comparison.Offers` too.
     ``provide`` and ``withdraw`` announce."""
 
     kind: ContentKind = "files"
@@ -60,10 +60,11 @@ class KeepOffers:
         for content in sorted(after | before):  # those of this channel may be others' elsewhere
             (provide if content in after else withdraw)(content)
 
-    def forget(self, channel: bytes) -> None:
-        """The channel was left."""
-        if channel not in self._book and self._offers.pop(channel, None) is not None:
-            self._state.set_meta(_key(channel), None)
+    async def forget(self, channel: bytes) -> None:
+        """The channel was left, unless this node is on it again."""
+        if channel not in self._book:
+            self._offers = {each: old for each, old in self._offers.items() if each != channel}
+            await self._disk(self._state.set_meta, _key(channel), None)
 
     def _read(self, channel: bytes) -> KeepOffer:
         text = self._state.get_meta(_key(channel))
@@ -82,12 +83,11 @@ class KeepOffers:
         for node in sorted({node for offer in offers for node in offer.nodes or ()}):
             yield keeper_key(node)
 
-    def may_leave(self, content: ContentKey, channel: bytes) -> bool:
-        """Whether that is offered on this channel."""
+    def leaving(self, contents: Sequence[ContentKey], channel: bytes) -> Iterable[ContentKey]:
+        """Those that are offered on this channel."""
         offer = self._offers.get(channel, _NOTHING)
-        if not content.identifier:
-            return offer.nodes is None
-        return offer.nodes is not None and content.identifier.hex() in offer.nodes
+        said = {keeper_key(None)} if offer.nodes is None else map(keeper_key, offer.nodes)
+        return set(said) & set(contents)
 
 
 def told(offer: KeepOffer) -> dict[str, Any]:

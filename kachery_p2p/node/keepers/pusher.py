@@ -44,6 +44,7 @@ from kachery_p2p.protocol.keepers.messages import (
 from kachery_p2p.protocol.keepers.offer import keeper_key
 from kachery_p2p.protocol.limits import (
     KEEP_SILENCE_SECONDS,
+    KEEP_SWEEP_SECONDS,
     KEEPERS_ASKED_SECONDS,
     LOOKUP_PATIENCE,
     MAX_KEPT_LABEL,
@@ -101,6 +102,7 @@ class Pusher:
         self._disk = self._context.workers.disk
         self._keeping = keeping
         self._feed_store = feed_store
+        self._next_look = 0.0
 
     # --- what it is --------------------------------------------------------------------------
 
@@ -348,7 +350,7 @@ class Pusher:
             "channel": self._network.name_of(bytes.fromhex(pushed.channel)),
             "keeper": pushed.keeper,
             "size": pushed.size,
-            "count": pushed.count,
+            "count": pushed.number,
             "since": pushed.since,
             "until": pushed.until,
             "confirmed": None if things is None else thing is not None and thing.whole,
@@ -387,6 +389,10 @@ class Pusher:
     async def push_new_subfeeds(self) -> None:
         """Tell keepers of the subfeeds that came to a feed since it was pushed. To be called now and
         then."""
+        now = self._context.clock()
+        if now < self._next_look:
+            return
+        self._next_look = now + KEEP_SWEEP_SECONDS
         for each in await self._pushed():
             if len(each.content) != FEED_BYTES:
                 continue

@@ -43,9 +43,10 @@ async def test_a_pushed_file_is_on_the_keepers_disk_and_stays_when_its_node_has_
         assert has(lab["K"], manifest)
         listed = await lab.call("A", "keep.list")
         assert [(e["content"], e["confirmed"]) for e in listed["elsewhere"]] == [(sha1, True)]
+        assert listed["elsewhere"][0]["count"] == 2
         (here,) = (await lab.call("K", "keep.list"))["here"]
         assert (here["content"], here["node"], here["whole"]) == (sha1, lab.id("A"), True)
-        assert here["label"] == "big.dat"
+        assert (here["label"], here["count"]) == ("big.dat", 2)
         assert here["size"] == MANIFEST_CHUNK + 100_000 + len(lab.bytes_of("K", manifest))
         await lab.stop("A")
         await lab.announced("K")
@@ -364,3 +365,15 @@ async def test_the_same_thing_pushed_twice_at_once_is_kept_once() -> None:
         )
         assert any(not isinstance(each, KacheryError) for each in results)
         assert await kept_at(lab, "K") == [sha1]
+
+
+async def test_an_offer_ends_with_the_channel_and_is_not_back_when_it_is_joined_again() -> None:
+    async with laboratory("A", "K") as lab:
+        await offer(lab, "K", limit=1_000)
+        document = await lab.export("A", "lab")
+        await lab.call("K", "channel.leave", channel="lab")
+        key = f"keep:{lab.channels['lab'].hex()}"
+        await until(lambda: lab["K"].state.get_meta(key) is None)
+        await lab.call("K", "channel.join", document=document)
+        shown = await lab.call("K", "channel.show", channel="lab")
+        assert shown["keeping"] == {"keep_for": [], "keep_limit": None, "used": 0}

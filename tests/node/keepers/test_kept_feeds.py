@@ -49,6 +49,7 @@ async def test_subfeeds_that_come_later_are_pushed_by_themselves() -> None:
         second = Subfeed(lab, first.feed, "second")
         await second.append("A", 2, 3)
         await lab["A"].feeds.settle()
+        lab["A"].keepers.pusher._next_look = 0.0
         await lab["A"].keepers.pusher.push_new_subfeeds()
         assert held(lab, "K", first.feed) == 3
         (row,) = lab["A"].state.pushed()
