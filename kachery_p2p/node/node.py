@@ -15,6 +15,9 @@ from typing import Any
 
 from kachery_p2p.node.archives.archiving import Archiving
 from kachery_p2p.node.backing.backing import Backing
+from kachery_p2p.node.batches.asker import Asker
+from kachery_p2p.node.batches.loader import BatchLoader
+from kachery_p2p.node.batches.provider import BatchProvider
 from kachery_p2p.node.channels.admissions import Admissions
 from kachery_p2p.node.channels.bootstraps import Bootstraps
 from kachery_p2p.node.channels.documents import Documents
@@ -29,9 +32,6 @@ from kachery_p2p.node.feeds.own_feeds import OwnFeeds
 from kachery_p2p.node.feeds.reader import FeedReader
 from kachery_p2p.node.feeds.server import FeedServer
 from kachery_p2p.node.feeds.submitter import FeedSubmitter
-from kachery_p2p.node.files.asker import Asker
-from kachery_p2p.node.files.batch_loader import BatchLoader
-from kachery_p2p.node.files.batch_provider import BatchProvider
 from kachery_p2p.node.files.copy_locks import CopyLocks
 from kachery_p2p.node.files.downloader import Downloader
 from kachery_p2p.node.files.fetch_through import FetchThrough

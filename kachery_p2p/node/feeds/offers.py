@@ -17,7 +17,7 @@ from kachery_p2p.storage.feeds.store import FeedStore
 
 
 class FeedOffers:
-    """The feeds that a node can offer, as :class:`~kachery_p2p.node.gossip.announcer.Offers`."""
+    """The feeds that a node can offer, as :class:`~kachery_p2p.node.gossip.comparison.Offers`."""
 
     kind: ContentKind = "feeds"
     contexts = frozenset({FEED_CONTEXT, FEED_OWNER_CONTEXT})

@@ -12,7 +12,7 @@ from kachery_p2p.storage.paths import scan
 
 
 class BlobOffers:
-    """As :class:`~kachery_p2p.node.gossip.announcer.Offers`."""
+    """As :class:`~kachery_p2p.node.gossip.comparison.Offers`."""
 
     kind: ContentKind = "files"
     contexts = frozenset({FILE_CONTEXT})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from kachery_p2p.node.batches.loader import BatchLoader
 from kachery_p2p.node.feeds.feeds import Feeds
 from kachery_p2p.node.feeds.reader import FeedReader
-from kachery_p2p.node.files.batch_loader import BatchLoader
 from kachery_p2p.node.files.copy_locks import CopyLocks
 from kachery_p2p.node.files.downloader import Downloader
 from kachery_p2p.node.files.keeping import Keeping

@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final
 
+from kachery_p2p.node.batches.loader import BatchLoader, Wanted
 from kachery_p2p.node.context import Context
-from kachery_p2p.node.files.batch_loader import BatchLoader, Wanted
 from kachery_p2p.node.files.downloader import Downloader
 from kachery_p2p.node.files.keeping import Keeping
 from kachery_p2p.node.links.stream import Stream

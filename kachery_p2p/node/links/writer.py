@@ -24,10 +24,11 @@ from kachery_p2p.protocol.links import pace
 from kachery_p2p.protocol.links.frames import (
     NO_TAIL,
     Data,
+    Item,
     encode_header,
     sealed_bytes,
 )
-from kachery_p2p.protocol.links.mux import Item, Mux
+from kachery_p2p.protocol.links.mux import Mux
 from kachery_p2p.protocol.links.session import Session
 
 from .transport import Transport

@@ -25,7 +25,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from kachery_p2p.node.files.batch_loader import Wanted
+from kachery_p2p.node.batches.loader import Wanted
 from kachery_p2p.node.files.storing import own_many, store_many
 from kachery_p2p.protocol.errors import BadInput, KacheryError, to_wire
 from kachery_p2p.protocol.files.keys import file_key

@@ -142,7 +142,7 @@ class FileCalls:
             return loaded
 
     async def _ask(self, params: _Content, channel: bytes | None) -> dict[str, Any] | None:
-        """A small file, of who gave the last ones; see :mod:`kachery_p2p.node.files.asker`."""
+        """A small file, of who gave the last ones; see :mod:`kachery_p2p.node.batches.asker`."""
         if params.manifest is not None or params.sha1 in self._services.downloader.downloads:
             return None
         asked = await self._services.asker.fetch(params.sha1, channel)

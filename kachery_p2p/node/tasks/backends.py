@@ -41,7 +41,7 @@ _MAX_RECENT: Final = 1_000
 
 
 class TaskFunctionOffers:
-    """As :class:`~kachery_p2p.node.gossip.announcer.Offers`: the functions that are on offer here
+    """As :class:`~kachery_p2p.node.gossip.comparison.Offers`: the functions that are on offer here
     now."""
 
     kind: ContentKind = "tasks"

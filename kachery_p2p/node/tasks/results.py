@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class ResultOffers:
-    """As :class:`~kachery_p2p.node.gossip.announcer.Offers`: results go as files do."""
+    """As :class:`~kachery_p2p.node.gossip.comparison.Offers`: results go as files do."""
 
     kind: ContentKind = "files"
     contexts = frozenset({TASK_RESULT_CONTEXT})

@@ -118,6 +118,8 @@ class Bye(msgspec.Struct, frozen=True, array_like=True, tag=11):
 
 Frame = Hello | Request | Response | Failure | Open | Data | Credit | End | Note | Ping | Pong | Bye
 
+Item = tuple[Frame | bytes, codec.Buffer | None]
+"""A frame to be sent, or its encoded header, and its body."""
 _STARTS = [codec.array_start(length) for length in range(MAX_RECORD_FRAMES + 1)]
 _KINDS = (Hello, Request, Response, Failure, Open, Data, Credit, End, Note, Ping, Pong, Bye)
 

@@ -71,6 +71,7 @@ from .frames import (
     Failure,
     Frame,
     Hello,
+    Item,
     Note,
     Open,
     Ping,
@@ -81,9 +82,6 @@ from .frames import (
     sealed_bytes,
 )
 from .session import TAG_BYTES, Body
-
-Item = tuple[Frame | bytes, Buffer | None]
-"""A frame to be sent, or its encoded header, and its body."""
 
 
 @dataclass(slots=True)

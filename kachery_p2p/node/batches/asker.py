@@ -19,6 +19,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
+from kachery_p2p.node.files.progress import Progress
+from kachery_p2p.node.files.sources import NodeSource, via
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.protocol import codec
@@ -36,9 +38,7 @@ from kachery_p2p.protocol.limits import (
     MAX_GIVERS,
 )
 
-from .batch_loader import BatchLoader, Wanted
-from .progress import Progress
-from .sources import NodeSource, via
+from .loader import BatchLoader, Wanted
 
 
 @dataclass

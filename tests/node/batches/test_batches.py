@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from kachery_p2p.node.files import batch_loader
-from kachery_p2p.node.files.batch_loader import Wanted
+from kachery_p2p.node.batches import loader
+from kachery_p2p.node.batches.loader import Wanted
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.protocol.errors import (
@@ -231,7 +231,7 @@ async def test_whatever_a_provider_answers_what_is_loaded_is_right(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What does not come in a batch is asked for by itself, which the same node may answer rightly."""
-    monkeypatch.setattr(batch_loader, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(loader, "STALL_SECONDS", 0.2)
     async with laboratory() as lab:
         files = contents(4)
         sha1s = await store_many(lab, "A", files)

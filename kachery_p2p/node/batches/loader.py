@@ -1,7 +1,7 @@
 """Fetches many files for one caller: the small ones many at a time, the others as downloads of their
 own.
 
-Small files come in one answer of a node that has them (:mod:`.batch_provider`), are compared with their
+Small files come in one answer of a node that has them (:mod:`.provider`), are compared with their
 hashes, and stored with one commit. Whatever does not come so, for whatever reason (it is large, nobody
 is known to have it yet, a link broke, a node lied), is left to the :class:`~.downloader.Downloader`,
 which tries whoever else has it, waits as long as that is worth while, and finds the right error. So
@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from kachery_p2p.node.files.downloader import Downloader
 from kachery_p2p.node.gossip.lookup import Lookup
 from kachery_p2p.node.links.endings import first_of
 from kachery_p2p.node.links.link import Link
@@ -47,8 +48,6 @@ from kachery_p2p.protocol.limits import (
 )
 from kachery_p2p.protocol.links.session import Body
 from kachery_p2p.storage.files.blobs import Blob
-
-from .downloader import Downloader
 
 log = logging.getLogger(__name__)
 

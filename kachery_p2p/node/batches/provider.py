@@ -1,8 +1,9 @@
-"""Serves many small files to a member with one question: what :mod:`.provider` does for one.
+"""Serves many small files to a member with one question; of one file, that is
+:mod:`kachery_p2p.node.files.provider`.
 
 The same is checked of each file: the roles, that it may go out on the channel, and that its bytes are
 what its hash says. What is large, damaged or not here is left out: the requester asks for it by itself,
-and :mod:`.provider` says what is the matter with it.
+and that says what is the matter with it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
+from kachery_p2p.node.files.provider import Provider
 from kachery_p2p.node.links.endings import cut
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
@@ -18,8 +20,6 @@ from kachery_p2p.protocol.errors import BadInput, CorruptContent, NotFound, Stor
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.files.messages import FILE_ASK, FILE_BATCH, FileAsk, FileBatch
 from kachery_p2p.protocol.limits import ASK_CANDIDATES, ASK_FILE, BATCH_BODY, INLINE_FILE
-
-from .provider import Provider
 
 
 class _Read(NamedTuple):
@@ -32,7 +32,7 @@ class _Read(NamedTuple):
 
 
 class BatchProvider:
-    """One instance per node, beside its :class:`.provider.Provider`."""
+    """One instance per node, beside its :class:`~kachery_p2p.node.files.provider.Provider`."""
 
     def __init__(self, network: Network, provider: Provider) -> None:
         self._network = network
