@@ -182,8 +182,7 @@ class Mux:
 
     def await_credit(self, number: int) -> None:
         """Whatever credit comes next for a stream is to be told, as ``Writable``."""
-        stream = self._streams.get(number)
-        if stream is not None:
+        if (stream := self._streams.get(number)) is not None:
             stream.starved = True
 
     def send(
@@ -215,8 +214,7 @@ class Mux:
 
     def grant(self, number: int, more: int) -> None:
         """Let the peer send ``more`` bytes of cost on a stream."""
-        stream = self._streams.get(number)
-        if stream is not None:
+        if (stream := self._streams.get(number)) is not None:
             stream.granted += more
             self._push(Credit(number, more))
 
@@ -286,8 +284,7 @@ class Mux:
         silent = now - self._heard
         if silent >= DEAD_SECONDS:
             return False
-        due = silent >= PING_SECONDS or now - self._pinged >= RTT_SECONDS
-        if due and self._ping is None:
+        if self._ping is None and (silent >= PING_SECONDS or now - self._pinged >= RTT_SECONDS):
             self.ping(now)
         return True
 
