@@ -56,6 +56,18 @@ from kachery_p2p.protocol.gossip.messages import (
     Watch,
     WhoHas,
 )
+from kachery_p2p.protocol.keepers import messages as keepers
+from kachery_p2p.protocol.keepers.messages import (
+    Dropped,
+    KeepDrop,
+    KeepList,
+    KeepLock,
+    KeepPut,
+    KeepState,
+    KeptPage,
+    KeptThing,
+    LockedCopy,
+)
 from kachery_p2p.protocol.limits import MAX_HOLDERS, MAX_QUERY_KEYS
 from kachery_p2p.protocol.links import messages as links
 from kachery_p2p.protocol.links.messages import CircuitTo
@@ -88,6 +100,15 @@ SAMPLES: list[Any] = [
     FileRead(CHANNEL, SHA1, [(0, 65_536), (1 << 39, 1 << 40)], True),
     Piece(65_536, [b"p" * 32]),
     FileBatch(CHANNEL, [SHA1, SHA1]),
+    KeepPut(CHANNEL, SHA1, SHA1, 5, 2, 60.0, "x.dat", [(SHA1, 3)]),
+    KeepState(5, True, 1e9),
+    KeepList(CHANNEL, SHA1),
+    KeptThing(SHA1, "x.dat", 5, 2, 1e9, 2e9, True),
+    KeptPage([KeptThing(SHA1, "x.dat", 5, 2, 1e9, 2e9, False)], True),
+    KeepDrop(CHANNEL, SHA1),
+    Dropped(True),
+    KeepLock(CHANNEL, SHA1),
+    LockedCopy(5, True, 2e9),
     Several([0, 3], [5, 0]),
     OriginState(NODE, 1, 2),
     Digest(CHANNEL, bytes(32), b"\xff" * 32, [OriginState(NODE, 1, 2)], True),
@@ -117,6 +138,10 @@ QUESTIONS = {
     "FileOpen",
     "FileRead",
     "FileBatch",
+    "KeepPut",
+    "KeepList",
+    "KeepDrop",
+    "KeepLock",
     "Digest",
     "Pull",
     "Heard",
@@ -133,7 +158,7 @@ def structs() -> set[type]:
     """The messages of every room; those of tasks have samples of their own."""
     return {
         kind
-        for room in (links, channels, gossip, files, feeds)
+        for room in (links, channels, gossip, files, feeds, keepers)
         for kind in vars(room).values()
         if isinstance(kind, type)
         and issubclass(kind, msgspec.Struct)
@@ -156,7 +181,11 @@ def test_a_field_of_another_type_or_a_missing_one_is_a_violation(sample: Any) ->
     plain = codec.plain(sample)
     keys = list(plain) if isinstance(plain, dict) else range(len(plain))
     for key in keys:
-        for wrong in ({"a": [1]}, 1.5, "text" if not isinstance(plain[key], str) else 5):
+        for wrong in (
+            {"a": [1]},
+            1.5 if not isinstance(plain[key], float) else [],
+            "text" if not isinstance(plain[key], str) else 5,
+        ):
             changed = plain.copy()
             changed[key] = wrong
             with pytest.raises(ProtocolViolation):
@@ -197,7 +226,7 @@ def test_places_that_point_nowhere_are_left_out() -> None:
 
 
 def test_every_method_has_a_name_of_its_own_and_stands_in_the_table() -> None:
-    rooms = (links, channels, gossip, files, feeds, tasks)
+    rooms = (links, channels, gossip, files, feeds, tasks, keepers)
     names = [
         value
         for room in rooms
