@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from kachery_p2p.node.batches.provider import BatchProvider
 from kachery_p2p.node.batches import asker
+from kachery_p2p.node.batches.provider import BatchProvider
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.protocol import codec
