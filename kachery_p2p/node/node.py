@@ -32,7 +32,7 @@ from kachery_p2p.node.files.batch_loader import BatchLoader
 from kachery_p2p.node.files.batch_provider import BatchProvider
 from kachery_p2p.node.files.downloader import Downloader
 from kachery_p2p.node.files.keeping import Keeping
-from kachery_p2p.node.files.offers import BlobOffers
+from kachery_p2p.node.files.offers import BlobOffers, PartOffers
 from kachery_p2p.node.files.provider import Provider
 from kachery_p2p.node.files.scrubbing import Scrubbing
 from kachery_p2p.node.gossip.announcer import Announcer
@@ -176,10 +176,12 @@ class Node:
         self.visits = Visits(self.network, self.documents)
         self.bootstraps = Bootstraps(self.network, self.reach)
         self.task_offers = TaskFunctionOffers()
+        self.part_offers = PartOffers(self.context)
         self.announcer = Announcer(
             self.network,
             [
                 BlobOffers(self.context),
+                self.part_offers,
                 FeedOffers(self.feed_store),
                 ResultOffers(self.task_store),
                 self.task_offers,
@@ -187,12 +189,15 @@ class Node:
         )
         self.availability = Availability(self.network, self.announcer)
         self.lookup = Lookup(self.network, self.availability, self.bootstraps)
+        self.watches = Watches(self.network)
+        self.availability.on_fresh.append(self.watches.appeared)
         self.downloader = Downloader(
-            self.network, self.reach, self.lookup, provide=self._provide_file
-        )
+            self.network, self.reach, self.lookup, self.watches, provide=self._provide_file,
+            offer=lambda sha1, where: self.part_offers.offer(self.announcer, sha1, where),
+        )  # fmt: skip
         self.provider = Provider(
             self.network,
-            partial=self.downloader.partial,
+            part=self.downloader.part,
             withdrawn=self._withdraw_file,
         )
         self.keeping = Keeping(
@@ -207,8 +212,6 @@ class Node:
             self.network, self.reach, self.lookup, self.downloader, provide=self._provide_file
         )
         self.presence = Presence(self.network)
-        self.watches = Watches(self.network)
-        self.availability.on_fresh.append(self.watches.appeared)
         discovery = Discovery(self.network, self.reach, self.lookup, self.watches)
         self._make_feeds(discovery)
         self._make_tasks(discovery)

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from kachery_p2p.node.gossip.lookup import Found, Lookup
+from kachery_p2p.node.gossip.lookup import Found
 from kachery_p2p.protocol.errors import (
     AccessDenied,
     BadInput,
@@ -30,18 +30,20 @@ from kachery_p2p.protocol.errors import (
     Stalled,
     StorageFull,
 )
-from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.files.manifest import Manifest
-from kachery_p2p.protocol.files.plan import Range
+from kachery_p2p.protocol.files.ranges import Range
 from kachery_p2p.protocol.gossip.holders import Holder
-from kachery_p2p.protocol.limits import MAX_SOURCES, STALL_SECONDS
-from kachery_p2p.storage.files.partials import Partial
+from kachery_p2p.protocol.limits import STALL_SECONDS
 
 from .content import Content, Part
+from .crowd import Crowd
+from .finder import Finder
 from .progress import Progress
 from .segments import Segments
+from .shared_part import SharedPart
 from .slot import Slot
 from .sources import Source, Sources
+from .swarming import Swarming
 
 _RETRY_SECONDS = 0.5
 """Between two look-ups of a download that has lost its sources."""
@@ -55,26 +57,27 @@ class Download:
     """See the module. Callers share it; each waits for the whole file or for parts.
 
     ``provide`` is called with the hash of each file that has come to be here. It works when there is
-    a place in ``slots``.
+    a place in ``slots``. ``offer`` is called with a channel when others there can have what is here
+    of it so far, and with None when they no longer can.
     """
 
     def __init__(
         self,
         content: Content,
         sources: Sources,
-        lookup: Lookup,
+        finder: Finder,
         *,
         manifest: str | None,
         channel: bytes | None,
         provide: Callable[[str], None],
+        offer: Callable[[str, bytes | None], None],
         slots: asyncio.Semaphore,
     ) -> None:
         self.sha1 = content.sha1
-        self._thing = file_key(content.sha1)
         self.progress = Progress(started=asyncio.get_running_loop().time())
         self._content = content
         self._sources = sources
-        self._lookup = lookup
+        self._finder = finder
         self._manifest = manifest
         self._wants_manifest = manifest is not None
         self._lacks_manifest = False
@@ -82,6 +85,8 @@ class Download:
         self._provide = provide
         self._slot = Slot(slots)
         self._segments = Segments(content, self.progress, self._progressed)
+        self._crowd = Crowd(content.context, sources, self._segments.feed)
+        self._swarming = Swarming(content, finder, offer, self._appeared)
         self._joinable = True
         self._waiters = 0
         self._joined = 0
@@ -103,13 +108,10 @@ class Download:
         fits = channel == self._channel and manifest in (None, self._manifest)
         return fits and self._joinable
 
-    def partial_on(self, channel: bytes) -> Partial | None:
-        """What is here of it, if all of that came from this channel."""
-        return self._content.partial if self._content.is_on(channel) else None
-
-    @property
-    def partial(self) -> Partial | None:
-        return self._content.partial
+    def part_on(self, channel: bytes) -> SharedPart | None:
+        """What is here of it for others, if all of that came from this channel."""
+        there = self._content.partial is not None and self._content.is_on(channel)
+        return self._content.shared if there else None
 
     @property
     def wanted(self) -> bool:
@@ -199,6 +201,8 @@ class Download:
     def _replan(self) -> bool:
         """Whether there is something to fetch that nobody is fetching."""
         free = self._content.want(self._parts, whole=bool(self._whole))
+        if self._whole:
+            self._swarming.begin()
         if free:
             self._wanted.set()
             self._segments.ask()
@@ -209,6 +213,9 @@ class Download:
     def _progressed(self) -> None:
         self._last_progress = asyncio.get_running_loop().time()
         self._tell()
+
+    def _is_stuck(self) -> bool:
+        return asyncio.get_running_loop().time() - self._last_progress > STALL_SECONDS
 
     def _tell(self) -> None:
         self._advanced.set()
@@ -222,6 +229,7 @@ class Download:
             await self._fetch()
         finally:
             try:
+                await self._swarming.end()
                 await self._content.close()
             finally:
                 self._slot.leave()
@@ -242,7 +250,7 @@ class Download:
                     await self._idle()
         found = await self._look()
         if not found.holders:
-            raise self._lookup.not_found(self._thing, found)
+            raise self._finder.not_found()
         last_error: KacheryError | None = None
         while True:
             holders = self._sources.usable(found.holders)
@@ -262,14 +270,14 @@ class Download:
             refusal = self._sources.refusal
             if refusal is not None and not self._sources.usable(found.holders):
                 raise refusal
-            if loop.time() - self._last_progress > STALL_SECONDS:
+            if self._is_stuck():
                 names = ", ".join(sorted(h.label or h.node[:8] for h in found.holders))
                 stalled = Stalled(
                     what=f"Loading sha1://{self.sha1}", seconds=STALL_SECONDS, sources=names
                 )
                 raise stalled from last_error
             await asyncio.sleep(_RETRY_SECONDS)
-            found = await self._look_again(found)
+            found = await self._finder.again()
 
     async def _assembled(self, manifest: str) -> bool:
         size = await self._content.assemble(manifest)
@@ -280,22 +288,15 @@ class Download:
         return True
 
     async def _look(self) -> Found:
-        joined = self._joined
-        found = await self._lookup.find(self._thing, self._channel)
+        joined, parts = self._joined, self._manifest is not None
+        found = await self._finder.look(parts=parts)
         if found.holders or self._joined == joined:
             return found
         # Who joined meanwhile has asked later than the proxies were asked: it may be there by now.
         self._joinable = False
-        found = await self._lookup.find(self._thing, self._channel)
+        found = await self._finder.look(parts=parts)
         self._joinable = bool(found.holders) and bool(self._waiters)
         return found
-
-    async def _look_again(self, before: Found) -> Found:
-        try:
-            found = await self._lookup.find(self._thing, self._channel, patience=0)
-        except KacheryError:
-            return before
-        return found if found.holders else before
 
     async def _from(self, holders: list[Holder]) -> bool:
         """Fetch from these, best first. True when everything that was wanted is there."""
@@ -310,7 +311,7 @@ class Download:
                 await self._finish()
                 return True
             if free:
-                await self._drain(self._chosen(holders))
+                await self._drain(self._chosen())
                 if self._replan():
                     await self._doubt()
                     return False
@@ -337,16 +338,14 @@ class Download:
             self._wants_manifest = False
             await self._sources.first(holders, self._prepare)
 
-    def _chosen(self, holders: list[Holder]) -> list[Holder]:
-        ranked = self._sources.ranked(holders)
+    def _chosen(self) -> list[Holder]:
+        there = self._sources.of_one_channel(self._finder.found.holders, self._content.channel)
         if self._one_source:
-            return [h for h in ranked if h.node == self._prepared_by] or ranked[:1]
-        # Of one channel, unless others have failed less: what comes from several can be passed on
-        # to none.
-        there = [h for h in ranked if h.channel == self._content.channel]
-        if not there or there[0].failures > ranked[0].failures:
-            there = [h for h in ranked if h.channel == ranked[0].channel]
-        return there[:MAX_SOURCES]
+            return [h for h in there if h.node == self._prepared_by] or there[:1]
+        return there
+
+    def _appeared(self) -> None:
+        self._crowd.add(self._chosen())
 
     async def _doubt(self) -> None:
         """Begin anew if the size, which one source alone has told, may be what the others refuse."""
@@ -432,10 +431,9 @@ class Download:
     async def _drain(self, holders: list[Holder]) -> None:
         """Fetch from these at once, until everything that is wanted is here or all have failed."""
 
-        async def feed(source: Source) -> None:
-            await self._segments.feed(source, len(holders))
-
-        failures = await self._sources.each(holders, feed, until=self._segments.settled)
+        failures = await self._crowd.run(
+            holders, until=self._segments.settled, stuck=self._is_stuck
+        )
         if not self._content.verifies_parts:
             self._doubtful |= any(
                 isinstance(error, RemoteError) and holder.node != self._prepared_by

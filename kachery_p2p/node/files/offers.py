@@ -1,12 +1,13 @@
-"""The files that a node can offer: what lies in its storage."""
+"""The files that a node can offer: what lies in its storage, and what it is fetching."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
 from kachery_p2p.node.context import Context
+from kachery_p2p.node.gossip.announcer import Announcer
 from kachery_p2p.node.gossip.ordered_scan import Remake
-from kachery_p2p.protocol.files.keys import FILE_CONTEXT, file_key
+from kachery_p2p.protocol.files.keys import FILE_CONTEXT, PART_CONTEXT, file_key, part_key
 from kachery_p2p.protocol.gossip.keys import ContentKey, ContentKind
 from kachery_p2p.storage.paths import scan
 
@@ -29,3 +30,36 @@ class BlobOffers:
 
     def may_leave(self, content: ContentKey, channel: bytes) -> bool:
         return self._context.may_leave(content.identifier.hex(), channel)
+
+
+class PartOffers:
+    """As :class:`~kachery_p2p.node.gossip.announcer.Offers`: files of which a part is here, because
+    they are being fetched now."""
+
+    kind: ContentKind = "files"
+    contexts = frozenset({PART_CONTEXT})
+    many: Mapping[bytes, Remake] = {}
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._channels: dict[str, bytes] = {}
+        """Where each comes from. Replaced as a whole: worker threads read it."""
+
+    def offer(self, announcer: Announcer, sha1: str, channel: bytes | None) -> None:
+        """A part of it is here, from this channel; None: no more, or all of it is."""
+        others = {name: each for name, each in self._channels.items() if name != sha1}
+        if channel is None:
+            self._channels = others
+            announcer.withdraw(part_key(sha1))
+        else:
+            self._channels = others | {sha1: channel}
+            announcer.provide(part_key(sha1), channel)
+
+    def scan(self) -> Iterator[ContentKey]:
+        for sha1 in self._channels:
+            yield part_key(sha1)
+
+    def may_leave(self, content: ContentKey, channel: bytes) -> bool:
+        sha1 = content.identifier.hex()
+        here = self._channels.get(sha1) == channel
+        return here and not self._context.state.is_unshared(sha1, channel.hex())

@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.node.workers import open_on_disk
+from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput, CorruptContent, NotFound
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.files.messages import (
@@ -33,7 +34,7 @@ from kachery_p2p.protocol.files.messages import (
     FileRead,
     check_ranges,
 )
-from kachery_p2p.protocol.files.plan import Range, grouped
+from kachery_p2p.protocol.files.ranges import Range, grouped
 from kachery_p2p.protocol.limits import (
     BLOCK,
     INLINE_FILE,
@@ -45,9 +46,10 @@ from kachery_p2p.protocol.limits import (
 )
 from kachery_p2p.storage.files.blobs import Blob, BlobStore
 from kachery_p2p.storage.files.checking import TreeReader, check, size_fits
-from kachery_p2p.storage.files.partials import Partial
 from kachery_p2p.storage.files.stamps import stamp_of
 from kachery_p2p.storage.files.trees import ensure_tree
+
+from .shared_part import SharedPart
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,9 @@ _MAX_CHECKED = 100_000
 _MAX_LATELY = 1_000
 """Reads that are remembered before those are forgotten that are over."""
 
-Reader = Callable[[int, int], tuple[bytes, list[bytes]]]
+Proved = tuple[bytes, list[bytes]]
+ReadPiece = Callable[[int, int], Proved]
+Reader = Callable[[Sequence[Range]], Awaitable[list[Proved]]]
 
 
 class _Reading(NamedTuple):
@@ -65,7 +69,7 @@ class _Reading(NamedTuple):
 
     pieces: list[Range]
     size: int
-    read: asyncio.Future[list[tuple[bytes, list[bytes]]]]
+    read: asyncio.Future[list[Proved]]
 
 
 @dataclass
@@ -87,13 +91,13 @@ class Provider:
         self,
         network: Network,
         *,
-        partial: Callable[[str, bytes], Partial | None],
+        part: Callable[[str, bytes], SharedPart | None],
         withdrawn: Callable[[str], None],
     ) -> None:
         self._network = network
         self._context = network.context
         self._store = network.context.store
-        self._partial = partial
+        self._part = part
         self._withdrawn = withdrawn
         self._checked: OrderedDict[str, bytes] = OrderedDict()
         self._reading: dict[Stream, Upload] = {}
@@ -190,17 +194,17 @@ class Provider:
             self._withdrawn(sha1)
             raise
         if info is None:
-            partial = self._partial(sha1, params.channel)
-            if partial is None:
+            part = self._part(sha1, params.channel)
+            if part is None:
                 raise await self._gone(sha1)
-            info = FileInfo(partial.size, None, True)
+            info = FileInfo(part.size, None, True, part.held())
         if info.inline is None:
             self._reads_on(link, sha1)
         # The disk may have been slow, and the requester be out since.
         self._require(link, params.channel, params.sha1)
         if info.inline is not None:
             self.served_bytes += len(info.inline)
-        return {"size": info.size, "inline": info.inline, "partial": info.partial}
+        return codec.plain(info)
 
     def _info(self, sha1: str, channel: bytes) -> FileInfo | None:
         # One trip to a worker thread: small files are many.
@@ -245,9 +249,9 @@ class Provider:
         self, upload: Upload, stream: Stream, sha1: str, blob: Blob | None
     ) -> None:
         link, params = upload.link, upload.params
-        partial = None if blob is not None else self._partial(sha1, params.channel)
-        size = blob.size if blob is not None else partial.size if partial is not None else 0
-        if blob is None and partial is None:
+        part = None if blob is not None else self._part(sha1, params.channel)
+        size = blob.size if blob is not None else part.size if part is not None else 0
+        if blob is None and part is None:
             raise await self._gone(sha1)
         if blob is not None and params.ranges[-1][1] > size:
             await self._context.workers.disk(self._check_size, blob)  # they may be right
@@ -258,8 +262,10 @@ class Provider:
         opened = 0
         try:
             if blob is None:
-                assert partial is not None
-                reader: Reader = _PartialReader(partial, params.proofs).read
+                assert part is not None
+                if not params.proofs:
+                    raise NotFound(what="a part", detail="the provider is fetching it itself")
+                reader: Reader = part.read
             elif params.proofs or blob.size > MANIFEST_CHUNK:
                 await link.budget.files.acquire()
                 opened = 1
@@ -268,10 +274,10 @@ class Provider:
                     lambda gone: ensure_tree(self._store, blob, cancelled=gone),
                 )
                 blocks = TreeReader(self._store, blob, tree, self._damaged)
-                reader = blocks.read_proved if params.proofs else _unproved(blocks.read)
+                reader = self._each(blocks.read_proved if params.proofs else _unproved(blocks.read))
             else:
                 await self._context.workers.disk(self._check_small, blob)
-                reader = _unproved(_plain_reader(self._store, blob))
+                reader = self._each(_unproved(_plain_reader(self._store, blob)))
             await self._send(upload, stream, reader)
             if blob is not None:
                 await self._context.workers.disk(self._context.inventory.touch, sha1)
@@ -299,8 +305,7 @@ class Provider:
                     if current is None:
                         await stream.reserve(size)
                     if current is None or stream.try_reserve(size):
-                        work = self._context.workers.disk(_read_all, reader, pieces)
-                        ahead = _Reading(pieces, size, asyncio.ensure_future(work))
+                        ahead = _Reading(pieces, size, asyncio.ensure_future(reader(pieces)))
                         pieces = next(groups, None)
                 if current is not None:
                     for (start, _), (data, proof) in zip(
@@ -319,6 +324,9 @@ class Provider:
                     await asyncio.wait([each.read])
                     if not each.read.cancelled():
                         each.read.exception()
+
+    def _each(self, read: ReadPiece) -> Reader:
+        return lambda pieces: self._context.workers.disk(_read_all, read, pieces)
 
     def _count(self, upload: Upload, size: int) -> None:
         self._sent[upload.whose] = self._sent.pop(upload.whose, 0) + size
@@ -374,26 +382,13 @@ def _pieces(ranges: Sequence[Range], link: Link) -> Iterator[Range]:
             start = stop
 
 
-def _read_all(reader: Reader, pieces: Sequence[Range]) -> list[tuple[bytes, list[bytes]]]:
-    return [reader(start, stop) for start, stop in pieces]
+def _read_all(read: ReadPiece, pieces: Sequence[Range]) -> list[Proved]:
+    return [read(start, stop) for start, stop in pieces]
 
 
 def _plain_reader(store: BlobStore, blob: Blob) -> Callable[[int, int], bytes]:
     return lambda start, stop: store.read(blob, start, stop - start)
 
 
-def _unproved(read: Callable[[int, int], bytes]) -> Reader:
+def _unproved(read: Callable[[int, int], bytes]) -> ReadPiece:
     return lambda start, stop: (read(start, stop), [])
-
-
-class _PartialReader:
-    def __init__(self, partial: Partial, proofs: bool) -> None:
-        self._partial = partial
-        self._proofs = proofs
-
-    def read(self, start: int, stop: int) -> tuple[bytes, list[bytes]]:
-        data = self._partial.read_verified(start, stop) if self._proofs else None
-        proof = self._partial.proof(start // BLOCK, -(-stop // BLOCK)) if data is not None else None
-        if data is None or proof is None:
-            raise NotFound(what="that range", detail="the provider is still fetching it itself")
-        return data, proof

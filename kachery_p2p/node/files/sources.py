@@ -13,7 +13,6 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from kachery_p2p.node.gossip.lookup import Lookup
 from kachery_p2p.node.links.link import Link
@@ -29,10 +28,9 @@ from kachery_p2p.protocol.errors import (
     LocalError,
     NotFound,
     ProtocolViolation,
-    TransportError,
 )
 from kachery_p2p.protocol.files.messages import FILE_OPEN, FILE_READ, FileInfo, Piece
-from kachery_p2p.protocol.files.plan import Range
+from kachery_p2p.protocol.files.ranges import Range
 from kachery_p2p.protocol.gossip.holders import Holder, rank
 from kachery_p2p.protocol.limits import INLINE_FILE, MAX_FILE, MAX_MANIFEST, STALL_SECONDS
 from kachery_p2p.protocol.links.session import SealedBody
@@ -46,7 +44,8 @@ class Pieces:
     def __init__(self, stream: Stream, ranges: Sequence[Range]) -> None:
         self._stream = stream
         self._ranges = iter(ranges)
-        self._position, self._stop = next(self._ranges)
+        self.position, self._stop = next(self._ranges)
+        """Up to where it has come."""
 
     async def next(self) -> tuple[Piece, SealedBody, int] | None:
         """The next piece, its sealed bytes and its cost; None after the last.
@@ -55,11 +54,11 @@ class Pieces:
             ProtocolViolation: it is not what was asked for.
             LinkClosed: nothing came for ``STALL_SECONDS``; KacheryError: what the source said.
         """
-        if self._position >= self._stop:
+        if self.position >= self._stop:
             following = next(self._ranges, None)
             if following is None:
                 return None
-            self._position, self._stop = following
+            self.position, self._stop = following
         try:
             async with asyncio.timeout(STALL_SECONDS):
                 item = await self._stream.receive()
@@ -71,9 +70,9 @@ class Pieces:
         piece = codec.convert(Piece, meta)
         if not isinstance(body, SealedBody):
             raise ProtocolViolation(reason="a piece without a body")
-        if piece.offset != self._position or not 0 < len(body) <= self._stop - self._position:
+        if piece.offset != self.position or not 0 < len(body) <= self._stop - self.position:
             raise ProtocolViolation(reason="bytes that were not asked for")
-        self._position += len(body)
+        self.position += len(body)
         return piece, body, cost
 
     async def unseal(self, body: SealedBody) -> bytes:
@@ -174,6 +173,15 @@ class Sources:
             replace(holder, failures=self._failures.get(holder.node, 0)) for holder in holders
         )
 
+    def of_one_channel(self, holders: Iterable[Holder], channel: bytes | None) -> list[Holder]:
+        """The usable ones, best first: all of ``channel``, where the bytes that are here come from,
+        unless others have failed less. What comes from several can be passed on to none."""
+        ranked = self.ranked(self.usable(holders))
+        there = [holder for holder in ranked if holder.channel == channel]
+        if not there or there[0].failures > ranked[0].failures:
+            there = [holder for holder in ranked if holder.channel == ranked[0].channel]
+        return there
+
     def failed(self, node: str) -> None:
         """Try it later than the others."""
         self._failures[node] = self._failures.get(node, 0) + 1
@@ -182,14 +190,16 @@ class Sources:
         """Ask it no more."""
         self._banned[node] = error
 
-    def _blame(self, holder: Holder, error: KacheryError) -> None:
+    def blame(self, holder: Holder, error: KacheryError) -> None:
+        """It failed; a lie, or a refusal, is the last that is heard of it."""
         self.failed(holder.node)
         if isinstance(error, CorruptContent | ProtocolViolation | AccessDenied):
             self.ban(holder.node, error)
 
     # --- asking ------------------------------------------------------------------------------
 
-    async def _connect(self, holder: Holder) -> Source:
+    async def connect(self, holder: Holder) -> Source:
+        """A link to a holder. Raises KacheryError."""
         relays = self._lookup.relays.get((holder.node, holder.channel), set())
         link = await self._reach.to(holder.node, holder.channel, urls=holder.urls, relays=relays)
         return Source(holder, link, self._via(link))
@@ -214,61 +224,15 @@ class Sources:
         errors: list[KacheryError] = []
         for holder in self.ranked(holders):
             try:
-                await work(await self._connect(holder))
+                await work(await self.connect(holder))
                 return
             except LocalError:
                 raise
             except KacheryError as error:
                 errors.append(error)
-                self._blame(holder, error)
+                self.blame(holder, error)
         # A refusal says most, then bad data, then a broken route.
         for kind in (AccessDenied, CorruptContent, NotFound, KacheryError):
             for failure in errors:
                 if isinstance(failure, kind):
                     raise failure
-
-    async def each(
-        self,
-        holders: Iterable[Holder],
-        work: Callable[[Source], Awaitable[None]],
-        *,
-        until: asyncio.Event,
-    ) -> list[tuple[Holder, KacheryError]]:
-        """Do ``work`` with all of them at once, until there is no more of it or all have failed.
-        Returns those that failed and were blamed.
-
-        Raises:
-            LocalError: it is nobody's fault, and the others are stopped.
-        """
-        failures: list[tuple[Holder, KacheryError]] = []
-
-        async def one(holder: Holder) -> None:
-            try:
-                await work(await self._connect(holder))
-            except LocalError:
-                raise
-            except NotFound:
-                # It is itself still downloading: others go on, it may have more later.
-                self.failed(holder.node)
-            except KacheryError as error:
-                failures.append((holder, error))
-                self._blame(holder, error)
-                log.info("source %s of %s failed: %s", holder.name, self._sha1[:8], error)
-                if not isinstance(error, TransportError):
-                    self._network.context.warn(f"{holder.name}: {error}")
-
-        working: set[asyncio.Task[Any]] = {asyncio.create_task(one(each)) for each in holders}
-        over: asyncio.Task[Any] = asyncio.create_task(until.wait())
-        try:
-            while working and not until.is_set():
-                done, _ = await asyncio.wait({*working, over}, return_when=asyncio.FIRST_COMPLETED)
-                if over.done() and not until.is_set():  # somebody wants more already
-                    over = asyncio.create_task(until.wait())
-                for task in working & done:
-                    working.discard(task)
-                    task.result()
-        finally:
-            for task in {*working, over}:
-                task.cancel()
-            await asyncio.gather(*working, over, return_exceptions=True)
-        return failures
