@@ -20,6 +20,7 @@ from pathlib import Path
 import bench_compare
 import bench_feeds
 import bench_files
+import bench_swarm
 import bench_tasks
 from bench_programs import LOAD, LOAD_SMALL, STORE, STORE_SMALL, STORE_TEXTS
 from bench_report import Row, run, scratch, settle, take_turns
@@ -205,8 +206,10 @@ class Bench:
 def main() -> int:
     if sys.argv[1:2] == ["files"]:
         return bench_files.main(sys.argv[2:])
+    if sys.argv[1:2] == ["swarm"]:
+        return bench_swarm.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="scripts/bench")
-    parser.add_argument("what", choices=["transfer", "feeds", "tasks", "files", "compare"])
+    parser.add_argument("what", choices=["transfer", "feeds", "tasks", "files", "swarm", "compare"])
     parser.add_argument("revision", nargs="?", help="compare: the older tree")
     parser.add_argument("other", nargs="?", help="compare: another one instead of this tree")
     parser.add_argument("--rows", nargs="*", default=[], choices=list(bench_compare.WHAT))

@@ -99,6 +99,7 @@ class Stuck(AssertionError):
 class Swarm:
     def __init__(self, size: int, sources: list[Source], *, me: str = "me", races: bool = True):
         self.size, self.sources = size, {each.name: each for each in sources}
+        self.races = races
         self.plan = Plan(size, BLOCK if races else size, me=me, races=races)
         self.plan.set_missing([(0, size)])
         self.now = 0.0
@@ -188,6 +189,8 @@ class Swarm:
     def _check_asked(self, source: Source, ranges: list[Range]) -> None:
         assert ranges == merge(ranges)
         assert length(ranges) > 0
+        unit = BLOCK if self.races else 1
+        assert all(a % unit == 0 and (b % unit == 0 or b == self.size) for a, b in ranges)
         has = source.has(self.now, self.size)
         assert has is None or not subtract(ranges, has), "it has not got that"
 

@@ -11,7 +11,8 @@ Rules.
 
 * A segment takes about ``SEGMENT_SECONDS`` at the rate that was measured, and no more than the
   source's share of what is left, so that all finish together. The next one is asked for before the
-  one before it ends. Segments grow from a small one; a source that is alone begins with a large one.
+  one before it ends. Segments grow from a small one; a source that is alone begins with a larger
+  one, but others may come.
 * What is urgent is asked for although a segment of the whole has it, unless it is about to come.
 * With one source, or several that have all, bytes are asked in file order, so that the hash of the
   whole follows closely. Beside sources that have a part, the rarest bytes go first, beginning at a
@@ -174,13 +175,17 @@ class Plan:
                 return None
             giver.silent, giver.last = False, 0
             giver.delivery = Delivery(giver.delivery.rtt)
-        if self._urgent and len(giver.segments) < MAX_SEGMENTS_EACH and self._is_quick(giver, now):
+        quick = not self._urgent or self._is_quick(giver, now)
+        if self._urgent and quick and len(giver.segments) < MAX_SEGMENTS_EACH:
             taken = self._take(giver, _offered(giver, self._urgent), SEGMENT, now, urgent=True)
             if taken is not None:
                 return taken
         if not self.hungry(node, now):
             return None
-        taken = self._take(giver, self._pool(giver, now), self._length(giver, now), now)
+        pool = self._pool(giver, now)
+        if not quick:
+            pool = subtract(pool, self._urgent)
+        taken = self._take(giver, pool, self._length(giver, now), now)
         if taken is None and self._races and not self._free and self.crowded:
             taken = self._rob(giver, now)
         return taken
@@ -239,10 +244,10 @@ class Plan:
     def _begin(self, partial: Sequence[_Giver]) -> int:
         """Where this node begins: those that fetch at the same time begin at other places."""
         nodes = sorted({self._me, *(each.node for each in partial)})
-        return self._size * nodes.index(self._me) // len(nodes)
+        return self._size * nodes.index(self._me) // len(nodes) // self._unit * self._unit
 
     def _length(self, giver: _Giver, now: float) -> int:
-        first = FIRST_SEGMENT if self.crowded else SEGMENT
+        first = FIRST_SEGMENT if self.crowded else _GROWTH * FIRST_SEGMENT
         rate = giver.delivery.rate(now)
         if rate is None or not giver.last:
             return first

@@ -14,9 +14,10 @@ BLOCK: Final = 64 * KIB
 MAX_MANIFEST: Final = 64 * MIB
 """Bytes of a manifest: enough for a file of 9 TB."""
 SEGMENT: Final = 16 * MIB
-"""Bytes that are asked first of a source that is the only one, and at once of what is waited for."""
+"""Bytes that are asked for at once of what somebody waits for."""
 FIRST_SEGMENT: Final = 1 * MIB
-"""Bytes that are asked of each of several sources first: how fast it is nobody knows yet."""
+"""Bytes that are asked of each of several sources first, of the only one four times as many: how fast it
+is nobody knows yet."""
 LONGEST_SEGMENT: Final = 16 * SEGMENT
 """Bytes that are asked of one source at a time, at most."""
 SEGMENT_SECONDS: Final = 1.0
