@@ -30,7 +30,6 @@ segment is stopped before another source goes on with it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from kachery_p2p.protocol.limits import (
@@ -38,13 +37,13 @@ from kachery_p2p.protocol.limits import (
     LONGEST_SEGMENT,
     MAX_RANGES,
     MAX_SEGMENTS_EACH,
-    READ_BATCH_BYTES,
     SEGMENT,
     SEGMENT_SECONDS,
     SILENCE_REST_SECONDS,
 )
 
 from .delivery import Delivery
+from .givers import Giver, Segment
 from .ranges import Range, common, intersect, length, merge, rarest, subtract
 
 Taken = tuple[int, list[Range]]
@@ -59,37 +58,6 @@ _CRAWLS: Final = 3
 _GAIN_SECONDS: Final = 0.05
 _GAIN: Final = 0.2
 """Work is taken from another only if that saves so much time, and such a part of it."""
-
-
-@dataclass(slots=True, eq=False)
-class _Giver:
-    """A source. ``has``: what it has, None is all of it."""
-
-    node: str
-    delivery: Delivery
-    has: Sequence[Range] | None
-    since: float
-    segments: dict[int, _Segment] = field(default_factory=dict)
-    last: int = 0
-    """Bytes of the segment before."""
-    silent: bool = False
-    rests_until: float = 0.0
-
-    @property
-    def asked(self) -> int:
-        """Bytes that it has yet to give."""
-        return sum(length(each.ranges) for each in self.segments.values())
-
-
-@dataclass(slots=True, eq=False)
-class _Segment:
-    giver: _Giver
-    ranges: list[Range]
-    """What of it has not come."""
-    urgent: bool
-    shared: bool = False
-    """Asked of others as well."""
-    since: float = 0.0
 
 
 class Review(NamedTuple):
@@ -110,8 +78,8 @@ class Plan:
         self._races = races
         self._free: list[Range] = []
         self._urgent: list[Range] = []
-        self._taken: dict[int, _Segment] = {}
-        self._givers: dict[str, _Giver] = {}
+        self._taken: dict[int, Segment] = {}
+        self._givers: dict[str, Giver] = {}
         self._next = 0
 
     # --- what is wanted ----------------------------------------------------------------------
@@ -122,7 +90,7 @@ class Plan:
         taken = [each for each in self._taken.values() if not each.giver.silent]
         asked = merge(item for each in taken for item in each.ranges)
         self._free = subtract(merge([*missing, *urgent]), asked)
-        soon = merge(item for each in taken for item in _soon(each))
+        soon = merge(item for each in taken for item in each.soon())
         self._urgent = subtract(merge(urgent), soon)
 
     @property
@@ -140,7 +108,7 @@ class Plan:
         self, node: str, now: float, *, rtt: float = 0.0, has: Sequence[Range] | None = None
     ) -> None:
         """A source is there to be asked; ``has``: what it has, None is all of it."""
-        self._givers[node] = _Giver(node, Delivery(rtt), None, now)
+        self._givers[node] = Giver(node, Delivery(rtt), None, now)
         self.holds(node, has)
 
     def holds(self, node: str, has: Sequence[Range] | None) -> None:
@@ -177,7 +145,7 @@ class Plan:
             giver.delivery = Delivery(giver.delivery.rtt)
         quick = not self._urgent or self._is_quick(giver, now)
         if self._urgent and quick and len(giver.segments) < MAX_SEGMENTS_EACH:
-            taken = self._take(giver, _offered(giver, self._urgent), SEGMENT, now, urgent=True)
+            taken = self._take(giver, giver.offered(self._urgent), SEGMENT, now, urgent=True)
             if taken is not None:
                 return taken
         if not self.hungry(node, now):
@@ -203,35 +171,35 @@ class Plan:
             return False
         return length(asked[0]) <= rate * (giver.delivery.rtt + _LEAD_SECONDS)
 
-    def _is_quick(self, giver: _Giver, now: float) -> bool:
+    def _is_quick(self, giver: Giver, now: float) -> bool:
         """Whether to ask it for what somebody waits for: not if others are much faster."""
         rate, best = giver.delivery.rate(now), self._best(giver, now)
         return rate is None or best is None or rate * _GROWTH >= best
 
-    def _best(self, giver: _Giver, now: float) -> float | None:
+    def _best(self, giver: Giver, now: float) -> float | None:
         """The highest rate of the others that can be asked."""
         others = (each for each in self._givers.values() if each is not giver and not each.silent)
         rates = [rate for each in others if (rate := each.delivery.rate(now)) is not None]
         return max(rates, default=None)
 
-    def _pool(self, giver: _Giver, now: float) -> list[Range]:
+    def _pool(self, giver: Giver, now: float) -> list[Range]:
         """From what the next segment of the whole is to be taken."""
         partial = [each for each in self._givers.values() if each.has is not None]
         if not partial or not self._free:
             return self._free
         maps = [each.has for each in partial if each is not giver and each.has is not None]
-        offered = _offered(giver, self._free)
+        offered = giver.offered(self._free)
         if giver.has is None:
             rare = subtract(offered, merge(item for ranges in maps for item in ranges))
             offered = rare or subtract(offered, self._coming_soon(partial, now))
         pool = rarest(offered, maps)
         return intersect(pool, self._begin(partial), self._size) or pool
 
-    def _coming_soon(self, partial: Sequence[_Giver], now: float) -> list[Range]:
+    def _coming_soon(self, partial: Sequence[Giver], now: float) -> list[Range]:
         """What will soon have come from those who have a part."""
         soon: list[Range] = []
         for each in partial:
-            has = _offered(each, self._free)
+            has = each.offered(self._free)
             rate = each.delivery.rate(now)
             if rate is None:
                 is_soon = now - each.since < SEGMENT_SECONDS
@@ -241,12 +209,12 @@ class Plan:
                 soon += has
         return merge(soon)
 
-    def _begin(self, partial: Sequence[_Giver]) -> int:
+    def _begin(self, partial: Sequence[Giver]) -> int:
         """Where this node begins: those that fetch at the same time begin at other places."""
         nodes = sorted({self._me, *(each.node for each in partial)})
         return self._size * nodes.index(self._me) // len(nodes) // self._unit * self._unit
 
-    def _length(self, giver: _Giver, now: float) -> int:
+    def _length(self, giver: Giver, now: float) -> int:
         first = FIRST_SEGMENT if self.crowded else _GROWTH * FIRST_SEGMENT
         rate = giver.delivery.rate(now)
         if rate is None or not giver.last:
@@ -260,7 +228,7 @@ class Plan:
         return int(min(wanted, share - giver.asked))
 
     def _take(
-        self, giver: _Giver, pool: list[Range], most: int, now: float, *, urgent: bool = False
+        self, giver: Giver, pool: list[Range], most: int, now: float, *, urgent: bool = False
     ) -> Taken | None:
         ranges = self._cut(pool, most)
         if not ranges:
@@ -269,9 +237,9 @@ class Plan:
         self._urgent = subtract(self._urgent, ranges)
         if not urgent:
             giver.last = max(giver.last, length(ranges))
-        return self._give(_Segment(giver, ranges, urgent), now)
+        return self._give(Segment(giver, ranges, urgent), now)
 
-    def _give(self, segment: _Segment, now: float) -> Taken:
+    def _give(self, segment: Segment, now: float) -> Taken:
         ticket = self._next
         self._next += 1
         segment.since = now
@@ -299,7 +267,7 @@ class Plan:
 
     # --- what is taken from another ----------------------------------------------------------
 
-    def _rob(self, giver: _Giver, now: float) -> Taken | None:
+    def _rob(self, giver: Giver, now: float) -> Taken | None:
         """Part of what another source is slow to give, or the same once more."""
         rate = giver.delivery.rate(now) or self._best(giver, now) or FIRST_SEGMENT / SEGMENT_SECONDS
         wait = giver.delivery.rtt + giver.asked / rate
@@ -307,7 +275,7 @@ class Plan:
         for ticket, segment in self._taken.items():
             if segment.giver is giver:
                 continue
-            offered = _offered(giver, segment.ranges)
+            offered = giver.offered(segment.ranges)
             if segment.shared:
                 offered = subtract(
                     offered, merge(x for y in giver.segments.values() for x in y.ranges)
@@ -339,9 +307,9 @@ class Plan:
         victim.shared |= not head or head[-1][1] > tail[0][0] or victim.giver.silent
         if not victim.shared:
             victim.ranges = head
-        return self._give(_Segment(giver, tail, victim.urgent, victim.shared), now)
+        return self._give(Segment(giver, tail, victim.urgent, victim.shared), now)
 
-    def _until(self, ticket: int, segment: _Segment, now: float) -> float:
+    def _until(self, ticket: int, segment: Segment, now: float) -> float:
         """In how many seconds a segment will have come."""
         giver = segment.giver
         before = sum(length(each.ranges) for at, each in giver.segments.items() if at <= ticket)
@@ -370,12 +338,12 @@ class Plan:
                     stop += giver.segments
         return Review(freed, stop)
 
-    def _may_be_faster(self, giver: _Giver, rate: float, now: float) -> bool:
+    def _may_be_faster(self, giver: Giver, rate: float, now: float) -> bool:
         idle = (each for each in self._givers.values() if not (each.segments or each.silent))
         rates = [each.delivery.rate(now) for each in idle if each is not giver]
         return any(other is None or other > 2 * rate for other in rates)
 
-    def _set_free(self, giver: _Giver, stop: list[int]) -> bool:
+    def _set_free(self, giver: Giver, stop: list[int]) -> bool:
         """Others shall do what is asked of this source, too."""
         if not self._races:
             if any(not each.silent for each in self._givers.values()):
@@ -387,7 +355,7 @@ class Plan:
         self._free = merge([*self._free, *fresh])
         return bool(fresh)
 
-    def _shorten(self, giver: _Giver, most: int) -> bool:
+    def _shorten(self, giver: Giver, most: int) -> bool:
         """Leave a source so many bytes."""
         freed: list[Range] = []
         for segment in giver.segments.values():
@@ -446,18 +414,6 @@ class Plan:
             left = subtract(left, merge(item for each in others for item in each.ranges))
             self._free = merge([*self._free, *left])
         return length(left)
-
-
-def _soon(segment: _Segment) -> list[Range]:
-    """What of a segment that is under way is worth waiting for."""
-    if segment.urgent:
-        return segment.ranges
-    return [(start, min(stop, start + READ_BATCH_BYTES)) for start, stop in segment.ranges[:1]]
-
-
-def _offered(giver: _Giver, ranges: list[Range]) -> list[Range]:
-    """What of these a source has."""
-    return ranges if giver.has is None else common(ranges, giver.has)
 
 
 def _last(ranges: Sequence[Range], size: int, unit: int) -> list[Range]:

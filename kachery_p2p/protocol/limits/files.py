@@ -16,8 +16,8 @@ MAX_MANIFEST: Final = 64 * MIB
 SEGMENT: Final = 16 * MIB
 """Bytes that are asked for at once of what somebody waits for."""
 FIRST_SEGMENT: Final = 1 * MIB
-"""Bytes that are asked of each of several sources first, of the only one four times as many: how fast it
-is nobody knows yet."""
+"""Bytes that are asked of each of several sources first, and four times as many of the only one: how
+fast it is nobody knows yet."""
 LONGEST_SEGMENT: Final = 16 * SEGMENT
 """Bytes that are asked of one source at a time, at most."""
 SEGMENT_SECONDS: Final = 1.0
@@ -62,8 +62,9 @@ SWARM_AFTER_SECONDS: Final = 0.5
 MAP_SECONDS: Final = 0.25
 """So often a source that has a part is asked what it has by now."""
 SOURCE_RETRY_FIRST: Final = 1.0
+"""Seconds until a source that failed is tried again while others go on; twice as many each time."""
 SOURCE_RETRY_MOST: Final = 15.0
-"""Seconds until a source that failed is tried again while others go on: twice as many each time."""
+"""Seconds of that at most."""
 DURABLE_WINDOW: Final = 64 * MIB
 """Bytes of verified blocks that a crash may cost a download, at most."""
 SYNC_AFTER: Final = DURABLE_WINDOW // 4

@@ -6,18 +6,17 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from kachery_p2p.node.files import provider
 from tests.node.files.contents import BIG, content
-from tests.node.harness import laboratory, until
+from tests.node.harness import laboratory
 
 
 @pytest.fixture
-def slow_disks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def slow_disks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has all of a file reads 15 MB of it a second, for all who ask together."""
     read = provider.TreeReader.read_proved
     turn = threading.Lock()
@@ -28,7 +27,6 @@ def slow_disks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return read(self, start, stop)
 
     monkeypatch.setattr(provider.TreeReader, "read_proved", slowly)
-    yield
 
 
 def given_by(result: dict[str, Any]) -> dict[str, int]:
