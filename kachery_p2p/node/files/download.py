@@ -37,13 +37,12 @@ from kachery_p2p.protocol.limits import STALL_SECONDS
 
 from .content import Content, Part
 from .crowd import Crowd
-from .finder import Finder
+from .finder import Finder, Swarming
 from .progress import Progress
 from .segments import Segments
 from .shared_part import SharedPart
 from .slot import Slot
 from .sources import Source, Sources
-from .swarming import Swarming
 
 _RETRY_SECONDS = 0.5
 """Between two look-ups of a download that has lost its sources."""

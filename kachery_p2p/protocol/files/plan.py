@@ -222,6 +222,8 @@ class Plan:
         wanted = min(rate * SEGMENT_SECONDS, _GROWTH * giver.last, LONGEST_SEGMENT)
         if not self.crowded:
             return int(max(wanted, first))
+        if giver.has is not None:  # others leave it what it will soon have given
+            return int(wanted)
         asked = sum(length(each.ranges) for each in self._taken.values())
         rates = sum(each.delivery.rate(now) or 0.0 for each in self._givers.values())
         share = (length(self._free) + asked) * rate / rates
