@@ -82,8 +82,8 @@ class Finder:
 
 
 class Swarming:
-    """What a download that takes a while does beside fetching: it lets others have what is here of it, and
-    looks for others who do. Of a short one nobody would hear before it is over.
+    """What a download that takes a while does beside fetching: it lets others have what is here of it,
+    and looks for others who do. Of a short one nobody would hear before it is over.
 
     ``offer`` is called with a channel when others there can have what is here, and
     with None when they no longer can; ``appeared`` when the finder has found somebody else."""
