@@ -316,8 +316,8 @@ class ContentPinned(LocalError):
     code = "content-pinned"
     exit_status = 2
     text = (
-        "{what} is pinned ({pins}), so it was not deleted. End the pin with "
-        "'kachery-p2p unpin {what}', or say --force."
+        "{what} is pinned ({pins}), so it was not deleted. End that with "
+        "'kachery-p2p {ending}', or say --force."
     )
 
 

@@ -79,7 +79,7 @@ def test_a_record_of_any_length_fits_the_deadline_of_a_slow_road() -> None:
 
 def test_the_credit_lets_at_least_a_few_of_the_largest_frames_travel() -> None:
     assert limits.STREAM_CREDIT >= 4 * (limits.MAX_BODY + limits.FRAME_OVERHEAD)
-    assert limits.CIRCUIT_CREDIT >= 2 * (limits.MAX_RELAY_TAIL + limits.FRAME_OVERHEAD)
+    assert limits.CIRCUIT_CREDIT >= 3 * (limits.MAX_RELAY_TAIL + limits.FRAME_OVERHEAD)
 
 
 def test_blocks_divide_pieces_and_pieces_divide_segments() -> None:

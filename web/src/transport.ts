@@ -111,7 +111,7 @@ export class CircuitTransport implements Transport {
 
   private async sendPieces(message: Bytes): Promise<void> {
     const window = await this.stream.window();
-    const longest = Math.max(Math.floor(Math.min(window, CIRCUIT_CREDIT) / 4), 1);
+    const longest = Math.max(Math.floor(Math.min(window, CIRCUIT_CREDIT) / 3), 1);
     for (let start = 0; start < message.length; start += longest) {
       const more = start + longest < message.length ? 1 : null;
       await this.stream.sendOpaque(more, message.subarray(start, start + longest));

@@ -82,7 +82,7 @@ class Keeping:
         if thing is None and not (force and pins):
             raise NotFound(what=f"sha1://{sha1}", detail="it is not on this computer")
         if pins and not force:
-            raise ContentPinned(what=f"sha1://{sha1}", pins=_told(pins, sha1))
+            raise _pinned(pins, sha1)
         manifest = state.manifest(sha1)
         if manifest is None:
             return [sha1]
@@ -103,7 +103,7 @@ class Keeping:
             if after is not None and name == names[0]:
                 pins = [pin for pin in state.pins(name) if self._counts(pin)]
                 if pins:
-                    raise ContentPinned(what=f"sha1://{name}", pins=_told(pins, name))
+                    raise _pinned(pins, name)
                 raise Busy(limit=f"sha1://{name} is being stored or fetched at this moment")
             state.keep_until(name, None)
             freed += thing.bytes if gone and thing is not None else 0
@@ -250,6 +250,13 @@ class Keeping:
             "pins": [{"uri": f"sha1://{p.root}", "name": p.name, "until": p.until} for p in pins],
             "until": state.expiry(thing.sha1),
         }
+
+
+def _pinned(pins: list[Pin], sha1: str) -> ContentPinned:
+    """The error that says so, and how to end the first of the pins."""
+    command = "unpin" if kept_for(pins[0].name) is None else "kept release"
+    ending = f"{command} sha1://{pins[0].root}"
+    return ContentPinned(what=f"sha1://{sha1}", pins=_told(pins, sha1), ending=ending)
 
 
 def _told(pins: list[Pin], sha1: str) -> str:

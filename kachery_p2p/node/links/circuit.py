@@ -106,7 +106,7 @@ class CircuitTransport:
             if not self._window:
                 await self._stream.more_credit()
         # A proxy that has much to hold gives little room: then a record goes in several pieces.
-        longest = max(self._window // 4, 1)
+        longest = max(self._window // 3, 1)
         if len(message) <= longest:
             await self._send_piece(None, message)
             return

@@ -36,6 +36,7 @@ def test_listing_pinning_and_deleting_from_the_shell(node: Daemon) -> None:
     refused = node.cli("rm", uri, check=False)
     assert refused.returncode == 2
     assert "pinned (paper)" in refused.stderr
+    assert "kachery-p2p unpin sha1:" in refused.stderr
     assert uri in node.cli("ls", "--pinned").stdout
     node.cli("unpin", uri)
     assert node.cli("rm", uri, linked).stdout == ""

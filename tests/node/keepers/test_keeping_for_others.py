@@ -236,6 +236,8 @@ async def test_what_two_nodes_push_goes_when_neither_wants_it() -> None:
         await lab.call("A", "keep.drop", sha1=sha1)
         await lab["K"].keepers.keeper.sweep()
         assert has(lab["K"], sha1)
+        with pytest.raises(ContentPinned, match=f"kept release sha1://{sha1}"):
+            await lab.call("K", "delete_file", sha1=sha1)
         await lab.call("K", "keep.release", sha1=sha1, node=lab.id("B"))
         assert not has(lab["K"], sha1)
         listed = (await lab.call("B", "keep.list"))["elsewhere"]
