@@ -67,7 +67,11 @@ def test_the_wheel_has_every_module_and_no_tests(wheel: Path) -> None:
         "_kachery_p2p_command.py",
     }
     # The page is there if it was built: with the licences of what is in it.
-    expected |= {str(path.relative_to(ROOT)) for path in (ROOT / "kachery_p2p/page").glob("*")}
+    expected |= {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "kachery_p2p/page").rglob("*")
+        if path.is_file()
+    }
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     assert "py3-none-any" in wheel.name

@@ -323,7 +323,6 @@ class ContentPinned(LocalError):
 
 class CopyLocked(LocalError):
     code = "copy-locked"
-    exit_status = 9
     text = (
         "{what} was not deleted: {who} deletes its own copy at this moment and relies on this one, for "
         "{seconds} s more. Repeat the call then, or say --force."

@@ -40,7 +40,7 @@ from kachery_p2p.protocol.feeds import access as feed_access
 from kachery_p2p.protocol.feeds import decision as feed_decision
 from kachery_p2p.protocol.feeds import feed, signed_message
 from kachery_p2p.protocol.feeds import fork as feed_fork
-from kachery_p2p.protocol.files import directory, manifest
+from kachery_p2p.protocol.files import directory, manifest, view_pack
 from kachery_p2p.protocol.files.messages import FileRead, check_ranges
 from kachery_p2p.protocol.gossip import announcements
 from kachery_p2p.protocol.gossip import index as gossip
@@ -134,6 +134,11 @@ def _text(decode: Callable[[str], object]) -> Callable[[bytes], object]:
     return lambda data: decode(data.decode("utf-8", "replace"))
 
 
+def _view(data: bytes) -> object:
+    view_pack.check_view(directory.parse(data), "a view")
+    return None
+
+
 def _line(data: bytes) -> object:
     """As text that it may be, and as what is in a line whose checksum is right."""
     packed = sha256(data).digest()[:4] + data
@@ -187,6 +192,7 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[type[KacheryError], .
     "feeds.decision.check_decision": (_decision, (V, errors.ForgedFeed)),
     "feeds.fork.check_fork": (_fork, (V, errors.ForgedFeed)),
     "links.frames.decode_headers": (frames.decode_headers, (V,)),
+    "files.view_pack.check_view": (_view, (B,)),
     "channels.document.check_label": (_text(document.check_label), (B,)),
     "channels.document.check_url": (_text(document.check_url), (B,)),
     "identity.check_node_id": (_text(identity.check_node_id), (B,)),

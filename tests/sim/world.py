@@ -194,6 +194,7 @@ class Peer:
                 download.partial._files.close()
         node.state.close()
         node.inventory.close()
+        node.origin_index.close()
         node.feed_store.close()
         node.task_store.close()
         node.store.close()

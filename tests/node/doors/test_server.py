@@ -473,6 +473,13 @@ WRITES: list[tuple[str, dict[str, Any]]] = [
     ("collect", {}),
     ("set_limit", {}),
     ("verify", {}),
+    ("origins", {"refresh": True}),
+    ("set_origins", {"origins": []}),
+    ("archive", {}),
+    ("keep.offer", {"channel": "c"}),
+    ("keep.push", {"sha1": "0" * 40}),
+    ("keep.drop", {"sha1": "0" * 40}),
+    ("keep.release", {"sha1": "0" * 40}),
     ("set", {"key": "k", "value": "1"}),
     ("delete", {"key": "k"}),
     ("stop", {}),
@@ -532,7 +539,7 @@ async def test_every_call_that_changes_something_is_in_the_list_of_writes() -> N
              "feed.named", "feed.list",
              "feed.info", "feed.read", "feed.stream", "feed.watch", "feed.get_rules", "feed.show",
              "task.list", "task.show", "task.cached", "status", "channel.invites", "doctor.node",
-             "doctor.file", "doctor.feed", "share.list"}  # fmt: skip
+             "doctor.file", "doctor.feed", "share.list", "keep.list", "keep.keepers"}  # fmt: skip
     async with one_node() as node:
         assert set(node.api.calls._calls) == reads | {method for method, _ in WRITES}
 
