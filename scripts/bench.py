@@ -22,6 +22,7 @@ import bench_feeds
 import bench_files
 import bench_folders
 import bench_roundtrips
+import bench_swarm
 import bench_tasks
 from bench_programs import LOAD, LOAD_SMALL, STORE, STORE_SMALL, STORE_TEXTS
 from bench_report import Row, run, scratch, settle, take_turns
@@ -211,7 +212,9 @@ def main() -> int:
         return bench_folders.main(sys.argv[2:])
     if sys.argv[1:2] == ["roundtrips"]:
         return bench_roundtrips.main(sys.argv[2:])
-    whats = ["transfer", "feeds", "tasks", "files", "folders", "roundtrips", "compare"]
+    if sys.argv[1:2] == ["swarm"]:
+        return bench_swarm.main(sys.argv[2:])
+    whats = ["transfer", "feeds", "tasks", "files", "folders", "roundtrips", "swarm", "compare"]
     parser = argparse.ArgumentParser(prog="scripts/bench")
     parser.add_argument("what", choices=whats)
     parser.add_argument("revision", nargs="?", help="compare: the older tree")

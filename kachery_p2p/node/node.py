@@ -36,7 +36,7 @@ from kachery_p2p.node.files.copy_locks import CopyLocks
 from kachery_p2p.node.files.downloader import Downloader
 from kachery_p2p.node.files.fetch_through import FetchThrough
 from kachery_p2p.node.files.keeping import Keeping
-from kachery_p2p.node.files.offers import BlobOffers
+from kachery_p2p.node.files.offers import BlobOffers, PartOffers
 from kachery_p2p.node.files.provider import Provider
 from kachery_p2p.node.files.scrubbing import Scrubbing
 from kachery_p2p.node.gossip.announcer import Announcer
@@ -152,16 +152,20 @@ class Node:
         self.visits = Visits(self.network, self.documents)
         self.bootstraps = Bootstraps(self.network, self.reach)
         self.task_offers = TaskFunctionOffers()
+        self.part_offers = PartOffers(self.context)
         self.keep_offers = KeepOffers(self.context)
         self.announcer = Announcer(
             self.network,
             [
-                BlobOffers(self.context), FeedOffers(self.feed_store), self.keep_offers,
+                BlobOffers(self.context), self.part_offers, FeedOffers(self.feed_store),
+                self.keep_offers,
                 ResultOffers(self.task_store), self.task_offers,
             ],
         )  # fmt: skip
         self.availability = Availability(self.network, self.announcer)
         self.lookup = Lookup(self.network, self.availability, self.bootstraps)
+        self.watches = Watches(self.network)
+        self.availability.on_fresh.append(self.watches.appeared)
         self.backing = Backing(
             self.context,
             self.origin_index,
@@ -170,11 +174,13 @@ class Node:
             compare=self.announcer.refresh,
         )
         self.downloader = Downloader(
-            self.network, self.reach, self.lookup, self.backing, provide=self._provide_file
-        )
+            self.network, self.reach, self.lookup, self.watches, self.backing,
+            provide=self._provide_file,
+            offer=lambda sha1, where: self.part_offers.offer(self.announcer, sha1, where),
+        )  # fmt: skip
         self.provider = Provider(
             self.network,
-            partial=self.downloader.partial,
+            part=self.downloader.part,
             through=FetchThrough(
                 self.context, self.backing, self.downloader, spawn=self.network.spawn
             ),
@@ -198,8 +204,6 @@ class Node:
         )
         self.asker = Asker(self.network, self.batch_loader)
         self.presence = Presence(self.network)
-        self.watches = Watches(self.network)
-        self.availability.on_fresh.append(self.watches.appeared)
         discovery = Discovery(self.network, self.reach, self.lookup, self.watches)
         self._make_feeds(discovery)
         self._make_tasks(discovery)

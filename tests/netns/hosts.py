@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 OUTER = "10.213.7.1"
 """This side's address: the proxy listens here."""
@@ -88,6 +89,36 @@ def host(rate: str | None = None) -> Iterator[str]:
         if rate is not None:
             run(f"tc -n {name} qdisc add dev {there} root tbf rate {rate} burst 32kb latency 50ms")
         yield name
+
+
+@dataclass(frozen=True)
+class Line:
+    """A host behind a line of its own."""
+
+    name: str
+    """Of the host's namespace."""
+    address: str
+    """The host's."""
+    gateway: str
+    """This side's address, as the host reaches it."""
+    interface: str
+    """This side's."""
+
+    @property
+    def sent(self) -> int:
+        """Bytes that the host has sent, headers and all."""
+        return int(Path(f"/sys/class/net/{self.interface}/statistics/rx_bytes").read_text())
+
+
+@contextlib.contextmanager
+def line(number: int, rate: str) -> Iterator[Line]:
+    """One of several hosts, which sends at most at ``rate`` (as tc writes it)."""
+    name = f"kp{os.getpid()}l{number}"
+    here, there = f"{name}a", f"{name}b"
+    outer, inner = f"10.213.{100 + number}.1", f"10.213.{100 + number}.2"
+    with _namespace(name), _link(here, outer, there, name, inner):
+        run(f"tc -n {name} qdisc add dev {there} root tbf rate {rate} burst 128kb latency 50ms")
+        yield Line(name, inner, outer, here)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,20 @@ import sys
 import time
 import traceback
 
+from tests.sim import swarm
 from tests.sim.scenario import run
 from tests.sim.siege import besiege
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/sim", description="Simulate seeded networks.")
+    parser.add_argument(
+        "what",
+        nargs="?",
+        default="networks",
+        choices=["networks", "swarm"],
+        help="whole networks, or one download from many sources",
+    )
     parser.add_argument("--seeds", type=int, default=100, metavar="N", help="how many (100)")
     parser.add_argument("--start", type=int, default=0, metavar="S", help="the first seed (0)")
     parser.add_argument("--nodes", type=int, metavar="M", help="nodes in each network: 3 to 50")
@@ -26,17 +34,17 @@ def main() -> int:
     began = time.monotonic()
     for seed in range(options.start, options.start + options.seeds):
         try:
-            tell = besiege if options.siege else run
-            outcome = tell(seed, nodes=options.nodes, steps=options.steps, verbose=options.verbose)
+            outcome = _tell(seed, options)
         except Exception as error:  # whatever a seed ends in is what this program is to report
             failed.append(seed)
             if options.verbose:
                 traceback.print_exc()
+            what = "swarm " if options.what == "swarm" else ""
             nodes = f" --nodes {options.nodes}" if options.nodes else ""
             nodes += " --siege" if options.siege else ""
             print(f"seed {seed} FAILED: {type(error).__name__}: {error}")
             print(
-                f"  replay: scripts/sim --start {seed} --seeds 1 --steps {options.steps}"
+                f"  replay: scripts/sim {what}--start {seed} --seeds 1 --steps {options.steps}"
                 f"{nodes} --verbose",
                 flush=True,
             )
@@ -46,6 +54,16 @@ def main() -> int:
     seconds = time.monotonic() - began
     print(f"{options.seeds} seeds, {len(failed)} failed, {seconds:.1f} s")
     return 1 if failed else 0
+
+
+def _tell(seed: int, options: argparse.Namespace) -> object:
+    if options.what == "swarm":
+        if options.verbose:
+            for source in swarm.scenario(seed)[1]:
+                print(source)
+        return swarm.run_seed(seed)
+    tell = besiege if options.siege else run
+    return tell(seed, nodes=options.nodes, steps=options.steps, verbose=options.verbose)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,16 @@ from kachery_p2p.node.workers import InOrder, open_on_disk
 from kachery_p2p.protocol.errors import CorruptContent, KacheryError, StorageFull
 from kachery_p2p.protocol.files.manifest import Manifest
 from kachery_p2p.protocol.files.messages import Piece
-from kachery_p2p.protocol.files.plan import Plan, Range, Taken
+from kachery_p2p.protocol.files.plan import Plan
+from kachery_p2p.protocol.files.ranges import Range
 from kachery_p2p.protocol.gossip.holders import Holder
-from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK, MAX_MANIFEST, VERIFY_ON_READ
+from kachery_p2p.protocol.limits import (
+    BLOCK,
+    MANIFEST_CHUNK,
+    MAX_MANIFEST,
+    MAX_RANGES,
+    VERIFY_ON_READ,
+)
 from kachery_p2p.storage import paths
 from kachery_p2p.storage.files.blobs import Blob
 from kachery_p2p.storage.files.checking import Proved, is_known, read_proved, read_range
@@ -68,9 +75,12 @@ class Content:
         self.unsaved: StorageFull | None = None
         """Why a small file that is here is in memory alone: whoever wants to read it can."""
         self._in_memory: bytes | None = None
-        self._context = context
+        self._ended = False
+        """The partial is closed, or becomes the blob."""
+        self.context = context
         self._spawn = spawn
-        self._plan = Plan(0, 1)
+        self.plan = Plan(0, 1)
+        """What to ask of whom."""
         self._channels: frozenset[str] = frozenset()
         """Where the bytes that are here came from. Replaced as a whole: a worker thread does it."""
         self._lock = asyncio.Lock()
@@ -105,7 +115,7 @@ class Content:
         """Whether what is here of it may go out on this channel."""
         if self.is_open and not self.is_whole:
             return self.is_on(channel)
-        return await self._context.workers.disk(self._context.may_leave, self.sha1, channel)
+        return await self.context.workers.disk(self.context.may_leave, self.sha1, channel)
 
     @property
     def channel(self) -> bytes | None:
@@ -137,10 +147,10 @@ class Content:
         if self._in_memory is not None:
             return b"".join(self._in_memory[start:stop] for start, stop in ranges)
         async with self._lock:  # not while the partial becomes the blob
-            return await self._context.workers.disk(self._read_all, ranges)
+            return await self.context.workers.disk(self._read_all, ranges)
 
     def _read_all(self, ranges: Sequence[Range]) -> bytes | None:
-        blob = self._context.store.find(self.sha1)
+        blob = self.context.store.find(self.sha1)
         parts = []
         for start, stop in ranges:
             data = self._read(blob, start, min(stop, self.size)) if start < self.size else b""
@@ -149,20 +159,27 @@ class Content:
             parts.append(data)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def held(self) -> list[Range]:
+        """Which bytes are here that others can have: ``MAX_RANGES`` ranges at most. Nothing without a
+        tree, for then no part can be verified by itself."""
+        partial = self.partial
+        return partial.held(MAX_RANGES) if partial is not None and partial.kind == "tree" else []
+
     async def read_proved(self, ranges: Sequence[Range]) -> list[Proved] | None:
         """As :meth:`read`, of whole blocks, each range with its proof. Raises StorageFull: they are in
         memory alone."""
         async with self._lock:
             if self.partial is None and self._unkept is not None:
                 raise self._unkept.error
-            store, disk = self._context.store, self._context.workers.disk
-            return await disk(read_proved, store, self.sha1, self.partial, ranges)
+            store, disk = self.context.store, self.context.workers.disk
+            partial = None if self._ended else self.partial
+            return await disk(read_proved, store, self.sha1, partial, ranges)
 
     def _read(self, blob: Blob | None, start: int, stop: int) -> bytes | None:
         if blob is not None:
-            if blob.size > VERIFY_ON_READ and not is_known(self._context.store, blob):
-                return read_range(self._context.store, blob, start, stop)
-            return self._context.store.read(blob, start, stop - start)
+            if blob.size > VERIFY_ON_READ and not is_known(self.context.store, blob):
+                return read_range(self.context.store, blob, start, stop)
+            return self.context.store.read(blob, start, stop - start)
         if self._unkept is not None:
             return self._unkept.read(start, stop)
         if self.partial is None:
@@ -185,10 +202,10 @@ class Content:
             lacking: Sequence[Range] = ()
             if whole:  # else the map of a large file would be walked for each read
                 lacking = [(0, self.size)] if partial is None else partial.missing()
-            self._plan.set_missing(lacking, urgent)
+            self.plan.set_missing(lacking, urgent)
         else:
-            self._plan.set_missing(partial.missing() if whole or any(True for _ in parts) else ())
-        return self._plan.free
+            self.plan.set_missing(partial.missing() if whole or any(True for _ in parts) else ())
+        return self.plan.free
 
     def _missing_of(self, part: Part) -> list[Range]:
         """What of these blocks is not here."""
@@ -196,29 +213,12 @@ class Content:
         blocks = self._unkept or self.partial
         return blocks.missing_in(start, stop) if blocks is not None and start < stop else []
 
-    @property
-    def settled(self) -> bool:
-        """Whether all that is wanted has been fetched."""
-        return self._plan.done
-
-    def take(self, sources: int) -> Taken | None:
-        """The next segment for one of ``sources`` sources, with a ticket to be given back."""
-        return self._plan.take(sources)
-
-    def take_urgent(self) -> Taken | None:
-        """The next segment of what somebody waits for, likewise."""
-        return self._plan.take_urgent()
-
-    def give_back(self, ticket: int) -> int:
-        """Nobody fetches this segment any more; how many bytes of it did not come."""
-        return self._plan.give_back(ticket)
-
     # --- what arrives ------------------------------------------------------------------------
 
     async def resume(self, manifest: str) -> bool:
         """Go on with what an earlier download by this manifest left, if it is all here; whether so."""
-        left = self._context.store.path(self.sha1, paths.PARTIAL)
-        if not await self._context.workers.disk(left.exists):
+        left = self.context.store.path(self.sha1, paths.PARTIAL)
+        if not await self.context.workers.disk(left.exists):
             return False
         data = await self.stored_manifest(manifest)
         if data is None:
@@ -234,7 +234,7 @@ class Content:
 
     async def comes_from(self, holder: Holder) -> None:
         """It is about to come from another node: the index knows that before any of it is there."""
-        await self._context.workers.disk(self._comes_to_be, self.sha1, holder)
+        await self.context.workers.disk(self._comes_to_be, self.sha1, holder)
 
     async def open(self, size: int, manifest: Manifest | None) -> None:
         """Begin, or go on with what an earlier download left. Without room for that, parts can be
@@ -242,30 +242,32 @@ class Content:
         self._manifest, self.size = manifest, size
 
         def work(_: object) -> Partial:
-            partial = Partial.open(self._context.store, self.sha1, size, manifest)
+            partial = Partial.open(self.context.store, self.sha1, size, manifest)
             try:
                 if self._whole:  # rather than to find out at the end that there is no room
                     partial.reserve()
-                self._channels = self._context.bindings.resumed(partial)
+                self._channels = self.context.bindings.resumed(partial)
             except BaseException:
                 partial.close()
                 raise
             return partial
 
         try:
-            self.partial = await open_on_disk(self._context.workers, work)
+            self.partial = await open_on_disk(self.context.workers, work)
+            self._ended = False
         except StorageFull as error:
             if self._whole or manifest is None:
                 raise
             self._unkept = Unkept(self._memory, manifest, None, error)
         units = {"tree": BLOCK, "chunks": MANIFEST_CHUNK, "whole": max(size, 1)}
-        self._plan = Plan(size, units["tree" if self.partial is None else self.partial.kind])
+        unit = units["tree" if self.partial is None else self.partial.kind]
+        self.plan = Plan(size, unit, me=self.context.node_id, races=self.has_proofs)
 
     async def write(
         self, ticket: int, piece: Piece, body: Body, source: str, channel: bytes
-    ) -> None:
+    ) -> list[int]:
         """Decrypt, verify and write a piece of a segment; ``source`` is its giver's name, on
-        ``channel``.
+        ``channel``. Returns the segments of others of which nothing is wanted any more.
 
         Raises:
             CorruptContent: it is not what belongs there.
@@ -286,7 +288,8 @@ class Content:
                 self._channels |= {channel.hex()}
 
         await self._writes.run(work)
-        self._plan.advance(ticket, piece.offset + len(body))
+        stop = piece.offset + len(body)
+        return self.plan.came(ticket, piece.offset, stop, asyncio.get_running_loop().time())
 
     def _keep(self, data: bytes, piece: Piece, source: str, channel: str) -> None:
         """Verify a piece and write it to the disk."""
@@ -309,12 +312,12 @@ class Content:
         """Bytes are about to come from a channel, on disk first; whether they are the first."""
         if channel in self._channels:
             return False
-        self._context.state.add_download_channel(self.sha1, channel)
+        self.context.state.add_download_channel(self.sha1, channel)
         self._channels |= {channel}
         return True
 
     def _comes_not_from(self, channel: str) -> None:
-        self._context.state.drop_download_channel(self.sha1, channel)
+        self.context.state.drop_download_channel(self.sha1, channel)
         self._channels -= {channel}
 
     def sync_if_due(self) -> None:
@@ -323,12 +326,12 @@ class Content:
             return
         if self._syncing is None or self._syncing.done():
             self._syncing = self._spawn(
-                self._context.workers.disk(partial.sync), name="sync partial"
+                self.context.workers.disk(partial.sync), name="sync partial"
             )
 
     def _comes_to_be(self, sha1: str, holder: Holder) -> None:
         channel = holder.channel.hex()
-        self._context.inventory.fetching(
+        self.context.inventory.fetching(
             sha1,
             channel="" if channel == FREE else channel,
             node=holder.node,
@@ -347,42 +350,42 @@ class Content:
 
     async def store_small(self, sha1: str, data: bytes, holder: Holder) -> None:
         """Store a file, such as the manifest, that came from another node, its hash checked."""
-        bind = self._context.bindings.arriving(holder.channel.hex())
+        bind = self.context.bindings.arriving(holder.channel.hex())
 
         def arriving(sha1s: Sequence[str]) -> None:
             bind(sha1s)
             self._comes_to_be(sha1, holder)
 
         def work() -> None:
-            self._context.store.store_bytes(data, arriving)
+            self.context.store.store_bytes(data, arriving)
 
-        await self._context.workers.disk(work)
+        await self.context.workers.disk(work)
 
     async def stored_manifest(self, sha1: str) -> bytes | None:
         """The manifest of that name, if it is here and whole."""
 
         def work() -> bytes | None:
-            blob = self._context.store.find(sha1)
+            blob = self.context.store.find(sha1)
             if blob is None or blob.size > MAX_MANIFEST:
                 return None
-            data = self._context.store.read(blob, 0, blob.size)
+            data = self.context.store.read(blob, 0, blob.size)
             return data if hashlib.sha1(data).hexdigest() == sha1 else None
 
-        return await self._context.workers.disk(work)
+        return await self.context.workers.disk(work)
 
     async def assemble(self, manifest: str) -> int | None:
         """Make the file of its chunks, if all lie here and are nobody's alone; its size, or None."""
         gone = threading.Event()
 
         def work() -> int | None:
-            store, free = self._context.store, self._context.bindings.is_free
-            self._context.inventory.storing([self.sha1], self.label)
+            store, free = self.context.store, self.context.bindings.is_free
+            self.context.inventory.storing([self.sha1], self.label)
             if not assemble(store, self.sha1, manifest, free, gone.is_set):
                 return None
             blob = store.find(self.sha1)
             return None if blob is None else blob.size
 
-        working = asyncio.ensure_future(self._context.workers.disk(work))
+        working = asyncio.ensure_future(self.context.workers.disk(work))
         try:
             return await asyncio.shield(working)
         except asyncio.CancelledError:
@@ -404,13 +407,14 @@ class Content:
             await asyncio.wait([self._syncing])
         async with self._lock:
             try:
-                await self._context.workers.disk(self._complete, partial)
+                self._ended = True
+                await self.context.workers.disk(self._complete, partial)
             except CorruptContent:
                 self.partial = None
                 raise
 
     def _complete(self, partial: Partial) -> None:
-        self._context.bindings.complete(self.sha1, self._channels)
+        self.context.bindings.complete(self.sha1, self._channels)
         try:
             partial.finish()
         except CorruptContent:
@@ -418,7 +422,7 @@ class Content:
             raise
 
     def _forget_channels(self) -> None:
-        self._context.state.forget_download(self.sha1)
+        self.context.state.forget_download(self.sha1)
         self._channels = frozenset()
 
     def _discard(self, partial: Partial) -> None:
@@ -429,7 +433,7 @@ class Content:
         """Throw away what came, to begin anew."""
         async with self._lock:
             if self.partial is not None:
-                await self._context.workers.disk(self._discard, self.partial)
+                await self.context.workers.disk(self._discard, self.partial)
             self.partial = self._unkept = None
 
     async def close(self) -> None:
@@ -441,4 +445,5 @@ class Content:
         self._memory.drop(self.sha1)
         if self.partial is not None:
             async with self._lock:
-                await asyncio.shield(self._context.workers.disk(self.partial.close))
+                self._ended = True
+                await asyncio.shield(self.context.workers.disk(self.partial.close))

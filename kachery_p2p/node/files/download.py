@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from kachery_p2p.node.gossip.lookup import Found, Lookup
+from kachery_p2p.node.gossip.lookup import Found
 from kachery_p2p.protocol.errors import (
     AccessDenied,
     BadInput,
@@ -30,15 +30,15 @@ from kachery_p2p.protocol.errors import (
     Stalled,
     StorageFull,
 )
-from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.files.manifest import Manifest
-from kachery_p2p.protocol.files.plan import Range
+from kachery_p2p.protocol.files.ranges import Range
 from kachery_p2p.protocol.gossip.holders import Holder
-from kachery_p2p.protocol.limits import MAX_SOURCES, STALL_SECONDS
+from kachery_p2p.protocol.limits import STALL_SECONDS
 from kachery_p2p.storage.files.checking import Proved
-from kachery_p2p.storage.files.partials import Partial
 
 from .content import Content, Part
+from .crowd import Crowd
+from .finder import Finder, Swarming
 from .progress import Progress
 from .segments import Segments
 from .slot import Slot
@@ -57,26 +57,27 @@ class Download:
     """See the module. Callers share it; each waits for the whole file or for parts.
 
     ``provide`` is called with the hash of each file that has come to be here. It works when there is
-    a place in ``slots``.
+    a place in ``slots``. ``offer`` is called with a channel when others there can have what is here
+    of it so far, and with None when they no longer can.
     """
 
     def __init__(
         self,
         content: Content,
         sources: Sources,
-        lookup: Lookup,
+        finder: Finder,
         *,
         manifest: str | None,
         channel: bytes | None,
         provide: Callable[[str], None],
+        offer: Callable[[str, bytes | None], None],
         slots: asyncio.Semaphore,
     ) -> None:
         self.sha1 = content.sha1
-        self._thing = file_key(content.sha1)
         self.progress = Progress(started=asyncio.get_running_loop().time())
         self._content = content
-        self.sources = sources
-        self._lookup = lookup
+        self._sources = sources
+        self.finder = finder
         self._manifest = manifest
         self._wants_manifest = manifest is not None
         self._lacks_manifest = False
@@ -84,6 +85,8 @@ class Download:
         self._provide = provide
         self._slot = Slot(slots)
         self._segments = Segments(content, self.progress, self._progressed)
+        self._crowd = Crowd(content.context, sources, self._segments.feed)
+        self._swarming = Swarming(content, finder, offer, self._appeared)
         self._joinable = True
         self._waiters = 0
         self._joined = 0
@@ -105,13 +108,10 @@ class Download:
         fits = channel == self._channel and manifest in (None, self._manifest)
         return fits and self._joinable
 
-    def partial_on(self, channel: bytes) -> Partial | None:
-        """What is here of it, if all of that came from this channel."""
-        return self._content.partial if self._content.is_on(channel) else None
-
-    @property
-    def partial(self) -> Partial | None:
-        return self._content.partial
+    def part_on(self, channel: bytes) -> Content | None:
+        """What is here of it for others, if all of that came from this channel."""
+        there = self._content.partial is not None and self._content.is_on(channel)
+        return self._content if there else None
 
     @property
     def wanted(self) -> bool:
@@ -210,6 +210,8 @@ class Download:
     def _replan(self) -> bool:
         """Whether there is something to fetch that nobody is fetching."""
         free = self._content.want(self._parts, whole=bool(self._whole))
+        if self._whole and self.finder.is_further:
+            self._swarming.begin()
         if free:
             self._wanted.set()
             self._segments.ask()
@@ -217,9 +219,15 @@ class Download:
             self._wanted.clear()
         return free
 
+    def _see(self) -> None:
+        self.progress.size, self.progress.verified = self._content.size, self._content.verified
+
     def _progressed(self) -> None:
         self._last_progress = asyncio.get_running_loop().time()
         self._tell()
+
+    def _is_stuck(self) -> bool:
+        return asyncio.get_running_loop().time() - self._last_progress > STALL_SECONDS
 
     def _tell(self) -> None:
         self._advanced.set()
@@ -233,6 +241,7 @@ class Download:
             await self._fetch()
         finally:
             try:
+                await self._swarming.end()
                 await self._content.close()
             finally:
                 self._slot.leave()
@@ -245,14 +254,13 @@ class Download:
                 return
             if await self._content.resume(self._manifest):
                 # What is here of it is had without asking anybody, also beside who wants all of it.
-                self.progress.size = self._content.size
-                self.progress.verified = self._content.verified
+                self._see()
                 if not self._replan() and not self._whole:
                     await self._idle()
-        found = await self.sources.nearest(self._look)
+        found = await self.finder.nearest(self._look)
         last_error: KacheryError | None = None
         while True:
-            holders = self.sources.usable(found.holders)
+            holders = self._sources.usable(found.holders)
             try:
                 if holders and await self._from(holders):
                     return
@@ -263,21 +271,21 @@ class Download:
             except KacheryError as error:
                 last_error = error
             else:
-                last_error = self.sources.refusal or last_error
+                last_error = self._sources.refusal or last_error
             if isinstance(last_error, AccessDenied | NotFound) and not self._begun:
                 raise last_error
-            refusal = self.sources.refusal
-            if refusal is not None and not self.sources.usable(found.holders):
-                found = await self.sources.further(self._look)
+            refusal = self._sources.refusal
+            if refusal is not None and not self._sources.usable(found.holders):
+                found = await self.finder.further(self._look)
                 continue
-            if loop.time() - self._last_progress > STALL_SECONDS:
+            if self._is_stuck():
                 names = ", ".join(sorted(h.label or h.node[:8] for h in found.holders))
                 stalled = Stalled(
                     what=f"Loading sha1://{self.sha1}", seconds=STALL_SECONDS, sources=names
                 )
                 raise stalled from last_error
             await asyncio.sleep(_RETRY_SECONDS)
-            found = await self.sources.again(found, self._channel)
+            found = await self.finder.again()
 
     async def _assembled(self, manifest: str) -> bool:
         size = await self._content.assemble(manifest)
@@ -288,13 +296,13 @@ class Download:
         return True
 
     async def _look(self) -> Found:
-        joined = self._joined
-        found = await self._lookup.find(self._thing, self._channel)
+        joined, parts = self._joined, self._manifest is not None
+        found = await self.finder.look(parts=parts)
         if found.holders or self._joined == joined:
             return found
         # Who joined meanwhile has asked later than the proxies were asked: it may be there by now.
         self._joinable = False
-        found = await self._lookup.find(self._thing, self._channel)
+        found = await self.finder.look(parts=parts)
         self._joinable = bool(found.holders) and bool(self._waiters)
         return found
 
@@ -311,7 +319,7 @@ class Download:
                 await self._finish()
                 return True
             if free:
-                await self._drain(self._chosen(holders))
+                await self._drain(self._chosen())
                 if self._replan():
                     await self._doubt()
                     return False
@@ -331,29 +339,27 @@ class Download:
         """Have the best source prepare; without the manifest if those who have the file lack that:
         an old URI names one that older nodes made, and the hash of the file verifies the whole."""
         try:
-            await self.sources.first(holders, self._prepare)
+            await self._sources.first(holders, self._prepare)
         except NotFound:
             if not self._lacks_manifest:
                 raise
             self._wants_manifest = False
-            await self.sources.first(holders, self._prepare)
+            await self._sources.first(holders, self._prepare)
 
-    def _chosen(self, holders: list[Holder]) -> list[Holder]:
-        ranked = self.sources.ranked(holders)
+    def _chosen(self) -> list[Holder]:
+        there = self._sources.of_one_channel(self.finder.found.holders, self._content.channel)
         if self._one_source:
-            return [h for h in ranked if h.node == self._prepared_by] or ranked[:1]
-        # Of one channel, unless others have failed less: what comes from several can be passed on
-        # to none.
-        there = [h for h in ranked if h.channel == self._content.channel]
-        if not there or there[0].failures > ranked[0].failures:
-            there = [h for h in ranked if h.channel == ranked[0].channel]
-        return there[:MAX_SOURCES]
+            return [h for h in there if h.node == self._prepared_by] or there[:1]
+        return there
+
+    def _appeared(self) -> None:
+        self._crowd.add(self._chosen())
 
     async def _doubt(self) -> None:
         """Begin anew if the size, which one source alone has told, may be what the others refuse."""
         if self._doubtful:
             self._doubtful = False
-            self.sources.failed(self._prepared_by)
+            self._sources.failed(self._prepared_by)
             await self._content.discard()
             self.progress.sources.clear()
 
@@ -365,12 +371,12 @@ class Download:
             # nobody can be blamed but one who gave all of it: so the next try has one source.
             self._one_source = True
             for node, entry in self.progress.sources.items():
-                self.sources.failed(node)
+                self._sources.failed(node)
                 # Without a manifest the size was the word of one, who may have lied about it.
                 sized = self._wants_manifest or node == self._prepared_by
                 if sized and entry["bytes"] >= self._content.size:
-                    self.sources.ban(node, error)
-            self.sources.failed(self._prepared_by)
+                    self._sources.ban(node, error)
+            self._sources.failed(self._prepared_by)
             self.progress.sources.clear()
             raise
         self.progress.verified = self.progress.size
@@ -387,21 +393,18 @@ class Download:
         manifest = None
         if self._manifest is not None and self._wants_manifest:
             manifest = await self._load_manifest(source, self._manifest)
-        if manifest is not None and manifest.tree is not None and not source.proves(self.sha1):
-            if info.size != manifest.size:
-                raise CorruptContent(what=f"The size of sha1://{self.sha1}", source=source.name)
-            manifest = None  # the hash of the file verifies the whole, and nothing a part
-            if self._content.has_proofs:
-                await self._content.discard()
         size = manifest.size if manifest is not None else info.size
         if info.size != size:
             raise CorruptContent(what=f"The size of sha1://{self.sha1}", source=source.name)
+        if manifest is not None and manifest.tree and not await source.proves(self.sha1):
+            manifest = None  # the hash of the file verifies the whole, and nothing a part
+            if self._content.has_proofs:
+                await self._content.discard()
         self._prepared_by = source.holder.node
         await self._content.comes_from(source.holder)
         if not self._content.is_open:
             await self._content.open(size, manifest)
-        self.progress.size = size
-        self.progress.verified = self._content.verified
+        self._see()
         self._progressed()
         self._replan()
 
@@ -438,13 +441,9 @@ class Download:
 
     async def _drain(self, holders: list[Holder]) -> None:
         """Fetch from these at once, until everything that is wanted is here or all have failed."""
-
-        async def feed(source: Source) -> None:
-            await self._segments.feed(source, len(holders))
-
-        failures = await self.sources.each(holders, feed, until=self._segments.settled)
+        failed = await self._crowd.run(holders, until=self._segments.settled, stuck=self._is_stuck)
         if not self._content.verifies_parts:
             self._doubtful |= any(
                 isinstance(error, RemoteError) and holder.node != self._prepared_by
-                for holder, error in failures
+                for holder, error in failed
             )

@@ -11,47 +11,53 @@ from typing import Any
 
 from kachery_p2p.node.backing.backing import Backing
 from kachery_p2p.node.gossip.lookup import Lookup
+from kachery_p2p.node.gossip.watches import Watches
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.reach import Reach
 from kachery_p2p.protocol.errors import KacheryError
 from kachery_p2p.protocol.limits import MAX_DOWNLOADS, MAX_OPEN_FILES, OPEN_SECONDS
-from kachery_p2p.storage.files.partials import Partial
 
 from .content import Content, Part
 from .download import Download
+from .finder import Finder
 from .origin_source import OriginSources
 from .sources import Sources
 from .unkept import Memory
 
 
 class Downloader:
-    """``provide`` is called with the hash of each file that has come to be here."""
+    """``provide`` is called with the hash of each file that has come to be here, ``offer`` with that of
+    one of which others on a channel can have a part, or (None) no longer."""
 
     def __init__(
         self,
         network: Network,
         reach: Reach,
         lookup: Lookup,
+        watches: Watches,
         backing: Backing,
         *,
         provide: Callable[[str], None],
+        offer: Callable[[str, bytes | None], None],
     ) -> None:
         self.downloads: dict[str, Download] = {}
         self._network = network
         self._reach = reach
         self._lookup = lookup
+        self._watches = watches
         self._backing = backing
         self._provide = provide
+        self._offer = offer
         self.memory = Memory()
         """Of what the disk has no room for."""
         self._slots = asyncio.Semaphore(MAX_DOWNLOADS)
         self._ready: OrderedDict[Download, asyncio.TimerHandle] = OrderedDict()
         """What stays open for the next reader; the one read least recently first."""
 
-    def partial(self, sha1: str, channel: bytes) -> Partial | None:
-        """The partial of a download in progress on a channel, to serve from on that channel."""
+    def part(self, sha1: str, channel: bytes) -> Content | None:
+        """What there is of a download in progress on a channel, to serve from on that channel."""
         download = self.downloads.get(sha1)
-        return download.partial_on(channel) if download is not None else None
+        return download.part_on(channel) if download is not None else None
 
     def active(self) -> dict[str, Download]:
         """Those of which somebody wants bytes now, by hash."""
@@ -119,10 +125,10 @@ class Downloader:
         download = self.downloads.get(sha1)
         if download is None:
             download = self.downloads[sha1] = self._begin(sha1, manifest, channel, label)
-            download.sources.near_only = near_only
+            download.finder.near_only = near_only
             mine = download
             download.task.add_done_callback(lambda _: self._forget(sha1, mine))
-        download.sources.near_only &= near_only
+        download.finder.near_only &= near_only
         return download
 
     async def settle(self, sha1: str, manifest: str | None, channel: bytes | None) -> None:
@@ -142,13 +148,15 @@ class Downloader:
         content = Content(self._network.context, sha1, self._network.spawn, self.memory)
         content.label = label
         near = OriginSources(self._backing, self._network.context, sha1)
+        sources = Sources(self._network, self._reach, self._lookup, near, sha1)
         return Download(
             content,
-            Sources(self._network, self._reach, self._lookup, near, sha1),
-            self._lookup,
+            sources,
+            Finder(self._lookup, self._watches, near, sources, sha1, channel),
             manifest=manifest,
             channel=channel,
             provide=self._provide,
+            offer=self._offer,
             slots=self._slots,
         )
 

@@ -20,7 +20,7 @@ from kachery_p2p.node.backing.backing import Backing
 from kachery_p2p.node.context import Context
 from kachery_p2p.protocol import tree
 from kachery_p2p.protocol.errors import Busy, CorruptContent, KacheryError, NotFound, OriginError
-from kachery_p2p.protocol.files.plan import Range
+from kachery_p2p.protocol.files.ranges import Range
 from kachery_p2p.protocol.limits import FETCH_THROUGH_SECONDS
 from kachery_p2p.storage.backing.objects import MANIFEST
 from kachery_p2p.storage.files.checking import Proved
@@ -114,10 +114,10 @@ class FetchThrough:
 
     def reader(
         self, download: Download, proofs: bool
-    ) -> Callable[[list[Range]], Awaitable[list[Proved]]]:
+    ) -> Callable[[Sequence[Range]], Awaitable[list[Proved]]]:
         """Reads pieces of it, when they are there."""
 
-        async def read(pieces: list[Range]) -> list[Proved]:
+        async def read(pieces: Sequence[Range]) -> list[Proved]:
             with _hidden(self._context.node_id):
                 for piece in pieces:
                     await download.wait(piece)

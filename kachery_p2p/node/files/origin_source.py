@@ -19,7 +19,7 @@ from kachery_p2p.node.context import Context
 from kachery_p2p.protocol import tree
 from kachery_p2p.protocol.errors import CorruptContent, KacheryError, OriginObjectGone
 from kachery_p2p.protocol.files.messages import FileInfo, Piece
-from kachery_p2p.protocol.files.plan import Range
+from kachery_p2p.protocol.files.ranges import Range
 from kachery_p2p.protocol.files.tree_parts import TreeParts
 from kachery_p2p.protocol.gossip.holders import Holder
 from kachery_p2p.protocol.limits import (
@@ -113,9 +113,9 @@ class OriginSource(Source):
         data = None if size > INLINE_FILE else await self._read(sha1, "", 0, size)
         return FileInfo(size, data, False)
 
-    def proves(self, sha1: str) -> bool:
+    async def proves(self, sha1: str) -> bool:
         """Whether a tree of the right size lies beside it."""
-        found = self._objects[sha1]
+        found = await self._object(sha1)
         return found.size > 0 and found.tree == tree.flat_size(block_count(found.size))
 
     def accuse(self, error: KacheryError) -> None:
@@ -186,6 +186,8 @@ class _OriginPieces:
     ) -> None:
         self._source, self._sha1, self._proofs = source, sha1, proofs
         self._left = _cut(ranges)
+        self.position = ranges[0][0]
+        """Up to where it has come."""
         self._ahead: deque[asyncio.Task[tuple[Piece, PlainBody]]] = deque()
 
     async def next(self) -> tuple[Piece, PlainBody, int] | None:
@@ -195,6 +197,7 @@ class _OriginPieces:
         if not self._ahead:
             return None
         piece, body = await self._ahead.popleft()
+        self.position = piece.offset + len(body)
         return piece, body, 0
 
     def done(self, cost: int) -> None:

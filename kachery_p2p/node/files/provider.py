@@ -23,6 +23,7 @@ from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.node.workers import open_on_disk
+from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput, CorruptContent, NotFound
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.files.messages import (
@@ -33,7 +34,7 @@ from kachery_p2p.protocol.files.messages import (
     FileRead,
     check_ranges,
 )
-from kachery_p2p.protocol.files.plan import Range, grouped
+from kachery_p2p.protocol.files.ranges import Range, grouped
 from kachery_p2p.protocol.limits import (
     BLOCK,
     INLINE_FILE,
@@ -44,11 +45,11 @@ from kachery_p2p.protocol.limits import (
     READ_OUT_SECONDS,
 )
 from kachery_p2p.storage.files.blobs import Blob, BlobStore
-from kachery_p2p.storage.files.checking import Proved, TreeReader, check, proved, size_fits
-from kachery_p2p.storage.files.partials import Partial
+from kachery_p2p.storage.files.checking import Proved, TreeReader, check, size_fits
 from kachery_p2p.storage.files.stamps import stamp_of
 from kachery_p2p.storage.files.trees import ensure_tree
 
+from .content import Content
 from .fetch_through import FetchThrough
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ _MAX_CHECKED = 100_000
 _MAX_LATELY = 1_000
 """Reads that are remembered before those are forgotten that are over."""
 
-Reader = Callable[[int, int], Proved]
+ReadPiece = Callable[[int, int], Proved]
+Reader = Callable[[Sequence[Range]], Awaitable[list[Proved]]]
 
 
 class _Reading(NamedTuple):
@@ -89,14 +91,14 @@ class Provider:
         self,
         network: Network,
         *,
-        partial: Callable[[str, bytes], Partial | None],
+        part: Callable[[str, bytes], Content | None],
         through: FetchThrough,
         withdrawn: Callable[[str], None],
     ) -> None:
         self._network = network
         self._context = network.context
         self._store = network.context.store
-        self._partial = partial
+        self._part = part
         self._through = through
         self._withdrawn = withdrawn
         self._checked: OrderedDict[str, bytes] = OrderedDict()
@@ -201,7 +203,7 @@ class Provider:
         self._require(link, params.channel, params.sha1)
         if info.inline is not None:
             self.served_bytes += len(info.inline)
-        return {"size": info.size, "inline": info.inline, "partial": info.partial}
+        return codec.plain(info)
 
     async def _info_elsewhere(self, sha1: str, channel: bytes) -> FileInfo:
         """Of what is not here whole: it lies in an origin, or is being fetched. Raises NotFound."""
@@ -213,10 +215,10 @@ class Provider:
             info = await self._context.workers.disk(self._info, sha1, channel)
             if info is not None:
                 return info
-        partial = self._partial(sha1, channel)
-        if partial is None:
+        part = self._part(sha1, channel)
+        if part is None:
             raise await self._gone(sha1)
-        return FileInfo(partial.size, None, True)
+        return FileInfo(part.size, None, True, part.held())
 
     def _info(self, sha1: str, channel: bytes) -> FileInfo | None:
         # One trip to a worker thread: small files are many.
@@ -286,9 +288,9 @@ class Provider:
         self, upload: Upload, stream: Stream, sha1: str, blob: Blob | None
     ) -> None:
         link, params = upload.link, upload.params
-        partial = None if blob is not None else self._partial(sha1, params.channel)
-        size = blob.size if blob is not None else partial.size if partial is not None else 0
-        if blob is None and partial is None:
+        part = None if blob is not None else self._part(sha1, params.channel)
+        size = blob.size if blob is not None else part.size if part is not None else 0
+        if blob is None and part is None:
             raise await self._gone(sha1)
         if blob is not None and params.ranges[-1][1] > size:
             await self._context.workers.disk(self._check_size, blob)  # they may be right
@@ -297,10 +299,11 @@ class Provider:
         stream.set_group(link.peer)
         blocks: TreeReader | None = None
         opened = 0
+        reader: Reader
         try:
             if blob is None:
-                assert partial is not None
-                reader: Reader = _of_partial(partial, params.proofs)
+                assert part is not None
+                reader = _of_part(part, params.proofs)
             elif params.proofs or blob.size > MANIFEST_CHUNK:
                 await link.budget.files.acquire()
                 opened = 1
@@ -309,12 +312,11 @@ class Provider:
                     lambda gone: ensure_tree(self._store, blob, cancelled=gone),
                 )
                 blocks = TreeReader(self._store, blob, tree, self._damaged)
-                reader = blocks.read_proved if params.proofs else _unproved(blocks.read)
+                reader = self._each(blocks.read_proved if params.proofs else _unproved(blocks.read))
             else:
                 await self._context.workers.disk(self._check_small, blob)
-                reader = _unproved(_plain_reader(self._store, blob))
-            disk = self._context.workers.disk
-            await self._send(upload, stream, lambda pieces: disk(_read_all, reader, pieces))
+                reader = self._each(_unproved(_plain_reader(self._store, blob)))
+            await self._send(upload, stream, reader)
             if blob is not None:
                 await self._context.workers.disk(self._context.inventory.touch, sha1)
         except CorruptContent:
@@ -327,12 +329,7 @@ class Provider:
                 link.budget.files.give()
 
     async def _send(
-        self,
-        upload: Upload,
-        stream: Stream,
-        read: Callable[[list[Range]], Awaitable[list[Proved]]],
-        *,
-        waits: bool = False,
+        self, upload: Upload, stream: Stream, read: Reader, *, waits: bool = False
     ) -> None:
         """Read one group of pieces ahead of the link, as long as there is credit and room for it.
         ``waits``: reading may wait for others, and is broken off when nobody wants it any more."""
@@ -370,6 +367,9 @@ class Provider:
                     await asyncio.wait([each.read])
                     if not each.read.cancelled():
                         each.read.exception()
+
+    def _each(self, read: ReadPiece) -> Reader:
+        return lambda pieces: self._context.workers.disk(_read_all, read, pieces)
 
     def _count(self, upload: Upload, size: int) -> None:
         self._sent[upload.whose] = self._sent.pop(upload.whose, 0) + size
@@ -425,21 +425,21 @@ def _pieces(ranges: Sequence[Range], link: Link) -> Iterator[Range]:
             start = stop
 
 
-def _read_all(reader: Reader, pieces: Sequence[Range]) -> list[Proved]:
-    return [reader(start, stop) for start, stop in pieces]
+def _read_all(read: ReadPiece, pieces: Sequence[Range]) -> list[Proved]:
+    return [read(start, stop) for start, stop in pieces]
 
 
 def _plain_reader(store: BlobStore, blob: Blob) -> Callable[[int, int], bytes]:
     return lambda start, stop: store.read(blob, start, stop - start)
 
 
-def _unproved(read: Callable[[int, int], bytes]) -> Reader:
+def _unproved(read: Callable[[int, int], bytes]) -> ReadPiece:
     return lambda start, stop: (read(start, stop), [])
 
 
-def _of_partial(partial: Partial, proofs: bool) -> Reader:
-    def read(start: int, stop: int) -> Proved:
-        found = proved(partial, start, stop) if proofs else None
+def _of_part(part: Content, proofs: bool) -> Reader:
+    async def read(pieces: Sequence[Range]) -> list[Proved]:
+        found = await part.read_proved(pieces) if proofs else None
         if found is None:
             raise NotFound(what="that range", detail="the provider is still fetching it itself")
         return found

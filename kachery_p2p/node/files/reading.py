@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from typing import Any
 
-from kachery_p2p.protocol.files.plan import Range, grouped
+from kachery_p2p.protocol.files.ranges import Range, grouped
 from kachery_p2p.protocol.limits import (
     LOCAL_PIECE,
     MAX_FILE,

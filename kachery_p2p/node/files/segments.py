@@ -1,8 +1,8 @@
 """How the sources of one download are asked for its bytes: segment by segment, and what comes verified.
 
-A source has one long segment of the whole file at a time, and beside it shorter ones of what somebody
-waits for, as soon as that is wanted: a reader of a few bytes waits neither for a segment to end nor for
-another reader's. What a source does not deliver goes to whoever is at hand.
+What to ask of whom, :class:`~kachery_p2p.protocol.files.plan.Plan` decides: it is asked whenever a
+source may have something to do, and ``REVIEW_SECONDS`` apart while there are several. A reader of a few
+bytes waits neither for a segment to end nor for another reader's.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from kachery_p2p.protocol.errors import ProtocolViolation
+from kachery_p2p.protocol.errors import CorruptContent, NotFound, ProtocolViolation
 from kachery_p2p.protocol.files.messages import Piece
-from kachery_p2p.protocol.files.plan import Range, Taken
-from kachery_p2p.protocol.limits import MAX_SEGMENTS_EACH
+from kachery_p2p.protocol.files.ranges import Range
+from kachery_p2p.protocol.limits import MAP_SECONDS, REVIEW_SECONDS
 
 from .content import Content
 from .progress import Progress
@@ -35,44 +35,106 @@ class Segments:
         self._content = content
         self._progress = progress
         self._progressed = progressed
-        self._asked = asyncio.Event()
+        self._wake: dict[str, asyncio.Event] = {}
+        """Of each source that is at work: there may be something to ask it for."""
+        self._running: dict[int, asyncio.Task[None]] = {}
 
     def ask(self) -> None:
         """There may be something to fetch that nobody is fetching."""
         self.settled.clear()
-        self._asked.set()
-        self._asked = asyncio.Event()
+        self._wake_all()
 
-    async def feed(self, source: Source, sources: int) -> None:
-        """Have one of ``sources`` sources send what is wanted, until it fails or the caller ends it."""
+    def _wake_all(self) -> None:
+        for each in self._wake.values():
+            each.set()
+
+    async def feed(self, source: Source) -> None:
+        """Have a source send what is wanted, until it fails or the caller ends it."""
+        plan, node, loop = self._content.plan, source.holder.node, asyncio.get_running_loop()
+        if self._content.has_proofs and not await source.proves(self._content.sha1):
+            raise NotFound(what=f"sha1://{self._content.sha1}", detail="no proofs lie there")
+        wake = self._wake[node] = asyncio.Event()
         running: set[asyncio.Task[None]] = set()
-        whole: asyncio.Task[None] | None = None
+        has = await self._has(source) if source.holder.partial else None
+        plan.join(node, loop.time(), rtt=source.rtt, has=has)
+        self._wake_all()  # from now on they share
+        asks = asyncio.create_task(self._follow(source)) if has is not None else None
         try:
             while True:
-                asked = asyncio.ensure_future(self._asked.wait())
+                wake.clear()
+                while (taken := plan.ask(node, loop.time())) is not None:
+                    running.add(self._start(source, *taken))
+                woken = asyncio.ensure_future(wake.wait())
                 try:
-                    while len(running) < MAX_SEGMENTS_EACH and (
-                        taken := self._content.take_urgent()
-                    ):
-                        running.add(self._start(source, taken))
-                    if (whole is None or whole.done()) and (taken := self._content.take(sources)):
-                        whole = self._start(source, taken)
-                        running.add(whole)
-                    done, _ = await asyncio.wait(
-                        {*running, asked}, return_when=asyncio.FIRST_COMPLETED
+                    await asyncio.wait(
+                        {*running, woken, *([asks] if asks is not None else [])},
+                        timeout=REVIEW_SECONDS if plan.crowded else None,
+                        return_when=asyncio.FIRST_COMPLETED,
                     )
                 finally:
-                    asked.cancel()
-                for task in running & done:
+                    woken.cancel()
+                for task in [each for each in running if each.done()]:
                     running.discard(task)
-                    task.result()
+                    if not task.cancelled():  # others have given what it was to give
+                        task.result()
+                if asks is not None and asks.done():
+                    asks.result()
+                    asks = None  # it has all of it by now
+                self._review()
         finally:
-            for task in running:
+            for task in (*running, *([asks] if asks is not None else [])):
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+            plan.leave(node)
+            if self._wake.get(node) is wake:
+                del self._wake[node]
+            self._wake_all()
 
-    def _start(self, source: Source, taken: Taken) -> asyncio.Task[None]:
-        return asyncio.create_task(self._segment(source, *taken))
+    async def _has(self, source: Source) -> list[Range] | None:
+        """What a source has that is itself still fetching; None: all of it."""
+        info = await source.open(self._content.sha1)
+        if info.size != self._content.size:
+            raise CorruptContent(
+                what=f"The size of sha1://{self._content.sha1}", source=source.name
+            )
+        return info.has if info.partial else None
+
+    async def _follow(self, source: Source) -> None:
+        """Ask a source what it has, again and again, until it has all of it."""
+        has: list[Range] | None = []
+        while has is not None:
+            await asyncio.sleep(MAP_SECONDS)
+            has = await self._has(source)
+            self._content.plan.holds(source.holder.node, has)
+            self._wake_all()
+
+    def _review(self) -> None:
+        plan = self._content.plan
+        if plan.crowded:
+            review = plan.review(asyncio.get_running_loop().time())
+            self._cancel(review.stop)
+            if review.freed:
+                self._wake_all()
+
+    def _cancel(self, tickets: list[int]) -> None:
+        for ticket in tickets:
+            if ticket in self._running:
+                self._running[ticket].cancel()
+
+    def _start(self, source: Source, ticket: int, ranges: list[Range]) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._segment(source, ticket, ranges))
+        self._running[ticket] = task
+        task.add_done_callback(lambda _: self._over(ticket))
+        return task
+
+    def _over(self, ticket: int) -> None:
+        # Here, for a task that is cancelled before it began does nothing at all.
+        plan = self._content.plan
+        del self._running[ticket]
+        if plan.give_back(ticket):
+            self.ask()
+        elif plan.done:
+            self.settled.set()
 
     async def _segment(self, source: Source, ticket: int, ranges: list[Range]) -> None:
         # They are done in order, and the first that fails says what was wrong: those after it only
@@ -81,7 +143,10 @@ class Segments:
         content = self._content
         try:
             with source.reading(content.sha1, ranges, proofs=content.has_proofs) as pieces:
-                while (item := await pieces.next()) is not None:
+                while (
+                    pieces.position < content.plan.end_of(ticket)
+                    and (item := await pieces.next()) is not None
+                ):
                     while len(writes) >= _WRITES_AHEAD:
                         await asyncio.wait([writes[0]])
                         writes.popleft().result()
@@ -97,10 +162,6 @@ class Segments:
                 for task in writes:
                     if not task.cancelled():
                         task.exception()
-            if content.give_back(ticket):
-                self.ask()
-            elif content.settled:
-                self.settled.set()
 
     async def _write(
         self,
@@ -112,11 +173,16 @@ class Segments:
         cost: int,
     ) -> None:
         try:
-            await self._content.write(ticket, piece, body, source.name, source.holder.channel)
+            over = await self._content.write(
+                ticket, piece, body, source.name, source.holder.channel
+            )
         except ProtocolViolation as error:
             source.accuse(error)
             raise
         pieces.done(cost)
+        self._cancel(over)
+        if self._content.plan.hungry(source.holder.node, asyncio.get_running_loop().time()):
+            self._wake[source.holder.node].set()
         self._progress.credit(source, len(body))
         self._progress.verified = self._content.verified
         self._progressed()

@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
-from kachery_p2p.node.gossip.lookup import Found, Lookup
+from kachery_p2p.node.gossip.lookup import Lookup
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.reach import Reach
@@ -32,16 +31,13 @@ from kachery_p2p.protocol.errors import (
     NotFound,
     OriginError,
     ProtocolViolation,
-    TransportError,
 )
-from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.files.messages import FILE_OPEN, FILE_READ, FileInfo, Piece
-from kachery_p2p.protocol.files.plan import Range
+from kachery_p2p.protocol.files.ranges import Range
 from kachery_p2p.protocol.gossip.holders import Holder, rank
 from kachery_p2p.protocol.limits import INLINE_FILE, MAX_FILE, MAX_MANIFEST, STALL_SECONDS
 from kachery_p2p.protocol.links.session import SealedBody
-
-log = logging.getLogger(__name__)
+from kachery_p2p.storage.files.origins import FREE
 
 
 class Body(Protocol):
@@ -54,6 +50,9 @@ class Body(Protocol):
 
 class Pieces(Protocol):
     """What comes of some ranges, in their order and nothing else. It is *not* verified."""
+
+    position: int
+    """Up to where it has come."""
 
     async def next(self) -> tuple[Piece, Body, int] | None:
         """The next piece, its bytes and its cost; None after the last. Raises KacheryError: it does not
@@ -69,7 +68,8 @@ class NodePieces:
     def __init__(self, stream: Stream, ranges: Sequence[Range]) -> None:
         self._stream = stream
         self._ranges = iter(ranges)
-        self._position, self._stop = next(self._ranges)
+        self.position, self._stop = next(self._ranges)
+        """Up to where it has come."""
 
     async def next(self) -> tuple[Piece, SealedBody, int] | None:
         """The next piece, its sealed bytes and its cost; None after the last.
@@ -78,11 +78,11 @@ class NodePieces:
             ProtocolViolation: it is not what was asked for.
             LinkClosed: nothing came for ``STALL_SECONDS``; KacheryError: what the source said.
         """
-        if self._position >= self._stop:
+        if self.position >= self._stop:
             following = next(self._ranges, None)
             if following is None:
                 return None
-            self._position, self._stop = following
+            self.position, self._stop = following
         try:
             async with asyncio.timeout(STALL_SECONDS):
                 item = await self._stream.receive()
@@ -94,9 +94,9 @@ class NodePieces:
         piece = codec.convert(Piece, meta)
         if not isinstance(body, SealedBody):
             raise ProtocolViolation(reason="a piece without a body")
-        if piece.offset != self._position or not 0 < len(body) <= self._stop - self._position:
+        if piece.offset != self.position or not 0 < len(body) <= self._stop - self.position:
             raise ProtocolViolation(reason="bytes that were not asked for")
-        self._position += len(body)
+        self.position += len(body)
         return piece, body, cost
 
     async def unseal(self, body: SealedBody) -> bytes:
@@ -119,6 +119,11 @@ class Source(ABC):
     def name(self) -> str:
         return self.holder.name
 
+    @property
+    def rtt(self) -> float:
+        """Seconds of a round trip, as far as is known."""
+        return 0.0
+
     @abstractmethod
     async def open(self, sha1: str) -> FileInfo:
         """Ask for a file's size, and for its bytes if they are few."""
@@ -133,8 +138,8 @@ class Source(ABC):
     async def manifest(self, sha1: str) -> bytes:
         """A manifest's bytes, its hash checked."""
 
-    def proves(self, sha1: str) -> bool:
-        """Whether it can send pieces of a file with proofs; known once that was opened."""
+    async def proves(self, sha1: str) -> bool:
+        """Whether it can send pieces of a file with proofs. Raises KacheryError: it has not got it."""
         return True
 
     @abstractmethod
@@ -153,6 +158,10 @@ class NodeSource(Source):
     def __init__(self, holder: Holder, link: Link, via: str | None) -> None:
         super().__init__(holder, via)
         self.link = link
+
+    @property
+    def rtt(self) -> float:
+        return self.link.rtt or 0.0
 
     def accuse(self, error: KacheryError) -> None:
         self.link.close(error)
@@ -223,10 +232,6 @@ class Sources:
         self._reach = reach
         self._lookup = lookup
         self._near = near
-        self._further = False
-        """Other nodes were looked for, and not the node's own origins alone."""
-        self.near_only = False
-        """Only these are asked: so two nodes that stand for one origin do not wait for one another."""
         self._sha1 = sha1
         self._failures: dict[str, int] = {}
         self._banned: dict[str, KacheryError] = {}
@@ -247,6 +252,16 @@ class Sources:
             replace(holder, failures=self._failures.get(holder.node, 0)) for holder in holders
         )
 
+    def of_one_channel(self, holders: Iterable[Holder], channel: bytes | None) -> list[Holder]:
+        """The usable ones, best first: all of ``channel``, where the bytes that are here come from,
+        unless others have failed less. What comes from several can be passed on to none; what is free
+        goes with any."""
+        ranked = self.ranked(self.usable(holders))
+        there = [holder for holder in ranked if holder.channel == channel]
+        if ranked and (not there or there[0].failures > ranked[0].failures):
+            channel = ranked[0].channel
+        return [holder for holder in ranked if holder.channel in (channel, bytes.fromhex(FREE))]
+
     def failed(self, node: str) -> None:
         """Try it later than the others."""
         self._failures[node] = self._failures.get(node, 0) + 1
@@ -256,45 +271,16 @@ class Sources:
         self._banned[node] = error
         self._network.spawn(self._near.blame(node, error), name="blame a source")
 
-    def _blame(self, holder: Holder, error: KacheryError) -> None:
+    def blame(self, holder: Holder, error: KacheryError) -> None:
+        """It failed; a lie, or a refusal, is the last that is heard of it."""
         self.failed(holder.node)
         if isinstance(error, CorruptContent | ProtocolViolation | AccessDenied | OriginError):
             self.ban(holder.node, error)
 
-    # --- who there is ------------------------------------------------------------------------
-
-    async def nearest(self, look: Callable[[], Awaitable[Found]]) -> Found:
-        """The node's own origins that have it; else as :meth:`further`."""
-        found = Found(holders=await self._near.holders())
-        return found if found.holders else await self.further(look)
-
-    async def further(self, look: Callable[[], Awaitable[Found]]) -> Found:
-        """The nodes that have it, as ``look`` finds them, the first time. Raises the refusal, or what
-        else is the matter, if there are none."""
-        reason = self.refusal or self._near.unasked
-        if self.near_only or self._further:
-            raise reason or NotFound(what=f"sha1://{self._sha1}", detail="it is in no origin now")
-        self._further = True
-        found = await look()
-        if not found.holders:
-            raise reason or self._lookup.not_found(file_key(self._sha1), found)
-        return found
-
-    async def again(self, before: Found, channel: bytes | None) -> Found:
-        """Who has it now, without patience; those from before if that cannot be said."""
-        if self.near_only:
-            return before
-        try:
-            found = await self._lookup.find(file_key(self._sha1), channel, patience=0)
-        except KacheryError:
-            return before
-        self._further = True
-        found.holders += await self._near.holders()
-        return found if found.holders else before
-
     # --- asking ------------------------------------------------------------------------------
 
-    async def _connect(self, holder: Holder) -> Source:
+    async def connect(self, holder: Holder) -> Source:
+        """What a holder is asked through, such as a link to it. Raises KacheryError."""
         near = self._near.source(holder)
         if near is not None:
             return near
@@ -314,64 +300,18 @@ class Sources:
         errors: list[KacheryError] = []
         for holder in self.ranked(holders):
             try:
-                await work(await self._connect(holder))
+                await work(await self.connect(holder))
                 return
             except LocalError:
                 raise
             except KacheryError as error:
                 errors.append(error)
-                self._blame(holder, error)
+                self.blame(holder, error)
         # A refusal says most, then bad data, then a broken route.
         for kind in (AccessDenied, CorruptContent, NotFound, KacheryError):
             for failure in errors:
                 if isinstance(failure, kind):
                     raise failure
-
-    async def each(
-        self,
-        holders: Iterable[Holder],
-        work: Callable[[Source], Awaitable[None]],
-        *,
-        until: asyncio.Event,
-    ) -> list[tuple[Holder, KacheryError]]:
-        """Do ``work`` with all of them at once, until there is no more of it or all have failed.
-        Returns those that failed and were blamed.
-
-        Raises:
-            LocalError: it is nobody's fault, and the others are stopped.
-        """
-        failures: list[tuple[Holder, KacheryError]] = []
-
-        async def one(holder: Holder) -> None:
-            try:
-                await work(await self._connect(holder))
-            except LocalError:
-                raise
-            except NotFound:
-                # It is itself still downloading: others go on, it may have more later.
-                self.failed(holder.node)
-            except KacheryError as error:
-                failures.append((holder, error))
-                self._blame(holder, error)
-                log.info("source %s of %s failed: %s", holder.name, self._sha1[:8], error)
-                if not isinstance(error, TransportError):
-                    self._network.context.warn(f"{holder.name}: {error}")
-
-        working: set[asyncio.Task[Any]] = {asyncio.create_task(one(each)) for each in holders}
-        over: asyncio.Task[Any] = asyncio.create_task(until.wait())
-        try:
-            while working and not until.is_set():
-                done, _ = await asyncio.wait({*working, over}, return_when=asyncio.FIRST_COMPLETED)
-                if over.done() and not until.is_set():  # somebody wants more already
-                    over = asyncio.create_task(until.wait())
-                for task in working & done:
-                    working.discard(task)
-                    task.result()
-        finally:
-            for task in {*working, over}:
-                task.cancel()
-            await asyncio.gather(*working, over, return_exceptions=True)
-        return failures
 
 
 def via(network: Network, link: Link) -> str | None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from kachery_p2p.protocol import tree
 from kachery_p2p.protocol.errors import BadInput, CorruptContent, StorageFull
 from kachery_p2p.protocol.files.manifest import TREE_ALGORITHM, Manifest
-from kachery_p2p.protocol.files.plan import Range, merge
+from kachery_p2p.protocol.files.ranges import Range, merge
 from kachery_p2p.protocol.limits import BLOCK, UNKEPT_BYTES
 from kachery_p2p.storage.files.partials import Partial
 from kachery_p2p.storage.files.treefile import block_count

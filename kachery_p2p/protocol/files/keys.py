@@ -10,6 +10,8 @@ from kachery_p2p.protocol.gossip.keys import ContentKey
 
 FILE_CONTEXT: Final = b"kachery-file"
 """Personalisation of file keys; the identifier is the file's SHA-1, 20 bytes."""
+PART_CONTEXT: Final = b"kachery-part"
+"""The same of the keys of those who are fetching a file, and have a part of it."""
 
 _SHA1: Final = re.compile(r"[0-9a-f]{40}", re.ASCII)
 
@@ -23,3 +25,8 @@ def file_key(sha1: str) -> ContentKey:
     if not _SHA1.fullmatch(sha1):
         raise BadInput(what=f"SHA-1 {sha1[:80]!r}", reason="it is 40 lower-case hex digits")
     return ContentKey("files", FILE_CONTEXT, bytes.fromhex(sha1), f"sha1://{sha1}")
+
+
+def part_key(sha1: str) -> ContentKey:
+    """A part of a file, whichever: who fetches it announces that, so that others fetch from there."""
+    return file_key(sha1)._replace(context=PART_CONTEXT, title=f"a part of sha1://{sha1}")

@@ -32,11 +32,13 @@ class FileOpen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class FileInfo(msgspec.Struct, frozen=True):
     """``inline`` is the whole content of a file of at most ``INLINE_FILE`` bytes. ``partial`` says
-    that the provider is itself still downloading: it serves what it has verified."""
+    that the provider is itself still downloading: it serves what it has verified, which is ``has``,
+    ``MAX_RANGES`` byte ranges at most, in order. It may have more of it by and by: ask again."""
 
     size: int
     inline: bytes | None
     partial: bool
+    has: Annotated[list[tuple[int, int]], msgspec.Meta(max_length=MAX_RANGES)] = []
 
 
 class FileRead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A possible source, and what is known about the route to it."""
+    """A possible source, and what is known about the route to it. ``partial``: it is itself fetching
+    it, and has a part."""
 
     node: str
     channel: bytes
@@ -18,6 +19,7 @@ class Holder:
     label: str = ""
     urls: tuple[str, ...] = ()
     rtt: float | None = None
+    partial: bool = False
 
     @property
     def name(self) -> str:
@@ -26,12 +28,13 @@ class Holder:
 
 
 def rank(holders: Iterable[Holder]) -> list[Holder]:
-    """Best first: fewest failures, then linked, then direct, then nearest; ties by node id, which
-    is as good as random and the same in every run."""
+    """Best first: fewest failures, all of it before a part, then linked, then direct, then nearest;
+    ties by node id, which is as good as random and the same in every run."""
     return sorted(
         holders,
         key=lambda h: (
             h.failures,
+            h.partial,
             not h.linked,
             not (h.direct or h.urls),
             h.rtt if h.rtt is not None else 1.0,

@@ -14,7 +14,22 @@ BLOCK: Final = 64 * KIB
 MAX_MANIFEST: Final = 64 * MIB
 """Bytes of a manifest: enough for a file of 9 TB."""
 SEGMENT: Final = 16 * MIB
-"""Bytes asked of one source at a time."""
+"""Bytes that are asked for at once of what somebody waits for."""
+FIRST_SEGMENT: Final = 1 * MIB
+"""Bytes that are asked of each of several sources first, and four times as many of the only one: how
+fast it is nobody knows yet."""
+LONGEST_SEGMENT: Final = 16 * SEGMENT
+"""Bytes that are asked of one source at a time, at most."""
+SEGMENT_SECONDS: Final = 1.0
+"""What is asked of one source at a time takes about so long, at the rate that was measured."""
+SILENCE_SECONDS: Final = 2.0
+"""A source that gave nothing for so long is silent: others are asked for the same."""
+SILENCE_TRIPS: Final = 4
+"""The same in round trips, where these are long."""
+SILENCE_REST_SECONDS: Final = 5.0
+"""A source that was silent is asked for nothing else for so long, while there are others."""
+REVIEW_SECONDS: Final = 0.1
+"""So often it is looked whether a source is silent or slow, where there are several."""
 MAX_RANGES: Final = 256
 """Byte ranges in one request to a source, and in one call of a local client."""
 MAX_SEGMENTS_EACH: Final = 16
@@ -42,6 +57,14 @@ MAX_OPEN_FILES: Final = 128
 """Downloads that stay ready so; of more, the one that was read least recently is ended."""
 MAX_SOURCES: Final = 8
 """Nodes that one download reads from at once."""
+SWARM_AFTER_SECONDS: Final = 0.5
+"""A download that takes longer than this offers others what it has, and looks for others that do."""
+MAP_SECONDS: Final = 0.25
+"""So often a source that has a part is asked what it has by now."""
+SOURCE_RETRY_FIRST: Final = 1.0
+"""Seconds until a source that failed is tried again while others go on; twice as many each time."""
+SOURCE_RETRY_MOST: Final = 15.0
+"""Seconds of that at most."""
 DURABLE_WINDOW: Final = 64 * MIB
 """Bytes of verified blocks that a crash may cost a download, at most."""
 SYNC_AFTER: Final = DURABLE_WINDOW // 4

@@ -24,6 +24,7 @@ HEADER: Final = 512
 """Bytes before the marks."""
 
 _VERSION: Final = 1
+_RUNS_LOOKED_AT: Final = 4_096
 _WATERMARK: Final = struct.Struct("<Q")
 
 
@@ -87,6 +88,17 @@ class PartialMap:
             if end < 0:
                 return
             start = end
+
+    def runs(self, most: int) -> list[tuple[int, int]]:
+        """Runs of units that are marked, in order: the longest of the first thousands, ``most``."""
+        found: list[tuple[int, int]] = []
+        start = 0
+        while len(found) < _RUNS_LOOKED_AT and (start := self.marks.find(1, start)) >= 0:
+            end = self.first_missing(start)
+            found.append((start, end))
+            start = end
+        longest = sorted(found, key=lambda run: run[0] - run[1])[:most]
+        return sorted(longest)
 
     def changes(self) -> tuple[int, bytes, int]:
         """What :meth:`save` is to write: first unit, marks from there, watermark."""

@@ -87,14 +87,12 @@ class Partial:
         self._map = self._files.marks
         self._lock = threading.Lock()
         self._sync_lock = threading.Lock()
-        self._broken = False
-        self._unsynced = 0
+        self._broken, self._unsynced = False, 0
         marked = (unit for unit in range(units) if self._map.marks[unit])
         self._verified = sum(self._start(unit + 1) - self._start(unit) for unit in marked)
         # Chunks that are under way: unit -> (bytes of it so far, hash of these).
         self._running: dict[int, tuple[int, hashlib._Hash]] = {}
-        self._sha1 = RunningHash()
-        self._hashed = 0
+        self._sha1, self._hashed = RunningHash(), 0
 
     @classmethod
     def open(cls, store: BlobStore, sha1: str, size: int, manifest: Manifest | None = None) -> Self:
@@ -138,8 +136,7 @@ class Partial:
         if self.kind == "whole":
             left = (self._map.watermark, self.size)
             return [left] if left[0] < left[1] else []
-        found: list[tuple[int, int]] = []
-        total = 0
+        found, total = list[tuple[int, int]](), 0
         for first, last in self._map.gaps(0, self._units):
             for start, stop in self._ranges(first, last):
                 if limit is not None and total >= limit:
@@ -154,6 +151,10 @@ class Partial:
         """The blocks, as byte ranges, that [start, stop) of a ``tree`` download lacks."""
         gaps = self._map.gaps(start // BLOCK, block_count(min(stop, self.size)))
         return [(self._start(first), self._start(last)) for first, last in gaps]
+
+    def held(self, most: int) -> list[tuple[int, int]]:
+        """Byte ranges that are here: the longest, ``most`` of them, in order."""
+        return [(self._start(first), self._start(last)) for first, last in self._map.runs(most)]
 
     def reserve(self) -> None:
         """See to room for all that is missing. Raises StorageFull: less of it may still fit."""

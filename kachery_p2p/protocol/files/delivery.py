@@ -1,0 +1,61 @@
+"""How fast a source gives, measured while something is asked of it, and whether it has gone silent."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kachery_p2p.protocol.limits import SILENCE_SECONDS, SILENCE_TRIPS
+
+_HALF_LIFE: Final = 1.0
+"""Seconds after which what was measured counts half."""
+_LEAST_SECONDS: Final = 0.02
+"""What came in less time than this says little of the rate: it was under way together."""
+
+
+class Delivery:
+    """``rtt`` is the round-trip time to the source. Times are in seconds, on any clock that never goes
+    back."""
+
+    def __init__(self, rtt: float) -> None:
+        self.rtt = rtt
+        self._busy = False
+        self._heard = self._measured = 0.0
+        self._bytes = self._seconds = 0.0
+
+    def asked(self, now: float) -> None:
+        """It has something to give from now on."""
+        if not self._busy:
+            self._busy = True
+            self._heard = now
+            self._measured = now + self.rtt
+
+    def idle(self) -> None:
+        """Nothing more is asked of it."""
+        self._busy = False
+
+    def came(self, size: int, now: float) -> None:
+        """So many bytes came from it."""
+        self._bytes, self._seconds = self._sums(now)
+        self._bytes += size
+        self._heard = now
+        self._measured = max(now, self._measured)
+
+    def _sums(self, now: float) -> tuple[float, float]:
+        passed = max(0.0, now - self._measured) if self._busy else 0.0
+        kept = 0.5 ** (passed / _HALF_LIFE)
+        return self._bytes * kept, self._seconds * kept + passed
+
+    def rate(self, now: float) -> float | None:
+        """Bytes a second; None while nothing has come yet. It falls while nothing comes that should."""
+        if not self._bytes:
+            return None
+        size, seconds = self._sums(now)
+        return max(1.0, size / max(seconds, _LEAST_SECONDS))
+
+    def silence(self, now: float) -> float:
+        """Seconds for which nothing has come that should."""
+        return now - self._heard if self._busy else 0.0
+
+    def is_silent(self, now: float) -> bool:
+        """Nothing has come for so long that others should do its work."""
+        return self.silence(now) > max(SILENCE_SECONDS, SILENCE_TRIPS * self.rtt)
