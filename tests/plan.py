@@ -30,6 +30,7 @@ storage.inventory       : storage.files
 storage.state           : storage.channels storage.inventory
 storage.backing         : storage.state
 storage.limit           : storage.state
+storage.rates           : storage.limit
 storage.bindings        : storage.state
 storage.older_values    : storage.state
 storage.sweeper         : storage.state
@@ -48,10 +49,10 @@ node.feeds              : node.files storage.feeds
 node.tasks              : node.feeds storage.tasks
 node.keepers            : node.feeds node.batches protocol.keepers
 node.upkeep             : node.gossip storage.sweeper
-node.local              : node.tasks node.archives node.keepers storage.limit
+node.local              : node.tasks node.archives node.keepers storage.rates
 node.web                : node
 node.doors              : node.local
-node.stores             : node storage.limit storage.older_values storage.feeds storage.tasks
+node.stores             : node storage.rates storage.older_values storage.feeds storage.tasks
 node.node               : node.doors node.upkeep node.web node.stores
 node.__main__           : node.node
 

@@ -43,9 +43,9 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.limits import DEFAULT_API_PORT, NOTICE_LATE_SECONDS, STOP_SECONDS
 from kachery_p2p.storage.disk import disk_errors
 
-from .daemon_options import backing_options, door_options, octal, size
+from .daemon_options import backing_options, door_options, octal, rate_options, size
 from .daemon_process import ProcessEnd, environment, start_process
-from .output import Output, clean, pass_output, size_text, with_output
+from .output import Output, clean, pass_output, rates_text, size_text, with_output
 from .user_path import UserPath
 
 
@@ -80,6 +80,7 @@ def daemon() -> None:
     callback=size,
     help="What the storage may hold, such as 500G, or none; default: as it was set last.",
 )
+@rate_options
 @backing_options
 @click.option(
     "--api-port",
@@ -298,6 +299,7 @@ def _check_environment(output: Output, info: dict[str, Any]) -> None:
     callback=size,
     help="What the storage may hold, such as 500G, or none.",
 )
+@rate_options
 @backing_options
 @with_output
 @pass_output
@@ -305,6 +307,8 @@ def set_(
     output: Output,
     /,
     max_storage: int | None,
+    max_upload: int | None,
+    max_download: int | None,
     origins_read: tuple[str, ...],
     archives: tuple[str, ...],
     archive_own: bool,
@@ -318,10 +322,11 @@ def set_(
     \b
     Example:
       kachery-p2p daemon set --max-storage 500G
+      kachery-p2p daemon set --max-upload 10M --max-download none
       kachery-p2p daemon set --origin /data/kachery --archive s3://lab/kachery --archive-own
     """
     backing = _backing_of(origins_read, archives, archive_own, no_origins)
-    if max_storage is None and backing is None:
+    if all(each is None for each in (max_storage, max_upload, max_download, backing)):
         raise click.UsageError("Say what is to be changed.")
     if backing is not None:
         told = sync.set_origins(
@@ -332,6 +337,13 @@ def set_(
         output.result({"origins": told}, [clean(each["url"]) for each in told])
     if max_storage is not None:
         _set_limit(output, max_storage)
+    if max_upload is not None or max_download is not None:
+        rates = sync.set_rates(upload=_rate(max_upload), download=_rate(max_download))
+        output.result({"rates": rates}, [rates_text(rates)])
+
+
+def _rate(rate: int | None) -> str | int | None:
+    return "none" if rate == 0 else rate
 
 
 def _set_limit(output: Output, max_storage: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from kachery_p2p.protocol.quantities import parse_size
+from kachery_p2p.protocol.quantities import parse_rate, parse_size
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -105,3 +105,32 @@ def size(context: click.Context, parameter: click.Parameter, text: str | None) -
     if text is None:
         return None
     return 0 if text == "none" else parse_size(text, "--max-storage")
+
+
+def _rate(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+    """Bytes a second; 0 for ``none``, None if the option is not given."""
+    return None if text is None else parse_rate(text, parameter.opts[0])
+
+
+_RATES = (
+    click.option(
+        "--max-upload",
+        metavar="RATE",
+        callback=_rate,
+        help="Bytes of files that this node gives in a second, such as 10M, or none; nodes that want "
+        "some have equal shares. Feeds and tasks are not held back, nor what a proxy relays.",
+    ),
+    click.option(
+        "--max-download",
+        metavar="RATE",
+        callback=_rate,
+        help="The same of files that it fetches from other nodes; origins do not count.",
+    ),
+)
+
+
+def rate_options(command: F) -> F:
+    """The options that say how fast files may go out and come in."""
+    for option in reversed(_RATES):
+        command = option(command)
+    return command

@@ -12,7 +12,16 @@ import click
 from kachery_p2p.cli.channels.commands import roles_text
 from kachery_p2p.client import sync
 
-from .output import Output, clean, columns, delay_text, pass_output, size_text, with_output
+from .output import (
+    Output,
+    clean,
+    columns,
+    delay_text,
+    pass_output,
+    rates_text,
+    size_text,
+    with_output,
+)
 
 
 class _Table(NamedTuple):
@@ -54,6 +63,7 @@ def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("running", f"pid {info['pid']}, for {duration(info['uptime'])}"),
         ("storage", info["storage_dir"]),
         ("it holds", _held(info)),
+        ("rates", rates_text(info["rates"])),
         ("state", info["state_dir"]),
         ("socket", info["socket"]),
         ("listening", info["listening"] or "no (links are outgoing only)"),

@@ -239,3 +239,12 @@ def columns(rows: Sequence[Sequence[object]]) -> list[str]:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in texts
     ]
+
+
+def rates_text(rates: dict[str, int | None]) -> str:
+    """The limits of what goes out and comes in, for people."""
+    texts = {
+        what: "without a limit" if rate is None else f"{size_text(rate)}/s at most"
+        for what, rate in rates.items()
+    }
+    return f"files go out {texts['upload']}, come in {texts['download']}"

@@ -13,6 +13,7 @@ from kachery_p2p.protocol.canonical import canonical_json
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import MAX_MUTABLE
 from kachery_p2p.protocol.numbers import real
+from kachery_p2p.protocol.quantities import parse_rate
 
 from .files.pushing import aset_keeping
 from .session import offline
@@ -63,6 +64,29 @@ async def aget_channels() -> list[dict[str, Any]]:
     :func:`aget_node_id`."""
     channels: list[dict[str, Any]] = (await call("get_channels", "channel.list", {}))["channels"]
     return channels
+
+
+async def aset_rates(
+    *, upload: str | int | None = None, download: str | int | None = None
+) -> dict[str, int | None]:
+    """Set how many bytes of files the node gives, and fetches from other nodes, in a second, from now
+    on and after restarts. Messages of feeds and tasks are not held back, nor what a proxy passes on
+    between others.
+
+    Args:
+        upload: bytes a second, text such as ``10M``, or ``"none"`` for no limit; None: as it is.
+        download: the same.
+
+    Returns:
+        A dict with ``upload`` and ``download`` as they are now, in bytes a second; None: no limit.
+
+    Raises:
+        BadInput, DaemonNotRunning, ReadOnlyUser, NeedsNode
+    """
+    wanted = {"upload": upload, "download": download}
+    params = {what: parse_rate(rate, what) for what, rate in wanted.items() if rate is not None}
+    rates: dict[str, int | None] = await call("set_rates", "set_rates", params)
+    return rates
 
 
 async def astop_node() -> int:

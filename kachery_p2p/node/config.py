@@ -11,6 +11,7 @@ from kachery_p2p.local.places import SOCKET_NAME
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import MAX_FILE, MAX_LABEL, MAX_OPTION_ITEMS, MAX_URL
 from kachery_p2p.protocol.links.addresses import Network, parse_network
+from kachery_p2p.protocol.quantities import check_rate
 from kachery_p2p.storage.backing.setting import OriginSetting, checked
 
 MAX_SOCKET_PATH = 107
@@ -52,6 +53,10 @@ class Config:
     """The task functions that backends of this node may run for others; None: all they offer."""
     max_storage: int | None = None
     """Bytes that the storage folder may hold; 0: without a limit; None: as it was said last."""
+    max_upload: int | None = None
+    """Bytes a second of files that go out; 0: without a limit; None: as it was said last."""
+    max_download: int | None = None
+    """The same of files that come from other nodes."""
     backing: tuple[OriginSetting, ...] | None = None
     """Origins and archives, the storage elsewhere that it reads; None: as they were said last."""
     durable: bool = True
@@ -113,6 +118,8 @@ class Config:
         checked(self.backing or ())
         if self.max_storage is not None and not 0 <= self.max_storage <= MAX_FILE:
             raise BadInput(what="--max-storage", reason=f"not between 0 and {MAX_FILE} bytes")
+        for what, rate in (("upload", self.max_upload), ("download", self.max_download)):
+            check_rate(rate or 0, f"--max-{what}")
         if len(self.label) > MAX_LABEL:
             raise BadInput(what="--label", reason=f"longer than {MAX_LABEL} characters")
         if (self.tls_cert is None) != (self.tls_key is None):

@@ -20,6 +20,7 @@ from kachery_p2p.storage.inventory.inventory import Inventory
 from kachery_p2p.storage.inventory.quota import Quota
 from kachery_p2p.storage.state import StateDB
 
+from .rates import Rates
 from .turns import Turns
 from .workers import Workers
 
@@ -48,6 +49,7 @@ class Context:
     elsewhere: OriginIndex | None = None
     """What lies in origins; it is the user's own, as what was stored here."""
     turns: Turns = field(default_factory=Turns)
+    rates: Rates = field(default_factory=Rates)
     warnings: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=MAX_WARNINGS))
 
     _signed: tuple[tuple[str, ...], bytes] | None = field(default=None, init=False, repr=False)

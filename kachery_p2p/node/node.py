@@ -139,6 +139,7 @@ class Node:
                 f"the storage folder {self.store.root} can only be read: nothing is stored or fetched"
             )
         context = self._adjust(context)
+        context.rates.set(*stores.rates)
         key = load_key(config.state_dir / "node.key", context.random_bytes)
         self.context = replace(context, key=key, book=ChannelBook(key))
         self.network = Network(self.context)

@@ -17,6 +17,7 @@ from kachery_p2p.storage.files.marker import marker_of, place_of
 from kachery_p2p.storage.inventory.inventory import Inventory
 from kachery_p2p.storage.inventory.quota import Quota
 from kachery_p2p.storage.limit import limit_of, set_limit
+from kachery_p2p.storage.rates import rates_of, set_rates
 from kachery_p2p.storage.sharing import let_in
 from kachery_p2p.storage.state import StateDB
 from kachery_p2p.storage.tasks.store import TaskStore
@@ -36,6 +37,8 @@ class Stores:
     quota: Quota
     feed_store: FeedStore
     task_store: TaskStore
+    rates: tuple[int | None, int | None]
+    """Of uploads and downloads, bytes a second; None: without a limit."""
     marker: str
 
     def open(
@@ -57,6 +60,8 @@ class Stores:
         if config.max_storage is not None:
             set_limit(self.state, config.max_storage)
         limit = limit_of(root, self.state)
+        set_rates(self.state, config.max_upload, config.max_download)
+        self.rates = rates_of(self.state)
         self.quota = self.store.ledger = Quota(
             self.store, self.inventory, self.state, limit=limit, gone=gone, clock=clock
         )

@@ -1,4 +1,4 @@
-"""Sizes and times as people write them: ``500G``, ``1.5TiB``, ``30d``."""
+"""Sizes, rates and times as people write them: ``500G``, ``1.5TiB``, ``10M``, ``30d``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Final
 
 from .errors import BadInput
-from .limits import MAX_FILE, MAX_KEEP_SECONDS
+from .limits import LEAST_RATE, MAX_FILE, MAX_KEEP_SECONDS, MOST_RATE
 
 _SIZE: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgtp]?)(i?)b?\s*", re.IGNORECASE)
 _TIME: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([smhdwy])\s*")
@@ -36,6 +36,28 @@ def parse_size(text: str | int, what: str = "size") -> int:
             what=f"{what} {str(text)[:40]!r}", reason=f"it is more than {MAX_FILE} bytes"
         )
     return round(size)
+
+
+def parse_rate(text: str | int, what: str = "rate") -> int:
+    """Bytes a second, as :func:`parse_size`, with or without ``/s``; 0 for ``none``: without a limit.
+
+    Raises:
+        BadInput: it is no rate, or none that can be kept to.
+    """
+    if str(text).strip() == "none":
+        return 0
+    rate = parse_size(str(text).strip().removesuffix("/s"), what)
+    check_rate(rate or -1, what)
+    return rate
+
+
+def check_rate(rate: int, what: str = "rate") -> None:
+    """Raise BadInput unless it is one that can be kept to, or 0: without a limit."""
+    if rate and not LEAST_RATE <= rate <= MOST_RATE:
+        reason = (
+            f"{LEAST_RATE // 1000}k bytes a second at least, such as 10M for 10,000,000; or none"
+        )
+        raise BadInput(what=what, reason=reason)
 
 
 def parse_seconds(time: str | float | timedelta, what: str = "time") -> float:

@@ -48,6 +48,7 @@ def sample() -> dict[str, Any]:
         "circuits": 2,
         "relayed_bytes": 2048,
         "served_bytes": 0,
+        "rates": {"upload": None, "download": 10_000_000},
         "announced": {"lab": 3},
         "warnings": [{"at": 0.0, "text": EVIL}],
     }

@@ -13,7 +13,7 @@ from typing import Final
 
 from kachery_p2p.cli.channels.commands import roles_text
 from kachery_p2p.cli.info import duration
-from kachery_p2p.cli.output import clean, delay_text, size_text
+from kachery_p2p.cli.output import clean, delay_text, rates_text, size_text
 
 from .cells import Cell, Column, Rates, Row, Section, plural, rate_text, short
 
@@ -32,6 +32,8 @@ def facts(status: Row, rates: Rates) -> list[tuple[str, Cell]]:
         ("storage", _storage(storage)),
         ("traffic", Cell(_traffic(status, rates))),
     ]
+    if any(status["rates"].values()):
+        found.append(("limits", Cell(rates_text(status["rates"]))))
     if node["urls"] or node["listening"]:
         where = ", ".join(map(clean, node["urls"][:_URLS])) or f"port of {clean(node['listening'])}"
         found.append(("reached at", Cell(where)))

@@ -77,7 +77,9 @@ class Asker:
         key = (sha1, channel)
         task = self._asking.get(key)
         if task is None:
-            links = self._likely(channel) if len(self._asking) < FILES_ASKED_FOR else []
+            # An answer cannot wait for the limit of downloads: then the downloader fetches it.
+            busy = len(self._asking) >= FILES_ASKED_FOR or self._context.rates.download.is_behind
+            links = [] if busy else self._likely(channel)
             if not links:
                 return None
             work = self._ask_all(sha1, links)
@@ -140,7 +142,9 @@ class Asker:
             async with asyncio.timeout(max(ASK_SECONDS, 4 * (link.rtt or 0.0))):
                 stream = link.open(FILE_ASK, codec.plain(ask))
                 wanted = [Wanted(0, sha1, None)]
-                await self._loader.read(link, stream, holder, wanted, set(), done, most=ASK_FILE)
+                await self._loader.read(
+                    link, stream, holder, wanted, set(), done, most=ASK_FILE, waits=False
+                )
         except CorruptContent as error:
             self._context.warn(str(error))
             self._givers.pop((link.peer, channel), None)
@@ -152,7 +156,10 @@ class Asker:
         if not sizes:
             return None
         progress = Progress(size=sizes[0], verified=sizes[0], started=began)
-        progress.credit(NodeSource(holder, link, via(self._network, link)), sizes[0])
+        progress.credit(
+            NodeSource(holder, link, via(self._network, link)),
+            sizes[0],
+        )
         return progress.plain(loop.time())
 
     def _learn(self, who: tuple[str, bytes], *, gave: bool) -> None:

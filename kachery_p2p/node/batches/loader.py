@@ -175,10 +175,12 @@ class BatchLoader:
         done: Done,
         *,
         most: int = INLINE_FILE,
+        waits: bool = True,
     ) -> None:
         """Take and store what comes on a stream of these files, none larger than ``most``. Raises what
-        ends it early; what came by then is here."""
-        first = 0
+        ends it early; what came by then is here. ``waits``: until it may come by the limit of
+        downloads; otherwise it is only counted."""
+        first, rate = 0, self._context.rates.download
         try:
             while (item := await self._next(stream)) is not None:
                 meta, body, cost = item
@@ -189,6 +191,10 @@ class BatchLoader:
                 except ProtocolViolation as error:
                     link.close(error)
                     raise
+                if waits:
+                    await rate.acquire(link.peer, len(data))
+                else:
+                    rate.take(len(data))
                 first = several.places[-1] + 1
                 files = _cut(several, data)
                 chosen = [wanted[place] for place in several.places]

@@ -39,6 +39,7 @@ class BatchProvider:
         self._provider = provider
         self._context = network.context
         self._store = network.context.store
+        self._rate = network.context.rates.upload
         self._serving: dict[Stream, tuple[Link, bytes]] = {}
         network.on_stream_of(FILE_BATCH, FileBatch, self._serve)
         network.on_stream_of(FILE_ASK, FileAsk, self._serve_one)
@@ -60,10 +61,13 @@ class BatchProvider:
         position = 0
         try:
             while position < len(sha1s):
-                async with stream.reserved(BATCH_BODY):
+                size = self._rate.piece(BATCH_BODY)
+                await self._rate.acquire(link.peer, size)
+                async with stream.reserved(size):
                     read = await self._context.workers.disk(
-                        self._read, sha1s, position, params.channel.hex()
+                        self._read, sha1s, position, params.channel.hex(), size
                     )
+                    self._rate.give(link.peer, size - len(read.data))
                     position = read.position
                     if read.places:
                         self._provider.served_bytes += len(read.data)
@@ -79,8 +83,10 @@ class BatchProvider:
         stream.set_group(link.peer)
         self._serving[stream] = (link, params.channel)
         try:
+            await self._rate.acquire(link.peer, ASK_FILE)
             async with stream.reserved(ASK_FILE):
                 read = await self._context.workers.disk(self._read_asked, params, secret[1])
+                self._rate.give(link.peer, ASK_FILE - len(read.data))
                 if read.places:
                     self._provider.served_bytes += len(read.data)
                     await stream.send([read.places, read.sizes], read.data)
@@ -90,17 +96,16 @@ class BatchProvider:
     def _read_asked(self, params: FileAsk, secret: bytes) -> _Read:
         for sha1 in self._context.inventory.starting(params.start, ASK_CANDIDATES):
             if file_key(sha1).blinded(secret) == params.key:
-                return self._read([sha1], 0, params.channel.hex(), ASK_FILE)
+                return self._read([sha1], 0, params.channel.hex(), ASK_FILE, ASK_FILE)
         return _Read([], [], b"", 0)
 
     def _read(
-        self, sha1s: list[str], position: int, channel: str, most: int = INLINE_FILE
+        self, sha1s: list[str], position: int, channel: str, room: int, most: int = INLINE_FILE
     ) -> _Read:
-        """Read small files from ``position`` on, as many as fit into a body."""
+        """Read small files from ``position`` on, as many as fit into a body of ``room`` bytes."""
         leaving = self._context.bindings.leaving(sha1s[position:], channel)
         places: list[int] = []
         parts: list[bytes] = []
-        room = BATCH_BODY
         while position < len(sha1s):
             sha1 = sha1s[position]
             if sha1 in leaving and not self._provider.is_going(sha1):

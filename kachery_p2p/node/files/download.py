@@ -227,7 +227,8 @@ class Download:
         self._tell()
 
     def _is_stuck(self) -> bool:
-        return asyncio.get_running_loop().time() - self._last_progress > STALL_SECONDS
+        waited = asyncio.get_running_loop().time() - self._last_progress
+        return waited > STALL_SECONDS and not self._segments.held
 
     def _tell(self) -> None:
         self._advanced.set()
@@ -280,10 +281,8 @@ class Download:
                 continue
             if self._is_stuck():
                 names = ", ".join(sorted(h.label or h.node[:8] for h in found.holders))
-                stalled = Stalled(
-                    what=f"Loading sha1://{self.sha1}", seconds=STALL_SECONDS, sources=names
-                )
-                raise stalled from last_error
+                what = f"Loading sha1://{self.sha1}"
+                raise Stalled(what=what, seconds=STALL_SECONDS, sources=names) from last_error
             await asyncio.sleep(_RETRY_SECONDS)
             found = await self.finder.again()
 
@@ -410,6 +409,7 @@ class Download:
 
     async def _take_whole(self, source: Source, data: bytes) -> None:
         source.check(data, self.sha1, f"sha1://{self.sha1}")
+        await source.afford(len(data))
         self._came_whole = True
         self.progress.size = self.progress.verified = len(data)
         self.progress.credit(source, len(data))
@@ -422,6 +422,7 @@ class Download:
         if data is None:
             try:
                 data = await source.manifest(sha1)
+                await source.afford(len(data))
             except NotFound:
                 self._lacks_manifest = True
                 raise

@@ -14,11 +14,11 @@ import contextlib
 import hashlib
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from kachery_p2p.node.links.endings import cut
+from kachery_p2p.node.links import endings
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.stream import Stream
@@ -34,7 +34,7 @@ from kachery_p2p.protocol.files.messages import (
     FileRead,
     check_ranges,
 )
-from kachery_p2p.protocol.files.ranges import Range, grouped
+from kachery_p2p.protocol.files.ranges import Range, cut, grouped
 from kachery_p2p.protocol.limits import (
     BLOCK,
     INLINE_FILE,
@@ -135,7 +135,7 @@ class Provider:
 
     def cut(self) -> None:
         """A channel changed: end what is being sent to those who may no longer have it."""
-        cut(self._reading, self._check_right)
+        endings.cut(self._reading, self._check_right)
 
     def _check_right(self, upload: Upload) -> None:
         self._require(upload.link, upload.params.channel, upload.params.sha1)
@@ -199,7 +199,9 @@ class Provider:
             info = await self._info_elsewhere(sha1, params.channel)
         if info.inline is None:
             self._reads_on(link, sha1)
-        # The disk may have been slow, and the requester be out since.
+        if info.inline is not None:
+            await self._context.rates.upload.acquire(link.peer, len(info.inline))
+        # That, or the disk, may have taken long, and the requester be out since.
         self._require(link, params.channel, params.sha1)
         if info.inline is not None:
             self.served_bytes += len(info.inline)
@@ -333,8 +335,12 @@ class Provider:
     ) -> None:
         """Read one group of pieces ahead of the link, as long as there is credit and room for it.
         ``waits``: reading may wait for others, and is broken off when nobody wants it any more."""
-        link = upload.link
-        groups = grouped(_pieces(upload.params.ranges, link), lambda: link.bulk_bytes)
+        link, rate = upload.link, self._context.rates.upload
+
+        def most() -> int:
+            return rate.piece(link.bulk_bytes)
+
+        groups = grouped(cut(upload.params.ranges, most), most)
         pieces = next(groups, None)
         current: _Reading | None = None
         ahead: _Reading | None = None
@@ -342,10 +348,14 @@ class Provider:
             while pieces is not None or current is not None:
                 if pieces is not None:
                     size = sum(stop - start for start, stop in pieces)
-                    # Nobody waits for room while something that was read waits to be sent.
+                    # Nobody waits for room while something that was read waits to be sent, and who
+                    # waits for the rate has no room yet.
                     if current is None:
+                        await rate.acquire(link.peer, size)
                         await stream.reserve(size)
-                    if current is None or stream.try_reserve(size):
+                    elif may := not rate.is_behind and stream.try_reserve(size):
+                        rate.take(size)
+                    if current is None or may:
                         ahead = _Reading(pieces, size, asyncio.ensure_future(read(pieces)))
                         pieces = next(groups, None)
                 if current is not None:
@@ -413,16 +423,6 @@ class Provider:
         log.error(text)
         self._context.warn(text)
         return CorruptContent(what=f"sha1://{sha1}", source=f"node {self._context.node_id[:8]}")
-
-
-def _pieces(ranges: Sequence[Range], link: Link) -> Iterator[Range]:
-    """Pieces end at multiples of their size, so that their proofs fit anybody else's pieces."""
-    for start, end in ranges:
-        while start < end:
-            size = link.bulk_bytes
-            stop = min(end, (start // size + 1) * size)
-            yield start, stop
-            start = stop
 
 
 def _read_all(read: ReadPiece, pieces: Sequence[Range]) -> list[Proved]:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from kachery_p2p.protocol.errors import CorruptContent, NotFound, ProtocolViolation
 from kachery_p2p.protocol.files.messages import Piece
 from kachery_p2p.protocol.files.ranges import Range
-from kachery_p2p.protocol.limits import MAP_SECONDS, REVIEW_SECONDS
+from kachery_p2p.protocol.limits import MAP_SECONDS, RATE_CREDIT, REVIEW_SECONDS
 
 from .content import Content
 from .progress import Progress
@@ -37,6 +37,8 @@ class Segments:
         self._progressed = progressed
         self._wake: dict[str, asyncio.Event] = {}
         """Of each source that is at work: there may be something to ask it for."""
+        self.held = 0
+        """Pieces that have come, and wait for the limit of downloads."""
         self._running: dict[int, asyncio.Task[None]] = {}
 
     def ask(self) -> None:
@@ -150,7 +152,9 @@ class Segments:
                     while len(writes) >= _WRITES_AHEAD:
                         await asyncio.wait([writes[0]])
                         writes.popleft().result()
-                    write = self._write(source, pieces, ticket, *item)
+                    piece, body, cost = item
+                    cost -= await self._afford(source, pieces, len(body))
+                    write = self._write(source, pieces, ticket, piece, body, cost)
                     writes.append(asyncio.create_task(write))
                 while writes:
                     await asyncio.wait([writes[0]])
@@ -162,6 +166,29 @@ class Segments:
                 for task in writes:
                     if not task.cancelled():
                         task.exception()
+
+    async def _afford(self, source: Source, pieces: Pieces, size: int) -> int:
+        """Wait until so many bytes that came may be taken. Returns for how many of them the source has
+        credit again: it gets that as we go, and does not take us for dead."""
+        rate, node = source.rate, source.holder.node
+        if rate is None:
+            return 0
+        if not rate.is_behind:
+            rate.take(size)
+            return 0
+        plan, loop = self._content.plan, asyncio.get_running_loop()
+        self.held += 1
+        plan.hold(node, size, loop.time())
+        try:
+            for start in range(0, size, RATE_CREDIT):
+                part = min(RATE_CREDIT, size - start)
+                await rate.acquire(node, part)
+                pieces.done(part)
+        finally:
+            self.held -= 1
+            plan.let_go(node, loop.time())
+            self._progressed()
+        return size
 
     async def _write(
         self,

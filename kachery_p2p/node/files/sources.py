@@ -21,6 +21,7 @@ from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.reach import Reach
 from kachery_p2p.node.links.stream import Stream
+from kachery_p2p.node.rates import Throttle
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import (
     AccessDenied,
@@ -35,7 +36,15 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.files.messages import FILE_OPEN, FILE_READ, FileInfo, Piece
 from kachery_p2p.protocol.files.ranges import Range
 from kachery_p2p.protocol.gossip.holders import Holder, rank
-from kachery_p2p.protocol.limits import INLINE_FILE, MAX_FILE, MAX_MANIFEST, STALL_SECONDS
+from kachery_p2p.protocol.limits import (
+    INLINE_FILE,
+    MAX_FILE,
+    MAX_MANIFEST,
+    RATE_CREDIT,
+    RATE_WINDOW,
+    STALL_SECONDS,
+    STREAM_CREDIT,
+)
 from kachery_p2p.protocol.links.session import SealedBody
 from kachery_p2p.storage.files.origins import FREE
 
@@ -120,6 +129,16 @@ class Source(ABC):
         return self.holder.name
 
     @property
+    def rate(self) -> Throttle | None:
+        """What its bytes must wait for, if they do."""
+        return None
+
+    async def afford(self, size: int) -> None:
+        """Wait until so many bytes that came from it may be taken."""
+        if self.rate is not None:
+            await self.rate.acquire(self.holder.node, size)
+
+    @property
     def rtt(self) -> float:
         """Seconds of a round trip, as far as is known."""
         return 0.0
@@ -155,9 +174,16 @@ class Source(ABC):
 class NodeSource(Source):
     """A node over a live link."""
 
-    def __init__(self, holder: Holder, link: Link, via: str | None) -> None:
+    def __init__(
+        self, holder: Holder, link: Link, via: str | None, rate: Throttle | None = None
+    ) -> None:
         super().__init__(holder, via)
         self.link = link
+        self._rate = rate
+
+    @property
+    def rate(self) -> Throttle | None:
+        return self._rate
 
     @property
     def rtt(self) -> float:
@@ -186,7 +212,10 @@ class NodeSource(Source):
             "ranges": ranges,
             "proofs": proofs,
         }
-        stream = self.link.open(FILE_READ, params)
+        slow = self._rate is not None and self._rate.rate is not None
+        stream = self.link.open(FILE_READ, params, credit=RATE_WINDOW if slow else STREAM_CREDIT)
+        if slow:
+            stream.credit_batch = RATE_CREDIT
         try:
             yield NodePieces(stream, ranges)
         finally:
@@ -286,7 +315,8 @@ class Sources:
             return near
         relays = self._lookup.relays.get((holder.node, holder.channel), set())
         link = await self._reach.to(holder.node, holder.channel, urls=holder.urls, relays=relays)
-        return NodeSource(holder, link, via(self._network, link))
+        rate = self._network.context.rates.download
+        return NodeSource(holder, link, via(self._network, link), rate)
 
     async def first(
         self, holders: Iterable[Holder], work: Callable[[Source], Awaitable[None]]

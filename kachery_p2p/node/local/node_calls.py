@@ -5,6 +5,7 @@ method                     parameters            result
 =========================  ====================  ======================================
 ``info``                                         everything about it
 ``get`` ``set`` ``delete``  key, value?, update?  found, value | written | deleted
+``set_rates``              upload?, download?    the same (bytes a second; None: without a limit)
 ``stop``                                         pid (the node stops)
 =========================  ====================  ======================================
 """
@@ -21,6 +22,8 @@ from kachery_p2p._version import __version__
 from kachery_p2p.node.context import SOFTWARE
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.protocol.limits import PROTOCOL_VERSION
+from kachery_p2p.protocol.quantities import check_rate
+from kachery_p2p.storage.rates import rates_of, set_rates
 
 from .call_table import CallTable, Nothing
 from .channel_calls import ChannelCalls
@@ -32,6 +35,17 @@ class _Key(msgspec.Struct, frozen=True):
     key: str
     value: str = ""
     update: bool = True
+
+
+class _Rates(msgspec.Struct, frozen=True):
+    """0: without a limit; None: as it is."""
+
+    upload: int | None = None
+    download: int | None = None
+
+    def __post_init__(self) -> None:
+        check_rate(self.upload or 0, "upload")
+        check_rate(self.download or 0, "download")
 
 
 class NodeCalls:
@@ -48,6 +62,7 @@ class NodeCalls:
             "get": (_Key, self._get),
             "set": (_Key, self._set),
             "delete": (_Key, self._delete),
+            "set_rates": (_Rates, self._set_rates),
             "stop": (Nothing, self._stop),
         }
 
@@ -78,6 +93,17 @@ class NodeCalls:
             )
         }
 
+    async def _set_rates(self, params: _Rates, live: LiveCall) -> Any:
+        live.caller.require_write()
+        context = self._services.context
+
+        def work() -> tuple[int | None, int | None]:
+            set_rates(context.state, params.upload, params.download)
+            return rates_of(context.state)
+
+        context.rates.set(*await context.workers.disk(work))
+        return context.rates.plain()
+
     def info(self) -> dict[str, Any]:
         """What ``kachery-p2p info`` shows; plain values."""
         services = self._services
@@ -92,6 +118,7 @@ class NodeCalls:
             "storage_dir": str(services.store.root),
             "storage_used": services.context.inventory.used,
             "max_storage": services.context.quota.limit,
+            "rates": services.context.rates.plain(),
             "state_dir": str(services.config.state_dir),
             "socket": str(services.config.socket_path),
             "listening": services.listening,

@@ -26,6 +26,7 @@ of the computer meanwhile: rates are differences by it.
 ``totals``     how long each list would be: those of many rows are cut
 ``relay``      circuits, bytes
 ``served``     bytes of files
+``rates``      upload, download: the limits, in bytes a second, or None
 =============  ======================================================================================
 
 Bounds: ``MAX_STATUS_ROWS`` rows of a list, ``MAX_STATUS_NAMES`` names in a row. Of links those are
@@ -135,6 +136,7 @@ class StatusCalls:
             },
             "relay": {"circuits": len(services.relay), "bytes": services.relay.relayed_bytes},
             "served": services.provider.served_bytes,
+            "rates": services.context.rates.plain(),
         }
 
     def _unix(self, at: float) -> float:

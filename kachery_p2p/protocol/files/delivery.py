@@ -10,6 +10,8 @@ _HALF_LIFE: Final = 1.0
 """Seconds after which what was measured counts half."""
 _LEAST_SECONDS: Final = 0.02
 """What came in less time than this says little of the rate: it was under way together."""
+_FASTEST: Final = 1e10
+"""Bytes a second beyond which it does not matter how fast a source is that we hold back."""
 
 
 class Delivery:
@@ -19,6 +21,7 @@ class Delivery:
     def __init__(self, rtt: float) -> None:
         self.rtt = rtt
         self._busy = False
+        self._held = self._untaken = 0
         self._heard = self._measured = 0.0
         self._bytes = self._seconds = 0.0
 
@@ -31,17 +34,37 @@ class Delivery:
 
     def idle(self) -> None:
         """Nothing more is asked of it."""
-        self._busy = False
+        self._busy, self._untaken = False, 0
+
+    def hold(self, size: int, now: float) -> None:
+        """So many bytes have come, and we do not take them yet: until :meth:`let_go` it is not the
+        source that is slow."""
+        self._measure(now)
+        most = _FASTEST * max(self._seconds, _LEAST_SECONDS)
+        self._bytes = max(self._bytes, min(self._bytes + size, most))
+        self._untaken += size
+        self._held += 1
+
+    def let_go(self, now: float) -> None:
+        """We take them now, or never."""
+        self._measure(now)
+        self._held -= 1
+        self._heard = now
+
+    def _measure(self, now: float) -> None:
+        self._bytes, self._seconds = self._sums(now)
+        self._measured = max(now, self._measured)
 
     def came(self, size: int, now: float) -> None:
         """So many bytes came from it."""
-        self._bytes, self._seconds = self._sums(now)
-        self._bytes += size
+        self._measure(now)
+        known = min(size, self._untaken)
+        self._untaken -= known
+        self._bytes += size - known
         self._heard = now
-        self._measured = max(now, self._measured)
 
     def _sums(self, now: float) -> tuple[float, float]:
-        passed = max(0.0, now - self._measured) if self._busy else 0.0
+        passed = max(0.0, now - self._measured) if self._busy and not self._held else 0.0
         kept = 0.5 ** (passed / _HALF_LIFE)
         return self._bytes * kept, self._seconds * kept + passed
 
@@ -54,7 +77,7 @@ class Delivery:
 
     def silence(self, now: float) -> float:
         """Seconds for which nothing has come that should."""
-        return now - self._heard if self._busy else 0.0
+        return now - self._heard if self._busy and not self._held else 0.0
 
     def is_silent(self, now: float) -> bool:
         """Nothing has come for so long that others should do its work."""

@@ -128,6 +128,16 @@ class Plan:
         """A source is asked no more; its segments have been given back."""
         self._givers.pop(node, None)
 
+    def hold(self, node: str, size: int, now: float) -> None:
+        """What came of a source is not taken yet; it is not slow, nor silent, until :meth:`let_go`."""
+        if node in self._givers:
+            self._givers[node].delivery.hold(size, now)
+
+    def let_go(self, node: str, now: float) -> None:
+        """It is taken now, or thrown away."""
+        if node in self._givers:
+            self._givers[node].delivery.let_go(now)
+
     @property
     def crowded(self) -> bool:
         """There are several sources: :meth:`review` is to be called every ``REVIEW_SECONDS``."""

@@ -51,6 +51,17 @@ def intersect(ranges: Iterable[Range], start: int, stop: int) -> list[Range]:
     return [(a, b) for a, b in parts if a < b]
 
 
+def cut(ranges: Iterable[Range], most: Callable[[], int]) -> Iterator[Range]:
+    """Pieces, of so many bytes as it is then. They end at multiples of their size, so that their proofs
+    fit anybody else's pieces."""
+    for start, end in ranges:
+        while start < end:
+            size = most()
+            stop = min(end, (start // size + 1) * size)
+            yield start, stop
+            start = stop
+
+
 def grouped(pieces: Iterable[Range], most: Callable[[], int]) -> Iterator[list[Range]]:
     """Small pieces together, so many of them and so many bytes, as it is then; a larger one alone."""
     group: list[Range] = []

@@ -88,6 +88,18 @@ MAX_REQUESTS: Final = 1_024
 """Requests of one peer that are being served at once on one link, and that we have open."""
 MAX_STREAMS: Final = 4_096
 """Streams open at once on one link, circuits included."""
+LEAST_RATE: Final = 10_000
+"""Bytes a second: the lowest limit that a user may set to what goes out, or comes in."""
+MOST_RATE: Final = 10**12
+"""The highest."""
+RATE_BURST_SECONDS: Final = 0.25
+"""What was not used for so long may be used at once later."""
+RATE_PIECE_SECONDS: Final = 0.1
+"""What goes at a time under a limit takes about so long."""
+RATE_CREDIT: Final = 16 * KIB
+"""Bytes of a piece for which a source that is held back gets credit at a time: it hears of us."""
+RATE_WINDOW: Final = 2 * MIB
+"""Bytes that such a source may have under way on one stream: two of the largest pieces."""
 STREAM_CREDIT: Final = 8 * MIB
 """Bytes that one stream's receiver lets its sender have under way."""
 CIRCUIT_CREDIT: Final = 4 * MIB

@@ -66,6 +66,21 @@ def test_a_limit_is_set_while_the_node_runs_and_is_told(node: Daemon) -> None:
     assert node.cli("daemon", "set", "--max-storage", "many", check=False).returncode == 2
 
 
+def test_rates_are_set_while_the_node_runs_and_are_told(node: Daemon) -> None:
+    told = node.cli("daemon", "set", "--max-upload", "10M", "--max-download", "500k/s").stdout
+    assert told == "files go out 10.0 MB/s at most, come in 500.0 kB/s at most\n"
+    assert told.strip() in node.cli("info").stdout
+    assert told.strip() in node.cli("status", "--once").stdout
+    with at(node):
+        assert kc.set_rates(upload="none") == {"upload": None, "download": 500_000}
+        for bad in ("10Mbit", "1", -1, "0"):
+            with pytest.raises(errors.BadInput):
+                kc.set_rates(upload=bad)
+    assert node.cli("daemon", "set", "--max-upload", "fast", check=False).returncode == 2
+    assert "without a limit" in node.cli("daemon", "set", "--max-download", "none").stdout
+    assert "limits" not in node.cli("status", "--once").stdout
+
+
 def test_a_damaged_store_is_said_to_be_so_on_one_screen(node: Daemon) -> None:
     uri = stored(node, "a.dat", b"a" * 1_000)
     whole = node.cli("verify")

@@ -188,6 +188,7 @@ def sample(**changes: Any) -> dict[str, Any]:
         },
         "relay": {"circuits": 2, "bytes": 2_048},
         "served": 0,
+        "rates": {"upload": None, "download": None},
         "totals": {name: len(rows) for name, rows in lists.items()},
         **lists,
         **{name: value for name, value in changes.items() if name not in lists},

@@ -74,3 +74,33 @@ def test_a_burst_of_one_moment_is_no_rate() -> None:
     rate = delivery.rate(0.2)
     assert rate is not None
     assert rate <= MIB / 0.02
+
+
+def test_it_is_neither_slow_nor_silent_while_we_do_not_take_what_came() -> None:
+    delivery = given(1e7, 3)
+    full = delivery.rate(3) or 0.0
+    delivery.hold(MIB, 3.0)
+    delivery.hold(MIB, 4.0)
+    assert not delivery.is_silent(60.0)
+    delivery.let_go(60.0)
+    assert not delivery.is_silent(70.0), "another piece of it still waits"
+    before = delivery.rate(70.0) or 0.0
+    assert before > full
+    delivery.let_go(70.0)
+    for _ in range(2):
+        delivery.came(MIB, 70.0)
+    assert delivery.rate(70.0) == pytest.approx(before), "they counted when they came"
+    assert not delivery.is_silent(70.0 + SILENCE_SECONDS)
+    assert delivery.is_silent(70.1 + SILENCE_SECONDS), "from then on it is itself"
+
+
+def test_what_is_held_back_for_long_is_soon_forgotten_when_it_no_longer_is() -> None:
+    delivery = given(1e7, 3)
+    for second in range(3, 300):
+        delivery.hold(MIB, second + 0.001)
+        delivery.let_go(second + 1.0)
+        delivery.came(MIB, second + 1.0)
+    assert 1e7 <= (delivery.rate(300.0) or 0.0) <= 1e10
+    for tenth in range(1, 100):
+        delivery.came(MIB, 300.0 + tenth / 10)
+    assert (delivery.rate(310.0) or 0.0) < 5e7

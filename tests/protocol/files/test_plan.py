@@ -193,6 +193,20 @@ def test_the_segments_of_one_that_is_silent_are_asked_of_others_and_it_may_come_
     assert over == [ticket]
 
 
+def test_what_we_do_not_take_ourselves_is_asked_of_nobody_else() -> None:
+    plan = plan_for(8 * MIB, "a", "b")
+    for source in "ab":
+        while plan.ask(source, 0.0) is not None:
+            pass
+        plan.hold(source, MIB, 0.1)
+    free = plan.free
+    assert plan.review(60.0) == (False, [])
+    assert plan.free == free
+    plan.let_go("a", 60.0)
+    assert plan.review(63.0).freed, "and who gives nothing then is silent"
+    plan.let_go("somebody who has left", 63.0)
+
+
 def test_one_that_was_silent_and_lost_all_it_had_is_tried_again_with_little() -> None:
     plan = plan_for(LARGE, "a", "b")
     now = warmed(plan, "a", 100 * MIB)
