@@ -82,8 +82,10 @@ async def test_the_past_is_read_from_another_if_a_holder_says_nothing(say: Say) 
 
 async def test_a_message_of_a_gigabyte_that_is_begun_costs_the_link() -> None:
     async with trap(owner_there=True) as it:
+        links: list[Link] = []
 
         async def say(it: Trap, link: Link, stream: Stream) -> None:
+            links.append(link)
             meta = codec.plain(part(it.served, runs=runs_of(it.served, 1)))
             header = join_headers([encode_header(Data(stream.number, meta, SEALED_TAIL, 1 << 30))])
             seal = link.session.seal()
@@ -91,7 +93,6 @@ async def test_a_message_of_a_gigabyte_that_is_begun_costs_the_link() -> None:
             await link.transport.send(len(box).to_bytes(4, "big") + box + bytes(1_000))
 
         it.answer(say)
-        links = it.lab["B"].network.links_to(it.lab.id("H"), it.lab.channels["lab"])
         assert await everything(it.feed, "B", it.total) == list(range(it.total))
         await until(lambda: any(isinstance(each.closed_by, ProtocolViolation) for each in links))
         await it.truth(banned=False)
