@@ -190,8 +190,8 @@ class Peer:
         self.world.internet.gone(self.host, silent=silent)
         # What the system does for a dead process: close its files.
         for download in node.downloader.downloads.values():
-            if download.partial is not None:
-                download.partial._files.close()
+            if (partial := download._content.partial) is not None:
+                partial._files.close()
         node.state.close()
         node.inventory.close()
         node.origin_index.close()

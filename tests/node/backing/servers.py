@@ -30,6 +30,7 @@ class Web:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.fault = ""
+        self._closed = False
         self.sent: Counter[str] = Counter()
         """Bytes of bodies by the suffix of what was asked."""
         self.released = threading.Event()
@@ -53,6 +54,9 @@ class Web:
         self._thread.start()
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
+        if self._closed:  # connections that are still open end, too
+            request.close_connection = True
+            return
         if self.fault == "silent":
             self.released.wait(_PATIENCE)
             request.close_connection = True
@@ -90,6 +94,7 @@ class Web:
         (self.root / "index.txt").write_text("".join(lines))
 
     def close(self) -> None:
+        self._closed = True
         self.released.set()
         self._server.shutdown()
         self._thread.join()
