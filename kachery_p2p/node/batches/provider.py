@@ -65,7 +65,7 @@ class BatchProvider:
                 await self._rate.acquire(link.peer, size)
                 async with stream.reserved(size):
                     read = await self._context.workers.disk(
-                        self._read, sha1s, position, params.channel.hex(), size
+                        self._read, sha1s, position, params.channel.hex(), INLINE_FILE, size
                     )
                     self._rate.give(link.peer, size - len(read.data))
                     position = read.position
@@ -96,11 +96,16 @@ class BatchProvider:
     def _read_asked(self, params: FileAsk, secret: bytes) -> _Read:
         for sha1 in self._context.inventory.starting(params.start, ASK_CANDIDATES):
             if file_key(sha1).blinded(secret) == params.key:
-                return self._read([sha1], 0, params.channel.hex(), ASK_FILE, ASK_FILE)
+                return self._read([sha1], 0, params.channel.hex(), ASK_FILE)
         return _Read([], [], b"", 0)
 
     def _read(
-        self, sha1s: list[str], position: int, channel: str, room: int, most: int = INLINE_FILE
+        self,
+        sha1s: list[str],
+        position: int,
+        channel: str,
+        most: int = INLINE_FILE,
+        room: int = BATCH_BODY,
     ) -> _Read:
         """Read small files from ``position`` on, as many as fit into a body of ``room`` bytes."""
         leaving = self._context.bindings.leaving(sha1s[position:], channel)
