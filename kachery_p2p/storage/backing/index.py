@@ -186,6 +186,8 @@ class OriginIndex(Database):
             fresh, values = [], []
             for sha1, (size, stamp, tree, manifest) in now.items():
                 known = before.get(sha1)
+                if known is not None and known[4] >= number:
+                    continue  # it was put there since this listing began, which may know it half
                 same = known is not None and known[0] == stamp
                 damaged, verified = (known[1], known[2]) if known is not None and same else ("", 0)
                 if known is None or (known[1] and not damaged):

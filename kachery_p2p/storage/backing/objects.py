@@ -244,6 +244,7 @@ class Objects:
         except BaseException:
             with contextlib.suppress(Exception):  # the store ends what nobody completes
                 file.discard()
+            file.closed = True  # else it is closed once more when it is forgotten
             raise
 
     def _write_beside(
@@ -391,12 +392,15 @@ def _walk_folder(folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
             path = f"{top}/{name}"
             with contextlib.suppress(FileNotFoundError):
                 status = os.stat(path)
-                yield path, {"size": status.st_size, "mtime": status.st_mtime_ns}
+                yield path, {"size": status.st_size, "mtime": status.st_mtime}
 
 
 def _stamp(info: dict[str, Any]) -> int:
-    """A number that is another when the object is."""
-    told = [str(info.get(key, "")) for key in ("size", "ETag", "mtime", "LastModified", "etag")]
+    """A number that is another when the object is, and the same however that was looked at: a listing
+    may tell times more finely than a look at one object, but not another tag."""
+    tag = info.get("ETag") or info.get("etag")
+    changed = tag or info.get("mtime") or info.get("LastModified") or ""
+    told = [str(info.get("size", "")), str(changed)]
     digest = hashlib.blake2b("\0".join(told).encode(), digest_size=7).digest()
     return int.from_bytes(digest)
 

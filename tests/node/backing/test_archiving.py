@@ -38,6 +38,8 @@ async def test_a_large_file_is_archived_with_its_tree_and_manifest(tmp_path: Pat
         assert there(tmp_path) == {sha1, sha1 + paths.TREE, sha1 + MANIFEST, manifest}
         again = await lab.call("A", "archive", sha1=sha1)
         assert (again["files"], again["already"], again["bytes"]) == (0, 2, 0)
+        await lab.call("A", "origins", refresh=True)  # a listing finds what was put there
+        assert set(lab["A"].origin_index.archived([sha1, manifest], [1])) == {sha1, manifest}
         await lab.call("A", "delete_file", sha1=sha1, copies=0)
         assert lab.bytes_of("A", sha1) == b""
         await lab.load("B", sha1, manifest)

@@ -30,6 +30,8 @@ async def test_a_bucket_is_an_archive_and_parts_of_it_are_served(bucket: str) ->
         report = await lab.call("A", "archive", sha1=sha1)
         assert report["archive"] == bucket
         assert report["files"] == 2
+        await lab.call("A", "origins", refresh=True)  # a listing finds what was put there
+        assert lab["A"].origin_index.sum_verified()[0] == 2
         await lab.call("A", "delete_file", sha1=sha1, copies=0)
         live = Live()
         ranges = [(20 * MIB, 22 * MIB)]
