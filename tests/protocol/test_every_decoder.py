@@ -234,6 +234,11 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[type[KacheryError], .
     "tasks.result.check_result": (_result, (V, errors.ForgedResult)),
     "quantities.parse_seconds": (_text(quantities.parse_seconds), (B,)),
     "quantities.parse_size": (_text(quantities.parse_size), (B,)),
+    "quantities.parse_rate": (_text(quantities.parse_rate), (B,)),
+    "quantities.check_rate": (
+        lambda data: quantities.check_rate(int.from_bytes(data, signed=True), "rate"),
+        (B,),
+    ),
     "uri.parse_uri": (_text(uri.parse_uri), (errors.BadUri,)),
 }
 

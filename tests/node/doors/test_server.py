@@ -472,6 +472,7 @@ WRITES: list[tuple[str, dict[str, Any]]] = [
     ("unpin", {"sha1": "0" * 40}),
     ("collect", {}),
     ("set_limit", {}),
+    ("set_rates", {}),
     ("verify", {}),
     ("origins", {"refresh": True}),
     ("set_origins", {"origins": []}),
