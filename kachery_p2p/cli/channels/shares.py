@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -15,18 +16,30 @@ from kachery_p2p.protocol.limits import PASS_SECONDS
 from .commands import duration
 
 _SHOWN_DIGITS: Final = 12
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def link_options(command: _Command) -> _Command:
+    """What every command that makes a link takes."""
+    for option in (
+        click.option("--once", is_flag=True, help="For the first browser that opens it alone."),
+        click.option(
+            "--expires", metavar="7d", callback=duration, help="Good for so long; default: 7d."
+        ),
+        click.option(
+            "--channel",
+            metavar="CHANNEL",
+            shell_complete=completions.channels,
+            help="On which channel; default: the only one on which this node may share.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @click.command()
 @click.argument("uri", metavar="URI", required=False)
-@click.option(
-    "--channel",
-    metavar="CHANNEL",
-    shell_complete=completions.channels,
-    help="On which channel; default: the only one on which this node may share.",
-)
-@click.option("--expires", metavar="7d", callback=duration, help="Good for so long; default: 7d.")
-@click.option("--once", is_flag=True, help="For the first browser that opens it alone.")
+@link_options
 @click.option("--list", "listed", is_flag=True, help="Print the links that are not over.")
 @click.option("--revoke", metavar="ID|LINK", help="Make a link worthless, and cut off who uses it.")
 @with_output

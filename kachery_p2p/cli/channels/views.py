@@ -7,13 +7,11 @@ from typing import Any
 
 import click
 
-from kachery_p2p.cli import completions
 from kachery_p2p.cli.output import Output, pass_output, with_output
 from kachery_p2p.client import sync
 from kachery_p2p.protocol.limits import PASS_SECONDS
 
-from .commands import duration
-from .shares import say_link
+from .shares import link_options, say_link
 
 
 @click.command()
@@ -25,14 +23,7 @@ from .shares import say_link
 @click.option(
     "--append", metavar="FEED_URI", multiple=True, help="A subfeed to which the view may append."
 )
-@click.option(
-    "--channel",
-    metavar="CHANNEL",
-    shell_complete=completions.channels,
-    help="On which channel; default: the only one on which this node may share.",
-)
-@click.option("--expires", metavar="7d", callback=duration, help="Good for so long; default: 7d.")
-@click.option("--once", is_flag=True, help="For the first browser that opens it alone.")
+@link_options
 @with_output
 @pass_output
 def view(

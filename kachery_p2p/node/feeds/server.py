@@ -38,6 +38,7 @@ from kachery_p2p.protocol.feeds.messages import (
     FeedSubmit,
     FeedTexts,
 )
+from kachery_p2p.protocol.gossip.keys import ContentKey
 from kachery_p2p.protocol.limits import MAX_SLICE, MAX_VISITOR_MESSAGES, VISITOR_APPEND_BYTES
 from kachery_p2p.storage.feeds.log import Log, LogInfo
 
@@ -63,28 +64,20 @@ class FeedServer:
         network.on_stream_of(FEED_SUBMIT, FeedSubmit, self._submit)
         network.on_request_of(FEED_EVIDENCE, FeedEvidence, self._evidence)
 
-    def _require(self, link: Link, channel: bytes) -> None:
-        self._network.require_role(link, channel, theirs="request-feeds", ours="provide-feeds")
+    def _require(self, link: Link, channel: bytes, key: ContentKey | None = None) -> None:
+        """``key``: what a visitor's pass must name."""
+        mark = None if key is None else key.blinded
+        self._network.require_role(
+            link, channel, theirs="request-feeds", ours="provide-feeds", mark=mark
+        )
 
     def _require_read(self, link: Link, params: FeedFollow) -> None:
         """Visitors may read what their pass is to."""
-        self._network.require_role(
-            link,
-            params.channel,
-            theirs="request-feeds",
-            ours="provide-feeds",
-            mark=subfeed_key(params.feed, params.subfeed).blinded,
-        )
+        self._require(link, params.channel, subfeed_key(params.feed, params.subfeed))
 
     def _require_submit(self, link: Link, params: FeedSubmit) -> None:
         """Visitors may append where a pass of this very node says so."""
-        self._network.require_role(
-            link,
-            params.channel,
-            theirs="request-feeds",
-            ours="provide-feeds",
-            mark=append_key(params.feed, params.subfeed).blinded,
-        )
+        self._require(link, params.channel, append_key(params.feed, params.subfeed))
         if link in self._network.visitors:
             self._network.visitors.require_home(link, params.channel)
 

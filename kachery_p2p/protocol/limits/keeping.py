@@ -29,8 +29,6 @@ MAX_KEEP_SECONDS: Final = 100 * 365 * 24 * 3600.0
 """The longest time for which something can be kept; without a time it is kept for good."""
 EXPIRED_PAGE: Final = 500
 """Expired contents that one round of tidying removes."""
-SCRUB_PIECE: Final = 4 * MIB
-"""Bytes that are read at a time when a store is verified, and after which its rate is looked at."""
 SCRUB_AGAIN_SECONDS: Final = 30 * 24 * 3600.0
 """A store is verified by itself so long after it was last."""
 SCRUB_OWN_RATE: Final = 20 * MIB

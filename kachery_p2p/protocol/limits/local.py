@@ -74,8 +74,6 @@ MAX_STATUS_LABEL: Final = 80
 """Characters of a label or name in it."""
 MAX_STATUS_TEXT: Final = 600
 """Characters of a warning or error in it."""
-STORAGE_SCAN_SECONDS: Final = 5.0
-"""The storage is measured for the status so often at most, and the less often the longer it takes."""
 CONNECT_LOCAL_SECONDS: Final = 5.0
 """A daemon that does not greet within this is called not running."""
 START_SECONDS: Final = 15.0
