@@ -73,6 +73,7 @@ from kachery_p2p.protocol.tasks import result as task_result
 from kachery_p2p.protocol.tasks import task
 from kachery_p2p.protocol.tasks.keys import task_backends_key, task_function_key, task_result_key
 from tests.node.harness import laboratory
+from tests.protocol.links.records import record_of
 
 TEXT = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
 
@@ -235,7 +236,7 @@ def test_the_records_of_the_document_are_real() -> None:
     ping = frames.Ping(1)
     data = frames.Data(3, [0, []], frames.SEALED_TAIL, len(b"hello") + 16)
     relayed = frames.Data(5, None, frames.OPAQUE_TAIL, len(b"opaque"))
-    records = [session.seal()(ping), session.seal()(data, b"hello")]
+    records = [record_of(session.seal(), ping), record_of(session.seal(), data, b"hello")]
     credit = frames.Credit(3, 262_144)
     two = [frames.encode_header(credit), frames.encode_header(relayed)]
     records.append(session.seal().record(two, [(relayed, b"opaque")]))
@@ -252,7 +253,7 @@ def test_the_records_of_the_document_are_real() -> None:
         "headers 2": frames.join_headers(two),
         "record 2": bytes(records[2]),
         "next key": noise.rekey(keys[0]),
-        "record 65536": late(ping),
+        "record 65536": record_of(late, ping),
     }
 
 

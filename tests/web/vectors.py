@@ -34,6 +34,7 @@ from kachery_p2p.protocol.links.frames import (
 )
 from kachery_p2p.protocol.links.noise import TAG_BYTES, Handshake
 from kachery_p2p.protocol.links.session import Session, prologue
+from tests.protocol.links.records import record_of
 
 PLACE: Final = Path(__file__).parent / "vectors.json"
 LIMITS: Final = (
@@ -115,10 +116,10 @@ def _records() -> dict[str, bytes]:
 
     bodies = b"hello", bytes(range(256)) * 32
     writer = session()
-    records = [writer.seal()(Ping(1))]
+    records = [record_of(writer.seal(), Ping(1))]
     for body in bodies:
         frame = Data(3, [0, []], SEALED_TAIL, len(body) + TAG_BYTES)
-        records.append(writer.seal()(frame, body))
+        records.append(record_of(writer.seal(), frame, body))
     other = session()
     for _ in range(limits.REKEY_RECORDS):
         other.seal()
@@ -127,7 +128,7 @@ def _records() -> dict[str, bytes]:
         "header 0": encode_header(Ping(1)),
         **{f"record {n}": bytes(record) for n, record in enumerate(records)},
         **{f"body {n}": body for n, body in enumerate(bodies, 1)},
-        "record 65536": bytes(other.seal()(Ping(1))),
+        "record 65536": bytes(record_of(other.seal(), Ping(1))),
         **_records_of_several_frames(),
     }
 

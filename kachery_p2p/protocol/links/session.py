@@ -40,7 +40,6 @@ from .frames import (
     Data,
     Frame,
     decode_headers,
-    encode_header,
     join_headers,
 )
 
@@ -97,15 +96,6 @@ class Seal:
 
     aead: AESGCM
     number: int
-
-    def __call__(self, frame: Frame | bytes, body: Buffer | None = None) -> bytes | bytearray:
-        """The record of ``frame``, which may be a header that is encoded already, and of its tail."""
-        header = frame if isinstance(frame, bytes) else encode_header(frame)
-        tails = []
-        if isinstance(frame, Data) and frame.tail != NO_TAIL:
-            assert body is not None
-            tails.append((frame, body))
-        return self.record([header], tails)
 
     def record(self, headers: list[bytes], tails: list[tuple[Data, Buffer]]) -> bytes | bytearray:
         """The record of frames, by their encoded headers. ``tails``: those of them that have one, with

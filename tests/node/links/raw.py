@@ -18,6 +18,7 @@ from kachery_p2p.protocol.channels.membership import ChannelBook
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.links.frames import Bye, Data, Frame, Hello
 from kachery_p2p.protocol.links.session import Body, SealedBody, Session
+from tests.protocol.links.records import record_of
 
 
 @contextlib.asynccontextmanager
@@ -54,7 +55,7 @@ class Rogue:
         self.channel = b""
 
     async def send(self, frame: Frame, body: bytes | None = None) -> bytes:
-        record = bytes(self.session.seal()(frame, body))
+        record = bytes(record_of(self.session.seal(), frame, body))
         await self.connection.send(record)
         return record
 

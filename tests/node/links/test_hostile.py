@@ -46,6 +46,7 @@ from kachery_p2p.protocol.links.noise import Handshake, nonce
 from kachery_p2p.protocol.links.session import TAG_BYTES, prologue
 from tests.node.harness import Lab, laboratory, until
 from tests.node.links.raw import Rogue, gone, rogue, wire
+from tests.protocol.links.records import record_of
 
 
 @contextlib.asynccontextmanager
@@ -195,7 +196,7 @@ async def replayed_record(peer: Rogue) -> None:
 
 
 async def records_out_of_order(peer: Rogue) -> None:
-    first, second = (bytes(peer.session.seal()(Ping(number))) for number in (1, 2))
+    first, second = (bytes(record_of(peer.session.seal(), Ping(number))) for number in (1, 2))
     await peer.connection.send(second)
     await peer.connection.send(first)
 

@@ -33,6 +33,8 @@ from kachery_p2p.protocol.links.session import (
     unwrap_handshake,
 )
 
+from .records import record_of
+
 KEYS = b"\x01" * 32, b"\x02" * 32
 
 
@@ -59,15 +61,15 @@ def opaque(number: int, body: bytes) -> Data:
 
 def test_frames_and_both_kinds_of_body_arrive() -> None:
     a, b = pair()
-    assert received_of(b, a.seal()(Ping(1))) == (Ping(1), None)
-    assert received_of(b, a.seal()(Data(1, "meta", NO_TAIL, 0))) == (
+    assert received_of(b, record_of(a.seal(), Ping(1))) == (Ping(1), None)
+    assert received_of(b, record_of(a.seal(), Data(1, "meta", NO_TAIL, 0))) == (
         Data(1, "meta", NO_TAIL, 0),
         None,
     )
-    frame, body = received_of(b, a.seal()(sealed(1, b"secret"), b"secret"))
+    frame, body = received_of(b, record_of(a.seal(), sealed(1, b"secret"), b"secret"))
     assert isinstance(body, SealedBody)
     assert (len(body), body.open()) == (6, b"secret")
-    frame, body = received_of(b, a.seal()(opaque(1, b"passing"), b"passing"))
+    frame, body = received_of(b, record_of(a.seal(), opaque(1, b"passing"), b"passing"))
     assert isinstance(body, memoryview)
     assert bytes(body) == b"passing"
     assert frame == opaque(1, b"passing")
@@ -76,15 +78,17 @@ def test_frames_and_both_kinds_of_body_arrive() -> None:
 def test_the_two_directions_do_not_disturb_each_other() -> None:
     a, b = pair()
     for number in range(5):
-        assert received_of(b, a.seal()(Ping(number)))[0] == Ping(number)
+        assert received_of(b, record_of(a.seal(), Ping(number)))[0] == Ping(number)
         if number % 2:
-            assert received_of(a, b.seal()(Ping(-number)))[0] == Ping(-number)
+            assert received_of(a, record_of(b.seal(), Ping(-number)))[0] == Ping(-number)
 
 
 def test_neither_header_nor_sealed_body_shows_in_the_record() -> None:
     a, _ = pair()
     body = b"this text must not be seen" * 3
-    record = a.seal()(Data(1, "nor this meta of it", SEALED_TAIL, len(body) + TAG_BYTES), body)
+    record = record_of(
+        a.seal(), Data(1, "nor this meta of it", SEALED_TAIL, len(body) + TAG_BYTES), body
+    )
     assert b"must not be seen" not in record
     assert b"nor this meta" not in record
 
@@ -93,7 +97,7 @@ def test_neither_header_nor_sealed_body_shows_in_the_record() -> None:
 def test_bodies_of_every_size_arrive(size: int) -> None:
     a, b = pair()
     body = b"\xa5" * size
-    _, received = received_of(b, a.seal()(sealed(1, body), body))
+    _, received = received_of(b, record_of(a.seal(), sealed(1, body), body))
     assert isinstance(received, SealedBody)
     assert received.open() == body
 
@@ -101,7 +105,7 @@ def test_bodies_of_every_size_arrive(size: int) -> None:
 def test_bodies_may_be_opened_later_and_in_any_order() -> None:
     a, b = pair()
     texts = [bytes([number]) * 100 for number in range(10)]
-    received = [received_of(b, a.seal()(sealed(1, text), text))[1] for text in texts]
+    received = [received_of(b, record_of(a.seal(), sealed(1, text), text))[1] for text in texts]
     for text, body in reversed(list(zip(texts, received, strict=True))):
         assert isinstance(body, SealedBody)
         assert body.open() == text
@@ -109,7 +113,10 @@ def test_bodies_may_be_opened_later_and_in_any_order() -> None:
 
 def test_a_body_of_another_record_does_not_open() -> None:
     a, b = pair()
-    one, two = bytearray(a.seal()(sealed(1, b"one"), b"one")), a.seal()(sealed(1, b"two"), b"two")
+    one, two = (
+        bytearray(record_of(a.seal(), sealed(1, b"one"), b"one")),
+        record_of(a.seal(), sealed(1, b"two"), b"two"),
+    )
     one[-19:] = two[-19:]
     _, body = received_of(b, one)
     assert isinstance(body, SealedBody)
@@ -118,9 +125,9 @@ def test_a_body_of_another_record_does_not_open() -> None:
 
 
 RECORDS: dict[str, Callable[[Session], bytes | bytearray]] = {
-    "control": lambda s: s.seal()(Ping(5)),
-    "sealed": lambda s: s.seal()(sealed(1, b"content"), b"content"),
-    "opaque": lambda s: s.seal()(opaque(1, b"content"), b"content"),
+    "control": lambda s: record_of(s.seal(), Ping(5)),
+    "sealed": lambda s: record_of(s.seal(), sealed(1, b"content"), b"content"),
+    "opaque": lambda s: record_of(s.seal(), opaque(1, b"content"), b"content"),
 }
 
 
@@ -164,7 +171,7 @@ def test_a_replayed_record_is_a_violation(kind: str) -> None:
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3)))[1:], ids=str)
 def test_records_out_of_order_are_a_violation(order: tuple[int, ...]) -> None:
     a, b = pair()
-    records = [a.seal()(Ping(number)) for number in range(3)]
+    records = [record_of(a.seal(), Ping(number)) for number in range(3)]
     right = 0
     while order[right] == right:
         opened(b, records[right])
@@ -175,15 +182,15 @@ def test_records_out_of_order_are_a_violation(order: tuple[int, ...]) -> None:
 
 def test_a_lost_record_is_noticed() -> None:
     a, b = pair()
-    a.seal()(Ping(1))
+    record_of(a.seal(), Ping(1))
     with pytest.raises(ProtocolViolation):
-        opened(b, a.seal()(Ping(2)))
+        opened(b, record_of(a.seal(), Ping(2)))
 
 
 def test_a_record_sent_back_to_its_maker_is_a_violation() -> None:
     a, _ = pair()
     with pytest.raises(ProtocolViolation):
-        opened(a, a.seal()(Ping(1)))
+        opened(a, record_of(a.seal(), Ping(1)))
 
 
 @settings(max_examples=200, deadline=None)
@@ -191,7 +198,7 @@ def test_a_record_sent_back_to_its_maker_is_a_violation() -> None:
 def test_arbitrary_records_are_violations(data: bytes, sent: int) -> None:
     a, b = pair()
     for number in range(sent):
-        opened(b, a.seal()(Ping(number)))
+        opened(b, record_of(a.seal(), Ping(number)))
     for record in (data, len(data).to_bytes(4, "big") + data, b"\x00\x00\x00\x14" + data):
         with pytest.raises(ProtocolViolation):
             opened(b, record)
@@ -301,7 +308,7 @@ def test_the_key_changes_after_each_so_many_records(monkeypatch: pytest.MonkeyPa
     a, b = pair()
     keys = []
     for number in range(13):
-        record = a.seal()(sealed(number, b"content"), b"content")
+        record = record_of(a.seal(), sealed(number, b"content"), b"content")
         assert opened(b, record) == (sealed(number, b"content"), b"content")
         keys.append(a._sending._key)
         assert b._receiving._key == keys[-1]
@@ -312,7 +319,9 @@ def test_the_key_changes_after_each_so_many_records(monkeypatch: pytest.MonkeyPa
 def test_bodies_from_before_a_new_key_still_open_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REKEY_RECORDS", 2)
     a, b = pair()
-    bodies = [received_of(b, a.seal()(sealed(1, b"x%d" % n), b"x%d" % n))[1] for n in range(6)]
+    bodies = [
+        received_of(b, record_of(a.seal(), sealed(1, b"x%d" % n), b"x%d" % n))[1] for n in range(6)
+    ]
     for number, body in enumerate(bodies):
         assert isinstance(body, SealedBody)
         assert body.open() == b"x%d" % number
@@ -323,8 +332,8 @@ def test_a_record_from_before_a_new_key_is_of_no_use_after_it(
 ) -> None:
     monkeypatch.setattr(module, "REKEY_RECORDS", 2)
     a, b = pair()
-    first = a.seal()(Ping(0))
-    for record in (first, a.seal()(Ping(1)), a.seal()(Ping(2))):
+    first = record_of(a.seal(), Ping(0))
+    for record in (first, record_of(a.seal(), Ping(1)), record_of(a.seal(), Ping(2))):
         opened(b, record)
     with pytest.raises(ProtocolViolation):
         opened(b, first)
@@ -333,7 +342,7 @@ def test_a_record_from_before_a_new_key_is_of_no_use_after_it(
 def test_ends_that_disagree_on_when_the_key_changes_notice(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = pair()
     monkeypatch.setattr(module, "REKEY_RECORDS", 2)
-    records = [a.seal()(Ping(number)) for number in range(3)]
+    records = [record_of(a.seal(), Ping(number)) for number in range(3)]
     monkeypatch.setattr(module, "REKEY_RECORDS", 1_000)
     opened(b, records[0])
     opened(b, records[1])
