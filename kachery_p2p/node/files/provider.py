@@ -199,7 +199,7 @@ class Provider:
             info = await self._info_elsewhere(sha1, params.channel)
         if info.inline is None:
             self._reads_on(link, sha1)
-        if info.inline is not None:
+        else:
             await self._context.rates.upload.acquire(link.peer, len(info.inline))
         # That, or the disk, may have taken long, and the requester be out since.
         self._require(link, params.channel, params.sha1)

@@ -48,6 +48,7 @@ from kachery_p2p.protocol.keepers.messages import (
     KeepState,
     KeptPage,
     KeptThing,
+    title,
 )
 from kachery_p2p.protocol.limits import (
     KEEP_RELEASE_PAGE,
@@ -63,7 +64,7 @@ from kachery_p2p.storage.inventory.kept import Kept
 
 from .kept_feeds import KeptFeeds
 from .offering import KeepOffers
-from .taking import Coming, Taker, title, why_not
+from .taking import Coming, Taker, why_not
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +184,9 @@ class Keeper:
                 stream.offer(codec.plain(KeepState(work.done, False, None)))
             if task.done():
                 return task.result()
-            raise stream.error or NotFound(what=title(work.kept), detail="its node has gone")
+            raise stream.error or NotFound(
+                what=title(work.kept.content), detail="its node has gone"
+            )
         except KeepRefused:
             await self._give_up(work)
             raise
@@ -203,7 +206,7 @@ class Keeper:
             try:
                 await asyncio.shield(self.let_go(work.kept))
             except KacheryError as error:  # a full disk, say: it goes as what broke off does
-                log.warning("%s could not be let go yet: %s", title(work.kept), error)
+                log.warning("%s could not be let go yet: %s", title(work.kept.content), error)
 
     # --- asked by who pushed it --------------------------------------------------------------
 
@@ -276,7 +279,7 @@ class Keeper:
         broken_off = not kept.whole and kept.since + KEEP_UNFINISHED_SECONDS <= now
         left = kept.orphaned is not None and kept.orphaned + KEPT_AFTER_REMOVAL_SECONDS <= now
         if expired or broken_off or left:
-            log.info("%s is kept for %s no longer", title(kept), kept.node[:8])
+            log.info("%s is kept for %s no longer", title(kept.content), kept.node[:8])
             await self.let_go(kept)
 
     async def _delete_unneeded(self, now: float) -> bool:

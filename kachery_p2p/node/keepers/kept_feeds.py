@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from kachery_p2p.node.feeds.feeds import Feeds
 from kachery_p2p.node.feeds.reader import FeedReader
 from kachery_p2p.protocol.errors import Stalled
+from kachery_p2p.protocol.keepers.messages import title
 from kachery_p2p.protocol.limits import STALL_SECONDS
 from kachery_p2p.storage.feeds.log import Log
 from kachery_p2p.storage.inventory.kept import Kept
@@ -76,7 +77,7 @@ class KeptFeeds:
                     async with asyncio.timeout(STALL_SECONDS):
                         await bell.wait()
                 except TimeoutError as error:
-                    what = f"feed://{wheres[0][0].hex()}"
+                    what = title(wheres[0][0])
                     raise Stalled(
                         what=what, seconds=STALL_SECONDS, sources="its holders"
                     ) from error

@@ -16,6 +16,7 @@ from typing import Any
 
 from kachery_p2p.node.files.keeping import Keeping
 from kachery_p2p.node.gossip.discovery import Discovery
+from kachery_p2p.node.links.endings import first_of
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import (
     BadInput,
@@ -40,6 +41,7 @@ from kachery_p2p.protocol.keepers.messages import (
     KeepState,
     KeptPage,
     KeptThing,
+    title,
 )
 from kachery_p2p.protocol.keepers.offer import keeper_key
 from kachery_p2p.protocol.limits import (
@@ -78,8 +80,7 @@ class Thing:
 
     @property
     def title(self) -> str:
-        scheme = "feed" if len(self.content) == FEED_BYTES else "sha1"
-        return f"{scheme}://{self.content.hex()}"
+        return title(self.content)
 
 
 @dataclass(frozen=True)
@@ -141,10 +142,10 @@ class Pusher:
             ]
             if not logs:
                 detail = "nothing was appended to it, or it was not read on this node"
-                raise NotFound(what=f"feed://{feed.hex()}", detail=detail)
+                raise NotFound(what=title(feed), detail=detail)
             if len(logs) > MAX_KEPT_SUBFEEDS:
                 reason = f"a feed of more than {MAX_KEPT_SUBFEEDS} subfeeds cannot be pushed"
-                raise BadInput(what=f"feed://{feed.hex()}", reason=reason)
+                raise BadInput(what=title(feed), reason=reason)
             size = self._feed_store.content_bytes(feed)
             return Thing(feed, None, label[:MAX_KEPT_LABEL], size, logs=tuple(logs))
 
@@ -214,9 +215,12 @@ class Pusher:
                 else:
                     return
 
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(wish.copies):
-                tasks.create_task(one(), name="push")
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(wish.copies):
+                    tasks.create_task(one(), name="push")
+        except BaseExceptionGroup as group:
+            raise first_of(group) from group
         if len(kept) >= wish.copies:
             return kept
         if not kept and len(failed) == 1 and wish.copies == 1:
@@ -284,7 +288,8 @@ class Pusher:
     async def records(self) -> list[dict[str, Any]]:
         """What keepers keep for this node: plain values. ``confirmed``: whether the keeper says so now;
         None if it could not be asked."""
-        wheres = {(each.keeper, bytes.fromhex(each.channel)) for each in await self._pushed()}
+        known = {(each.content, each.channel, each.keeper) for each in await self._pushed()}
+        wheres = {(keeper, bytes.fromhex(channel)) for _, channel, keeper in known}
         try:
             wheres |= {(each.node, each.channel) for each in await self.keepers(None)}
         except KacheryError as error:
@@ -292,7 +297,9 @@ class Pusher:
         asked = await asyncio.gather(*(self._asked(*where) for where in sorted(wheres)))
         said = dict(zip(sorted(wheres), asked, strict=True))
         for (keeper, channel), things in said.items():
-            await self._correct(keeper, channel.hex(), things)
+            for thing in (things or {}).values():
+                if thing.whole and (thing.content, channel.hex(), keeper) not in known:
+                    await self._correct(keeper, channel.hex(), thing)
         return [self._record(each, said) for each in await self._pushed()]
 
     async def _pushed(self) -> list[Pushed]:
@@ -324,20 +331,13 @@ class Pusher:
             if not page.more or not page.kept:
                 return
 
-    async def _correct(
-        self, keeper: str, channel: str, things: dict[bytes, KeptThing] | None
-    ) -> None:
+    async def _correct(self, keeper: str, channel: str, thing: KeptThing) -> None:
         """Note what is kept although this node does not know: it ended before it could write that."""
-        known = {each.content for each in await self._pushed() if each[1:3] == (channel, keeper)}
-        for thing in (things or {}).values():
-            if thing.whole and thing.content not in known:
-                await self._disk(
-                    self._state.push,
-                    Pushed(
-                        thing.content, channel, keeper, thing.label, thing.size, thing.count,
-                        thing.since, thing.until,
-                    ),
-                )  # fmt: skip
+        pushed = Pushed(
+            thing.content, channel, keeper, thing.label, thing.size, thing.count,
+            thing.since, thing.until,
+        )  # fmt: skip
+        await self._disk(self._state.push, pushed)
 
     def _record(
         self, pushed: Pushed, said: dict[tuple[str, bytes], dict[bytes, KeptThing] | None]
@@ -365,7 +365,7 @@ class Pusher:
         """
         rows = [each for each in await self._pushed_of(content) if at in (None, each.keeper)]
         if not rows:
-            raise NotFound(what=content.hex(), detail="no keeper is known to keep it")
+            raise NotFound(what=title(content), detail="no keeper is known to keep it")
         errors: list[KacheryError] = []
         for each in rows:
             channel = bytes.fromhex(each.channel)
@@ -405,7 +405,7 @@ class Pusher:
                     holder = Holder(each.keeper, bytes.fromhex(each.channel))
                     await self._at(holder, thing, Wish(seconds=left), lambda *_: None)
             except KacheryError as error:
-                log.info("a new subfeed of %s is not kept yet: %s", each.content.hex()[:8], error)
+                log.info("a new subfeed of %s is not kept yet: %s", title(each.content), error)
 
 
 def _short(error: KacheryError) -> str:

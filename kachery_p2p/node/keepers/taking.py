@@ -26,7 +26,7 @@ from kachery_p2p.protocol.errors import (
     LocalError,
     StorageFull,
 )
-from kachery_p2p.protocol.keepers.messages import FEED_BYTES, KeepPut
+from kachery_p2p.protocol.keepers.messages import FEED_BYTES, KeepPut, title
 from kachery_p2p.storage.files.checking import check
 from kachery_p2p.storage.inventory.kept import Kept
 
@@ -91,7 +91,7 @@ class Taker:
         """The error that says so to the other node."""
         me = self._context
         who = f"{me.label or 'node'} ({me.node_id[:8]})"
-        return KeepRefused(who=who, what=title(kept), reason=reason)
+        return KeepRefused(who=who, what=title(kept.content), reason=reason)
 
     async def take(self, work: Coming) -> Kept:
         """Until all of it is here, whole, and that it is kept is on disk; as that has it.
@@ -219,9 +219,3 @@ def why_not(work: Coming, error: LocalError) -> str:
     if isinstance(error, BadInput):
         return str(error)
     return "its storage could not be used; its user can see why in the node's log"
-
-
-def title(kept: Kept) -> str:
-    if len(kept.content) == FEED_BYTES:
-        return f"feed://{kept.content.hex()}"
-    return f"sha1://{kept.content.hex()}"

@@ -144,3 +144,8 @@ METHODS: Final = (
         "request-files",
     ),
 )
+
+
+def title(content: bytes) -> str:
+    """What is kept, as users write it."""
+    return f"{'feed' if len(content) == FEED_BYTES else 'sha1'}://{content.hex()}"

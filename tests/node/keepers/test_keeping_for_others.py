@@ -19,6 +19,7 @@ from kachery_p2p.protocol.errors import (
     NobodyKeeps,
     NotFound,
     NotKept,
+    StorageFull,
 )
 from kachery_p2p.protocol.gossip.holders import Holder
 from kachery_p2p.protocol.limits import (
@@ -379,3 +380,25 @@ async def test_an_offer_ends_with_the_channel_and_is_not_back_when_it_is_joined_
         await lab.call("K", "channel.join", document=document)
         shown = await lab.call("K", "channel.show", channel="lab")
         assert shown["keeping"] == {"keep_for": [], "keep_limit": None, "used": 0}
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+async def test_a_push_that_cannot_be_noted_says_why(
+    copies: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pusher's own disk is full: that is no keeper's fault, and no other one is tried."""
+    async with laboratory("A", "K", "C") as lab:
+        await offer(lab, "K")
+        await offer(lab, "C")
+        sha1, _ = await lab.store("A", content(10_000))
+
+        def full(pushed: Pushed) -> None:
+            raise StorageFull(what="the node's state", path="/state")
+
+        monkeypatch.setattr(lab["A"].state, "push", full)
+        with pytest.raises(StorageFull):
+            await push(lab, "A", sha1, copies=copies)
+        monkeypatch.undo()
+        # The keeper has it, and says so when it is asked.
+        listed = (await lab.call("A", "keep.list"))["elsewhere"]
+        assert {each["confirmed"] for each in listed} == {True}
