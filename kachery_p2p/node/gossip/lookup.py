@@ -5,13 +5,16 @@ definite only if every proxy that is connected answered, and none of them waits 
 the rest of what it has. That is waited for, by having the proxies hold the question, for as long as
 the caller has patience; whatever else happened is an error of its own, and "not found" is never
 said in its place.
+
+A member may say itself that it has something (:meth:`Lookup.told`): the proxies hear of what was stored
+a moment later.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from kachery_p2p.node.channels.bootstraps import Bootstraps
@@ -82,6 +85,34 @@ class Lookup:
         self._book = network.book
         self.questions = Questions(network, availability, bootstraps)
         self.relays: dict[tuple[str, bytes], set[str]] = {}
+        self._told: list[tuple[str, bytes, Collection[ContentKey]]] = []
+
+    @contextlib.contextmanager
+    def told(self, node: str, channel: bytes, contents: Collection[ContentKey]) -> Iterator[None]:
+        """As long as this lasts, a member counts as a holder that has said so itself, while it is
+        linked. It must be one that may provide that."""
+        said = (node, channel, contents)
+        self._told.append(said)
+        try:
+            yield
+        finally:
+            self._told.remove(said)
+
+    def _add_told(self, channel: bytes, content: ContentKey, holders: list[Holder]) -> None:
+        known = {holder.node for holder in holders}
+        for node, where, contents in self._told:
+            if where == channel and node not in known and content in contents:
+                holders += [
+                    Holder(
+                        node,
+                        channel,
+                        linked=True,
+                        direct=link.via is None,
+                        label=self._label(channel, bytes.fromhex(node)),
+                        rtt=link.rtt,
+                    )
+                    for link in self._network.links_to(node, channel)[:1]
+                ]
 
     async def find(
         self,
@@ -145,13 +176,14 @@ class Lookup:
         )
         known: dict[bytes, list[Holder]] = {}
         holders: list[list[Holder]] = []
-        for answer in answers:
+        for content, answer in zip(contents, answers, strict=True):
             for origin, node in answer.nodes.items():
                 if origin not in known:
                     found = Found()
                     self._add(channel, origin, node, answer, found)
                     known[origin] = found.holders
             holders.append([each for origin in answer.nodes for each in known[origin]])
+            self._add_told(channel, content, holders[-1])
         return holders
 
     async def find_any(
@@ -260,6 +292,7 @@ class Lookup:
             raise Unreachable(what=content.title, reason="this node has left the channel")
         for origin, node in answer.nodes.items():
             self._add(channel, origin, node, answer, found)
+        self._add_told(channel, content, found.holders)
         if found.holders:
             return
         found.open = bool(answer.unknown or answer.cut or self.questions.dialling(channel))

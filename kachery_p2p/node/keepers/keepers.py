@@ -34,7 +34,7 @@ class Keepers:
         reader: FeedReader,
     ) -> None:
         kept_feeds = KeptFeeds(feeds, reader, offers)
-        taker = Taker(feeds.context, keeping, downloader, loader, kept_feeds)
+        taker = Taker(feeds.context, keeping, downloader, loader, kept_feeds, discovery.lookup)
         self._context = feeds.context
         self._network = discovery.network
         self.offers = offers

@@ -17,6 +17,7 @@ from kachery_p2p.node.batches.loader import BatchLoader, Wanted
 from kachery_p2p.node.context import Context
 from kachery_p2p.node.files.downloader import Downloader
 from kachery_p2p.node.files.keeping import Keeping
+from kachery_p2p.node.gossip.lookup import Lookup
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.protocol.errors import (
     BadInput,
@@ -26,6 +27,7 @@ from kachery_p2p.protocol.errors import (
     LocalError,
     StorageFull,
 )
+from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.keepers.messages import FEED_BYTES, KeepPut, title
 from kachery_p2p.storage.files.checking import check
 from kachery_p2p.storage.inventory.kept import Kept
@@ -78,8 +80,10 @@ class Taker:
         downloader: Downloader,
         loader: BatchLoader,
         feeds: KeptFeeds,
+        lookup: Lookup,
     ) -> None:
         self._context = context
+        self._lookup = lookup
         self._state = context.state
         self._disk = context.workers.disk
         self._keeping = keeping
@@ -117,7 +121,9 @@ class Taker:
             missing = await self._disk(self._missing, work, belonging)
             if missing:
                 await self._disk(self._pin_coming, work, belonging, missing)
-                await self._fetch(work, missing, belonging)
+                keys = {file_key(sha1) for sha1 in belonging}
+                with self._lookup.told(work.kept.node, put.channel, keys):
+                    await self._fetch(work, missing, belonging)
             elif (whole := await self._disk(self._write_down, work, kept, belonging)) is not None:
                 return whole
 

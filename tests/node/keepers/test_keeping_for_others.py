@@ -402,3 +402,31 @@ async def test_a_push_that_cannot_be_noted_says_why(
         # The keeper has it, and says so when it is asked.
         listed = (await lab.call("A", "keep.list"))["elsewhere"]
         assert {each["confirmed"] for each in listed} == {True}
+
+
+@pytest.mark.parametrize("what", ["a small file", "a large file", "a folder"])
+async def test_what_was_stored_a_moment_ago_is_fetched_from_who_pushes_it(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the proxies have heard that anybody has it."""
+    async with laboratory("A", "K") as lab:
+        await offer(lab, "K")
+
+        async def say_nothing(*_: object) -> None:
+            pass
+
+        monkeypatch.setattr(lab["A"].announcer, "_announce", say_nothing)
+        manifest = None
+        if what == "a folder":
+            names = [(await lab.store("A", content(1_000, seed)))[0] for seed in range(20)]
+            files = {f"{at}": {"size": 1_000, "sha1": name} for at, name in enumerate(names)}
+            listing = json.dumps({"files": files, "dirs": {}}).encode()
+            sha1, _ = await lab.store("A", listing)
+        else:
+            size = 10_000 if what == "a small file" else MANIFEST_CHUNK + 1
+            sha1, manifest = await lab.store("A", content(size))
+        pushed = await push(lab, "A", sha1, manifest)
+        assert [each["confirmed"] for each in (await lab.call("A", "keep.list"))["elsewhere"]] == [
+            True
+        ]
+        assert pushed["count"] == {"a small file": 1, "a large file": 2, "a folder": 21}[what]
