@@ -6,6 +6,10 @@ feed. After a phase in peace one member attacks alone, then a hundred do, with s
 local callers (tests/attackers.py); one is removed and admitted again all the while. In the end the
 owner removes them all.
 
+All of this shares one machine, where nodes that are attacked take processors from the honest ones.
+How much that is by itself shows a phase in which nobody attacks, and programs that only compute run
+beside them, as many as there are processors.
+
     ./scripts/trial hostile [--minutes 10] [--seed S]
 
 What must hold: memory stays below ``ONE_MIB`` and ``HUNDRED_MIB``; what honest members get done does
@@ -46,14 +50,15 @@ BACK_MIB: Final = 60.0
 """How much more memory a node may have afterwards than before."""
 BACK_DESCRIPTORS: Final = 5
 MEMBERS: Final = 100
-SHARES: Final = (0.15, 0.35, 0.5)
-"""Of the time: for peace, one attacker, a hundred."""
+SHARES: Final = (0.15, 0.1, 0.3, 0.45)
+"""Of the time: for peace, busy processors, one attacker, a hundred."""
 BACK_SECONDS: Final = 90.0
 """Until everything must be back; half a minute more than it takes a stalled stream to end."""
 BIG_BYTES: Final = 64 << 20
 FILE_BYTES: Final = 4 << 20
 """Of the files that honest members exchange."""
-_PEACE, _ONE, _HUNDRED, _AFTER = "in peace", "one attacker", f"{MEMBERS} attackers", "afterwards"
+_PEACE, _BUSY, _ONE = "in peace", "busy machine", "one attacker"
+_HUNDRED, _AFTER = f"{MEMBERS} attackers", "afterwards"
 
 BACKEND: Final = """
 import kachery_p2p as kc
@@ -221,10 +226,12 @@ class HostileTrial(Trial):
         for work in self.works:
             work.start()
         try:
-            peace, one, hundred = (60 * self.minutes * share for share in SHARES)
+            peace, busy, one, hundred = (60 * self.minutes * share for share in SHARES)
             self._wait(5.0, "warming up")
             self._wait(peace, _PEACE)
             self.before = {name: each.look(_PEACE) for name, each in self.processes.items()}
+            with computing():
+                self._wait(busy, _BUSY)
             for phase, keys, seconds in ((_ONE, 1, one), (_HUNDRED, MEMBERS, hundred)):
                 with self._attack(phase, keys):
                     self._wait(seconds, phase, restless=True)
@@ -366,7 +373,7 @@ class HostileTrial(Trial):
         return f"{', '.join(sizes)}; {done}"
 
     def report(self) -> Iterator[str]:
-        phases = [_PEACE, _ONE, _HUNDRED, _AFTER]
+        phases = [_PEACE, _BUSY, _ONE, _HUNDRED, _AFTER]
         yield f"peaks of memory (MiB) and descriptors: {', '.join(phases)}"
         for name, process in self.processes.items():
             peaks = [process.peaks.get(phase, (0.0, 0)) for phase in phases]
@@ -387,6 +394,21 @@ class HostileTrial(Trial):
                 yield f"         {count} x {error}"
         for phase, done in self.done_by_attackers.items():
             yield f"{phase} began: {done}"
+
+
+@contextlib.contextmanager
+def computing() -> Iterator[None]:
+    """As many programs as there are processors do nothing but compute."""
+    programs = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in range(os.cpu_count() or 1)
+    ]
+    try:
+        yield
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
 
 
 def _sha1(uri: str) -> str:

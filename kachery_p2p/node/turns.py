@@ -139,20 +139,18 @@ class Turns:
                     work.close()
                     raise
                 except BaseException as error:  # it is cancelled, and has to hear of it
-                    thrown = error
+                    thrown = _inner(error)
             waits = every_step
             self._begun = begun = self.clock()
             try:
-                if thrown is None:
-                    waited_for = work.send(None)
-                else:
-                    cause = thrown
-                    thrown = None
-                    waited_for = work.throw(cause)
+                waited_for = work.send(None) if thrown is None else work.throw(thrown)
             except StopIteration as stop:
                 result: T = stop.value
                 return result
             finally:
+                # An error leads to the frames that it passed through, this one too: a circle, and all
+                # that the work held would stay until somebody looks for circles.
+                thrown = None
                 self._begun = None
                 self.spend(party, self.clock() - begun)
             try:
@@ -161,7 +159,7 @@ class Turns:
                 work.close()
                 raise
             except BaseException as error:  # as above
-                thrown = error
+                thrown = _inner(error)
 
     def _of(self, party: Party, now: float) -> float:
         return self._usage.of(party.name, now)
@@ -209,3 +207,9 @@ class Turns:
                     count += 1
                     break
         return count
+
+
+def _inner(error: BaseException) -> BaseException:
+    """An error that was caught just now, without the frame that caught it: what is waited for may keep
+    the error, and has no use for who else waits behind."""
+    return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)

@@ -84,7 +84,7 @@ table, both ways.
 from __future__ import annotations
 
 import string
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, TypeVar
 
 MAX_FIELD_CHARS = 2_000
 """A text field of an error that crosses a wire is cut to this many characters."""
@@ -92,6 +92,9 @@ MAX_FIELDS_CHARS = 8_000
 """All fields of an error together, so that it always fits a frame header (64 KiB)."""
 MAX_FIELD_DEPTH = 4
 """Containers inside one another in a field; what lies deeper is left out."""
+
+
+E = TypeVar("E", bound="KacheryError")
 
 
 class KacheryError(Exception):
@@ -107,6 +110,13 @@ class KacheryError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.fields)
+
+    def again(self) -> Self:
+        """The same, to be raised once more. Each ``raise`` of one object adds frames to it: who keeps
+        an error that others raise, and is in these frames, would be kept by it in a circle."""
+        copy = _rebuild(type(self), self.fields)
+        copy.__cause__ = self.__cause__
+        return copy
 
     @classmethod
     def field_names(cls) -> tuple[str, ...]:
@@ -129,7 +139,7 @@ def _inside(field: tuple[str, Any]) -> tuple[str, Any]:
 _SENTENCES = frozenset({"reason", "detail", "cause"})
 
 
-def _rebuild(kind: type[KacheryError], fields: dict[str, Any]) -> KacheryError:
+def _rebuild(kind: type[E], fields: dict[str, Any]) -> E:
     return kind(**fields)
 
 

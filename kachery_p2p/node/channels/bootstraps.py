@@ -101,7 +101,7 @@ class Bootstraps:
                     backoff.reset()
                     not_yet.reset()
                 if link.closed_by is not None:
-                    raise link.closed_by
+                    raise link.closed_by.again()
             except KacheryError as error:
                 status.state, status.error, status.code = "waiting", str(error), error.code
                 status.trying = False

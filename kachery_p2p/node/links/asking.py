@@ -13,15 +13,13 @@ from .writer import Writer
 
 
 class Asking:
-    """``check_open`` raises if the link is closed; ``flush``: the mux may have what to send."""
+    """``flush``: the mux may have what to send."""
 
-    def __init__(
-        self, mux: Mux, writer: Writer, *, check_open: Callable[[], None], flush: Callable[[], None]
-    ) -> None:
+    def __init__(self, mux: Mux, writer: Writer, *, flush: Callable[[], None]) -> None:
         self._mux = mux
         self._writer = writer
-        self._check_open = check_open
         self._flush = flush
+        self._over: KacheryError | None = None
         self._futures: dict[int, asyncio.Future[Any]] = {}
 
     def __len__(self) -> int:
@@ -30,13 +28,13 @@ class Asking:
 
     async def request(self, peer: str, method: str, params: Any, seconds: float) -> Any:
         """See :meth:`.link.Link.request`."""
-        self._check_open()
         number = 0
         try:
             async with asyncio.timeout(seconds):
                 if self._mux.congested:
                     await self._writer.room()
-                    self._check_open()
+                if self._over is not None:
+                    raise self._over.again()
                 number = self._mux.request(method, params)
                 future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
                 self._futures[number] = future
@@ -62,9 +60,14 @@ class Asking:
             future.set_result(result)
 
     def release(self, error: KacheryError) -> None:
-        """The link is over: who waits is told."""
+        """The link is over: who waits is told, each with an error of its own."""
+        self._over, self._flush = error, _nothing
         for future in self._futures.values():
             if not future.done():
-                future.set_exception(error)
+                future.set_exception(error.again())
                 future.exception()  # nobody may be waiting any more; that is no news
         self._futures.clear()
+
+
+def _nothing() -> None:
+    pass

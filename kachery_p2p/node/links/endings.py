@@ -70,13 +70,40 @@ def first_of(group: BaseExceptionGroup[KacheryError]) -> KacheryError:
     return error
 
 
+def ended_by(group: BaseExceptionGroup[BaseException], link: object) -> KacheryError:
+    """Why a link ended whose tasks ended with these errors."""
+    known, bugs = group.split(KacheryError)
+    if bugs is not None:
+        # What breaks in a way that nobody foresaw still only costs this one link.
+        log.exception("link %s failed", link, exc_info=bugs)
+        return InternalError(reason=str(bugs.exceptions[0]))
+    assert known is not None
+    return first_of(known)
+
+
 def as_closed(peer: str, error: KacheryError) -> KacheryError:
-    """An error as that of a link with ``peer`` that it ended."""
+    """An error as that of a link with ``peer`` that it ended. Everybody who waits has one of
+    its own."""
     if isinstance(error, LinkClosed):
-        return error
+        return error.again()
     closed = LinkClosed(peer=peer[:8], reason=str(error))
     closed.__cause__ = error
     return closed
+
+
+def without_frames(error: BaseException) -> None:
+    """Let go of the frames through which an error came, and those that it was caused by: they hold what
+    was under way, and the link that keeps the error."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            each.__traceback__ = None
+            waiting += (each.__cause__, each.__context__)
+            if isinstance(each, BaseExceptionGroup):
+                waiting += each.exceptions
 
 
 def cut(streams: Mapping[Stream, T], check: Callable[[T], object]) -> None:

@@ -3,7 +3,8 @@
 The rules are in :mod:`kachery_p2p.protocol.links.mux` (exchanges, fairness, credit) and
 :mod:`kachery_p2p.protocol.links.session` (encryption); this is the asyncio shell that feeds and drains
 them. A link lives inside :meth:`Link.run`: when that returns, everything that waited on the link has
-been given an error, and its transport is closed. Cancelling any method is safe.
+been given an error, and its transport is closed. Then nothing of it leads in a circle: what it held
+goes with it, and not when somebody looks for circles. Cancelling any method is safe.
 
 What the peer does not take is this link's trouble and nobody else's: to send a note, an answer or a
 stream's control never raises into who sends it. Too much of it, or one record that is not taken for
@@ -50,7 +51,7 @@ from kachery_p2p.protocol.links.session import TAG_BYTES, SealedBody, Session
 
 from .asking import Asking
 from .budget import Budget
-from .endings import as_closed, first_of
+from .endings import as_closed, ended_by, without_frames
 from .serving import Serving
 from .stream import Stream
 from .transport import Transport
@@ -124,9 +125,7 @@ class Link:
         self._writer = Writer(
             transport, session, self._mux, workers, self._on_data_sent, self._count
         )
-        self._asking = Asking(
-            self._mux, self._writer, check_open=self._check_open, flush=self._flush
-        )
+        self._asking = Asking(self._mux, self._writer, flush=self._flush)
         self._streams: dict[int, Stream] = {}
         self._serving = Serving(
             self._mux,
@@ -171,15 +170,13 @@ class Link:
                 tasks.create_task(self._metered(self._read), name="link reader")
                 tasks.create_task(self._metered(self._write), name="link writer")
                 tasks.create_task(self._tick(), name="link ticker")
-        except* KacheryError as group:
-            self.closed_by = self.closed_by or first_of(group)
-        except* Exception as group:
-            # What breaks in a way that nobody foresaw still only costs this one link.
-            log.exception("link %s failed", self, exc_info=group)
-            error = InternalError(reason=str(group.exceptions[0]))
-            self.closed_by = self.closed_by or error
+        except BaseExceptionGroup as group:
+            self.closed_by = self.closed_by or ended_by(group, self)
+            without_frames(group)
         finally:
             self._release()
+            assert self.closed_by is not None
+            without_frames(self.closed_by)
             with contextlib.suppress(KacheryError, OSError):
                 await asyncio.shield(self.transport.close())
 
@@ -219,6 +216,8 @@ class Link:
         self.greeted.set()
         self._writer.release()
         self._asking.release(as_closed(self.peer, error))
+        self._serving.release()
+        self._tasks = None
         for stream in list(self._streams.values()):
             stream.on_end(as_closed(self.peer, error))
         self._streams.clear()
@@ -251,15 +250,16 @@ class Link:
         assert self.closed_by is not None
         raise self.closed_by
 
+    async def _greeting(self) -> None:
+        try:
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                await self.greeted.wait()
+        except TimeoutError:
+            raise ProtocolViolation(reason="no hello came") from None
+
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(HANDSHAKE_SECONDS) as limit:
-            try:
-                await self.greeted.wait()
-            except asyncio.CancelledError:
-                if limit.expired():
-                    raise ProtocolViolation(reason="no hello came") from None
-                raise
+        await self._greeting()
         self._mux.ping(loop.time())
         self._flush()
         while True:
@@ -352,6 +352,7 @@ class Link:
             KacheryError: what the peer answered.
         """
         self.used_at = asyncio.get_running_loop().time()
+        self._check_open()
         return await self._asking.request(self.peer, method, params, seconds)
 
     def open(self, method: str, params: Any, *, credit: int = STREAM_CREDIT) -> Stream:

@@ -301,7 +301,7 @@ class Network:
             await self._settled(link)
         if link.closed_by is not None:
             await link.closed.wait()  # who accepted it lets the connection go then, and not before
-            raise link.closed_by
+            raise link.closed_by.again()
         proved()
 
     async def _life(self, link: Link, hello: Hello) -> None:

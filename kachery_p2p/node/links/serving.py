@@ -71,6 +71,10 @@ class Serving:
         if (task := self._running.get(number)) is not None:
             task.cancel()
 
+    def release(self) -> None:
+        """The link is over, and with it all that was served."""
+        del self._metered, self._on_request, self._on_stream, self._flush
+
     def _spawn(
         self,
         tasks: asyncio.TaskGroup,

@@ -100,7 +100,9 @@ class Stream:
             raise LinkClosed(peer=self.peer[:8], reason=reason) from error
 
     def _over(self) -> KacheryError:
-        return self.error or LinkClosed(peer=self.peer[:8], reason="the stream has ended")
+        if self.error is not None:
+            return self.error.again()
+        return LinkClosed(peer=self.peer[:8], reason="the stream has ended")
 
     # --- what is made only when it can go ----------------------------------------------------
 
@@ -169,7 +171,7 @@ class Stream:
         while not self._inbox:
             if self.ended:
                 if self.error is not None:
-                    raise self.error
+                    raise self.error.again()
                 return None
             self._ready.clear()
             await self._ready.wait()

@@ -81,6 +81,7 @@ class Writer:
         """The link is over: nobody waits for room any more."""
         self._over = True
         self._room.set()
+        self._on_data, self._on_sent = _nobody, _nothing
 
     async def room(self) -> None:
         """Until the peer has taken so many control frames that more of them may be queued."""
@@ -160,3 +161,11 @@ class Writer:
         if size > MIN_BODY:
             seconds = max(loop.time() - start, 1e-6)
             self._rate = 0.8 * self._rate + 0.2 * (size / seconds) if self._rate else size / seconds
+
+
+def _nobody(number: int) -> None:
+    pass
+
+
+def _nothing() -> None:
+    pass
