@@ -30,6 +30,7 @@ async def view_link(
     *,
     reads: tuple[str, ...] = (),
     appends: tuple[str, ...] = (),
+    tasks: tuple[str, ...] = (),
     pack: bytes | None = None,
     **options: Any,
 ) -> str:
@@ -37,6 +38,11 @@ async def view_link(
     made = pack or pack_of({path: text.encode() for path, text in files.items()})
     hash, _ = await lab.store("A", made)
     contents = [{"uri": uri, "may_append": uri in appends} for uri in (*appends, *reads)]
-    view = {"title": "Tuesday", "data": json.dumps(data).encode(), "contents": contents}
+    view = {
+        "title": "Tuesday",
+        "data": json.dumps(data).encode(),
+        "contents": contents,
+        "tasks": list(tasks),
+    }
     link = await lab.call("A", "share.create", uri=f"sha1://{hash}/view", view=view, **options)
     return str(link["link"])

@@ -37,6 +37,16 @@ export function fromBase64url(text: string): Bytes {
   }
 }
 
+/** Texts in the order of their code points, as Python sorts: not by UTF-16 units. */
+export function byCodePoint(a: string, b: string): number {
+  const [left, right] = [[...a], [...b]];
+  for (let i = 0; i < Math.min(left.length, right.length); i++) {
+    const step = left[i]!.codePointAt(0)! - right[i]!.codePointAt(0)!;
+    if (step) return step;
+  }
+  return left.length - right.length;
+}
+
 export const utf8 = (text: string): Bytes => new TextEncoder().encode(text);
 
 export function u64(value: number): Bytes {

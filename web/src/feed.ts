@@ -9,7 +9,8 @@ import { within } from "./link.js";
 import { asBytes, asHashes, asInt, asList, pack } from "./msgpack.js";
 import type { Item, Stream } from "./stream.js";
 import type { Goal } from "./share.js";
-import { isFinal, type Visit } from "./visit.js";
+import { type Access, isFinal } from "./access.js";
+import type { Visit } from "./visit.js";
 
 export interface Message {
   readonly number: number;
@@ -180,10 +181,10 @@ function split(body: Bytes): Bytes[] {
  * hears of interruptions (null: it goes on).
  */
 export async function* follow(
-  visit: Visit,
+  visit: Access,
   signal: AbortSignal,
   tell: (error: KacheryError | null) => void,
-  goal: Goal = visit.share,
+  goal: Goal,
   from: number | null = null,
 ): AsyncGenerator<Message[], void, undefined> {
   let position = from;
@@ -208,13 +209,13 @@ export async function* follow(
   }
 }
 
-const params = (visit: Visit, { target }: Goal, position: number, quiet: boolean) => {
-  if (target.kind !== "feed") throw violation("a link to a file");
-  return { target, wire: { channel: visit.share.pass.channel, feed: target.feed, subfeed: target.subfeed, position, stop: null, quiet } };
+const params = (visit: Access, { target }: Goal, position: number, quiet: boolean) => {
+  if (target.kind !== "feed") throw violation("no subfeed");
+  return { target, wire: { channel: visit.channel, feed: target.feed, subfeed: target.subfeed, position, stop: null, quiet } };
 };
 
 /** How long the log is: the first word of a holder. */
-async function newest(visit: Visit, goal: Goal): Promise<number> {
+async function newest(visit: Access, goal: Goal): Promise<number> {
   const { target, wire } = params(visit, goal, 0, true);
   return visit.withHolders(goal, async (link) => {
     const stream = link.stream("feed.follow", wire);
@@ -228,7 +229,7 @@ async function newest(visit: Visit, goal: Goal): Promise<number> {
   }, MAX_TRIES);
 }
 
-async function* followOnce(visit: Visit, goal: Goal, position: number, signal: AbortSignal): AsyncGenerator<Message[], void, undefined> {
+async function* followOnce(visit: Access, goal: Goal, position: number, signal: AbortSignal): AsyncGenerator<Message[], void, undefined> {
   const { target, wire } = params(visit, goal, position, false);
   const following = new Following(target.feed, target.subfeed, position);
   const { stream, first } = await visit.withHolders(goal, async (link) => {
@@ -257,7 +258,7 @@ async function next(stream: Stream, before: Item): Promise<Item | null> {
  */
 export async function append(visit: Visit, goal: Goal, texts: readonly string[], id: Bytes): Promise<number> {
   const { target } = goal;
-  if (target.kind !== "feed") throw violation("a link to a file");
+  if (target.kind !== "feed") throw violation("no subfeed");
   const wire = { channel: visit.share.pass.channel, feed: target.feed, subfeed: target.subfeed, name: target.name, submission: id };
   const body = utf8(texts.join("\n"));
   for (let tries = 1; ; tries++) {

@@ -21,7 +21,7 @@ import { asHashes, asInt, asList, asMap } from "./msgpack.js";
 import type { Item, Stream } from "./stream.js";
 import { leadsTo } from "./tree.js";
 import type { Goal, Target } from "./share.js";
-import { type Holder, isFinal, type Visit } from "./visit.js";
+import { type Access, type Holder, isFinal } from "./access.js";
 
 export interface Piece {
   readonly offset: number;
@@ -41,7 +41,7 @@ export class RemoteFile {
   source = "";
 
   private constructor(
-    private readonly visit: Visit,
+    private readonly visit: Access,
     private readonly goal: Goal,
     private readonly target: FileTarget,
     private readonly hash: Hashers,
@@ -55,9 +55,9 @@ export class RemoteFile {
   }
 
   /** Finds out how large it is, and by what it can be verified. */
-  static async open(visit: Visit, goal: Goal = visit.share): Promise<RemoteFile> {
+  static async open(visit: Access, goal: Goal): Promise<RemoteFile> {
     const { target } = goal;
-    if (target.kind !== "file") throw violation("a link to a feed");
+    if (target.kind !== "file") throw violation("no file");
     const hash = await hashers();
     return visit.withHolders(goal, async (link, holder) => {
       const named = target.manifest ? await fetchManifest(visit, link, hash, target) : null;
@@ -133,7 +133,7 @@ export class RemoteFile {
     const aligned = Math.min(Math.ceil(stop / BLOCK) * BLOCK, this.size);
     const stream = await this.visit.withHolders(this.goal, async (link, holder) => {
       this.source = holder.label;
-      const params = { channel: this.visit.share.pass.channel, sha1: fromHex(this.target.sha1), ranges: [[start, aligned]], proofs: true };
+      const params = { channel: this.visit.channel, sha1: fromHex(this.target.sha1), ranges: [[start, aligned]], proofs: true };
       const opened = link.stream("file.read", params);
       // The first piece is waited for here, so that a holder that has it not is not asked again.
       return { opened, first: await nextOf(opened), holder };
@@ -207,8 +207,8 @@ async function ahead(item: Item | null): Promise<Opened | null> {
   return { item, body: await item.tail.open() };
 }
 
-async function open(visit: Visit, link: Link, sha1: string): Promise<Info> {
-  const answer = asMap(await link.request("file.open", { channel: visit.share.pass.channel, sha1: fromHex(sha1) }), "an answer");
+async function open(visit: Access, link: Link, sha1: string): Promise<Info> {
+  const answer = asMap(await link.request("file.open", { channel: visit.channel, sha1: fromHex(sha1) }), "an answer");
   const size = asInt(answer.size, "a size", 0, MAX_FILE);
   const inline = answer.inline;
   if (inline !== null && !(inline instanceof Uint8Array && inline.length === size && size <= INLINE_FILE))
@@ -216,10 +216,10 @@ async function open(visit: Visit, link: Link, sha1: string): Promise<Info> {
   return { size, inline: inline as Bytes | null };
 }
 
-async function readAll(visit: Visit, link: Link, sha1: string, size: number): Promise<Bytes> {
+async function readAll(visit: Access, link: Link, sha1: string, size: number): Promise<Bytes> {
   const whole = new Uint8Array(size);
   if (size === 0) return whole;
-  const params = { channel: visit.share.pass.channel, sha1: fromHex(sha1), ranges: [[0, size]], proofs: false };
+  const params = { channel: visit.channel, sha1: fromHex(sha1), ranges: [[0, size]], proofs: false };
   const stream = link.stream("file.read", params);
   try {
     let at = 0;
@@ -239,7 +239,7 @@ async function readAll(visit: Visit, link: Link, sha1: string, size: number): Pr
   }
 }
 
-async function fetchManifest(visit: Visit, link: Link, hash: Hashers, target: FileTarget): Promise<Manifest> {
+async function fetchManifest(visit: Access, link: Link, hash: Hashers, target: FileTarget): Promise<Manifest> {
   const sha1 = target.manifest!;
   const info = await open(visit, link, sha1);
   if (info.size > MAX_PAGE_MANIFEST) throw violation("a manifest that is too long");

@@ -6,10 +6,16 @@ import { type Bytes, concat, utf8 } from "./bytes.js";
 
 const DOMAIN = utf8("kachery-p2p:");
 
-const signed = (context: string, message: Uint8Array): Bytes =>
+export const signed = (context: string, message: Uint8Array): Bytes =>
   concat(DOMAIN, utf8(context), Uint8Array.of(0), message);
 
-export class NodeKey {
+/** Whoever can sign as a node; a key of the browser's own does so later. */
+export interface Signer {
+  readonly public: Bytes;
+  sign(context: string, message: Uint8Array): Bytes | Promise<Bytes>;
+}
+
+export class NodeKey implements Signer {
   readonly public: Bytes;
 
   /** `seed`: 32 bytes; whoever has it is the node. */

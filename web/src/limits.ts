@@ -68,6 +68,34 @@ export const MAX_VIEW = 16_777_216;
 /** Messages that are appended at once. */
 export const MAX_VISITOR_MESSAGES = 1_000;
 
+/** Nodes whose word for a result counts, of those that a link names. */
+export const MAX_LINK_RUNNERS = 8;
+/** Characters of a function's id and of why it failed, bytes of its arguments, of those that go with the
+ * request, of what it printed in one update, and of a result that comes with the answer. */
+export const MAX_FUNCTION_ID = 200;
+export const MAX_TASK_REASON = 2_000;
+export const MAX_TASK_KWARGS = 1_000_000;
+export const SHORT_TASK_KWARGS = 16_000;
+export const MAX_TASK_LOG = 8_000;
+export const MAX_INLINE_RESULT = 32_000;
+/** Tasks that wait in one node, arguments of a function that are described, functions of one answer. */
+export const MAX_TASKS_QUEUED = 10_000;
+export const MAX_TASK_PARAMETERS = 32;
+export const MAX_PARAMETER_CHOICES = 20;
+export const MAX_TASK_FUNCTIONS = 1_000;
+/** Of a channel's document: bytes, members, proxies, characters of a URL. */
+export const MAX_CHANNEL_DOCUMENT = 1_048_576;
+export const MAX_MEMBERS = 5_000;
+export const MAX_BOOTSTRAPS = 32;
+export const MAX_URL = 2_000;
+/** Of an invitation: characters around it, proxies in it. */
+export const MAX_INVITATION_TEXT = 20_000;
+export const MAX_INVITATION_BOOTSTRAPS = 4;
+/** Nodes that are said to be online, and admissions that a node keeps, and those of one note. */
+export const MAX_ONLINE = 1_000;
+export const MAX_ADMISSIONS = 500;
+export const ADMISSIONS_PER_NOTE = 30;
+
 /** Characters of what follows `#` in a link. */
 export const MAX_FRAGMENT = 16_384;
 /** Bytes of a manifest that the page reads: 2,000,000 blocks are not described in more. */
@@ -104,5 +132,17 @@ export const VIEW_AT_ONCE = 6;
 export const VIEW_BYTES = 67_108_864;
 /** Seconds for which it is remembered who has what. */
 export const HOLDERS_SECONDS = 10;
+/** Seconds after which it is asked anew who is online and what is on offer. */
+export const LOOK_AGAIN_SECONDS = 15;
+/** Nodes that are asked what they run, and answers of one of them. */
+export const OFFERING_NODES = 64;
+export const OFFER_PAGES = 10;
+/** Characters of what a function printed that are shown, the newest; runs that a page remembers. */
+export const SHOWN_LOG = 100_000;
+export const KEPT_RUNS = 50;
+/** URIs that the page remembers of a channel. */
+export const KEPT_URIS = 100;
+/** Tasks that a view has run at once. */
+export const VIEW_TASKS = 4;
 /** Bytes of a download that are gathered in memory; more goes to a file as it comes. */
 export const SAVED_IN_MEMORY = 67_108_864;

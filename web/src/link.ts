@@ -3,9 +3,9 @@
  * serves nothing: what the other side asks is refused, as docs/protocol.md says.
  */
 
-import { type Bytes, concat } from "./bytes.js";
+import { type Bytes, concat, hex } from "./bytes.js";
 import { asKacheryError, KacheryError, violation } from "./errors.js";
-import { keyedHash, type NodeKey } from "./identity.js";
+import { keyedHash, type Signer } from "./identity.js";
 import {
   DEAD_SECONDS,
   HANDSHAKE_SECONDS,
@@ -15,7 +15,7 @@ import {
   REQUEST_SECONDS,
   STREAM_CREDIT,
 } from "./limits.js";
-import { asInt, asMap, asText, pack, packArray, packBinaryMap } from "./msgpack.js";
+import { asInt, asList, asMap, asText, pack, packArray, packBinaryMap } from "./msgpack.js";
 import { Initiator } from "./noise.js";
 import { DATA, type Received, SEAL_BYTES, Session } from "./session.js";
 import { Stream } from "./stream.js";
@@ -26,6 +26,17 @@ const [HELLO, REQUEST, RESPONSE, FAILURE, OPEN, , CREDIT, END, NOTE, PING, PONG,
 ] as const;
 const SOFTWARE = "kachery-web";
 const MAX_ID = 2 ** 53 - 1;
+
+/** What this end says of itself: on which channel it is, with which version of its document. */
+export interface Greeting {
+  readonly channel: Uint8Array;
+  readonly version: number;
+  readonly roles: readonly string[];
+  readonly label: string;
+}
+
+/** Of who holds an invitation or a pass, and is no member. */
+export const guestOf = (channel: Uint8Array): Greeting => ({ channel, version: 0, roles: [], label: "" });
 
 interface Answer {
   resolve(result: unknown): void;
@@ -49,6 +60,10 @@ export async function within<T>(seconds: number, what: string, work: Promise<T>)
 export class Link {
   /** What the other node calls itself. */
   label = "";
+  /** Of its channels, as tags: see `versionOf`. */
+  private channels: Record<string, unknown> = {};
+  /** Hears what the other side says without being asked. */
+  onNote: (topic: unknown, params: unknown) => void = () => undefined;
   closedBy: KacheryError | null = null;
   private number = -1;
   private readonly answers = new Map<number, Answer>();
@@ -74,14 +89,14 @@ export class Link {
   }
 
   /**
-   * Handshake and greet, as a guest of `channel`.
+   * Handshake and greet.
    *
    * Throws a KacheryError: why there is no link. The transport is closed then.
    */
-  static async open(transport: Transport, node: NodeKey, expected: Uint8Array, channel: Uint8Array): Promise<Link> {
+  static async open(transport: Transport, node: Signer, expected: Uint8Array, greeting: Greeting): Promise<Link> {
     try {
       const link = await within(HANDSHAKE_SECONDS, "The handshake", Link.shakeHands(transport, node, expected));
-      link.sayHello(node, channel);
+      link.sayHello(node, greeting);
       void link.run();
       const first = Promise.race([link.hello, link.ended]);
       await within(HANDSHAKE_SECONDS, "The greeting", first);
@@ -93,13 +108,13 @@ export class Link {
     }
   }
 
-  private static async shakeHands(transport: Transport, node: NodeKey, expected: Uint8Array): Promise<Link> {
+  private static async shakeHands(transport: Transport, node: Signer, expected: Uint8Array): Promise<Link> {
     const random = () => crypto.getRandomValues(new Uint8Array(32));
     const initiator = new Initiator(node, expected, { static: random(), ephemeral: random() });
     transport.send(initiator.first());
     const second = await transport.receive();
     if (second === null) throw new KacheryError("link-closed", { reason: "the other side hung up" });
-    const { third, keys } = initiator.finish(second);
+    const { third, keys } = await initiator.finish(second);
     transport.send(third);
     return new Link(transport, new Session(keys));
   }
@@ -113,19 +128,25 @@ export class Link {
     return this.session.hash;
   }
 
-  private sayHello(node: NodeKey, channel: Uint8Array): void {
-    const tag = keyedHash(16, this.hash, "kachery-channel", concat(channel, node.public));
+  private sayHello(node: Signer, { channel, version, roles, label }: Greeting): void {
+    const tag = tagOf(this.hash, channel, node.public);
     this.write(
       packArray([
         pack(HELLO),
         pack(SOFTWARE),
         pack(Date.now() / 1000),
-        pack(""),
+        pack(label),
         pack([]),
-        packBinaryMap(tag, [0, []]),
+        packBinaryMap(tag, [version, roles]),
         pack(new Uint8Array(0)),
       ]),
     );
+  }
+
+  /** Which version of a channel's document the other side says it has; 0 if it says none. */
+  versionOf(channel: Uint8Array): number {
+    const said = this.channels[hex(tagOf(this.hash, channel, this.peer))];
+    return said === undefined ? 0 : asInt(asList(said, "a channel", 2)[0], "a version", 0, Number.MAX_SAFE_INTEGER);
   }
 
   private async run(): Promise<void> {
@@ -174,6 +195,7 @@ export class Link {
           const header = pack([DATA, id, meta, 1, body.length + SEAL_BYTES]);
           if (!this.closedBy) this.transport.send(this.session.sealBody(header, body));
         },
+        bare: (id, meta) => this.write(pack([DATA, id, meta, 0, 0])),
         ended: (id) => this.streams.delete(id),
         sayEnd: (id) => this.write(pack([END, id, "", {}])),
       },
@@ -234,6 +256,7 @@ export class Link {
         if (this.greeted) throw violation("a second hello");
         this.greeted = true;
         this.label = asText(rest[1], "a label", MAX_LABEL);
+        this.channels = asMap(rest[3], "channels");
         this.onGreeted();
         break;
       case REQUEST:
@@ -264,6 +287,9 @@ export class Link {
         this.write(pack([PONG, asInt(first, "a token", -MAX_ID, MAX_ID)]));
         break;
       case NOTE:
+        if (first === "channels") this.channels = asMap(rest[0], "channels");
+        this.onNote(first, rest[0]);
+        break;
       case PONG:
         break;
       case BYE:
@@ -292,6 +318,10 @@ export class Link {
     return number;
   }
 }
+
+/** By which a node names a channel to who knows it. */
+const tagOf = (hash: Uint8Array, channel: Uint8Array, node: Uint8Array): Bytes =>
+  keyedHash(16, hash, "kachery-channel", concat(channel, node));
 
 /** An error that came: a code and fields. One that blames the receiver counts as the other side's. */
 function told(items: readonly unknown[]): KacheryError {

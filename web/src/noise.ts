@@ -6,7 +6,7 @@ import { hmac } from "@noble/hashes/hmac.js";
 import { sha256 } from "@noble/hashes/sha2.js";
 import { type Bytes, concat, equal, u64, utf8 } from "./bytes.js";
 import { KacheryError, violation } from "./errors.js";
-import { type NodeKey, verify } from "./identity.js";
+import { type Signer, verify } from "./identity.js";
 import { MAX_HANDSHAKE_MESSAGE, PROTOCOL_VERSION } from "./limits.js";
 import { asBytes, asMap, pack, unpack } from "./msgpack.js";
 
@@ -41,7 +41,7 @@ export class Initiator {
 
   /** `expected`: the public key of the node that must answer. */
   constructor(
-    private readonly node: NodeKey,
+    private readonly node: Signer,
     private readonly expected: Uint8Array,
     private readonly random: Randomness,
   ) {
@@ -58,7 +58,7 @@ export class Initiator {
   }
 
   /** The third message and the keys, from the second message. */
-  finish(message: Uint8Array): { third: Bytes; keys: Keys } {
+  async finish(message: Uint8Array): Promise<{ third: Bytes; keys: Keys }> {
     const rest = stripped(message);
     if (rest.length < 32 + 32 + TAG + TAG) throw violation("a handshake message that is too short");
     this.remoteEphemeral = rest.slice(0, 32) as Bytes;
@@ -70,7 +70,7 @@ export class Initiator {
     const staticKey = x25519.getPublicKey(this.random.static) as Bytes;
     const sealedStatic = this.encrypt(staticKey);
     this.mixKey(this.random.static, this.remoteEphemeral);
-    const signature = this.node.sign(STATIC_CONTEXT, staticKey);
+    const signature = await this.node.sign(STATIC_CONTEXT, staticKey);
     const third = concat(PREFIX, sealedStatic, this.encrypt(pack({ id: this.node.public, sig: signature })));
     const [send, receive] = expand(this.chain, new Uint8Array(0));
     return { third, keys: { send, receive, hash: this.hash, peer } };

@@ -4,7 +4,7 @@ import { sha256 } from "@noble/hashes/sha2.js";
 import { type Bytes, equal, fromBase64url, fromHex } from "./bytes.js";
 import { KacheryError } from "./errors.js";
 import { keyedHash, NodeKey, verify } from "./identity.js";
-import { MAX_FRAGMENT, MAX_LABEL, MAX_PASS_BYTES, MAX_PASS_SCOPE, MAX_VIEW_DATA, MAX_VIEW_TITLE } from "./limits.js";
+import { MAX_FRAGMENT, MAX_FUNCTION_ID, MAX_LABEL, MAX_LINK_RUNNERS, MAX_PASS_BYTES, MAX_PASS_SCOPE, MAX_VIEW_DATA, MAX_VIEW_TITLE } from "./limits.js";
 import { asBool, asBytes, asInt, asList, asText, pack, unpack } from "./msgpack.js";
 
 const VERSION = 1;
@@ -26,6 +26,7 @@ export interface Pass {
 
 export type Target =
   | { readonly kind: "file"; readonly sha1: string; readonly manifest: string | null; readonly name: string }
+  | { readonly kind: "task"; readonly function: string; readonly name: string }
   | { readonly kind: "feed"; readonly feed: Bytes; readonly subfeed: Bytes; readonly name: string };
 
 /** Something that a link is to. `mayAppend`: messages may be added to that subfeed. */
@@ -43,6 +44,10 @@ export interface LinkedView {
   /** JSON. */
   readonly data: string;
   readonly goals: readonly Goal[];
+  /** Functions that it may have run. */
+  readonly tasks: readonly Goal[];
+  /** Nodes whose word for what they computed counts. */
+  readonly runners: readonly Bytes[];
 }
 
 export interface Share extends Goal {
@@ -96,9 +101,17 @@ function goalOf(text: unknown, list: unknown, mayAppend: boolean, sha1: (data: U
   return { uri, target: parseTarget(uri, sha1), keys, mayAppend };
 }
 
+/** A function, as those are looked for who run it. */
+export const taskGoal = (name: string, keys: readonly Bytes[] = []): Goal => ({
+  uri: "",
+  target: { kind: "task", function: name, name },
+  keys,
+  mayAppend: false,
+});
+
 function viewOf(value: unknown, sha1: (data: Uint8Array) => Bytes): LinkedView | null {
   if (value === null) return null;
-  const [title, data, contents] = asList(value, "a view", 3);
+  const [title, data, contents, tasks = [], runners = []] = asList(value, "a view", 3);
   return {
     title: asText(title, "a title", MAX_VIEW_TITLE),
     data: new TextDecoder("utf-8", { fatal: true }).decode(asBytes(data, "the data of a view", 1, MAX_VIEW_DATA)),
@@ -106,6 +119,11 @@ function viewOf(value: unknown, sha1: (data: Uint8Array) => Bytes): LinkedView |
       const [uri, keys, append] = asList(each, "a content", 3);
       return goalOf(uri, keys, asBool(append, "may_append"), sha1);
     }),
+    tasks: asList(tasks, "functions", 0, MAX_PASS_SCOPE).map((each) => {
+      const [name, keys] = asList(each, "a function", 2);
+      return taskGoal(asText(name, "a function", MAX_FUNCTION_ID), asList(keys, "keys", 1, 1).map((key) => asBytes(key, "a key", 16)));
+    }),
+    runners: asList(runners, "nodes", 0, MAX_LINK_RUNNERS).map((each) => asBytes(each, "a node id", 32)),
   };
 }
 
@@ -155,6 +173,6 @@ export function prove(share: Share, verifier: Uint8Array, visitor: Uint8Array, h
   return new NodeKey(share.seed).sign("pass proof", pack([share.pass.channel, verifier, visitor, hash]));
 }
 
-export const markOf = (secret: Uint8Array, person: "kachery-file" | "kachery-feed", identifier: Uint8Array): Bytes =>
+export const markOf = (secret: Uint8Array, person: "kachery-file" | "kachery-feed" | "kachery-task" | "kachery-backend", identifier: Uint8Array): Bytes =>
   keyedHash(16, secret, person, identifier);
 

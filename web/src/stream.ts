@@ -20,6 +20,7 @@ export interface StreamHost {
   credit(id: number, more: number): void;
   data(id: number, meta: unknown, tail: Bytes): void;
   sealed(id: number, meta: unknown, body: Bytes): void;
+  bare(id: number, meta: unknown): void;
   ended(id: number): void;
   sayEnd(id: number): void;
 }
@@ -81,6 +82,13 @@ export class Stream {
     while (this.mine < cost) await this.open();
     this.mine -= cost;
     this.host.sealed(this.id, meta, body);
+  }
+
+  /** Send a piece without a body. */
+  async sendMeta(meta: unknown): Promise<void> {
+    while (this.mine < FRAME_OVERHEAD) await this.open();
+    this.mine -= FRAME_OVERHEAD;
+    this.host.bare(this.id, meta);
   }
 
   /** Nothing more is wanted of it. */

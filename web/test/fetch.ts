@@ -21,7 +21,7 @@ try {
   const share = await parseFragment(fragment, (await hashers()).sha1);
   const visit = new Visit(share, { url: page.replace(/^http/, "ws"), connect });
   if (share.target.kind === "file") {
-    const file = await RemoteFile.open(visit);
+    const file = await RemoteFile.open(visit, share);
     const began = performance.now();
     const start = [...(await file.bytes(0, Math.min(64, file.size)))];
     let pieces = 0;
@@ -31,7 +31,7 @@ try {
     const ended = new AbortController();
     let left = Number(most);
     const told = (error: unknown) => error && process.stderr.write(`${String(error)}\n`);
-    for await (const messages of follow(visit, ended.signal, told)) {
+    for await (const messages of follow(visit, ended.signal, told, share)) {
       messages.slice(0, left).forEach(say);
       left -= messages.length;
       if (left <= 0) ended.abort();

@@ -43,22 +43,22 @@ const checks: { [name: string]: () => void | Promise<void> } = {
     assert(!verify(small, "pass", v("message"), forged), "a key of small order");
   },
 
-  handshake() {
+  async handshake() {
     const v = of("handshake");
     const begin = (expected: Bytes) => {
       const initiator = new Initiator(new NodeKey(v("seed")), expected, { static: v("static"), ephemeral: v("ephemeral") });
       same(initiator.first(), v("message 1"), "message 1");
       return initiator;
     };
-    const { third, keys } = begin(v("peer")).finish(v("message 2"));
+    const { third, keys } = await begin(v("peer")).finish(v("message 2"));
     same(third, v("message 3"), "message 3");
     same(keys.hash, v("h"), "h");
     same(keys.send, v("send"), "send");
     same(keys.receive, v("receive"), "receive");
     same(keys.peer, v("peer"), "peer");
     for (let at = 0; at < v("message 2").length; at++)
-      assert.throws(() => begin(v("peer")).finish(flipped(v("message 2"), at)), `byte ${at} changed`);
-    assert.throws(() => begin(v("seed")).finish(v("message 2")), "another node than was expected");
+      await assert.rejects(() => begin(v("peer")).finish(flipped(v("message 2"), at)), `byte ${at} changed`);
+    await assert.rejects(() => begin(v("seed")).finish(v("message 2")), "another node than was expected");
   },
 
   async records() {

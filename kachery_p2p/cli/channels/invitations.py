@@ -56,6 +56,9 @@ def invite(
         f"{roles_text(made['roles'])}. The newcomer runs, with this line:"
     )
     output.note("  kachery-p2p channel join INVITATION")
+    if made["link"]:
+        output.note("Or opens this link in a browser, with nothing installed:")
+        output.note(f"  {made['link']}")
     output.note("To revoke it:")
     output.note(
         f"  kachery-p2p channel revoke-invite {quoted(made['channel'])} {made['id'][:_SHOWN_DIGITS]}"

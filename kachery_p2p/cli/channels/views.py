@@ -23,6 +23,13 @@ from .shares import link_options, say_link
 @click.option(
     "--append", metavar="FEED_URI", multiple=True, help="A subfeed to which the view may append."
 )
+@click.option(
+    "--task",
+    "tasks",
+    metavar="FUNCTION",
+    multiple=True,
+    help="A function that the view may have run.",
+)
 @link_options
 @with_output
 @pass_output
@@ -32,6 +39,7 @@ def view(
     data: str | None,
     title: str,
     append: tuple[str, ...],
+    tasks: tuple[str, ...],
     channel: str | None,
     expires: float | None,
     once: bool,
@@ -39,7 +47,7 @@ def view(
     """Print a link that opens a view in any browser: a folder with an index.html, and its data.
 
     The view runs in a frame that has no network and no storage. It can read the files and subfeeds that
-    --data names, append to those of --append, and nothing else.
+    --data names, append to those of --append, have the functions of --task run, and nothing else.
 
     \b
     Example:
@@ -51,6 +59,7 @@ def view(
         _value(data),
         title=title,
         append=append,
+        tasks=tasks,
         channel=channel,
         expires_in=PASS_SECONDS if expires is None else expires,
         once=once,

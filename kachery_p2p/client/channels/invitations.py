@@ -30,8 +30,9 @@ async def achannel_invite(
         expires_in: seconds from now.
 
     Returns:
-        ``line``, what to send to the newcomer, who joins with :func:`channel_join`; it is kept
-        nowhere. And id, label, roles, uses, expires_at.
+        ``line``, what to send to the newcomer, who joins with :func:`channel_join`; it is kept nowhere.
+        ``link``, the same for a browser, which joins with nothing installed; empty if no proxy of the
+        channel has a page that browsers trust. And id, label, roles, uses, expires_at.
 
     Raises:
         AccessDenied, BadInput, UnknownChannel, DaemonNotRunning

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from kachery_p2p.client.session.connection import Connection, connection
+from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import (
     AccessDenied,
     BadInput,
@@ -39,6 +40,7 @@ from .processes import ProcessPool
 from .renewal import Renewal
 from .reports import JobReports
 from .run import Job, Outcome, failure
+from .signatures import signature_of
 
 _log = logging.getLogger("kachery_p2p.tasks")
 
@@ -96,6 +98,8 @@ class Backend:
             for id, each in functions.items()
             if each.type == "pure-calculation"
         }
+        signatures = {id: signature_of(each.function) for id, each in functions.items()}
+        self._signatures = {id: codec.plain(each) for id, each in signatures.items() if each}
         self._warned: set[str] = set()
         self._id = os.urandom(TASK_BYTES)
         self._jobs: dict[bytes, _Running] = {}
@@ -162,6 +166,7 @@ class Backend:
                 "slots": self._runner.slots,
                 "label": self._label,
                 "codes": self._codes,
+                "signatures": self._signatures,
                 "running": [*actions, *(id for id in self._ends if id not in actions)],
             },
             on_progress=on_progress,

@@ -31,6 +31,7 @@ async def aview_url(
     *,
     title: str = "",
     append: Iterable[str] = (),
+    tasks: Iterable[str] = (),
     channel: str | None = None,
     expires_in: float = PASS_SECONDS,
     once: bool = False,
@@ -49,6 +50,8 @@ async def aview_url(
         title: for people.
         append: subfeeds of this node (``feed://.../<subfeed>``) to which the view may add messages:
             so what somebody chooses in the browser arrives here.
+        tasks: ids of task functions that the view may have run, with any arguments, by the nodes of the
+            channel that offer them. Before an action runs, the person at the browser is asked.
         channel, expires_in, once: as for :func:`share`.
 
     Returns:
@@ -65,6 +68,7 @@ async def aview_url(
         data,
         title=title,
         append=append,
+        tasks=tasks,
         channel=channel,
         expires_in=expires_in,
         once=once,
@@ -78,6 +82,7 @@ async def aview_info(
     *,
     title: str = "",
     append: Iterable[str] = (),
+    tasks: Iterable[str] = (),
     channel: str | None = None,
     expires_in: float = PASS_SECONDS,
     once: bool = False,
@@ -87,6 +92,7 @@ async def aview_info(
     if len(title) > MAX_VIEW_TITLE:
         raise BadInput(what="title", reason=f"it has more than {MAX_VIEW_TITLE} characters")
     appended = [append] if isinstance(append, str) else list(append)
+    functions = [tasks] if isinstance(tasks, str) else list(tasks)
     text = _json(data)
     # A subfeed to which a view appends is one that it reads, once.
     named = dict.fromkeys([*appended, *_uris_in(data)])
@@ -97,7 +103,7 @@ async def aview_info(
         channel=channel,
         expires_in=expires_in,
         once=once,
-        view={"title": title, "data": text, "contents": contents},
+        view={"title": title, "data": text, "contents": contents, "tasks": functions},
     )
 
 

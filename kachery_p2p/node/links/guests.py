@@ -13,7 +13,7 @@ Invariant: a pass is valid for this node alone: what a proxy says of a visitor c
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 
 from kachery_p2p.node.context import Context
@@ -31,6 +31,7 @@ from kachery_p2p.protocol.limits import (
     GUEST_SECONDS,
     MAX_GUESTS,
     MAX_REVOCATIONS,
+    MAX_VISITOR_RESULTS,
     MAX_VISITORS,
 )
 
@@ -72,6 +73,8 @@ class Visitors:
         self._context = context
         self._book = context.book
         self._links: dict[Link, Visiting] = {}
+        self._given: dict[Link, deque[bytes]] = {}
+        """Marks of what a visitor may have beside what its pass is to: results of its tasks."""
         self.revoked: dict[bytes, dict[tuple[bytes, bytes], Revocation]] = {}
         """By channel, then by the node that made the pass and the pass's id."""
 
@@ -86,11 +89,19 @@ class Visitors:
         self._links[link] = visiting
         if len(self._links) > MAX_VISITORS:
             oldest = max((x for x in self._links if x is not link), key=lambda x: x.idle_seconds)
-            del self._links[oldest]
+            self.discard(oldest)
             oldest.close(Busy(limit=f"{MAX_VISITORS} visitors at once"))
 
     def discard(self, link: Link) -> None:
         self._links.pop(link, None)
+        self._given.pop(link, None)
+
+    def give(self, link: Link, mark: Mark) -> None:
+        """From this node, and while it is linked, a visitor may have this as if its pass were to it."""
+        visiting = self._links.get(link)
+        if visiting is not None and visiting.secret:
+            given = self._given.setdefault(link, deque(maxlen=MAX_VISITOR_RESULTS))
+            given.append(mark(visiting.secret))
 
     def is_revoked(self, visitor_pass: VisitorPass) -> bool:
         key = visitor_pass.home, visitor_pass.id
@@ -128,6 +139,8 @@ class Visitors:
     def require(self, link: Link, channel: bytes, role: str, mark: Mark) -> None:
         """As :meth:`require_any`, and AccessDenied unless the pass is to the content with that mark."""
         visiting = self._checked(link, channel, role)
+        if visiting.secret and mark(visiting.secret) in self._given.get(link, ()):
+            return
         require_covered(visiting, role, mark, self._name(channel))
 
     def require_home(self, link: Link, channel: bytes) -> VisitorPass:

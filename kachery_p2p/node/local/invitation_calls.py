@@ -24,6 +24,7 @@ from msgspec import Meta
 from kachery_p2p.protocol.channels.document import check_label
 from kachery_p2p.protocol.channels.invitation import is_invitation, parse_line, to_line
 from kachery_p2p.protocol.channels.roles import parse_roles
+from kachery_p2p.protocol.channels.share_link import is_secure, page_of, page_proxy
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import INVITATION_SECONDS
 from kachery_p2p.storage.channels.invitations import InvitationRow
@@ -84,7 +85,9 @@ class InvitationCalls:
         )
         self._services.bootstraps.hurry()  # whoever gets it will come through them soon
         described = self._services.invitations.describe(row)
-        return described | {"line": to_line(invitation), "channel": invitation.name}
+        line, proxy = to_line(invitation), page_proxy(invitation.bootstraps)
+        link = f"{page_of(proxy.url)}#{line}" if is_secure(proxy.url) else ""
+        return described | {"line": line, "channel": invitation.name, "link": link}
 
     async def _invites(self, params: OnChannel, live: LiveCall) -> Any:
         channel = self._services.context.book.resolve(params.channel)

@@ -9,7 +9,7 @@ call              parameters                                result
 ================  ========================================  ==========================================
 
 ``view`` says that the file at ``uri`` is the pack of a view: its title, the JSON that it is given, and
-the contents that it may ask for, as uri and may_append.
+the contents that it may ask for, as uri and may_append, and the functions that it may have run.
 
 ``uses`` 0, the default, is any number; ``expires_in`` is in seconds. ``here`` says whether this node
 itself can give what is shared. A share is named by its id, or the beginning of it (8 digits), or by
@@ -18,34 +18,40 @@ the link itself. The link is in the answer to ``share.create`` and kept nowhere.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
+from kachery_p2p.node.tasks.backends import Choice
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.channels.share_link import (
     VERSION,
     LinkedContent,
+    LinkedTask,
     LinkedView,
     ShareLink,
     id_of,
     is_secure,
     page_of,
+    page_proxy,
     to_url,
 )
 from kachery_p2p.protocol.channels.visitor_pass import Mark
-from kachery_p2p.protocol.errors import BadInput
+from kachery_p2p.protocol.errors import BadInput, KacheryError
 from kachery_p2p.protocol.feeds.feed import subfeed_hash
 from kachery_p2p.protocol.feeds.keys import append_key, subfeed_key
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.gossip.keys import ContentKey, provide_role, request_role
 from kachery_p2p.protocol.limits import (
+    MAX_LINK_RUNNERS,
     MAX_PASS_SCOPE,
     MAX_VIEW_DATA,
     MAX_VIEW_TITLE,
     PASS_SECONDS,
 )
+from kachery_p2p.protocol.tasks.keys import task_function_key
 from kachery_p2p.protocol.uri import KacheryUri, build_uri, parse_uri
 from kachery_p2p.storage.channels.passes import PassRow
 
@@ -65,6 +71,7 @@ class _View(msgspec.Struct, frozen=True):
     title: Annotated[str, Meta(max_length=MAX_VIEW_TITLE)]
     data: Annotated[bytes, Meta(max_length=MAX_VIEW_DATA)]
     contents: Annotated[list[_Content], Meta(max_length=MAX_PASS_SCOPE)]
+    tasks: Annotated[list[str], Meta(max_length=MAX_PASS_SCOPE)] = []
 
 
 class _Share(msgspec.Struct, frozen=True):
@@ -119,8 +126,11 @@ class ShareCalls:
         shared = await self._shared(parse_uri(params.uri))
         beside = [await self._beside(each) for each in params.view.contents] if params.view else []
         everything = [shared, *beside]
-        roles = frozenset(request_role(each.contents[0].kind) for each in everything)
+        tasks = [task_function_key(each) for each in params.view.tasks] if params.view else []
+        kinds = [each.contents[0].kind for each in everything] + [each.kind for each in tasks]
+        roles = frozenset(map(request_role, kinds))
         marks = [mark for each in everything for mark in each.marks()]
+        marks += [each.blinded for each in tasks]
         if len(marks) > MAX_PASS_SCOPE:
             reason = f"a link is to {MAX_PASS_SCOPE} contents at most, and large files count twice"
             raise BadInput(what="view", reason=reason)
@@ -133,10 +143,7 @@ class ShareCalls:
                 reason="a link goes through a proxy of the channel, and this node must have its "
                 "secret: see 'kachery-p2p doctor'",
             )
-        # A page from a wss:// proxy works everywhere, one from this computer's own only here.
-        proxy = max(
-            document.bootstraps, key=lambda each: (each.url[:4] == "wss:", is_secure(each.url))
-        )
+        proxy = page_proxy(document.bootstraps)
         if not is_secure(proxy.url):
             raise BadInput(
                 what=f"channel {document.name!r}",
@@ -161,7 +168,9 @@ class ShareCalls:
             shared.keys(secret[1]),
             secret[0],
             proxy.public,
-            _linked(params.view, beside, secret[1]) if params.view else None,
+            None
+            if params.view is None
+            else _linked(params.view, beside, secret[1], await self._runners(params.view, channel)),
         )
         self._services.bootstraps.hurry()  # whoever gets it will come through them soon
         row = PassRow(
@@ -238,6 +247,23 @@ class ShareCalls:
 
         return await services.context.workers.disk(look)
 
+    async def _runners(self, view: _View, channel: bytes) -> tuple[bytes, ...]:
+        """Members that may compute for a view: those that offer its functions now before others."""
+        if not view.tasks:
+            return ()
+        offers: list[Choice] = []
+        with contextlib.suppress(KacheryError):  # a link may be made while nobody computes
+            offers, _ = await self._services.task_backends.all(channel, patience=0)
+        wanted = set(view.tasks)
+        now = [each.holder.node for each in offers if each.holder and each.offer.function in wanted]
+        members = [each.node_id for each in self._book.signed(channel).document.members]
+        able = [
+            each
+            for each in dict.fromkeys([*now, *members])
+            if "provide-tasks" in self._book.effective(channel, each)
+        ]
+        return tuple(bytes.fromhex(each) for each in able[:MAX_LINK_RUNNERS])
+
     async def _list(self, params: Nothing, live: LiveCall) -> Any:
         return {"shares": [self._describe(row) for row in await self._visits.made()]}
 
@@ -271,6 +297,11 @@ class ShareCalls:
         }
 
 
-def _linked(view: _View, beside: list[_Shared], secret: bytes) -> LinkedView:
+def _linked(
+    view: _View, beside: list[_Shared], secret: bytes, runners: tuple[bytes, ...]
+) -> LinkedView:
     contents = tuple(LinkedContent(each.uri, each.keys(secret), each.may_append) for each in beside)
-    return LinkedView(view.title, view.data, contents)
+    tasks = tuple(
+        LinkedTask(each, (task_function_key(each).blinded(secret),)) for each in view.tasks
+    )
+    return LinkedView(view.title, view.data, contents, tasks, runners)

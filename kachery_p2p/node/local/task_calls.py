@@ -11,7 +11,7 @@ method             parameters                                                   
 ``task.publish``   function, type, kwargs, payload, channel?
 ``task.cached``    function, kwargs, channel?, look                                 payload, node, ...
 ``task.offer``     backend, functions, channels, slots, label, running, codes;      (nothing)
-                   ends with the backend; sends progress
+                   signatures; ends with the backend; sends progress
 ``task.take``      backend, most, wait                                              jobs, cancel
 ``task.report``    backend, job, state, fraction, message, log, payload, ...         known
 =================  ===============================================================  ==================
@@ -41,12 +41,14 @@ from kachery_p2p.protocol.limits import (
     MAX_TASK_MESSAGE,
     MAX_TASK_REASON,
     MAX_TASK_RETRIES,
+    MAX_TASK_SIGNATURE,
     MAX_TASK_SLOTS,
     MAX_TASK_TRACEBACK,
     SHORT_TASK_KWARGS,
 )
 from kachery_p2p.protocol.tasks.messages import TaskUpdate, make_update
 from kachery_p2p.protocol.tasks.result import sign_result
+from kachery_p2p.protocol.tasks.signature import TaskSignature
 from kachery_p2p.protocol.tasks.task import (
     Payload,
     TaskType,
@@ -110,6 +112,7 @@ class _Offer(msgspec.Struct, frozen=True):
     label: str = ""
     running: list[_Id] = []
     codes: Annotated[dict[str, _Code], Meta(max_length=MAX_TASK_FUNCTIONS)] = {}
+    signatures: Annotated[dict[str, TaskSignature], Meta(max_length=MAX_TASK_FUNCTIONS)] = {}
 
 
 class _Take(msgspec.Struct, frozen=True):
@@ -214,6 +217,7 @@ class TaskCalls:
                     "node": self._context.node_id if holder is None else holder.node,
                     "label": self._context.label if holder is None else holder.label,
                     **msgspec.structs.asdict(offer),
+                    "signature": codec.plain(offer.signature),
                 }
                 for holder, channel, offer in offers
             ],
@@ -316,6 +320,11 @@ class TaskCalls:
             params.label,
             frozenset(params.running),
             params.codes,
+            {
+                name: each
+                for name, each in params.signatures.items()
+                if each.size <= MAX_TASK_SIGNATURE
+            },
         )
         changed = await self._services.task_results.computed_otherwise(params.codes)
         self._queue.offer(backend)

@@ -26,6 +26,7 @@ from kachery_p2p.protocol.tasks.messages import (
     make_update,
     update_bytes,
 )
+from kachery_p2p.protocol.tasks.signature import TaskSignature
 from kachery_p2p.protocol.tasks.task import TaskType
 
 _JOB_BYTES = 1_000
@@ -99,6 +100,8 @@ class Backend:
     """Actions that it still runs from before this node was started."""
     codes: Mapping[str, str] = field(default_factory=dict)
     """Fingerprints of what its functions do."""
+    signatures: Mapping[str, TaskSignature] = field(default_factory=dict)
+    """What its functions take, as far as it says so."""
     bell: asyncio.Event = field(default_factory=asyncio.Event)
     ready: set[Job] = field(default_factory=set)
     """Actions that a slot is kept for until their requester says that they may begin."""
@@ -209,6 +212,7 @@ def offers_of(
             queued[function],
             allowed(function),
             ", ".join(sorted({backend.label for backend in having if backend.label}))[:MAX_LABEL],
+            next((b.signatures[function] for b in having if function in b.signatures), None),
         )
         for (function, kind), having in sorted(found.items())
     ]

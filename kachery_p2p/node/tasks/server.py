@@ -1,7 +1,8 @@
 """Serves tasks to other nodes: runs of functions that are on offer here, and results that are kept.
 
 Every request is checked: the requester's role, ours, and (:mod:`.queue`) the user's allow list. A
-requester whose role is taken from it while its tasks wait is cut off like one that has gone.
+requester whose role is taken from it while its tasks wait is cut off like one that has gone. A visitor
+runs the functions that its pass names, few at once, and nothing else.
 """
 
 from __future__ import annotations
@@ -14,8 +15,16 @@ from kachery_p2p.node.links.endings import cut
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.protocol import codec
-from kachery_p2p.protocol.errors import KacheryError, ProtocolViolation
-from kachery_p2p.protocol.limits import MAX_SLICE, MAX_TASK_KWARGS, SHORT_TASK_KWARGS
+from kachery_p2p.protocol.errors import Busy, KacheryError, ProtocolViolation
+from kachery_p2p.protocol.files.keys import file_key
+from kachery_p2p.protocol.limits import (
+    MAX_SLICE,
+    MAX_TASK_KWARGS,
+    MAX_VISITOR_TASKS,
+    MAX_VISITOR_TASKS_EACH,
+    SHORT_TASK_KWARGS,
+)
+from kachery_p2p.protocol.tasks.keys import task_function_key
 from kachery_p2p.protocol.tasks.messages import (
     ENDS,
     TASK_OFFERS,
@@ -32,6 +41,7 @@ from kachery_p2p.protocol.tasks.messages import (
 )
 from kachery_p2p.protocol.tasks.result import TaskResult
 from kachery_p2p.protocol.tasks.task import parse_kwargs, task_key
+from kachery_p2p.protocol.uri import parse_uri
 
 from .jobs import Watcher
 from .queue import TaskQueue
@@ -44,13 +54,16 @@ class TaskServer:
         network = self._network = discovery.network
         self._queue = queue
         self._results = results
-        self._running: dict[Stream, tuple[Link, bytes]] = {}
+        self._running: dict[Stream, tuple[Link, bytes, str]] = {}
         network.on_stream_of(TASK_RUN, TaskRun, self._run)
         network.on_request_of(TASK_OFFERS, TaskOffers, self._offers)
         network.on_request_of(TASK_RESULT, TaskResultQuery, self._result)
 
-    def _require(self, link: Link, channel: bytes) -> None:
-        self._network.require_role(link, channel, theirs="request-tasks", ours="provide-tasks")
+    def _require(self, link: Link, channel: bytes, function: str | None = None) -> None:
+        mark = None if function is None else task_function_key(function).blinded
+        self._network.require_role(
+            link, channel, theirs="request-tasks", ours="provide-tasks", mark=mark
+        )
 
     def cut(self) -> None:
         """A channel changed: end the requests of those who may no longer make any."""
@@ -71,10 +84,12 @@ class TaskServer:
         return codec.plain(TaskResultReply(held))
 
     async def _run(self, link: Link, stream: Stream, params: TaskRun) -> None:
-        self._require(link, params.channel)
+        asked = (link, params.channel, params.function)
+        self._require(*asked)
+        self._require_few(link)
         stream.set_group(link.peer)
         # Before anything is waited for: who is removed meanwhile is cut off.
-        self._running[stream] = (link, params.channel)
+        self._running[stream] = asked
         held = 0
         try:
             # For as long as the task may be in the queue its arguments are on the requester's account.
@@ -89,10 +104,11 @@ class TaskServer:
                 parse_kwargs(kwargs)
             link.budget.bytes.give(held - len(kwargs))
             held = len(kwargs)
-            self._require(link, params.channel)
+            self._require(*asked)
             found = await self._find(params, kwargs)
             if found is not None:
-                self._require(link, params.channel)
+                self._require(*asked)
+                self._give(link, found)
                 await stream.send(codec.plain(TaskUpdate("finished", result=found, found=True)))
                 return
             watcher = await self._queue.submit(
@@ -105,13 +121,22 @@ class TaskServer:
                 again=params.again,
             )
             try:
-                await self._converse(stream, watcher)
+                await self._converse(link, stream, watcher)
             finally:
                 self._queue.leave(watcher)
         finally:
             del self._running[stream]
             if held:
                 link.budget.bytes.give(held)
+
+    def _require_few(self, link: Link) -> None:
+        """Raise Busy if visitors have asked for enough: they have what members leave over."""
+        visitors = self._network.visitors
+        if link not in visitors:
+            return
+        theirs = [each for each, _, _ in self._running.values() if each in visitors]
+        if theirs.count(link) >= MAX_VISITOR_TASKS_EACH or len(theirs) >= MAX_VISITOR_TASKS:
+            raise Busy(limit=f"{MAX_VISITOR_TASKS} tasks of visitors at once")
 
     async def _find(self, params: TaskRun, kwargs: bytes) -> TaskResult | None:
         """A result that is there already, if one will do and it does not run now."""
@@ -142,12 +167,22 @@ class TaskServer:
         stream.done(cost)
         return text
 
-    async def _converse(self, stream: Stream, watcher: Watcher) -> None:
+    def _give(self, link: Link, result: TaskResult | None) -> None:
+        """A result that is a file: a visitor may have that, too."""
+        if result is None or result.payload.uri is None:
+            return
+        uri = parse_uri(result.payload.uri)
+        for sha1 in (uri.hash, uri.manifest):
+            if sha1 is not None:
+                self._network.visitors.give(link, file_key(sha1).blinded)
+
+    async def _converse(self, link: Link, stream: Stream, watcher: Watcher) -> None:
         """Tell what becomes of the job, and do what its requester says, until it ends."""
         listening = asyncio.create_task(self._listen(stream, watcher), name="task words")
         try:
             while True:
                 update = await watcher.next()
+                self._give(link, update.result)
                 await stream.send(codec.plain(update))
                 if update.state in ENDS:
                     return

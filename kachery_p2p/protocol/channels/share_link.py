@@ -24,13 +24,15 @@ from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.limits import (
     BLINDED_KEY_BYTES,
     MAX_CHANNEL_NAME,
+    MAX_FUNCTION_ID,
+    MAX_LINK_RUNNERS,
     MAX_PASS_SCOPE,
     MAX_URI,
     MAX_VIEW_DATA,
     MAX_VIEW_TITLE,
 )
 
-from .document import Count, Key
+from .document import Bootstrap, Count, Key
 
 VERSION: Final = 1
 CHECK_BYTES: Final = 4
@@ -54,13 +56,23 @@ class LinkedContent(Struct, frozen=True, array_like=True, forbid_unknown_fields=
     may_append: bool
 
 
+class LinkedTask(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A function that a view may have run. ``keys``: under which those who run it are found."""
+
+    function: Annotated[str, Meta(max_length=MAX_FUNCTION_ID)]
+    keys: _Keys
+
+
 class LinkedView(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """That the file of a link is a view's (:mod:`kachery_p2p.protocol.files.view_pack`), and what the
-    view is given. ``data``: JSON."""
+    view is given. ``data``: JSON. ``runners``: members whose word counts for what a task gave, as
+    that of the node which made the link does; a visitor knows no others."""
 
     title: Annotated[str, Meta(max_length=MAX_VIEW_TITLE)]
     data: Annotated[bytes, Meta(max_length=MAX_VIEW_DATA)]
     contents: Annotated[tuple[LinkedContent, ...], Meta(max_length=MAX_PASS_SCOPE)]
+    tasks: Annotated[tuple[LinkedTask, ...], Meta(max_length=MAX_PASS_SCOPE)] = ()
+    runners: Annotated[tuple[Key, ...], Meta(max_length=MAX_LINK_RUNNERS)] = ()
 
 
 class ShareLink(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -77,6 +89,12 @@ class ShareLink(Struct, frozen=True, array_like=True, forbid_unknown_fields=True
     secret_version: Count
     proxy: Key
     view: LinkedView | None = None
+
+
+def page_proxy(bootstraps: tuple[Bootstrap, ...]) -> Bootstrap:
+    """Of a channel's proxies, one at least, that whose page works for most: one from wss:// everywhere,
+    one from this computer's own only here."""
+    return max(bootstraps, key=lambda each: (each.url[:4] == "wss:", is_secure(each.url)))
 
 
 def page_of(url: str) -> str:

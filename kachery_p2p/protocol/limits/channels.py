@@ -49,6 +49,8 @@ MAX_PASS_SCOPE: Final = 16
 """Contents that one visitor pass is for: a link shall stay one that can be sent in a message."""
 MAX_PASS_USES: Final = 1_000_000
 """Visitors of a link whose uses are counted."""
+MAX_LINK_RUNNERS: Final = 8
+"""Nodes that a link names as those whose word counts for what a task gave."""
 MAX_VIEW_DATA: Final = 4_096
 """Bytes of the JSON that a link to a view carries itself; more is content, which the JSON names."""
 MAX_VIEW_TITLE: Final = 200
@@ -66,6 +68,12 @@ MAX_PASS_SECONDS: Final = 366 * 24 * 3600.0
 """The longest: what is shared for ever is forgotten, and stays open."""
 MAX_VISITORS: Final = 1_024
 """Links of one node to visitors; for one more, the one that was idle longest goes."""
+MAX_VISITOR_TASKS: Final = 64
+"""Tasks that one node does for all its visitors at once: members come first."""
+MAX_VISITOR_TASKS_EACH: Final = 4
+"""And for one of them."""
+MAX_VISITOR_RESULTS: Final = 64
+"""Files of results that a visitor may fetch from who computed them, the newest."""
 MAX_CIRCUITS_PER_VISITOR: Final = 8
 """Circuits that a proxy opens for one visitor: to holders of what its link is to."""
 MAX_REVOCATIONS: Final = 1_000

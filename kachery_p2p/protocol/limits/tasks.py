@@ -34,6 +34,18 @@ MAX_TASK_OFFERS: Final = 48_000
 """Bytes, about, of one answer to what is on offer; of more there are several."""
 MAX_TASK_FUNCTIONS: Final = 1_000
 """Functions that one backend offers."""
+MAX_TASK_ABOUT: Final = 200
+"""Characters of what a function says that it does."""
+MAX_TASK_PARAMETERS: Final = 32
+"""Arguments of a function that are described; a function with more says that there are more."""
+MAX_PARAMETER_NAME: Final = 100
+"""Characters of an argument's name."""
+MAX_PARAMETER_DEFAULT: Final = 100
+"""Characters, as JSON, of a default or of one choice."""
+MAX_PARAMETER_CHOICES: Final = 20
+"""Values of an argument that are listed."""
+MAX_TASK_SIGNATURE: Final = 8_000
+"""Bytes, about, of one function's signature; a longer one is left out."""
 MAX_TASK_BACKENDS: Final = 100
 """Backends of one node."""
 MAX_TASK_SLOTS: Final = 10_000

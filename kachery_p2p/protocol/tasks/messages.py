@@ -37,6 +37,7 @@ from kachery_p2p.protocol.limits import (
 from kachery_p2p.protocol.method import Method
 
 from .result import TaskResult
+from .signature import TaskSignature
 from .task import TASK_TYPES, FunctionId, TaskId, TaskKey, TaskType
 
 TASK_RUN = "task.run"
@@ -137,7 +138,7 @@ class TaskOffers(Struct, frozen=True, forbid_unknown_fields=True):
 class TaskOffer(Struct, frozen=True, array_like=True):
     """A function of a node: ``slots`` of all backends that have it, how many of them are ``running``
     something, how many tasks are ``queued`` for it. ``allowed``: on the node's allow list. ``backend``:
-    the labels of these backends, for people."""
+    the labels of these backends, for people. ``signature``: what it takes, if its backend says so."""
 
     function: FunctionId
     type: TaskType
@@ -146,6 +147,7 @@ class TaskOffer(Struct, frozen=True, array_like=True):
     queued: _Queued
     allowed: bool
     backend: Annotated[str, Meta(max_length=MAX_LABEL)] = ""
+    signature: TaskSignature | None = None
 
 
 class TaskOfferPage(Struct, frozen=True):
@@ -214,6 +216,7 @@ def make_page(query: TaskOffers, offers: Iterable[TaskOffer]) -> TaskOfferPage:
     left = MAX_TASK_OFFERS
     for offer in wanted:
         left -= _OFFER_BYTES + _bytes_of(offer.function) + _bytes_of(offer.backend)
+        left -= 0 if offer.signature is None else offer.signature.size
         full = left < 0 or len(page) >= MAX_TASK_FUNCTIONS - len(TASK_TYPES)
         if full and page and page[-1].function != offer.function:
             return TaskOfferPage(page, True)

@@ -40,6 +40,7 @@ class Backend:
     functions: dict[str, tuple[str, Function]]
     slots: int
     codes: dict[str, str] = field(default_factory=dict)
+    signatures: dict[str, Any] = field(default_factory=dict)
     changed: list[str] = field(default_factory=list)
     """The functions whose results other code computed."""
     id: bytes = field(default_factory=lambda: os.urandom(16))
@@ -61,6 +62,7 @@ class Backend:
             label="backend",
             running=running,
             codes=self.codes,
+            signatures=self.signatures,
         )
 
     async def serve(self) -> None:
@@ -108,9 +110,10 @@ async def backend(
     tell: bool = True,
     running: tuple[bytes, ...] = (),
     codes: dict[str, str] | None = None,
+    signatures: dict[str, Any] | None = None,
 ) -> AsyncIterator[Backend]:
     """A backend on a node; leaving it is its end, as when its process is killed."""
-    made = Backend(lab, node, functions, slots, codes or {})
+    made = Backend(lab, node, functions, slots, codes or {}, signatures or {})
     live = Live()
     offering = asyncio.create_task(made.offer(live, channel, list(running)))
     while not live.told:

@@ -1,15 +1,15 @@
 /** Saves a file, however large: what is verified goes to a file of the browser as it comes. */
 
-import type { RemoteFile } from "../file.js";
 import type { Bytes } from "../bytes.js";
 import { KacheryError } from "../errors.js";
 import { SAVED_IN_MEMORY } from "../limits.js";
 import { make } from "./dom.js";
+import type { Showable } from "./show.js";
 
 type Picker = (options: { suggestedName: string }) => Promise<FileSystemFileHandle>;
 
 /** `tell`: bytes so far. Resolves to false if the user thought better of it. */
-export async function save(file: RemoteFile, tell: (done: number) => void): Promise<boolean> {
+export async function save(file: Showable, tell: (done: number) => void): Promise<boolean> {
   const name = safeName(file.name);
   if (file.size <= SAVED_IN_MEMORY) {
     const parts: Bytes[] = [];
@@ -49,7 +49,7 @@ async function ownFiles(name: string): Promise<FileSystemDirectoryHandle> {
 
 const PREFIX = "kachery-";
 
-async function pourInto(file: RemoteFile, handle: FileSystemFileHandle, tell: (done: number) => void): Promise<void> {
+async function pourInto(file: Showable, handle: FileSystemFileHandle, tell: (done: number) => void): Promise<void> {
   const writable = await handle.createWritable();
   // One piece is written while the next one is verified.
   let writing: Promise<void> = Promise.resolve();

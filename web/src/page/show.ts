@@ -1,7 +1,7 @@
 /** Shows a file by what is in it. */
 
 import type { Bytes } from "../bytes.js";
-import type { RemoteFile } from "../file.js";
+import type { Piece } from "../file.js";
 import { MAX_NPY_HEADER, SHOWN_ARRAY, SHOWN_IMAGE, SHOWN_JSON, SHOWN_ROWS, SHOWN_TEXT } from "../limits.js";
 import { bytesText, make } from "./dom.js";
 import { type Picture, pictureOf } from "./array_picture.js";
@@ -22,8 +22,42 @@ type Tell = (text: string) => void;
 
 export const extension = (name: string): string => /\.([A-Za-z0-9]{1,8})$/.exec(name)?.[1]?.toLowerCase() ?? "";
 
-/** What to put on the page. `tell` hears how far it is. */
-export async function show(file: RemoteFile, tell: Tell): Promise<Node> {
+/** As much of a file as is needed to show and save it. */
+export interface Showable {
+  readonly name: string;
+  readonly size: number;
+  bytes(start?: number, stop?: number): Promise<Bytes>;
+  read(start?: number, stop?: number): AsyncGenerator<Piece, void, undefined>;
+  pour(sink: (bytes: Bytes) => void | Promise<void>, tell: (done: number) => void): Promise<void>;
+}
+
+/** What is on the page already. */
+export class BytesFile implements Showable {
+  constructor(
+    readonly name: string,
+    private readonly data: Bytes,
+  ) {}
+
+  get size(): number {
+    return this.data.length;
+  }
+
+  async bytes(start = 0, stop = this.size): Promise<Bytes> {
+    return this.data.slice(start, stop);
+  }
+
+  async *read(start = 0, stop = this.size): AsyncGenerator<Piece, void, undefined> {
+    yield { offset: start, bytes: this.data.slice(start, stop) };
+  }
+
+  async pour(sink: (bytes: Bytes) => void | Promise<void>, tell: (done: number) => void): Promise<void> {
+    await sink(this.data);
+    tell(this.size);
+  }
+}
+
+/** What to put on the page. `tell` hears how far it is; `over`: it is not needed any more. */
+export async function show(file: Showable, tell: Tell, over: AbortSignal): Promise<Node> {
   if (file.size === 0) return make("p", { class: "note" }, "The file is empty.");
   const kind = extension(file.name);
   const image = IMAGES[kind];
@@ -33,7 +67,7 @@ export async function show(file: RemoteFile, tell: Tell): Promise<Node> {
     if (type && file.size <= SHOWN_IMAGE) return showMedia(element, await file.bytes(), type);
   }
   const head = await file.bytes(0, Math.min(file.size, MAX_NPY_HEADER + 12));
-  if (head[0] === 0x93 && head[1] === 0x4e) return showArray(file, head, tell);
+  if (head[0] === 0x93 && head[1] === 0x4e) return showArray(file, head, tell, over);
   if (kind === "pdf") return make("p", { class: "note" }, "A PDF. Save it to read it: a page that shows others' documents inside itself would have to trust them.");
   if (isBinary(head)) return make("p", { class: "note" }, "This page has no view for what is in it. You can save it.");
   if ((kind === "json" || (kind === "" && /^\s*[[{]/.test(decode(head)))) && file.size <= SHOWN_JSON)
@@ -77,7 +111,7 @@ function showMedia(element: "audio" | "video", bytes: Bytes, type: string): Node
   return make("div", {}, player, broken);
 }
 
-async function showArray(file: RemoteFile, head: Bytes, tell: Tell): Promise<Node> {
+async function showArray(file: Showable, head: Bytes, tell: Tell, over: AbortSignal): Promise<Node> {
   const header = parseHeader(head);
   const values = header.shape.reduce((product, n) => product * n, 1);
   const facts: [string, string][] = [
@@ -93,6 +127,7 @@ async function showArray(file: RemoteFile, head: Bytes, tell: Tell): Promise<Nod
   if (statistics) {
     picture = pictureOf(header.shape, header.fortran, Math.floor((stop - header.offset) / itemSize(header.dtype)));
     for await (const { offset, bytes } of file.read(header.offset, stop)) {
+      if (over.aborted) break;
       statistics.add(bytes);
       tell(`Computing statistics: ${bytesText(offset + bytes.length)} of ${bytesText(stop)}`);
     }

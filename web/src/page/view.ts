@@ -6,20 +6,24 @@ import { hashers } from "../hashing.js";
 import { MAX_VIEW } from "../limits.js";
 import type { Start } from "../view/messages.js";
 import type { Visit } from "../visit.js";
-import { make } from "./dom.js";
+import { make, shown } from "./dom.js";
 import { parsePack } from "./view_pack.js";
 import { ViewHost } from "./view_host.js";
 
 const LISTING = 1_048_576;
 const MOST_TROUBLES = 20;
+/** Until a question can be answered. */
+const QUESTION_MS = 700;
 
 export class View {
   readonly element: HTMLElement;
   readonly source: string;
   private host: ViewHost | null = null;
+  private readonly question = make("div", { class: "question", role: "alertdialog", "aria-label": "The view asks", hidden: "" });
+  private asked: Promise<unknown> = Promise.resolve();
 
   private constructor(frame: HTMLIFrameElement, troubles: HTMLElement, file: RemoteFile) {
-    this.element = make("div", {}, frame, troubles);
+    this.element = make("div", {}, this.question, frame, troubles);
     this.source = file.source;
   }
 
@@ -27,7 +31,7 @@ export class View {
   static async open(visit: Visit, ready: () => void): Promise<View> {
     const { view } = visit.share;
     const { sha1 } = await hashers();
-    const file = await RemoteFile.open(visit);
+    const file = await RemoteFile.open(visit, visit.share);
     if (file.size > MAX_VIEW + LISTING) throw new KacheryError("too-large", { what: "The view", reason: `views have ${MAX_VIEW} bytes at most` });
     const files = parsePack(await file.bytes(), sha1);
     const start: Start = { kachery: 1, title: view!.title, data: view!.data, files };
@@ -47,11 +51,35 @@ export class View {
       }
       forbidFrames();
       const { port1, port2 } = new MessageChannel();
-      made.host = new ViewHost(visit, port1, sha1, { ready, trouble });
+      made.host = new ViewHost(visit, port1, sha1, { ready, trouble, allows: (name) => made.allows(name) });
       // It has no origin that could be named; nothing but our own document can be in it yet.
       frame.contentWindow!.postMessage(start, "*", [port2]);
     });
     return made;
+  }
+
+  /** Ask the person whether an action may run: one question at a time. */
+  private allows(name: string): Promise<boolean> {
+    const answer = this.asked.then(() => this.ask(name));
+    this.asked = answer;
+    return answer;
+  }
+
+  private async ask(name: string): Promise<boolean> {
+    const text = `This view wants to run the action ${shown(name, 100)} on a computer of the channel, now and later on this page.`;
+    const allow = make("button", { type: "button", disabled: "" }, "Allow");
+    const refuse = make("button", { type: "button", disabled: "" }, "Refuse");
+    this.question.replaceChildren(make("p", {}, text), allow, " ", refuse);
+    this.question.hidden = false;
+    // A click that was meant for what was here before is none.
+    setTimeout(() => (allow.disabled = refuse.disabled = false), QUESTION_MS);
+    const said = await new Promise<boolean>((resolve) => {
+      allow.addEventListener("click", () => resolve(true));
+      refuse.addEventListener("click", () => resolve(false));
+    });
+    this.question.hidden = true;
+    this.question.replaceChildren();
+    return said;
   }
 
   close(): void {

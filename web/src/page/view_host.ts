@@ -1,5 +1,6 @@
 /**
- * What a view may ask of the page: to read what its link names, and to append where the link says so.
+ * What a view may ask of the page: to read what its link names, to append where the link says so, and to have
+ * run what it names (view_tasks.ts).
  *
  * Invariants: each call names a URI, which is compared with those in the link before anybody is asked; what a
  * view has under way is bounded, whatever it asks; what comes from it is data and text, never markup.
@@ -14,6 +15,7 @@ import { asInt, asList, asText } from "../msgpack.js";
 import { type Goal, parseTarget } from "../share.js";
 import type { FromFrame, Numbered, ToFrame } from "../view/messages.js";
 import type { Visit } from "../visit.js";
+import { ViewTasks } from "./view_tasks.js";
 import { type Header, itemSize, parseHeader, typed } from "./npy.js";
 
 const MAX_BODY_TEXT = 1_000_000;
@@ -23,6 +25,8 @@ interface Told {
   ready(): void;
   /** The view tried what it may not, or failed. */
   trouble(text: string): void;
+  /** Whether the person allows an action. */
+  allows(name: string): Promise<boolean>;
 }
 
 const bad = (reason: string): KacheryError => new KacheryError("bad-input", { what: "The view's call", reason });
@@ -33,6 +37,7 @@ export class ViewHost {
   private readonly headers = new Map<Goal, Promise<Header>>();
   private readonly queue: (() => void)[] = [];
   private running = 0;
+  private readonly tasks: ViewTasks;
 
   constructor(
     private readonly visit: Visit,
@@ -40,6 +45,7 @@ export class ViewHost {
     private readonly sha1: (data: Uint8Array) => Bytes,
     private readonly told: Told,
   ) {
+    this.tasks = new ViewTasks(visit, sha1, told.allows);
     port.onmessage = ({ data }: MessageEvent<FromFrame>) => this.take(data);
   }
 
@@ -88,6 +94,7 @@ export class ViewHost {
   }
 
   private async work(message: Numbered, signal: AbortSignal): Promise<unknown> {
+    if (message.call === "task") return this.tasks.run(message, signal, (progress) => this.say({ id: message.id, progress }));
     const goal = this.goal(asText(message.uri, "a URI", MAX_FRAGMENT));
     switch (message.call) {
       case "info":
@@ -182,8 +189,10 @@ const isArray = (value: unknown): value is { data: { buffer: ArrayBuffer } } =>
 const tooMuch = (file: RemoteFile): KacheryError =>
   new KacheryError("too-large", { what: file.name, reason: `one call is for ${VIEW_BYTES} bytes; read it in ranges` });
 
-const nameOf = (target: Goal["target"]): string =>
-  target.kind === "file" ? `file ${target.sha1}` : `feed ${target.feed.join()} ${target.subfeed.join()}`;
+function nameOf(target: Goal["target"]): string {
+  if (target.kind === "task") return `task ${target.function}`;
+  return target.kind === "file" ? `file ${target.sha1}` : `feed ${target.feed.join()} ${target.subfeed.join()}`;
+}
 
 function rangeOf(first: unknown, last: unknown, size: number): [number, number] {
   const start = first === undefined || first === null ? 0 : asInt(first, "a start", 0, MAX_FILE);

@@ -1,6 +1,6 @@
 /** The files of a view, from their pack: see kachery_p2p/protocol/files/view_pack.py. */
 
-import { type Bytes, hex } from "../bytes.js";
+import { byCodePoint, type Bytes, hex } from "../bytes.js";
 import { KacheryError } from "../errors.js";
 import { MAX_VIEW } from "../limits.js";
 import { asInt, asMap, asText } from "../msgpack.js";
@@ -33,14 +33,4 @@ function* walk(prefix: string, folder: Record<string, unknown>): Generator<[stri
   const inside = (name: string) => Object.entries(asMap(folder[name] ?? {}, name)).sort(([a], [b]) => byCodePoint(a, b));
   for (const [name, entry] of inside("files")) yield [prefix + name, asMap(entry, "a file")];
   for (const [name, entry] of inside("dirs")) yield* walk(`${prefix}${name}/`, asMap(entry, "a folder"));
-}
-
-/** As Python sorts: not by UTF-16 units. */
-function byCodePoint(a: string, b: string): number {
-  const [left, right] = [[...a], [...b]];
-  for (let i = 0; i < Math.min(left.length, right.length); i++) {
-    const step = left[i]!.codePointAt(0)! - right[i]!.codePointAt(0)!;
-    if (step) return step;
-  }
-  return left.length - right.length;
 }

@@ -29,6 +29,27 @@ export interface Feed {
   append(...values: readonly unknown[]): Promise<number>;
 }
 
+/** How a task stands. */
+export interface TaskProgress {
+  /** `queued`, `ready`, `running`, or how it ended. */
+  readonly state: string;
+  /** How many are before it in the queue. */
+  readonly place: number;
+  /** 0 to 1, or null: the function does not say. */
+  readonly fraction: number | null;
+  readonly message: string;
+  /** What it printed since the last time. */
+  readonly log: string;
+}
+
+export interface TaskOptions {
+  /** As the function was registered; `pure-calculation` by default. Before an action the person is asked. */
+  readonly type?: "pure-calculation" | "query" | "action";
+  readonly progress?: (progress: TaskProgress) => void;
+  /** Cancels it. */
+  readonly signal?: AbortSignal;
+}
+
 export interface Kachery {
   /** What view_url() was given as `data`. */
   readonly data: unknown;
@@ -41,6 +62,12 @@ export interface Kachery {
   /** Rows [start, end) of its first axis; all of it by default. */
   npy(uri: string, start?: number, end?: number): Promise<NpyArray>;
   feed(uri: string): Feed;
+  /**
+   * Has a function run by a computer of the channel, if `view_url(..., tasks=[...])` named it. Resolves to what
+   * it returned: a JSON value, bytes (Uint8Array), or an array (NpyArray). An array among the arguments is
+   * `{ $npy: uri }`.
+   */
+  task(functionId: string, kwargs?: Readonly<Record<string, unknown>>, options?: TaskOptions): Promise<unknown>;
   /** A file of the view itself, by its path. */
   asset(path: string): Uint8Array;
   /** The same as a URL for an element of the view. */

@@ -6,7 +6,7 @@
  * Nothing here keeps a view from anything: that is the browser's work, and the page's.
  */
 
-import type { Feed, Kachery, Message, NpyArray } from "./api.js";
+import type { Feed, Kachery, Message, NpyArray, TaskOptions, TaskProgress } from "./api.js";
 import { Assets } from "./assemble.js";
 import type { Call, FromFrame, Start, ToFrame } from "./messages.js";
 
@@ -14,6 +14,7 @@ interface Waiting {
   resolve(result: unknown): void;
   reject(error: Error): void;
   messages?(messages: readonly Message[]): void;
+  progress?(progress: TaskProgress): void;
 }
 
 class Port {
@@ -28,11 +29,11 @@ class Port {
     this.port.postMessage(message);
   }
 
-  /** `messages` hears of those that come before the answer. */
-  start(call: Call, messages?: Waiting["messages"]): { id: number; answer: Promise<unknown> } {
+  /** `hears`: of what comes before the answer. */
+  start(call: Call, hears: Pick<Waiting, "messages" | "progress"> = {}): { id: number; answer: Promise<unknown> } {
     const id = this.number++;
     const answer = new Promise<unknown>((resolve, reject) => {
-      this.waiting.set(id, messages ? { resolve, reject, messages } : { resolve, reject });
+      this.waiting.set(id, { resolve, reject, ...hears });
     });
     this.tell({ ...call, id });
     return { id, answer };
@@ -40,6 +41,11 @@ class Port {
 
   ask<T>(call: Call): Promise<T> {
     return this.start(call).answer as Promise<T>;
+  }
+
+  /** Its answer says how it ended. */
+  abort(id: number): void {
+    this.tell({ id, call: "cancel" });
   }
 
   cancel(id: number): void {
@@ -53,6 +59,7 @@ class Port {
       waiting.messages?.(data.messages.map(({ text, ...rest }) => ({ ...rest, value: valueOf(text) })));
       return;
     }
+    if ("progress" in data) return waiting.progress?.(data.progress);
     this.waiting.delete(data.id);
     if ("error" in data) waiting.reject(Object.assign(new Error(data.error.message), { code: data.error.code }));
     else waiting.resolve(data.result);
@@ -79,10 +86,11 @@ function following(port: Port, uri: string, from?: number): AsyncIterator<readon
   let wake: () => void = () => undefined;
   let failure: Error | null = null;
   let over = false;
-  const { id, answer } = port.start({ call: "follow", uri, from }, (messages) => {
+  const hear = (messages: readonly Message[]) => {
     come.push(messages);
     wake();
-  });
+  };
+  const { id, answer } = port.start({ call: "follow", uri, from }, { messages: hear });
   const end = (error: Error | null) => {
     failure = error;
     over = true;
@@ -104,6 +112,22 @@ function following(port: Port, uri: string, from?: number): AsyncIterator<readon
   };
 }
 
+interface TaskValue {
+  readonly json?: string;
+  readonly bytes?: Uint8Array;
+  readonly npy?: NpyArray;
+}
+
+async function task(port: Port, name: string, kwargs: unknown = {}, { type = "pure-calculation", progress, signal }: TaskOptions = {}): Promise<unknown> {
+  signal?.throwIfAborted();
+  // Only what is JSON reaches the page, as it would be sent.
+  const call: Call = { call: "task", function: name, type, kwargs: JSON.parse(JSON.stringify(kwargs)) as unknown };
+  const { id, answer } = port.start(call, progress ? { progress } : {});
+  signal?.addEventListener("abort", () => port.abort(id));
+  const value = (await answer) as TaskValue;
+  return value.json !== undefined ? valueOf(value.json) : (value.npy ?? value.bytes);
+}
+
 function makeKachery(port: Port, assets: Assets, { data, title }: Start): Kachery {
   const bytes = (uri: string, start?: number, end?: number) => port.ask<Uint8Array>({ call: "bytes", uri, start, end });
   const text = async (uri: string, start?: number, end?: number) => new TextDecoder().decode(await bytes(uri, start, end));
@@ -116,6 +140,7 @@ function makeKachery(port: Port, assets: Assets, { data, title }: Start): Kacher
     json: async (uri: string) => JSON.parse(await text(uri)) as unknown,
     npy: (uri: string, start?: number, end?: number) => port.ask<NpyArray>({ call: "npy", uri, start, end }),
     feed: (uri: string) => feed(port, uri),
+    task: (name: string, kwargs?: unknown, options?: TaskOptions) => task(port, name, kwargs, options),
     asset: (path: string) => assets.bytes(path),
     assetUrl: (path: string) => assets.url(path),
   });
