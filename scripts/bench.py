@@ -24,6 +24,7 @@ import bench_folders
 import bench_roundtrips
 import bench_swarm
 import bench_tasks
+import bench_web
 from bench_programs import LOAD, LOAD_SMALL, STORE, STORE_SMALL, STORE_TEXTS
 from bench_report import Row, run, scratch, settle, take_turns
 
@@ -214,7 +215,19 @@ def main() -> int:
         return bench_roundtrips.main(sys.argv[2:])
     if sys.argv[1:2] == ["swarm"]:
         return bench_swarm.main(sys.argv[2:])
-    whats = ["transfer", "feeds", "tasks", "files", "folders", "roundtrips", "swarm", "compare"]
+    if sys.argv[1:2] == ["web"]:
+        return bench_web.main(sys.argv[2:])
+    whats = [
+        "transfer",
+        "feeds",
+        "tasks",
+        "files",
+        "folders",
+        "roundtrips",
+        "swarm",
+        "web",
+        "compare",
+    ]
     parser = argparse.ArgumentParser(prog="scripts/bench")
     parser.add_argument("what", choices=whats)
     parser.add_argument("revision", nargs="?", help="compare: the older tree")

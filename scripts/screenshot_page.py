@@ -1,4 +1,4 @@
-"""The pictures of the page in docs/img: a shared table on a telephone, and both views.
+"""The pictures of the page in docs/img: a shared table on a telephone, a channel, and both views.
 
 Real nodes, links as the documents make them, and Chromium without a window. After ./scripts/web:
 
@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +58,65 @@ def recording() -> np.ndarray:
     return values.astype("int16")
 
 
+FUNCTIONS = """
+import time
+from typing import Literal
+import kachery_p2p as kc
+
+@kc.taskfunction("sort_spikes.1")
+def sort_spikes(
+    *, recording: str, threshold: float = 5.0, detect: Literal["negative", "both"] = "negative"
+):
+    \"\"\"Finds spikes in a recording and puts them into units.\"\"\"
+    for part in range(20):
+        print(f"block {part}: {37 + 5 * part % 11} spikes")
+        kc.task_progress((part + 1) / 20, f"block {part + 1} of 20")
+        time.sleep(0.2)
+    return {"units": 12, "spikes": 843, "threshold": threshold}
+
+@kc.taskfunction("restart_rig.1", type="action")
+def restart_rig(*, rig: int):
+    \"\"\"Restarts the recording computer of a rig.\"\"\"
+"""
+
+
+@contextlib.contextmanager
+def serving(lab: Lab, folder: Path) -> Iterator[None]:
+    """Functions on offer on one of the nodes."""
+    script = folder / "functions.py"
+    script.write_text(FUNCTIONS)
+    arguments = ["task", "backend", f"{script}:", "--channel", "lab"]
+    command = [sys.executable, "-m", "kachery_p2p.cli", *arguments]
+    process = subprocess.Popen(command, env=lab.b.env, stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def channel(browser: Browser, link: str) -> None:
+    """A browser joins, and has a function run."""
+    tab = await browser.tab()
+    size = {"width": 900, "height": 1150, "deviceScaleFactor": 1}
+    await tab.send("Emulation.setDeviceMetricsOverride", mobile=False, **size)
+    await tab.open(link)
+    await tab.status("You have been invited.")
+    await tab.run("void (document.getElementById('label').value = 'Ada at home')")
+    await tab.click("Join")
+    await tab.until("document.querySelectorAll('.functions > details').length === 2")
+    await tab.run(
+        "void [...document.querySelectorAll('.functions > details')].at(-1).setAttribute('open', '')"
+    )
+    await tab.run(
+        "void (document.querySelector('[open] textarea').value = 'sha1://8c20…/tuesday.npy')"
+    )
+    await tab.run("document.querySelector('[open] form').requestSubmit()")
+    await tab.until("(document.querySelector('.run .state')?.innerText ?? '').includes('60 %')")
+    await tab.run("scrollTo(0, 0)")
+    await shot(tab, "page-channel")
+
+
 async def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(4)
@@ -71,6 +133,7 @@ async def main() -> None:
                 units, x="rate", y="snr", key="unit", curation=curation.uri, title="Units"
             )
             rows = "\n".join(f"{n},{20 + n % 7 / 2}" for n in range(60))
+            invited = (await kc.achannel_invite("lab"))["link"]
             shared = await kc.ashare(kc.store_text(f"hour,celsius\n{rows}\n", "temperatures.csv"))
         async with chromium() as browser:
             tab = await opened(browser, series, 1200, 800)
@@ -87,6 +150,8 @@ async def main() -> None:
             await frame.click("Save as accept")
             await frame.until("said.textContent.startsWith('Saved')")
             await shot(tab, "view-table")
+            with serving(lab, folder):
+                await channel(browser, invited)
             await shot(await opened(browser, shared, 390, 700, phone=True), "page-phone")
 
 

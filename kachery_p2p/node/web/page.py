@@ -50,7 +50,7 @@ _POLICY: Final = "; ".join(
         "img-src 'self' blob:",
         "media-src blob:",
         "connect-src 'self'",
-        "frame-src 'self'",
+        "frame-src 'self' blob:",  # views; and PDFs, in the browser's own viewer
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",

@@ -29,7 +29,7 @@ export class RunView implements Place {
   ) {
     this.bars = this.status;
     const about = make("p", { class: "note leaf" }, shown(task.kwargs, 300));
-    this.element = make("section", { class: "run" }, make("h3", {}, shown(task.function, 100)), about, this.status, this.bar, this.log, this.actions, this.content);
+    this.element = make("section", { class: "run" }, make("h3", {}, shown(task.function, 100)), about, this.status, this.bar, this.actions, this.log, this.content);
   }
 
   get over(): AbortSignal {

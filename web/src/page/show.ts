@@ -68,7 +68,7 @@ export async function show(file: Showable, tell: Tell, over: AbortSignal): Promi
   }
   const head = await file.bytes(0, Math.min(file.size, MAX_NPY_HEADER + 12));
   if (head[0] === 0x93 && head[1] === 0x4e) return showArray(file, head, tell, over);
-  if (kind === "pdf") return make("p", { class: "note" }, "A PDF. Save it to read it: a page that shows others' documents inside itself would have to trust them.");
+  if (kind === "pdf" && startsWith(head, "%PDF-") && file.size <= SHOWN_IMAGE) return showPdf(await file.bytes(), file.name);
   if (isBinary(head)) return make("p", { class: "note" }, "This page has no view for what is in it. You can save it.");
   if ((kind === "json" || (kind === "" && /^\s*[[{]/.test(decode(head)))) && file.size <= SHOWN_JSON)
     return showParsed(decode(await file.bytes()));
@@ -111,6 +111,15 @@ function showMedia(element: "audio" | "video", bytes: Bytes, type: string): Node
   return make("div", {}, player, broken);
 }
 
+/**
+ * In the browser's own viewer, which has a process of its own; no browser starts that in a sandboxed frame. It
+ * is a PDF by the type that this page gives it, whatever is in it, so no script in it is one of this page's.
+ */
+function showPdf(bytes: Bytes, name: string): Node {
+  if (!navigator.pdfViewerEnabled) return make("p", { class: "note" }, "A PDF. This browser shows none inside pages; save it to read it.");
+  return make("iframe", { class: "pdf", title: name, src: URL.createObjectURL(new Blob([bytes], { type: "application/pdf" })) });
+}
+
 async function showArray(file: Showable, head: Bytes, tell: Tell, over: AbortSignal): Promise<Node> {
   const header = parseHeader(head);
   const values = header.shape.reduce((product, n) => product * n, 1);
@@ -150,6 +159,8 @@ async function showArray(file: Showable, head: Bytes, tell: Tell, over: AbortSig
 
 /** `whole` false: a letter may be cut off at the end. */
 const decode = (bytes: Bytes, whole = true): string => new TextDecoder().decode(bytes, { stream: !whole });
+
+const startsWith = (head: Bytes, letters: string): boolean => decode(head.subarray(0, letters.length)) === letters;
 
 /** As most programs tell: text has no zero byte. */
 const isBinary = (head: Bytes): boolean => head.subarray(0, 8_192).includes(0);
