@@ -111,6 +111,30 @@ def rss_mb(pids: list[int]) -> float:
     return max(sizes)
 
 
+def family(pid: int) -> list[int]:
+    """A process and all below it."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                parents.setdefault(parent, []).append(int(entry.name))
+    found = [pid]
+    for each in found:
+        found += parents.get(each, [])
+    return found
+
+
+def processor_seconds(pids: list[int]) -> float:
+    """Used so far by all of them, those included that ended and were waited for."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(int(field) for field in fields[11:15])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 async def saved(tab: Tab, size: int, sample: Callable[[], None] | None = None) -> float:
     """Click on Save, and wait until all is verified: MB/s."""
     start = time.perf_counter()
@@ -150,6 +174,13 @@ class Bench:
             link = await kc.ashare(uri)
         path.unlink()
         figures: dict[str, list[float]] = {"page": [], "file": [], "load": []}
+        used: dict[str, list[float]] = {"page": [], "file": [], "load": []}
+
+        def processor() -> float:
+            """Of everybody who takes part: nodes, and the browser and clients below this program."""
+            daemons = [self.lab.a.pid, self.lab.b.pid, self.lab.proxy.pid]
+            mine = [pid for pid in family(os.getpid()) if pid not in daemons]
+            return processor_seconds([*daemons, *mine])
 
         def load() -> float:
             result = run(self.lab.b, LOAD, uri)
@@ -161,16 +192,24 @@ class Bench:
                 for name, before in (("page", NOWHERE), ("file", OWN_FILE)):
                     settle()
                     async with opened(browser, link, before) as tab:
+                        began = processor()
                         rate = await saved(tab, size)
+                        spent = processor() - began
                     figures[name] += [rate] if turn else []
+                    used[name] += [spent * 1e9 / size] if turn else []
                 settle()
+                began = processor()
                 rate = await asyncio.to_thread(load)
                 figures["load"] += [rate] if turn else []
+                used["load"] += [(processor() - began) * 1e9 / size] if turn else []
         print(Row("into the page, verified", figures["page"], "MB/s", ">= 120 asked"))
         print(Row("into a file of the browser, verified", figures["file"], "MB/s"))
         print(Row("kachery-p2p load, through the same proxy", figures["load"], "MB/s"))
         ratios = [a / b for a, b in zip(figures["page"], figures["load"], strict=True)]
         print(Row("page / kachery-p2p load", ratios, "x", ">= 0.8 asked"), flush=True)
+        for name in ("page", "file", "load"):
+            what = f"processor time of all nodes and programs, {name}"
+            print(Row(what, used[name], "s/GB"), flush=True)
 
     async def small(self) -> None:
         figures = []
@@ -236,7 +275,8 @@ class Bench:
                 const all = [...document.querySelectorAll('button')];
                 all.find(button => button.textContent === name).click();
                 const look = () => requestAnimationFrame(() => status.textContent.includes('oading')
-                    || performance.now() - started < 20 ? look() : resolve(performance.now() - started));
+                    || performance.now() - started < 20
+                        ? look() : resolve(performance.now() - started));
                 look(); }))"""
             for _ in range(12):
                 before = self.slow.down

@@ -95,7 +95,7 @@ def test_views(folder: Path) -> None:
     """What the printed links open is tried in tests/client/views."""
     reading = Reading(ThisComputer(folder, free_port()))
     reading.follow(ROOT / "docs/views.md")
-    assert len(re.findall(r"^http://127\.0\.0\.1:\d+/#\S+$", reading.printed, re.M)) == 4
+    assert len(re.findall(r"^http://127\.0\.0\.1:\d+/#\S+$", reading.printed, re.M)) == 5
 
 
 def test_howto_http_proxy(folder: Path) -> None:
