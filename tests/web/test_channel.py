@@ -50,13 +50,13 @@ async def fill(tab: Tab, function: str, **values: str) -> None:
         if (!found) return false;
         found.open = true;
         for (const label of found.querySelectorAll('label')) {{
-            const value = values[label.innerText];
+            if (!Object.hasOwn(values, label.innerText)) continue;
             const field = label.parentElement.querySelector('input, textarea, select');
-            if (value !== undefined) field.value = value;
+            field.value = values[label.innerText];
         }}
         found.querySelector('form').requestSubmit();
         return true;
-    }})({json.dumps(values)})"""
+    }})(JSON.parse({json.dumps(json.dumps(values))}))"""
     await tab.until(script)
 
 
@@ -283,3 +283,48 @@ async def test_a_browser_joins_while_the_owner_is_away(lab: Lab) -> None:
         await tab.until("document.querySelector('ul.members').innerText.includes('A ')")
         await tab.send("Page.reload")
         await tab.status("Connected.")
+
+
+async def test_who_was_removed_joins_again_and_who_is_a_member_is_led_there(lab: Lab) -> None:
+    async with chromium() as browser:
+        link = await invited(lab)
+        tab = await joined(browser, link, "<b>Bo\u202eb</b>")
+        assert await tab.run("document.querySelectorAll('b').length") == 0
+        # The link from the mail once more: no second use, but the way to the channel.
+        again = await browser.tab()
+        await again.open(link)
+        await again.until("document.querySelector('main a')?.innerText === 'Open the channel'")
+        await again.run("document.querySelector('main a').click()")
+        await again.status("Connected.")
+        # Two windows of one browser; the removal reaches both.
+        document = lab["A"].network.book.signed(lab.channels["lab"]).document
+        (node,) = (each.node_id for each in document.members if each.label.startswith("<b>"))
+        await lab.call("A", "channel.remove-node", channel="lab", node=node)
+        await tab.status("was removed from it")
+        await again.status("was removed from it")
+        tab = await joined(browser, await invited(lab), "Bob")
+        assert f"node {node[:8]}" in await tab.text("#facts")
+
+
+async def test_a_form_stays_while_its_function_is_away_and_odd_names_are_names(lab: Lab) -> None:
+    async def echo(job: Job) -> Any:
+        return sorted(job.kwargs)
+
+    name = "<img src=x onerror=alert(1)> é 日本"
+    signature = ["", [["__proto__", "text", True], ["n", "integer", False, None]], True]
+    async with chromium() as browser:
+        tab = await joined(browser, await invited(lab))
+        async with backend(lab, "B", {name: ("query", echo)}, signatures={name: signature}):
+            await fill(tab, name, __proto__="x", n="1,5")
+            wrong = "[...document.querySelectorAll('.wrong')].map(x => x.innerText).join('')"
+            await tab.until(f"{wrong}.includes('no whole number')")
+            assert await tab.run("document.querySelectorAll('.run').length") == 0
+        await tab.until("document.body.innerText.includes('nobody who is connected offers it now')")
+        assert await tab.run("document.querySelector('.functions textarea').value") == "x"
+        async with backend(lab, "B", {name: ("query", echo)}, signatures={name: signature}):
+            await tab.until("!document.querySelector('.functions button').disabled")
+            await fill(tab, name, n="", **{"Further arguments": '{"constructor": 1}'})
+            await run_state(tab, "Finished")
+            assert "__proto__" in await tab.text(".run .result")
+            assert "constructor" in await tab.text(".run .result")
+            assert await tab.run("document.querySelectorAll('main img').length") == 0

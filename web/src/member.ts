@@ -279,7 +279,8 @@ export class Member extends Access {
   async lookAround(link?: Link): Promise<void> {
     const proxy = link ?? (await this.atProxy());
     const answer = asMap(await proxy.request("channel.online", { channel: this.channel }), "an answer");
-    this.online = asList(answer.nodes, "nodes", 0, MAX_ONLINE).map((node) => asBytes(node, "a node id", 32));
+    // The proxy names others; that it is there itself, its answer shows.
+    this.online = [proxy.peer, ...asList(answer.nodes, "nodes", 0, MAX_ONLINE).map((node) => asBytes(node, "a node id", 32))];
     this.options.changed();
   }
 

@@ -60,6 +60,8 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 def _parameter(parameter: inspect.Parameter, hint: Any) -> TaskParameter:
     required = parameter.default is parameter.empty
+    if parameter.default is None:
+        hint = _without_none(hint)
     default = None if required else _json(parameter.default)
     choices = _choices(hint)
     kind = _type(hint)
@@ -68,6 +70,14 @@ def _parameter(parameter: inspect.Parameter, hint: Any) -> TaskParameter:
     if choices:
         kind = "json"
     return TaskParameter(parameter.name, kind, required, default, choices)
+
+
+def _without_none(hint: Any) -> Any:
+    """Of what is None if it is left out, and of one type if not, that type."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        rest = [each for each in typing.get_args(hint) if each is not type(None)]
+        return rest[0] if len(rest) == 1 else hint
+    return hint
 
 
 def _type(hint: Any) -> ParameterType:

@@ -22,6 +22,7 @@ def test_types_defaults_and_choices_are_those_of_the_function() -> None:
         strict: bool = False,
         how: Literal["exact", "any case"] = "exact",
         maybe: Literal[1, 2] | None = None,
+        number: float | None = None,
         data: np.ndarray,
         rest: dict[str, int] | None = None,
     ) -> int:
@@ -41,7 +42,8 @@ def test_types_defaults_and_choices_are_those_of_the_function() -> None:
             TaskParameter("share", "number", False, "0.5"),
             TaskParameter("strict", "boolean", False, "false"),
             TaskParameter("how", "json", False, '"exact"', ['"exact"', '"any case"']),
-            TaskParameter("maybe", "json", False, "null", ["1", "2", "null"]),
+            TaskParameter("maybe", "json", False, "null", ["1", "2"]),
+            TaskParameter("number", "number", False, "null"),
             TaskParameter("data", "array", True),
             TaskParameter("rest", "json", False, "null"),
         ],

@@ -20,6 +20,14 @@ import { RunView } from "./run_view.js";
 
 const MOST_OPEN = 8;
 
+/** What is on the page of a function. `said`: what its form was made of. */
+interface Offered {
+  readonly element: HTMLDetailsElement;
+  readonly busy: HTMLElement;
+  readonly button: HTMLButtonElement;
+  readonly said: string;
+}
+
 export interface Surroundings {
   readonly url: string;
   readonly connect: Connect;
@@ -35,7 +43,7 @@ export class ChannelPage {
   private readonly runs = make("div", {});
   private readonly opened = make("div", {});
   private readonly known = make("ul", { class: "known", "aria-label": "Opened before" });
-  private readonly offered = new Map<string, { element: HTMLElement; busy: HTMLElement; said: string }>();
+  private readonly offered = new Map<string, Offered>();
   private readonly running = new Set<RunView>();
   private wake: () => void = () => undefined;
   private lost = true;
@@ -179,14 +187,23 @@ export class ChannelPage {
     }
     const { offers: found, silent } = await offers(this.member);
     const names = new Set(found.map(nameOf));
-    for (const name of [...this.offered.keys()]) if (!names.has(name)) this.withdraw(name);
+    for (const [name, { element, busy, button }] of this.offered) {
+      if (names.has(name)) continue;
+      // Who is writing into its form goes on when it is back.
+      if (!element.open) this.withdraw(name);
+      button.disabled = true;
+      busy.textContent = " nobody who is connected offers it now";
+    }
     for (const offer of found) this.offer(offer);
     const notes = silent.map((text) => make("li", {}, shown(text, 300)));
     const all = [...this.offered].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, each]) => each.element);
     const rest = [...(all.length ? [] : [make("p", { class: "note" }, "Nobody who is connected offers a function.")]), ...(notes.length ? [make("ul", { class: "note" }, ...notes)] : [])];
     // What is there stays where it is, so that nobody loses what they were writing.
-    for (const child of [...this.functions.children]) if (!all.includes(child as HTMLElement)) child.remove();
-    all.forEach((element, i) => this.functions.children[i] !== element && this.functions.insertBefore(element, this.functions.children[i] ?? null));
+    for (const child of [...this.functions.children]) if (!all.includes(child as HTMLDetailsElement)) child.remove();
+    all.forEach((element, i) => {
+      const there = this.functions.children.item(i);
+      if (there !== element) this.functions.insertBefore<HTMLElement>(element, there);
+    });
     this.functions.append(...rest);
   }
 
@@ -204,16 +221,16 @@ export class ChannelPage {
     }
     if (!known) {
       const busy = make("span", { class: "note" });
-      known = { element: this.offerElement(offer, busy), busy, said };
+      const button = make("button", { type: "submit" }, offer.type === "action" ? "Run this action" : "Run");
+      known = { element: this.offerElement(offer, busy, button), busy, button, said };
       this.offered.set(nameOf(offer), known);
     }
+    known.button.disabled = !offer.allowed;
     known.busy.textContent = ` ${offer.type}, on ${shown(offer.nodes.join(", "), 100)}; ${offer.running} of ${offer.slots} running, ${offer.queued} queued`;
   }
 
-  private offerElement(offer: Offer, busy: HTMLElement): HTMLElement {
+  private offerElement(offer: Offer, busy: HTMLElement, button: HTMLButtonElement): HTMLDetailsElement {
     const form = new ArgumentsForm(offer.signature);
-    const button = make("button", { type: "submit" }, offer.type === "action" ? "Run this action" : "Run");
-    if (!offer.allowed) button.disabled = true;
     const denied = offer.allowed ? [] : [make("p", { class: "note" }, "That node does not let others run it.")];
     const about = offer.signature?.about ? [make("p", {}, shown(offer.signature.about))] : [];
     const element = make("form", {}, ...about, form.element, ...denied, button);

@@ -31,7 +31,7 @@ export class ArgumentsForm {
 
   /** The arguments by name; null if one is not good, which is said beside it. */
   values(): Record<string, unknown> | null {
-    const found: Record<string, unknown> = {};
+    const found: [string, unknown][] = [];
     let wrong: Field | null = null;
     for (const field of [...this.fields, ...(this.more ? [this.more] : [])]) {
       const note = field.element.querySelector<HTMLElement>(".wrong")!;
@@ -39,8 +39,9 @@ export class ArgumentsForm {
         const value = field.value();
         note.textContent = "";
         field.input.removeAttribute("aria-invalid");
-        if (field === this.more) Object.assign(found, value === LEFT_OUT ? {} : value);
-        else if (value !== LEFT_OUT) found[field.name] = value;
+        if (value === LEFT_OUT) continue;
+        if (field === this.more) found.push(...Object.entries(value as object));
+        else found.push([field.name, value]);
       } catch (error) {
         note.textContent = error instanceof Error ? error.message : String(error);
         field.input.setAttribute("aria-invalid", "true");
@@ -48,7 +49,8 @@ export class ArgumentsForm {
       }
     }
     wrong?.input.focus();
-    return wrong ? null : found;
+    // By entries: an argument may be called __proto__.
+    return wrong ? null : Object.fromEntries(found);
   }
 }
 

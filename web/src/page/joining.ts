@@ -44,7 +44,11 @@ export async function showJoin(invitation: Invitation, memory: ChannelMemory, ar
   const button = make("button", { type: "submit" }, "Join");
   const note = make("p", { class: "note" }, "This browser becomes a member: it makes a key of its own, which it keeps, and stays a member until it is removed or its data is cleared.");
   const form = make("form", { class: "row" }, make("label", { for: "label" }, "What others shall call this browser"), input, button);
-  byId("content").replaceChildren(form, note);
+  const before = await memory.membership(hex(invitation.channel));
+  const open = make("a", { href: `#${CHANNEL}${hex(invitation.channel)}` }, "Open the channel");
+  const known = before ? [make("p", {}, "This browser is on that channel already. ", open, ". If it was removed, it can join anew.")] : [];
+  byId("content").replaceChildren(...known, form, note);
+  if (before) input.value = before.label;
   around.tell("You have been invited.");
   form.addEventListener("submit", (event) => {
     event.preventDefault();

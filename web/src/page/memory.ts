@@ -60,7 +60,11 @@ export class ChannelMemory {
     const store = this.store("keys", "readwrite");
     // Another window may have made one meanwhile: the first stays.
     const first = await settled<KeptKey | undefined>(store.get(KEY));
-    if (!first) store.put(made, KEY);
+    try {
+      if (!first) store.put(made, KEY);
+    } catch {
+      throw new KacheryError("unreachable", { what: "the channel", reason: "this browser keeps no keys here; open the page in a normal window" });
+    }
     await finished(store.transaction);
     // The browser would otherwise be free to throw it away when it needs room.
     void navigator.storage?.persist?.().catch(() => undefined);

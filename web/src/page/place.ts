@@ -10,6 +10,8 @@ import { FeedView } from "./feedview.js";
 import { save } from "./save.js";
 import { type Showable, show } from "./show.js";
 
+const TELL_MS = 150;
+
 export interface Place {
   /** It is not needed any more. */
   readonly over: AbortSignal;
@@ -53,10 +55,10 @@ async function saveFrom(file: Showable, button: HTMLButtonElement, place: Place)
   const bar = make("progress", { max: String(file.size), "aria-label": "Saved" });
   place.bars.after(bar);
   try {
-    const done = await save(file, (bytes) => {
+    const done = await save(file, seldom((bytes) => {
       bar.value = bytes;
       place.tell(`Saving: ${bytesText(bytes)} of ${bytesText(file.size)}`);
-    });
+    }));
     place.tell(done ? "Saved; all of it was verified." : "Not saved.");
   } catch (error) {
     place.fail(error);
@@ -64,6 +66,17 @@ async function saveFrom(file: Showable, button: HTMLButtonElement, place: Place)
     bar.remove();
     button.disabled = false;
   }
+}
+
+/** At most so often that people can read it: each time the page is drawn anew. */
+export function seldom<T>(tell: (value: T) => void): (value: T) => void {
+  let last = -Infinity;
+  return (value) => {
+    const now = performance.now();
+    if (now - last < TELL_MS) return;
+    last = now;
+    tell(value);
+  };
 }
 
 export async function showFeed(access: Access, goal: Goal, place: Place): Promise<void> {

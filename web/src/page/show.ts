@@ -116,7 +116,8 @@ function showMedia(element: "audio" | "video", bytes: Bytes, type: string): Node
  * is a PDF by the type that this page gives it, whatever is in it, so no script in it is one of this page's.
  */
 function showPdf(bytes: Bytes, name: string): Node {
-  if (!navigator.pdfViewerEnabled) return make("p", { class: "note" }, "A PDF. This browser shows none inside pages; save it to read it.");
+  // Firefox puts its viewer, which is made of scripts, under this page's own policy, where it cannot start.
+  if (!navigator.pdfViewerEnabled || /firefox\//i.test(navigator.userAgent)) return make("p", { class: "note" }, "A PDF. This browser shows none inside pages; save it to read it.");
   return make("iframe", { class: "pdf", title: name, src: URL.createObjectURL(new Blob([bytes], { type: "application/pdf" })) });
 }
 
@@ -135,9 +136,12 @@ async function showArray(file: Showable, head: Bytes, tell: Tell, over: AbortSig
   const notes: Node[] = [];
   if (statistics) {
     picture = pictureOf(header.shape, header.fortran, Math.floor((stop - header.offset) / itemSize(header.dtype)));
+    let told = -Infinity;
     for await (const { offset, bytes } of file.read(header.offset, stop)) {
       if (over.aborted) break;
       statistics.add(bytes);
+      if (performance.now() - told < 150) continue;
+      told = performance.now();
       tell(`Computing statistics: ${bytesText(offset + bytes.length)} of ${bytesText(stop)}`);
     }
     const number = (value: number) => (Number.isInteger(value) ? String(value) : value.toPrecision(8).replace(/\.?0+($|e)/, "$1"));
