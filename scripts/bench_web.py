@@ -150,6 +150,7 @@ async def saved(tab: Tab, size: int, sample: Callable[[], None] | None = None) -
 @contextlib.asynccontextmanager
 async def opened(browser: Browser, link: str, before: str) -> AsyncIterator[Tab]:
     tab = await browser.tab(before=before)
+    await tab.send("Network.disable")  # or each frame comes here, too, as text
     await tab.open(link)
     await tab.status("Verified.")
     try:
@@ -257,6 +258,7 @@ class Bench:
         moved: list[float] = []
         async with chromium("--window-size=1200,900") as browser:
             tab = await browser.tab()
+            await tab.send("Network.disable")
             before = self.slow.down
             start = time.perf_counter()
             await tab.open(self.through_slow(link))

@@ -1,4 +1,4 @@
-"""What happens to a page on its way: bytes that are changed, a network that goes, a link that is over."""
+"""What happens to a page: bytes changed on the way, a network that goes, a link that is over."""
 
 from __future__ import annotations
 

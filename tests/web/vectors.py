@@ -12,10 +12,15 @@ from hashlib import sha1
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from kachery_p2p.protocol import codec, limits, tree
-from kachery_p2p.protocol.channels.document import ChannelDocument
+from kachery_p2p.protocol.channels.admission import Admission, check_admission
+from kachery_p2p.protocol.channels.document import Bootstrap, ChannelDocument
+from kachery_p2p.protocol.channels.invitation import make_invitation, prove, to_line
 from kachery_p2p.protocol.channels.membership import channel_tag
 from kachery_p2p.protocol.channels.share_link import VERSION, ShareLink, to_url
+from kachery_p2p.protocol.channels.signed_document import sign
 from kachery_p2p.protocol.channels.visitor_pass import make_pass, prove_pass, secret_of
 from kachery_p2p.protocol.feeds import feed
 from kachery_p2p.protocol.feeds.feed import Run, Slice
@@ -34,6 +39,9 @@ from kachery_p2p.protocol.links.frames import (
 )
 from kachery_p2p.protocol.links.noise import TAG_BYTES, Handshake
 from kachery_p2p.protocol.links.session import Session, prologue
+from kachery_p2p.protocol.tasks.keys import task_backends_key, task_function_key
+from kachery_p2p.protocol.tasks.result import sign_result
+from kachery_p2p.protocol.tasks.task import Payload, canonical_kwargs, task_key
 from tests.protocol.links.records import record_of
 
 PLACE: Final = Path(__file__).parent / "vectors.json"
@@ -44,7 +52,9 @@ LIMITS: Final = (
     "STREAM_CREDIT", "CIRCUIT_CREDIT", "FRAME_OVERHEAD", "REQUEST_SECONDS", "LOOKUP_SECONDS",
     "LOOKUP_HOLD_SECONDS", "STALL_SECONDS", "MAX_LABEL", "MAX_HOLDERS", "MAX_ANSWER_NODES",
     "INLINE_FILE", "BLOCK", "MANIFEST_CHUNK", "MAX_FILE", "MAX_FEED_MESSAGES", "MAX_RUN",
-    "MAX_SLICE_RUNS", "MAX_PROOF_HASHES", "MAX_PASS_SCOPE",
+    "MAX_SLICE_RUNS", "MAX_PROOF_HASHES", "MAX_PASS_SCOPE", "MAX_TASK_KWARGS", "SHORT_TASK_KWARGS",
+    "MAX_TASK_LOG", "MAX_INLINE_RESULT", "MAX_TASK_PARAMETERS", "MAX_PARAMETER_CHOICES",
+    "MAX_CHANNEL_DOCUMENT", "MAX_MEMBERS", "MAX_INVITATION_TEXT", "MAX_LINK_RUNNERS", "MAX_ONLINE",
 )  # fmt: skip
 
 OWNER, ALICE, PROXY, FEED = (NodeKey(bytes([n]) * 32) for n in (1, 2, 3, 14))
@@ -58,6 +68,9 @@ def compute() -> dict[str, Any]:
         "signatures": _signatures(),
         "handshake": _handshake(),
         "records": _records(),
+        "task": _task(),
+        "channel": _channel(),
+        "invitation": _invitation(),
         "msgpack": _msgpack(),
         "hashes": _hashes(),
         "tree": _tree(),
@@ -271,6 +284,107 @@ def _feed() -> dict[str, bytes]:
         "leaves": b"".join(leaves),
         "root": whole.root(),
     }
+
+
+def _task() -> dict[str, bytes]:
+    """Arguments of all sorts, as one side writes them and the other must."""
+    values: dict[str, Any] = {
+        "text": 'é\n"\\ \x7f\u2028',
+        "numbers": [
+            0,
+            -1,
+            1.5,
+            0.1,
+            1e-4,
+            9.9e-5,
+            1.5e-7,
+            5e-324,
+            2**53 - 1,
+            -(2**53),
+            1e18,
+            1e22,
+            1.7e308,
+        ],
+        "\U0001f600": None,
+        "\uffee": {"b": True, "a": [False, {}, []]},
+        "": 1,
+    }
+    kwargs = canonical_kwargs(values)
+    result = sign_result(
+        ALICE,
+        key=task_key("count.1", kwargs),
+        function="count.1",
+        type="query",
+        timestamp=1_700_000_000_000,
+        payload=Payload("json", b"5"),
+    )
+    return {
+        "values": json.dumps(values).encode(),
+        "kwargs": kwargs,
+        "key": task_key("count.1", kwargs),
+        "function key": task_function_key("count.1").blinded(SECRET),
+        "backends key": task_backends_key().blinded(SECRET),
+        "node": ALICE.public,
+        "result": codec.encode(result),
+    }
+
+
+def _channel() -> dict[str, bytes]:
+    """Sealed secrets differ each time; this one was sealed once, for alice."""
+    sealed = bytes.fromhex(
+        "ce352fbabd24239b0c93081f65ceeea112d9c19c3a8cd6a3c21bceca99045114aa5b772f219334e9e37032cc0a2d5c73"
+        "787960f51a63134e8eaf0df40f8ebde96e140fff75600f035c7365065b304e54"
+    )
+    document = ChannelDocument.create(
+        "lab", OWNER, SECRET, [("wss://proxy.example.org", PROXY.node_id)], now=1_700_000_000,
+        members=[(ALICE.node_id, "alice", {"provide-tasks", "request-files"})],
+    )  # fmt: skip
+    members = tuple(
+        replace(each, sealed=sealed) if each.public == ALICE.public else each
+        for each in document.members
+    )
+    document = replace(document, members=members).with_admitter(
+        ALICE.node_id, {"request-files"}, 1_700_000_000
+    )
+    signed = sign(document, OWNER)
+    newcomer = NodeKey(bytes([17]) * 32)
+    made = Admission(
+        OWNER.public, ALICE.public, newcomer.public, "Ada", 2, 1, sealed, 1_700_000_000,
+        bytes([18]) * 32, bytes(64),
+    )  # fmt: skip
+    message = codec.pack(codec.plain(made)[:-1])
+    made = replace(made, signature=ALICE.sign(b"admission", message))
+    assert check_admission(codec.encode(made), document) is not None
+    assert ALICE.unseal(sealed) == SECRET
+    return {
+        "channel": OWNER.public,
+        "seed": ALICE.seed,
+        "node": ALICE.public,
+        "sealed": sealed,
+        "secret": SECRET,
+        "document": signed.to_bytes(),
+        "admission": codec.encode(made),
+        "newcomer": newcomer.public,
+    }
+
+
+def _invitation() -> dict[str, bytes]:
+    made = make_invitation(
+        channel=OWNER.public,
+        name="lab",
+        admitter=PROXY.public,
+        seed=SEED,
+        expires_at=1_800_000_000,
+        bootstraps=(Bootstrap("wss://proxy.example.org", PROXY.public),),
+    )
+    proof = prove(
+        made.key,
+        channel=OWNER.public,
+        admitter=PROXY.public,
+        newcomer=ALICE.public,
+        handshake_hash=H,
+    )
+    return {"line": to_line(made).encode(), "newcomer": ALICE.public, "h": H, "proof": proof}
 
 
 def to_text() -> str:

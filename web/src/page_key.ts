@@ -21,28 +21,38 @@ export interface KeptKey {
   readonly opening: CryptoKey;
 }
 
-/** PKCS #8 of a private X25519 key, up to its 32 bytes. */
+/** PKCS #8 of private keys, up to their 32 bytes. */
+const ED25519_HEAD = Uint8Array.of(0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20);
 const X25519_HEAD = Uint8Array.of(0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x6e, 4, 0x22, 4, 0x20);
 
 /** Throws `unreachable` where the browser has no such keys. */
 export async function makeKey(): Promise<KeptKey> {
   const { subtle } = crypto;
   try {
-    const pair = (await subtle.generateKey("Ed25519", true, ["sign", "verify"])) as CryptoKeyPair;
+    const pair = (await subtle.generateKey("Ed25519", true, ["sign"])) as CryptoKeyPair;
     const whole = new Uint8Array(await subtle.exportKey("pkcs8", pair.privateKey));
-    const hash = new Uint8Array(await subtle.digest("SHA-512", whole.slice(-32)));
-    const other = concat(X25519_HEAD, hash.subarray(0, 32));
-    const made = {
-      public: new Uint8Array(await subtle.exportKey("raw", pair.publicKey)),
-      signing: await subtle.importKey("pkcs8", whole, "Ed25519", false, ["sign"]),
-      opening: await subtle.importKey("pkcs8", other, "X25519", false, ["deriveBits"]),
-    };
-    for (const secret of [whole, hash, other]) secret.fill(0);
-    return made;
+    const seed = whole.slice(-32);
+    const kept = await keepKey(seed);
+    for (const secret of [whole, seed]) secret.fill(0);
+    return kept;
   } catch (error) {
     const reason = `this browser cannot keep such a key (${error instanceof Error ? error.name : "?"}); a newer one can`;
     throw new KacheryError("unreachable", { what: "the channel", reason });
   }
+}
+
+/** The same of a seed, 32 bytes, which the caller forgets. */
+export async function keepKey(seed: Bytes): Promise<KeptKey> {
+  const { subtle } = crypto;
+  const hash = new Uint8Array(await subtle.digest("SHA-512", seed));
+  const [first, second] = [concat(ED25519_HEAD, seed), concat(X25519_HEAD, hash.subarray(0, 32))];
+  const kept = {
+    public: ed25519.getPublicKey(seed) as Bytes,
+    signing: await subtle.importKey("pkcs8", first, "Ed25519", false, ["sign"]),
+    opening: await subtle.importKey("pkcs8", second, "X25519", false, ["deriveBits"]),
+  };
+  for (const secret of [hash, first, second]) secret.fill(0);
+  return kept;
 }
 
 export class PageKey implements Signer {

@@ -188,26 +188,27 @@ class Run {
       log: new TextDecoder().decode(log),
       reason: text(5, MAX_TASK_REASON),
       traceback: text(6, 16_000),
-      result: (items[7] ?? null) === null ? null : this.resultOf(items[7]),
+      result: (items[7] ?? null) === null ? null : checkResult(items[7], this.task, this.options.computes),
       found: asBool(items[8] ?? false, "found"),
     };
   }
+}
 
-  private resultOf(value: unknown): TaskResult {
-    const items = asList(value, "a result", 7, 7);
-    const { function: name, kwargs, type } = this.task;
-    const node = asBytes(items[3], "a node id", 32);
-    const matches = equal(asBytes(items[0], "a key", 32), taskKey(name, kwargs)) && asText(items[1], "a function", MAX_FUNCTION_ID) === name && items[2] === type;
-    const genuine = verify(node, "task result", pack(items.slice(0, 6)), asBytes(items[6], "a signature", 64));
-    if (!matches || !genuine || !this.options.computes(node)) throw new KacheryError("forged-result", { function: name });
-    const [format, data, uri = null] = asList(items[5], "a payload", 2, 3);
-    if (!["json", "npy", "bytes", "pkl"].includes(format as string) || (data === null) === (uri === null)) throw violation("no payload");
-    return {
-      node,
-      timestamp: asInt(items[4], "a time", 0, Number.MAX_SAFE_INTEGER),
-      format: format as TaskResult["format"],
-      data: data === null ? null : asBytes(data, "data", 0, MAX_INLINE_RESULT),
-      uri: uri === null ? null : asText(uri, "a URI", MAX_FRAGMENT),
-    };
-  }
+/** A result, if it is of that task and was signed by who may compute it. Throws `forged-result`, protocol-violation. */
+export function checkResult(value: unknown, task: Wanted, computes: (node: Bytes) => boolean): TaskResult {
+  const items = asList(value, "a result", 7, 7);
+  const { function: name, kwargs, type } = task;
+  const node = asBytes(items[3], "a node id", 32);
+  const matches = equal(asBytes(items[0], "a key", 32), taskKey(name, kwargs)) && asText(items[1], "a function", MAX_FUNCTION_ID) === name && items[2] === type;
+  const genuine = verify(node, "task result", pack(items.slice(0, 6)), asBytes(items[6], "a signature", 64));
+  if (!matches || !genuine || !computes(node)) throw new KacheryError("forged-result", { function: name });
+  const [format, data, uri = null] = asList(items[5], "a payload", 2, 3);
+  if (!["json", "npy", "bytes", "pkl"].includes(format as string) || (data === null) === (uri === null)) throw violation("no payload");
+  return {
+    node,
+    timestamp: asInt(items[4], "a time", 0, Number.MAX_SAFE_INTEGER),
+    format: format as TaskResult["format"],
+    data: data === null ? null : asBytes(data, "data", 0, MAX_INLINE_RESULT),
+    uri: uri === null ? null : asText(uri, "a URI", MAX_FRAGMENT),
+  };
 }

@@ -3,10 +3,16 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { type Bytes, fromHex, hex } from "../src/bytes.js";
+import { canonical } from "../src/canonical.js";
+import { listed, parseAdmission, parseDocument, rolesOf } from "../src/document.js";
 import { checkHead, Following, Frontier } from "../src/feed.js";
 import { hashers } from "../src/hashing.js";
 import { keyedHash, NodeKey, verify } from "../src/identity.js";
+import { parseInvitation, proveInvitation } from "../src/invitation.js";
 import * as limits from "../src/limits.js";
+import { proxyOf } from "../src/member.js";
+import { keepKey, makeKey, PageKey } from "../src/page_key.js";
+import { checkResult, taskKey } from "../src/task.js";
 import { parseManifest } from "../src/manifest.js";
 import { pack, packArray, packBinaryMap, unpack } from "../src/msgpack.js";
 import { Initiator, type Keys } from "../src/noise.js";
@@ -167,6 +173,71 @@ const checks: { [name: string]: () => void | Promise<void> } = {
       const other = fragment[at] === "A" ? "B" : "A";
       await assert.rejects(parseFragment(fragment.slice(0, at) + other + fragment.slice(at + 1), sha1), `letter ${at} changed`);
       await assert.rejects(parseFragment(fragment.slice(0, at), sha1), `cut after ${at}`);
+    }
+  },
+
+  task() {
+    const v = of("task");
+    const text = (name: string) => new TextDecoder().decode(v(name));
+    const kwargs = canonical(JSON.parse(text("values")) as Record<string, unknown>);
+    assert.equal(kwargs, text("kwargs"));
+    same(taskKey("count.1", kwargs), v("key"), "key");
+    const secret = new Uint8Array(32).fill(8);
+    same(markOf(secret, "kachery-task", new TextEncoder().encode("count.1")), v("function key"), "the function's key");
+    same(markOf(secret, "kachery-backend", new Uint8Array(0)), v("backends key"), "the key of all backends");
+    const wanted = { id: new Uint8Array(16), function: "count.1", type: "query" as const, kwargs };
+    const good = (node: Uint8Array) => hex(node) === hex(v("node"));
+    assert.equal(new TextDecoder().decode(checkResult(unpack(v("result")), wanted, good).data!), "5");
+    for (const changed of [{ kwargs: "{}" }, { function: "count.2" }, { type: "action" as const }])
+      assert.throws(() => checkResult(unpack(v("result")), { ...wanted, ...changed }, good), JSON.stringify(changed));
+    assert.throws(() => checkResult(unpack(v("result")), wanted, () => false), "of who may not compute");
+    for (let at = 0; at < v("result").length; at++)
+      assert.throws(() => checkResult(unpack(flipped(v("result"), at)), wanted, good), `byte ${at} changed`);
+    for (const value of [NaN, Infinity, "\ud800", undefined, () => 1]) assert.throws(() => canonical({ value }), String(value));
+    assert.equal(canonical({ n: 12345678901234567890n, __proto__: 1 }), '{"n":12345678901234567890}');
+  },
+
+  async channel() {
+    const v = of("channel");
+    const document = parseDocument(v("document"), v("channel"));
+    assert.equal(document.name, "lab");
+    assert.deepEqual(rolesOf(listed(document, v("node"))!.bits), ["request-files", "provide-tasks"]);
+    for (let at = 0; at < v("document").length; at += 3)
+      assert.throws(() => parseDocument(flipped(v("document"), at), v("channel")), `byte ${at} changed`);
+    assert.throws(() => parseDocument(v("document"), v("node")), "another channel");
+    const admission = parseAdmission(v("admission"), document)!;
+    same(admission.node, v("newcomer"), "the newcomer");
+    let counted = 0;
+    for (let at = 0; at < v("admission").length; at++) {
+      try {
+        if (parseAdmission(flipped(v("admission"), at), document)) counted++;
+      } catch {
+        // It is not even one.
+      }
+    }
+    assert.equal(counted, 0, "an admission that was changed");
+    assert.equal(parseAdmission(v("admission"), { ...document, admitters: [] }), null, "by who may not admit");
+    assert.equal(parseAdmission(v("admission"), { ...document, secretVersion: 2 }), null, "of an older secret");
+    const key = new PageKey(await keepKey(v("seed")));
+    same(key.public, v("node"), "the key of a seed");
+    same(await key.unseal(v("sealed")), v("secret"), "the secret");
+    for (let at = 0; at < v("sealed").length; at++) await assert.rejects(key.unseal(flipped(v("sealed"), at)), `byte ${at} changed`);
+    same(await key.sign("pass proof", v("secret")), new NodeKey(v("seed")).sign("pass proof", v("secret")), "signature");
+    const made = new PageKey(await makeKey());
+    assert(verify(made.public, "channel", v("secret"), await made.sign("channel", v("secret"))), "a key of the browser's own");
+  },
+
+  async invitation() {
+    const v = of("invitation");
+    const line = new TextDecoder().decode(v("line"));
+    const invitation = parseInvitation(`Hello!\n> ${line.slice(0, 70)}\n> ${line.slice(70)}\n\nBye`);
+    assert.equal(invitation.line, line);
+    same(proveInvitation(invitation, v("newcomer"), v("h")), v("proof"), "proof");
+    same(proxyOf(invitation, "proxy.example.org"), invitation.bootstraps[0]!.node, "the proxy of this page");
+    assert.throws(() => proxyOf(invitation, "other.example.org"), /https:\/\/proxy.example.org/);
+    for (let at = 15; at < line.length; at++) {
+      assert.throws(() => parseInvitation(line.slice(0, at) + (line[at] === "A" ? "B" : "A") + line.slice(at + 1)), `letter ${at} changed`);
+      assert.throws(() => parseInvitation(line.slice(0, at)), `cut after ${at}`);
     }
   },
 
