@@ -328,3 +328,39 @@ async def test_a_form_stays_while_its_function_is_away_and_odd_names_are_names(l
             assert "__proto__" in await tab.text(".run .result")
             assert "constructor" in await tab.text(".run .result")
             assert await tab.run("document.querySelectorAll('main img').length") == 0
+
+
+async def test_a_function_is_run_by_the_keyboard_alone_on_a_phone(lab: Lab) -> None:
+    async def echo(job: Job) -> Any:
+        return job.kwargs["text"]
+
+    serving = backend(lab, "B", {"echo.1": ("query", echo)}, signatures={"echo.1": SIGNATURE})
+    async with serving, chromium() as browser:
+        tab = await joined(browser, await invited(lab))
+        phone = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+        await tab.send("Emulation.setDeviceMetricsOverride", **phone)
+        await tab.until("document.querySelectorAll('.functions > details').length")
+
+        async def key(name: str, code: int, text: str = "") -> None:
+            pressed = {"key": name, "windowsVirtualKeyCode": code}
+            more = {"text": text} if text else {}
+            await tab.send("Input.dispatchKeyEvent", type="keyDown", **pressed, **more)
+            await tab.send("Input.dispatchKeyEvent", type="keyUp", **pressed)
+
+        async def to(name: str) -> None:
+            for _ in range(20):
+                await key("Tab", 9)
+                if await tab.run("document.activeElement.localName") == name:
+                    return
+            raise AssertionError(f"the keyboard does not lead to {name}")
+
+        await to("summary")
+        await key("Enter", 13, "\r")
+        await to("textarea")
+        await tab.send("Input.insertText", text="typed")
+        await tab.run("void document.querySelector('.functions select').focus()")
+        await to("button")
+        await key("Enter", 13, "\r")
+        await run_state(tab, "Finished")
+        assert '"typed"' in await tab.text(".run .result")
+        assert await tab.run("document.documentElement.scrollWidth") <= 360
