@@ -210,7 +210,7 @@ class Node:
         self._make_tasks(discovery)
         self.keepers = Keepers(
             discovery, self.keep_offers, self.keeping, self.copy_locks, self.downloader,
-            self.batch_loader, self.feeds, self.feed_reader,
+            self.batch_loader, self.feeds, self.feed_reader, self.backing,
         )  # fmt: skip
         self.upkeep = Upkeep(
             self.context,

@@ -345,9 +345,9 @@ class LastCopy(LocalError):
     code = "last-copy"
     exit_status = 2
     text = (
-        "{what} was stored here, and fewer than {copies} other nodes have shown that they have a copy "
-        "that stays ({found}), so it was not deleted. Give it to a keeper ('kachery-p2p push {what}'), "
-        "or say --force."
+        "{what} was stored here, and fewer than {copies} other nodes or archives have shown that they "
+        "have a copy that stays ({found}), so it was not deleted. Give it to a keeper ('kachery-p2p "
+        "push {what}'), or say --force."
     )
 
 
@@ -581,7 +581,10 @@ class OriginSlow(OriginError):
 class OriginRefused(OriginError):
     code = "origin-refused"
     exit_status = 5
-    text = "{origin} refuses access: {reason}. Give the node the right credentials and restart it."
+    text = (
+        "{origin} refuses access: {reason}. Give the node the right credentials: it reads those in "
+        "files anew within a minute, and those in its environment when it is restarted."
+    )
 
 
 class OriginTruncated(OriginError):

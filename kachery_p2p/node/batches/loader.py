@@ -63,6 +63,13 @@ class Wanted(NamedTuple):
 Done = Callable[[int, int, KacheryError | None], object]
 """Is told of a file that is here, by its place, with its size; or why it is not."""
 
+Moves = Callable[[int, dict[str, Any]], None]
+"""Is told how far a file is that comes as a download of its own, by its place."""
+
+
+def _ignore(place: int, info: dict[str, Any]) -> None:
+    """The ``moves`` of who does not want to know."""
+
 
 class BatchLoader:
     """``provide`` is called with the hashes of some files that have come to be here."""
@@ -84,7 +91,13 @@ class BatchLoader:
         self._provide = provide
 
     async def load(
-        self, wanted: Sequence[Wanted], channel: bytes | None, *, only: bool, done: Done
+        self,
+        wanted: Sequence[Wanted],
+        channel: bytes | None,
+        *,
+        only: bool,
+        done: Done,
+        moves: Moves = _ignore,
     ) -> None:
         """Have all of these here. ``only``: what is here counts if it may go out on ``channel``.
 
@@ -96,7 +109,9 @@ class BatchLoader:
         came: set[int] = set()
         if len(small) > 1:
             came = await self._fetch_small(small, channel, done)
-        await self._fetch_others([each for each in left if each.place not in came], channel, done)
+        await self._fetch_others(
+            [each for each in left if each.place not in came], channel, done, moves
+        )
 
     def _is_loading(self, sha1: str) -> bool:
         return sha1 in self._downloader.downloads
@@ -231,14 +246,19 @@ class BatchLoader:
     # --- the others ------------------------------------------------------------------------------
 
     async def _fetch_others(
-        self, wanted: Iterable[Wanted], channel: bytes | None, done: Done
+        self, wanted: Iterable[Wanted], channel: bytes | None, done: Done, moves: Moves
     ) -> None:
         turns = asyncio.Semaphore(MANY_AT_ONCE)
 
         async def one(each: Wanted) -> None:
             async with turns:
                 try:
-                    loaded = await self._downloader.load(each.sha1, each.manifest, channel=channel)
+                    loaded = await self._downloader.load(
+                        each.sha1,
+                        each.manifest,
+                        channel=channel,
+                        on_progress=lambda info: moves(each.place, info),
+                    )
                 except KacheryError as error:
                     done(each.place, 0, error)
                 else:

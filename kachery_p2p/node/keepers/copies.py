@@ -4,6 +4,8 @@ A holder locks its copy for a while, and shows that it has it: a block that this
 is read from it, as any block is, and compared with one's own. So a holder that only believes that it
 has the file finds out. Only copies that stay are counted: what was merely fetched there may go to
 make room an hour later.
+
+What this node has put into an archive counts as well, once a block of it was read from there now.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
+from kachery_p2p.node.backing.backing import Backing
+from kachery_p2p.node.backing.origin import Origin
 from kachery_p2p.node.files.copy_locks import CopyLocks
 from kachery_p2p.node.files.sources import NodeSource
 from kachery_p2p.node.gossip.discovery import Discovery
@@ -27,12 +31,14 @@ from kachery_p2p.protocol.limits import (
     COPY_PATIENCE,
     MAX_COPIES,
 )
+from kachery_p2p.storage.backing.index import Object
 from kachery_p2p.storage.files.blobs import Blob
 
 
 class Copies:
-    def __init__(self, discovery: Discovery, locks: CopyLocks) -> None:
+    def __init__(self, discovery: Discovery, locks: CopyLocks, backing: Backing) -> None:
         self._discovery = discovery
+        self._backing = backing
         self._network = discovery.network
         self._context = discovery.network.context
         self._disk = self._context.workers.disk
@@ -42,8 +48,9 @@ class Copies:
     # --- asking ------------------------------------------------------------------------------
 
     async def require(self, sha1: str, copies: int) -> None:
-        """See to so many copies on other nodes, if this is the user's own and there are other nodes.
-        What is linked does not go, what was fetched is somebody else's: for these nobody is asked.
+        """See to so many copies on other nodes or in archives of this one, if this is the user's own
+        and there are other nodes. What is linked does not go, what was fetched is somebody else's: for
+        these nobody is asked.
 
         Raises:
             LastCopy: fewer are known of; it says who was asked, and what they said.
@@ -57,14 +64,46 @@ class Copies:
         stay = 0
         try:
             async with asyncio.timeout(COPY_ASK_SECONDS):
-                for outcome in await self._ask_all(blob, copies):
-                    stay += outcome is None
-                    said += [] if outcome is None else [outcome]
+                outcomes = await self._in_archives(blob)
+                stay = sum(each is None for each in outcomes)
+                if stay < copies:
+                    outcomes += await self._ask_all(blob, copies - stay)
+                stay = sum(each is None for each in outcomes)
+                said = [each for each in outcomes if each is not None]
         except TimeoutError:
             said.append(f"no answer within {COPY_ASK_SECONDS:g} s")
         if stay < copies:
             found = "; ".join(said) or "nobody else has it"
             raise LastCopy(what=f"sha1://{sha1}", copies=copies, found=found)
+
+    async def _in_archives(self, blob: Blob) -> list[str | None]:
+        """For each archive into which this node has put it, None if it is there still, or what there is
+        to say of it."""
+        there = [each for each in await self._backing.find(blob.sha1) if each[1].verified]
+        return [await self._in_archive(*each, blob) for each in there]
+
+    async def _in_archive(self, origin: Origin, found: Object, blob: Blob) -> str | None:
+        start, stop = self._any_block(blob.size)
+        try:
+            theirs = await origin.call(
+                f"reading sha1://{blob.sha1}", lambda files: files.read(blob.sha1, "", start, stop)
+            )
+        except KacheryError as error:
+            await self._backing.blame(blob.sha1, origin, error)
+            return f"archive {origin.name}: {str(error).rstrip('.')}"
+        mine = await self._disk(self._context.store.read, blob, start, stop - start)
+        if found.size == blob.size and theirs == mine:
+            return None
+        wrong = CorruptContent(what=f"sha1://{blob.sha1}", source=origin.name)
+        await self._backing.blame(blob.sha1, origin, wrong)
+        return str(wrong).rstrip(".")
+
+    def _any_block(self, size: int) -> tuple[int, int]:
+        """Where a block that was chosen at random begins and ends."""
+        if not size:
+            return 0, 0
+        number = int.from_bytes(self._context.random_bytes(8)) % -(-size // BLOCK)
+        return number * BLOCK, min((number + 1) * BLOCK, size)
 
     async def _ask_all(self, blob: Blob, copies: int) -> list[str | None]:
         """For each holder None if it has a copy that stays, or what there is to say of it."""
@@ -102,8 +141,7 @@ class Copies:
             raise CorruptContent(what=f"sha1://{blob.sha1}", source=source.name)
         if not size:
             return
-        number = int.from_bytes(self._context.random_bytes(8)) % -(-size // BLOCK)
-        start, stop = number * BLOCK, min((number + 1) * BLOCK, size)
+        start, stop = self._any_block(size)
         theirs = bytearray()
         with source.reading(blob.sha1, [(start, stop)], proofs=False) as pieces:
             while (item := await pieces.next()) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kachery_p2p.node.backing.backing import Backing
 from kachery_p2p.node.batches.loader import BatchLoader
 from kachery_p2p.node.feeds.feeds import Feeds
 from kachery_p2p.node.feeds.reader import FeedReader
@@ -32,6 +33,7 @@ class Keepers:
         loader: BatchLoader,
         feeds: Feeds,
         reader: FeedReader,
+        backing: Backing,
     ) -> None:
         kept_feeds = KeptFeeds(feeds, reader, offers)
         taker = Taker(feeds.context, keeping, downloader, loader, kept_feeds, discovery.lookup)
@@ -40,7 +42,7 @@ class Keepers:
         self.offers = offers
         self.keeper = Keeper(discovery.network, offers, keeping, kept_feeds, taker)
         self.pusher = Pusher(discovery, keeping, feeds.store)
-        self.copies = Copies(discovery, locks)
+        self.copies = Copies(discovery, locks, backing)
 
     def on_change(self, channel: bytes) -> None:
         """A channel changed: end what comes from those who may push no longer; forget what was offered

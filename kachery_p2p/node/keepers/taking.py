@@ -29,6 +29,7 @@ from kachery_p2p.protocol.errors import (
 )
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.keepers.messages import FEED_BYTES, KeepPut, title
+from kachery_p2p.protocol.keepers.offer import later
 from kachery_p2p.storage.files.checking import check
 from kachery_p2p.storage.inventory.kept import Kept
 
@@ -47,7 +48,8 @@ class Coming:
         self.kept = kept
         self.stream = stream
         self.arrived = 0
-        self.moving = self.moving_size = 0
+        self.moving: dict[str, tuple[int, int]] = {}
+        """What is coming now: how much of it is here, of how much."""
         self.checked: set[str] = set()
         """What is here and has been compared with its hash."""
         self.tried: Counter[str] = Counter()
@@ -56,7 +58,19 @@ class Coming:
 
     @property
     def done(self) -> int:
-        return min(self.arrived + self.moving, self.put.size)
+        moved = sum(come for come, _ in self.moving.values())
+        return min(self.arrived + moved, self.put.size)
+
+    @property
+    def moving_size(self) -> int:
+        """Bytes of all that is coming now, whole."""
+        return sum(size for _, size in self.moving.values())
+
+    def moves(self, sha1: str, info: dict[str, Any]) -> None:
+        """How far a download is."""
+        # A file without a tree is verified all at once.
+        come = max(int(info["verified"]), min(int(info["fetched"]), int(info["size"])))
+        self.moving[sha1] = come, int(info["size"])
 
     def take(self, size: int) -> None:
         """So many bytes more are here."""
@@ -107,6 +121,8 @@ class Taker:
         """
         put, kept = work.put, work.kept
         until = None if put.seconds is None else self._context.clock() + put.seconds
+        if kept.whole:  # whoever pushes once more does not want it to be kept for less
+            until = later(kept.until, until)
         kept = kept._replace(whole=True, until=until, orphaned=None, label=put.label)
         if len(put.content) == FEED_BYTES:
             return await self._feeds.take(kept, put.logs, work.check)
@@ -169,14 +185,14 @@ class Taker:
         if max(work.tried.values()) > _TRIES:
             raise self.refusal(work.kept, "its user does not share all of it on this channel")
         if root in missing:
-
-            def moves(info: dict[str, Any]) -> None:
-                work.moving, work.moving_size = int(info["verified"]), int(info["size"])
-
             loaded = await self._downloader.load(
-                root, manifests[root], channel=channel, label=work.put.label, on_progress=moves
+                root,
+                manifests[root],
+                channel=channel,
+                label=work.put.label,
+                on_progress=lambda info: work.moves(root, info),
             )
-            work.moving = work.moving_size = 0
+            work.moving.clear()
             work.checked.add(root)
             work.take(loaded["size"])
             return  # what it names is known from now on
@@ -187,7 +203,11 @@ class Taker:
         ]
         errors: list[KacheryError] = []
 
+        def moves(place: int, info: dict[str, Any]) -> None:
+            work.moves(wanted[place].sha1, info)
+
         def done(place: int, size: int, error: KacheryError | None) -> None:
+            work.moving.pop(wanted[place].sha1, None)
             if error is not None:
                 errors.append(error)
                 return
@@ -195,7 +215,7 @@ class Taker:
             work.arrived += size
             work.over = work.arrived > work.put.size
 
-        await self._loader.load(wanted, channel, only=True, done=done)
+        await self._loader.load(wanted, channel, only=True, done=done, moves=moves)
         work.check(0)
         if errors:
             raise errors[0]

@@ -37,8 +37,8 @@ _Label = Annotated[str, Meta(max_length=MAX_KEPT_LABEL)]
 
 class KeepPut(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Fetch this, with all in it, and keep it for me. ``size`` bytes and ``count`` contents is all of
-    it, manifests included: a keeper takes no more. ``seconds``: for how long, None for good. ``logs``:
-    of a feed, its subfeeds with the size of each."""
+    it, manifests included: a keeper takes no more. ``seconds``: for how long, None for good; what is
+    kept for longer already stays so. ``logs``: of a feed, its subfeeds with the size of each."""
 
     channel: bytes
     content: _Content

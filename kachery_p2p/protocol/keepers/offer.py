@@ -25,6 +25,11 @@ def keeper_key(node: str | None) -> ContentKey:
     return ContentKey("files", KEEPER_CONTEXT, identifier, "a keeper")
 
 
+def later(one: float | None, other: float | None) -> float | None:
+    """The later of two times at which something ends; None: it does not."""
+    return None if one is None or other is None else max(one, other)
+
+
 class KeepOffer(NamedTuple):
     """``nodes``: ids in hex; None: every member. ``limit``: bytes on this channel; None: as much as the
     storage holds."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from kachery_p2p.protocol.errors import CopyLocked, KacheryError, LastCopy
 from kachery_p2p.protocol.limits import MANIFEST_CHUNK
+from kachery_p2p.storage.paths import path_of
+from tests.node.backing.lab import lab_with
 from tests.node.harness import Lab, laboratory
 
 from .lab import content, has, offer, push
@@ -116,3 +119,45 @@ async def test_nobody_online_is_said_at_once() -> None:
         with pytest.raises(LastCopy):
             async with asyncio.timeout(12):
                 await delete(lab, "A", sha1)
+
+
+@pytest.mark.parametrize("own", [False, True])
+async def test_what_is_in_an_archive_has_a_copy_there_as_long_as_it_is_there(
+    tmp_path: Path, own: bool
+) -> None:
+    async with lab_with(str(tmp_path), archive=True, own=own) as lab:
+        kept, lost, wrong, empty, both = [
+            (await lab.store("A", content(size, size)))[0]
+            for size in (200_000, 100_001, 100_002, 0, 100_003)
+        ]
+        for sha1 in (kept, lost, wrong, empty, both):
+            await lab.call("A", "archive", sha1=sha1)
+        path_of(tmp_path, lost).unlink()
+        path_of(tmp_path, wrong).write_bytes(content(100_002, 7))
+        for sha1 in (lost, wrong):
+            with pytest.raises(LastCopy, match=str(tmp_path)):
+                await delete(lab, "A", sha1)
+            assert has(lab["A"], sha1)
+        # What was found out there is known from now on: neither is let go for it.
+        assert (await lab.call("A", "collect", to=1))["count"] == (2 if own else 0)
+        if own:
+            return
+        await delete(lab, "A", kept)
+        await delete(lab, "A", empty)
+        with pytest.raises(LastCopy, match="fewer than 2"):
+            await delete(lab, "A", both, copies=2)
+        await lab.store("B", content(100_003, 100_003))
+        await delete(lab, "A", both, copies=2)
+        assert not any(has(lab["A"], sha1) for sha1 in (kept, empty, both))
+        await lab.load("B", kept)  # out of the archive
+
+
+async def test_what_may_go_for_its_archive_is_deleted_with_the_archive_as_the_copy(
+    tmp_path: Path,
+) -> None:
+    async with lab_with(str(tmp_path), archive=True, own=True) as lab:
+        sha1, _ = await lab.store("A", content(50_000))
+        await lab.call("A", "archive", sha1=sha1)
+        await delete(lab, "A", sha1)
+        assert not has(lab["A"], sha1)
+        await lab.load("A", sha1)

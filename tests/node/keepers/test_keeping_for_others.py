@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from kachery_p2p.node.files import download as download_module
+from kachery_p2p.node.keepers import keeper as keeper_module
 from kachery_p2p.node.keepers.pusher import Pusher, Thing, Wish
 from kachery_p2p.protocol.errors import (
     AccessDenied,
@@ -28,7 +30,8 @@ from kachery_p2p.protocol.limits import (
     MANIFEST_CHUNK,
 )
 from kachery_p2p.storage.inventory.kept import Pushed
-from tests.node.harness import laboratory, until
+from tests.node.feeds.lab import Subfeed
+from tests.node.harness import Live, laboratory, until
 
 from .lab import content, has, kept_at, offer, push
 
@@ -430,3 +433,56 @@ async def test_what_was_stored_a_moment_ago_is_fetched_from_who_pushes_it(
             True
         ]
         assert pushed["count"] == {"a small file": 1, "a large file": 2, "a folder": 21}[what]
+
+
+@pytest.mark.parametrize("feed", [False, True])
+async def test_what_is_pushed_once_more_is_kept_for_the_longer_of_the_two(feed: bool) -> None:
+    async with laboratory("A", "K") as lab:
+        await offer(lab, "K")
+        if feed:
+            log = await Subfeed.create(lab)
+            await log.append("A", 1)
+            what = {"feed": log.feed.hex()}
+        else:
+            what = {"sha1": (await lab.store("A", content(10_000)))[0]}
+
+        async def until_when(**more: Any) -> float | None:
+            (said,) = (await lab.call("A", "keep.push", **what, **more))["kept"]
+            (here,) = (await lab.call("K", "keep.list"))["here"]
+            (mine,) = (await lab.call("A", "keep.list"))["elsewhere"]
+            assert said["until"] == here["until"] == mine["until"]
+            until: float | None = here["until"]
+            return until
+
+        month = await until_when(seconds=30 * 86_400.0)
+        assert month is not None
+        assert await until_when(seconds=86_400.0) == month
+        year = await until_when(seconds=365 * 86_400.0)
+        assert year is not None
+        assert year > month
+        assert await until_when() is None
+        assert await until_when(seconds=86_400.0) is None
+        # Who wants it to go sooner says so.
+        await lab.call("A", "keep.drop", **what)
+        assert await until_when(seconds=86_400.0) is not None
+
+
+async def test_a_push_says_how_far_it_is_inside_the_large_files_of_a_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keeper_module, "KEEP_TELL_SECONDS", 0.05)
+    monkeypatch.setattr(download_module, "_TELL_SECONDS", 0.0)
+    async with laboratory("A", "K") as lab:
+        await offer(lab, "K")
+        sizes = [6_000_000, 6_000_001]
+        names = [(await lab.store("A", content(size, size)))[0] for size in sizes]
+        files = {name: {"sha1": name, "size": 1} for name in names}
+        folder, _ = await lab.store("A", json.dumps({"files": files, "dirs": {}}).encode())
+        await lab.call("A", "set_rates", upload=6_000_000)
+        live = Live()
+        pushed = await lab.live("A", live, "keep.push", sha1=folder)
+        small = pushed["size"] - sum(sizes)
+        whole = {0, small, small + sizes[0], small + sizes[1], pushed["size"]}
+        told = [each["done"] for each in live.told]
+        assert set(told) - whole, "only whole files were told of"
+        assert told == sorted(told)
