@@ -75,6 +75,7 @@ class Archiving:
         origin = self._archive(url)
         report: Report = {"archive": origin.name, "files": 0, "bytes": 0, "already": 0}
         disk = self._context.workers.disk
+        await self._backing.require(origin)
         await origin.call("tidying", Objects.tidy)
         await self._have(root)
         names = await disk(self._keeping.belonging, root)
@@ -95,6 +96,7 @@ class Archiving:
         """As :meth:`archive`, of all that is pinned and here."""
         origin = self._archive(url)
         report: Report = {"archive": origin.name, "files": 0, "bytes": 0, "already": 0}
+        await self._backing.require(origin)
         state, disk = self._context.state, self._context.workers.disk
         after = ""
         while page := await disk(state.all_pinned, after, LIST_PAGE):
@@ -202,6 +204,11 @@ def _put(files: Objects, content: _Content, moving: Moving) -> tuple[Found, int]
     content as it is there, and the bytes of the tree."""
     sha1, size = content.blob.sha1, content.blob.size
     gone = moving.gone.is_set
+    if files.is_file(sha1, content.blob.path):
+        reason = (
+            "what lies there is the file in this node's storage by another name, and no copy of it"
+        )
+        raise OriginNotWritten(what=f"sha1://{sha1}", origin=files.name, reason=reason)
     found = files.size(sha1)
     if found is None or found.size != size or not _is_good(files, sha1, size, moving):
         found = files.put(sha1, "", size, content.pieces(moving), cancelled=gone)

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from kachery_p2p.node.context import Context
 from kachery_p2p.protocol.errors import (
+    BadInput,
     CorruptContent,
     KacheryError,
     OriginObjectGone,
@@ -32,7 +33,13 @@ from kachery_p2p.protocol.limits import (
 )
 from kachery_p2p.storage.backing.index import Change, Object, OriginIndex
 from kachery_p2p.storage.backing.objects import Found, Objects
-from kachery_p2p.storage.backing.setting import OriginSetting, checked, origins_of, set_origins
+from kachery_p2p.storage.backing.setting import (
+    OriginSetting,
+    checked,
+    is_folder,
+    origins_of,
+    set_origins,
+)
 from kachery_p2p.storage.files.origins import FREE
 
 from .origin import Origin
@@ -75,6 +82,10 @@ class Backing:
     async def set(self, settings: Iterable[OriginSetting]) -> None:
         """Have these from now on and after restarts. Raises BadInput: one can never work."""
         good = checked(settings)
+        for each in good:
+            if is_folder(each.url, self._context.store.root):
+                reason = "it is this node's own storage, of which it would be no copy"
+                raise BadInput(what=f"origin {each.url}", reason=reason)
         await self._context.workers.disk(set_origins, self._context.state, good)
         await self._use(good, settle=True)
 
@@ -202,11 +213,7 @@ class Backing:
 
     async def _refresh(self, origin: Origin) -> None:
         index, disk = self.index, self._context.workers.disk
-        there = await origin.call("looking at it", Objects.check, anyway=True)
-        objects, _, _ = await disk(index.counts, origin.number)
-        if not there and objects:
-            reason = f"it has no folder 'sha1', which had {objects} files; is it mounted?"
-            raise OriginUnreachable(origin=origin.name, reason=reason)
+        objects = await self.require(origin)
         lists = await origin.call("looking at it", lambda files: files.lists, anyway=True)
         mark = "" if lists else await self._stage(origin)
         if mark is None:
@@ -229,6 +236,16 @@ class Backing:
             await disk(index.set_mark, origin.number, mark)
         if changes > ORIGIN_NEWS_EACH:
             await self._compare()
+
+    async def require(self, origin: Origin) -> int:
+        """See that an origin is there, which is not so if all that it had has gone; how many objects it
+        had. Raises OriginError."""
+        there = await origin.call("looking at it", Objects.check, anyway=True)
+        objects, _, _ = await self._context.workers.disk(self.index.counts, origin.number)
+        if not there and objects:
+            reason = f"it has no folder 'sha1', which had {objects} files; is it mounted?"
+            raise OriginUnreachable(origin=origin.name, reason=reason)
+        return objects
 
     async def _stage(self, origin: Origin) -> str | None:
         """Read an index file; what it was like, or None if it is as it was."""

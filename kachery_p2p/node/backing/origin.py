@@ -146,6 +146,8 @@ class Origin:
         loop = asyncio.get_running_loop()
         if rests and self.resting is None:
             self._again = loop.time() + max(ORIGIN_RETRY_FIRST / 2, self._backoff.next())
+        if isinstance(error, OriginRefused):
+            self._objects = None  # the next one reads the credentials anew, which may have changed
         self.error = error
 
     def _answered(self) -> None:

@@ -108,8 +108,17 @@ class Objects:
 
         Raises:
             OriginTruncated: it ends before. OriginObjectGone: it is not there.
-            OriginError: it could not be read.
+            OriginRefused: nothing may be read there. OriginError: it could not be read.
         """
+        try:
+            return self._read(sha1, suffix, start, stop)
+        except OriginRefused as error:
+            self.check()  # raises the same if it is the place that may not be read, and not this one
+            what, told = f"sha1://{sha1}{suffix}", error.fields["reason"]
+            reason = f"{what} may not be read there, though others may ({told})"
+            raise OriginError(origin=self.name, reason=reason) from error
+
+    def _read(self, sha1: str, suffix: str, start: int, stop: int) -> bytes:
         path, what = self.path(sha1, suffix), f"sha1://{sha1}{suffix}"
         with self._errors(what):
             if self.lists:
@@ -133,6 +142,13 @@ class Objects:
         except OriginObjectGone:
             return None
         return Found(sha1, suffix, int(info.get("size") or 0), _stamp(info))
+
+    def is_file(self, sha1: str, path: Path) -> bool:
+        """Whether what is there under that name is this very file of this computer."""
+        try:
+            return self._is_local() and os.path.samefile(self.path(sha1), path)
+        except OSError:
+            return False
 
     # --- listing ---------------------------------------------------------------------------------
 
@@ -353,6 +369,8 @@ def _options(protocol: str) -> dict[str, Any]:
     elif protocol in _NO_LISTING:
         import aiohttp
 
+        # What a server compresses for this answer alone has no parts that could be asked for.
+        options["headers"] = {"Accept-Encoding": "identity"}
         options["client_kwargs"] = {
             "timeout": aiohttp.ClientTimeout(
                 total=None, sock_connect=ORIGIN_CONNECT_SECONDS, sock_read=ORIGIN_CALL_SECONDS

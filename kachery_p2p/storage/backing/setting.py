@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -55,6 +56,12 @@ def checked(settings: Iterable[OriginSetting]) -> list[OriginSetting]:
     if len(found) > MAX_ORIGINS:
         raise BadInput(what="origins", reason=f"more than {MAX_ORIGINS} of them")
     return list(found.values())
+
+
+def is_folder(url: str, folder: Path) -> bool:
+    """Whether an origin is this very folder, by whatever name."""
+    path = url.removeprefix("file://")
+    return "://" not in path and os.path.realpath(path) == os.path.realpath(folder)
 
 
 def shown(url: str) -> str:

@@ -52,3 +52,10 @@ def put_many(root: Path, count: int) -> list[str]:
         _place(root, name, "", data)
         names.append(name)
     return names
+
+
+def write_index(root: Path) -> None:
+    """As ``find sha1 -type f -printf '%f %s\\n' > index.txt`` does."""
+    files = (each for each in (root / "sha1").rglob("*") if each.is_file())
+    lines = [f"{each.name} {each.stat().st_size}\n" for each in files]
+    (root / "index.txt").write_text("".join(lines))

@@ -1,4 +1,4 @@
-"""Servers for tests: a web server with ranges and faults at will, and S3 by moto's standalone
+"""Servers for tests: a web server with ranges and faults at will, nginx, and S3 by moto's standalone
 server."""
 
 from __future__ import annotations
@@ -6,9 +6,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -18,6 +20,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+
+from .folders import write_index
 
 _BUCKET: Final = "lab"
 _PATIENCE: Final = 60.0
@@ -88,10 +92,7 @@ class Web:
             self.sent[path.suffix] += len(body)
 
     def write_index(self) -> None:
-        """As ``find sha1 -type f -printf '%f %s\\n' > index.txt`` does."""
-        files = (each for each in (self.root / "sha1").rglob("*") if each.is_file())
-        lines = [f"{each.name} {each.stat().st_size}\n" for each in files]
-        (self.root / "index.txt").write_text("".join(lines))
+        write_index(self.root)
 
     def close(self) -> None:
         self._closed = True
@@ -110,14 +111,80 @@ def web(root: Path) -> Iterator[Web]:
         server.close()
 
 
+class Nginx:
+    """nginx, which serves a folder. ``setting``: more of its directives for that."""
+
+    def __init__(self, root: Path, setting: str) -> None:
+        program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+        if program is None:
+            pytest.skip("nginx is not installed")
+        self._program = program
+        self._folder = Path(tempfile.mkdtemp(prefix="kp"))
+        self._root, self._port = root, _free_port()
+        self.log = self._folder / "access.log"
+        self.log.touch()
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._start(setting)
+
+    def _start(self, setting: str) -> None:
+        file, folder = self._folder / "nginx.conf", self._folder
+        temporary = (
+            f"{what}_temp_path {folder}/{what};"
+            for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        file.write_text(
+            f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/errors;\n"
+            "events {}\n"
+            "http {\n"
+            f"log_format sent '$status $body_bytes_sent $uri'; access_log {self.log} sent;\n"
+            f"{' '.join(temporary)}\n"
+            f"server {{ listen 127.0.0.1:{self._port} reuseport; root {self._root}; {setting} }}\n}}\n"
+        )
+        self._process = subprocess.Popen(
+            [self._program, "-c", str(file), "-e", str(folder / "errors")]
+        )
+        _wait_for(self._port, self._process)
+
+    def set(self, setting: str) -> None:
+        """Have it set up so from now on."""
+        self._end()
+        self._start(setting)
+
+    def _end(self) -> None:
+        self._process.terminate()
+        self._process.wait(_PATIENCE)
+
+    def sent(self) -> int:
+        """Bytes of bodies."""
+        return sum(int(line.split()[1]) for line in self.log.read_text().splitlines())
+
+    def close(self) -> None:
+        self._end()
+        shutil.rmtree(self._folder)
+
+
+@contextlib.contextmanager
+def nginx(root: Path, setting: str = "") -> Iterator[Nginx]:
+    server = Nginx(root, setting)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 @contextlib.contextmanager
 def s3(patch: pytest.MonkeyPatch) -> Iterator[str]:
     """An S3 server with an empty bucket; the URL of that. The environment says where it is."""
     pytest.importorskip("moto", reason="moto's server stands in for S3")
     boto3 = pytest.importorskip("boto3", reason="boto3 makes the bucket")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = _free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     endpoint = f"http://127.0.0.1:{port}"
     for name, value in {
@@ -146,8 +213,8 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
         try:
             socket.create_connection(("127.0.0.1", port)).close()
         except OSError:
-            assert process.poll() is None, "the S3 server ended"
-            assert time.monotonic() < last, "the S3 server does not come up"
+            assert process.poll() is None, "the server ended"
+            assert time.monotonic() < last, "the server does not come up"
             time.sleep(0.05)
         else:
             return

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from kachery_p2p.protocol.errors import BadInput, CorruptContent, OriginNotWritten
+from kachery_p2p.protocol.errors import (
+    BadInput,
+    CorruptContent,
+    OriginNotWritten,
+    OriginUnreachable,
+)
 from kachery_p2p.protocol.limits import MANIFEST_CHUNK
 from kachery_p2p.storage import paths
 from kachery_p2p.storage.backing.objects import MANIFEST, Objects
 from kachery_p2p.storage.backing.setting import OriginSetting
-from tests.node.harness import Lab
+from tests.node.harness import Lab, laboratory
 
 from .folders import content
 from .lab import lab_with
@@ -158,3 +164,41 @@ async def test_which_archive_is_said_where_there_are_several(tmp_path: Path) -> 
         await lab["A"].backing.set([OriginSetting(str(one))])
         with pytest.raises(BadInput, match="daemon set --archive"):
             await lab.call("A", "archive", sha1=sha1)
+
+
+async def test_the_nodes_own_storage_is_no_archive_of_it_by_whatever_name(tmp_path: Path) -> None:
+    async with laboratory("A") as lab:
+        root = lab["A"].store.root
+        sha1, _ = await lab.store("A", content(50_000))
+        (tmp_path / "link").symlink_to(root)
+        for url in (str(root), f"file://{root}/", str(tmp_path / "link"), f"{root}/../storage"):
+            with pytest.raises(BadInput, match="own storage"):
+                await lab.call("A", "set_origins", origins=[{"url": url, "archive": True}])
+        for name, make in {"hard": os.link, "soft": os.symlink}.items():
+            url = tmp_path / name
+            path = paths.path_of(url, sha1)
+            path.parent.mkdir(parents=True)
+            make(lab["A"].store.path(sha1), path)
+            origins = [{"url": str(url), "archive": True, "own": True}]
+            await lab.call("A", "set_origins", origins=origins)
+            with pytest.raises(OriginNotWritten, match="no copy of it"):
+                await lab.call("A", "archive", sha1=sha1)
+            assert (await lab.call("A", "collect", to=1))["count"] == 0
+            assert lab.bytes_of("A", sha1)
+
+
+async def test_nothing_is_written_where_an_archive_is_not_mounted(tmp_path: Path) -> None:
+    async with lab_with(str(tmp_path), archive=True, own=True) as lab:
+        there_before, _ = await lab.store("A", content(50_000, 1))
+        more, _ = await lab.store("A", content(50_000, 2))
+        await lab.call("A", "archive", sha1=there_before)
+        await lab.call("A", "pin", sha1=more)
+        await lab.call("A", "origins", refresh=True)
+        (tmp_path / "sha1").rename(tmp_path / "elsewhere")
+        for named in ({"sha1": more}, {}):
+            with pytest.raises(OriginUnreachable, match="mounted"):
+                await lab.call("A", "archive", **named)
+        assert not (tmp_path / "sha1").exists()
+        (tmp_path / "elsewhere").rename(tmp_path / "sha1")
+        await lab.call("A", "archive", sha1=more)
+        assert there(tmp_path) == {there_before, more}

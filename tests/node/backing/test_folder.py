@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from kachery_p2p.protocol.errors import OriginError, OriginRefused
 from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK
+from kachery_p2p.storage.backing.objects import Objects
 from tests.node.harness import Live, until
 
 from .folders import content, put
@@ -63,3 +68,25 @@ async def test_what_goes_from_the_storage_is_offered_still(tmp_path: Path) -> No
         await until(lambda: not lab["A"].announcer._pending)
         await lab.announced("A")
         await lab.load("B", sha1)
+
+
+async def test_a_file_that_may_not_be_read_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root may read everything, the rights are played."""
+    locked, _ = put(tmp_path, content(200_000, 1))
+    free, _ = put(tmp_path, content(200_000, 2))
+    async with lab_with(str(tmp_path)) as lab:
+        read = Objects._read
+
+        def without_rights(self: Objects, sha1: str, *rest: Any) -> bytes:
+            if sha1 == locked:
+                raise OriginRefused(origin="it", reason="Permission denied")
+            return read(self, sha1, *rest)
+
+        monkeypatch.setattr(Objects, "_read", without_rights)
+        error = await lab.error("A", locked)
+        assert isinstance(error, OriginError)
+        assert not isinstance(error, OriginRefused)
+        await lab.load("A", free)
+        assert (await lab.call("A", "origins"))["origins"][0]["state"] == "ok"

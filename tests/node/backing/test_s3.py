@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from kachery_p2p.protocol.errors import OriginRefused, OriginUnreachable
+from kachery_p2p.protocol.errors import OriginError, OriginRefused, OriginUnreachable
 from kachery_p2p.protocol.limits import MANIFEST_CHUNK, MIB
 from tests.node.harness import Live, laboratory
 
@@ -77,3 +78,43 @@ async def test_a_bucket_that_is_not_there_and_credentials_that_are_wrong(
         await lab.call("A", "set_origins", origins=[{"url": bucket}])
         told = (await lab.call("A", "origins", refresh=True))["origins"][0]
         assert told["state"] == OriginRefused.code
+
+
+async def test_credentials_that_are_put_right_are_taken_without_a_restart(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens of a day, say, that something renews in a file."""
+    credentials = tmp_path / "credentials"
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(credentials))
+    async with laboratory("A") as lab:
+        await lab.call("A", "set_origins", origins=[{"url": bucket}])
+        told = (await lab.call("A", "origins", refresh=True))["origins"][0]
+        assert told["state"] == OriginRefused.code
+        credentials.write_text("[default]\naws_access_key_id = x\naws_secret_access_key = y\n")
+        told = (await lab.call("A", "origins", refresh=True))["origins"][0]
+        assert told["state"] == "ok"
+
+
+async def test_an_object_that_has_gone_to_slow_storage_takes_no_other_with_it(bucket: str) -> None:
+    """A rule of the bucket moves what is old to where it must be asked back from."""
+    boto3 = pytest.importorskip("boto3")
+    url = f"{bucket}/cold"
+    async with lab_with(url, archive=True) as lab:
+        cold, _ = await lab.store("A", content(200_000, 1))
+        warm, _ = await lab.store("A", content(200_000, 2))
+        for sha1 in (cold, warm):
+            await lab.call("A", "archive", sha1=sha1)
+            await lab.call("A", "delete_file", sha1=sha1, copies=0)
+        name, _, prefix = url.removeprefix("s3://").partition("/")
+        key = f"{prefix}/sha1/{cold[:2]}/{cold[2:4]}/{cold[4:6]}/{cold}"
+        source = {"Bucket": name, "Key": key}
+        client = boto3.client("s3")
+        client.copy_object(Bucket=name, Key=key, CopySource=source, StorageClass="GLACIER")
+        error = await lab.error("A", cold)
+        assert isinstance(error, OriginError)
+        assert not isinstance(error, OriginRefused)
+        assert "though others may" in str(error)
+        await lab.load("A", warm)
+        assert (await lab.call("A", "origins"))["origins"][0]["state"] == "ok"
