@@ -101,6 +101,14 @@ def pread_up_to(fd: int, length: int, offset: int) -> bytes:
     return b"".join(pieces)
 
 
+def pread_into(fd: int, view: memoryview, offset: int) -> int:
+    """Fill a buffer from ``offset`` on; how many bytes there are, fewer only where the file ends."""
+    have = 0
+    while have < len(view) and (more := os.preadv(fd, [view[have:]], offset + have)):
+        have += more
+    return have
+
+
 def data_runs(view: memoryview) -> Iterator[tuple[int, int]]:
     """The ranges of what is to be written that are not whole pages of zeros, which a file may have as
     holes. Costs next to nothing where there are no zeros."""

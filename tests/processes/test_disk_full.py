@@ -19,7 +19,7 @@ import pytest
 
 import kachery_p2p as kc
 from kachery_p2p.protocol.errors import StorageFull
-from tests.daemons import Daemon, Lab, at
+from tests.daemons import Daemon, Lab, at, until
 
 pytestmark = pytest.mark.processes
 
@@ -219,3 +219,57 @@ def test_a_full_disk_keeps_nobody_from_reading_parts_of_a_file(
             assert file.read(20 * MB) == data[30 * MB :][: 20 * MB]
             refused(lab.b, "load", uri, where=disk)
         assert lab.b.info()["pid"] == lab.b.pid
+
+
+def test_a_disk_that_is_smaller_than_the_limit_counts_as_the_limit(
+    short_folder: Path, small_disk: Callable[[str, int], Path]
+) -> None:
+    disk = small_disk("disk", 96 * MB)
+    lab = Lab(short_folder)
+    lab.b.options |= {"storage_dir": disk, "max_storage": "10G"}
+    with lab:
+        names = [write(lab.a, f"{number}", 20 * MB) for number in range(6)]
+        uris = lab.a.cli("store", *names).stdout.split()
+        mine = lab.b.cli("store", write(lab.b, "mine", 10 * MB)).stdout.strip()
+        for uri, name in zip(uris, names, strict=True):
+            path = lab.b.cli("load", uri).stdout.strip()
+            assert Path(path).read_bytes() == content(name, 20 * MB)
+        assert Path(lab.b.cli("load", mine).stdout.strip()).read_bytes() == content("mine", 10 * MB)
+        fetched = lab.b.cli("ls", "--fetched").stdout.splitlines()
+        assert 1 <= len(fetched) < 6
+        # What somebody else takes of the disk goes off, too; what must stay stays.
+        with filled(disk, leave=5 * MB):
+            refused(lab.b, "store", write(lab.b, "large", 80 * MB), where=disk)
+            assert lab.b.cli("ls", "--fetched").stdout == ""
+        assert Path(lab.b.cli("load", mine).stdout.strip()).read_bytes() == content("mine", 10 * MB)
+
+
+def test_on_a_full_disk_room_can_be_made(
+    short_folder: Path, small_disk: Callable[[str, int], Path]
+) -> None:
+    """Storage and state are on it: what makes room must not need any."""
+    disk = small_disk("disk", 64 * MB)
+    lab = Lab(short_folder)
+    lab.b.options |= {"storage_dir": disk / "storage", "state_dir": disk / "state"}
+    with lab:
+        lab.b.cli("channel", "set", "lab", "--keep-for", "all")
+        uris = lab.a.cli("store", *(write(lab.a, f"{n}", MB) for n in range(4))).stdout.split()
+        until(lambda: lab.a.cli("kept", "keepers", check=False).returncode == 0, "a keeper")
+        lab.a.cli("push", uris[0])
+        for uri in uris[1:]:
+            lab.b.cli("load", uri)
+        lab.b.cli("pin", uris[1])
+        mine = lab.b.cli(
+            "store", write(lab.b, "mine", MB), write(lab.b, "small", 100)
+        ).stdout.split()
+        with filled(disk, leave=0):
+            lab.b.cli("rm", uris[2])
+            lab.b.cli("rm", "--force", *mine)
+        assert set(lab.b.cli("ls").stdout.split()).isdisjoint({uris[2], *mine})
+        with filled(disk, leave=0):
+            lab.b.cli("unpin", uris[1])
+            lab.b.cli("gc", "--to", "1")
+        with filled(disk, leave=0):
+            lab.a.cli("kept", "drop", uris[0])
+            until(lambda: lab.b.cli("ls").stdout == "", "what was kept has gone")
+        assert json.loads(lab.b.cli("verify", "--json").stdout)["damaged"] == []

@@ -13,10 +13,13 @@ end begins anew.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Final
 
 from kachery_p2p.node.context import Context
@@ -35,6 +38,10 @@ from kachery_p2p.protocol.limits import (
     MAX_SCRUB_FINDINGS,
     SCRUB_AGAIN_SECONDS,
     SCRUB_OWN_RATE,
+    SCRUB_UNIT_BYTES,
+    SCRUB_UNIT_FILES,
+    SCRUB_UNITS_AHEAD,
+    SCRUBS_AT_ONCE,
     VERIFY_ON_READ,
     WRITE_USES_SECONDS,
 )
@@ -71,30 +78,32 @@ def _begun(now: float) -> Report:
 
 
 class Pace:
-    """Holds back a thread that reads, so that it reads so many bytes a second. ``rate`` None: all it
+    """Holds back threads that read, so that they read so many bytes a second. ``rate`` None: all they
     can."""
 
     def __init__(self, rate: float | None) -> None:
         self.rate = rate
         self.gone = threading.Event()
-        self.total = 0
         self._begun = time.monotonic()
-        self._paced = 0
-        self._done = 0
+        self._read = 0
+        self._lock = threading.Lock()
 
-    def begin(self) -> None:
-        """Another content."""
-        self._done = 0
+    def content(self) -> Callable[[int], None]:
+        """What is to be told, of one content, how many bytes of it are read."""
+        before = 0
 
-    def advanced(self, done: int) -> None:
-        """So many bytes of it are read."""
-        more, self._done = done - self._done, done
-        self.total += more
-        self._paced += more
-        if self.rate is not None:
-            ahead = self._begun + self._paced / self.rate - time.monotonic()
-            if ahead > 0:
-                self.gone.wait(ahead)
+        def advanced(done: int) -> None:
+            nonlocal before
+            with self._lock:
+                self._read += done - before
+                before = done
+                read = self._read
+            if self.rate is not None:
+                ahead = self._begun + read / self.rate - time.monotonic()
+                if ahead > 0:
+                    self.gone.wait(ahead)
+
+        return advanced
 
 
 class Scrubbing:
@@ -136,10 +145,7 @@ class Scrubbing:
             raise Busy(limit="this storage is being verified already")
         async with self._running:
             pace = Pace(rate)
-            try:
-                return await self._round(pace, again, tell)
-            finally:
-                pace.gone.set()
+            return await self._round(pace, again, tell)
 
     async def run_if_due(self) -> None:
         """A round at a low rate, if the last one ended long ago; for the first, a month is waited."""
@@ -180,14 +186,18 @@ class Scrubbing:
             report["unknown"], report["vanished"] = await self._compare()
         loop = asyncio.get_running_loop()
         saved = loop.time()
-        while page := await disk(self._page, report["after"]):
-            for thing in page:
-                await self._one(thing, pace, report)
-                report["after"] = thing.sha1
-                tell(report)
-                if loop.time() - saved > WRITE_USES_SECONDS:
-                    saved = loop.time()
-                    await disk(self._save, report)
+        try:
+            while page := await disk(self._page, report["after"]):
+                async with contextlib.aclosing(self._verdicts(page, pace)) as verdicts:
+                    async for thing, verdict in verdicts:
+                        await self._one(thing, verdict, report)
+                        report["after"] = thing.sha1
+                        tell(report)
+                        if loop.time() - saved > WRITE_USES_SECONDS:
+                            saved = loop.time()
+                            await disk(self._save, report)
+        finally:
+            pace.gone.set()
         report["ended"] = self._context.clock()
         self._due = None
         await disk(self._save, report)
@@ -197,18 +207,39 @@ class Scrubbing:
         at = (0.0, after) if after else None
         return self._context.inventory.listed(after=at, limit=LIST_PAGE, parts=True)
 
-    async def _one(self, thing: Thing, pace: Pace, report: Report) -> None:
+    async def _verdicts(
+        self, things: list[Thing], pace: Pace
+    ) -> AsyncGenerator[tuple[Thing, str], None]:
+        """What is the matter with each of these, in their order. At full rate several are looked at
+        together, so that neither the disk nor a core waits. To be closed."""
+        left = iter(_units(things))
+        turns = asyncio.Semaphore(SCRUBS_AT_ONCE if pace.rate is None else 1)
+        ahead: deque[asyncio.Task[list[tuple[Thing, str]]]] = deque()
+
+        async def look(unit: list[Thing]) -> list[tuple[Thing, str]]:
+            async with turns:
+                return await self._context.workers.disk(
+                    lambda: [(thing, self._verdict(thing, pace)) for thing in unit]
+                )
+
+        try:
+            while True:
+                for unit in itertools.islice(left, SCRUB_UNITS_AHEAD - len(ahead)):
+                    ahead.append(asyncio.create_task(look(unit), name="verify"))
+                if not ahead:
+                    return
+                for found in await asyncio.shield(ahead[0]):
+                    yield found
+                ahead.popleft()
+        finally:
+            if ahead:
+                pace.gone.set()
+                await asyncio.gather(*ahead, return_exceptions=True)
+
+    async def _one(self, thing: Thing, verdict: str, report: Report) -> None:
         if thing.kind in ("partial", "damaged"):
             report["partials"] += thing.kind == "partial"
             return
-        pace.begin()
-        working = asyncio.ensure_future(self._context.workers.disk(self._verdict, thing, pace))
-        try:
-            verdict = await asyncio.shield(working)
-        except asyncio.CancelledError:
-            pace.gone.set()
-            await asyncio.wait([working])
-            raise
         report["files" if thing.kind == "file" else "links"] += 1
         report["bytes"] += thing.size
         if not verdict:
@@ -221,7 +252,9 @@ class Scrubbing:
 
     def _verdict(self, thing: Thing, pace: Pace) -> str:
         """What is the matter with it: empty if nothing is."""
-        store = self._context.store
+        if pace.gone.is_set() or thing.kind in ("partial", "damaged"):
+            return ""
+        store, advanced = self._context.store, pace.content()
         if thing.kind == "link" and store.link_problem(thing.sha1) is not None:
             return "stale"
         try:
@@ -230,7 +263,7 @@ class Scrubbing:
                 self._context.inventory.look(thing.sha1)
                 return ""
             with store.held(blob) as held:
-                check(store, held, again=True, cancelled=pace.gone.is_set, advanced=pace.advanced)
+                check(store, held, again=True, cancelled=pace.gone.is_set, advanced=advanced)
                 self._check_tree(held)
         except CorruptContent:
             store.quarantine(thing.sha1)
@@ -240,7 +273,7 @@ class Scrubbing:
         except (StorageDamaged, OSError) as error:
             self._context.warn(f"sha1://{thing.sha1} could not be read: {error}")
             return "unreadable"
-        pace.advanced(thing.size)
+        advanced(thing.size)
         return ""
 
     def _check_tree(self, blob: Blob) -> None:
@@ -267,6 +300,20 @@ class Scrubbing:
         except KacheryError:  # nobody has it, or there is no room
             return False
         return True
+
+
+def _units(things: list[Thing]) -> list[list[Thing]]:
+    """Contents that are looked at in one visit to a thread: small ones together."""
+    units: list[list[Thing]] = []
+    size = 0
+    for thing in things:
+        more = size + thing.size
+        if not units or more > SCRUB_UNIT_BYTES or len(units[-1]) == SCRUB_UNIT_FILES:
+            units.append([])
+            size = 0
+        units[-1].append(thing)
+        size += thing.size
+    return units
 
 
 def _name(names: list[str], sha1: str) -> None:

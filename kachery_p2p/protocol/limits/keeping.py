@@ -13,6 +13,8 @@ OWN_USED_SECONDS: Final = 3_600.0
 a folder of a hundred thousand unchanged files costs no write for each."""
 WRITE_USES_SECONDS: Final = 5.0
 """They wait so long at most: what a crash costs is the last uses of so many seconds."""
+DISK_MARGIN: Final = 16 * MIB
+"""Bytes that are left free on the disk where what may go can do that: for the node's own notes."""
 EVICT_PAGE: Final = 256
 """Rows of the index that are looked at together when room is made."""
 LIST_PAGE: Final = 500
@@ -33,6 +35,14 @@ SCRUB_AGAIN_SECONDS: Final = 30 * 24 * 3600.0
 """A store is verified by itself so long after it was last."""
 SCRUB_OWN_RATE: Final = 20 * MIB
 """Bytes a second at which it does so."""
+SCRUBS_AT_ONCE: Final = 2
+"""Contents that are compared with their hashes at once at full rate. More would make a disk seek."""
+SCRUB_UNIT_FILES: Final = 64
+"""Small contents that are compared in one visit to a thread, ..."""
+SCRUB_UNIT_BYTES: Final = 8 * MIB
+"""... and the bytes of them together."""
+SCRUB_UNITS_AHEAD: Final = 8
+"""Such visits that are begun before the first of them is over, where that takes long."""
 MAX_SCRUB_FINDINGS: Final = 1_000
 """Damaged contents that one report names; all are counted."""
 READ_ON_SECONDS: Final = 2.0

@@ -24,7 +24,7 @@ from kachery_p2p.protocol.errors import Cancelled, CorruptContent, StorageDamage
 from kachery_p2p.protocol.limits import BLOCK, MAX_STAMPS_ELSEWHERE, MIB, VERIFY_ON_READ
 from kachery_p2p.storage import paths
 from kachery_p2p.storage.closing import Closing
-from kachery_p2p.storage.disk import disk_errors, pread_up_to
+from kachery_p2p.storage.disk import disk_errors, pread_into
 
 from .blobs import Blob, BlobStore
 from .partials import Partial
@@ -39,8 +39,8 @@ R = TypeVar("R")
 Proved = tuple[bytes, list[bytes]]
 """Whole blocks, and what leads from them to the root."""
 
-_PIECE: Final = 4 * MIB
-"""Bytes that are read at a time to be compared; whole blocks."""
+_PIECE: Final = 1 * MIB
+"""Bytes that are read at a time to be compared, always into the same memory; whole blocks."""
 _hashed: dict[str, bytes] = {}
 """Stamps by path, of large files beside which none can be put."""
 
@@ -149,14 +149,14 @@ def _hash(
 ) -> None:
     digest = hashlib.sha1()
     fd = store.open_fd(blob)
-    at = 0
+    at, piece = 0, memoryview(bytearray(min(_PIECE, blob.size + 1)))
     try:
         with disk_errors("a blob", blob.path):
-            while data := pread_up_to(fd, _PIECE, at):
+            while length := pread_into(fd, piece, at):
                 if cancelled():
                     raise Cancelled(what=f"Checking sha1://{blob.sha1}")
-                digest.update(data)
-                at += len(data)
+                digest.update(piece[:length])
+                at += length
                 advanced(at)
     finally:
         os.close(fd)
@@ -175,16 +175,17 @@ def _fits(
     if tree is None:
         return False
     fd = store.open_fd(blob)
+    piece = memoryview(bytearray(_PIECE))
     try:
         with tree, disk_errors("a blob", blob.path):
             for at in range(0, blob.size, _PIECE):
                 if cancelled():
                     raise Cancelled(what=f"Checking sha1://{blob.sha1}")
-                length = min(_PIECE, blob.size - at)
-                data = pread_up_to(fd, length, at)
-                if len(data) < length or not tree.check_blocks(at // BLOCK, data):
+                part = piece[: min(_PIECE, blob.size - at)]
+                length = pread_into(fd, part, at)
+                if length < len(part) or not tree.check_blocks(at // BLOCK, part):
                     return False
-                advanced(at + len(data))
+                advanced(at + length)
     finally:
         os.close(fd)
     return True

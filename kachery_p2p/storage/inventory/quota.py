@@ -7,12 +7,15 @@ Invariants
       under the lock under which nothing can arrive, right before it goes.
     * While something is being written, its claim counts; then its row does. Never neither.
 
-Non-goals: the disk itself, which may be full before the limit is reached.
+The disk itself may be full before the limit is reached. Then what may go does so as well, if there is a
+limit: who set none does not want anything to go. That is tried, and not promised: others write to the
+disk, too.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -22,7 +25,7 @@ from typing import Final
 
 from kachery_p2p.protocol.errors import KacheryError, StorageLimitReached
 from kachery_p2p.protocol.files.eviction import Candidate, Room, enough, going, why_kept
-from kachery_p2p.protocol.limits import EVICT_PAGE, MAX_HOLDERS_OF_ROOM
+from kachery_p2p.protocol.limits import DISK_MARGIN, EVICT_PAGE, MAX_HOLDERS_OF_ROOM
 from kachery_p2p.storage import paths
 from kachery_p2p.storage.files.blobs import BlobStore
 
@@ -93,14 +96,26 @@ class Quota:
     def reserve(self, more: int, what: str) -> None:
         """Raises StorageLimitReached."""
         with self.lock:
-            lacking = self.room.lacking(more)
-            if lacking:
+            if self._is_lacking(more):
                 if not self.room.can_ever_hold(more):
                     raise self._full(what, more)
-                self._make_room(lambda: not self.room.lacking(more))
+                self._make_room(lambda: not self._is_lacking(more))
                 if self.room.lacking(more):
                     raise self._full(what, more)
             self._reserved += more
+
+    def _is_lacking(self, more: int) -> bool:
+        """Whether something has to go before so many bytes are written."""
+        if self._limit is None:
+            return False
+        return bool(self.room.lacking(more)) or self._free() < more + DISK_MARGIN
+
+    def _free(self) -> float:
+        try:
+            disk = os.statvfs(self._store.root)
+        except OSError:  # whoever writes will say what is the matter
+            return math.inf
+        return disk.f_bavail * disk.f_frsize
 
     def give_back(self, reserved: int, sha1s: tuple[str, ...]) -> None:
         """What was reserved is written, or never will be."""
