@@ -22,6 +22,7 @@ import bench_feeds
 import bench_files
 import bench_folders
 import bench_roundtrips
+import bench_storage
 import bench_swarm
 import bench_tasks
 import bench_web
@@ -213,6 +214,8 @@ def main() -> int:
         return bench_folders.main(sys.argv[2:])
     if sys.argv[1:2] == ["roundtrips"]:
         return bench_roundtrips.main(sys.argv[2:])
+    if sys.argv[1:2] == ["storage"]:
+        return bench_storage.main(sys.argv[2:])
     if sys.argv[1:2] == ["swarm"]:
         return bench_swarm.main(sys.argv[2:])
     if sys.argv[1:2] == ["web"]:
@@ -226,6 +229,7 @@ def main() -> int:
         "roundtrips",
         "swarm",
         "web",
+        "storage",
         "compare",
     ]
     parser = argparse.ArgumentParser(prog="scripts/bench")
