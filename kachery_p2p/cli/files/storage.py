@@ -204,8 +204,9 @@ def rm(output: Output, uris: tuple[str, ...], force: bool, copies: int) -> None:
     """Delete files from the storage.
 
     Other nodes are told at once, and who is reading a file reads on to its end. Of a linked file only
-    the link goes. Before something goes that was stored here, the other nodes are asked: one of them
-    must have it, and it must stay there.
+    the link goes. Of a folder its list goes, and the files stay: others may have them, too. Before
+    something goes that was stored here, the other nodes and the archives are asked: one of them must
+    have it, and it must stay there.
 
     \b
     Example:
@@ -216,7 +217,8 @@ def rm(output: Output, uris: tuple[str, ...], force: bool, copies: int) -> None:
             with several.one():
                 freed = sync.delete_file(uri, force=force, copies=copies)
                 output.result({"uri": uri, "freed": freed}, [])
-                output.note(f"deleted {uri}: {size_text(freed)} free")
+                stay = "; the files in it stay" if uri.startswith("sha1dir://") else ""
+                output.note(f"deleted {uri}: {size_text(freed)} free{stay}")
 
 
 @click.command()

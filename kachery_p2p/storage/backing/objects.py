@@ -83,12 +83,12 @@ class Objects:
         try:
             from fsspec.core import url_to_fs
         except ImportError:
-            raise _lacking(self.name, "fsspec") from None
+            raise _lacking(self.name, "fsspec", "") from None
         protocol = url.partition("://")[0] if "://" in url else "file"
         try:
             self._fs, root = url_to_fs(url, **_options(protocol))
         except ImportError as error:
-            raise _lacking(self.name, error.name or str(error)) from None
+            raise _lacking(self.name, error.name or "", str(error)) from None
         except ValueError as error:
             raise BadInput(what=f"origin {self.name}", reason=str(error)) from None
         except Exception as error:  # whatever a store's own package raises
@@ -348,10 +348,13 @@ class Objects:
         return OriginUnreachable(origin=self.name, reason=told)
 
 
-def _lacking(name: str, package: str) -> BadInput:
+def _lacking(name: str, package: str, told: str) -> BadInput:
+    """``told``: what fsspec says of it, where it does not say which package it is."""
+    lacking = f"the Python package {package}" if package else "a Python package"
+    more = "" if package or not told else f" ({told})"
     return BadInput(
         what=f"origin {name}",
-        reason=f"the Python package {package} is needed for it and not installed; 'pip install "
+        reason=f"{lacking} is needed for it and not installed{more}; 'pip install "
         "kachery_p2p[origins]' has what folders, web servers and S3 need",
     )
 

@@ -48,6 +48,9 @@ def checked(settings: Iterable[OriginSetting]) -> list[OriginSetting]:
                 what=f"origin {url}",
                 reason="it must be a URL such as s3://bucket/prefix, or the absolute path of a folder",
             )
+        if url.startswith("memory:"):
+            reason = "it is in the memory of the node, and would end with it"
+            raise BadInput(what=f"origin {url}", reason=reason)
         if each.archive and url.startswith(("http://", "https://")):
             raise BadInput(what=f"archive {shown(url)}", reason="a web server can only be read")
         before = found.get(url)

@@ -22,9 +22,10 @@ from typing import Final, TypeVar
 
 from kachery_p2p.protocol.errors import Cancelled, CorruptContent, StorageDamaged, StorageFull
 from kachery_p2p.protocol.limits import BLOCK, MAX_STAMPS_ELSEWHERE, MIB, VERIFY_ON_READ
+from kachery_p2p.protocol.tree import LEAF_PREFIX
 from kachery_p2p.storage import paths
 from kachery_p2p.storage.closing import Closing
-from kachery_p2p.storage.disk import disk_errors, pread_into
+from kachery_p2p.storage.disk import disk_errors, pread_into, pread_up_to
 
 from .blobs import Blob, BlobStore
 from .partials import Partial
@@ -175,20 +176,36 @@ def _fits(
     if tree is None:
         return False
     fd = store.open_fd(blob)
-    piece = memoryview(bytearray(_PIECE))
+    leaves = _rooms_for_leaves()
+    blocks = [leaf[len(LEAF_PREFIX) :] for leaf in leaves]
     try:
         with tree, disk_errors("a blob", blob.path):
             for at in range(0, blob.size, _PIECE):
                 if cancelled():
                     raise Cancelled(what=f"Checking sha1://{blob.sha1}")
-                part = piece[: min(_PIECE, blob.size - at)]
-                length = pread_into(fd, part, at)
-                if length < len(part) or not tree.check_blocks(at // BLOCK, part):
+                length = min(_PIECE, blob.size - at)
+                if length == _PIECE and os.preadv(fd, blocks, at) == length:
+                    good = tree.check_leaves(at // BLOCK, leaves)
+                else:
+                    data = pread_up_to(fd, length, at)
+                    good = len(data) == length and tree.check_blocks(at // BLOCK, data)
+                if not good:
                     return False
                 advanced(at + length)
     finally:
         os.close(fd)
     return True
+
+
+def _rooms_for_leaves() -> list[memoryview]:
+    """Memory for the blocks of a piece, each after what a leaf begins with: they are read to where they
+    are hashed."""
+    leaf = len(LEAF_PREFIX) + BLOCK
+    memory = memoryview(bytearray(_PIECE // BLOCK * leaf))
+    leaves = [memory[at : at + leaf] for at in range(0, len(memory), leaf)]
+    for each in leaves:
+        each[: len(LEAF_PREFIX)] = LEAF_PREFIX
+    return leaves
 
 
 def _ends_right(store: BlobReader, blob: Blob, tree: TreeFile) -> bool:

@@ -11,6 +11,7 @@ out, and whoever knows the root from a manifest compares it.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -156,6 +157,11 @@ class TreeFile(Closing):
     def check_blocks(self, start_block: int, data: Buffer) -> bool:
         """Whether ``data``, which begins with ``start_block``, has the leaf hashes stored here."""
         hashes = tree.leaf_hashes(TREE_ALGORITHM, data, BLOCK)
+        return self.leaves(start_block, start_block + len(hashes)) == hashes
+
+    def check_leaves(self, start_block: int, leaves: Sequence[Buffer]) -> bool:
+        """The same of whole blocks, each with ``LEAF_PREFIX`` before it."""
+        hashes = tree.hashes_of_leaves(TREE_ALGORITHM, leaves)
         return self.leaves(start_block, start_block + len(hashes)) == hashes
 
     def close(self) -> None:

@@ -45,6 +45,15 @@ def test_listing_pinning_and_deleting_from_the_shell(node: Daemon) -> None:
     assert node.cli("rm", uri, check=False).returncode == 8
 
 
+def test_of_a_folder_the_list_goes_and_that_is_said(node: Daemon) -> None:
+    folder = node.home / "folder"
+    folder.mkdir()
+    (folder / "x.txt").write_text("in a folder")
+    uri = node.cli("store", "folder").stdout.strip()
+    assert "the files in it stay" in node.cli("rm", uri).stderr
+    assert node.cli("ls").stdout.split()[-1].endswith("/x.txt")
+
+
 def test_a_limit_is_set_while_the_node_runs_and_is_told(node: Daemon) -> None:
     stored(node, "a.dat", b"a" * 1_000)
     assert node.cli("gc", check=False).returncode == 2

@@ -17,7 +17,7 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.limits import MANIFEST_CHUNK
 from kachery_p2p.storage import paths
 from kachery_p2p.storage.backing.objects import MANIFEST, Objects
-from kachery_p2p.storage.backing.setting import OriginSetting
+from kachery_p2p.storage.backing.setting import OriginSetting, checked
 from tests.node.harness import Lab, laboratory
 
 from .folders import content
@@ -202,3 +202,8 @@ async def test_nothing_is_written_where_an_archive_is_not_mounted(tmp_path: Path
         (tmp_path / "elsewhere").rename(tmp_path / "sha1")
         await lab.call("A", "archive", sha1=more)
         assert there(tmp_path) == {there_before, more}
+
+
+def test_what_would_end_with_the_node_is_no_origin() -> None:
+    with pytest.raises(BadInput, match="would end with it"):
+        checked([OriginSetting("memory://lab", archive=True)])
