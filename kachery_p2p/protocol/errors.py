@@ -83,6 +83,7 @@ table, both ways.
 
 from __future__ import annotations
 
+import re
 import string
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -106,7 +107,8 @@ class KacheryError(Exception):
 
     def __init__(self, /, **fields: Any) -> None:  # so that a field may be called anything
         self.fields: dict[str, Any] = fields
-        super().__init__(self.text.format_map(_Missing(map(_inside, fields.items()))))
+        sentence = self.text.format_map(_Missing(map(_inside, fields.items())))
+        super().__init__(_ASKED.sub(r"\1", sentence))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.fields)
@@ -137,6 +139,8 @@ def _inside(field: tuple[str, Any]) -> tuple[str, Any]:
 
 
 _SENTENCES = frozenset({"reason", "detail", "cause"})
+_ASKED = re.compile(r"(?<=\w)([?!])\.(?=\s|$)")
+"""A reason that is a question needs no full stop after it."""
 
 
 def _rebuild(kind: type[E], fields: dict[str, Any]) -> E:
@@ -174,9 +178,12 @@ class UnsafePickle(BadInput):
     code = "unsafe-pickle"
     text = (
         "{what} is not allowed in a pickle here: only None, bool, int, float, complex, str, bytes, "
-        "range, slice, set, frozenset, list, tuple, dict and numpy scalars and arrays are. "
-        "Convert it to one of these first."
+        "range, slice, set, frozenset, list, tuple, dict, dates, Decimal, UUID, paths and numpy "
+        "scalars and arrays are. {remedy}."
     )
+
+    def __init__(self, /, **fields: Any) -> None:
+        super().__init__(**{"remedy": "Convert it to one of these first"} | fields)
 
 
 class BadChannelDocument(BadInput):

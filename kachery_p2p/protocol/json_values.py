@@ -9,9 +9,11 @@ numpy's integers, floats and booleans count as the numbers that they are, withou
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final, Literal
 
 _CONTAINERS: Final = (dict, list, tuple)
+_HALVES: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _SHOWN_CHARS: Final = 80
 _SHOWN_STEPS: Final = 20
 
@@ -88,11 +90,13 @@ def as_objects(value: Any) -> Any:
     return value
 
 
-def flaw(value: Any, *, surrogates: bool = True) -> str | None:
+def flaw(value: Any, *, surrogates: bool = True, halves: bool = False) -> str | None:
     """What in a value is not JSON, and where; None if that cannot be told.
 
     Args:
         surrogates: whether text with half a surrogate pair will do.
+        halves: whether text in which both halves of one follow one another will not: read as JSON they
+            are one letter.
     """
     around: set[int] = set()
     stack: list[tuple[Any, _Path, bool]] = [(value, None, False)]
@@ -111,10 +115,14 @@ def flaw(value: Any, *, surrogates: bool = True) -> str | None:
                         return at(path, bad_key(key))
                     if not surrogates and not _is_text(key):
                         return at(path, "a key has half a surrogate pair in it")
+                    if halves and _HALVES.search(key):
+                        return at(path, "a key has both halves of a surrogate pair in it")
                 members = list(item.items())
             else:
                 members = list(enumerate(item))
             stack.extend((inner, (path, step), False) for step, inner in reversed(members))
+        elif halves and isinstance(item, str) and _HALVES.search(item):
+            return at(path, "a text has both halves of a surrogate pair in it, one by one")
         elif (reason := _flaw_of(item, surrogates)) is not None:
             return at(path, reason)
     return None

@@ -14,10 +14,14 @@ import io
 import json
 import mmap
 import os
+import re
+import sys
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from kachery_p2p.protocol import json_values, limits
 from kachery_p2p.protocol.errors import BadInput, BadPath
+
+from . import gaps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +29,9 @@ if TYPE_CHECKING:
 Buffer = bytes | bytearray | memoryview
 
 _SIMPLE: Final = frozenset({bool, int, float, complex, str, bytes})
+_NUMBERS: Final = (bool, int, float, complex)
+_HIGH_HALF: Final = re.compile(r"\\ud[89ab]")
+"""In JSON: text that is no ASCII in pairs, or half of one."""
 _MORE: Final = ("units", "mask")
 """Attributes of what has an array in it and is more than that."""
 
@@ -32,7 +39,9 @@ _MORE: Final = ("units", "mask")
 def buffer_of(data: Any) -> memoryview:
     """The bytes of a buffer, in one row; copied only if they do not lie so. Raises BadInput."""
     try:
-        view = memoryview(data)
+        view = memoryview(_without_gaps(data))
+        if "O" in view.format:
+            raise ValueError("addresses of Python objects, which mean nothing elsewhere")
     except (TypeError, ValueError, BufferError) as error:
         reason = f"a {json_values.type_name(data)} is no bytes; use its .encode() or .tobytes()"
         raise BadInput(what="bytes", reason=reason) from error
@@ -58,6 +67,11 @@ def bytes_to_text(data: Buffer) -> str:
         return str(data, "utf-8")
     except UnicodeDecodeError as error:
         raise BadInput(what="text", reason=f"the content is not UTF-8: {error}") from error
+
+
+def _without_gaps(data: Any) -> Any:
+    np = sys.modules.get("numpy")
+    return gaps.without_gaps(data) if np is not None and isinstance(data, np.ndarray) else data
 
 
 def json_to_bytes(
@@ -88,8 +102,10 @@ def json_to_bytes(
             text = encode(json_values.as_objects(obj))
         elif care:
             raise ValueError(care)
+        if _HIGH_HALF.search(text) and (reason := json_values.flaw(obj, halves=True)):
+            raise ValueError(reason)
     except (TypeError, ValueError, RecursionError) as error:
-        reason = json_values.flaw(obj) or str(error) or "it is nested too deeply"
+        reason = json_values.flaw(obj, halves=True) or str(error) or "it is nested too deeply"
         raise BadInput(what="JSON", reason=reason) from error
     return text.encode("ascii")
 
@@ -155,11 +171,14 @@ def _plain_array(value: Any) -> NDArray[Any]:
     """The array that a value is, if it is that and no more."""
     import numpy as np
 
-    _check_parts(value)
     try:
+        _check_parts(value)
         array = np.asanyarray(value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise BadInput(what="array", reason=str(error)) from error
+    except RecursionError as error:
+        reason = "it is nested too deeply, or contains itself"
+        raise BadInput(what="array", reason=reason) from error
     if isinstance(array, np.ma.MaskedArray):
         array = np.ma.getdata(array)
     if array.dtype.hasobject:
@@ -174,8 +193,29 @@ def _plain_array(value: Any) -> NDArray[Any]:
             "for example with .astype('float32'), or store its bytes with .view('u1')"
         )
         raise BadInput(what="array", reason=reason)
-    found: NDArray[Any] = array
+    if not isinstance(value, np.ndarray):
+        _check_converted(value, array)
+    found: NDArray[Any] = gaps.without_gaps(array)
     return found
+
+
+def _check_converted(value: Any, array: NDArray[Any]) -> None:
+    """Refuse what numpy makes of a list if that is not what was in it: numbers as text, whole numbers
+    rounded."""
+    text = array.dtype.kind in "US"
+    if not text and array.dtype.char not in "dD":
+        return
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, list | tuple):
+            left += item
+        elif text and isinstance(item, _NUMBERS):
+            reason = f"{item!r:.40} among text would become text: make it str, or store it as JSON"
+            raise BadInput(what="array", reason=reason)
+        elif type(item) is int and int(float(item)) != item:
+            reason = f"{item} among other numbers would be rounded to a {array.dtype}"
+            raise BadInput(what="array", reason=reason)
 
 
 def _check_parts(value: Any) -> None:

@@ -12,16 +12,18 @@ unfolds to."""
 
 from __future__ import annotations
 
+import enum
+import io
 import itertools
 import pickle
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from kachery_p2p.protocol import limits
 from kachery_p2p.protocol.errors import BadInput, UnsafePickle
 
-from . import pickle_arrays, pickle_reader, pickle_standard
+from . import gaps, pickle_arrays, pickle_reader, pickle_standard
 
 PROTOCOL: Final = 4
 """What kachery_client wrote under Python 3.8 and later; every Python since 3.4 reads it."""
@@ -44,11 +46,23 @@ def dumps(obj: Any) -> bytes:
         BadInput: it is nested too deeply or unfolds to too much.
     """
     check(obj)
+    file = io.BytesIO()
     try:
-        return pickle.dumps(obj, PROTOCOL)
+        _Pickler(file, PROTOCOL).dump(obj)
+        return file.getvalue()
     except RecursionError as error:
         # Within our limit, but the caller's own stack is deep too.
         raise BadInput(what="x", reason="it is nested too deeply to be pickled") from error
+
+
+class _Pickler(pickle.Pickler):
+    """As Python's, but what lies in the gaps of an array stays here."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        dtype = None if isinstance(obj, type) else getattr(obj, "dtype", None)
+        if dtype is None or not gaps.may_have_gaps(dtype):
+            return NotImplemented
+        return gaps.without_gaps(obj).__reduce_ex__(PROTOCOL)
 
 
 def loads(data: pickle_reader.Buffer) -> Any:
@@ -98,7 +112,8 @@ def check(obj: Any, name: str = "x") -> None:
         elif not pickle_standard.is_standard(value) and (
             np is None or not _is_plain_numpy(np, value)
         ):
-            raise UnsafePickle(what=f"a {_type_name(np, value)} at {_spell(name, path)}")
+            what = f"a {_type_name(np, value)} at {_spell(name, path)}"
+            raise UnsafePickle(what=what, **_remedy(value))
 
 
 def _members(container: Any) -> Iterable[Any]:
@@ -150,12 +165,35 @@ def _is_plain_dtype(np: Any, dtype: Any) -> bool:
         return False
     if dtype.subdtype is not None:
         return _is_plain_dtype(np, dtype.base)
-    return all(_is_plain_dtype(np, field[0]) for field in (dtype.fields or {}).values())
+    # With a title, a field has two names, of which what reads this knows one.
+    fields = (dtype.fields or {}).values()
+    return all(len(field) == 2 and _is_plain_dtype(np, field[0]) for field in fields)
 
 
 def _is_scalar_type(np: Any, kind: type) -> bool:
     """One of numpy's own scalar types, not a subclass or one that another package registered."""
     return kind.__module__ == "numpy" and issubclass(kind, np.generic) and kind is not np.record
+
+
+def _remedy(value: Any) -> dict[str, str]:
+    """What to do about values that people often have, if there is more to say than in general."""
+    kind = type(value)
+    package = kind.__module__.partition(".")[0]
+    if package in ("pandas", "polars", "pyarrow") and kind.__name__ in ("DataFrame", "Table"):
+        return {"remedy": "Store it with store_parquet, and use the URI in its place"}
+    if isinstance(value, enum.Enum):
+        return {"remedy": "Use its .value or .name"}
+    if hasattr(kind, "__dataclass_fields__"):
+        return {"remedy": "Use dataclasses.asdict(x)"}
+    if callable(getattr(value, "_asdict", None)):
+        return {"remedy": "Use tuple(x) or x._asdict()"}
+    if hasattr(value, "mask") and callable(getattr(value, "filled", None)):
+        return {"remedy": "Use its .filled(...), or its .data and .mask one by one"}
+    if isinstance(value, Iterator):
+        return {"remedy": "Use list(x)"}
+    if isinstance(value, list | dict | str | int | float):
+        return {"remedy": f"Use {kind.__mro__[-2].__name__}(x)"}
+    return {}
 
 
 def _type_name(np: Any, value: Any) -> str:

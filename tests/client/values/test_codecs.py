@@ -210,6 +210,57 @@ def test_what_an_array_would_lose_is_refused(array: Any, reason: str, encode: An
         encode(array)
 
 
+CYCLE: list[Any] = []
+CYCLE.append(CYCLE)
+DEEP: list[Any] = []
+for _ in range(5_000):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ([1, "a"], "1 among text"),
+        ([["a", "b"], ["c", 2.5]], "2.5 among text"),
+        ((True, "a"), "True among text"),
+        ([0.5, 2**53 + 1], "would be rounded to a float64"),
+        ([2**63 + 1, -1], "would be rounded to a float64"),
+        ([1j, 2**53 + 1], "would be rounded to a complex128"),
+        (CYCLE, "contains itself"),
+        (DEEP, "nested too deeply"),
+    ],
+    ids=["text", "nested text", "bool", "float", "int64", "complex", "cycle", "deep"],
+)
+def test_a_list_that_numpy_would_make_something_else_of_is_refused(value: Any, reason: str) -> None:
+    with pytest.raises(BadInput, match=reason):
+        codecs.npy_to_bytes(value)
+
+
+@pytest.mark.parametrize(
+    "value", [[1, 2.5], [1, True], ["a", np.str_("b")], [2**53, 0.5], [[1, 2], [3, 4]], [1, 2j]]
+)
+def test_other_lists_are_the_arrays_that_they_make(value: Any) -> None:
+    assert (codecs.bytes_to_npy(codecs.npy_to_bytes(value)) == np.array(value)).all()
+
+
+def test_letters_that_json_would_make_of_two_halves_are_refused() -> None:
+    high, low = "\ud83d", "\ude00"
+    for value, reason in (
+        ({"a": ["x", high + low]}, r"at \['a'\]\[1\]: .* both halves"),
+        ({"a": {high + low: 1}}, r"at \['a'\]: a key has both halves"),
+    ):
+        with pytest.raises(BadInput, match=reason):
+            codecs.json_to_bytes(value)
+    for kept in (high, low, low + high, "\U0001f600", {"\U0001f600": [high]}):
+        assert codecs.bytes_to_json(codecs.json_to_bytes(kept)) == kept
+
+
+def test_addresses_of_objects_are_no_bytes() -> None:
+    for array in (np.array([1, "a"], object), np.zeros(2, [("a", object)])):
+        with pytest.raises(BadInput, match="no bytes"):
+            codecs.buffer_of(array)
+
+
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "int4"])
 def test_dtypes_that_are_not_numpys_are_refused(name: str) -> None:
     """What numpy writes of them is bytes without a meaning."""

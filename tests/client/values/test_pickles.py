@@ -234,6 +234,12 @@ WRAPS = [
 ]
 
 
+def test_a_field_with_a_title_is_refused_before_it_is_stored() -> None:
+    titled = np.zeros(2, [(("a title", "name"), "i4")])
+    with pytest.raises(UnsafePickle, match="at x"):
+        pickles.dumps(titled)
+
+
 @pytest.mark.parametrize("wrap", WRAPS, ids=["list", "tuple", "dict", "slice"])
 def test_depth_has_a_limit_on_both_sides(wrap: Any) -> None:
     deepest = nested(limits.MAX_PICKLE_DEPTH, wrap)
