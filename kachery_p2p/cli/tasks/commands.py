@@ -237,7 +237,8 @@ def show(output: Output, task_id: str | None) -> None:
             each["state"],
             _progress(each["fraction"], each["message"]) or "-",
             each["side"],
-            (each["node"] or "")[:8] or "-",
+            # Of what runs here, the label is the backend's.
+            (each["side"] == "requested" and each["label"]) or (each["node"] or "")[:8] or "-",
             each["channel"] or "-",
             f"{datetime.fromtimestamp(each['since']).astimezone():%F %T}",
             each["reason"],

@@ -72,6 +72,7 @@ class TaskRequest:
         self._channel = channel
         self._timeout = timeout
         self._log = ""
+        self._label = ""
         self._decoder = text_codecs.getincrementaldecoder("utf-8")("replace")
         self._outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self._loop = asyncio.get_running_loop()
@@ -237,6 +238,7 @@ class TaskRequest:
         self.status = info.get("state") or self.status
         self.place = info.get("place")
         self.node = info.get("node") or self.node
+        self._label = info.get("label") or self._label
         if info.get("fraction") is not None or info.get("message"):
             self.progress = (info.get("fraction"), info.get("message") or "")
         if info.get("log"):
@@ -247,7 +249,8 @@ class TaskRequest:
         self.from_cache = bool(result["cached"])
         self.node = result["node"] or self.node
         self.traceback = result["traceback"] or None
-        node = (self.node or "?")[:8]
+        known = (self.node or "?")[:8]
+        node = f"{self._label} ({known})" if self._label else known
         reason = result["reason"] or "it did not say why"
         match result["state"]:
             case "finished":

@@ -10,10 +10,11 @@ import asyncio
 import concurrent.futures
 import contextlib
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import Any, Final, Literal, NoReturn
 
 from msgspec import Struct
 
@@ -25,6 +26,9 @@ from kachery_p2p.protocol.tasks.task import Payload, TaskType
 
 from . import values as task_values
 from .context import TaskContext, running
+
+_FRAMES: Final = 100
+"""Of a traceback, the last, for each of the errors that led to one another."""
 
 OutcomeState = Literal["finished", "failed", "cancelled", "killed", "lost"]
 """``killed``: its process did not stop and was ended. ``lost``: it ended without our doing, and the
@@ -96,13 +100,31 @@ def _perform(
             signature.bind(**arguments)
         except TypeError as error:
             return _failed(f"wrong arguments: {error}; it takes {signature}")
-    value = call(function, arguments, context)
+    here = os.getpid()
+    try:
+        value = call(function, arguments, context)
+    except BaseException:
+        if os.getpid() != here:
+            traceback.print_exc()
+            _leave_fork(1)
+        raise
+    if os.getpid() != here:
+        _leave_fork(0)
     if context.noticed:
         return Outcome("cancelled", reason="it stopped when it was asked to")
     try:
         return Outcome("finished", task_values.pack(value, channel))
     except KacheryError as error:
         return _failed(str(error))
+
+
+def _leave_fork(status: int) -> NoReturn:
+    """The function forked, and this is its child that came back as well: it is not the one that was
+    asked, and what it would tell is no result."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # the function may have put anything in their place
+            stream.flush()
+    os._exit(status)
 
 
 def call(function: Callable[..., Any], arguments: dict[str, Any], context: TaskContext) -> Any:
@@ -184,7 +206,8 @@ def _shown(error: BaseException) -> str:
         # Ours, between the caller and the function, tell nobody anything.
         while frames is not None and frames.tb_frame.f_globals.get("__name__") == __name__:
             frames = frames.tb_next
-        return "".join(traceback.format_exception(type(error), error, frames))
+        # Of a function that called itself a million times, more would take minutes.
+        return "".join(traceback.format_exception(type(error), error, frames, limit=-_FRAMES))
     except BaseException:
         return ""  # as above: notes, causes and groups are the user's as well
 

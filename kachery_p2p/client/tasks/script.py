@@ -48,8 +48,31 @@ def adopt(function: Callable[..., Any], place: Place = (None, None)) -> None:
     name, file = place
     if file is not None:
         main.__file__ = file
+        for each in (function, *names.values()):
+            _say_file(each, names, file)
     if name is not None:
         main.__spec__ = importlib.machinery.ModuleSpec(name, None)
+
+
+def _say_file(value: Any, names: dict[str, Any], file: str) -> None:
+    """Let tracebacks name a script and show its lines: code that is sent by value does not know where
+    it comes from."""
+    found: Any = value
+    while isinstance(found, functools.partial):
+        found = found.func
+    members = list(vars(found).values()) if isinstance(found, type) else [found]
+    for member in members:
+        plain = getattr(member, "__func__", getattr(member, "fget", member))
+        while isinstance(plain, types.FunctionType):
+            if plain.__globals__ is names and plain.__code__.co_filename != file:
+                plain.__code__ = _in_file(plain.__code__, file)
+            plain = getattr(plain, "__wrapped__", None)
+
+
+def _in_file(code: types.CodeType, file: str) -> types.CodeType:
+    inner = (_in_file(each, file) if isinstance(each, types.CodeType) else each
+             for each in code.co_consts)  # fmt: skip
+    return code.replace(co_filename=file, co_consts=tuple(inner))
 
 
 def _globals_of(function: Callable[..., Any]) -> dict[str, Any]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import concurrent.futures
+import dataclasses
+import enum
 import json
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -141,6 +145,38 @@ def test_each_result_in_the_simplest_form_that_keeps_it(result: Any, written: st
     assert type(found) is (bytes if written == "bytes" else type(result))
 
 
+class Colour(enum.Enum):
+    RED = 1
+
+
+class Text(str):
+    pass
+
+
+@dataclasses.dataclass
+class Point:
+    x: int = 1
+
+
+@pytest.mark.parametrize(
+    ("result", "remedy"),
+    [
+        ([Colour.RED], "Use its .value"),
+        ({"a": Point()}, "dataclasses.asdict"),
+        (iter([1]), "Use list(x)"),
+        (np.ma.masked_array([1, 2], [True, False]), "its .filled"),
+        ([collections.namedtuple("P", "x")(1), {1}], "tuple(x)"),
+        ([Text("a"), {1}], "Use str(x)"),
+        ([collections.Counter("a"), {1}], "Use dict(x)"),
+        (object(), "Convert it"),
+    ],
+)
+def test_what_to_return_instead_is_said(result: Any, remedy: str) -> None:
+    with pytest.raises(errors.BadInput) as caught:
+        task_values.pack(result)
+    assert remedy in str(caught.value)
+
+
 @pytest.mark.parametrize("result", [object(), len, np.array([object()]), {"a": [threading.Lock()]}])
 def test_a_result_that_cannot_be_sent_says_so(result: Any) -> None:
     with pytest.raises(errors.BadInput, match=r"returned .*cannot be sent"):
@@ -239,6 +275,17 @@ def test_whatever_is_raised_fails_the_run(error: BaseException) -> None:
     assert outcome.reason.startswith(type(error).__name__)
     assert "in function" in outcome.traceback
     assert "task_run" not in outcome.traceback
+
+
+def test_of_a_deep_traceback_the_end_is_shown() -> None:
+    def function(n: int = 500) -> Any:
+        return function(n - 1) if n else [][0]
+
+    shown = run(function).traceback
+    assert "IndexError" in shown.splitlines()[-1]
+    repeated = re.search(r"repeated (\d+) more times", shown)
+    assert repeated is not None
+    assert int(repeated[1]) < 100
 
 
 def test_a_run_that_was_cancelled_and_noticed_it_gives_no_result() -> None:

@@ -76,6 +76,22 @@ def leave_a_child() -> int:
     return number
 
 
+def both_return() -> str:
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return "parent"
+    print("the child has done its part")
+    return "child"
+
+
+def child_raises() -> str:
+    child = os.fork()
+    if not child:
+        raise ValueError("the child failed")
+    return f"parent, child ended with {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}"
+
+
 def die(*, status: int) -> None:
     os._exit(status)
 
@@ -139,7 +155,7 @@ def inner(*, path: str) -> None:
 
 FUNCTIONS: list[Callable[..., Any]] = [
     pid, spin, sleep, ignore, look, asynchronous, leave_a_child, die, kill, talk,
-    write_in_all_ways, crash, leak, outer, inner,
+    write_in_all_ways, crash, leak, outer, inner, both_return, child_raises,
 ]  # fmt: skip
 
 
@@ -264,6 +280,25 @@ async def test_children_of_a_worker_end_with_it() -> None:
     assert is_there(child)
     await pool.close()
     await until(lambda: not is_there(child))
+
+
+@pytest.mark.parametrize(
+    ("name", "result", "written"),
+    [
+        ("both_return", "parent", "the child has done its part"),
+        ("child_raises", "parent, child ended with 1", "ValueError: the child failed"),
+    ],
+)
+async def test_of_a_function_that_forks_the_result_is_that_of_who_was_asked(
+    name: str, result: str, written: str
+) -> None:
+    pool = ProcessPool(functions(), 1)
+    told: list[Any] = []
+    outcome = await pool.run(job(name), lambda *update: told.append(update))
+    assert outcome.payload is not None, outcome
+    assert outcome.payload.data == json.dumps(result).encode()
+    assert written in heard(told, outcome).decode()
+    await pool.close()
 
 
 async def test_progress_and_prints_come_from_the_process() -> None:
@@ -431,6 +466,51 @@ def test_a_script_may_use_processes_and_pickles_inside_its_functions(
     )
     ids = ("fork.1", "spawn.1", "executor.1", "pickle.1")
     assert done.stdout.splitlines() == [f"{id} [0,1,4]" for id in ids], done.stderr
+
+
+FAILING = """
+import asyncio, functools, os
+import kachery_p2p as kc
+from kachery_p2p.client.tasks import functions as task_functions
+from kachery_p2p.client.tasks.processes import ProcessPool
+from kachery_p2p.client.tasks.run import Job
+
+class Helper:
+    @staticmethod
+    def work(items):
+        return [1 / item for item in items]  # in a method
+
+def passed_on(function):
+    @functools.wraps(function)
+    def call():
+        return function()  # in a decorator
+    return call
+
+@kc.taskfunction("fail.1", type="query")
+@passed_on
+def fail():
+    return (lambda: Helper().work([0]))()  # in the function
+
+async def main():
+    pool = ProcessPool(task_functions.choose(None), 1)
+    job = Job(os.urandom(16), "fail.1", "query", b"{}", None)
+    print((await pool.run(job, lambda *_: None)).traceback)
+    await pool.close()
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+def test_a_traceback_shows_the_lines_of_the_script(tmp_path: Path) -> None:
+    script = tmp_path / "failing.py"
+    script.write_text(FAILING)
+    done = subprocess.run(
+        [sys.executable, "failing.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.count(f'File "{script}"') == 4 + (sys.version_info < (3, 12)), done.stdout
+    for line in ("in a method", "in a decorator", "in the function"):
+        assert f"# {line}" in done.stdout
 
 
 def test_a_function_that_cannot_be_sent_is_refused_at_the_start() -> None:
