@@ -1,7 +1,8 @@
 """What Tab completes besides commands and options: files, and the names that the node knows.
 
-Invariant: whatever is wrong, no node for example, there is nothing to complete, and no error: it would
-stand in the middle of the line that is being typed.
+Invariants: whatever is wrong, no node for example, there is nothing to complete, and no error: it would
+stand in the middle of the line that is being typed. Names that would steer the terminal, which others
+can choose, are not completed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from kachery_p2p.cli.output import clean
 from kachery_p2p.client import sync
 from kachery_p2p.protocol.errors import KacheryError
 
@@ -30,7 +32,8 @@ def _of(ask: Callable[[], _Names], incomplete: str) -> list[CompletionItem]:
         names = ask()
     except (KacheryError, OSError):
         return []
-    return [CompletionItem(name) for name in sorted(set(names)) if name.startswith(incomplete)]
+    fitting = (name for name in sorted(set(names)) if name.startswith(incomplete))
+    return [CompletionItem(name) for name in fitting if clean(name) == name]
 
 
 def channels(
