@@ -107,17 +107,15 @@ def bypasses(no_proxy: str, host: str, port: int) -> bool:
 def _covers(entry: str, host: str, address: _Address | None, port: int) -> bool:
     if entry == "*":
         return True
-    if "/" in entry:
-        try:
-            return address is not None and address in ipaddress.ip_network(entry, strict=False)
-        except ValueError:
-            return False
-    if _address(entry.strip("[]")) is None and (split := _PORT.fullmatch(entry)):
+    if not _is_numeric(entry.strip("[]")) and (split := _PORT.fullmatch(entry)):
         # Not what only looks like a port: the last part of an IPv6 address.
         entry, only = split[1], int(split[2])
         if only != port:
             return False
-    entry = entry.strip("[]")
+    entry = _bare(entry)
+    if "/" in entry:
+        network = _network(entry)
+        return network is not None and address is not None and address in network
     exact = _address(entry)
     if exact is not None or address is not None:
         return exact == address
@@ -128,8 +126,26 @@ def _covers(entry: str, host: str, address: _Address | None, port: int) -> bool:
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
+def _bare(entry: str) -> str:
+    """Without brackets, which stand around an address or a network, or before the latter's slash."""
+    return entry.replace("[", "").replace("]", "")
+
+
+def _is_numeric(entry: str) -> bool:
+    return _address(entry) is not None or _network(entry) is not None
+
+
 def _address(text: str) -> _Address | None:
+    """An IPv4 address that is written as an IPv6 one is the same address."""
     try:
-        return ipaddress.ip_address(text)
+        found = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    try:
+        return ipaddress.ip_network(text, strict=False)
     except ValueError:
         return None
