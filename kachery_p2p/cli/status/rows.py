@@ -186,7 +186,8 @@ def _why(bootstrap: Row) -> Cell:
 
 def _downloads(status: Row, rates: Rates, now: float) -> Section:
     columns = (
-        Column("SHA1"),
+        Column("FILE", flexible=True),
+        Column("SHA1", least=100),
         Column("", least=60, bar=True),
         Column("DONE", right=True),
         Column("SIZE", least=40, right=True),
@@ -202,6 +203,7 @@ def _downloads(status: Row, rates: Rates, now: float) -> Section:
         left = duration((size - done) / rate) if size and rate else "-"
         rows.append(
             (
+                _file(each),
                 Cell(short(each["sha1"])),
                 Cell("", part=part),
                 Cell(f"{part:.0%}" if size else "looking"),
@@ -214,6 +216,11 @@ def _downloads(status: Row, rates: Rates, now: float) -> Section:
     return Section("Downloads", columns, rows, status["totals"]["downloads"], "right")
 
 
+def _file(moving: Row) -> Cell:
+    """What it is called here, if somebody here has called it anything."""
+    return Cell(clean(moving["name"]) or short(moving["sha1"]))
+
+
 def _sources(sources: Iterable[Row]) -> str:
     return ", ".join(
         (clean(each["label"]) or short(each["node"]))
@@ -224,7 +231,8 @@ def _sources(sources: Iterable[Row]) -> str:
 
 def _uploads(status: Row, rates: Rates, now: float) -> Section:
     columns = (
-        Column("SHA1"),
+        Column("FILE", flexible=True),
+        Column("SHA1", least=100),
         Column("TO", flexible=True),
         Column("SIZE", least=40, right=True),
         Column("RATE", right=True),
@@ -234,6 +242,7 @@ def _uploads(status: Row, rates: Rates, now: float) -> Section:
     )
     rows = [
         (
+            _file(each),
             Cell(short(each["sha1"])),
             Cell(clean(each["label"]) or short(each["node"])),
             Cell(size_text(each["size"]) if each["size"] else "-"),

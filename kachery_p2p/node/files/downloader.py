@@ -94,6 +94,7 @@ class Downloader:
         channel: bytes | None,
         parts: Sequence[Part],
         *,
+        label: str = "",
         near_only: bool = False,
     ) -> AsyncIterator[Download]:
         """Have byte ranges fetched, and only what they take; without a manifest's tree no range can be
@@ -102,7 +103,7 @@ class Downloader:
         Yields the download, to :meth:`Download.wait` for each part and :meth:`Download.read` it. It
         stays ready for more (``OPEN_SECONDS``).
         """
-        download = await self._get(sha1, manifest, channel, near_only=near_only)
+        download = await self._get(sha1, manifest, channel, label, near_only)
         async with download.waiting(parts):
             self._keep(download)
             yield download
@@ -124,10 +125,11 @@ class Downloader:
         await self.settle(sha1, manifest, channel)
         download = self.downloads.get(sha1)
         if download is None:
-            download = self.downloads[sha1] = self._begin(sha1, manifest, channel, label)
+            download = self.downloads[sha1] = self._begin(sha1, manifest, channel)
             download.finder.near_only = near_only
             mine = download
             download.task.add_done_callback(lambda _: self._forget(sha1, mine))
+        download.label = download.label or label
         download.finder.near_only &= near_only
         return download
 
@@ -142,11 +144,8 @@ class Downloader:
             await asyncio.wait([download.task])
             self._forget(sha1, download)
 
-    def _begin(
-        self, sha1: str, manifest: str | None, channel: bytes | None, label: str
-    ) -> Download:
+    def _begin(self, sha1: str, manifest: str | None, channel: bytes | None) -> Download:
         content = Content(self._network.context, sha1, self._network.spawn, self.memory)
-        content.label = label
         near = OriginSources(self._backing, self._network.context, sha1)
         sources = Sources(self._network, self._reach, self._lookup, near, sha1)
         return Download(

@@ -24,7 +24,8 @@ from .downloader import Downloader
 class Reading:
     """Ranges [start, stop) of one file, in any order; a stop of None is the end of the file.
 
-    ``on_progress`` is told how many bytes these are, once that is known.
+    ``label`` is what who reads calls it; ``on_progress`` is told how many bytes these are, once that is
+    known.
     """
 
     def __init__(
@@ -35,10 +36,12 @@ class Reading:
         channel: bytes | None,
         ranges: Iterable[Part],
         *,
+        label: str,
         on_progress: Callable[[dict[str, Any]], None],
     ) -> None:
         self._downloader = downloader
         self._sha1, self._manifest, self._channel = sha1, manifest, channel
+        self._label = label
         self._ranges = list(ranges)
         self.size = 0
         """Bytes of the file, known with the first piece."""
@@ -51,7 +54,9 @@ class Reading:
         does not read, nothing more is.
         """
         first = next(_batches(self._ranges, MAX_FILE), [(0, 0)])
-        hold = self._downloader.hold(self._sha1, self._manifest, self._channel, first)
+        hold = self._downloader.hold(
+            self._sha1, self._manifest, self._channel, first, label=self._label
+        )
         async with hold as download:
             await download.wait((0, 0))
             self.size = download.progress.size

@@ -240,7 +240,9 @@ class FileCalls:
         self, params: _Content, channel: bytes | None, ranges: Iterable[Part], live: LiveCall
     ) -> Any:
         named = (params.sha1, params.manifest, channel, ranges)
-        reading = Reading(self._services.downloader, *named, on_progress=live.progress)
+        reading = Reading(
+            self._services.downloader, *named, label=params.label, on_progress=live.progress
+        )
         async with contextlib.aclosing(reading.pieces()) as pieces:
             async for download, some in pieces:
                 if params.only and channel is not None and not await download.may_leave(channel):

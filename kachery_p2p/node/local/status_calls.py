@@ -14,9 +14,10 @@ of the computer meanwhile: rates are differences by it.
 ``links``      node, label, via (a proxy's id, or None), via_label, rtt (s), sent, received (totals),
                opened_at, channels
 ``bootstraps`` url, node, state, error, code
-``downloads``  sha1, size (0: not known yet), verified, fetched, seconds, sources
-``uploads``    sha1, node, label, via_label, channel, size (0: not known yet), sent (a total), ranges
-               (parts that are being sent)
+``downloads``  sha1, name (what the file is called here, or ""), size (0: not known yet), verified,
+               fetched, seconds, sources
+``uploads``    sha1, name, node, label, via_label, channel, size (0: not known yet), sent (a total),
+               ranges (parts that are being sent)
 ``feeds``      feed, subfeed, name, size, own, forked, followed (from others), readers (other nodes),
                local (reads on this computer that go on)
 ``tasks``      function, type, state, node, label, channel, since, fraction (done, 0 to 1, or None),
@@ -45,6 +46,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
 from kachery_p2p._version import __version__
+from kachery_p2p.node.files.download import Download
 from kachery_p2p.node.files.provider import Upload
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.tasks.jobs import Backend, Job, Step
@@ -85,8 +87,13 @@ class StatusCalls:
         links = list(services.network.links)
         labels = {link.peer: self._label(link) for link in links}
         bootstraps = services.bootstraps.status.values()
-        uploads = self._uploads(labels)
-        downloads = services.downloader.active()
+        uploads_total, uploads = self._uploads(labels)
+        active = services.downloader.active()
+        downloads = [
+            self._describe_download(sha1, download, now)
+            for sha1, download in _first(active.items())
+        ]
+        await self._name_files([*downloads, *uploads])
         requests, jobs = self._tasks()
         warnings = services.context.warnings
         backends = services.task_queue.backends.values()
@@ -108,11 +115,8 @@ class StatusCalls:
                 }
                 for b in _first(bootstraps)
             ],
-            "downloads": [
-                self._describe_download(sha1, download.progress.plain(now))
-                for sha1, download in _first(downloads.items())
-            ],
-            "uploads": uploads[:MAX_STATUS_ROWS],
+            "downloads": downloads,
+            "uploads": uploads,
             "feeds": feeds,
             "tasks": [
                 *map(self._describe_request, requests[:MAX_STATUS_ROWS]),
@@ -127,8 +131,8 @@ class StatusCalls:
                 "channels": len(services.context.book),
                 "links": len(links),
                 "bootstraps": len(bootstraps),
-                "downloads": len(downloads),
-                "uploads": len(uploads),
+                "downloads": len(active),
+                "uploads": uploads_total,
                 "feeds": feeds_total,
                 "tasks": len(requests) + len(jobs),
                 "backends": len(backends),
@@ -234,7 +238,23 @@ class StatusCalls:
 
     # --- files -------------------------------------------------------------------------------
 
-    def _describe_download(self, sha1: str, progress: Row) -> Row:
+    async def _name_files(self, rows: Sequence[Row]) -> None:
+        """Give each row that has no name the one under which its file is listed here."""
+        nameless = {row["sha1"] for row in rows if not row["name"]}
+        if not nameless:
+            return
+        thing = self._services.context.inventory.thing
+
+        def work() -> dict[str, str]:
+            found = ((sha1, thing(sha1)) for sha1 in nameless)
+            return {sha1: each.label for sha1, each in found if each is not None}
+
+        names = await self._services.context.workers.disk(work)
+        for row in rows:
+            row["name"] = (row["name"] or names.get(row["sha1"], ""))[:MAX_STATUS_LABEL]
+
+    def _describe_download(self, sha1: str, download: Download, now: float) -> Row:
+        progress = download.progress.plain(now)
         sources = [
             {
                 **source,
@@ -243,17 +263,20 @@ class StatusCalls:
             }
             for source in _some(progress["sources"])
         ]
-        return {"sha1": sha1, **progress, "sources": sources}
+        name = download.label[:MAX_STATUS_LABEL]
+        return {"sha1": sha1, "name": name, **progress, "sources": sources}
 
-    def _uploads(self, labels: dict[str, str]) -> list[Row]:
+    def _uploads(self, labels: dict[str, str]) -> tuple[int, list[Row]]:
+        """How many there are, and the first."""
         provider = self._services.provider
         sending: dict[tuple[Link, bytes, bytes], list[Upload]] = {}
         for upload in provider.reading():
             key = upload.link, upload.params.channel, upload.params.sha1
             sending.setdefault(key, []).append(upload)
-        return [
+        return len(sending), [
             {
                 "sha1": sha1.hex(),
+                "name": "",
                 "node": link.peer,
                 "label": self._label(link),
                 "via_label": "" if link.via is None else labels.get(link.via) or link.via[:8],
@@ -262,7 +285,7 @@ class StatusCalls:
                 "sent": provider.sent(parts[0]),
                 "ranges": len(parts),
             }
-            for (link, channel, sha1), parts in sending.items()
+            for (link, channel, sha1), parts in _first(sending.items())
         ]
 
     # --- feeds -------------------------------------------------------------------------------

@@ -110,6 +110,7 @@ def sample(**changes: Any) -> dict[str, Any]:
         "downloads": [
             {
                 "sha1": "1a" * 20,
+                "name": f"recording.dat{EVIL}",
                 "size": 1 << 30,
                 "verified": 1 << 28,
                 "fetched": 1 << 28,
@@ -121,6 +122,7 @@ def sample(**changes: Any) -> dict[str, Any]:
             },
             {
                 "sha1": "2b" * 20,
+                "name": "",
                 "size": 0,
                 "verified": 0,
                 "fetched": 0,
@@ -131,6 +133,7 @@ def sample(**changes: Any) -> dict[str, Any]:
         "uploads": [
             {
                 "sha1": "3c" * 20,
+                "name": WIDE,
                 "node": "22" * 32,
                 "label": EVIL,
                 "via_label": "hub",

@@ -90,6 +90,7 @@ def test_every_kind_of_row_is_told() -> None:
         "ws://x 77777777 connecting ...",
         "88888888 unreachable; it is tried again",
         "1a1a1a1a 25% 1.1 GB 1.0 MB/s 12 min 48 s",
+        "recording.dat",
         "via hub, 33333333",
         "2b2b2b2b looking - 0 B/s -",
         "12,345 own 1 node",

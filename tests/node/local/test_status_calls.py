@@ -105,6 +105,7 @@ async def test_what_is_being_sent_is_told_with_to_whom() -> None:
         (upload,) = (await lab.call("A", "status"))["uploads"]
         assert upload == {
             "sha1": sha1,
+            "name": "",
             "node": lab.id("B"),
             "label": "B",
             "via_label": "P",
@@ -120,6 +121,35 @@ async def test_what_is_being_sent_is_told_with_to_whom() -> None:
         stream.end()
         await until(lambda: not lab["A"].provider.reading())
         assert (await lab.call("A", "status"))["uploads"] == []
+
+
+async def test_files_on_their_way_have_the_names_that_their_users_gave_them() -> None:
+    async with laboratory() as lab:
+        data = os.urandom(3_000_000)
+        sha1, _ = await lab.store("A", data)
+        lab["A"].inventory.touch(sha1, "recording.dat")
+        other, _ = await lab.store("A", b"so that there is a link")
+        await lab.load("B", other)
+        link = lab["B"].network.links_to(lab.id("A"), lab.channels["lab"])[0]
+        params = {
+            "channel": lab.channels["lab"],
+            "sha1": bytes.fromhex(sha1),
+            "ranges": [(0, len(data))],
+            "proofs": False,
+        }
+        stream = link.open(FILE_READ, params, credit=0)
+        await until(lambda: [each for each in lab["A"].provider.reading() if each.size])
+        (upload,) = (await lab.call("A", "status"))["uploads"]
+        assert upload["name"] == "recording.dat"
+        stream.end()
+        await until(lambda: not lab["A"].provider.reading())
+        # Who reads a part of it calls it by another name, and so does who wants all of it then.
+        downloader = lab["B"].downloader
+        async with downloader.hold(sha1, None, None, [(0, 1)], label="mine.dat"):
+            (download,) = (await lab.call("B", "status"))["downloads"]
+            assert download["name"] == "mine.dat"
+            await downloader.load(sha1, label="another.dat")
+            assert lab["B"].inventory.thing(sha1).label == "mine.dat"
 
 
 async def test_the_storage_is_counted_as_it_changes() -> None:
