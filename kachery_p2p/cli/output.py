@@ -30,6 +30,7 @@ from kachery_p2p.protocol.errors import (
     BadInput,
     BadPath,
     KacheryError,
+    NotFound,
     StorageFull,
     TaskFailed,
     to_wire,
@@ -193,7 +194,7 @@ class Several:
         """One of them."""
         try:
             yield
-        except BadInput as error:  # anything else would be the same for the next
+        except (BadInput, NotFound) as error:  # anything else would be the same for the next
             if self._alone:
                 raise
             show_error(error)

@@ -128,7 +128,7 @@ class KacheryUri:
 
 
 def parse_uri(uri: str) -> KacheryUri:
-    """Take a URI apart.
+    """Take a URI apart. The line's end that it has when it was read from a file does not count.
 
     Raises:
         BadUri: it is none; ``error.fields['reason']`` says precisely why.
@@ -137,6 +137,7 @@ def parse_uri(uri: str) -> KacheryUri:
         raise _bad(repr(uri), f"it is a {type(uri).__name__}, not a str")
     if len(uri) > limits.MAX_URI:
         raise _bad(uri, f"it has {len(uri)} characters, more than the {limits.MAX_URI} allowed")
+    uri = uri.rstrip("\r\n")
     control = _CONTROL.search(uri)
     if control:
         raise _bad(uri, f"control character {control[0]!r} at position {control.start()}")

@@ -181,3 +181,12 @@ def test_any_text_is_a_uri_or_a_bad_uri(text: str) -> None:
     except BadUri:
         return
     assert parse_uri(str(uri)) == uri
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
+def test_the_end_of_the_line_that_it_was_read_from_does_not_count(end: str) -> None:
+    uri = f"sha1://{'ab' * 20}/a.txt"
+    assert parse_uri(uri + end) == parse_uri(uri)
+    for wrong in (f"{end}{uri}", f"sha1://{'ab' * 20}/a{end}b"):
+        with pytest.raises(BadUri):
+            parse_uri(wrong)

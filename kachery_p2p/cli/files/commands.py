@@ -1,19 +1,17 @@
 """``store``, ``link``, ``load``, ``cat`` and ``find``: files and folders by content, from the shell.
 
-``store`` and ``link`` print one line per file (with ``--json`` one JSON object per line), as soon as
-that file is done: what was printed is stored, even if a later file fails. A file that cannot be
-stored is said, the others are stored all the same, and the exit status is that of the first.
+Each prints one line per file (with ``--json`` one JSON object per line), as soon as that file is done:
+what was printed is stored, or loaded, even if a later file fails. A file that cannot be is said, the
+others are all the same, and the exit status is that of the first that could not.
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import os
 import sys
-import time
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import click
 
@@ -31,12 +29,10 @@ from kachery_p2p.client import sync
 from kachery_p2p.client.display.progress import ProgressFunction, Transfer
 from kachery_p2p.client.files import finds, loads
 from kachery_p2p.client.files.listings import leads_to_folder
-from kachery_p2p.client.session import portal
 from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import (
     BadInput,
     BadPath,
-    DeadlineExceeded,
     KacheryError,
     NotFound,
     from_wire,
@@ -45,8 +41,7 @@ from kachery_p2p.protocol.limits import CAT_PIECE
 from kachery_p2p.protocol.uri import parse_uri
 
 from .directories import folder_load, store_standard_input
-
-R = TypeVar("R")
+from .patience import Patience
 
 _Piece = Callable[[int, int], bytes | None]
 """Bytes of one file, from the first to before the other."""
@@ -208,7 +203,8 @@ def load(
 
     Do not write to a path in the storage. A file that --dest names is replaced, and keeps its mode. In
     a folder the name is the URI's, and another file of that name is not replaced, unless you say
-    --force. With - the URIs are the lines of standard input. Exit status 8: nobody reachable has it.
+    --force. With - the URIs are the lines of standard input. Exit status 8: nobody reachable has it;
+    of several, the others are loaded all the same.
 
     A folder needs --dest, which becomes the folder (of several, a folder of that name in it). Files
     that are right there already are left alone, so a load that was interrupted goes on.
@@ -222,24 +218,34 @@ def load(
     """
     if force and no_clobber:
         raise BadInput(what="--force and --no-clobber", reason="they say the opposite; give one")
+    if dest == "-":
+        reason = "that is standard output, which 'cat' writes to; a file of that name is ./-"
+        raise BadInput(what="--dest -", reason=reason)
     replace = True if force else False if no_clobber else None
     several = len(uris) > 1 or uris == ("-",)
     if several and dest is not None and not (os.path.isdir(dest) or dest.endswith(os.sep)):
         raise BadInput(what=f"--dest {dest}", reason="several files need a folder: end it with /")
-    for uri in _named(uris):
-        patience = _Patience(timeout, f"Loading {uri}", "load_file")
-        if uri.lower().startswith("sha1dir:") and patience.run(
-            functools.partial(leads_to_folder, uri, channel)
-        ):
-            load_one = folder_load(uri, dest, several, channel, output.bar, force)
-        else:
-            load_one = functools.partial(
-                loads.aload_file, uri, dest, channel=channel, progress=output.bar, replace=replace
-            )
-        path = patience.run(load_one)
-        if path is None:
-            raise _not_found(uri)
-        output.result({"path": path, "uri": uri}, [path])
+    with Several(output, 2 if several else 1) as each:
+        for uri in _named(uris):
+            with each.one():
+                patience = Patience(timeout, f"Loading {uri}", "load_file")
+                if uri.lower().startswith("sha1dir:") and patience.run(
+                    functools.partial(leads_to_folder, uri, channel)
+                ):
+                    load_one = folder_load(uri, dest, several, channel, output.bar, force)
+                else:
+                    load_one = functools.partial(
+                        loads.aload_file,
+                        uri,
+                        dest,
+                        channel=channel,
+                        progress=output.bar,
+                        replace=replace,
+                    )
+                path = patience.run(load_one)
+                if path is None:
+                    raise _not_found(uri)
+                output.result({"path": path, "uri": uri}, [path])
 
 
 def _named(uris: tuple[str, ...]) -> Iterator[str]:
@@ -253,28 +259,6 @@ def _named(uris: tuple[str, ...]) -> Iterator[str]:
         for line in sys.stdin:
             if line.strip():
                 yield line.strip().strip("'")
-
-
-class _Patience:
-    """So many seconds for all that is run; None: as long as it takes. ``what`` takes so long, and
-    ``name`` is the function that is called, both as errors say it."""
-
-    def __init__(self, seconds: float | None, what: str, name: str) -> None:
-        self._seconds, self._what, self._name = seconds, what, name
-        self._end = None if seconds is None else time.monotonic() + seconds
-
-    def run(self, call: Callable[[], Awaitable[R]]) -> R:
-        """Raises DeadlineExceeded, and what the call raises."""
-
-        async def bounded() -> R:
-            left = None if self._end is None else max(0.0, self._end - time.monotonic())
-            try:
-                async with asyncio.timeout(left):
-                    return await call()
-            except TimeoutError as error:
-                raise DeadlineExceeded(what=self._what, seconds=self._seconds) from error
-
-        return portal.run(bounded, name=self._name)
 
 
 @click.command()
@@ -308,12 +292,14 @@ def cat(
         raise BadInput(
             what="--start and --end", reason="they are of one file, and there are several"
         )
-    for uri in _named(uris):
-        _cat(output, uri, start, end, _pieces(uri, channel, timeout))
+    with Several(output, 2 if uris == ("-",) else len(uris)) as several:
+        for uri in _named(uris):
+            with several.one():
+                _cat(output, uri, start, end, _pieces(uri, channel, timeout))
 
 
 def _pieces(uri: str, channel: str | None, timeout: float | None) -> _Piece:
-    patience = _Patience(timeout, f"Reading {uri}", "load_bytes")
+    patience = Patience(timeout, f"Reading {uri}", "load_bytes")
     return lambda first, stop: patience.run(
         lambda: loads.aload_bytes(uri, first, stop, channel=channel, progress=False)
     )
@@ -364,7 +350,7 @@ def find(output: Output, uris: tuple[str, ...], timeout: float | None) -> None:
     """
     missing: KacheryError | None = None
     for uri in _named(uris):
-        patience = _Patience(timeout, f"Looking for {uri}", "find_file")
+        patience = Patience(timeout, f"Looking for {uri}", "find_file")
         found = patience.run(functools.partial(finds.afind_file, uri))
         lines = [] if found["local"] is None else [f"here  {found['local']}"]
         lines += columns(

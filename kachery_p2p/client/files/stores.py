@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kachery_p2p.client.display.progress import Progress, Transfer, relay
@@ -21,6 +23,7 @@ from kachery_p2p.protocol.errors import BadInput, BadPath
 from kachery_p2p.protocol.limits import LOCAL_PIECE
 from kachery_p2p.protocol.quantities import parse_seconds
 from kachery_p2p.protocol.uri import build_uri
+from kachery_p2p.storage.disk import disk_errors
 
 from .pushing import pushed
 from .turns import turns
@@ -318,7 +321,8 @@ async def _store_data(
     elif node.passes_descriptors and hasattr(os, "memfd_create") and not in_pieces:
         async with turns():
             with _in_memory_file() as descriptor:
-                await blocking.run(lambda gone: blocking.fill(descriptor, data, gone))
+                with disk_errors("what is being stored", Path("memory")):
+                    await blocking.run(lambda gone: blocking.fill(descriptor, data, gone))
                 stored = await node.call(
                     "store", params, descriptor=descriptor, on_progress=moving.hear
                 )
@@ -346,6 +350,9 @@ def opened(path: str) -> Iterator[int]:
         if os.path.isdir(descriptor):
             raise BadPath(path=path, reason="it is a directory; store it with store_dir")
         if not os.path.isfile(descriptor):
+            if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+                reason = "it is a pipe: store what comes out of it as standard input, '-'"
+                raise BadPath(path=path, reason=reason)
             raise BadPath(path=path, reason="it is not a regular file")
         yield descriptor
     finally:

@@ -18,7 +18,9 @@ PathLike = str | os.PathLike[str]
 _SHOWN_CHARS: Final = 80
 _MAX_ENDING: Final = 32
 """Bytes of what counts as an ending."""
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""What a name in the user's folder does not have: line ends, and what has letters shown in another
+order, so that a name seems to end as it does not."""
 
 
 def is_uri(text: PathLike) -> bool:
@@ -41,6 +43,8 @@ def path_text(path: PathLike) -> str:
     except (TypeError, ValueError):
         reason = f"a {type(path).__name__} is no path; give text, or a pathlib.Path"
         raise BadPath(path=repr(path)[:_SHOWN_CHARS], reason=reason) from None
+    if not text:
+        raise BadPath(path=text, reason="it is empty, as a variable that is not set is")
     if "\0" in text:
         raise BadPath(path=text, reason="a path has no zero byte")
     return places.user_path(text)

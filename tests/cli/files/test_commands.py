@@ -242,6 +242,41 @@ def test_several_uris_at_once(offline: Daemon) -> None:
         assert done.stdout == ""
 
 
+def test_of_several_uris_those_that_can_be_had_are_loaded(offline: Daemon) -> None:
+    uris = [f"sha1://{write(offline, name, name.encode())}/{name}" for name in ("a", "b")]
+    offline.cli("store", "a", "b")
+    for wrong, status in ((ABSENT, 8), ("sha1://12", 2)):
+        mixed = [uris[0], wrong, uris[1]]
+        done = offline.cli("load", *mixed, check=False)
+        assert done.returncode == status
+        assert [Path(path).read_bytes() for path in done.stdout.split()] == [b"a", b"b"]
+        assert wrong in done.stderr
+        done = offline.cli("load", "-", stdin="\n".join(mixed), check=False)
+        assert (done.returncode, len(done.stdout.split())) == (status, 2)
+        done = offline.cli("cat", *mixed, check=False)
+        assert (done.returncode, done.stdout) == (status, "ab")
+
+
+@pytest.mark.parametrize(("dest", "remedy"), [("-", "'cat'"), ("", "it is empty")])
+def test_a_destination_that_is_hardly_meant_is_refused(
+    offline: Daemon, dest: str, remedy: str
+) -> None:
+    uri = f"sha1://{write(offline, 'a', b'a')}/a"
+    offline.cli("store", "a")
+    before = sorted(offline.home.iterdir())
+    done = offline.cli("load", uri, "--dest", dest, check=False)
+    assert done.returncode == 2
+    assert remedy in done.stderr
+    assert sorted(offline.home.iterdir()) == before
+
+
+def test_what_a_pipe_gives_is_stored_as_standard_input(offline: Daemon) -> None:
+    os.mkfifo(offline.home / "pipe")
+    done = offline.cli("store", "pipe", check=False)
+    assert done.returncode == 2
+    assert "standard input, '-'" in done.stderr
+
+
 def test_a_range_that_begins_behind_the_end_is_an_error(offline: Daemon) -> None:
     uri = f"sha1://{write(offline, 'a', b'0123456789')}"
     offline.cli("store", "a")

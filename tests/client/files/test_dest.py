@@ -167,3 +167,22 @@ def test_a_copy_of_a_sparse_file_is_sparse(folder: Path, tmp_path: Path) -> None
     copy = Path(kc.load_file(kc.store_file(path), tmp_path / "copy") or "")
     assert copy.read_bytes() == path.read_bytes()
     assert copy.stat().st_blocks * 512 < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("annual\u202egpj.exe", "annual_gpj.exe"),
+        ("a\u2066b\u2069", "a_b_"),
+        ("one\u2028two", "one_two"),
+        ("one\ntwo\x1b[2J", "one_two_[2J"),
+        ("実験 é", "実験 é"),
+    ],
+)
+def test_a_name_is_what_it_seems_to_be(folder: Path, tmp_path: Path, label: str, name: str) -> None:
+    """Others choose it."""
+    into = tmp_path / "into"
+    into.mkdir()
+    uri = kc.store_text("text", label)
+    assert kc.load_file(uri, into) == str(into / name)
+    assert os.listdir(into) == [name]
