@@ -121,7 +121,7 @@ def test_the_name_of_a_subfeed_is_quoted_as_it_always_was(tail: str, path: str) 
         (f"sha1://{SHA1}/x?chunkOf={OTHER}~5~5", "bytes 5 to 5"),
         (f"sha1://{SHA1}/x?chunkOf={OTHER}~5", "chunkOf is not"),
         (f"sha1://{SHA1}/x?chunkOf={OTHER}~-1~5", "chunkOf is not"),
-        (f"sha1://{SHA1}/x\n", f"control character '\\n' at position {len(SHA1) + 9}"),
+        (f"sha1://{SHA1}/x\ny", f"control character '\\n' at position {len(SHA1) + 9}"),
         (f"sha1://{SHA1}/\ud800", "not valid text"),
         (f"sha1://{SHA1}/" + "x" * 1001, "the label has 1001 characters, more than the 1000"),
         (f"sha1://{SHA1}/" + "x" * limits.MAX_URI, "more than the 4000 allowed"),
