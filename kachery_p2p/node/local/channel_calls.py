@@ -388,7 +388,7 @@ class ChannelCalls:
             described["members"] = [
                 {
                     "node": member.node_id,
-                    "label": member.label,
+                    "label": self._shown_label(member.node_id, member.label),
                     "roles": sorted(member.roles),
                     "online": member.node_id in online,
                     "may_admit": sorted(document.may_admit(member.node_id)),
@@ -407,6 +407,16 @@ class ChannelCalls:
                 for admission in book.admissions(channel)
             ]
         return described
+
+
+    def _shown_label(self, node_id: str, label: str) -> str:
+        """What a channel calls a member; of a proxy that it knows by its URL alone, what that calls
+        itself, as the status says it."""
+        if "://" not in label:
+            return label
+        links = self._services.network.links
+        own = next((x.hello.label for x in links if x.peer == node_id and x.hello is not None), "")
+        return own or label
 
 
 def _is_id(text: str) -> bool:

@@ -95,3 +95,23 @@ async def test_a_name_that_means_one_member_here_and_another_there_is_doubtful()
         await lab.call("A", "channel.add-node", channel="two", node=lab.id("C"), label="bob")
         with pytest.raises(BadInput, match="several members fit; give the whole id"):
             await sought(lab, "bob")
+
+
+async def test_a_proxy_that_was_named_by_its_url_is_shown_by_its_name_and_goes_by_it() -> None:
+    """As the status and the completion have it."""
+    async with laboratory("A", channel=False) as lab:
+        where = f"ws://{lab['P'].listening}"
+        made = await lab.call("A", "channel.create", name="lab", bootstraps=[where])
+        lab.channels["lab"] = bytes.fromhex(made["id"])
+        document = await lab.export("A", "lab")
+        await lab.call("P", "channel.join", document=document)
+        await lab.linked("A", "lab")
+
+        async def proxy() -> Any:
+            members = (await lab.call("A", "channel.show", channel="lab"))["members"]
+            (found,) = [each for each in members if each["node"] == lab.id("P")]
+            return found
+
+        assert (await proxy())["label"] == lab["P"].context.label
+        assert (await sought(lab, lab["P"].context.label))["node"] == lab.id("P")
+        assert (await sought(lab, where))["node"] == lab.id("P")
