@@ -75,6 +75,26 @@ def test_both_forms_of_the_api_in_one_notebook(lab: Lab) -> None:
     assert text(stored) == "['one', 'two']"
 
 
+def test_of_an_error_the_cell_is_shown_and_the_sentence(lab: Lab) -> None:
+    made = notebook(
+        "import kachery_p2p as kc\ndef mine():\n    return kc.load_text('sha1://0123')",
+        "mine()",
+        "kc.create_feed().load_subfeed('x').append_message(object())",
+        "import os; os.environ['KACHERY_P2P_TRACEBACK'] = 'full'\nmine()",
+    )
+    client(made, allow_errors=True).execute(env=lab.a.env, cwd=str(lab.a.home))
+    short, method, full = (
+        re.sub(r"\x1b\[[\d;]*m", "", "\n".join(cell.outputs[0].traceback))
+        for cell in made.cells[1:]
+    )
+    assert "return kc.load_text('sha1://0123')" in short
+    assert "the hash has 4 digits" in short
+    assert "append_message(object())" in method
+    for shown in (short, method):
+        assert os.path.join("kachery_p2p", "") not in shown
+    assert "portal.py" in full
+
+
 WAITING = {
     "sync": "kc.load_file({uri!r})",
     "async": "await kc.aload_file({uri!r})",

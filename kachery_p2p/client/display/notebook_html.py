@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from .texts import clean, delay_text, size_text, time_text
 
-_CELL = "text-align:left;vertical-align:top;padding:1px 10px 1px 0"
+_CELL = "text-align:left;vertical-align:top;padding:1px 10px 1px 0;overflow-wrap:anywhere"
 
 
 def table(title: str, rows: Iterable[tuple[str, object]]) -> str:
@@ -27,7 +27,9 @@ class NodeInfo(dict[str, object]):
     """What the local node says of itself: a plain dict, which notebooks show as a table."""
 
     def _repr_html_(self) -> str:
-        links = [_link(link) for link in _dicts(self.get("links"))]
+        peers = _dicts(self.get("links"))
+        names = {each.get("node"): each.get("label") for each in peers}
+        links = [_link(link, names) for link in peers]
         channels = [
             f"{each.get('name')} ({', '.join(map(str, _list(each.get('effective')))) or 'no roles'})"
             for each in _dicts(self.get("channels"))
@@ -48,9 +50,9 @@ class NodeInfo(dict[str, object]):
         return table("The local kachery node", rows)
 
 
-def _link(link: dict[str, object]) -> str:
+def _link(link: dict[str, object], names: dict[object, object]) -> str:
     rtt, via = link.get("rtt"), link.get("via")
-    route = f"relayed by {str(via)[:8]}" if via else "direct"
+    route = f"relayed by {names.get(via) or str(via)[:8]}" if via else "direct"
     time = f", {delay_text(rtt)}" if isinstance(rtt, int | float) else ""
     return f"{link.get('label') or str(link.get('node'))[:8]} ({route}{time})"
 

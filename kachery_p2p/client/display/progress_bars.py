@@ -78,8 +78,10 @@ class Bars:
 
 
 def html(rows: Iterable[Row]) -> str:
-    """A table that is as wide as the cell, whatever that is: only the bars give way."""
-    return f"<table style='width:100%'>{''.join(map(_html_row, rows))}</table>"
+    """A table that is as wide as the cell, whatever that is: the bars give way, then the names."""
+    # JupyterLab's own style has a fixed layout, which leaves nothing to columns without a width.
+    style = "width:100%;table-layout:auto"
+    return f"<table style='{style}'>{''.join(map(_html_row, rows))}</table>"
 
 
 def _html_row(row: Row) -> str:
@@ -91,18 +93,18 @@ def _html_row(row: Row) -> str:
         "<div style='min-width:3em;height:.6em;background:#8884'>"
         f"<div style='width:{min(100, share):.1f}%;height:100%;background:{colour}'></div></div>"
     )
-    name = (
-        "<div style='max-width:22em;overflow:hidden;text-overflow:ellipsis' "
-        f"title='{escape(row.label)}'>{escape(row.label)}</div>"
-    )
+    label = escape(row.label)
     rate = f"<b>{escape(row.rate)}</b>" if row.stalled else escape(row.rate)
-    side = "text-align:right;white-space:nowrap"
+    line = "padding:1px 6px;white-space:nowrap"
+    side = f"text-align:right;{line}"
+    # As wide as is left to it, and its text does not count.
+    name = f"text-align:left;width:35%;max-width:0;overflow:hidden;text-overflow:ellipsis;{line}"
     cells = [
-        ("text-align:left;white-space:nowrap", name),
-        ("width:100%;vertical-align:middle", bar),
+        ("vertical-align:middle;padding:1px 6px", bar),
         (side, escape(row.bytes)),
         (side, rate),
         (side, escape(row.left)),
         (side, escape(row.sources)),
     ]
-    return f"<tr>{''.join(f'<td style={style!r}>{text}</td>' for style, text in cells)}</tr>"
+    rest = "".join(f"<td style={style!r}>{text}</td>" for style, text in cells)
+    return f"<tr><td title='{label}' style='{name}'>{label}</td>{rest}</tr>"

@@ -408,7 +408,6 @@ class ChannelCalls:
             ]
         return described
 
-
     def _shown_label(self, node_id: str, label: str) -> str:
         """What a channel calls a member; of a proxy that it knows by its URL alone, what that calls
         itself, as the status says it."""
