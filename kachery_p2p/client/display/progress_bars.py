@@ -100,7 +100,7 @@ def _html_row(row: Row) -> str:
     # As wide as is left to it, and its text does not count.
     name = f"text-align:left;width:35%;max-width:0;overflow:hidden;text-overflow:ellipsis;{line}"
     cells = [
-        ("vertical-align:middle;padding:1px 6px", bar),
+        ("width:65%;vertical-align:middle;padding:1px 6px", bar),
         (side, escape(row.bytes)),
         (side, rate),
         (side, escape(row.left)),
