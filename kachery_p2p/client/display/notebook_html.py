@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from .texts import clean, delay_text, size_text, time_text
 
-_CELL = "text-align:left;vertical-align:top;padding:1px 10px 1px 0;overflow-wrap:anywhere"
+_CELL = "text-align:left;vertical-align:top;padding:1px 10px 1px 0"
 
 
 def table(title: str, rows: Iterable[tuple[str, object]]) -> str:
@@ -14,13 +14,13 @@ def table(title: str, rows: Iterable[tuple[str, object]]) -> str:
     from html import escape
 
     lines = [
-        f'<tr><th style="{_CELL}">{escape(what)}</th>'
-        f'<td style="{_CELL}">{escape(clean(value))}</td></tr>'
+        f'<tr><th style="{_CELL};white-space:nowrap">{escape(what)}</th>'
+        f'<td style="{_CELL};overflow-wrap:anywhere">{escape(clean(value))}</td></tr>'
         for what, value in rows
         if value is not None and value != ""
     ]
     caption = f'<caption style="text-align:left"><b>{escape(title)}</b></caption>'
-    return f"<table>{caption}{''.join(lines)}</table>"
+    return f"<table style='table-layout:auto'>{caption}{''.join(lines)}</table>"
 
 
 class NodeInfo(dict[str, object]):

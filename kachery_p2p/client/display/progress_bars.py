@@ -81,10 +81,17 @@ def html(rows: Iterable[Row]) -> str:
     """A table that is as wide as the cell, whatever that is: the bars give way, then the names."""
     # JupyterLab's own style has a fixed layout, which leaves nothing to columns without a width.
     style = "width:100%;table-layout:auto"
-    return f"<table style='{style}'>{''.join(map(_html_row, rows))}</table>"
+    shown = [_html_cells(row) for row in rows]
+    # A column of which nothing is said would take some of the width.
+    used = [any(text for _, text in column) for column in zip(*shown, strict=True)]
+    lines = (
+        "".join(cell for (cell, _), use in zip(row, used, strict=True) if use) for row in shown
+    )
+    return f"<table style='{style}'>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
-def _html_row(row: Row) -> str:
+def _html_cells(row: Row) -> list[tuple[str, str]]:
+    """The cells of a row, each with what is in it."""
     from html import escape
 
     share = 100 * row.done / row.total if row.total else 0
@@ -100,11 +107,9 @@ def _html_row(row: Row) -> str:
     # As wide as is left to it, and its text does not count.
     name = f"text-align:left;width:35%;max-width:0;overflow:hidden;text-overflow:ellipsis;{line}"
     cells = [
-        ("width:65%;vertical-align:middle;padding:1px 6px", bar),
-        (side, escape(row.bytes)),
-        (side, rate),
-        (side, escape(row.left)),
-        (side, escape(row.sources)),
+        (f"title='{label}' style='{name}'", label),
+        ("style='vertical-align:middle;padding:1px 6px'", bar),
     ]
-    rest = "".join(f"<td style={style!r}>{text}</td>" for style, text in cells)
-    return f"<tr><td title='{label}' style='{name}'>{label}</td>{rest}</tr>"
+    for text in (escape(row.bytes), rate, escape(row.left), escape(row.sources)):
+        cells.append((f"style='{side}'", text))
+    return [(f"<td {attributes}>{text}</td>", text) for attributes, text in cells]
