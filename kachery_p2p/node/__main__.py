@@ -21,8 +21,8 @@ from typing import Any
 import msgspec
 
 from kachery_p2p.local import loops
-from kachery_p2p.protocol.errors import KacheryError, to_wire
-from kachery_p2p.protocol.limits import MAX_DESCRIPTORS
+from kachery_p2p.protocol.errors import KacheryError, LoopNotMade, to_wire
+from kachery_p2p.protocol.limits import MAX_DESCRIPTORS, MIN_DESCRIPTORS
 from kachery_p2p.storage.backing.setting import OriginSetting
 from kachery_p2p.storage.disk import disk_errors
 from kachery_p2p.storage.sharing import bits_to_read
@@ -96,14 +96,20 @@ def main(arguments: list[str]) -> int:
             os.umask(os.umask(0o077) & ~bits_to_read(others=config.others_may_read))
         set_up_log(config, foreground="--foreground" in rest)
         raise_descriptor_limit()
+        _check_descriptor_limit()
         _run(config)
     except KacheryError as error:
-        code, fields = to_wire(error)
-        log.error("%s", error)
-        with contextlib.suppress(OSError):  # what it says may be that this very disk is full
-            os.write(2, json.dumps({"code": code, "fields": fields}).encode() + b"\n")
-        return error.exit_status
+        return _failed(error)
     return 0
+
+
+def _failed(error: KacheryError) -> int:
+    """Say it to whoever started this process; its exit status."""
+    code, fields = to_wire(error)
+    log.error("%s", error)
+    with contextlib.suppress(OSError):  # what it says may be that this very disk is full
+        os.write(2, json.dumps({"code": code, "fields": fields}).encode() + b"\n")
+    return error.exit_status
 
 
 def raise_descriptor_limit() -> None:
@@ -118,6 +124,17 @@ def raise_descriptor_limit() -> None:
             ValueError,
         ) as error:  # some systems have a lower bound that they do not say
             log.warning("the limit of open files stays at %s: %s", now, error)
+
+
+def _check_descriptor_limit() -> None:
+    """Raises LoopNotMade. A node that can open some files and not others fails anywhere."""
+    now, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if now != resource.RLIM_INFINITY and now < MIN_DESCRIPTORS:
+        reason = (
+            f"this process may open {now} files, and a node takes {MIN_DESCRIPTORS} at least "
+            "('ulimit -n' shows and raises the limit)"
+        )
+        raise LoopNotMade(reason=reason)
 
 
 def _run(config: Config) -> None:

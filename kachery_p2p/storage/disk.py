@@ -52,7 +52,10 @@ def disk_error(error: OSError, what: str, path: Path) -> KacheryError:
         return StorageFull(what=what, path=str(path))
     if error.errno == errno.EROFS or (error.errno in _REFUSED and _is_read_only(path)):
         return StorageReadOnly(path=str(path), reason=(error.strerror or "?").lower())
-    return StorageDamaged(path=str(path), reason=f"{what}: {error.strerror or error}")
+    reason = f"{what}: {error.strerror or error}"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        reason += " ('ulimit -n' shows and raises how many)"
+    return StorageDamaged(path=str(path), reason=reason)
 
 
 def _is_read_only(path: Path) -> bool:

@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,18 @@ def test_on_a_folder_that_is_read_only(other: Daemon, read_only: Path, option: s
     assert option in sentence
     assert fields["path"].startswith(str(read_only))
     assert "read-only" in sentence.lower() or "permission denied" in sentence.lower()
+    startable(other)
+
+
+def test_with_too_few_files_that_it_may_open(other: Daemon) -> None:
+    argv = [sys.executable, "-m", "kachery_p2p.cli", "daemon", "start", "--json"]
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -n 40; exec "$@"', "sh", *argv],
+        env=other.env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 71, done.stderr
+    assert "may open 40 files, and a node takes 64" in done.stderr
+    assert "Traceback" not in done.stderr
     startable(other)
 
 

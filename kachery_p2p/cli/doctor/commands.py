@@ -95,7 +95,7 @@ def _examine(uri: str | None, channel: str | None) -> list[Check]:
 
 def _no_node(error: LocalError) -> Check:
     about = "socket" if isinstance(error, DaemonNotPermitted) else "node"
-    if isinstance(error, DaemonNotRunning):
+    if type(error) is DaemonNotRunning:  # one that hangs, or is elsewhere, has another remedy
         reason = error.fields["reason"]
         return problem(
             about,

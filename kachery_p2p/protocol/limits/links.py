@@ -67,6 +67,8 @@ ACCEPT_AT_ONCE: Final = 4
 MAX_PENDING_PER_ADDRESS, that who has something to say is heard before others take its place."""
 MAX_DESCRIPTORS: Final = 1 << 20
 """To what a node raises its limit of open files where the system knows no bound."""
+MIN_DESCRIPTORS: Final = 64
+"""A node that nobody is linked to has some 45 open; with fewer than this it does not start."""
 MAX_CHECKED_URLS: Final = 256
 """Signatures over addresses of nodes that are remembered as right or wrong: of look-ups in a row, each
 names the same nodes."""

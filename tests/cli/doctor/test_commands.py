@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from kachery_p2p.cli.doctor.commands import _no_node
 from kachery_p2p.cli.doctor.diagnosis import exit_status, in_order, ok, problem, summary, warning
-from kachery_p2p.protocol.errors import BY_CODE
+from kachery_p2p.protocol.errors import BY_CODE, DaemonElsewhere, DaemonHangs, LocalError
 from tests.daemons import ROOT, Daemon, Lab
 from tests.processes.test_disk_full import MB, filled, small_disk  # noqa: F401  # a fixture
 
@@ -140,6 +141,24 @@ def test_a_node_that_was_removed_while_it_believes_its_own_document_says_so(lab:
 
 
 # --- what is wrong, one thing at a time --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (DaemonHangs(reason="no greeting"), "daemon stop --force"),
+        (DaemonElsewhere(host="there", pid=7, storage="/s"), "Work there"),
+    ],
+)
+def test_a_node_that_hangs_or_is_elsewhere_is_not_to_be_started(
+    error: LocalError, remedy: str
+) -> None:
+    check = _no_node(error)
+    told = f"{check.text} {check.remedy}"
+    assert remedy in told
+    assert "No node runs" not in told
+    assert "Start one with 'kachery-p2p daemon start'" not in told
+    assert check.exit_status == 3
 
 
 def test_no_node_runs(short_folder: Path) -> None:
