@@ -290,7 +290,8 @@ class ChannelCalls:
         if _is_id(start):
             found = [node_id for node_id in found if node_id == start]
         if len(found) != 1:
-            names = ", ".join(f"{members[each] or '-'} {each}" for each in [*members][:20])
+            shown = {each: self._shown_label(each, members[each]) for each in [*members][:20]}
+            names = ", ".join(f"{label or '-'} {each}" for each, label in shown.items())
             reason = "several members fit; give the whole id" if found else "it is not a member"
             raise BadInput(what=f"node {text!r}", reason=f"{reason}; members: {names}")
         return found[0]
