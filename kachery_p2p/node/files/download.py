@@ -108,15 +108,6 @@ class Download:
         fits = channel == self._channel and manifest in (None, self._manifest)
         return fits and self._joinable
 
-    @property
-    def label(self) -> str:
-        """What who wants it calls it."""
-        return self._content.label
-
-    @label.setter
-    def label(self, label: str) -> None:
-        self._content.label = label
-
     def part_on(self, channel: bytes) -> Content | None:
         """What is here of it for others, if all of that came from this channel."""
         there = self._content.partial is not None and self._content.is_on(channel)

@@ -125,11 +125,11 @@ class Downloader:
         await self.settle(sha1, manifest, channel)
         download = self.downloads.get(sha1)
         if download is None:
-            download = self.downloads[sha1] = self._begin(sha1, manifest, channel)
+            download = self.downloads[sha1] = self._begin(sha1, manifest, channel, label)
             download.finder.near_only = near_only
             mine = download
             download.task.add_done_callback(lambda _: self._forget(sha1, mine))
-        download.label = download.label or label
+        download.progress.name = download.progress.name or label
         download.finder.near_only &= near_only
         return download
 
@@ -144,8 +144,11 @@ class Downloader:
             await asyncio.wait([download.task])
             self._forget(sha1, download)
 
-    def _begin(self, sha1: str, manifest: str | None, channel: bytes | None) -> Download:
+    def _begin(
+        self, sha1: str, manifest: str | None, channel: bytes | None, label: str
+    ) -> Download:
         content = Content(self._network.context, sha1, self._network.spawn, self.memory)
+        content.label = label
         near = OriginSources(self._backing, self._network.context, sha1)
         sources = Sources(self._network, self._reach, self._lookup, near, sha1)
         return Download(

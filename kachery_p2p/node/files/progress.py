@@ -10,8 +10,9 @@ from .sources import Source
 
 @dataclass
 class Progress:
-    """How far a download is, for whoever asked for it."""
+    """How far a download is, for whoever asked for it, and what they call it."""
 
+    name: str = ""
     size: int = 0
     verified: int = 0
     fetched: int = 0

@@ -263,7 +263,7 @@ class StatusCalls:
             }
             for source in _some(progress["sources"])
         ]
-        name = download.label[:MAX_STATUS_LABEL]
+        name = download.progress.name[:MAX_STATUS_LABEL]
         return {"sha1": sha1, "name": name, **progress, "sources": sources}
 
     def _uploads(self, labels: dict[str, str]) -> tuple[int, list[Row]]:
