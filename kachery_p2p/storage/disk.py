@@ -253,6 +253,18 @@ def make_folders(folder: Path) -> list[Path]:
     return [folder.parent]
 
 
+def _make_folders(folder: str) -> None:
+    """As ``os.makedirs``, which looks at each folder above first: for tens of thousands a second."""
+    try:
+        os.mkdir(folder)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        _make_folders(os.path.dirname(folder))
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder)
+
+
 def move(source: Path, target: Path, durable: bool) -> None:
     """Rename within the file system, over whatever is there, making the folder if need be."""
     changed = [target.parent]
@@ -340,7 +352,7 @@ def _place_unnamed(path: str, data: Buffer, mode: int) -> bool:
         try:
             fd = os.open(folder, flags, mode)
         except FileNotFoundError:
-            os.makedirs(folder, exist_ok=True)
+            _make_folders(folder)
             fd = os.open(folder, flags, mode)
     except OSError as error:
         if error.errno in FULL:

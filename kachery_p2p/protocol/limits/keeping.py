@@ -6,7 +6,7 @@ from typing import Final
 
 from .units import MIB
 
-MAX_UNWRITTEN: Final = 1_000
+MAX_UNWRITTEN: Final = 2_000
 """Changes of the index (last uses, sizes) that wait in memory before they are written together."""
 OWN_USED_SECONDS: Final = 3_600.0
 """A file of the user's that is stored again within this time after its last use is not noted as used:

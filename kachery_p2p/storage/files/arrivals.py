@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 
@@ -64,6 +64,10 @@ class Claim(Protocol):
         """It is there, or never will be: what these contents take now counts, and the rest is free. A
         second time does nothing."""
 
+    def settle_small(self, sizes: Mapping[str, int]) -> None:
+        """As :meth:`settle`, of small files that have just been put in place, each of so many bytes:
+        where nothing else was known to be, there is no need to look."""
+
 
 class Ledger(Protocol):
     """Counts the bytes of a storage folder. Any thread may call."""
@@ -85,6 +89,9 @@ class Uncounted:
         pass
 
     def settle(self, *sha1s: str) -> None:
+        pass
+
+    def settle_small(self, sizes: Mapping[str, int]) -> None:
         pass
 
     def changed(self, sha1: str) -> None:

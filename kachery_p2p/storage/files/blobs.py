@@ -251,8 +251,10 @@ class BlobStore(BlobReader, Closing):
                 durable=self.durable,
                 room=claim.grow,
             )
-        finally:
+        except BaseException:
             claim.settle(*(sha1 for sha1, _ in records))
+            raise
+        claim.settle_small({sha1: len(data) for sha1, data in records})
 
     def store_fd(
         self,

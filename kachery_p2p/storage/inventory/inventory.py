@@ -23,7 +23,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -83,8 +83,9 @@ class Inventory(Rows):
         self._counts = Counter({KINDS[kind]: count for kind, count, _ in rows if kind >= 0})
         # Another folder, or one that came back from a backup, is compared from end to end.
         self.complete = self.note("complete") == self._place()
-        for (sha1,) in self._rows("SELECT sha1 FROM things WHERE arriving = 1 OR kind = 2"):
-            self.look(sha1.hex())
+        arriving = self._rows("SELECT sha1 FROM things WHERE arriving = 1 OR kind = 2")
+        for sha1 in {*self._take_up(), *(row[0].hex() for row in arriving)}:
+            self.look(sha1)
         self.flush()
 
     def close(self) -> None:
@@ -124,8 +125,9 @@ class Inventory(Rows):
         there is one. Committed on return."""
         now = self._clock()
         file = ""
+        names = list(sha1s)
         with self._lock:
-            for sha1 in sha1s:
+            for sha1 in names:
                 thing = self._thing(sha1)
                 new = thing.kind not in ("file", "link") or thing.source == "fetched"
                 fields: dict[str, Any] = {"source": "stored", "used": now, "arriving": True}
@@ -136,7 +138,7 @@ class Inventory(Rows):
                 )
                 self._put(replace(thing, **fields))
                 file = file or sha1
-            self._commit()
+            self._commit(names)
 
     def storing_each(self, labels: Sequence[tuple[str, str]]) -> None:
         """As :meth:`storing`, of contents that belong to no other: the hash and the label of each."""
@@ -147,7 +149,7 @@ class Inventory(Rows):
                 thing = self._own(self._thing(sha1), now)
                 label = label or thing.label
                 self._put(replace(thing, used=now, arriving=True, part_of="", label=label))
-            self._commit()
+            self._commit(sha1 for sha1, _ in labels)
 
     def own(self, sha1s: Sequence[str]) -> None:
         """The node's own user has these files too, which are here. Committed on return."""
@@ -160,7 +162,7 @@ class Inventory(Rows):
                 # What is theirs does not go, so its last use need not be known to the second.
                 if own is not thing or now - thing.used > OWN_USED_SECONDS:
                     self._put(replace(own, used=now))
-            self._commit()
+            self._commit(sha1s)
 
     def _own(self, thing: Thing, now: float) -> Thing:
         if thing.kind in ("file", "link") and thing.source != "fetched":
@@ -190,7 +192,7 @@ class Inventory(Rows):
                     fields |= {"source": "fetched", "stored": now, "used": now, **origin}
                     fields |= {"part_of": part_of, "label": label or thing.label}
                 self._put(replace(thing, **fields))
-            self._commit()
+            self._commit(sha1s)
 
     def set_archived(self, sha1: str, archived: bool) -> None:
         """What was stored here is in an archive and may go for that, or may not any more."""
@@ -208,6 +210,21 @@ class Inventory(Rows):
             thing = measured(self._thing(sha1), found, self._root)
             self._put(thing)
             return None if thing.kind is None else thing
+
+    def arrived(self, sizes: Mapping[str, int]) -> list[str]:
+        """Small files of so many bytes were just put in place. Those that are to be looked at, since
+        something else of theirs may be there, too."""
+        with self._lock:
+            self._read(list(sizes))
+            return [sha1 for sha1, size in sizes.items() if not self._arrived(sha1, size)]
+
+    def _arrived(self, sha1: str, size: int) -> bool:
+        thing = self._thing(sha1)
+        alone = (thing.kind, thing.held) in ((None, 0), ("file", size))
+        if not alone or thing.aside or not thing.stored or not thing.used:
+            return False
+        self._put(replace(thing, kind="file", size=size, held=size, path="", arriving=False))
+        return True
 
     def touch(self, sha1: str, label: str = "") -> None:
         """It was used just now, under that label."""

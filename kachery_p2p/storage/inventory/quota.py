@@ -20,7 +20,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from kachery_p2p.protocol.errors import KacheryError, StorageLimitReached
@@ -117,7 +117,7 @@ class Quota:
             return math.inf
         return disk.f_bavail * disk.f_frsize
 
-    def give_back(self, reserved: int, sha1s: tuple[str, ...]) -> None:
+    def give_back(self, reserved: int, sha1s: Sequence[str]) -> None:
         """What was reserved is written, or never will be."""
         with self.lock:
             self._reserved -= reserved
@@ -127,6 +127,16 @@ class Quota:
                 except (KacheryError, OSError) as error:
                     # It is there all the same, and its row says that it is to be looked at.
                     _log.warning("the index does not have sha1://%s yet: %s", sha1, error)
+
+    def give_back_small(self, reserved: int, sizes: Mapping[str, int]) -> None:
+        """As :meth:`give_back`, of small files that were put in place, with their sizes."""
+        with self.lock:
+            left: Sequence[str] = ()
+            try:
+                left = self._inventory.arrived(sizes)
+            except (KacheryError, OSError) as error:
+                _log.warning("the index does not have %d files yet: %s", len(sizes), error)
+            self.give_back(reserved, left)
 
     # --- what goes -------------------------------------------------------------------------------
 
@@ -299,3 +309,7 @@ class _Claim:
         granted, self._granted = self._granted, 0
         if granted or sha1s:
             self._quota.give_back(granted, sha1s)
+
+    def settle_small(self, sizes: Mapping[str, int]) -> None:
+        granted, self._granted = self._granted, 0
+        self._quota.give_back_small(granted, sizes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -44,6 +44,15 @@ class Place:
 
     def put(self, data: bytes, label: str = "") -> str:
         return self.store.store_bytes(data, lambda names: self.index.storing(names, label)).sha1
+
+    def put_many(self, contents: list[bytes]) -> list[str]:
+        """Each under its place as a label."""
+
+        def arriving(sha1s: Sequence[str]) -> None:
+            labels = [str(number) for number in range(len(sha1s))]
+            self.index.storing_each(list(zip(sha1s, labels, strict=True)))
+
+        return self.store.store_batch(contents, arriving)
 
     def fetch(self, data: bytes, node: str = "n1") -> str:
         def arriving(names: object) -> None:
@@ -118,6 +127,65 @@ def test_what_a_killed_process_had_just_fetched_is_still_fetched(place: Place) -
     thing = place.index.thing(sha1)
     assert thing is not None
     assert (thing.source, thing.held, place.index.used) == ("fetched", 100, 100)
+
+
+def test_what_waits_to_be_written_outlives_a_kill_batch_by_batch(place: Place) -> None:
+    """Each batch is committed in one row, and none of them has been written to where it belongs."""
+    batches = [[f"{batch}-{number}".encode() for number in range(20)] for batch in range(3)]
+    for batch in batches:
+        place.put_many(batch)
+    fetched = place.fetch(b"from elsewhere")
+    place.index.storing_each([(sha1_of(b"never came"), "never.txt")])
+    assert place.index._db is not None
+    assert place.index._row("SELECT count(*) FROM things") == (0,)
+    place.kill()
+    place.open()
+    found = {thing.sha1: thing for thing in place.index.listed(limit=100)}
+    assert found.keys() == {fetched, *(sha1_of(data) for batch in batches for data in batch)}
+    assert found[fetched].source == "fetched"
+    assert {thing.label for thing in found.values()} == {"", *map(str, range(20))}
+    assert not any(thing.arriving for thing in found.values())
+    assert place.index.used == place.on_disk()
+    assert place.index._row("SELECT count(*) FROM pending") == (0,)
+
+
+def test_what_was_known_of_before_a_kill_is_not_undone_by_older_news(place: Place) -> None:
+    sha1 = place.fetch(b"x")
+    place.index.flush()
+    place.put(b"x", "mine.txt")
+    place.index.flush()
+    place.kill()
+    place.open()
+    thing = place.index.thing(sha1)
+    assert thing is not None
+    assert (thing.source, thing.label) == ("stored", "mine.txt")
+
+
+def test_pending_changes_that_cannot_be_read_cost_the_index_and_no_file(place: Place) -> None:
+    sha1 = place.put(b"x")
+    place.index.flush()
+    place.index._change("INSERT INTO pending (rows) VALUES (?)", b"\x93\x01\x02")
+    place.close()
+    place.open()
+    place.sweep()
+    assert [thing.sha1 for thing in place.index.listed(limit=10)] == [sha1]
+    assert place.index.used == place.on_disk() == 1
+
+
+def test_a_small_file_beside_others_of_its_hash_counts_with_them(place: Place) -> None:
+    """Its size is known without looking; that of what lies beside it is not."""
+    sha1 = place.put(b"good")
+    path = place.store.path(sha1)
+    os.chmod(path, 0o600)
+    path.write_bytes(b"evil")
+    place.store.quarantine(sha1)
+    place.put(b"good")
+    thing = place.index.thing(sha1)
+    assert thing is not None
+    assert (thing.kind, thing.held, thing.aside) == ("file", 4, 4)
+    assert place.index.used == place.on_disk() == 8
+    place.put_many([b"good", b"good", b"more"])
+    assert place.index.used == place.on_disk() == 12
 
 
 def test_a_partial_counts_what_was_written_of_it_also_after_a_kill(place: Place) -> None:
