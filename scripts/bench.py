@@ -21,6 +21,7 @@ import bench_compare
 import bench_feeds
 import bench_files
 import bench_folders
+import bench_lazy
 import bench_roundtrips
 import bench_storage
 import bench_swarm
@@ -28,8 +29,9 @@ import bench_tasks
 import bench_web
 from bench_programs import LOAD, LOAD_SMALL, STORE, STORE_SMALL, STORE_TEXTS
 from bench_report import Row, run, scratch, settle, take_turns
+from bench_roads import Far, Nginx
 
-from tests.daemons import Daemon, Lab, free_port
+from tests.daemons import Daemon, Lab
 
 MIB = 1 << 20
 
@@ -47,40 +49,16 @@ def peak_mb(pid: int, field: str) -> float:
     raise ValueError(field)
 
 
-class Nginx:
-    """nginx serving one folder on a free port of loopback."""
-
-    def __init__(self, folder: Path, root: Path) -> None:
-        self.port = free_port()
-        config = folder / "nginx.conf"
-        config.write_text(
-            f"daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr crit;\n"
-            f"user root; events {{}}\n"
-            f"http {{ access_log off; sendfile on; server {{ listen 127.0.0.1:{self.port};"
-            f" root {root}; }} }}\n"
-        )
-        self.process = subprocess.Popen(
-            ["nginx", "-p", str(folder), "-c", str(config)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        time.sleep(0.5)
-
-    def fetch(self, name: str, target: Path) -> float:
-        """The plain-web way: curl | tee FILE | sha1sum, then sync FILE. Seconds."""
-        command = (
-            f"set -o pipefail; curl -sf http://127.0.0.1:{self.port}/{name}"
-            f" | tee {target} | sha1sum > /dev/null && sync {target}"
-        )
-        start = time.perf_counter()
-        subprocess.run(["bash", "-c", command], check=True)
-        seconds = time.perf_counter() - start
-        target.unlink()
-        return seconds
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait()
+def fetch(url: str, target: Path) -> float:
+    """The plain-web way: curl | tee FILE | sha1sum, then sync FILE. Seconds."""
+    command = (
+        f"set -o pipefail; curl -sf {url} | tee {target} | sha1sum > /dev/null && sync {target}"
+    )
+    start = time.perf_counter()
+    subprocess.run(["bash", "-c", command], check=True)
+    seconds = time.perf_counter() - start
+    target.unlink()
+    return seconds
 
 
 def random_file(path: Path, mib: int) -> Path:
@@ -154,10 +132,10 @@ class Bench:
         ]
         nginx = None
         if shutil.which("nginx") and shutil.which("curl"):
-            nginx = Nginx(self.folder, self.source)
+            nginx = Nginx(self.folder, self.source, Far(None, 0.0))
             target = self.folder / "fetched.dat"
-            web = nginx
-            works.append(lambda: self.rate(web.fetch("big.dat", target)))
+            url = f"{nginx.url}/big.dat"
+            works.append(lambda: self.rate(fetch(url, target)))
         try:
             direct, relayed, *others = take_turns(self.runs, *works)
         finally:
@@ -207,31 +185,23 @@ class Bench:
                 self.add(Row(name, figures, "MB", "<= 150 asked"))
 
 
+OTHERS = {
+    "files": bench_files.main,
+    "folders": bench_folders.main,
+    "lazy": bench_lazy.main,
+    "roundtrips": bench_roundtrips.main,
+    "storage": bench_storage.main,
+    "swarm": bench_swarm.main,
+    "web": bench_web.main,
+}
+"""Benches with options of their own."""
+
+
 def main() -> int:
-    if sys.argv[1:2] == ["files"]:
-        return bench_files.main(sys.argv[2:])
-    if sys.argv[1:2] == ["folders"]:
-        return bench_folders.main(sys.argv[2:])
-    if sys.argv[1:2] == ["roundtrips"]:
-        return bench_roundtrips.main(sys.argv[2:])
-    if sys.argv[1:2] == ["storage"]:
-        return bench_storage.main(sys.argv[2:])
-    if sys.argv[1:2] == ["swarm"]:
-        return bench_swarm.main(sys.argv[2:])
-    if sys.argv[1:2] == ["web"]:
-        return bench_web.main(sys.argv[2:])
-    whats = [
-        "transfer",
-        "feeds",
-        "tasks",
-        "files",
-        "folders",
-        "roundtrips",
-        "swarm",
-        "web",
-        "storage",
-        "compare",
-    ]
+    what = sys.argv[1] if len(sys.argv) > 1 else ""
+    if what in OTHERS:
+        return OTHERS[what](sys.argv[2:])
+    whats = ["transfer", "feeds", "tasks", "compare", *OTHERS]
     parser = argparse.ArgumentParser(prog="scripts/bench")
     parser.add_argument("what", choices=whats)
     parser.add_argument("revision", nargs="?", help="compare: the older tree")

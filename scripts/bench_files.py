@@ -1,81 +1,32 @@
 """Reading parts of a file that another node has, over a road with a round trip of ``--rtt`` ms, beside
 what else reads parts: fsspec's http and remfile against nginx, over the same road.
 
-The road is a forwarder that delays what passes; with ``--rtt 0`` it only passes it on.
+Readers take turns, each with ranges that nobody has read before.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import random
 import shutil
 import statistics
-import threading
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-from bench_report import Row, scratch
+from bench_programs import STORE
+from bench_report import Row, processor_seconds, run, scratch
+from bench_roads import Far, Pair, far, nginx
 
 import kachery_p2p as kc
-from kachery_p2p.testing import Network
-from tests.daemons import announced, at, free_port
+from tests.daemons import Daemon, announced, at
 
 MIB = 1 << 20
 KIB4 = 4096
-
-
-class Road:
-    """A TCP port before another one, behind which everything is ``delay`` seconds late each way."""
-
-    def __init__(self, target: int, delay: float) -> None:
-        self.port = free_port()
-        self._target, self._delay = target, delay
-        self._loop = asyncio.new_event_loop()
-        started = threading.Event()
-        threading.Thread(target=self._run, args=(started,), daemon=True).start()
-        started.wait()
-
-    def _run(self, started: threading.Event) -> None:
-        async def serve() -> None:
-            self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-            started.set()
-
-        self._loop.run_until_complete(serve())
-        self._loop.run_forever()
-
-    async def _accept(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
-        far, onward = await asyncio.open_connection("127.0.0.1", self._target)
-        try:
-            await asyncio.gather(self._carry(near, onward), self._carry(far, back))
-        except OSError:
-            back.transport.abort()
-            onward.transport.abort()
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(1024)
-
-        async def deliver() -> None:
-            while True:
-                due, data = await under_way.get()
-                if (left := due - self._loop.time()) > 0:
-                    await asyncio.sleep(left)
-                if not data:
-                    writer.close()
-                    return
-                writer.write(data)
-                await writer.drain()
-
-        delivering = asyncio.create_task(deliver())
-        try:
-            while data := await reader.read(65_536):
-                await under_way.put((self._loop.time() + self._delay, data))
-            await under_way.put((self._loop.time() + self._delay, b""))
-            await delivering
-        finally:
-            delivering.cancel()
+IN_A_ROW = 64 * MIB
 
 
 class Reader:
@@ -90,14 +41,13 @@ def read_at(file: Any, start: int, size: int) -> bytes:
     return bytes(file.read(size))
 
 
-def random_reads(reader: Reader, size: int, count: int, seed: int) -> list[float]:
+def random_reads(reader: Reader, places: Iterator[int], count: int) -> list[float]:
     """Seconds of each read of 4 KiB at a place of chance."""
-    places = random.Random(seed)
     seconds = []
     with reader.open() as file:
         read_at(file, 0, 10)
         for _ in range(count):
-            start = places.randrange(size - KIB4)
+            start = next(places)
             began = time.perf_counter()
             read_at(file, start, KIB4)
             seconds.append(time.perf_counter() - began)
@@ -114,6 +64,14 @@ def in_a_row(reader: Reader, start: int, count: int) -> float:
         while left > 0:
             left -= len(file.read(65_536))
         return count / 1e6 / (time.perf_counter() - began)
+
+
+def one_stream(url: str, start: int, count: int) -> float:
+    """MB per second of one TCP connection, with nothing done to what comes."""
+    stop = start + count - 1
+    command = ["curl", "-sf", "-r", f"{start}-{stop}", "-o", "/dev/null", "-w", "%{speed_download}"]
+    done = subprocess.run([*command, url], check=True, capture_output=True, text=True)
+    return float(done.stdout) / 1e6
 
 
 def others(url: str) -> list[Reader]:
@@ -147,57 +105,85 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench files")
     parser.add_argument("--rtt", type=float, default=50.0, help="milliseconds of a round trip")
     parser.add_argument("--mib", type=int, default=1024)
-    parser.add_argument("--reads", type=int, default=100)
+    parser.add_argument("--reads", type=int, default=200)
+    parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args(arguments)
     rtt = options.rtt / 1000
     folder = scratch()
-    print(f"{os.cpu_count()} cores, {options.mib} MiB, round trip {options.rtt:g} ms")
-    from bench import Nginx, random_file  # which imports this module
-
-    (folder / "web").mkdir()
-    source = random_file(folder / "web" / "file", options.mib)
-    size = source.stat().st_size
-    nginx = Nginx(folder / "web", folder / "web") if shutil.which("nginx") else None
     try:
-        with Network(["a", "b"], processes=True) as lab:
-            with at(lab["a"]):
-                uri = kc.store_file(str(source))
-            with at(lab["b"]):
+        (folder / "web").mkdir()
+        source = random_file(folder / "web" / "file", options.mib)
+        with far(rtt) as there, Pair(folder / "lab", there) as pair:
+            print(
+                f"{os.cpu_count()} cores, {options.mib} MiB, round trip {options.rtt:g} ms "
+                f"({there.kind}), median (min .. max)",
+                flush=True,
+            )
+            uri = run(pair.a, STORE, str(source))["uri"]
+            with at(pair.b):
                 announced(uri)
-            lab.slow("b", delay=rtt / 2)
-            with at(lab["b"]):
-                ours = Reader("kc.open", lambda: kc.open(uri))
-                readers = [ours]
-                if nginx is not None:
-                    road = Road(nginx.port, rtt / 2)
-                    readers += others(f"http://127.0.0.1:{road.port}/file")
-                measure(readers, size, rtt, options.reads)
-                only_ours(uri, size, rtt)
+                web = nginx(folder, folder / "web", there)
+                try:
+                    measure(options, uri, None if web is None else f"{web.url}/file", pair, there)
+                finally:
+                    if web is not None:
+                        web.stop()
     finally:
-        if nginx is not None:
-            nginx.stop()
         shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 
-def measure(readers: list[Reader], size: int, rtt: float, count: int) -> None:
-    """What all of them can do, in turns."""
-    for place, reader in enumerate(readers):
-        seconds = sorted(random_reads(reader, size, count, place))
-        each = [value / rtt for value in seconds] if rtt else [value * 1e3 for value in seconds]
-        unit = "RTT" if rtt else "ms"
-        row = Row(f"4 KiB anywhere: {reader.name}", each, unit, "<= 1.15 RTT (kc.open)")
-        print(row, f"p95 {each[int(count * 0.95)]:.2f}", flush=True)
-    for place, reader in enumerate(readers):
-        start = (place + 1) * size // 8
-        print(Row(f"64 KiB in a row: {reader.name}", [in_a_row(reader, start, 64 * MIB)], "MB/s"))
+def random_file(path: Path, mib: int) -> Path:
+    with path.open("wb") as file:
+        for _ in range(mib):
+            file.write(os.urandom(MIB))
+    return path
 
 
-def only_ours(uri: str, size: int, rtt: float) -> None:
+def measure(options: argparse.Namespace, uri: str, url: str | None, pair: Pair, there: Far) -> None:
+    rtt, size = options.rtt / 1000, options.mib * MIB
+    ours = Reader("kc.open", lambda: kc.open(uri))
+    readers = [ours, *(others(url) if url is not None else [])]
+    # The first half is read at random places, the second in a row.
+    places = iter(random.Random(7).sample(range(0, size // 2, 65_536), size // 2 // 65_536))
+    scattered(readers, places, rtt, options)
+    processor(ours, places, pair.b, there, options.reads)
+    only_ours(uri, places, rtt, options.runs)
+    streams(readers, url, size // 2, options.runs)
+
+
+def scattered(
+    readers: list[Reader], places: Iterator[int], rtt: float, options: argparse.Namespace
+) -> None:
+    """Reads at places of chance."""
+    found: dict[str, list[float]] = {reader.name: [] for reader in readers}
+    for _ in range(options.runs):
+        for reader in readers:
+            found[reader.name] += random_reads(reader, places, options.reads // options.runs)
+    for name, seconds in found.items():
+        each = sorted(value / rtt if rtt else value * 1e3 for value in seconds)
+        asked = "<= 1.15 RTT" if name == "kc.open" else ""
+        row = Row(f"4 KiB anywhere: {name}", each, "RTT" if rtt else "ms", asked)
+        print(row, f"p95 {each[int(len(each) * 0.95)]:.2f}", flush=True)
+
+
+def processor(reader: Reader, places: Iterator[int], node: Daemon, there: Far, count: int) -> None:
+    """What a first read of 4 KiB takes of the processor, at the requester."""
+    before, mine = processor_seconds(node.pid), time.process_time()
+    random_reads(reader, places, count)
+    node_took = (processor_seconds(node.pid) - before) / count * 1e3
+    print(Row("... processor time of the requester's node", [node_took], "ms", "<= 0.5 asked"))
+    if there.kind.startswith("a forwarder"):
+        print("(the forwarder shares the program's processor time: that is not told)")
+        return
+    took = (time.process_time() - mine) / count * 1e3
+    print(Row("... and of the program that reads", [took], "ms"), flush=True)
+
+
+def only_ours(uri: str, places: Iterator[int], rtt: float, runs: int) -> None:
     """What only we are asked for."""
-    places = random.Random(99)
     with kc.open(uri) as file:
-        start = places.randrange(size - KIB4)
+        start = next(places)
         file.read_at(start, KIB4)
         with kc.open(uri) as other:
             began = time.perf_counter()
@@ -211,8 +197,29 @@ def only_ours(uri: str, size: int, rtt: float) -> None:
         print(
             Row("the same bytes, or their neighbours", [statistics.median(again)], "ms", "<= 0.5")
         )
-        ranges = [(at, at + KIB4) for at in (places.randrange(size - KIB4) for _ in range(100))]
-        began = time.perf_counter()
-        file.read_many(ranges)
-        took = time.perf_counter() - began
-        print(Row("100 ranges at once", [took / rtt if rtt else took], "RTT", "<= 3 RTT"))
+        took = []
+        for _ in range(max(runs, 5)):
+            ranges = [(place, place + KIB4) for place in (next(places) for _ in range(100))]
+            began = time.perf_counter()
+            file.read_many(ranges)
+            took.append((time.perf_counter() - began) / (rtt or 1e-3))
+        print(Row("100 ranges at once", took, "RTT" if rtt else "ms", "<= 3 RTT"), flush=True)
+
+
+def streams(readers: list[Reader], url: str | None, start: int, runs: int) -> None:
+    """Reads one after another."""
+    found: dict[str, list[float]] = {}
+    at_byte = start
+    for _ in range(runs):
+        for reader in readers:
+            found.setdefault(reader.name, []).append(in_a_row(reader, at_byte, IN_A_ROW))
+        if url is not None and shutil.which("curl"):
+            speed = one_stream(url, at_byte, IN_A_ROW)
+            found.setdefault("one TCP stream, nothing done to it (curl)", []).append(speed)
+        at_byte += IN_A_ROW
+    for name, rates in found.items():
+        print(Row(f"64 KiB in a row: {name}", rates, "MB/s"), flush=True)
+    raw = found.get("one TCP stream, nothing done to it (curl)")
+    if raw is not None:
+        ratios = [ours / theirs for ours, theirs in zip(found["kc.open"], raw, strict=True)]
+        print(Row("kc.open / one TCP stream", ratios, "x", ">= 0.8 asked"), flush=True)

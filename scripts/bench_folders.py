@@ -1,10 +1,11 @@
 """``scripts/bench folders``: a folder of many small files from one computer to another, beside rsync
 and ``tar | ssh``, in one run.
 
-Theirs go through an ssh server of this benchmark's own on loopback, whose keys it makes; what is not
-installed (``apt-get install rsync openssh-server``) is left out, and said to be. With ``--rtt`` both
-roads have a round trip of that many milliseconds. Beside the rates it prints the processor time that
-each process took, which says more than they do on a machine that has other things to do as well.
+Theirs go through an ssh server of this benchmark's own, on a port and with keys that it makes; what is
+not installed (``apt-get install rsync openssh-server``) is left out, and said to be. With ``--rtt`` both
+go over one road with a round trip of that many milliseconds. Ours and theirs take turns. Beside the
+rates it prints the processor time that each process took, which says more than they do on a machine
+that has other things to do as well.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench_files import Road
 from bench_programs import LOAD_DIR, STORE_DIR
-from bench_report import Row, run, scratch, settle
+from bench_report import Row, processor_seconds, run, scratch, settle
+from bench_roads import Far, Pair, far
 
-from tests.daemons import Daemon, Lab, announced, at, free_port
+from tests.daemons import announced, at, free_port
 
-_HERTZ = os.sysconf("SC_CLK_TCK")
+_MOST_SECONDS = 600
+"""For one of theirs: who takes longer is not waited for."""
 _SSHD_FOLDERS = "/usr/sbin:/usr/local/sbin"
 
 
@@ -40,16 +42,10 @@ def make_files(top: Path, count: int, size: int) -> Path:
     return top
 
 
-def processor_seconds(daemon: Daemon) -> float:
-    """What a node has taken since it was started."""
-    fields = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _HERTZ
-
-
 class Ssh:
-    """An ssh server on a port of loopback that lets in whoever has its key."""
+    """An ssh server on the far computer that lets in whoever has its key."""
 
-    def __init__(self, folder: Path, rtt: float) -> None:
+    def __init__(self, folder: Path, there: Far) -> None:
         folder.mkdir()
         for name in ("host", "user"):
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
@@ -60,7 +56,7 @@ class Ssh:
         os.makedirs("/run/sshd", exist_ok=True)
         options = {
             "Port": port,
-            "ListenAddress": "127.0.0.1",
+            "ListenAddress": there.address,
             "HostKey": folder / "host",
             "PidFile": folder / "pid",
             "AuthorizedKeysFile": folder / "user.pub",
@@ -70,15 +66,16 @@ class Ssh:
         }
         settings = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
         self._server = subprocess.Popen(
-            [server, "-D", "-q", "-f", "/dev/null", *settings], stderr=subprocess.DEVNULL
+            [*there.inside, server, "-D", "-q", "-f", "/dev/null", *settings],
+            stderr=subprocess.DEVNULL,
         )
-        self._road = Road(port, rtt / 2)
+        self.address = there.address
         self.command = (
-            f"ssh -q -p {self._road.port} -i {folder / 'user'} -o StrictHostKeyChecking=no "
+            f"ssh -q -p {there.port(port)} -i {folder / 'user'} -o StrictHostKeyChecking=no "
             f"-o UserKnownHostsFile={folder / 'known'} -o IdentitiesOnly=yes -F /dev/null"
         )
         deadline = time.monotonic() + 10
-        while subprocess.run([*self.command.split(), "127.0.0.1", "true"]).returncode:
+        while subprocess.run([*self.command.split(), self.address, "true"]).returncode:
             if time.monotonic() > deadline:
                 raise RuntimeError("its ssh server lets nobody in")
             time.sleep(0.2)
@@ -89,10 +86,10 @@ class Ssh:
 
 
 class Bench:
-    """``count`` files of ``size`` bytes, ``runs`` times; ``rtt`` in seconds."""
+    """``count`` files of ``size`` bytes, from the far computer to this one."""
 
-    def __init__(self, folder: Path, count: int, size: int, runs: int, rtt: float) -> None:
-        self.folder, self.count, self.size, self.runs, self.rtt = folder, count, size, runs, rtt
+    def __init__(self, folder: Path, count: int, size: int, there: Far) -> None:
+        self.folder, self.count, self.size, self.there = folder, count, size, there
         self.rows: dict[str, Row] = {}
 
     def add(self, name: str, value: float, unit: str, asked: str = "") -> None:
@@ -104,13 +101,13 @@ class Bench:
         self.rows.clear()
 
     @contextlib.contextmanager
-    def processors(self, lab: Lab, what: str) -> Iterator[None]:
+    def processors(self, lab: Pair, what: str) -> Iterator[None]:
         """Rows of what the nodes took for it."""
         nodes = {"A": lab.a, "B": lab.b, "proxy": lab.proxy}
-        before = {name: processor_seconds(node) for name, node in nodes.items()}
+        before = {name: processor_seconds(node.pid) for name, node in nodes.items()}
         yield
         for name, node in nodes.items():
-            took = processor_seconds(node) - before[name]
+            took = processor_seconds(node.pid) - before[name]
             if took > 0.05:
                 self.add(f"{what}: processor time of node {name}", took, "s")
 
@@ -119,7 +116,7 @@ class Bench:
         source = make_files(self.folder / f"source{number}", self.count, self.size)
         target = self.folder / f"ours{number}"
         settle()
-        with Lab(self.folder / f"lab{number}") as lab:
+        with Pair(self.folder / f"lab{number}", self.there) as lab:
             with self.processors(lab, "store_dir"):
                 first = run(lab.a, STORE_DIR, str(source))
             self.told("store_dir", first, ">= 8000 asked")
@@ -128,12 +125,10 @@ class Bench:
             self.add("store_dir, one file changed", again["seconds"], "s")
             with at(lab.b):
                 announced(again["uri"])
-            if self.rtt:
-                lab.slow("b", delay=self.rtt / 2)
             settle()
             with self.processors(lab, "load_dir"):
                 loaded = run(lab.b, LOAD_DIR, again["uri"], str(target))
-            self.told("load_dir", loaded, ">= 2000 asked" if self.rtt else ">= 5000 asked")
+            self.told("load_dir", loaded, ">= 2000 asked" if self.there.rtt else ">= 5000 asked")
             changed = run(lab.b, LOAD_DIR, again["uri"], str(target))
             self.add("load_dir, all is there", changed["seconds"], "s")
         self.compare(source, target)
@@ -152,16 +147,18 @@ class Bench:
         source = make_files(self.folder / f"source{number}", self.count, self.size)
         target = self.folder / f"theirs{number}"
         ways = {
-            "tar | ssh tar": f"tar -C {source} -c . | {ssh.command} 127.0.0.1 "
-            f"'mkdir {target} && tar -C {target} -x'",
+            "ssh tar | tar": f"mkdir {target} && {ssh.command} {ssh.address} 'tar -C {source} -c .' "
+            f"| tar -C {target} -x",
         }
         if shutil.which("rsync"):
-            ways["rsync -a"] = f"rsync -a -e '{ssh.command}' {source}/ 127.0.0.1:{target}"
+            ways["rsync -a"] = f"rsync -a -e '{ssh.command}' {ssh.address}:{source}/ {target}"
         for name, command in ways.items():
             settle()
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             start = time.perf_counter()
-            subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], check=True)
+            subprocess.run(
+                ["bash", "-c", f"set -o pipefail; {command}"], check=True, timeout=_MOST_SECONDS
+            )
             seconds = time.perf_counter() - start
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             took = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -188,31 +185,33 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--rtt", type=float, default=0.0, help="milliseconds of a round trip")
     options = parser.parse_args(arguments)
     folder = scratch()
-    print(
-        f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, {options.files} files of ",
-        end="",
-    )
-    print(
-        f"{options.size} bytes, round trip {options.rtt:g} ms, median (min .. max) of {options.runs}"
-    )
-    bench = Bench(folder, options.files, options.size, options.runs, options.rtt / 1000)
-    missing = why_no_ssh()
     try:
-        for number in range(options.runs):
-            bench.ours(number)
-        bench.print_rows()
-        if missing is not None:
-            print(f"({missing}: no comparison with rsync and tar | ssh)")
-            return 0
-        if shutil.which("rsync") is None:
-            print("(rsync is not installed)")
-        ssh = Ssh(folder / "ssh", options.rtt / 1000)
-        try:
-            for number in range(options.runs):
-                bench.theirs(ssh, number)
-        finally:
-            ssh.stop()
-        bench.print_rows()
+        with far(options.rtt / 1000) as there:
+            print(
+                f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, {options.files} files of "
+                f"{options.size} bytes, round trip {options.rtt:g} ms ({there.kind}), "
+                f"median (min .. max) of {options.runs}",
+                flush=True,
+            )
+            measure(Bench(folder, options.files, options.size, there), options.runs)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return 0
+
+
+def measure(bench: Bench, runs: int) -> None:
+    missing = why_no_ssh()
+    ssh = Ssh(bench.folder / "ssh", bench.there) if missing is None else None
+    try:
+        for number in range(runs):
+            bench.ours(number)
+            if ssh is not None:
+                bench.theirs(ssh, number)
+    finally:
+        if ssh is not None:
+            ssh.stop()
+    bench.print_rows()
+    if missing is not None:
+        print(f"({missing}: no comparison with rsync and tar | ssh)")
+    elif shutil.which("rsync") is None:
+        print("(rsync is not installed)")

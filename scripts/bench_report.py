@@ -30,6 +30,12 @@ class Row:
         return f"{self.name:58} {figures:40} {self.asked}"
 
 
+def processor_seconds(pid: int) -> float:
+    """What a process has taken of the processors since it was started."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def run(daemon: Daemon, program: str, *arguments: str, stdin: str | None = None) -> Any:
     return json.loads(daemon.python(program, *arguments, stdin=stdin))
 

@@ -40,10 +40,11 @@ def why_not(*programs: str) -> str | None:
 
 
 _TRIALS = {
+    "tc": ("tc qdisc add dev lo root netem delay 1ms",),
     "iptables": (
         "iptables -t nat -A POSTROUTING -o x -j MASQUERADE",
         "iptables -A INPUT -m statistic --mode random --probability 0.5 -j DROP",
-    )
+    ),
 }
 
 
@@ -81,13 +82,19 @@ def _link(here: str, address: str, there: str, name: str, other: str) -> Iterato
 
 
 @contextlib.contextmanager
-def host(rate: str | None = None) -> Iterator[str]:
-    """A host that sends at most at ``rate`` (as tc writes it); yields its namespace's name."""
+def host(rate: str | None = None, *, delay: float = 0.0) -> Iterator[str]:
+    """A host that sends at most at ``rate`` (as tc writes it); yields its namespace's name. ``delay``:
+    so many seconds is everything late, in each direction."""
     name = f"kp{os.getpid()}"
     here, there = f"{name}a", f"{name}b"
     with _namespace(name), _link(here, OUTER, there, name, INNER):
         if rate is not None:
             run(f"tc -n {name} qdisc add dev {there} root tbf rate {rate} burst 32kb latency 50ms")
+        if delay:
+            # As many packets as a fast line has under way: what does not fit is lost.
+            late = f"root netem delay {1000 * delay:g}ms limit 100000"
+            run(f"tc -n {name} qdisc add dev {there} {late}")
+            run(f"tc qdisc add dev {here} {late}")
         yield name
 
 
