@@ -46,6 +46,10 @@ class Live:
     async def send(self, data: bytes) -> None:
         self.sent += data
 
+    async def send_all(self, data: bytes) -> None:
+        self.progress({"size": len(data)})
+        await self.send(data)
+
     async def send_piece(self, read: Callable[[], Awaitable[bytes]]) -> None:
         await self.send(await read())
 

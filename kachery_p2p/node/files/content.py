@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from kachery_p2p.node.context import Context
 from kachery_p2p.node.workers import InOrder, open_on_disk
@@ -32,17 +30,16 @@ from kachery_p2p.protocol.gossip.holders import Holder
 from kachery_p2p.protocol.limits import (
     BLOCK,
     MANIFEST_CHUNK,
-    MAX_MANIFEST,
     MAX_RANGES,
     VERIFY_ON_READ,
 )
 from kachery_p2p.storage import paths
 from kachery_p2p.storage.files.blobs import Blob
 from kachery_p2p.storage.files.checking import Proved, is_known, read_proved, read_range
-from kachery_p2p.storage.files.chunks import assemble
 from kachery_p2p.storage.files.origins import FREE
 from kachery_p2p.storage.files.partials import Partial
 
+from .manifests import stored_manifest
 from .sources import Body
 from .unkept import Memory, Unkept
 
@@ -61,7 +58,7 @@ class Content:
         spawn: Callable[..., asyncio.Task[Any]],
         memory: Memory,
     ) -> None:
-        self.sha1 = sha1
+        self.sha1: Final = sha1
         self._memory = memory
         self.size = 0
         """What the manifest says, or else one of the sources."""
@@ -77,7 +74,7 @@ class Content:
         self._in_memory: bytes | None = None
         self._ended = False
         """The partial is closed, or becomes the blob."""
-        self.context = context
+        self.context: Final = context
         self._spawn = spawn
         self.plan = Plan(0, 1)
         """What to ask of whom."""
@@ -107,6 +104,16 @@ class Content:
             self.partial is not None and self.partial.kind == "tree"
         )
 
+    @property
+    def wants_whole(self) -> bool:
+        """Whether somebody wants all of it, for which there must be room on the disk."""
+        return self._whole
+
+    @property
+    def keeps_blocks(self) -> bool:
+        """Whether blocks are verified by their proofs, and go to the disk."""
+        return self._unkept is None and self.has_proofs and not self._ended
+
     def is_on(self, channel: bytes) -> bool:
         """Whether its bytes come from this channel alone, or are free."""
         return bool(self._channels) and self._channels - {FREE} <= {channel.hex()}
@@ -130,7 +137,7 @@ class Content:
 
     def has(self, part: Part) -> bool:
         if self._unkept is not None:
-            return not self._missing_of(part)
+            return not self.missing_of(part)
         if self.partial is None or not self.verifies_parts:
             return False  # without a manifest even the size is only somebody's word
         start, stop = part[0], self.partial.size if part[1] is None else part[1]
@@ -198,7 +205,7 @@ class Content:
         if not self.is_open:
             return False
         if partial is None or partial.kind == "tree":
-            urgent = [item for part in parts for item in self._missing_of(part)]
+            urgent = [item for part in parts for item in self.missing_of(part)]
             lacking: Sequence[Range] = ()
             if whole:  # else the map of a large file would be walked for each read
                 lacking = [(0, self.size)] if partial is None else partial.missing()
@@ -207,7 +214,7 @@ class Content:
             self.plan.set_missing(partial.missing() if whole or any(True for _ in parts) else ())
         return self.plan.free
 
-    def _missing_of(self, part: Part) -> list[Range]:
+    def missing_of(self, part: Part) -> list[Range]:
         """What of these blocks is not here."""
         start, stop = part[0], self.size if part[1] is None else min(part[1], self.size)
         blocks = self._unkept or self.partial
@@ -220,7 +227,7 @@ class Content:
         left = self.context.store.path(self.sha1, paths.PARTIAL)
         if not await self.context.workers.disk(left.exists):
             return False
-        data = await self.stored_manifest(manifest)
+        data = await stored_manifest(self.context, manifest)
         if data is None:
             return False
         try:
@@ -275,21 +282,36 @@ class Content:
             StorageFull, StorageDamaged
         """
 
-        def work() -> None:
-            data = body.open()
-            try:
-                self._keep(data, piece, source, channel.hex())
-            except StorageFull as error:
-                if self._whole or self._manifest is None or not self.has_proofs:
-                    raise
-                if self._unkept is None:
-                    self._unkept = Unkept(self._memory, self._manifest, self.partial, error)
-                self._unkept.write_blocks(piece.offset, data, piece.proof, source)
-                self._channels |= {channel.hex()}
-
-        await self._writes.run(work)
+        await self._writes.run(lambda: self._accept(body.open(), piece, source, channel.hex()))
         stop = piece.offset + len(body)
         return self.plan.came(ticket, piece.offset, stop, asyncio.get_running_loop().time())
+
+    async def take(
+        self, came: Sequence[tuple[Piece, Body]], source: str, channel: bytes
+    ) -> list[tuple[int, bytes]]:
+        """As :meth:`write`, of pieces that belong to no segment; their places and bytes."""
+        found: list[tuple[int, bytes]] = []
+
+        def work() -> None:
+            for piece, body in came:
+                data = body.open()
+                self._accept(data, piece, source, channel.hex())
+                found.append((piece.offset, data))
+
+        await self._writes.run(work)
+        return found
+
+    def _accept(self, data: bytes, piece: Piece, source: str, channel: str) -> None:
+        """Verify a piece and keep it, in memory if the disk is full and nobody wants the whole file."""
+        try:
+            self._keep(data, piece, source, channel)
+        except StorageFull as error:
+            if self._whole or self._manifest is None or not self.has_proofs:
+                raise
+            if self._unkept is None:
+                self._unkept = Unkept(self._memory, self._manifest, self.partial, error)
+            self._unkept.write_blocks(piece.offset, data, piece.proof, source)
+            self._channels |= {channel}
 
     def _keep(self, data: bytes, piece: Piece, source: str, channel: str) -> None:
         """Verify a piece and write it to the disk."""
@@ -360,38 +382,6 @@ class Content:
             self.context.store.store_bytes(data, arriving)
 
         await self.context.workers.disk(work)
-
-    async def stored_manifest(self, sha1: str) -> bytes | None:
-        """The manifest of that name, if it is here and whole."""
-
-        def work() -> bytes | None:
-            blob = self.context.store.find(sha1)
-            if blob is None or blob.size > MAX_MANIFEST:
-                return None
-            data = self.context.store.read(blob, 0, blob.size)
-            return data if hashlib.sha1(data).hexdigest() == sha1 else None
-
-        return await self.context.workers.disk(work)
-
-    async def assemble(self, manifest: str) -> int | None:
-        """Make the file of its chunks, if all lie here and are nobody's alone; its size, or None."""
-        gone = threading.Event()
-
-        def work() -> int | None:
-            store, free = self.context.store, self.context.bindings.is_free
-            self.context.inventory.storing([self.sha1], self.label)
-            if not assemble(store, self.sha1, manifest, free, gone.is_set):
-                return None
-            blob = store.find(self.sha1)
-            return None if blob is None else blob.size
-
-        working = asyncio.ensure_future(self.context.workers.disk(work))
-        try:
-            return await asyncio.shield(working)
-        except asyncio.CancelledError:
-            gone.set()
-            await asyncio.wait([working])
-            raise
 
     # --- how it ends -------------------------------------------------------------------------
 

@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 from kachery_p2p.node.gossip.lookup import Found
 from kachery_p2p.protocol.errors import (
     AccessDenied,
-    BadInput,
     Cancelled,
     CorruptContent,
     KacheryError,
@@ -28,9 +27,7 @@ from kachery_p2p.protocol.errors import (
     NotFound,
     RemoteError,
     Stalled,
-    StorageFull,
 )
-from kachery_p2p.protocol.files.manifest import Manifest
 from kachery_p2p.protocol.files.ranges import Range
 from kachery_p2p.protocol.gossip.holders import Holder
 from kachery_p2p.protocol.limits import STALL_SECONDS
@@ -39,10 +36,12 @@ from kachery_p2p.storage.files.checking import Proved
 from .content import Content, Part
 from .crowd import Crowd
 from .finder import Finder, Swarming
+from .manifests import assembled, manifest_of
 from .progress import Progress
+from .quick import QuickReads
 from .segments import Segments
 from .slot import Slot
-from .sources import Source, Sources
+from .sources import NodeSource, Source, Sources
 
 R = TypeVar("R")
 _RETRY_SECONDS = 0.5
@@ -84,7 +83,8 @@ class Download:
         self._channel = channel
         self._provide = provide
         self._slot = Slot(slots)
-        self._segments = Segments(content, self.progress, self._progressed)
+        self._quick = QuickReads(content, sources, self.progress)
+        self._segments = Segments(content, self.progress, self._progressed, self._gave)
         self._crowd = Crowd(content.context, sources, self._segments.feed)
         self._swarming = Swarming(content, finder, offer, self._appeared)
         self._joinable = True
@@ -98,7 +98,7 @@ class Download:
         self._prepared_by = ""
         self._doubtful = False
         self._one_source = False
-        self._begun = self._came_whole = False
+        self._begun = self._came_whole = self._rests = False
         self.task = asyncio.create_task(self._run(), name=f"download {self.sha1[:8]}")
 
     # --- those who wait ----------------------------------------------------------------------
@@ -182,6 +182,20 @@ class Download:
     async def may_leave(self, channel: bytes) -> bool:
         """Whether what is here of it may go out on this channel."""
         return await self._content.may_leave(channel)
+
+    async def read_quickly(self, ranges: Sequence[Range]) -> bytes | None:
+        """Verified bytes of these ranges, if the download has nothing else to do and its last source
+        gives them; None: they are to be waited for. See :mod:`.quick`. Raises LocalError."""
+        if not self._rests or self._whole or self.task.done():
+            return None
+        self.stay()
+        try:
+            return await self._quick.read(ranges)
+        finally:
+            self.leave()
+
+    def _gave(self, source: Source) -> None:
+        self._quick.giver = source if isinstance(source, NodeSource) else None
 
     async def read(self, ranges: Sequence[Range]) -> bytes:
         """Verified bytes of parts that were waited for; call it inside :meth:`waiting`.
@@ -287,7 +301,7 @@ class Download:
             found = await self.finder.again()
 
     async def _assembled(self, manifest: str) -> bool:
-        size = await self._content.assemble(manifest)
+        size = await assembled(self._content.context, self.sha1, manifest, self._content.label)
         if size is None:
             return False
         self.progress.size = self.progress.verified = size
@@ -330,7 +344,9 @@ class Download:
         ends the download, and somebody may yet want more."""
         self._tell()
         self._slot.leave()
+        self._rests = True
         await self._wanted.wait()
+        self._rests = False
         await self._slot.take()
         self._last_progress = asyncio.get_running_loop().time()
 
@@ -391,7 +407,11 @@ class Download:
             return
         manifest = None
         if self._manifest is not None and self._wants_manifest:
-            manifest = await self._load_manifest(source, self._manifest)
+            try:
+                manifest = await manifest_of(source, self._content, self._manifest, self._provide)
+            except NotFound:
+                self._lacks_manifest = True
+                raise
         size = manifest.size if manifest is not None else info.size
         if info.size != size:
             raise CorruptContent(what=f"The size of sha1://{self.sha1}", source=source.name)
@@ -416,29 +436,6 @@ class Download:
         await self._content.store_whole(data, source.holder)
         if self._content.unsaved is None:
             self._provide(self.sha1)
-
-    async def _load_manifest(self, source: Source, sha1: str) -> Manifest:
-        data = await self._content.stored_manifest(sha1)
-        if data is None:
-            try:
-                data = await source.manifest(sha1)
-                await source.afford(len(data))
-            except NotFound:
-                self._lacks_manifest = True
-                raise
-            try:
-                await self._content.store_small(sha1, data, source.holder)
-            except StorageFull:
-                if self._whole:
-                    raise
-            else:
-                self._provide(sha1)
-        manifest = Manifest.parse(data)
-        if manifest.sha1 != self.sha1:
-            raise BadInput(
-                what=f"manifest {sha1}", reason=f"it is of sha1://{manifest.sha1}, another file"
-            )
-        return manifest
 
     async def _drain(self, holders: list[Holder]) -> None:
         """Fetch from these at once, until everything that is wanted is here or all have failed."""

@@ -15,12 +15,18 @@ from kachery_p2p.node.gossip.watches import Watches
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.reach import Reach
 from kachery_p2p.protocol.errors import KacheryError
-from kachery_p2p.protocol.limits import MAX_DOWNLOADS, MAX_OPEN_FILES, OPEN_SECONDS
+from kachery_p2p.protocol.limits import (
+    MAX_DOWNLOADS,
+    MAX_OPEN_FILES,
+    OPEN_SECONDS,
+    QUICK_BYTES,
+)
 
 from .content import Content, Part
 from .download import Download
 from .finder import Finder
 from .origin_source import OriginSources
+from .quick import Room
 from .sources import Sources
 from .unkept import Memory
 
@@ -51,6 +57,7 @@ class Downloader:
         self.memory = Memory()
         """Of what the disk has no room for."""
         self._slots = asyncio.Semaphore(MAX_DOWNLOADS)
+        self._room = Room()
         self._ready: OrderedDict[Download, asyncio.TimerHandle] = OrderedDict()
         """What stays open for the next reader; the one read least recently first."""
 
@@ -113,6 +120,26 @@ class Downloader:
         download = self.downloads.get(sha1)
         fits = download is not None and download.serves(channel, manifest)
         return download if fits else None
+
+    @contextlib.asynccontextmanager
+    async def at_once(
+        self, sha1: str, manifest: str | None, channel: bytes | None, parts: Sequence[Part]
+    ) -> AsyncIterator[tuple[int, bytes] | None]:
+        """Byte ranges of a file that is ready, in one request; with the size of the file. None: not in
+        this way, so :meth:`hold` it. What they take of memory is bounded until the context ends."""
+        download = self.opened(sha1, manifest, channel)
+        size = 0 if download is None else download.progress.size
+        ranges = [(start, size if stop is None else min(stop, size)) for start, stop in parts]
+        wanted = sum(max(0, stop - start) for start, stop in ranges)
+        if download is None or not 0 < wanted <= QUICK_BYTES or not self._room.take(wanted):
+            yield None
+            return
+        try:
+            self._keep(download)
+            data = await download.read_quickly([each for each in ranges if each[0] < each[1]])
+            yield None if data is None else (size, data)
+        finally:
+            self._room.give(wanted)
 
     async def _get(
         self,

@@ -14,9 +14,8 @@ import contextlib
 import hashlib
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from kachery_p2p.node.links import endings
 from kachery_p2p.node.links.link import Link
@@ -34,9 +33,10 @@ from kachery_p2p.protocol.files.messages import (
     FileRead,
     check_ranges,
 )
-from kachery_p2p.protocol.files.ranges import Range, cut, grouped
+from kachery_p2p.protocol.files.ranges import cut, grouped, length
 from kachery_p2p.protocol.limits import (
     BLOCK,
+    FEW_BYTES,
     INLINE_FILE,
     MANIFEST_CHUNK,
     MAX_FILE,
@@ -44,13 +44,24 @@ from kachery_p2p.protocol.limits import (
     READ_ON_SECONDS,
     READ_OUT_SECONDS,
 )
-from kachery_p2p.storage.files.blobs import Blob, BlobStore
-from kachery_p2p.storage.files.checking import Proved, TreeReader, check, size_fits
+from kachery_p2p.storage.files.blobs import Blob
+from kachery_p2p.storage.files.checking import TreeReader, check, size_fits
 from kachery_p2p.storage.files.stamps import stamp_of
 from kachery_p2p.storage.files.trees import ensure_tree
 
 from .content import Content
 from .fetch_through import FetchThrough
+from .readers import (
+    BeingRead,
+    Reader,
+    ReadPiece,
+    Upload,
+    of_part,
+    plain_reader,
+    read_all,
+    read_few,
+    unproved,
+)
 
 log = logging.getLogger(__name__)
 
@@ -59,31 +70,6 @@ _MAX_CHECKED = 100_000
 
 _MAX_LATELY = 1_000
 """Reads that are remembered before those are forgotten that are over."""
-
-ReadPiece = Callable[[int, int], Proved]
-Reader = Callable[[Sequence[Range]], Awaitable[list[Proved]]]
-
-
-class _Reading(NamedTuple):
-    """Pieces that are being read, and have their place in the peer's budget."""
-
-    pieces: list[Range]
-    size: int
-    read: asyncio.Future[list[Proved]]
-
-
-@dataclass
-class Upload:
-    """A part of a file that is being sent. ``size`` is the whole file's, 0 until it is known."""
-
-    link: Link
-    params: FileRead
-    size: int = 0
-
-    @property
-    def whose(self) -> tuple[str, bytes, bytes]:
-        """The same for all parts of a file that one node reads on one channel."""
-        return self.link.peer, self.params.channel, self.params.sha1
 
 
 class Provider:
@@ -249,6 +235,8 @@ class Provider:
             self._reads_on(link, sha1)
 
     async def _serve(self, upload: Upload, stream: Stream, sha1: str) -> None:
+        if await self._serve_few(upload, stream, sha1):
+            return
         with contextlib.ExitStack() as stack:
             blob = await self._find(sha1, upload.params.channel)
             if blob is not None and not self._may_begin(upload.link, sha1):
@@ -263,6 +251,36 @@ class Provider:
                 await self._serve_elsewhere(upload, stream, sha1)
                 return
             await self._serve_blob(upload, stream, sha1, blob)
+
+    async def _serve_few(self, upload: Upload, stream: Stream, sha1: str) -> bool:
+        """Serve a little of what lies here, with one visit to a worker; whether that could be done."""
+        link, params, rate = upload.link, upload.params, self._context.rates.upload
+        size = length(params.ranges)
+        if not params.proofs or size > FEW_BYTES or rate.is_behind:
+            return False
+        pieces = list(cut(params.ranges, lambda: rate.piece(link.bulk_bytes)))
+        if not self._may_begin(link, sha1) or not stream.try_reserve(size):
+            return False
+        stream.set_group(link.peer)
+        try:
+            read = self._context.workers.disk(
+                read_few, self._context, self._damaged, params, pieces
+            )
+            found = await asyncio.shield(asyncio.ensure_future(read))
+            if found is None:
+                return False
+            rate.take(size)
+            upload.size, proved = found
+            for (start, _), (data, proof) in zip(pieces, proved, strict=True):
+                self.served_bytes += len(data)
+                await stream.send([start, proof], data)
+                self._count(upload, len(data))
+            return True
+        except CorruptContent:
+            self._withdrawn(sha1)
+            raise
+        finally:
+            stream.unreserve(size)
 
     async def _serve_elsewhere(self, upload: Upload, stream: Stream, sha1: str) -> None:
         """Serve what lies in an origin, as it is fetched from there."""
@@ -305,7 +323,7 @@ class Provider:
         try:
             if blob is None:
                 assert part is not None
-                reader = _of_part(part, params.proofs)
+                reader = of_part(part, params.proofs)
             elif params.proofs or blob.size > MANIFEST_CHUNK:
                 await link.budget.files.acquire()
                 opened = 1
@@ -314,10 +332,10 @@ class Provider:
                     lambda gone: ensure_tree(self._store, blob, cancelled=gone),
                 )
                 blocks = TreeReader(self._store, blob, tree, self._damaged)
-                reader = self._each(blocks.read_proved if params.proofs else _unproved(blocks.read))
+                reader = self._each(blocks.read_proved if params.proofs else unproved(blocks.read))
             else:
                 await self._context.workers.disk(self._check_small, blob)
-                reader = self._each(_unproved(_plain_reader(self._store, blob)))
+                reader = self._each(unproved(plain_reader(self._store, blob)))
             await self._send(upload, stream, reader)
             if blob is not None:
                 await self._context.workers.disk(self._context.inventory.touch, sha1)
@@ -342,8 +360,8 @@ class Provider:
 
         groups = grouped(cut(upload.params.ranges, most), most)
         pieces = next(groups, None)
-        current: _Reading | None = None
-        ahead: _Reading | None = None
+        current: BeingRead | None = None
+        ahead: BeingRead | None = None
         try:
             while pieces is not None or current is not None:
                 if pieces is not None:
@@ -356,7 +374,7 @@ class Provider:
                     elif may := not rate.is_behind and stream.try_reserve(size):
                         rate.take(size)
                     if current is None or may:
-                        ahead = _Reading(pieces, size, asyncio.ensure_future(read(pieces)))
+                        ahead = BeingRead(pieces, size, asyncio.ensure_future(read(pieces)))
                         pieces = next(groups, None)
                 if current is not None:
                     for (start, _), (data, proof) in zip(
@@ -379,7 +397,7 @@ class Provider:
                         each.read.exception()
 
     def _each(self, read: ReadPiece) -> Reader:
-        return lambda pieces: self._context.workers.disk(_read_all, read, pieces)
+        return lambda pieces: self._context.workers.disk(read_all, read, pieces)
 
     def _count(self, upload: Upload, size: int) -> None:
         self._sent[upload.whose] = self._sent.pop(upload.whose, 0) + size
@@ -423,25 +441,3 @@ class Provider:
         log.error(text)
         self._context.warn(text)
         return CorruptContent(what=f"sha1://{sha1}", source=f"node {self._context.node_id[:8]}")
-
-
-def _read_all(read: ReadPiece, pieces: Sequence[Range]) -> list[Proved]:
-    return [read(start, stop) for start, stop in pieces]
-
-
-def _plain_reader(store: BlobStore, blob: Blob) -> Callable[[int, int], bytes]:
-    return lambda start, stop: store.read(blob, start, stop - start)
-
-
-def _unproved(read: Callable[[int, int], bytes]) -> ReadPiece:
-    return lambda start, stop: (read(start, stop), [])
-
-
-def _of_part(part: Content, proofs: bool) -> Reader:
-    async def read(pieces: Sequence[Range]) -> list[Proved]:
-        found = await part.read_proved(pieces) if proofs else None
-        if found is None:
-            raise NotFound(what="that range", detail="the provider is still fetching it itself")
-        return found
-
-    return read

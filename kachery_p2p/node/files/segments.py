@@ -25,16 +25,22 @@ _WRITES_AHEAD = 4
 
 
 class Segments:
-    """``progressed`` is called whenever bytes were verified and written."""
+    """``progressed`` is called whenever bytes were verified and written, and ``gave`` with the source
+    that they came from."""
 
     def __init__(
-        self, content: Content, progress: Progress, progressed: Callable[[], None]
+        self,
+        content: Content,
+        progress: Progress,
+        progressed: Callable[[], None],
+        gave: Callable[[Source], None] = lambda source: None,
     ) -> None:
         self.settled = asyncio.Event()
         """Everything that was wanted has been fetched."""
         self._content = content
         self._progress = progress
         self._progressed = progressed
+        self._gave = gave
         self._wake: dict[str, asyncio.Event] = {}
         """Of each source that is at work: there may be something to ask it for."""
         self.held = 0
@@ -210,6 +216,7 @@ class Segments:
         self._cancel(over)
         if self._content.plan.hungry(source.holder.node, asyncio.get_running_loop().time()):
             self._wake[source.holder.node].set()
+        self._gave(source)
         self._progress.credit(source, len(body))
         self._progress.verified = self._content.verified
         self._progressed()

@@ -216,7 +216,15 @@ class FileCalls:
             if start < 0 or (stop is not None and stop < start):
                 raise BadInput(what="range", reason=f"{start} to {stop}")
         channel = self._channel(params.channel)
-        open_now = self._services.downloader.opened(params.sha1, params.manifest, channel)
+        downloader = self._services.downloader
+        if not params.only:
+            named = params.sha1, params.manifest, channel, params.ranges
+            async with downloader.at_once(*named) as found:
+                if found is not None:
+                    size, data = found
+                    await live.send_all(data)
+                    return {"size": size}
+        open_now = downloader.opened(params.sha1, params.manifest, channel)
         blob = None if open_now is not None else await self._here(params, channel)
         if blob is None and open_now is None and await self._ask(params, channel) is not None:
             blob = await self._here(params, channel)

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from kachery_p2p.local.framed import FramedSocket
 from kachery_p2p.node.workers import Workers
 from kachery_p2p.protocol.errors import ReadOnlyUser
-from kachery_p2p.protocol.limits import LOCAL_ITEM_CREDIT, LOCAL_UPLOAD_PIECES
+from kachery_p2p.protocol.limits import LOCAL_ITEM_CREDIT, LOCAL_PIECE, LOCAL_UPLOAD_PIECES
 from kachery_p2p.protocol.local import messages as local
 
 R = TypeVar("R")
@@ -107,6 +107,20 @@ class LiveCall:
         """Send bytes of the result; waits for the client to read."""
         await self._socket.drained()
         self._socket.send(local.Chunk(self._number, data))
+
+    async def send_all(self, data: bytes) -> None:
+        """Send all bytes of the result, and before them how many these are. What fits leaves with the
+        answer: that wakes the client up once."""
+        await self._socket.drained()
+        self._queue(local.Progress(self._number, {"size": len(data)}))
+        for start in range(0, len(data), LOCAL_PIECE):
+            await self._socket.drained()
+            self._queue(local.Chunk(self._number, data[start : start + LOCAL_PIECE]))
+            if start + LOCAL_PIECE < len(data):
+                self._socket.flush()
+
+    def _queue(self, message: local.Message) -> None:
+        self._socket.queue(local.encode_message(message))
 
     async def send_piece(self, read: Callable[[], Awaitable[bytes]]) -> None:
         """Send what ``read`` gives, which is asked when the client has read enough: for a client that

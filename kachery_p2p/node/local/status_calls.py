@@ -47,7 +47,7 @@ from typing import Any, TypeVar
 
 from kachery_p2p._version import __version__
 from kachery_p2p.node.files.download import Download
-from kachery_p2p.node.files.provider import Upload
+from kachery_p2p.node.files.readers import Upload
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.tasks.jobs import Backend, Job, Step
 from kachery_p2p.node.tasks.request import Request

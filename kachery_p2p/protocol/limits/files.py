@@ -42,6 +42,15 @@ READ_AHEAD_BYTES: Final = 16 * MIB
 PIECES_AT_ONCE: Final = 32
 """Small pieces that are read from the disk in one visit to a worker thread: as many as fit into a large
 one, but no more than these."""
+QUICK_BYTES: Final = 8 * MIB
+"""Bytes that a reader of a file that is ready is given in one request of one source."""
+QUICK_ROOM: Final = 64 * MIB
+"""Bytes of all such readers together that are asked for, or wait for their clients to take them."""
+QUICK_SECONDS: Final = 1.0
+"""So long, or SILENCE_TRIPS round trips, a source may give such a reader nothing before others are
+asked, too."""
+FEW_BYTES: Final = 1 * MIB
+"""Bytes that a provider reads in one visit to a worker for who asks for no more."""
 READ_CACHE_BYTES: Final = 64 * MIB
 """Bytes that an open file keeps in the memory of the program that reads it."""
 READ_AHEAD_FIRST: Final = 256 * KIB

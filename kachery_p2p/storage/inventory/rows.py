@@ -3,9 +3,9 @@ made of.
 
 Invariants: those of :mod:`.inventory`. Changes wait in memory, ``MAX_UNWRITTEN`` of them at most unless
 the disk is full, and are written together. Those that must outlive a kill before that are committed, a
-batch in one row of a table of its own, which costs a tenth of what it takes to write each where it
-belongs; the next start goes on with them. Rows that were just read or written are kept too, since nobody
-else writes to the file: so a batch of contents costs one query, not one for each row.
+batch in one row of a table of its own, which costs a tenth of what it takes to write each to its place;
+the next start goes on with them. Rows that were just read or written are kept too, since nobody else
+writes to the file: so a batch of contents costs one query, not one for each row.
 
 Non-goals: what rows say.
 """
