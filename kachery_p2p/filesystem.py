@@ -7,12 +7,16 @@ It needs the extra: ``pip install 'kachery_p2p[fsspec]'``. fsspec finds this cla
 ``sha1`` and ``sha1dir``. What is read is fetched then, in ranges of many files at once where that is
 asked for; nothing can be written: content is named by its hash, so use ``kc.store_file``.
 
-Invariant: errors are those that Python's files raise where there is such a one (FileNotFoundError,
-PermissionError, IsADirectoryError, and OSError with EROFS for what would write); others are ours.
+Invariants: errors are those that Python's files raise where there is such a one (FileNotFoundError,
+PermissionError, IsADirectoryError, and OSError with EROFS for what would write); others are ours. Of a
+folder, FileNotFoundError means that its listing has no such name, and nothing else: zarr takes it for a
+chunk that was never written, and puts fill values in its place. What the folder has and nobody
+reachable gives is NotFound, and what may not be had AccessDenied, neither of which is an OSError.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -28,9 +32,11 @@ from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from kachery_p2p.client.files.listings import load_listing
 from kachery_p2p.client.files.loads import aload_bytes, aload_file
 from kachery_p2p.client.files.opened import File, aopen
+from kachery_p2p.client.files.turns import together
 from kachery_p2p.client.session import portal
 from kachery_p2p.protocol.errors import AccessDenied, NotFound
 from kachery_p2p.protocol.files.directory import Directory, FileEntry
+from kachery_p2p.protocol.limits import MANY_AT_ONCE
 from kachery_p2p.protocol.uri import parse_uri
 
 _KEPT_OPEN: Final = 64
@@ -85,6 +91,7 @@ class KacheryFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no
         path = self._strip_protocol(path)
         file = self._files.get(path)
         if file is None:
+            await self._check_listed(path)
             with _as_python_says(path):
                 file = await aopen(_uri(path), local_only=self._local_only, channel=self._channel)
             self._files[path] = file
@@ -97,6 +104,7 @@ class KacheryFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no
         self, path: str, start: int | None = None, end: int | None = None, **_: Any
     ) -> bytes:
         if start is None and end is None:
+            await self._check_listed(path)
             with _as_python_says(path):
                 data = await aload_bytes(
                     _uri(self._strip_protocol(path)),
@@ -122,7 +130,8 @@ class KacheryFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no
         on_error: str = "return",
         **_: Any,
     ) -> list[bytes | BaseException]:
-        """Ranges of any number of files; those of one file in as few round trips as can be."""
+        """Ranges of any number of files, many at once; those of one file in as few round trips as can
+        be."""
         count = len(paths)
         firsts = starts if isinstance(starts, Sequence) else [starts] * count
         lasts = ends if isinstance(ends, Sequence) else [ends] * count
@@ -132,13 +141,16 @@ class KacheryFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no
         of_file: dict[str, list[int]] = {}
         for at, path in enumerate(paths):
             of_file.setdefault(path, []).append(at)
-        for path, places in of_file.items():
+        turns = asyncio.Semaphore(MANY_AT_ONCE)
+
+        async def of_one(path: str, places: list[int]) -> None:
             try:
-                file = await self._opened(path)
-                with _as_python_says(path):
-                    came = await file.aread_many(
-                        [_range(file.size, firsts[at], lasts[at]) for at in places]
-                    )
+                async with turns:
+                    file = await self._opened(path)
+                    with _as_python_says(path):
+                        came = await file.aread_many(
+                            [_range(file.size, firsts[at], lasts[at]) for at in places]
+                        )
             except Exception as error:
                 if on_error == "raise":
                     raise
@@ -147,21 +159,25 @@ class KacheryFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no
             else:
                 for at, data in zip(places, came, strict=True):
                     found[at] = data
+
+        await together(of_one(path, places) for path, places in of_file.items())
         return found
 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> File:
         if mode != "rb":
             raise _read_only(path)
-        with _as_python_says(path):
-            return portal.run(
-                lambda: aopen(_uri(path), local_only=self._local_only, channel=self._channel),
-                name="open",
-            )
+
+        async def opened() -> File:
+            await self._check_listed(path)
+            with _as_python_says(path):
+                return await aopen(_uri(path), local_only=self._local_only, channel=self._channel)
+
+        return portal.run(opened, name="open")
 
     async def _get_file(
         self, rpath: str, lpath: Any, callback: Callback = DEFAULT_CALLBACK, **_: Any
     ) -> None:
-        if isinstance(await self._inside(self._strip_protocol(rpath)), Directory):
+        if isinstance(await self._check_listed(rpath), Directory):
             os.makedirs(lpath, exist_ok=True)  # what is in it comes by itself
             return
         with _as_python_says(rpath):
@@ -208,14 +224,24 @@ class KacheryFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no
 
     async def _inside(self, name: str) -> Directory | FileEntry | None:
         """What a sha1dir:// path leads to; None for another one. Raises FileNotFoundError."""
-        with _as_python_says(name):
-            uri = parse_uri(_uri(name))
-            if uri.kind != "sha1dir":
-                return None
-            listing = await load_listing(uri.hash, self._local_only, self._channel, False)
-        found = None if listing is None else listing.at(uri.path)
+        with _as_python_says(name, whole=True):
+            return await self._listed(name)
+
+    async def _check_listed(self, path: str) -> Directory | FileEntry | None:
+        """As :meth:`_inside`, before a file is read. Raises FileNotFoundError: it is not in its folder;
+        NotFound: nobody reachable has the listing, which would say so."""
+        return await self._listed(self._strip_protocol(path))
+
+    async def _listed(self, name: str) -> Directory | FileEntry | None:
+        uri = parse_uri(_uri(name))
+        if uri.kind != "sha1dir":
+            return None
+        listing = await load_listing(uri.hash, self._local_only, self._channel, False)
+        if listing is None:
+            raise NotFound(what=f"sha1dir://{uri.hash}", detail="the listing of that folder")
+        found = listing.at(uri.path)
         if found is None:
-            raise _not_found(name)
+            raise FileNotFoundError(errno.ENOENT, "there is no such name in that folder", name)
         return found
 
     # --- what would write --------------------------------------------------------------------
@@ -255,16 +281,26 @@ def _range(size: int, start: int | None, end: int | None) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _as_python_says(path: str) -> Iterator[None]:
+def _as_python_says(path: str, *, whole: bool = False) -> Iterator[None]:
+    """Python's errors for ours, but of a file in a folder; ``whole``: of the folder itself, too."""
     try:
         yield
-    except NotFound as error:
-        raise FileNotFoundError(errno.ENOENT, str(error), path) from error
-    except AccessDenied as error:
+    except (NotFound, AccessDenied) as error:
+        if _is_in_folder(path) and not whole:
+            raise
+        if isinstance(error, NotFound):
+            raise FileNotFoundError(errno.ENOENT, str(error), path) from error
         raise PermissionError(errno.EACCES, str(error), path) from error
 
 
-def _not_found(path: str) -> FileNotFoundError:
+def _is_in_folder(path: str) -> bool:
+    return path.startswith("sha1dir:")
+
+
+def _not_found(path: str) -> Exception:
+    """Nobody reachable has it."""
+    if _is_in_folder(path):
+        return NotFound(what=_uri(path), detail="its folder has it, but nobody reachable does")
     return FileNotFoundError(errno.ENOENT, "nobody reachable has it", path)
 
 

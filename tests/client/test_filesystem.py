@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import kachery_p2p as kc
+from kachery_p2p.protocol.errors import NotFound
 from kachery_p2p.protocol.limits import MANIFEST_CHUNK
 
 fsspec = pytest.importorskip("fsspec")
@@ -167,6 +168,69 @@ def test_what_is_not_in_a_folder_is_not_found_without_asking_anybody(stored_fold
             fs.cat_file(f"{path}/{name}")
     with pytest.raises(FileNotFoundError):
         fs.ls("sha1dir://" + "0" * 40 + ".gone")
+
+
+@pytest.fixture
+def torn(folder: Path, tmp_path: Path) -> str:
+    """The URI of a folder one of whose files is nowhere any more."""
+    top = tmp_path / "torn"
+    (top / "c").mkdir(parents=True)
+    (top / "c" / "here").write_bytes(b"here")
+    (top / "c" / "gone").write_bytes(b"gone")
+    uri = kc.store_dir(str(top))
+    path = kc.load_file(f"{uri}/c/gone", local_only=True)
+    assert path is not None
+    Path(path).unlink()
+    return str(uri)
+
+
+def test_what_a_folder_has_and_nobody_gives_is_no_file_that_does_not_exist(torn: str) -> None:
+    """zarr takes FileNotFoundError for a chunk that was never written, and puts fill values in its
+    place. Then a computer that is switched off would change what is computed."""
+    fs, path = fsspec.url_to_fs(torn)
+    assert fs.exists(f"{path}/c/gone"), "its listing has it"
+    for read in (
+        lambda: fs.cat_file(f"{path}/c/gone"),
+        lambda: fs.cat_file(f"{path}/c/gone", 1, 2),
+        lambda: fs.open(f"{path}/c/gone").read(),
+        lambda: fs.cat_ranges([f"{path}/c/gone"], [0], [2], on_error="raise"),
+        lambda: fs.get_file(f"{path}/c/gone", "/dev/null/never"),
+        lambda: fsspec.get_mapper(torn)["c/gone"],
+        lambda: fsspec.get_mapper(torn).getitems(["c/here", "c/gone"], on_error="raise"),
+    ):
+        with pytest.raises(NotFound):
+            read()
+    came, error = fs.cat_ranges([f"{path}/c/here", f"{path}/c/gone"], [0, 0], [2, 2])
+    assert came == b"he"
+    assert isinstance(error, NotFound)
+    with pytest.raises(FileNotFoundError):
+        fs.cat_file(f"{path}/c/never")
+    lost = "sha1dir://" + "0" * 40 + ".lost/c/0"
+    with pytest.raises(NotFound):
+        fs.cat_file(lost)
+    assert not fs.exists(lost)
+
+
+def test_zarr_puts_no_fill_values_where_nobody_gives_a_chunk(folder: Path, tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    stored = zarr.create_array(
+        store=tmp_path / "r.zarr",
+        shape=(8,),
+        chunks=(2,),
+        dtype="u1",
+        compressors=None,
+        fill_value=9,
+    )
+    stored[:6] = range(1, 7)
+    uri = kc.store_dir(str(tmp_path / "r.zarr"))
+    array = zarr.open(uri, mode="r")
+    assert array[:].tolist() == [1, 2, 3, 4, 5, 6, 9, 9], "the last chunk was never written"
+    path = kc.load_file(f"{uri}/c/1", local_only=True)
+    assert path is not None
+    Path(path).unlink()
+    assert array[4:].tolist() == [5, 6, 9, 9]
+    with pytest.raises(NotFound):
+        array[:]
 
 
 def test_a_folder_is_a_mapping_as_zarr_uses_it(stored_folder: str) -> None:
