@@ -19,7 +19,7 @@ from typing import Any
 
 from bench_programs import STORE
 from bench_report import Row, processor_seconds, run, scratch
-from bench_roads import Far, Pair, far, nginx
+from bench_roads import Pair, far, nginx
 
 import kachery_p2p as kc
 from tests.daemons import Daemon, announced, at
@@ -124,7 +124,7 @@ def main(arguments: list[str]) -> int:
                 announced(uri)
                 web = nginx(folder, folder / "web", there)
                 try:
-                    measure(options, uri, None if web is None else f"{web.url}/file", pair, there)
+                    measure(options, uri, None if web is None else f"{web.url}/file", pair)
                 finally:
                     if web is not None:
                         web.stop()
@@ -140,14 +140,14 @@ def random_file(path: Path, mib: int) -> Path:
     return path
 
 
-def measure(options: argparse.Namespace, uri: str, url: str | None, pair: Pair, there: Far) -> None:
+def measure(options: argparse.Namespace, uri: str, url: str | None, pair: Pair) -> None:
     rtt, size = options.rtt / 1000, options.mib * MIB
     ours = Reader("kc.open", lambda: kc.open(uri))
     readers = [ours, *(others(url) if url is not None else [])]
     # The first half is read at random places, the second in a row.
     places = iter(random.Random(7).sample(range(0, size // 2, 65_536), size // 2 // 65_536))
     scattered(readers, places, rtt, options)
-    processor(ours, places, pair.b, there, options.reads)
+    processor(ours, places, pair.b, options.reads)
     only_ours(uri, places, rtt, options.runs)
     streams(readers, url, size // 2, options.runs)
 
@@ -167,15 +167,12 @@ def scattered(
         print(row, f"p95 {each[int(len(each) * 0.95)]:.2f}", flush=True)
 
 
-def processor(reader: Reader, places: Iterator[int], node: Daemon, there: Far, count: int) -> None:
+def processor(reader: Reader, places: Iterator[int], node: Daemon, count: int) -> None:
     """What a first read of 4 KiB takes of the processor, at the requester."""
     before, mine = processor_seconds(node.pid), time.process_time()
     random_reads(reader, places, count)
     node_took = (processor_seconds(node.pid) - before) / count * 1e3
     print(Row("... processor time of the requester's node", [node_took], "ms", "<= 0.5 asked"))
-    if there.kind.startswith("a forwarder"):
-        print("(the forwarder shares the program's processor time: that is not told)")
-        return
     took = (time.process_time() - mine) / count * 1e3
     print(Row("... and of the program that reads", [took], "ms"), flush=True)
 

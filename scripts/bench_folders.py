@@ -2,9 +2,9 @@
 and ``tar | ssh``, in one run.
 
 Theirs go through an ssh server of this benchmark's own, on a port and with keys that it makes; what is
-not installed (``apt-get install rsync openssh-server``) is left out, and said to be. With ``--rtt`` both
-go over one road with a round trip of that many milliseconds. Ours and theirs take turns. Beside the
-rates it prints the processor time that each process took, which says more than they do on a machine
+not installed (``apt-get install rsync openssh-server``) is left out, and said to be. With ``--rtt``
+both go over one road with a round trip of that many milliseconds. Ours and theirs take turns. Beside
+the rates it prints the processor time that each process took, which says more than they do on a machine
 that has other things to do as well.
 """
 

@@ -1,6 +1,6 @@
 """``scripts/bench lazy``: large data of another node, opened by its own library over a road with a
-round trip of ``--rtt`` ms: an HDF5 recording, beside remfile against nginx over the same road; a table of
-parquet; a folder of zarr. What counts is the time until something is seen, and the bytes that moved.
+round trip of ``--rtt`` ms: an HDF5 recording, beside remfile against nginx over the same road; a table
+of parquet; a folder of zarr. What counts is the time until something is seen, and the bytes that moved.
 
 It needs what ``EXTRAS=dev,dev-data`` installs, and remfile for the comparison; what is missing is said.
 """

@@ -1,8 +1,8 @@
 """Two computers with a road between them, for benchmarks: a far one, with servers, and this one.
 
 Where that can be, the far one is a network namespace, and the kernel delays what passes, so that TCP is
-what it is on a long road. Elsewhere it is this computer, behind a forwarder that delays what passes,
-and takes some of the processor's time for it; :attr:`Far.kind` says which.
+what it is on a long road. Elsewhere it is this computer, behind a process that delays what passes, and
+takes some of the processor's time for it; :attr:`Far.kind` says which.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 import shutil
 import socket
 import subprocess
-import threading
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,41 +20,59 @@ from pathlib import Path
 from tests.daemons import Daemon, free_port
 from tests.netns import hosts
 
+RATE = 125_000_000
+"""Bytes a second of a forwarder's road: an Ethernet's of 1 Gbit/s."""
+
 
 class Forwarder:
-    """A TCP port before another one, behind which everything is ``delay`` seconds late each way."""
+    """A process with a TCP port before another one, behind which everything is ``delay`` seconds late
+    each way, and which carries ``RATE`` bytes a second."""
 
     def __init__(self, target: int, delay: float) -> None:
         self.port = free_port()
+        arguments = [str(self.port), str(target), str(delay)]
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+class Carrier:
+    """What runs in that process."""
+
+    def __init__(self, target: int, delay: float) -> None:
         self._target, self._delay = target, delay
-        self._loop = asyncio.new_event_loop()
-        started = threading.Event()
-        threading.Thread(target=self._run, args=(started,), daemon=True).start()
-        started.wait()
+        self._free = [0.0, 0.0]
+        """When each direction has sent what it was given: all connections share it."""
 
-    def _run(self, started: threading.Event) -> None:
-        async def serve() -> None:
-            self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-            started.set()
-
-        self._loop.run_until_complete(serve())
-        self._loop.run_forever()
+    async def serve(self, port: int) -> None:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", port)
+        print("ready", flush=True)
+        await server.serve_forever()
 
     async def _accept(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
         far, onward = await asyncio.open_connection("127.0.0.1", self._target)
         try:
-            await asyncio.gather(self._carry(near, onward), self._carry(far, back))
+            await asyncio.gather(self._carry(near, onward, 0), self._carry(far, back, 1))
         except OSError:
             back.transport.abort()
             onward.transport.abort()
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: int
+    ) -> None:
         under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(1024)
+        loop = asyncio.get_running_loop()
 
         async def deliver() -> None:
             while True:
                 due, data = await under_way.get()
-                if (left := due - self._loop.time()) > 0:
+                if (left := due - loop.time()) > 0:
                     await asyncio.sleep(left)
                 if not data:
                     writer.close()
@@ -64,9 +82,13 @@ class Forwarder:
 
         delivering = asyncio.create_task(deliver())
         try:
-            while data := await reader.read(65_536):
-                await under_way.put((self._loop.time() + self._delay, data))
-            await under_way.put((self._loop.time() + self._delay, b""))
+            while True:
+                data = await reader.read(65_536)
+                sent = max(loop.time(), self._free[way]) + len(data) / RATE
+                self._free[way] = sent
+                await under_way.put((sent + self._delay, data))
+                if not data:
+                    break
             await delivering
         finally:
             delivering.cancel()
@@ -86,7 +108,7 @@ class Far:
         """What the road is, in words."""
         if self.netns is not None:
             return "network namespaces"
-        return "a forwarder in this program" if self.rtt else "loopback"
+        return f"a forwarder of {RATE / 1e6:g} MB/s" if self.rtt else "loopback"
 
     @property
     def inside(self) -> list[str]:
@@ -101,6 +123,10 @@ class Far:
             self._forwarders[port] = Forwarder(port, self.rtt / 2)
         return self._forwarders[port].port
 
+    def stop(self) -> None:
+        for each in self._forwarders.values():
+            each.stop()
+
 
 @contextlib.contextmanager
 def far(rtt: float) -> Iterator[Far]:
@@ -108,8 +134,12 @@ def far(rtt: float) -> Iterator[Far]:
     why = hosts.why_not("tc") if rtt else "there is nothing to delay"
     if why is not None:
         if rtt:
-            print(f"(no network namespaces: it {why})")
-        yield Far(None, rtt)
+            print(f"(no network namespaces: {why})")
+        there = Far(None, rtt)
+        try:
+            yield there
+        finally:
+            there.stop()
         return
     with hosts.host(delay=rtt / 2) as name:
         yield Far(name, rtt)
@@ -199,3 +229,7 @@ def nginx(folder: Path, root: Path, there: Far) -> Nginx | None:
         print("(nginx is not installed: no comparison with the plain web)")
         return None
     return Nginx(folder, root, there)
+
+
+if __name__ == "__main__":
+    asyncio.run(Carrier(int(sys.argv[2]), float(sys.argv[3])).serve(int(sys.argv[1])))
