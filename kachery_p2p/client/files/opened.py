@@ -252,7 +252,10 @@ class File(io.BufferedIOBase):
         }
         blocks = {n: data for n in numbers if (data := self._cache.block(n)) is not None}
         others = {n: each for n in numbers - blocks.keys() if (each := self._coming.get(n))}
-        blocks |= await self._fetch(sorted(numbers - blocks.keys() - others.keys()))
+        lacking = sorted(numbers - blocks.keys() - others.keys())
+        if lacking and len(ranges) == 1:  # who asks for several knows what it wants
+            self._fetch_beside(self._cache.around(lacking[0], lacking[-1]))
+        blocks |= await self._fetch(lacking)
         if others:
             await _settled(list(others.values()))
             blocks |= {n: each.result() for n, each in others.items() if _is_good(each)}
@@ -287,9 +290,11 @@ class File(io.BufferedIOBase):
 
     def _look_ahead(self, start: int, stop: int) -> None:
         ahead = self._cache.ahead(start, stop)
-        if ahead is None:
-            return
-        numbers = [n for n in self._cache.lacking(*ahead) if n not in self._coming]
+        if ahead is not None:
+            self._fetch_beside(self._cache.lacking(*ahead))
+
+    def _fetch_beside(self, wanted: Sequence[int]) -> None:
+        numbers = [n for n in wanted if n not in self._coming]
         if numbers:
             # On the portal's loop, whoever reads: it is there as long as anything is to be read.
             portal.start(lambda: self._try_to_fetch(numbers), name="read")

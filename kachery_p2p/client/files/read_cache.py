@@ -1,7 +1,9 @@
 """What an open file keeps in memory, and what it should fetch ahead: pure decisions, no I/O.
 
 Bytes are kept in blocks of ``BLOCK``, a bounded number of them, those used last. A reader that goes on
-where it stopped gets ever more fetched ahead of it; one that jumps gets no more than it asks for.
+where it stopped gets ever more fetched ahead of it; one that jumps about in one place, as who reads the
+names in an HDF5 file does, gets ever more of that place; one that jumps anywhere gets what it asks for
+and no more.
 
 Methods are called from several threads. Each leaves the cache right whatever another does at the same
 time: what one puts in, another may find or not.
@@ -15,6 +17,10 @@ from collections.abc import Iterable, Mapping
 
 from kachery_p2p.protocol.limits import (
     BLOCK,
+    PLACE_FIRST,
+    PLACE_MOST,
+    PLACE_NEAR,
+    PLACES_READ,
     READ_AHEAD_FIRST,
     READ_AHEAD_MOST,
     READ_CACHE_BYTES,
@@ -32,6 +38,7 @@ class ReadCache:
         self._expected = 0
         self._window = 0
         self._reached = 0
+        self._places: list[_Place] = []
 
     def __len__(self) -> int:
         """Blocks that are kept."""
@@ -88,6 +95,39 @@ class ReadCache:
         begin = max(stop, self._reached)
         self._reached = max(begin, min(self._size, stop + self._window))
         return (begin, self._reached) if begin < self._reached else None
+
+    def around(self, first: int, last: int) -> list[int]:
+        """The blocks from ``first`` to ``last`` are about to be fetched for a read: which of their
+        neighbours to fetch, too, since others near them were lately. None for who reads much."""
+        if last - first >= PLACE_FIRST // BLOCK // 2:
+            return []
+        place = next((each for each in reversed(self._places) if each.is_near(first)), None)
+        if place is None:
+            self._places = [*self._places[1 - PLACES_READ :], _Place(first, last + 1)]
+            return []
+        self._places = [each for each in self._places if each is not place] + [place]
+        begin, end = place.grow(first, last + 1)
+        numbers = range(begin, min(end, -(-self._size // BLOCK)))
+        return [n for n in numbers if not first <= n <= last and n not in self._blocks]
+
+
+class _Place:
+    """Blocks [start, stop), about, that somebody reads here and there."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        self._start, self._stop = start, stop
+        self._window = PLACE_FIRST // BLOCK // 2
+
+    def is_near(self, number: int) -> bool:
+        return self._start - PLACE_NEAR // BLOCK <= number < self._stop + PLACE_NEAR // BLOCK
+
+    def grow(self, first: int, stop: int) -> Range:
+        """Some more of it is read: what to fetch."""
+        self._window = min(2 * self._window, PLACE_MOST // BLOCK)
+        begin = first // self._window * self._window
+        end = max(stop, begin + self._window)
+        self._start, self._stop = min(begin, self._start), max(end, self._stop)
+        return begin, end
 
 
 def runs(numbers: Iterable[int], size: int) -> list[Range]:

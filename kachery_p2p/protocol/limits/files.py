@@ -57,6 +57,14 @@ READ_AHEAD_FIRST: Final = 256 * KIB
 """Bytes that are fetched ahead of who begins to read one after another; twice as many each time."""
 READ_AHEAD_MOST: Final = 16 * MIB
 """Bytes of that at most."""
+PLACE_NEAR: Final = 1 * MIB
+"""Who reads twice so close together reads in one place."""
+PLACE_FIRST: Final = 512 * KIB
+"""Bytes of such a place that are fetched then; twice as many each time."""
+PLACE_MOST: Final = 2 * MIB
+"""Bytes of that at most."""
+PLACES_READ: Final = 16
+"""Places of one file that are remembered: those read last."""
 UNKEPT_BYTES: Final = 64 * MIB
 """Bytes of files that a full disk has no room for, which are in memory for those who read them."""
 OPEN_SECONDS: Final = 30.0

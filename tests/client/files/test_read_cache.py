@@ -12,6 +12,10 @@ from hypothesis import strategies as st
 from kachery_p2p.client.files.read_cache import ReadCache, runs
 from kachery_p2p.protocol.limits import (
     BLOCK,
+    PLACE_FIRST,
+    PLACE_MOST,
+    PLACE_NEAR,
+    PLACES_READ,
     READ_AHEAD_FIRST,
     READ_AHEAD_MOST,
     READ_CACHE_BYTES,
@@ -46,6 +50,39 @@ def test_blocks_as_ranges_are_the_same_bytes_in_as_few_as_can_be(some: set[int])
     found = runs(sorted(some), SIZE)
     assert b"".join(DATA[a:b] for a, b in found) == b"".join(block(n) for n in sorted(some))
     assert all(a[1] < b[0] for a, b in itertools.pairwise(found))
+
+
+def test_who_jumps_about_in_one_place_gets_ever_more_of_it() -> None:
+    cache = ReadCache(10_000 * BLOCK)
+    assert cache.around(500, 500) == [], "once says nothing"
+    first = cache.around(503, 503)
+    assert first == [n for n in range(496, 504) if n != 503]
+    cache.put(dict.fromkeys([500, 503, *first], b""))
+    second = cache.around(505, 506)
+    assert second == [n for n in range(504, 512) if n not in (505, 506)]
+    assert cache.around(9_000, 9_000) == [], "another place"
+    assert len(cache.around(520, 520)) == PLACE_MOST // BLOCK - 1, "and back in the first"
+    assert cache.around(9_999, 9_999) == []
+    assert max(cache.around(9_998, 9_998)) == 9_999, "not beyond the end"
+
+
+def test_who_jumps_anywhere_or_reads_much_gets_no_more_than_it_asks_for() -> None:
+    size = 4 << 30
+    cache = ReadCache(size)
+    places_ = random.Random(1).sample(range(size // BLOCK), 200)
+    more = sum(len(cache.around(place, place)) for place in places_)
+    assert more * BLOCK < 0.2 * 200 * PLACE_FIRST
+    cache = ReadCache(size)
+    assert not any(cache.around(at, at + 15) for at in range(0, 160, 16))
+
+
+def test_so_many_places_are_remembered() -> None:
+    cache = ReadCache(1 << 40)
+    far = 10 * PLACE_NEAR // BLOCK
+    for number in range(PLACES_READ + 1):
+        assert cache.around(number * far, number * far) == []
+    assert cache.around(1, 1) == [], "the first is forgotten"
+    assert cache.around(2 * far + 1, 2 * far + 1)
 
 
 def test_memory_is_bounded_and_what_was_used_last_is_kept() -> None:
