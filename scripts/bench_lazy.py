@@ -94,7 +94,7 @@ def explore(open_file: Callable[[], Any]) -> tuple[float, float, Any]:
 
 
 def hdf5(folder: Path, pair: Pair, url: str | None, options: argparse.Namespace) -> None:
-    if not have("h5py", "numpy"):
+    if "hdf5" not in options.rows or not have("h5py", "numpy"):
         return
     found: dict[str, list[float]] = {}
     for number in range(options.runs):
@@ -197,6 +197,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--table-mb", type=int, default=500, help="of the parquet file")
     parser.add_argument("--chunks", type=int, default=20_000, help="of the folder of zarr, about")
     parser.add_argument("--runs", type=int, default=2, help="of HDF5")
+    rows = ["hdf5", "parquet", "zarr"]
+    parser.add_argument("--rows", nargs="*", default=rows, choices=rows)
     options = parser.parse_args(arguments)
     folder = scratch()
     try:
@@ -206,14 +208,16 @@ def main(arguments: list[str]) -> int:
             print(
                 f"{os.cpu_count()} cores, round trip {options.rtt:g} ms ({there.kind})", flush=True
             )
-            web = nginx(folder, folder / "web", there)
+            web = nginx(folder, folder / "web", there) if "hdf5" in options.rows else None
             try:
                 hdf5(folder, pair, None if web is None else web.url, options)
             finally:
                 if web is not None:
                     web.stop()
-            parquet(folder, pair, options.table_mb)
-            zarr_folder(folder, pair, options.chunks)
+            if "parquet" in options.rows:
+                parquet(folder, pair, options.table_mb)
+            if "zarr" in options.rows:
+                zarr_folder(folder, pair, options.chunks)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return 0

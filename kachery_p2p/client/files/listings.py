@@ -12,15 +12,19 @@ from kachery_p2p.client.display.progress import Progress, Transfer
 from kachery_p2p.client.session import blocking
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.files.directory import Directory, parse
-from kachery_p2p.protocol.limits import LISTINGS_KEPT, MAX_DIRECTORY_LISTING, MIB
+from kachery_p2p.protocol.limits import (
+    LISTINGS_KEPT,
+    LISTINGS_KEPT_BYTES,
+    MAX_DIRECTORY_LISTING,
+    MIB,
+)
 from kachery_p2p.protocol.uri import KacheryUri, parse_uri
 
 from .content import Content
 from .scope import scope
 
-_kept: OrderedDict[str, Directory] = OrderedDict()
-_LARGE = 8 * MIB
-"""Bytes of a listing that is not kept: it may take ten times that in memory."""
+_kept: OrderedDict[str, tuple[Directory, int]] = OrderedDict()
+"""By hash, with the bytes of each; what was used last is the last."""
 
 
 async def load_listing(
@@ -35,7 +39,7 @@ async def load_listing(
     shared = scope() is None and channel is None
     if shared and sha1 in _kept:
         _kept.move_to_end(sha1)
-        return _kept[sha1]
+        return _kept[sha1][0]
     uri = parse_uri(f"sha1://{sha1}/folder.json")
     with Transfer("loading", uri.label, progress) as moving:
         data = await Content(uri, local_only, channel, moving).range(0, MAX_DIRECTORY_LISTING + 1)
@@ -45,9 +49,12 @@ async def load_listing(
         listing = await blocking.beside(parse, data) if len(data) > MIB else parse(data)
     except BadInput as error:
         raise BadInput(what=f"sha1dir://{sha1}", reason=error.fields["reason"]) from None
-    if shared and len(data) <= _LARGE:
-        _kept[sha1] = listing
-        while len(_kept) > LISTINGS_KEPT:
+    if shared and len(data) <= LISTINGS_KEPT_BYTES:
+        _kept[sha1] = listing, len(data)
+        while (
+            len(_kept) > LISTINGS_KEPT
+            or sum(size for _, size in _kept.values()) > LISTINGS_KEPT_BYTES
+        ):
             _kept.popitem(last=False)
     return listing
 

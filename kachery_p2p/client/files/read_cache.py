@@ -85,11 +85,13 @@ class ReadCache:
     def ahead(self, start: int, stop: int) -> Range | None:
         """Somebody reads [start, stop): what to fetch beyond it, if anything."""
         goes_on = self._expected - BLOCK < start <= self._expected and self._expected > 0
+        is_near = abs(start - self._expected) <= PLACE_NEAR
         self._expected = stop
         if not goes_on:
-            self._window, self._reached = 0, stop
+            if not is_near:  # a step aside in one place does not end a row
+                self._window, self._reached = 0, stop
             return None
-        if self._reached - stop > 3 * self._window // 4:  # not a request for each block
+        if self._reached - stop > self._window // 2:  # not a request for each block
             return None
         self._window = min(READ_AHEAD_MOST, max(READ_AHEAD_FIRST, 2 * self._window))
         begin = max(stop, self._reached)
@@ -124,7 +126,7 @@ class _Place:
     def grow(self, first: int, stop: int) -> Range:
         """Some more of it is read: what to fetch."""
         self._window = min(2 * self._window, PLACE_MOST // BLOCK)
-        begin = first // self._window * self._window
+        begin = max(0, first - self._window // 4)  # most go on forwards
         end = max(stop, begin + self._window)
         self._start, self._stop = min(begin, self._start), max(end, self._stop)
         return begin, end

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -256,9 +257,7 @@ class _Load:
 
     async def batch(self, files: Sequence[tuple[str, FileEntry]]) -> None:
         """Bring some of its files to where they belong."""
-        left = await asyncio.to_thread(
-            lambda: [each for each in files if not self._is_right(*each)]
-        )
+        left = await asyncio.to_thread(self._not_right, files)
         keys = {place: id(each) for place, each in enumerate(left)}
         comes = fetch_files(
             [_uri_of(path, entry) for path, entry in left],
@@ -275,34 +274,42 @@ class _Load:
         finally:
             await comes.aclose()
 
-    def _is_right(self, path: str, entry: FileEntry) -> bool:
-        inside, _, name = path.rpartition("/")
-        with self._target.folder(inside) as folder:
-            assert folder is not None
-            twin = self._twins.get((inside, name))
-            if twin is not None:
-                self._target.check_twin(folder, inside, name, twin)
-            right = self._target.is_right(folder, inside, name, entry)
-        if right:
-            self._tally.add(entry.size or 0)
-        return right
+    def _not_right(self, files: Sequence[tuple[str, FileEntry]]) -> list[tuple[str, FileEntry]]:
+        """Those that are not at the destination yet."""
+        left, done = [], 0
+        for inside, some in itertools.groupby(files, lambda each: _folder_of(each[0])):
+            with self._target.folder(inside) as folder:
+                assert folder is not None
+                for path, entry in some:
+                    name = path[len(inside) :].lstrip("/")
+                    self._check_twin(folder, inside, name)
+                    if self._target.is_right(folder, inside, name, entry):
+                        done += entry.size or 0
+                    else:
+                        left.append((path, entry))
+        self._tally.add(done)
+        return left
+
+    def _check_twin(self, folder: int, inside: str, name: str) -> None:
+        twin = self._twins.get((inside, name))
+        if twin is not None:
+            self._target.check_twin(folder, inside, name, twin)
 
     def _put(
         self, files: Sequence[tuple[str, FileEntry]], come: Sequence[Come], gone: blocking.Gone
     ) -> None:
-        for each in come:
-            path, entry = files[each.place]
-            content = each.path if each.content is None else each.content
-            if content is None:
-                self._missing.append((path, each.error))
-                continue
-            inside, _, name = path.rpartition("/")
+        for inside, some in itertools.groupby(come, lambda each: _folder_of(files[each.place][0])):
             with self._target.folder(inside) as folder:
                 assert folder is not None
-                twin = self._twins.get((inside, name))
-                if twin is not None:
-                    self._target.check_twin(folder, inside, name, twin)
-                self._target.put(folder, inside, name, entry, content, gone)
+                for each in some:
+                    path, entry = files[each.place]
+                    content = each.path if each.content is None else each.content
+                    if content is None:
+                        self._missing.append((path, each.error))
+                        continue
+                    name = path[len(inside) :].lstrip("/")
+                    self._check_twin(folder, inside, name)
+                    self._target.put(folder, inside, name, entry, content, gone)
 
     def raise_missing(self) -> None:
         """Raise what kept files from coming, if anything did."""
@@ -316,6 +323,10 @@ class _Load:
             raise NotFound(what=what, detail="nobody reachable has it; what came is in its place")
         error.add_note(f"It was {what}.")
         raise error
+
+
+def _folder_of(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _uri_of(path: str, entry: FileEntry) -> KacheryUri:

@@ -14,8 +14,10 @@ MAX_DIRECTORY_DEPTH: Final = 256
 """Folders within one another: what JSON readers take, who stop at a thousand levels and see two
 here."""
 LISTINGS_KEPT: Final = 4
-"""Listings that a program keeps in memory, of 8 MiB at most, so that who opens the files of a folder
-one after the other reads its listing once."""
+"""Listings that a program keeps in memory, so that who opens the files of a folder one after the other
+reads its listing once."""
+LISTINGS_KEPT_BYTES: Final = 32 * MIB
+"""Bytes of all of these together, as JSON: 300,000 files. In memory they take four times that."""
 SHOWN_PROBLEMS: Final = 5
 """What cannot be stored of a folder is named up to so many times; the others are counted."""
 

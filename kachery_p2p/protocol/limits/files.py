@@ -53,7 +53,7 @@ FEW_BYTES: Final = 1 * MIB
 """Bytes that a provider reads in one visit to a worker for who asks for no more."""
 READ_CACHE_BYTES: Final = 64 * MIB
 """Bytes that an open file keeps in the memory of the program that reads it."""
-READ_AHEAD_FIRST: Final = 256 * KIB
+READ_AHEAD_FIRST: Final = 512 * KIB
 """Bytes that are fetched ahead of who begins to read one after another; twice as many each time."""
 READ_AHEAD_MOST: Final = 16 * MIB
 """Bytes of that at most."""
