@@ -34,10 +34,10 @@ from kachery_p2p.node.feeds.server import FeedServer
 from kachery_p2p.node.feeds.submitter import FeedSubmitter
 from kachery_p2p.node.files.copy_locks import CopyLocks
 from kachery_p2p.node.files.downloader import Downloader
-from kachery_p2p.node.files.fetch_through import FetchThrough
 from kachery_p2p.node.files.keeping import Keeping
 from kachery_p2p.node.files.offers import BlobOffers, PartOffers
 from kachery_p2p.node.files.provider import Provider
+from kachery_p2p.node.files.readers import FetchThrough
 from kachery_p2p.node.files.scrubbing import Scrubbing
 from kachery_p2p.node.gossip.announcer import Announcer
 from kachery_p2p.node.gossip.availability import Availability

@@ -39,8 +39,7 @@ from kachery_p2p.storage.files.checking import Proved, is_known, read_proved, re
 from kachery_p2p.storage.files.origins import FREE
 from kachery_p2p.storage.files.partials import Partial
 
-from .manifests import stored_manifest
-from .sources import Body
+from .sources import Body, stored_manifest
 from .unkept import Memory, Unkept
 
 Part = tuple[int, int | None]

@@ -36,12 +36,10 @@ from kachery_p2p.storage.files.checking import Proved
 from .content import Content, Part
 from .crowd import Crowd
 from .finder import Finder, Swarming
-from .manifests import assembled, manifest_of
-from .progress import Progress
+from .progress import Progress, Slot
 from .quick import QuickReads
 from .segments import Segments
-from .slot import Slot
-from .sources import NodeSource, Source, Sources
+from .sources import NodeSource, Source, Sources, assembled, manifest_of
 
 R = TypeVar("R")
 _RETRY_SECONDS = 0.5

@@ -50,9 +50,9 @@ from kachery_p2p.storage.files.stamps import stamp_of
 from kachery_p2p.storage.files.trees import ensure_tree
 
 from .content import Content
-from .fetch_through import FetchThrough
 from .readers import (
     BeingRead,
+    FetchThrough,
     Reader,
     ReadPiece,
     Upload,

@@ -1,23 +1,48 @@
-"""What a provider has to give to whom, and how it is read: in pieces, with proofs or without."""
+"""What a provider has to give to whom, and how it is read: in pieces, with proofs or without.
+
+What lies in one of the node's origins (:class:`FetchThrough`) is fetched from there, verified and kept
+as what was fetched, and served from the storage. A part of a large file takes that part alone, if its
+manifest is known: by what passed through this node before, or by the name of it that an archive has
+beside the content. (That name is not believed further than this: who asked has the right manifest.)
+Otherwise the whole file is fetched first.
+
+Invariant: others never learn where an origin is.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
+from kachery_p2p.node.backing.backing import Backing
 from kachery_p2p.node.context import Context
 from kachery_p2p.node.links.link import Link
-from kachery_p2p.protocol.errors import BadInput, CorruptContent, NotFound
+from kachery_p2p.protocol import tree
+from kachery_p2p.protocol.errors import (
+    BadInput,
+    Busy,
+    CorruptContent,
+    KacheryError,
+    NotFound,
+    OriginError,
+)
 from kachery_p2p.protocol.files.messages import FileRead, check_ranges
 from kachery_p2p.protocol.files.ranges import Range
-from kachery_p2p.protocol.limits import BLOCK
+from kachery_p2p.protocol.limits import BLOCK, FETCH_THROUGH_SECONDS
+from kachery_p2p.storage.backing.objects import MANIFEST
 from kachery_p2p.storage.files.blobs import Blob, BlobStore
 from kachery_p2p.storage.files.checking import Proved, TreeReader
+from kachery_p2p.storage.files.treefile import block_count
 from kachery_p2p.storage.files.trees import find_tree
+from kachery_p2p.storage.paths import check_sha1
 
 from .content import Content
+from .download import Download
+from .downloader import Downloader
 
 ReadPiece = Callable[[int, int], Proved]
 Reader = Callable[[Sequence[Range]], Awaitable[list[Proved]]]
@@ -102,3 +127,120 @@ def of_part(part: Content, proofs: bool) -> Reader:
         return found
 
     return read
+
+
+# --- what lies in an origin ------------------------------------------------------------------------
+
+_DIGITS: Final = 40
+_MAX_NAMES: Final = 10_000
+"""Names of manifests that are remembered, about 300 bytes each."""
+_ITS: Final = "its origin"
+
+
+class FetchThrough:
+    """``spawn`` makes tasks that the node ends when it stops."""
+
+    def __init__(
+        self,
+        context: Context,
+        backing: Backing,
+        downloader: Downloader,
+        *,
+        spawn: Callable[..., asyncio.Task[Any]],
+    ) -> None:
+        self._context = context
+        self._backing = backing
+        self._downloader = downloader
+        self._spawn = spawn
+        self._names: OrderedDict[str, str] = OrderedDict()
+
+    async def size(self, sha1: str, channel: bytes) -> int | None:
+        """How large it is, if it lies in an origin and may go out on a channel."""
+        found = await self._backing.find(sha1)
+        if not found:
+            return None
+        may = await self._context.workers.disk(self._context.may_leave, sha1, channel)
+        return found[0][1].size if may else None
+
+    async def manifest(self, sha1: str) -> str | None:
+        """The hash of a manifest by which parts of it can be verified and proved, if that is known."""
+        for origin, found in await self._backing.find(sha1):
+            if not found.size or found.tree != tree.flat_size(block_count(found.size)):
+                continue
+            known = await self._context.workers.disk(self._context.state.manifest, sha1)
+            if known is not None:
+                return known
+            if sha1 in self._names:
+                return self._names[sha1]
+            if not found.manifest:
+                continue
+            with contextlib.suppress(KacheryError, ValueError):  # then the whole is fetched
+                data = await origin.call(
+                    "the name of a manifest", lambda files: files.read(sha1, MANIFEST, 0, _DIGITS)
+                )
+                name = self._names[sha1] = check_sha1(data.decode("ascii"))
+                if len(self._names) > _MAX_NAMES:
+                    self._names.popitem(last=False)
+                return name
+        return None
+
+    async def load(self, sha1: str) -> None:
+        """Have all of it here.
+
+        Raises:
+            Busy: that takes long, and goes on; it may be asked for again.
+            OriginError, CorruptContent, ...: it cannot be had.
+        """
+        loading = self._spawn(self._load(sha1), name="fetch from an origin")
+        with _hidden(self._context.node_id):
+            done, _ = await asyncio.wait([loading], timeout=FETCH_THROUGH_SECONDS)
+            if not done:
+                raise Busy(limit="it is fetching this file from its origin")
+            loading.result()
+
+    async def _load(self, sha1: str) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._downloader.load(sha1, near_only=True)
+
+    @contextlib.asynccontextmanager
+    async def hold(
+        self, sha1: str, manifest: str, ranges: Sequence[Range]
+    ) -> AsyncIterator[Download]:
+        """As :meth:`.downloader.Downloader.hold`, once its size is known."""
+        with _hidden(self._context.node_id):
+            hold = self._downloader.hold(sha1, manifest, None, ranges, near_only=True)
+            async with hold as download:
+                await download.wait((0, 0))
+                yield download
+
+    def reader(
+        self, download: Download, proofs: bool
+    ) -> Callable[[Sequence[Range]], Awaitable[list[Proved]]]:
+        """Reads pieces of it, when they are there."""
+
+        async def read(pieces: Sequence[Range]) -> list[Proved]:
+            with _hidden(self._context.node_id):
+                for piece in pieces:
+                    await download.wait(piece)
+                if proofs:
+                    return await download.read_proved(pieces)
+                return [(await download.read([piece]), []) for piece in pieces]
+
+        return read
+
+
+@contextlib.contextmanager
+def _hidden(node_id: str) -> Iterator[None]:
+    """Errors as others may hear them."""
+    try:
+        yield
+    except OriginError as error:
+        raise type(error)(
+            **(error.fields | {"origin": _ITS, "reason": "its user can see why"})
+        ) from None
+    except CorruptContent as error:
+        raise CorruptContent(
+            what=error.fields["what"], source=f"an origin of node {node_id[:8]}"
+        ) from None
+    except NotFound as error:
+        raise NotFound(what=error.fields["what"], detail="the provider no longer has it") from None

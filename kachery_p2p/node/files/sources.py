@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Protocol
 
+from kachery_p2p.node.context import Context
 from kachery_p2p.node.gossip.lookup import Lookup
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
@@ -25,6 +27,7 @@ from kachery_p2p.node.rates import Throttle
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import (
     AccessDenied,
+    BadInput,
     CorruptContent,
     KacheryError,
     LinkClosed,
@@ -32,7 +35,9 @@ from kachery_p2p.protocol.errors import (
     NotFound,
     OriginError,
     ProtocolViolation,
+    StorageFull,
 )
+from kachery_p2p.protocol.files.manifest import Manifest
 from kachery_p2p.protocol.files.messages import FILE_OPEN, FILE_READ, FileInfo, Piece
 from kachery_p2p.protocol.files.ranges import Range
 from kachery_p2p.protocol.gossip.holders import Holder, rank
@@ -46,6 +51,7 @@ from kachery_p2p.protocol.limits import (
     STREAM_CREDIT,
 )
 from kachery_p2p.protocol.links.session import SealedBody
+from kachery_p2p.storage.files.chunks import assemble
 from kachery_p2p.storage.files.origins import FREE
 
 
@@ -352,3 +358,82 @@ def via(network: Network, link: Link) -> str | None:
         if other.peer == link.via and other.hello is not None and other.hello.label:
             return other.hello.label
     return link.via[:8]
+
+
+# --- manifests -----------------------------------------------------------------------------------
+
+
+async def stored_manifest(context: Context, sha1: str) -> bytes | None:
+    """The manifest of that name, if it is here and whole."""
+
+    def work() -> bytes | None:
+        blob = context.store.find(sha1)
+        if blob is None or blob.size > MAX_MANIFEST:
+            return None
+        data = context.store.read(blob, 0, blob.size)
+        return data if hashlib.sha1(data).hexdigest() == sha1 else None
+
+    return await context.workers.disk(work)
+
+
+class Fetching(Protocol):
+    """Who fetches the file that a manifest is of."""
+
+    @property
+    def context(self) -> Context: ...
+    @property
+    def sha1(self) -> str: ...
+    @property
+    def wants_whole(self) -> bool:
+        """Whether there must be room on the disk."""
+
+    async def store_small(self, sha1: str, data: bytes, holder: Holder) -> None: ...
+
+
+async def manifest_of(
+    source: Source, keeper: Fetching, name: str, provide: Callable[[str], None]
+) -> Manifest:
+    """The manifest of that name, from here, or from a source and kept; ``provide`` is called with its
+    hash then.
+
+    Raises:
+        NotFound: the source has none. BadInput: it is of another file.
+    """
+    data = await stored_manifest(keeper.context, name)
+    if data is None:
+        data = await source.manifest(name)
+        await source.afford(len(data))
+        try:
+            await keeper.store_small(name, data, source.holder)
+        except StorageFull:
+            if keeper.wants_whole:
+                raise
+        else:
+            provide(name)
+    manifest = Manifest.parse(data)
+    if manifest.sha1 != keeper.sha1:
+        raise BadInput(
+            what=f"manifest {name}", reason=f"it is of sha1://{manifest.sha1}, another file"
+        )
+    return manifest
+
+
+async def assembled(context: Context, sha1: str, manifest: str, label: str) -> int | None:
+    """Make a file of its chunks, if all lie here and are nobody's alone; its size, or None."""
+    gone = threading.Event()
+
+    def work() -> int | None:
+        store, free = context.store, context.bindings.is_free
+        context.inventory.storing([sha1], label)
+        if not assemble(store, sha1, manifest, free, gone.is_set):
+            return None
+        blob = store.find(sha1)
+        return None if blob is None else blob.size
+
+    working = asyncio.ensure_future(context.workers.disk(work))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        gone.set()
+        await asyncio.wait([working])
+        raise

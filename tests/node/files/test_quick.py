@@ -72,6 +72,8 @@ class Read:
         """Who gives, once something has been read: others may be asked for the first block, too."""
         await self.at(0)
         await self.at(1)
+        download = self.lab["B"].downloader.downloads[self.sha1]
+        await until(lambda: download._rests, "nothing else is to be done for it")
         return next(name for name, params in self.asked if params.ranges == [(BLOCK, 2 * BLOCK)])
 
 
