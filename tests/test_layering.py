@@ -81,7 +81,7 @@ def floor(module: str) -> str:
 
 
 def test_every_module_has_a_room_and_every_room_a_module() -> None:
-    everybodys = {ROOT.name, f"{ROOT.name}._version"}
+    everybodys = {ROOT.name, f"{ROOT.name}._public", f"{ROOT.name}._version"}
     assert {name for name in MODULES if room(name) is None} == everybodys
     found = {room(name) for name in MODULES if not MODULES[name].name.startswith("__init__")}
     assert found - {None} == set(rows()), PLAN
@@ -186,10 +186,21 @@ def test_heavy_modules_are_imported_where_they_are_needed() -> None:
             assert not top & heavy, name
 
 
+def loaded_by(*command: str) -> set[str]:
+    """The modules of ours, and the others by their top, that a new Python imports."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *command], capture_output=True, text=True, check=True
+    )
+    names = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    return names | {name.partition(".")[0] for name in names}
+
+
+def of_the_client(loaded: set[str]) -> set[str]:
+    return {name for name in loaded if name.startswith("kachery_p2p.client")}
+
+
 def test_importing_the_package_imports_nothing_heavy_and_no_daemon() -> None:
-    code = "import sys, kachery_p2p, kachery_client; print('\\n'.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.split())
+    loaded = loaded_by("-c", "import kachery_client")
     assert "kachery_p2p.client.files.loads" in loaded
     heavy = {"numpy", "rich", "websockets", "uvloop", "click", "kachery_p2p.node", "sqlite3"}
     heavy |= {"IPython", "cloudpickle", "distributed", "html", "matplotlib"}
@@ -197,12 +208,26 @@ def test_importing_the_package_imports_nothing_heavy_and_no_daemon() -> None:
     assert not {name for name in loaded if name.startswith("kachery_p2p.node")}
 
 
-def test_the_daemon_never_imports_numpy() -> None:
-    code = "import sys, kachery_p2p.node.__main__; print('\\n'.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.split())
+def test_the_daemon_never_imports_numpy_nor_the_client() -> None:
+    code = "import sys; sys.argv = ['-m']; sys.orig_argv = ['python', '-m', 'kachery_p2p.node']"
+    loaded = loaded_by("-c", f"{code}; import kachery_p2p.node.__main__")
     assert "kachery_p2p.node.node" in loaded
-    assert not loaded & {"numpy", "rich"}
+    assert not loaded & {"numpy", "rich", "click"}
+    assert not of_the_client(loaded)
+    loaded = loaded_by(
+        "-c", f"{code}; import kachery_p2p as kc; kc.load_text; from kachery_p2p import *"
+    )
+    assert of_the_client(loaded), "a user's function may run there"
+
+
+def test_the_command_line_imports_no_more_than_it_uses() -> None:
+    for command in (
+        ["-m", "kachery_p2p.cli"],
+        ["-c", "import _kachery_p2p_command as c; c.main()"],
+    ):
+        loaded = loaded_by(*command, "version")
+        assert "kachery_p2p.cli.main" in loaded
+        assert not loaded & {"kachery_p2p._public", "kachery_p2p.embedded", "numpy"}
 
 
 @pytest.mark.parametrize("name", sorted(set(MODULES) - {"kachery_p2p._version"}))

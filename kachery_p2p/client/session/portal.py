@@ -348,7 +348,14 @@ def twin(
     return call
 
 
+_CALLED = re.compile(r"(?:\bawait\s+)?\b((?:\w+\.)*)(a\w+)")
+
+
 def _sync_doc(doc: str, async_name: str) -> str:
-    pattern = rf"(?:\bawait\s+)?((?:\b\w+\.)*)\b{re.escape(async_name)}\b"
-    doc = re.sub(pattern, rf"\g<1>{async_name[1:]}", doc)
+    def named(found: re.Match[str]) -> str:
+        return f"{found[1]}{async_name[1:]}" if found[2] == async_name else found[0]
+
+    # One pattern for all of them: a hundred twins are made at each start of a program.
+    if async_name in doc:
+        doc = _CALLED.sub(named, doc)
     return f"{doc}\n\nThis waits for the result; in async code use :func:`{async_name}`.".lstrip()
