@@ -40,6 +40,8 @@ on_behalf_of: ContextVar[Party] = ContextVar("on_behalf_of", default=OWN_USER)
 
 STRANGERS = Party("strangers")
 """All who have not shown yet that they are members."""
+KNOCKED = Party("those who knocked")
+"""Those of them who have shown that they know a channel: they do not wait behind a crowd of others."""
 
 
 class Allowance:

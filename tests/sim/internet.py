@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kachery_p2p.node.links.dialling import Rules
+from kachery_p2p.node.parties import STRANGERS
 from kachery_p2p.protocol.errors import LinkClosed, Unreachable
 from kachery_p2p.protocol.limits import DIAL_SECONDS, KIB
 from tests.sim.loop import SimLoop
@@ -63,6 +64,7 @@ class End:
     """One end of a connection: a Transport."""
 
     taken_at = None
+    party = STRANGERS
 
     def __init__(self, internet: Internet, host: Host, serial: int) -> None:
         self.name = ""

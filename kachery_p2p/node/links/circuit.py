@@ -18,6 +18,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable
 
+from kachery_p2p.node.parties import STRANGERS
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.channels.messages import JOIN_CIRCUIT, JOIN_IN, VISIT_CIRCUIT, VISIT_IN
 from kachery_p2p.protocol.codec import Buffer
@@ -72,6 +73,7 @@ class CircuitTransport:
         ask: Callable[[bytes], Stream] | None = None,
     ) -> None:
         self.name = name
+        self.party = STRANGERS
         self._opened = stream
         self._ask = ask
         self._first = first

@@ -25,7 +25,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
 
-from kachery_p2p.node.parties import STRANGERS, Party
+from kachery_p2p.node.parties import KNOCKED, STRANGERS, Party
 from kachery_p2p.node.turns import Turns
 from kachery_p2p.node.workers import Workers
 from kachery_p2p.protocol.codec import Buffer
@@ -101,7 +101,7 @@ class Link:
         self.session = session
         self.initiator = initiator
         self.peer = session.peer.hex()
-        self.party = STRANGERS
+        self.party = transport.party
         """On whose account this link's work goes."""
         self.via = via
         self.budget = budget
@@ -197,7 +197,7 @@ class Link:
 
     def is_member(self) -> None:
         """The peer has shown that it is one, and has an account of its own."""
-        if self.party is STRANGERS:
+        if self.party in (STRANGERS, KNOCKED):
             self.party = Party(self.peer)
 
     def _flush(self) -> None:
@@ -269,7 +269,8 @@ class Link:
             if self.closed_by is not None:
                 await asyncio.sleep(_GOODBYE_SECONDS)
                 raise self.closed_by  # the writer is stuck: the peer does not read
-            if self.party is not STRANGERS and loop.time() - self.opened_at >= SETTLED_SECONDS:
+            known = self.party not in (STRANGERS, KNOCKED)
+            if known and loop.time() - self.opened_at >= SETTLED_SECONDS:
                 self.party = Party(self.peer, SETTLED_WEIGHT)
             if not self._mux.tick(loop.time()):
                 raise LinkClosed(peer=self.peer[:8], reason="it has been silent for too long")

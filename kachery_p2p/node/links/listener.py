@@ -170,6 +170,11 @@ class Visit:
         if self._waiting is not None:
             self.listener.gate.expel(self._waiting)
 
+    @property
+    def knocked(self) -> bool:
+        """Whether it has shown that it knows a channel."""
+        return self._waiting is not None and self._waiting.known
+
     def drop(self) -> None:
         """End it at once, at whichever point it is."""
         if self.connection is not None:

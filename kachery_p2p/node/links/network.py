@@ -21,7 +21,6 @@ from functools import partial
 from typing import Any
 
 from kachery_p2p.node.context import Context
-from kachery_p2p.node.parties import STRANGERS
 from kachery_p2p.node.supervision import Supervisor
 from kachery_p2p.protocol.channels.membership import GUEST_VERSION, channel_tag
 from kachery_p2p.protocol.channels.messages import CHANNEL_DOCUMENT, CHANNELS, VISIT, VISIT_USE
@@ -266,7 +265,7 @@ class Network:
             if initiator:
                 session = await greet()
             else:
-                session = await self.context.turns.metered(lambda: STRANGERS, greet)
+                session = await self.context.turns.metered(lambda: transport.party, greet)
             if self._closed_by is not None:
                 raise self._closed_by
         except BaseException:

@@ -29,6 +29,7 @@ from websockets.exceptions import (
     WebSocketException,
 )
 
+from kachery_p2p.node.parties import KNOCKED, STRANGERS, Party
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import BadInput, LinkClosed, Unreachable
 from kachery_p2p.protocol.limits import (
@@ -41,7 +42,7 @@ from kachery_p2p.protocol.links.http_proxy import HttpProxy, choose_http_proxy
 from kachery_p2p.protocol.links.knock import HEADER as KNOCK
 
 from .gate import Gate
-from .listener import Doors, Listener
+from .listener import Doors, Guarded, Listener
 
 SUBPROTOCOL = "kachery-p2p"
 _UNSENT_BYTES = 256 * KIB
@@ -64,6 +65,8 @@ class Transport(Protocol):
     """See the module. ``send`` waits while the route is full; both raise LinkClosed at its end."""
 
     name: str
+    party: Party
+    """On whose account work goes until it is clear who is at the other end."""
 
     @property
     def rate(self) -> float | None:
@@ -89,6 +92,9 @@ class WebSocketTransport:
 
     def __init__(self, connection: ClientConnection | ServerConnection, name: str) -> None:
         self.name = name
+        self.party = (
+            KNOCKED if isinstance(connection, Guarded) and connection.visit.knocked else STRANGERS
+        )
         self._connection = connection
 
     async def send(self, message: Buffer) -> None:

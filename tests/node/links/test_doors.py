@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 import ssl
 import subprocess
@@ -23,6 +24,7 @@ from kachery_p2p.node.links import listener as listener_module
 from kachery_p2p.node.links import transport
 from kachery_p2p.node.links.acceptor import Acceptor
 from kachery_p2p.node.links.gate import Gate
+from kachery_p2p.node.parties import KNOCKED, STRANGERS, Party
 from kachery_p2p.protocol.channels.membership import channel_tag
 from kachery_p2p.protocol.errors import BadInput, LinkClosed
 from kachery_p2p.protocol.identity import NodeKey
@@ -81,6 +83,25 @@ async def test_strangers_do_not_lock_out_a_newcomer_with_an_invitation() -> None
             await until(lambda: lab["P"].gate.refused > MAX_PENDING_PER_ADDRESS)
             await lab.call("C", "channel.join", document=line, roles="all")
             await lab.linked("C", "lab")
+
+
+async def test_the_work_for_who_knocks_is_not_on_the_account_of_strangers() -> None:
+    """Else a newcomer waits for its turn behind a crowd, each step anew."""
+    async with laboratory("A", "B") as lab:
+        await lab.start("C")
+        url, proxy, channel = f"ws://{lab['P'].listening}", lab["P"].network, lab.channels["lab"]
+
+        def party_of(node: str) -> Party | None:
+            links = [*proxy.links, *proxy._guests._links, *proxy._said]
+            return next((link.party for link in links if link.peer == node), None)
+
+        link = await lab["C"].reach.connect(url, lab.id("P"), guest_of=channel)
+        assert party_of(lab.id("C")) == KNOCKED
+        link.close(LinkClosed(peer="P", reason="seen"))
+        key = NodeKey(os.urandom(32))
+        async with rogue(lab["P"].listening, key):
+            assert await until(lambda: party_of(key.public.hex())) == STRANGERS
+        assert party_of(lab.id("A")) == Party(lab.id("A"))
 
 
 async def test_who_says_nothing_is_shown_out_long_before_who_is_slow(
