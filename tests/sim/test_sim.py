@@ -15,10 +15,11 @@ from tests.sim.loop import WHOSE, Deadlock, Incarnation, SimLoop
 from tests.sim.scenario import run
 from tests.sim.siege import besiege
 
-CHUNK = 10
-SEEDS = 80
+CHUNK = 5
+SEEDS = 25
 """Of small networks; ``./scripts/sim --seeds 1000`` tells more stories."""
-SIEGES = 20
+SIEGES = 10
+"""``./scripts/sim --siege --seeds 200`` tells more."""
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
@@ -31,12 +32,12 @@ def test_every_invariant_holds_in_small_networks(first: int) -> None:
             raise
 
 
-@pytest.mark.parametrize("first", range(0, SIEGES, 5))
+@pytest.mark.parametrize("first", range(0, SIEGES, CHUNK))
 def test_who_was_removed_gets_nothing_whoever_does_not_read_floods_or_has_a_full_disk(
     first: int,
 ) -> None:
     looked_at = 0
-    for seed in range(first, first + 5):
+    for seed in range(first, first + CHUNK):
         try:
             looked_at += besiege(seed, steps=30).removals
         except BaseException as error:
@@ -53,7 +54,7 @@ def test_every_invariant_holds_in_a_large_network() -> None:
 
 
 def test_a_seed_replays_exactly() -> None:
-    for seed in (3, 7, 11):
+    for seed in (3, 11):
         assert run(seed) == run(seed)
 
 
