@@ -16,9 +16,9 @@ from unittest import mock
 import kachery_p2p as kc
 from kachery_p2p.client.session import portal
 from kachery_p2p.testing import AnyNode, Daemon, Network, free_port
+from tests.patience import patience
 
 __all__ = [
-    "PATIENCE",
     "ROOT",
     "Daemon",
     "Lab",
@@ -28,9 +28,6 @@ __all__ = [
     "short_folder",
     "until",
 ]
-
-PATIENCE = 15.0
-"""Seconds after which something that should happen by itself has not happened."""
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,9 +44,9 @@ def short_folder() -> Iterator[Path]:
 
 def until(condition: Callable[[], Any], what: str) -> Any:
     """Ask again and again; each time costs a call to the node, so this is no busy loop."""
-    deadline = time.monotonic() + PATIENCE
+    begun = time.monotonic()
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"never happened: {what}"
+        assert time.monotonic() < begun + patience(), f"never happened: {what}"
     return value
 
 

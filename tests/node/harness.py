@@ -16,9 +16,7 @@ from kachery_p2p.node.config import Config
 from kachery_p2p.node.context import Context
 from kachery_p2p.node.node import Node
 from kachery_p2p.protocol.errors import KacheryError
-
-PATIENCE = 15.0
-"""Seconds after which something that should happen by itself has not happened."""
+from tests.patience import patience
 
 
 class _Anybody:
@@ -56,9 +54,9 @@ class Live:
 
 async def until(condition: Callable[[], Any], what: str = "") -> Any:
     """Wait for something that happens by itself; returns the condition's value."""
-    deadline = time.monotonic() + PATIENCE
+    begun = time.monotonic()
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"never happened: {what or condition}"
+        assert time.monotonic() < begun + patience(), f"never happened: {what or condition}"
         await asyncio.sleep(0.005)
     return value
 
@@ -211,7 +209,7 @@ class Lab:
     async def error(self, name: str, sha1: str, manifest: str | None = None, **more: Any) -> Any:
         """The error with which a load ends; it must."""
         try:
-            result = await asyncio.wait_for(self.load(name, sha1, manifest, **more), PATIENCE)
+            result = await asyncio.wait_for(self.load(name, sha1, manifest, **more), patience())
         except KacheryError as error:
             return error
         raise AssertionError(f"it was loaded: {result}")
@@ -242,4 +240,4 @@ async def laboratory(
         shutil.rmtree(root)
 
 
-__all__ = ["PATIENCE", "Lab", "Live", "laboratory", "until"]
+__all__ = ["Lab", "Live", "laboratory", "patience", "until"]

@@ -17,9 +17,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from kachery_p2p.node.web.page import FOLDER
-
-PATIENCE = 60.0
-"""Seconds; a browser that starts on a busy computer takes some."""
+from tests.patience import patience
 
 
 def require_browser(*, page: bool = True) -> None:
@@ -58,7 +56,7 @@ class Tab:
 
     async def until(self, script: str) -> Any:
         """Wait until an expression is true; its value."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience(60)
         while not (value := await self.run(script)):
             if time.monotonic() > deadline:
                 text = await self.run("document.body.innerText")
@@ -82,7 +80,7 @@ class Tab:
 
     async def frame(self) -> Tab:
         """The frame in it, once it is there."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience(60)
         while not self.frames:
             assert time.monotonic() < deadline, "there is no frame"
             await asyncio.sleep(0.02)
@@ -128,7 +126,7 @@ class Browser:
         waiting = self._waiting[number] = asyncio.get_running_loop().create_future()
         call = {"id": number, "method": method, "params": params}
         await self._socket.send(json.dumps(call | ({"sessionId": session} if session else {})))
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience(60)):
             answer = await waiting
         assert "error" not in answer, f"{method}: {answer['error']}"
         return answer["result"]
@@ -163,7 +161,7 @@ async def chromium(*flags: str, page: bool = True) -> AsyncIterator[Browser]:
         )
         try:
             place = Path(profile) / "DevToolsActivePort"
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + patience(60)
             while not place.exists() or len(place.read_text().splitlines()) < 2:
                 assert process.returncode is None, "chromium ended at its start"
                 assert time.monotonic() < deadline, "chromium does not start"
@@ -180,7 +178,7 @@ async def chromium(*flags: str, page: bool = True) -> AsyncIterator[Browser]:
                 finally:
                     listening.cancel()
                     await asyncio.wait([listening])
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(patience(60)):
                 await process.wait()
         finally:
             if process.returncode is None:

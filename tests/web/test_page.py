@@ -161,7 +161,7 @@ async def test_what_others_wrote_is_text_and_never_markup(lab: Lab) -> None:
 
 
 async def test_a_large_file_is_saved_whole_and_verified(lab: Lab, tmp_path: Path) -> None:
-    data = np.random.default_rng(1).bytes(4 * MANIFEST_CHUNK + 5)
+    data = np.random.default_rng(1).bytes(2 * MANIFEST_CHUNK + 5)
     link = await share(lab, data, "large.dat")
     # No picker, as in browsers that have none: then it goes through the browser's own files.
     async with chromium() as browser:

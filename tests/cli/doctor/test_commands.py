@@ -18,6 +18,7 @@ from kachery_p2p.cli.doctor.commands import _no_node
 from kachery_p2p.cli.doctor.diagnosis import exit_status, in_order, ok, problem, summary, warning
 from kachery_p2p.protocol.errors import BY_CODE, DaemonElsewhere, DaemonHangs, LocalError
 from tests.daemons import ROOT, Daemon, Lab
+from tests.patience import patience
 from tests.processes.test_disk_full import MB, filled, small_disk  # noqa: F401  # a fixture
 
 pytestmark = pytest.mark.processes
@@ -71,9 +72,9 @@ def the_problem(daemon: Daemon, *arguments: str) -> dict[str, Any]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    begun = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < begun + patience(20)
         time.sleep(0.1)
 
 

@@ -20,6 +20,7 @@ from kachery_p2p.protocol.errors import BadUri
 from kachery_p2p.protocol.feeds.feed import subfeed_hash
 from kachery_p2p.protocol.feeds.signed_message import check_signed_message
 from tests.daemons import Daemon, Lab
+from tests.patience import patience
 
 FEED_ID = "0123456789abcdef" * 4
 SHA1 = "ab" * 20
@@ -327,7 +328,7 @@ def test_lines_are_appended_as_they_come(node: Daemon) -> None:
             process.stdin.flush()
             assert process.stdout.readline() == f"{number}\n"
         process.stdin.write('"no newline at the end"')
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=patience(30))
     assert (process.returncode, out, err) == (0, "3\n", "")
     many = "".join(f"{number}\n" for number in range(20_000))
     done = node.cli("feed", "append", "f/many", stdin=many)
@@ -354,7 +355,7 @@ def test_tail_f_prints_what_comes_and_ctrl_c_ends_it_quietly(node: Daemon) -> No
             node.cli("feed", "append", "f/n", str(number))
             assert process.stdout.readline() == f"{number}\n"
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=patience(30))
     assert (process.returncode, out, err) == (130, "", "")
 
 
@@ -367,7 +368,7 @@ def test_tail_f_notices_that_its_reader_is_gone_without_any_message(node: Daemon
         assert process.stderr is not None
         assert process.stdout.readline() == "0\n"
         process.stdout.close()
-        assert process.wait(timeout=30) == 141
+        assert process.wait(timeout=patience(30)) == 141
         assert process.stderr.read() == ""
 
 

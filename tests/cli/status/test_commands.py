@@ -22,8 +22,8 @@ import pytest
 from rich.cells import cell_len
 
 from tests.daemons import Daemon, Lab
+from tests.patience import patience
 
-_PATIENCE = 30.0
 _ALTERNATE, _ORDINARY = b"\x1b[?1049h", b"\x1b[?1049l"
 
 
@@ -51,7 +51,7 @@ class Terminal:
 
     def until(self, pattern: bytes, times: int = 1) -> None:
         """Read on until what was received from now on matches so often."""
-        start, end = len(self.received), time.monotonic() + _PATIENCE
+        start, end = len(self.received), time.monotonic() + patience(30)
         while len(re.findall(pattern, self.received[start:])) < times:
             left = end - time.monotonic()
             assert left > 0, f"{pattern!r} never came: {self.received[start:][-3_000:]!r}"
@@ -65,7 +65,7 @@ class Terminal:
 
     def ended(self) -> int:
         """Its exit status; what it sent last is read, too."""
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + patience(30)
         while self.process.poll() is None:
             assert time.monotonic() < end
             self._read(0.05)
@@ -241,7 +241,7 @@ def test_the_live_view_says_that_the_node_went_away_and_goes_on_when_it_is_back(
         node.start()
         shown.until(rb"up \d s")
         # A whole picture without the complaint; on a busy machine the node may be silent once more.
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + patience(30)
         while True:
             shown.received = b""
             shown.until(b"q quits", times=2)
@@ -261,7 +261,7 @@ def test_if_the_keyboard_is_no_terminal_it_is_printed_once(node: Daemon) -> None
             env={**node.env, "TERM": "xterm"},
             stdin=subprocess.DEVNULL,
             stdout=theirs,
-            timeout=_PATIENCE,
+            timeout=patience(30),
         )
         assert done.returncode == 0
         assert _ALTERNATE not in os.read(ours, 65_536)

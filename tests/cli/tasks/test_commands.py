@@ -21,7 +21,7 @@ from tests.daemons import Daemon, Lab, short_folder
 pytestmark = pytest.mark.processes
 
 MODULE = """
-import helper
+import helper, time
 import kachery_p2p as kc
 
 @kc.taskfunction("add.1")
@@ -37,7 +37,7 @@ def talk(*, name):
 def steps():
     kc.task_progress(0.5, "half\\x1bway")
     while not kc.task_cancelled():
-        pass
+        time.sleep(0.01)
 
 @kc.taskfunction("spin.1", type="query")
 def spin():

@@ -32,6 +32,7 @@ from kachery_p2p.client.tasks.processes import ProcessPool
 from kachery_p2p.client.tasks.renewal import Renewal, all_memory
 from kachery_p2p.client.tasks.run import Job, Outcome
 from kachery_p2p.protocol import errors
+from tests.patience import patience
 
 pytestmark = pytest.mark.processes
 
@@ -169,7 +170,7 @@ async def check_nesting(runner: Runner, freed: asyncio.Event, folder: Path) -> N
     os.mkfifo(folder / "fifo")
     arguments = json.dumps({"path": str(folder / "fifo")}).encode()
     waiting = asyncio.create_task(runner.run(job("outer", arguments), ignored))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(patience(30)):
         await freed.wait()
         assert (runner.free, runner.waiting) == (1, 1)
         assert (await runner.run(job("inner", arguments), ignored)).state == "finished"
@@ -199,7 +200,7 @@ def is_there(number: int) -> bool:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patience(10)):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -209,7 +210,7 @@ async def cancelled(runner: Runner, name: str) -> Outcome:
     running = asyncio.Event()
     one = job(name)
     task = asyncio.create_task(runner.run(one, lambda *_: running.set()))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patience(20)):
         await running.wait()
         runner.cancel(one.id)
         return await task

@@ -33,6 +33,7 @@ from kachery_p2p.protocol.local.proof import (
 )
 from tests.node.doors.test_server import HI, WRITES, RawClient, client, one_node
 from tests.node.harness import laboratory, until
+from tests.patience import patience
 
 
 def token_of(node: Node, right: str = FULL) -> tuple[Token, int]:
@@ -319,7 +320,7 @@ async def test_of_frames_that_are_begun_and_not_ended_the_oldest_is_cut_off(
             await each.raw((3 * MIB).to_bytes(4, "big") + bytes(600_000))
             await until(lambda number=number: budget.unfinished > number * 600_000)
         await clients[3].raw((3 * MIB).to_bytes(4, "big") + bytes(600_000))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             while await clients[0].read() is not None:
                 pass
         assert budget.unfinished <= 2 * MIB

@@ -33,6 +33,7 @@ from kachery_p2p.protocol.limits import (
 from kachery_p2p.protocol.local import messages as local
 from kachery_p2p.storage.files.marker import MARKER_FILE
 from tests.node.harness import laboratory, until
+from tests.patience import patience
 
 HI = local.Greeting(PROTOCOL_VERSION, None, os.getpid())
 
@@ -55,7 +56,7 @@ class RawClient:
 
     async def read(self) -> local.Message | None:
         """The next message; None at the end."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             while not self._values:
                 try:
                     data = await self._loop.sock_recv(self.sock, 1 << 16)

@@ -17,7 +17,7 @@ from kachery_p2p.protocol.errors import (
     StorageFull,
 )
 from tests.node.feeds.lab import Subfeed
-from tests.node.harness import PATIENCE, laboratory, until
+from tests.node.harness import laboratory, patience, until
 
 
 async def test_what_is_appended_on_one_node_is_read_on_another_and_live() -> None:
@@ -151,7 +151,7 @@ async def test_who_waits_further_on_is_not_held_up_by_a_reader_further_back() ->
         await until(lambda: lab["B"].feed_reader.follower(feed.where) is not None)
         assert await feed.read("B", 1) == [1, 2]
         await feed.append("A", 3, 4, 5)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience()):
             assert (await waiting)["data"] == b"5"
 
 

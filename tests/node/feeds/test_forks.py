@@ -14,7 +14,7 @@ import pytest
 from kachery_p2p.protocol.errors import FeedBehind, FeedForked, FeedReadOnly, KacheryError
 from kachery_p2p.protocol.feeds.feed import sign_head
 from tests.node.feeds.lab import Subfeed
-from tests.node.harness import PATIENCE, Lab, laboratory, until
+from tests.node.harness import Lab, laboratory, patience, until
 
 
 def copy_state(lab_root: Path, name: str, to: Path) -> None:
@@ -102,7 +102,7 @@ def warnings(lab: Lab, node: str) -> list[str]:
 async def read_in_the_end(feed: Subfeed, node: str, wanted: list[Any]) -> None:
     """Somebody reads until it is there: what was decided comes by itself, and soon."""
     found: Any = None
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(patience()):
         while found != wanted:
             try:
                 found = await feed.read(node)

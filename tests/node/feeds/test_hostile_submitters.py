@@ -12,6 +12,7 @@ from kachery_p2p.protocol.feeds.feed import subfeed_hash
 from kachery_p2p.protocol.limits import MAX_FEED_MESSAGE
 from tests.node.feeds.lab import Subfeed
 from tests.node.harness import laboratory
+from tests.patience import patience
 
 
 async def submit(feed: Subfeed, submission: bytes = b"s" * 16, **changes: Any) -> list[int]:
@@ -29,7 +30,7 @@ async def submit(feed: Subfeed, submission: bytes = b"s" * 16, **changes: Any) -
     params = {"channel": channel, "feed": id_, "submission": submission}
     stream = link.open("feed.submit", params | {key: fields[key] for key in ("subfeed", "name")})
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             await stream.send([fields["count"]], fields["body"])
             item = await stream.receive()
             assert item is not None

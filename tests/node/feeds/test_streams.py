@@ -15,7 +15,7 @@ from kachery_p2p.protocol.errors import FeedForked, NotFound
 from kachery_p2p.protocol.feeds.feed import Slice, decode_messages, sign_head
 from kachery_p2p.protocol.feeds.fork import make_fork
 from tests.node.feeds.lab import Subfeed
-from tests.node.harness import PATIENCE, Lab, laboratory, until
+from tests.node.harness import Lab, laboratory, patience, until
 
 
 @dataclass
@@ -55,7 +55,7 @@ async def streaming(
                 reader.room,
                 reader.flush,
                 wait=wait,
-                timeout=PATIENCE,
+                timeout=patience(),
                 channel=None,
             )
         )
@@ -118,7 +118,7 @@ async def test_a_stream_ends_when_nothing_came_for_so_long() -> None:
         await feed.append("A", 1, 2)
         reader = Reader(random.Random(0))
         async with streaming(lab, "B", feed, reader, wait=0.05) as [task]:
-            await asyncio.wait_for(task, PATIENCE)
+            await asyncio.wait_for(task, patience())
         assert reader.found == [1, 2]
 
 
@@ -127,7 +127,7 @@ async def test_a_stream_ends_with_the_reason_why_there_is_nothing() -> None:
         nobodys = Subfeed(lab, bytes(32))
         async with streaming(lab, "B", nobodys, Reader(random.Random(0)), wait=0.0) as [task]:
             with pytest.raises(NotFound):
-                await asyncio.wait_for(task, PATIENCE)
+                await asyncio.wait_for(task, patience())
 
 
 async def test_a_stream_ends_where_a_fork_begins() -> None:
@@ -143,5 +143,5 @@ async def test_a_stream_ends_where_a_fork_begins() -> None:
             other = sign_head(log.key, feed.where[1], 2, b"r" * 32, log.timestamp)
             await lab["A"].feeds.record_fork(make_fork(log.info.head, other), "a test")
             with pytest.raises(FeedForked):
-                await asyncio.wait_for(task, PATIENCE)
+                await asyncio.wait_for(task, patience())
         assert reader.found == [0, 1]

@@ -19,7 +19,7 @@ from kachery_p2p.protocol.files.manifest import Manifest
 from kachery_p2p.storage.files.partials import Partial
 from kachery_p2p.storage.files.treefile import TreeFile
 from tests.node.files.contents import BIG, content
-from tests.node.harness import PATIENCE, laboratory, until
+from tests.node.harness import laboratory, patience, until
 
 # --- callers ----------------------------------------------------------------------------------
 
@@ -85,7 +85,7 @@ async def test_a_link_that_ends_while_the_provider_opens_a_tree_leaves_none_open
 
     def slow(*args: Any, **options: Any) -> TreeFile:
         started.set()
-        assert go_on.wait(PATIENCE)
+        assert go_on.wait(patience())
         opened.append(ensure_tree(*args))
         return opened[-1]
 
@@ -126,7 +126,7 @@ async def test_a_link_that_goes_between_two_segments_costs_no_part_of_the_file(
         data = content(BIG)
         sha1, manifest = await lab.store("A", data)
         monkeypatch.setattr(Link, "open", fail_once)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience()):
             await lab.load("B", sha1, manifest)
         assert failed
         assert lab.bytes_of("B", sha1) == data

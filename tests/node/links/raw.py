@@ -18,6 +18,7 @@ from kachery_p2p.protocol.channels.membership import ChannelBook
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.links.frames import Bye, Data, Frame, Hello
 from kachery_p2p.protocol.links.session import Body, SealedBody, Session
+from tests.patience import patience
 from tests.protocol.links.records import record_of
 
 
@@ -38,7 +39,7 @@ async def wire(address: str, **options: Any) -> AsyncIterator[ClientConnection]:
 
 async def gone(connection: ClientConnection) -> None:
     """The other side closes within reason, whatever it says before."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patience(10)):
         with contextlib.suppress(ConnectionClosed):
             while True:
                 await connection.recv()
@@ -61,7 +62,7 @@ class Rogue:
 
     async def hear(self, kind: type[Any]) -> Any:
         """The next frame of a kind."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             while True:
                 if not self._unheard:
                     self._unheard += self.session.open(await self.connection.recv())  # type: ignore[arg-type]

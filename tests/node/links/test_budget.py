@@ -8,6 +8,7 @@ import pytest
 
 from kachery_p2p.node.links.budget import Pool, Share
 from kachery_p2p.protocol.links.shares import ShareBounds
+from tests.patience import patience
 
 BOUNDS = ShareBounds(least=10, guaranteed=100, most=20, pool=10)
 
@@ -45,7 +46,7 @@ async def test_one_who_waits_for_the_pool_keeps_nobody_from_their_own_part() -> 
     await greedy.acquire(20)
     waiting = asyncio.create_task(greedy.acquire(5))
     await settle()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patience(5)):
         await modest.acquire(10)
     assert not waiting.done()
     greedy.give(20)

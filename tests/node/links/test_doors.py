@@ -38,6 +38,7 @@ from tests.node.harness import Lab, laboratory, until
 from tests.node.links.raw import gone, rogue, wire
 from tests.node.links.strangers import UPGRADE, crowd
 from tests.node.links.test_transport import certificate
+from tests.patience import patience
 
 
 async def a_member_comes(lab: Lab) -> None:
@@ -113,7 +114,7 @@ async def test_who_says_nothing_is_shown_out_long_before_who_is_slow(
         silent, silent_writer = await asyncio.open_connection(host, int(port))
         slow, slow_writer = await asyncio.open_connection(host, int(port))
         slow_writer.write(b"GET")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patience(5)):
             assert await silent.read() == b""
         assert not slow.at_eof()
         slow_writer.write((UPGRADE % b"")[3:])
@@ -150,7 +151,7 @@ async def test_a_request_that_never_ends_is_cut_off() -> None:
             for number in range(MAX_UPGRADE_BYTES // 20):
                 writer.write(b"X-%04d: aaaaaaaaaaaaa\r\n" % number)
                 await writer.drain()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(patience(5)):
                 await reader.read()
         await until(lambda: not len(lab["P"].gate))
         writer.close()

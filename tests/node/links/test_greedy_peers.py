@@ -39,6 +39,7 @@ from kachery_p2p.protocol.links.session import TAG_BYTES
 from tests.node.harness import Lab, laboratory, until
 from tests.node.links.raw import Rogue, rogue
 from tests.node.tasks.lab import Job, backend
+from tests.patience import patience
 
 BIG = 24 * MAX_BODY
 
@@ -67,7 +68,7 @@ def held(lab: Lab, name: str, peer: str = "C") -> tuple[int, int, int]:
 
 
 async def loads(lab: Lab, sha1: str) -> bool:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patience(20)):
         return bool(await lab.call("B", "load", sha1=sha1))
 
 

@@ -46,6 +46,7 @@ from kachery_p2p.protocol.links.noise import Handshake, nonce
 from kachery_p2p.protocol.links.session import TAG_BYTES, prologue
 from tests.node.harness import Lab, laboratory, until
 from tests.node.links.raw import Rogue, gone, rogue, wire
+from tests.patience import patience
 from tests.protocol.links.records import record_of
 
 
@@ -148,7 +149,7 @@ async def test_a_socket_that_never_speaks_http(monkeypatch: pytest.MonkeyPatch) 
     async with unharmed() as lab:
         host, port = lab["P"].listening.rsplit(":", 1)
         reader, writer = await asyncio.open_connection(host, int(port))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             assert await reader.read() == b""
         writer.close()
         await writer.wait_closed()
@@ -170,7 +171,7 @@ async def test_something_else_than_a_websocket(
         writer.write(request_)
         if request_.startswith(b"GET /a"):
             writer.write_eof()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             with contextlib.suppress(ConnectionError):
                 answer = await reader.read()
                 # 503: of the page, where it was not built.

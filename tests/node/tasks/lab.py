@@ -13,6 +13,7 @@ from typing import Any
 from kachery_p2p.protocol.errors import KacheryError
 from kachery_p2p.protocol.tasks.task import canonical_kwargs
 from tests.node.harness import Lab, Live
+from tests.patience import patience
 
 Function = Callable[["Job"], Awaitable[Any]]
 
@@ -165,7 +166,7 @@ class Request:
         return [told["state"] for told in self.live.told[1:]]
 
     async def state(self, wanted: str) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             while wanted not in self.states:
                 if self.call.done():
                     raise AssertionError(f"it ended instead: {await self.call}")

@@ -12,6 +12,7 @@ from kachery_p2p.node.tasks import backends
 from kachery_p2p.protocol.limits import SHORT_TASK_KWARGS
 from tests.node.harness import laboratory, until
 from tests.node.tasks.lab import Job, Request, backend
+from tests.patience import patience
 
 
 async def add(job: Job) -> Any:
@@ -134,6 +135,6 @@ async def test_a_proxy_that_is_gone_does_not_keep_a_backend_from_computing() -> 
         assert direct
         assert all(link.via is None for link in direct)
         await lab.stop("P")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             assert await Request(lab, "B", "add.1", {"x": 2}).value() == 3
         await lab.start("P", listen="127.0.0.1:0", proxy=True)
