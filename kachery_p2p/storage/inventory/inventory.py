@@ -301,8 +301,8 @@ class Inventory(Rows):
 
     def may_go(self, after: tuple[float, str] | None, limit: int) -> list[Thing]:
         """What could go to make room, by its last use, from the one after ``after`` on."""
-        with self._lock:
-            self._commit()  # room is made on a full disk, too: what waits on is not found then
+        with self._lock, self._full_disk():
+            self.flush()  # room is made on a full disk, too: what waits on is not found then
         used, sha1 = (-1.0, b"") if after is None else (after[0], bytes.fromhex(after[1]))
         rows = self._rows(
             f"SELECT {COLUMNS} FROM things WHERE {_MAY_GO} AND (used, sha1) > (?, ?) "

@@ -12,10 +12,11 @@ Non-goals: what rows say.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -126,16 +127,21 @@ class Rows(Database):
             self._gone.clear()
 
     def _commit(self, sha1s: Iterable[str]) -> None:
-        """Commit what waits of these; the lock is held. While the disk of the state is full, things are
-        stored all the same: after a kill, the next round of tidying finds them. Raises StorageFull: it
-        has been full for long."""
+        """Commit what waits of these; the lock is held. Raises StorageFull: see :meth:`_full_disk`."""
         waiting = [self._dirty[s] for s in sha1s if s in self._dirty and s not in self._gone]
         if not waiting:
             return
-        try:
+        with self._full_disk():
             packed = codec.pack([to_row(thing) for thing in waiting])
             self._change("INSERT INTO pending (rows) VALUES (?)", packed)
             self._noted = True
+
+    @contextlib.contextmanager
+    def _full_disk(self) -> Iterator[None]:
+        """While the disk of the state is full, things are stored, and go, all the same: after a kill, the
+        next round of tidying finds them. Raises StorageFull: it has been full for long."""
+        try:
+            yield
         except StorageFull as error:
             if len(self._dirty) > MOST_UNWRITTEN:
                 raise
