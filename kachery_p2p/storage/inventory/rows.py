@@ -138,8 +138,8 @@ class Rows(Database):
 
     @contextlib.contextmanager
     def _full_disk(self) -> Iterator[None]:
-        """While the disk of the state is full, things are stored, and go, all the same: after a kill, the
-        next round of tidying finds them. Raises StorageFull: it has been full for long."""
+        """While the disk of the state is full, things are stored, and go, all the same: after a kill,
+        the next round of tidying finds them. Raises StorageFull: it has been full for long."""
         try:
             yield
         except StorageFull as error:
