@@ -85,7 +85,7 @@ cli.daemon_process      : cli client.session
 cli.daemon              : cli.daemon_process client
 cli.status              : cli.info
 cli.doctor              : cli.channels
-cli.old_names           : cli.info cli.files cli.daemon
+cli.old_names           : cli.info cli.files cli.feeds cli.daemon
 cli.main                : cli.status cli.doctor cli.feeds cli.tasks cli.old_names
 cli.old_programs        : cli.main
 cli.__main__            : cli.main

@@ -106,7 +106,7 @@ def test_every_row_is_complete() -> None:
     assert text.count(HEAD) == text.count("|---|---|---|---|---|") == text.count("\n| name |")
     for row in ROWS:
         assert spans(row.name) == [row.name.strip("`")], row
-        assert row.of in ("client", "p2p", "client, p2p"), row
+        assert row.of in ("client", "daemon", "p2p", "client, p2p"), row
         assert row.status in STATUSES, row
         # What is missing, and what is otherwise, needs a word of why.
         assert bool(spans(row.here)) == (row.status != "left out"), row
@@ -154,9 +154,10 @@ def test_the_older_programs_are_the_commands_of_today(program: str) -> None:
     assert done.returncode == 0, done.stderr
     older = program.removeprefix("kachery-").removeprefix("p2p-")
     command = {
-        "client": "", "node-info": "info", "get-channels": "channel list",
+        "client": "", "daemon": "", "daemon-info": "info", "daemon-start": "start-daemon",
+        "node-info": "info", "store": "store-file", "get-channels": "channel list",
         "join-channel": "channel join", "leave-channel": "channel leave",
-        "print-messages": "feed tail", "start-daemon": "daemon start", "stop-daemon": "daemon stop",
+        "stop-daemon": "daemon stop",
     }.get(older, older)  # fmt: skip
     assert f"Usage: {PROGRAM} {command}".strip() in done.stdout
 

@@ -30,6 +30,7 @@ from kachery_p2p.client.files.origins import settings_of
 from kachery_p2p.client.session import portal
 from kachery_p2p.local import places
 from kachery_p2p.local.notice import read_notice
+from kachery_p2p.local.socket_path import connect
 from kachery_p2p.protocol.errors import (
     BadInput,
     BadPath,
@@ -232,7 +233,7 @@ def _refuse_second(runtime_dir: Path, state_dir: Path) -> None:
     path = runtime_dir / places.SOCKET_NAME
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
-            probe.connect(str(path))
+            connect(probe, path)
         except OSError:  # nobody, or none of our business: then the node itself will say so
             return
         raise DaemonAlreadyRunning(reason=f"{_owner(probe)} answers at {path}")

@@ -15,6 +15,7 @@ import kachery_p2p
 from kachery_p2p.client.session.greeter import Greeter
 from kachery_p2p.client.session.loop_connection import LoopConnection
 from kachery_p2p.local import places
+from kachery_p2p.local.socket_path import connect
 from kachery_p2p.protocol.errors import DaemonNotStarted, KacheryError, from_wire
 from kachery_p2p.protocol.limits import START_SECONDS
 from kachery_p2p.storage.disk import disk_errors
@@ -99,7 +100,7 @@ async def _ask(path: Path) -> dict[str, Any] | None:
     """What the node at this socket says of itself, if there is one."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock.connect(str(path))
+        connect(sock, path)
     except OSError:
         sock.close()
         return None

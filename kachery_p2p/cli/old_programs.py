@@ -1,5 +1,5 @@
-"""The programs of kachery_client and of kachery_p2p 0.8, such as ``kachery-store`` and
-``kachery-p2p-store``: entry points of the package, each one command of ``kachery-p2p``."""
+"""The programs of kachery_client, of kachery_daemon and of kachery_p2p 0.8, such as ``kachery-store``
+and ``kachery-p2p-store``: entry points of the package, each one command of ``kachery-p2p``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load() -> int:
 
 def store() -> int:
     """The program ``kachery-store``, and ``kachery-p2p-store``."""
-    return _program("store")
+    return _program("store-file")
 
 
 def link() -> int:
@@ -33,7 +33,7 @@ def link() -> int:
 
 
 def describe() -> int:
-    """The program ``kachery-info``, and ``kachery-p2p-node-info``."""
+    """The program ``kachery-info``, ``kachery-daemon-info`` and ``kachery-p2p-node-info``."""
     return _program("info")
 
 
@@ -59,14 +59,20 @@ def leave_channel() -> int:
 
 def print_messages() -> int:
     """The program ``kachery-p2p-print-messages``."""
-    return _program("feed", "tail", "--follow")
+    return _program("print-messages")
 
 
 def start_daemon() -> int:
-    """The program ``kachery-p2p-start-daemon``."""
-    return _program("daemon", "start", "--foreground")
+    """The program ``kachery-p2p-start-daemon``, and ``kachery-daemon-start``."""
+    return _program("start-daemon")
 
 
 def stop_daemon() -> int:
     """The program ``kachery-p2p-stop-daemon``."""
     return _program("daemon", "stop")
+
+
+def kachery_daemon() -> int:
+    """The program ``kachery-daemon``, whose commands are ``start``, ``info`` and ``version``."""
+    first, *rest = sys.argv[1:] or ["--help"]
+    return main(["start-daemon" if first == "start" else first, *rest])

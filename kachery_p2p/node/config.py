@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import grp
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from kachery_p2p.local.places import SOCKET_NAME
+from kachery_p2p.local.socket_path import MAX_SOCKET_PATH, fits
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import MAX_FILE, MAX_LABEL, MAX_OPTION_ITEMS, MAX_URL
 from kachery_p2p.protocol.links.addresses import Network, parse_network
 from kachery_p2p.protocol.quantities import check_rate
 from kachery_p2p.storage.backing.setting import OriginSetting, checked
-
-MAX_SOCKET_PATH = 107
-"""Bytes: the system's bound."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +127,7 @@ class Config:
             raise BadInput(
                 what=f"--public-url {self.public_url}", reason="it must be a ws:// or wss:// URL"
             )
-        if self.local_api and len(os.fsencode(self.socket_path)) > MAX_SOCKET_PATH:
+        if self.local_api and not fits(self.socket_path):
             raise BadInput(
                 what=f"socket path {self.socket_path}",
                 reason=f"longer than the {MAX_SOCKET_PATH} bytes that the system allows; set "

@@ -19,6 +19,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, Self
 
+from kachery_p2p.local.socket_path import connect
 from kachery_p2p.protocol.errors import DaemonNotStarted, from_wire
 
 from .nodes import AnyNode
@@ -110,7 +111,7 @@ class Daemon(AnyNode):
         """Take charge of the process at its socket, if there is one, however it came there."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             try:
-                sock.connect(str(self.socket))
+                connect(sock, self.socket)
             except OSError:
                 return
             raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))

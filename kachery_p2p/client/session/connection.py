@@ -24,7 +24,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kachery_p2p.local import places
+from kachery_p2p.local import places, socket_path
 from kachery_p2p.local.notice import Notice, read_notice
 from kachery_p2p.protocol.errors import (
     DaemonElsewhere,
@@ -77,7 +77,7 @@ def _unix(path: Path) -> tuple[str, Callable[[], Made]]:
     def make() -> Made:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            sock.connect(str(path))
+            socket_path.connect(sock, path)
             greeter = Greeter(None, owner_of_peer(sock, path))
         except BaseException:
             sock.close()

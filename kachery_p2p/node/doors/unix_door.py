@@ -20,7 +20,8 @@ from pathlib import Path
 
 from kachery_p2p.local.notice import Notice, NoticeFile, host_name
 from kachery_p2p.local.places import SOCKET_NAME
-from kachery_p2p.node.config import MAX_SOCKET_PATH, Config
+from kachery_p2p.local.socket_path import bind, connect, fits
+from kachery_p2p.node.config import Config
 from kachery_p2p.protocol.errors import DaemonAlreadyRunning, StorageDamaged
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class UnixDoor:
             sock = self._rebind(self._config.socket_path)
         except (StorageDamaged, DaemonAlreadyRunning):
             spare = self._config.state_dir / "run" / SOCKET_NAME
-            if len(os.fsencode(spare)) > MAX_SOCKET_PATH or self._config.is_shared:
+            if not fits(spare) or self._config.is_shared:
                 raise
             sock = self._rebind(spare)
         log.warning("the socket was gone; it is at %s now", self.path)
@@ -127,7 +128,7 @@ class UnixDoor:
         # No longer than the name that it is to have, for there is a bound.
         hidden = path.with_name(f".{os.urandom(2).hex()[:3]}.sock")
         try:
-            sock.bind(str(hidden))
+            bind(sock, hidden)
             os.chmod(hidden, 0o600)
             if group is not None:
                 os.chown(hidden, -1, group)
@@ -169,7 +170,7 @@ class UnixDoor:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(1.0)
             try:
-                probe.connect(str(path))
+                connect(probe, path)
             except (ConnectionRefusedError, FileNotFoundError):
                 path.unlink(missing_ok=True)  # left behind by a node that was killed
                 return

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
+from kachery_p2p.local.notice import read_notice
+from kachery_p2p.local.socket_path import connect
 from kachery_p2p.node.config import Config
 from kachery_p2p.node.doors.unix_door import UnixDoor
+from kachery_p2p.protocol.errors import DaemonAlreadyRunning
 
 
 @pytest.fixture
@@ -52,3 +57,30 @@ def test_a_socket_that_nobody_took_is_closed_with_the_door(door: UnixDoor) -> No
         door.close()
         assert door.take() is None
     assert not door.path.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux")
+def test_a_socket_may_lie_deeper_than_the_system_can_name(tmp_path: Path) -> None:
+    deep = tmp_path / "home of a long name" / ("x" * 200) / ("y" * 200)
+    deep.mkdir(parents=True)
+    config = Config(state_dir=deep, storage_dir=tmp_path / "storage", runtime_dir=deep / "run")
+    config.check()
+    door = UnixDoor(config)
+    with door.open() as listening:
+        notice = read_notice(deep)
+        assert notice is not None
+        assert Path(notice.socket) == door.path == deep / "run/node.sock"
+        with socket.socket(socket.AF_UNIX) as client:
+            connect(client, door.path)
+            accepted, _ = listening.accept()
+            accepted.close()
+        with pytest.raises(DaemonAlreadyRunning):
+            UnixDoor(config).open()
+        door.path.unlink()
+        door.look()
+        new = door.take()
+        assert new is not None
+        with new, socket.socket(socket.AF_UNIX) as client:
+            connect(client, door.path)
+        door.close()
+    assert os.listdir(deep / "run") == []
