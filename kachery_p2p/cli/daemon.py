@@ -45,7 +45,7 @@ from kachery_p2p.protocol.limits import DEFAULT_API_PORT, NOTICE_LATE_SECONDS, S
 from kachery_p2p.storage.disk import disk_errors
 
 from .daemon_options import backing_options, door_options, octal, rate_options, size
-from .daemon_process import ProcessEnd, environment, start_process
+from .daemon_process import POLL_SECONDS, ProcessEnd, environment, start_process
 from .output import Output, clean, pass_output, rates_text, size_text, with_output
 from .user_path import UserPath
 
@@ -173,7 +173,7 @@ def _config(
     if socket_mode is None:
         # With a group, the node lets that group in and nobody else.
         socket_mode = 0o666 if others_read_only and auth_group is None else 0o600
-    root = os.getuid() == 0 and not os.environ.get("XDG_RUNTIME_DIR")
+    root = os.getuid() == 0 and places.login_runtime() is None
     paths = {
         "state_dir": state_dir or places.default_state_dir(),
         "storage_dir": storage_dir or places.default_storage_dir(),
@@ -381,7 +381,11 @@ async def _stop(state_dir: Path | None, force: bool) -> int:
     asked = None
     if state_dir is None:
         try:
-            pid: int = (await nodes.anode_info())["pid"]
+            info = await nodes.anode_info()
+            there = read_notice(Path(info["state_dir"]))
+            if there is not None and not there.is_here:
+                return await _end_elsewhere(Path(info["state_dir"]), there.pid)
+            pid: int = info["pid"]
             return await _end(pid, force, nodes.astop_node)
         except DaemonNotRunning as error:
             asked = error
@@ -395,6 +399,20 @@ async def _stop(state_dir: Path | None, force: bool) -> int:
         _signal(notice.pid, signal.SIGTERM)
 
     return await _end(notice.pid, force, terminate)
+
+
+async def _end_elsewhere(state_dir: Path, pid: int) -> int:
+    """Stop a node in another container that shares our folders. Its process number is another process
+    here: it is neither waited for nor ever killed."""
+    await nodes.astop_node()
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            while read_notice(state_dir) is not None:  # noqa: ASYNC110
+                await asyncio.sleep(POLL_SECONDS)
+    except TimeoutError as error:
+        reason = f"pid {pid} of another container was told to stop, and is still there"
+        raise DaemonHangs(reason=reason) from error
+    return pid
 
 
 async def _end(pid: int, force: bool, order: Callable[[], Awaitable[object]]) -> int:

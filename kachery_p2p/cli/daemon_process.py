@@ -23,7 +23,7 @@ from kachery_p2p.storage.lock import process_exists
 
 from .output import Output
 
-_POLL_SECONDS = 0.02
+POLL_SECONDS = 0.02
 _LOG_LINES = 10
 _LOG_TAIL = 20_000
 """Bytes of the log's end in which its last lines are looked for."""
@@ -93,7 +93,7 @@ async def _until_ready(child: subprocess.Popen[bytes], path: Path, log: Path) ->
         # Another one may have been quicker; then ours is about to say so.
         if info is not None and info["pid"] == child.pid:
             return info
-        await asyncio.sleep(_POLL_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)
 
 
 async def _ask(path: Path) -> dict[str, Any] | None:
@@ -155,7 +155,7 @@ class ProcessEnd:
     async def wait(self) -> None:
         if self._descriptor is None:
             while process_exists(self._pid):  # noqa: ASYNC110  # nothing tells us of a stranger's end
-                await asyncio.sleep(_POLL_SECONDS)
+                await asyncio.sleep(POLL_SECONDS)
             return
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()

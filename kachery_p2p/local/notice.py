@@ -36,15 +36,26 @@ class Notice:
     storage_dir: str
     host: str
     pid: int
+    processes: int = 0
+    """Which numbers of processes ``pid`` is one of: a container has its own. 0: not known."""
 
     @property
     def is_here(self) -> bool:
-        return self.host == host_name()
+        """Whether ``pid`` is the node's here, too: on this computer, and in this container."""
+        return self.host == host_name() and self.processes in (0, process_numbers())
 
 
 def host_name() -> str:
     """The name of this computer, or container."""
     return socket.gethostname()
+
+
+def process_numbers() -> int:
+    """The identity of the system's (or container's) list of processes; 0: not known."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:  # no Linux, or no /proc
+        return 0
 
 
 class NoticeFile:
@@ -94,7 +105,11 @@ def _parsed(data: bytes) -> Notice | None:
     try:
         value: dict[str, Any] = json.loads(data)
         return Notice(
-            str(value["socket"]), str(value["storage_dir"]), str(value["host"]), int(value["pid"])
+            str(value["socket"]),
+            str(value["storage_dir"]),
+            str(value["host"]),
+            int(value["pid"]),
+            int(value.get("processes", 0)),
         )
     except (ValueError, KeyError, TypeError):
         return None

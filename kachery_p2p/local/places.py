@@ -120,16 +120,40 @@ def default_storage_dir(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(user_path(value, environ)) if value else home(environ) / "kachery-storage"
 
 
+def login_runtime(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """``$XDG_RUNTIME_DIR``, if it is this user's to use.
+
+    It is not after ``su``, which leaves the other user's in the environment, and where nobody has
+    made it: in containers, in batch jobs, under cron. A relative one has no meaning, as its
+    specification says.
+    """
+    value = environ.get("XDG_RUNTIME_DIR")
+    path = Path(user_path(value, environ)) if value else None
+    return path if path is not None and path.is_absolute() and _is_ours(path) else None
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether this user owns the folder and may write there, or may make it."""
+    for path in (folder, *folder.parents):
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return False
+        owned = path != folder or status.st_uid == os.geteuid()
+        return owned and os.access(path, os.W_OK | os.X_OK)
+    return False
+
+
 def private_runtime(environ: Mapping[str, str] = os.environ) -> Path:
     """The folder of a personal node's socket.
 
-    ``$XDG_RUNTIME_DIR/kachery-p2p``; where there is no such variable (cron, containers), a folder
-    in the state folder.
+    ``$XDG_RUNTIME_DIR/kachery-p2p``; where there is no such folder of this user's (su, cron,
+    containers), one in the state folder.
     """
-    value = environ.get("XDG_RUNTIME_DIR")
-    if value:
-        return Path(user_path(value, environ)) / "kachery-p2p"
-    return default_state_dir(environ) / "run"
+    folder = login_runtime(environ)
+    return default_state_dir(environ) / "run" if folder is None else folder / "kachery-p2p"
 
 
 def socket_candidates(environ: Mapping[str, str] = os.environ) -> list[Path]:
@@ -137,7 +161,15 @@ def socket_candidates(environ: Mapping[str, str] = os.environ) -> list[Path]:
     named = _named(environ)
     if named is not None:
         return [named.socket]
-    return [private_runtime(environ) / SOCKET_NAME, SYSTEM_RUNTIME / SOCKET_NAME]
+    return [folder / SOCKET_NAME for folder in _runtimes(environ)]
+
+
+def _runtimes(environ: Mapping[str, str]) -> list[Path]:
+    """Where a client looks for a node's socket and tokens. It may use another user's node, if that lets
+    it in; a node's own socket is never put into another user's folder."""
+    value = environ.get("XDG_RUNTIME_DIR")
+    named = [Path(user_path(value, environ)) / "kachery-p2p"] if value else []
+    return list(dict.fromkeys([*named, private_runtime(environ), SYSTEM_RUNTIME]))
 
 
 def token_name(port: int | str, right: str) -> str:
@@ -150,7 +182,7 @@ def token_candidates(port: int, environ: Mapping[str, str] = os.environ) -> list
     order."""
     return [
         (folder / token_name(port, right), right)
-        for folder in (private_runtime(environ), SYSTEM_RUNTIME)
+        for folder in _runtimes(environ)
         for right in RIGHTS
     ]
 

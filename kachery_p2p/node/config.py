@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kachery_p2p.local.places import SOCKET_NAME
 from kachery_p2p.local.socket_path import MAX_SOCKET_PATH, fits
-from kachery_p2p.protocol.errors import BadInput
+from kachery_p2p.protocol.errors import BadInput, BadPath
 from kachery_p2p.protocol.limits import MAX_FILE, MAX_LABEL, MAX_OPTION_ITEMS, MAX_URL
 from kachery_p2p.protocol.links.addresses import Network, parse_network
 from kachery_p2p.protocol.quantities import check_rate
@@ -106,7 +106,7 @@ class Config:
             ) from None
 
     def check(self) -> None:
-        """Raises BadInput for what can never work."""
+        """Raises BadInput, BadPath for what can never work."""
         self.address()
         self.group_id()
         self.trusted()
@@ -127,12 +127,25 @@ class Config:
             raise BadInput(
                 what=f"--public-url {self.public_url}", reason="it must be a ws:// or wss:// URL"
             )
+        for folder in (self.state_dir, self.storage_dir, self.runtime_dir):
+            self._check_name(folder)
         if self.local_api and not fits(self.socket_path):
             raise BadInput(
                 what=f"socket path {self.socket_path}",
                 reason=f"longer than the {MAX_SOCKET_PATH} bytes that the system allows; set "
                 "XDG_RUNTIME_DIR to a shorter folder",
             )
+
+    def _check_name(self, folder: Path) -> None:
+        """Where it is, is told to clients, and that is text."""
+        try:
+            str(folder).encode()
+        except UnicodeEncodeError:
+            raise BadPath(
+                path=str(folder),
+                reason="its name is no UTF-8, or the locale says so; choose another folder, or set "
+                "LC_ALL=C.UTF-8",
+            ) from None
 
     def _check_origins(self) -> None:
         if len(self.origins) > MAX_OPTION_ITEMS:

@@ -87,3 +87,17 @@ def test_what_is_no_notice_is_none(tmp_path: Path, data: bytes) -> None:
     (tmp_path / NAME).unlink()
     (tmp_path / NAME).symlink_to("/etc/passwd")
     assert read_notice(tmp_path) is None
+
+
+def test_a_process_number_of_another_container_is_none_here(tmp_path: Path) -> None:
+    """As of a container that shares the host's name and the home folder: number 1 is another one."""
+    file = NoticeFile(tmp_path)
+    file.write(mine(pid=1, processes=notices.process_numbers() + 1))
+    found = read_notice(tmp_path)
+    assert found is not None
+    assert not found.is_here
+    file.write(mine(processes=notices.process_numbers()))
+    found = read_notice(tmp_path)
+    assert found is not None
+    assert found.is_here
+    file.remove()

@@ -215,3 +215,12 @@ def test_with_a_certificate_that_cannot_be_used(other: Daemon) -> None:
         )
         assert code == "bad-input"
         assert path in sentence
+
+
+def test_in_a_folder_whose_name_is_no_text(other: Daemon) -> None:
+    """It would come up, and could tell nobody where it is."""
+    storage = os.fsdecode(bytes(other.home) + b"/sto\xff")
+    code, _, sentence = refused(other, "--storage-dir", storage)
+    assert code == "bad-path"
+    assert "LC_ALL=C.UTF-8" in sentence
+    startable(other)

@@ -186,7 +186,10 @@ def _noticed() -> Iterator[tuple[str, Callable[[], Made]]]:
 
 def _is_private(name: str) -> bool:
     """Whether what is in the place where everybody looks is its owner's alone, as a personal node of
-    root's is: then it is no matter of permission that it is not for this user."""
+    root's is, or is in the runtime folder that another user's login left in the environment: then it is
+    no matter of permission that it is not for this user."""
+    if os.path.isabs(name) and not os.access(os.path.dirname(os.path.dirname(name)), os.X_OK):
+        return True
     if os.path.dirname(name) != str(places.SYSTEM_RUNTIME):
         return False
     for path in (Path(name), places.SYSTEM_RUNTIME):

@@ -18,7 +18,7 @@ import socket
 import threading
 from pathlib import Path
 
-from kachery_p2p.local.notice import Notice, NoticeFile, host_name
+from kachery_p2p.local.notice import Notice, NoticeFile, host_name, process_numbers
 from kachery_p2p.local.places import SOCKET_NAME
 from kachery_p2p.local.socket_path import bind, connect, fits
 from kachery_p2p.node.config import Config
@@ -101,7 +101,9 @@ class UnixDoor:
 
     def _leave_notice(self) -> None:
         storage = str(self._config.storage_dir)
-        self._notice.write(Notice(str(self.path), storage, host_name(), os.getpid()))
+        self._notice.write(
+            Notice(str(self.path), storage, host_name(), os.getpid(), process_numbers())
+        )
 
     def _is_there(self) -> bool:
         try:
