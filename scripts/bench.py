@@ -21,21 +21,17 @@ import bench_compare
 import bench_feeds
 import bench_files
 import bench_folders
+import bench_processor
 import bench_roundtrips
 import bench_swarm
 import bench_tasks
+from bench_processor import forget, random_file
 from bench_programs import LOAD, LOAD_SMALL, STORE, STORE_SMALL, STORE_TEXTS
 from bench_report import Row, run, scratch, settle, take_turns
 
 from tests.daemons import Daemon, Lab, free_port
 
 MIB = 1 << 20
-
-
-def forget(daemon: Daemon, path: str) -> None:
-    """Remove a loaded blob and what lies beside it, so that it is fetched again."""
-    for file in Path(path).parent.glob(Path(path).name + "*"):
-        file.unlink()
 
 
 def peak_mb(pid: int, field: str) -> float:
@@ -79,13 +75,6 @@ class Nginx:
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait()
-
-
-def random_file(path: Path, mib: int) -> Path:
-    with path.open("wb") as file:
-        for _ in range(mib):
-            file.write(os.urandom(MIB))
-    return path
 
 
 class Bench:
@@ -214,7 +203,10 @@ def main() -> int:
         return bench_roundtrips.main(sys.argv[2:])
     if sys.argv[1:2] == ["swarm"]:
         return bench_swarm.main(sys.argv[2:])
-    whats = ["transfer", "feeds", "tasks", "files", "folders", "roundtrips", "swarm", "compare"]
+    if sys.argv[1:2] == ["processor"]:
+        return bench_processor.main(sys.argv[2:])
+    whats = ["transfer", "feeds", "tasks", "files", "folders", "roundtrips", "swarm", "processor"]
+    whats.append("compare")
     parser = argparse.ArgumentParser(prog="scripts/bench")
     parser.add_argument("what", choices=whats)
     parser.add_argument("revision", nargs="?", help="compare: the older tree")
