@@ -37,11 +37,10 @@ from kachery_p2p.protocol.limits import STALL_SECONDS
 from kachery_p2p.storage.files.checking import Proved
 
 from .content import Content, Part
-from .crowd import Crowd
+from .crowd import Crowd, Slot
 from .finder import Finder, Swarming
 from .progress import Progress
 from .segments import Segments
-from .slot import Slot
 from .sources import Source, Sources
 
 R = TypeVar("R")

@@ -14,43 +14,47 @@ import contextlib
 import hashlib
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from kachery_p2p.node.links import endings
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.stream import Stream
+from kachery_p2p.node.parties import STRANGERS
 from kachery_p2p.node.workers import open_on_disk
 from kachery_p2p.protocol import codec
-from kachery_p2p.protocol.errors import BadInput, CorruptContent, NotFound
+from kachery_p2p.protocol.errors import BadInput, CorruptContent, KacheryError, NotFound
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.files.messages import (
+    FILE_DOUBT,
     FILE_OPEN,
     FILE_READ,
+    FileDoubt,
     FileInfo,
     FileOpen,
     FileRead,
     check_ranges,
 )
-from kachery_p2p.protocol.files.ranges import Range, cut, grouped
 from kachery_p2p.protocol.limits import (
     BLOCK,
     INLINE_FILE,
     MANIFEST_CHUNK,
+    MAX_BODY,
     MAX_FILE,
     MAX_STATUS_ROWS,
     READ_ON_SECONDS,
     READ_OUT_SECONDS,
 )
-from kachery_p2p.storage.files.blobs import Blob, BlobStore
-from kachery_p2p.storage.files.checking import Proved, TreeReader, check, size_fits
+from kachery_p2p.storage.files.blobs import Blob
+from kachery_p2p.storage.files.checking import TreeReader, check, size_fits
 from kachery_p2p.storage.files.stamps import stamp_of
 from kachery_p2p.storage.files.trees import ensure_tree
 
 from .content import Content
 from .fetch_through import FetchThrough
+from .sending import Reader, on_disk, plain_reader, reader_of_part, send_ranges, unproved
 
 log = logging.getLogger(__name__)
 
@@ -59,17 +63,6 @@ _MAX_CHECKED = 100_000
 
 _MAX_LATELY = 1_000
 """Reads that are remembered before those are forgotten that are over."""
-
-ReadPiece = Callable[[int, int], Proved]
-Reader = Callable[[Sequence[Range]], Awaitable[list[Proved]]]
-
-
-class _Reading(NamedTuple):
-    """Pieces that are being read, and have their place in the peer's budget."""
-
-    pieces: list[Range]
-    size: int
-    read: asyncio.Future[list[Proved]]
 
 
 @dataclass
@@ -109,8 +102,11 @@ class Provider:
         self._lately: dict[tuple[str, str], float] = {}
         """Until when a peer that read a file counts as reading it: between two ranges, say."""
         self.served_bytes = 0
+        self._doubting: set[str] = set()
+        """Peers for one of whom each something is compared."""
         network.on_request_of(FILE_OPEN, FileOpen, self._open)
         network.on_stream_of(FILE_READ, FileRead, self._read)
+        network.on_note_of(FILE_DOUBT, FileDoubt, self._on_doubt)
 
     def _require(self, link: Link, channel: bytes, sha1: bytes) -> str:
         self._network.require_role(
@@ -305,7 +301,7 @@ class Provider:
         try:
             if blob is None:
                 assert part is not None
-                reader = _of_part(part, params.proofs)
+                reader = reader_of_part(part, params.proofs)
             elif params.proofs or blob.size > MANIFEST_CHUNK:
                 await link.budget.files.acquire()
                 opened = 1
@@ -313,16 +309,21 @@ class Provider:
                     self._context.workers,
                     lambda gone: ensure_tree(self._store, blob, cancelled=gone),
                 )
-                blocks = TreeReader(self._store, blob, tree, self._damaged)
-                reader = self._each(blocks.read_proved if params.proofs else _unproved(blocks.read))
+                # A member with proofs finds out what a disk did to a file that nobody wrote to, and
+                # says so; a visitor could not.
+                believing = params.proofs and link.party is not STRANGERS
+                blocks = TreeReader(self._store, blob, tree, self._damaged, believing=believing)
+                read = blocks.read_proved if params.proofs else unproved(blocks.read)
+                reader = on_disk(self._context.workers, read)
             else:
                 await self._context.workers.disk(self._check_small, blob)
-                reader = self._each(_unproved(_plain_reader(self._store, blob)))
+                reader = on_disk(self._context.workers, plain_reader(self._store, blob))
             await self._send(upload, stream, reader)
             if blob is not None:
                 await self._context.workers.disk(self._context.inventory.touch, sha1)
-        except CorruptContent:
-            self._withdrawn(sha1)
+        except CorruptContent as error:
+            if error is not stream.error:  # else it is only what the requester said
+                self._withdrawn(sha1)
             raise
         finally:
             if blocks is not None:
@@ -330,56 +331,46 @@ class Provider:
             if opened:
                 link.budget.files.give()
 
+    def _on_doubt(self, link: Link, doubt: FileDoubt) -> None:
+        """The disk may have changed what nobody wrote to. One such comparison at a time for a peer."""
+        self._require(link, doubt.channel, doubt.sha1)
+        check_ranges([(doubt.start, doubt.stop)], MAX_FILE, 1)
+        if doubt.stop - doubt.start > MAX_BODY:
+            raise BadInput(what="range", reason=f"{doubt.stop - doubt.start} bytes")
+        if link.peer not in self._doubting:
+            self._doubting.add(link.peer)
+            self._network.spawn(self._compare(link.peer, doubt), name="compare what is doubted")
+
+    async def _compare(self, peer: str, doubt: FileDoubt) -> None:
+        sha1 = doubt.sha1.hex()
+        try:
+            blob = await self._find(sha1, doubt.channel)
+            if blob is not None and MANIFEST_CHUNK < blob.size >= doubt.stop:
+                await self._context.workers.disk(self._compare_range, blob, doubt.start, doubt.stop)
+        except CorruptContent:
+            self._withdrawn(sha1)
+        except KacheryError as error:  # it went away, or cannot be read: whoever asks is told
+            log.info("%s: %s", sha1, error)
+        finally:
+            self._doubting.discard(peer)
+
+    def _compare_range(self, blob: Blob, start: int, stop: int) -> None:
+        with (
+            self._store.held(blob) as held,
+            TreeReader(self._store, held, ensure_tree(self._store, held), self._damaged) as reader,
+        ):
+            reader.read(start, stop)
+
     async def _send(
         self, upload: Upload, stream: Stream, read: Reader, *, waits: bool = False
     ) -> None:
-        """Read one group of pieces ahead of the link, as long as there is credit and room for it.
-        ``waits``: reading may wait for others, and is broken off when nobody wants it any more."""
-        link, rate = upload.link, self._context.rates.upload
+        params, rate = upload.params, self._context.rates.upload
 
-        def most() -> int:
-            return rate.piece(link.bulk_bytes)
+        def sent(size: int) -> None:
+            self.served_bytes += size
+            self._count(upload, size)
 
-        groups = grouped(cut(upload.params.ranges, most), most)
-        pieces = next(groups, None)
-        current: _Reading | None = None
-        ahead: _Reading | None = None
-        try:
-            while pieces is not None or current is not None:
-                if pieces is not None:
-                    size = sum(stop - start for start, stop in pieces)
-                    # Nobody waits for room while something that was read waits to be sent, and who
-                    # waits for the rate has no room yet.
-                    if current is None:
-                        await rate.acquire(link.peer, size)
-                        await stream.reserve(size)
-                    elif may := not rate.is_behind and stream.try_reserve(size):
-                        rate.take(size)
-                    if current is None or may:
-                        ahead = _Reading(pieces, size, asyncio.ensure_future(read(pieces)))
-                        pieces = next(groups, None)
-                if current is not None:
-                    for (start, _), (data, proof) in zip(
-                        current.pieces, await current.read, strict=True
-                    ):
-                        self.served_bytes += len(data)
-                        await stream.send([start, proof], data)
-                        self._count(upload, len(data))
-                    stream.unreserve(current.size)
-                current, ahead = ahead, None
-        finally:
-            for each in (current, ahead):
-                if each is not None:
-                    stream.unreserve(each.size)
-                    if waits:
-                        each.read.cancel()
-                    # The thread may still be reading: the tree it reads from is closed after this.
-                    await asyncio.wait([each.read])
-                    if not each.read.cancelled():
-                        each.read.exception()
-
-    def _each(self, read: ReadPiece) -> Reader:
-        return lambda pieces: self._context.workers.disk(_read_all, read, pieces)
+        await send_ranges(upload.link, stream, params.ranges, read, rate, sent, waits=waits)
 
     def _count(self, upload: Upload, size: int) -> None:
         self._sent[upload.whose] = self._sent.pop(upload.whose, 0) + size
@@ -423,25 +414,3 @@ class Provider:
         log.error(text)
         self._context.warn(text)
         return CorruptContent(what=f"sha1://{sha1}", source=f"node {self._context.node_id[:8]}")
-
-
-def _read_all(read: ReadPiece, pieces: Sequence[Range]) -> list[Proved]:
-    return [read(start, stop) for start, stop in pieces]
-
-
-def _plain_reader(store: BlobStore, blob: Blob) -> Callable[[int, int], bytes]:
-    return lambda start, stop: store.read(blob, start, stop - start)
-
-
-def _unproved(read: Callable[[int, int], bytes]) -> ReadPiece:
-    return lambda start, stop: (read(start, stop), [])
-
-
-def _of_part(part: Content, proofs: bool) -> Reader:
-    async def read(pieces: Sequence[Range]) -> list[Proved]:
-        found = await part.read_proved(pieces) if proofs else None
-        if found is None:
-            raise NotFound(what="that range", detail="the provider is still fetching it itself")
-        return found
-
-    return read

@@ -33,7 +33,14 @@ from kachery_p2p.protocol.errors import (
     OriginError,
     ProtocolViolation,
 )
-from kachery_p2p.protocol.files.messages import FILE_OPEN, FILE_READ, FileInfo, Piece
+from kachery_p2p.protocol.files.messages import (
+    FILE_DOUBT,
+    FILE_OPEN,
+    FILE_READ,
+    FileDoubt,
+    FileInfo,
+    Piece,
+)
 from kachery_p2p.protocol.files.ranges import Range
 from kachery_p2p.protocol.gossip.holders import Holder, rank
 from kachery_p2p.protocol.limits import (
@@ -165,6 +172,9 @@ class Source(ABC):
     def accuse(self, error: KacheryError) -> None:
         """What it sent was forged on the way."""
 
+    def doubt(self, sha1: str, start: int, stop: int) -> None:  # noqa: B027
+        """What it sent of these blocks does not fit its proof: it may want to compare them itself."""
+
     def check(self, data: bytes, sha1: str, what: str) -> None:
         """Raise CorruptContent, with this source to blame, unless the bytes fit their name."""
         if hashlib.sha1(data).hexdigest() != sha1:
@@ -191,6 +201,10 @@ class NodeSource(Source):
 
     def accuse(self, error: KacheryError) -> None:
         self.link.close(error)
+
+    def doubt(self, sha1: str, start: int, stop: int) -> None:
+        doubt = FileDoubt(self.holder.channel, bytes.fromhex(sha1), start, stop)
+        self.link.note(FILE_DOUBT, codec.plain(doubt))
 
     async def open(self, sha1: str) -> FileInfo:
         """Ask for a file's size, and for its bytes if they are few."""
