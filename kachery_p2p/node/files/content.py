@@ -37,13 +37,14 @@ from kachery_p2p.protocol.limits import (
     VERIFY_ON_READ,
 )
 from kachery_p2p.storage import paths
+from kachery_p2p.storage.direct import Page
 from kachery_p2p.storage.files.blobs import Blob
 from kachery_p2p.storage.files.checking import Proved, is_known, read_proved, read_range
 from kachery_p2p.storage.files.chunks import assemble
 from kachery_p2p.storage.files.origins import FREE
 from kachery_p2p.storage.files.partials import Partial
 
-from .sources import Body
+from .sources import Body, opened, plain
 from .unkept import Memory, Unkept
 
 Part = tuple[int, int | None]
@@ -276,22 +277,22 @@ class Content:
         """
 
         def work() -> None:
-            data = body.open()
-            try:
-                self._keep(data, piece, source, channel.hex())
-            except StorageFull as error:
-                if self._whole or self._manifest is None or not self.has_proofs:
-                    raise
-                if self._unkept is None:
-                    self._unkept = Unkept(self._memory, self._manifest, self.partial, error)
-                self._unkept.write_blocks(piece.offset, data, piece.proof, source)
-                self._channels |= {channel.hex()}
+            with opened(body) as data:
+                try:
+                    self._keep(data, piece, source, channel.hex())
+                except StorageFull as error:
+                    if self._whole or self._manifest is None or not self.has_proofs:
+                        raise
+                    if self._unkept is None:
+                        self._unkept = Unkept(self._memory, self._manifest, self.partial, error)
+                    self._unkept.write_blocks(piece.offset, plain(data), piece.proof, source)
+                    self._channels |= {channel.hex()}
 
         await self._writes.run(work)
         stop = piece.offset + len(body)
         return self.plan.came(ticket, piece.offset, stop, asyncio.get_running_loop().time())
 
-    def _keep(self, data: bytes, piece: Piece, source: str, channel: str) -> None:
+    def _keep(self, data: bytes | Page, piece: Piece, source: str, channel: str) -> None:
         """Verify a piece and write it to the disk."""
         partial = self.partial
         if partial is None:
@@ -302,7 +303,7 @@ class Content:
             if partial.kind == "tree":
                 partial.write_blocks(piece.offset, data, piece.proof, source)
             else:
-                partial.append(piece.offset, data, source)
+                partial.append(piece.offset, plain(data), source)
         except CorruptContent:
             if fresh:  # nothing of it was kept
                 self._comes_not_from(channel)

@@ -53,6 +53,7 @@ from kachery_p2p.protocol.limits import (
     STREAM_CREDIT,
 )
 from kachery_p2p.protocol.links.session import SealedBody
+from kachery_p2p.storage.direct import Page
 from kachery_p2p.storage.files.origins import FREE
 
 
@@ -62,6 +63,26 @@ class Body(Protocol):
 
     def __len__(self) -> int: ...
     def open(self) -> bytes: ...
+
+
+@contextlib.contextmanager
+def opened(body: Body) -> Iterator[bytes | Page]:
+    """Plain bytes, for as long as the block lasts: in a page if they were sealed. Raises as
+    :meth:`Body.open`."""
+    if not isinstance(body, SealedBody):
+        yield body.open()
+        return
+    page = Page.take()
+    try:
+        page.view = body.open_into(page.memory)
+        yield page
+    finally:
+        page.drop()
+
+
+def plain(data: bytes | Page) -> bytes:
+    """What was opened, to be kept."""
+    return bytes(data.view) if isinstance(data, Page) else data
 
 
 class Pieces(Protocol):
