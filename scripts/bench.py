@@ -21,6 +21,7 @@ import bench_compare
 import bench_feeds
 import bench_files
 import bench_folders
+import bench_peers
 import bench_processor
 import bench_roundtrips
 import bench_swarm
@@ -215,6 +216,9 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--mib", type=int, default=1024, help="size of the file that moves")
     parser.add_argument("--large-mib", type=int, default=4096, help="size for the memory figures")
+    parser.add_argument(
+        "--peers", action="store_true", help="beside scp, rsync and others; into docs/benchmarks.md"
+    )
     parser.add_argument("--quick", action="store_true", help="2 runs, of 256 MiB: only a look")
     options = parser.parse_args()
     if options.quick:
@@ -224,9 +228,11 @@ def main() -> int:
             parser.error("compare: with which revision?")
         return bench_compare.main(options.revision, options.runs, options.rows, options.other)
     if options.what == "feeds":
-        return bench_feeds.main(options.runs)
+        return bench_feeds.main(options.runs, peers=options.peers)
     if options.what == "tasks":
-        return bench_tasks.main(options.runs)
+        return bench_tasks.main(options.runs, peers=options.peers)
+    if options.peers:
+        return bench_peers.transfer(options.runs, options.mib)
     folder = scratch()
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, {options.mib} MiB, ", end="")
     print(f"median (min .. max) of {options.runs}")

@@ -67,15 +67,17 @@ class Ssh:
             "StrictModes": "no",
             "UsePAM": "no",
             "PermitRootLogin": "yes",
+            "Subsystem": "sftp internal-sftp",
         }
         settings = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
         self._server = subprocess.Popen(
             [server, "-D", "-q", "-f", "/dev/null", *settings], stderr=subprocess.DEVNULL
         )
         self._road = Road(port, rtt / 2)
-        self.command = (
-            f"ssh -q -p {self._road.port} -i {folder / 'user'} -o StrictHostKeyChecking=no "
+        self.direct, self.command = (
+            f"ssh -q -p {each} -i {folder / 'user'} -o StrictHostKeyChecking=no "
             f"-o UserKnownHostsFile={folder / 'known'} -o IdentitiesOnly=yes -F /dev/null"
+            for each in (port, self._road.port)
         )
         deadline = time.monotonic() + 10
         while subprocess.run([*self.command.split(), "127.0.0.1", "true"]).returncode:
