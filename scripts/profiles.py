@@ -1,8 +1,9 @@
 """``scripts/profile WHAT``: flame graphs of the processes of a bench, while they do what it measures.
 
-py-spy samples each of them from outside, all threads and the frames of C libraries included; a thread
-that waits is not in the picture. It writes one SVG a process, or, with ``--raw``, the stacks and how
-often each was seen, as text that flame graph tools and grep read.
+py-spy samples each of them from outside, all threads and the frames of C libraries included. For each
+process there is a picture (SVG), without threads that wait, and beside it what the picture is made of:
+the stacks, and how often each was seen, as text. Where the time goes is told by processor seconds; a
+process is stopped for each sample, so these are more than without.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ import bench_feeds
 import bench_tasks
 from bench_processor import Moving, random_file, used
 from bench_report import run, scratch
+from flame_graph import draw, hottest, read_stacks
 
 from tests.daemons import ROOT, Daemon, Lab
 
+_TOP = 8
+"""Lines of what is on top most often."""
 _RATE = 200
 """Samples a second."""
 _SPY_SECONDS = 120
@@ -38,7 +42,6 @@ class Recorder:
     """What is made of the samples, and where it goes."""
 
     folder: Path
-    raw: bool
 
     @contextlib.contextmanager
     def recording(self, pids: dict[str, int]) -> Iterator[None]:
@@ -57,17 +60,22 @@ class Recorder:
                 _, said = spy.communicate(timeout=_SPY_SECONDS)
                 if not self._path(name).exists():
                     raise SystemExit(f"py-spy could not look into the {name}:\n{said}")
-                print(f"{self._path(name)}: {spent[name]:.2f} s of processor in {seconds:.1f} s")
+                stacks = read_stacks(self._path(name))
+                picture = self._path(name).with_suffix(".svg")
+                picture.write_text(draw(stacks, name), encoding="utf-8")
+                print(f"{picture}: {spent[name]:.2f} s of processor in {seconds:.1f} s")
+                for frame, share in hottest(stacks, _TOP):
+                    print(f"    {100 * share:5.1f} %  {frame}")
 
     def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.{'txt' if self.raw else 'svg'}"
+        return self.folder / f"{name}.txt"
 
     def _spy(self, name: str, pid: int) -> subprocess.Popen[str]:
         self._path(name).unlink(missing_ok=True)
         return subprocess.Popen(
             [
                 "py-spy", "record", "--pid", str(pid), "--native", "--threads",
-                "--rate", str(_RATE), "--format", "raw" if self.raw else "flamegraph",
+                "--rate", str(_RATE), "--format", "raw",
                 "--output", str(self._path(name)),
             ],
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -137,9 +145,8 @@ def main() -> int:
     parser.add_argument("--mib", type=int, default=512, help="transfer: size of the file")
     parser.add_argument("--seconds", type=float, default=_LEAST_SECONDS)
     parser.add_argument("--out", type=Path, default=ROOT / "profiles")
-    parser.add_argument("--raw", action="store_true", help="stacks as text, no picture")
     options = parser.parse_args()
-    recorder = Recorder(options.out, options.raw)
+    recorder = Recorder(options.out)
     options.out.mkdir(parents=True, exist_ok=True)
     folder = scratch()
     try:

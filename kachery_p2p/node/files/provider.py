@@ -1,8 +1,10 @@
 """Serves files to members: what a provider does.
 
 Every request is checked: the requester's role, our own, that the file may go out on that channel at
-all, and, before a byte leaves, that the bytes on this disk still are what their hash says. A blob
-that is damaged is put aside (quarantined) and withdrawn; the requester is told so and asks another.
+all, and, before a byte leaves, that the bytes on this disk still are what their hash says, or, of a
+large file, that nobody wrote to it since they were. A blob that is damaged is put aside (quarantined)
+and withdrawn; the requester is told so and asks another. A requester that finds out what the disk did
+to a large file unseen says so, and what it names is compared.
 
 A download in progress is served from too, as far as it has been verified.
 """
