@@ -17,7 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 from kachery_p2p.protocol.limits import MIB
-from kachery_p2p.protocol.links.buffers import BUFFERS
+
+from .buffers import BUFFERS
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _MAPPED_ABOVE = 32 * MIB

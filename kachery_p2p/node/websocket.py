@@ -33,6 +33,8 @@ try:
 except ImportError:  # where it was not compiled
     from websockets.utils import apply_mask
 
+from .buffers import BUFFERS
+
 _MOST_WAITING: Final = 16
 """Messages that wait for the reader: when there are more, nothing is read from the socket."""
 _READ_ON: Final = 4
@@ -47,7 +49,9 @@ class Messages(asyncio.BufferedProtocol):
 
     def __init__(self, connection: Connection, *, served: bool) -> None:
         self._connection = connection
-        self._reader = MessageReader(most=MAX_RECORD, unmask=apply_mask if served else None)
+        self._reader = MessageReader(
+            most=MAX_RECORD, unmask=apply_mask if served else None, memory=BUFFERS.take
+        )
         self._masks = not served
         self._came: asyncio.Future[None] | None = None
         self._paused = self._over = False

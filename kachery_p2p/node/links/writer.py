@@ -17,6 +17,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from kachery_p2p.node.buffers import BUFFERS
 from kachery_p2p.node.workers import Workers
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.limits import JOINED_BYTES, MAX_RECORD_FRAMES, MIN_BODY
@@ -147,7 +148,7 @@ class Writer:
             self._room.set()
         seal = self._session.seal()
         if sealed > INLINE_BYTES:
-            cipher = self._workers.cipher(seal.parts, headers, tails)
+            cipher = self._workers.cipher(seal.parts, headers, tails, BUFFERS.take)
             return asyncio.ensure_future(cipher), sealed
         return seal.parts(headers, tails), sealed
 

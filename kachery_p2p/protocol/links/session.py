@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -35,7 +35,6 @@ from kachery_p2p.protocol.errors import ProtocolViolation, VersionMismatch
 from kachery_p2p.protocol.limits import MAX_HEADERS, MAX_RECORD, PROTOCOL_VERSION, REKEY_RECORDS
 
 from . import noise
-from .buffers import BUFFERS
 from .frames import (
     NO_TAIL,
     OPAQUE_TAIL,
@@ -74,6 +73,11 @@ def unwrap_handshake(message: Buffer, version: int = PROTOCOL_VERSION) -> bytes:
     return bytes(message[_PREFIX.size :])
 
 
+def new_memory(length: int) -> memoryview:
+    """So many bytes that nobody else has."""
+    return memoryview(bytearray(length))
+
+
 class _Direction:
     """One key and its record counter."""
 
@@ -100,17 +104,23 @@ class Seal:
     aead: AESGCM
     number: int
 
-    def parts(self, headers: list[bytes], tails: list[tuple[Data, Buffer]]) -> list[Buffer]:
+    def parts(
+        self,
+        headers: list[bytes],
+        tails: list[tuple[Data, Buffer]],
+        memory: Callable[[int], memoryview] = new_memory,
+    ) -> list[Buffer]:
         """The record of frames, by their encoded headers, in parts that follow one another: what only
         passes through is not copied. ``tails``: those of them that have one, with the plain body of a
-        sealed tail (one at most) or the whole of an opaque one, which ``frame.size`` must fit."""
+        sealed tail (one at most) or the whole of an opaque one, which ``frame.size`` must fit.
+        ``memory`` gives so many bytes to write to."""
         sealed = self.aead.encrypt(noise.nonce(2 * self.number), join_headers(headers), None)
         found: list[Buffer] = [_LENGTH.pack(len(sealed)) + sealed]
         for frame, body in tails:
             if frame.tail == OPAQUE_TAIL:
                 found.append(body)
             else:
-                tail = BUFFERS.take(frame.size)
+                tail = memory(frame.size)
                 self.aead.encrypt_into(noise.nonce(2 * self.number + 1), body, None, tail)
                 found.append(tail)
         return found

@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.limits import KIB
 
-from .buffers import BUFFERS
+from .session import new_memory
 
 SCRATCH: Final = 16 * KIB
 """Bytes of the buffer for beginnings and small frames; so many of a large message are copied once."""
@@ -72,13 +72,17 @@ def frame_head(length: int, mask: bytes = b"") -> bytes:
 
 
 class MessageReader:
-    """What comes on one connection. ``most``: bytes of a message,
-    ``MAX_RECORD`` or fewer. ``unmask``: of what a client sends,
-    takes its mask off a payload."""
+    """What comes on one connection. ``most``: bytes of a message. ``unmask``: of what a client sends,
+    takes its mask off a payload. ``memory`` gives so many bytes to a large message."""
 
     def __init__(
-        self, *, most: int, unmask: Callable[[Buffer, bytes], Buffer] | None = None
+        self,
+        *,
+        most: int,
+        unmask: Callable[[Buffer, bytes], Buffer] | None = None,
+        memory: Callable[[int], memoryview] = new_memory,
     ) -> None:
+        self._memory = memory
         self.messages: deque[Buffer] = deque()
         """What came whole and was not taken yet, in order."""
         self.control: deque[bytes] = deque()
@@ -157,7 +161,7 @@ class MessageReader:
 
     def _begin_large(self, head: _Head, payload: int) -> None:
         self._head, self._at = head, self._have - payload
-        self._large = BUFFERS.take(head.length)
+        self._large = self._memory(head.length)
         self._large[: self._at] = self._scratch[payload : self._have]
         self._have = 0
 

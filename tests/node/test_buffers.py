@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import threading
 
+from kachery_p2p.node.buffers import MOST, Buffers
 from kachery_p2p.protocol.limits import MAX_RECORD
-from kachery_p2p.protocol.links.buffers import MOST, Buffers
 
 LENGTH = MAX_RECORD - 5
 
