@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.frames import BINARY, CONT, PING, PONG, TEXT, Frame, Opcode
 from websockets.utils import apply_mask
@@ -58,6 +58,7 @@ def test_every_length_comes_out_as_it_went_in(masked: bool, cut: int) -> None:
     assert received(reader(masked=masked), wire, [cut]) == messages
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["whole", "parts", "ping", "pong"]), st.integers(0, MOST - 200)),
