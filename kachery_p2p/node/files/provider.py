@@ -323,8 +323,9 @@ class Provider:
             await self._send(upload, stream, reader)
             if blob is not None:
                 await self._context.workers.disk(self._context.inventory.touch, sha1)
-        except CorruptContent as error:
-            if error is not stream.error:  # else it is only what the requester said
+        except CorruptContent:
+            # It may be only what the requester said when it ended the stream.
+            if await self._context.workers.disk(self._store.find, sha1) is None:
                 self._withdrawn(sha1)
             raise
         finally:
