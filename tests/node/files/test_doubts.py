@@ -37,6 +37,7 @@ async def test_what_a_disk_changed_unseen_is_put_aside_when_a_requester_says_so(
         error = await lab.error("B", sha1, manifest)
         assert isinstance(error, CorruptContent | NotFound)
         await until(lambda: lab["A"].store.find(sha1) is None, "put aside")
+        await until(lambda: not lab["A"].provider._doubting, "withdrawn")
         await lab.announced("A")
         assert isinstance(await lab.error("B", sha1, manifest), NotFound)
         assert not (await lab.call("B", "find", sha1=sha1))["holders"]
