@@ -22,11 +22,14 @@ import bench_feeds
 import bench_files
 import bench_folders
 import bench_lazy
+import bench_peers
+import bench_processor
 import bench_roundtrips
 import bench_storage
 import bench_swarm
 import bench_tasks
 import bench_web
+from bench_processor import forget, random_file
 from bench_programs import LOAD, LOAD_SMALL, STORE, STORE_SMALL, STORE_TEXTS
 from bench_report import Row, run, scratch, settle, take_turns
 from bench_roads import Far, Nginx
@@ -34,12 +37,6 @@ from bench_roads import Far, Nginx
 from tests.daemons import Daemon, Lab
 
 MIB = 1 << 20
-
-
-def forget(daemon: Daemon, path: str) -> None:
-    """Remove a loaded blob and what lies beside it, so that it is fetched again."""
-    for file in Path(path).parent.glob(Path(path).name + "*"):
-        file.unlink()
 
 
 def peak_mb(pid: int, field: str) -> float:
@@ -59,13 +56,6 @@ def fetch(url: str, target: Path) -> float:
     seconds = time.perf_counter() - start
     target.unlink()
     return seconds
-
-
-def random_file(path: Path, mib: int) -> Path:
-    with path.open("wb") as file:
-        for _ in range(mib):
-            file.write(os.urandom(MIB))
-    return path
 
 
 class Bench:
@@ -189,6 +179,7 @@ OTHERS = {
     "files": bench_files.main,
     "folders": bench_folders.main,
     "lazy": bench_lazy.main,
+    "processor": bench_processor.main,
     "roundtrips": bench_roundtrips.main,
     "storage": bench_storage.main,
     "swarm": bench_swarm.main,
@@ -210,6 +201,9 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--mib", type=int, default=1024, help="size of the file that moves")
     parser.add_argument("--large-mib", type=int, default=4096, help="size for the memory figures")
+    parser.add_argument(
+        "--peers", action="store_true", help="beside scp, rsync and others; into docs/benchmarks.md"
+    )
     parser.add_argument("--quick", action="store_true", help="2 runs, of 256 MiB: only a look")
     options = parser.parse_args()
     if options.quick:
@@ -219,9 +213,11 @@ def main() -> int:
             parser.error("compare: with which revision?")
         return bench_compare.main(options.revision, options.runs, options.rows, options.other)
     if options.what == "feeds":
-        return bench_feeds.main(options.runs)
+        return bench_feeds.main(options.runs, peers=options.peers)
     if options.what == "tasks":
-        return bench_tasks.main(options.runs)
+        return bench_tasks.main(options.runs, peers=options.peers)
+    if options.peers:
+        return bench_peers.transfer(options.runs, options.mib)
     folder = scratch()
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, {options.mib} MiB, ", end="")
     print(f"median (min .. max) of {options.runs}")

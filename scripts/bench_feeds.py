@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from bench_peers import Comparison, report_beside
 from bench_report import Row, run, scratch, settle, take_turns
 
 from tests.daemons import ROOT, Daemon, Lab
@@ -236,6 +237,7 @@ class Bench:
         self.messages = folder / "messages.jsonl"
         write_messages(self.messages)
         self.hypercore = Hypercore.install(self.messages, folder)
+        self.compared: list[Comparison] = []
 
     def run(self, daemon: Daemon, program: str, *arguments: Any) -> Any:
         return run(daemon, program, str(self.messages), *(str(each) for each in arguments))
@@ -260,6 +262,8 @@ class Bench:
             self.add(f"  hypercore: {theirs}", others[0], "/s")
             ratios = [a / b for a, b in zip(mine, others[0], strict=True)]
             self.add("  ours / hypercore", ratios, "x", ratio)
+            peer = f"hypercore: {theirs}"
+            self.compared.append(Comparison(name, peer, "/s", mine, others[0], asked=ratio))
 
     # --- rows --------------------------------------------------------------------------------
 
@@ -331,7 +335,8 @@ class Bench:
         self.add(f"last of {MANY:,} messages, on an empty node", there[1:], "ms", asked)
 
 
-def main(runs: int) -> int:
+def main(runs: int, *, peers: bool = False) -> int:
+    """``peers``: only what hypercore does as well, and into docs/benchmarks.md."""
     folder = scratch()
     try:
         bench = Bench(folder, runs)
@@ -345,9 +350,13 @@ def main(runs: int) -> int:
         ):
             bench.appending(lab.a, relaxed)
             bench.reading(lab.a, lab.b)
-            bench.live(lab.a, lab.b, 1)
-            bench.live(lab.a, lab.b, 50)
-            bench.opening(lab.a, lab.b)
+            if not peers:
+                bench.live(lab.a, lab.b, 1)
+                bench.live(lab.a, lab.b, 50)
+                bench.opening(lab.a, lab.b)
+        if peers:
+            missing = {} if core is not None else {"hypercore": "node or npm is not installed"}
+            report_beside("feeds", runs, bench.compared, missing)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return 0

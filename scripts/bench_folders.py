@@ -63,6 +63,7 @@ class Ssh:
             "StrictModes": "no",
             "UsePAM": "no",
             "PermitRootLogin": "yes",
+            "Subsystem": "sftp internal-sftp",
         }
         settings = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
         self._server = subprocess.Popen(
@@ -73,6 +74,7 @@ class Ssh:
         self.command = (
             f"ssh -q -p {there.port(port)} -i {folder / 'user'} -o StrictHostKeyChecking=no "
             f"-o UserKnownHostsFile={folder / 'known'} -o IdentitiesOnly=yes -F /dev/null"
+            for each in (port, self._road.port)
         )
         deadline = time.monotonic() + 10
         while subprocess.run([*self.command.split(), self.address, "true"]).returncode:

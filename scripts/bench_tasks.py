@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench_peers import Comparison, report_beside
 from bench_report import Row, run, scratch, settle
 
 from tests.daemons import Daemon, Lab
@@ -133,7 +134,8 @@ def dask(folder: Path, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def main(runs: int) -> int:
+def main(runs: int, *, peers: bool = False) -> int:
+    """``peers``: what dask does as well goes into docs/benchmarks.md."""
     folder = scratch()
     counts = [str(count) for count in (ONE_BY_ONE, TOGETHER, IN_FLIGHT)]
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, ", end="")
@@ -170,4 +172,11 @@ def main(runs: int) -> int:
         Row(f"{in_flight}, dask.distributed", rates(theirs), "/s"),
     ):
         print(row)
+    if peers:
+        once, rate = "no-op task, there and back, p50", f"no-op tasks, {IN_FLIGHT} in flight"
+        rows = [
+            Comparison(once, "dask", "ms", p50(ours, "one_ms"), p50(theirs, "one_ms"), less=True),
+            Comparison(rate, "dask", "/s", rates(ours), rates(theirs)),
+        ]
+        report_beside("tasks", runs, rows, {})
     return 0

@@ -26,7 +26,6 @@ import msgspec
 from websockets.exceptions import InvalidHandshake, WebSocketException
 
 from kachery_p2p.node.links.opening import handshake
-from kachery_p2p.node.links.transport import WebSocketTransport
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.channels.membership import GUEST_VERSION, channel_tag
 from kachery_p2p.protocol.errors import KacheryError
@@ -44,7 +43,7 @@ from kachery_p2p.protocol.links.frames import Open as OpenStream
 from kachery_p2p.protocol.links.knock import HEADER, RANDOM_BYTES, make_knock
 from kachery_p2p.protocol.links.session import TAG_BYTES
 from kachery_p2p.protocol.local import messages as local
-from tests.node.links.raw import Rogue, wire
+from tests.node.links.raw import Bare, Rogue, wire
 
 UNLIMITED: Final = 1 << 30
 STREAMS: Final = 500
@@ -266,7 +265,7 @@ class Attackers:
         async with wire(
             door.address, additional_headers=headers, max_queue=1, ping_interval=None
         ) as connection:
-            transport = WebSocketTransport(connection, "test")
+            transport = Bare(connection)
             session = await handshake(transport, initiator=True, key=key, random_bytes=os.urandom)
             peer = Member(connection, session)
             peer.world, peer.door, peer.key, peer.rng = self.world, door, key, self.rng

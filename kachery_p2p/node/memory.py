@@ -18,6 +18,8 @@ from typing import Any
 
 from kachery_p2p.protocol.limits import MIB
 
+from .buffers import BUFFERS
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _MAPPED_ABOVE = 32 * MIB
 """glibc's own ceiling for this."""
@@ -65,6 +67,7 @@ class Giving:
     def give_back(self, *, quiet: bool = True) -> None:
         """For a worker thread: it takes some ten milliseconds if there is much, else none. ``quiet``:
         nobody waits for anything now."""
+        BUFFERS.forget()
         now = used()
         self._least = min(self._least, now)
         if now < self._least + _MUCH:

@@ -32,9 +32,8 @@ from kachery_p2p.node.feeds.own_feeds import OwnFeeds
 from kachery_p2p.node.feeds.reader import FeedReader
 from kachery_p2p.node.feeds.server import FeedServer
 from kachery_p2p.node.feeds.submitter import FeedSubmitter
-from kachery_p2p.node.files.copy_locks import CopyLocks
 from kachery_p2p.node.files.downloader import Downloader
-from kachery_p2p.node.files.keeping import Keeping
+from kachery_p2p.node.files.keeping import CopyLocks, Keeping
 from kachery_p2p.node.files.offers import BlobOffers, PartOffers
 from kachery_p2p.node.files.provider import Provider
 from kachery_p2p.node.files.readers import FetchThrough

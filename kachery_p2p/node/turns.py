@@ -57,6 +57,8 @@ class Turns:
         self._begun: float | None = None
         """Since when a step runs."""
         self._next: asyncio.Handle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The running one: on Python 3.11 it takes a system call to find it out."""
         self._newcomers = Allowance()
         self._newcomers_may = self._newcomers.left(clock())
         """Whether they had time left when the accounts were written up."""
@@ -166,7 +168,9 @@ class Turns:
 
     def _go_on(self) -> None:
         if self._next is None:
-            self._next = asyncio.get_running_loop().call_soon(self._turn)
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+            self._next = self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         """A turn of the loop has passed: let so many go on as the next one has time for, by what steps

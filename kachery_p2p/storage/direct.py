@@ -18,10 +18,12 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import threading
+from collections import deque
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
-from kachery_p2p.protocol.limits import MANIFEST_CHUNK, MIB
+from kachery_p2p.protocol.limits import MANIFEST_CHUNK, MAX_BODY, MIB
 
 from .disk import Buffer, pwrite_all
 
@@ -31,12 +33,49 @@ CACHED_BEGIN: Final = MANIFEST_CHUNK
 _LEAST: Final = 64 * 1024
 """Bytes below which a write of its own to the disk costs more than the cache."""
 _BOUNCE: Final = 1 * MIB
+PAGE_BYTES: Final = MAX_BODY
+"""What comes from another node at a time."""
+_FREE_PAGES: Final = 4
+"""Pieces of memory that stay when they are not used: a download has two or three at a time."""
 _CANNOT: Final = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 def aligned_buffer(length: int) -> memoryview:
     """Zeroed memory that can be written from without being copied once more."""
     return memoryview(mmap.mmap(-1, length))
+
+
+class Page:
+    """Aligned memory of ``PAGE_BYTES``, taken from :meth:`Page.take` and used again and again: fresh
+    memory costs a page fault for each 4 KiB. Whoever still reads it holds it; any thread may."""
+
+    _free: ClassVar[deque[memoryview]] = deque(maxlen=_FREE_PAGES)
+    """The kernel takes back what falls out."""
+
+    def __init__(self, memory: memoryview) -> None:
+        self.memory = self.view = memory
+        """``view`` is the part of it that is filled."""
+        self._holders = 1
+        self._lock = threading.Lock()
+
+    @classmethod
+    def take(cls) -> Page:
+        """One that only the caller holds, with whatever was in it before."""
+        try:
+            return cls(cls._free.pop())
+        except IndexError:
+            return cls(aligned_buffer(PAGE_BYTES))
+
+    def hold(self) -> None:
+        with self._lock:
+            self._holders += 1
+
+    def drop(self) -> None:
+        """To be called once for each :meth:`hold`, and once for :meth:`take`."""
+        with self._lock:
+            self._holders -= 1
+            if not self._holders:
+                self._free.append(self.memory)
 
 
 class DirectFile:

@@ -39,6 +39,7 @@ from kachery_p2p.protocol.files import messages as files
 from kachery_p2p.protocol.files.messages import (
     FileAsk,
     FileBatch,
+    FileDoubt,
     FileInfo,
     FileOpen,
     FileRead,
@@ -106,6 +107,7 @@ SAMPLES: list[Any] = [
     FileRead(CHANNEL, SHA1, [(0, 65_536), (1 << 39, 1 << 40)], True),
     Piece(65_536, [b"p" * 32]),
     FileBatch(CHANNEL, [SHA1, SHA1]),
+    FileDoubt(CHANNEL, SHA1, 65_536, 131_072),
     FileAsk(CHANNEL, bytes(BLINDED_KEY_BYTES), bytes(ASK_PREFIX_BYTES)),
     KeepPut(CHANNEL, SHA1, SHA1, 5, 2, 60.0, "x.dat", [(SHA1, 3)]),
     KeepState(5, True, 1e9),
@@ -145,6 +147,7 @@ QUESTIONS = {
     "FileOpen",
     "FileRead",
     "FileAsk",
+    "FileDoubt",
     "FileBatch",
     "KeepPut",
     "KeepList",

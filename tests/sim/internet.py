@@ -84,8 +84,8 @@ class End:
         self._room = asyncio.Event()
         self._last = 0.0
 
-    async def send(self, message: Any) -> None:
-        data = bytes(message)
+    async def send(self, *parts: Any) -> None:
+        data = b"".join(parts)
         other = self.other
         while self.error is None and other._bytes > (_DEAF_ROOM if other.host.deaf else _ROOM):
             self._room.clear()

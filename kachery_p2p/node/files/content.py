@@ -34,12 +34,14 @@ from kachery_p2p.protocol.limits import (
     VERIFY_ON_READ,
 )
 from kachery_p2p.storage import paths
+from kachery_p2p.storage.direct import Page
 from kachery_p2p.storage.files.blobs import Blob
 from kachery_p2p.storage.files.checking import Proved, is_known, read_proved, read_range
 from kachery_p2p.storage.files.origins import FREE
 from kachery_p2p.storage.files.partials import Partial
 
-from .sources import Body, stored_manifest
+from .manifests import stored_manifest
+from .sources import Body, opened, plain
 from .unkept import Memory, Unkept
 
 Part = tuple[int, int | None]
@@ -281,7 +283,11 @@ class Content:
             StorageFull, StorageDamaged
         """
 
-        await self._writes.run(lambda: self._accept(body.open(), piece, source, channel.hex()))
+        def work() -> None:
+            with opened(body) as data:
+                self._accept(data, piece, source, channel.hex())
+
+        await self._writes.run(work)
         stop = piece.offset + len(body)
         return self.plan.came(ticket, piece.offset, stop, asyncio.get_running_loop().time())
 
@@ -293,14 +299,14 @@ class Content:
 
         def work() -> None:
             for piece, body in came:
-                data = body.open()
-                self._accept(data, piece, source, channel.hex())
-                found.append((piece.offset, data))
+                with opened(body) as data:
+                    self._accept(data, piece, source, channel.hex())
+                    found.append((piece.offset, plain(data)))
 
         await self._writes.run(work)
         return found
 
-    def _accept(self, data: bytes, piece: Piece, source: str, channel: str) -> None:
+    def _accept(self, data: bytes | Page, piece: Piece, source: str, channel: str) -> None:
         """Verify a piece and keep it, in memory if the disk is full and nobody wants the whole file."""
         try:
             self._keep(data, piece, source, channel)
@@ -309,10 +315,10 @@ class Content:
                 raise
             if self._unkept is None:
                 self._unkept = Unkept(self._memory, self._manifest, self.partial, error)
-            self._unkept.write_blocks(piece.offset, data, piece.proof, source)
+            self._unkept.write_blocks(piece.offset, plain(data), piece.proof, source)
             self._channels |= {channel}
 
-    def _keep(self, data: bytes, piece: Piece, source: str, channel: str) -> None:
+    def _keep(self, data: bytes | Page, piece: Piece, source: str, channel: str) -> None:
         """Verify a piece and write it to the disk."""
         partial = self.partial
         if partial is None:
@@ -323,7 +329,7 @@ class Content:
             if partial.kind == "tree":
                 partial.write_blocks(piece.offset, data, piece.proof, source)
             else:
-                partial.append(piece.offset, data, source)
+                partial.append(piece.offset, plain(data), source)
         except CorruptContent:
             if fresh:  # nothing of it was kept
                 self._comes_not_from(channel)

@@ -28,6 +28,26 @@ _LOOK_SECONDS = 1.0
 """So often it is looked whether it is stuck."""
 
 
+class Slot:
+    """One download's place among those that may work at once, which it leaves while there is nothing to
+    do."""
+
+    def __init__(self, slots: asyncio.Semaphore) -> None:
+        self._slots = slots
+        self._held = False
+
+    async def take(self) -> None:
+        """Wait for a place."""
+        await self._slots.acquire()
+        self._held = True
+
+    def leave(self) -> None:
+        """Let somebody else have it; harmless without one."""
+        if self._held:
+            self._held = False
+            self._slots.release()
+
+
 class Crowd:
     """Of one download. ``work`` has one source give what it can, until it fails or is ended."""
 

@@ -34,12 +34,13 @@ from kachery_p2p.protocol.limits import STALL_SECONDS
 from kachery_p2p.storage.files.checking import Proved
 
 from .content import Content, Part
-from .crowd import Crowd
+from .crowd import Crowd, Slot
 from .finder import Finder, Swarming
-from .progress import Progress, Slot
+from .manifests import assembled, manifest_of
+from .progress import Progress
 from .quick import QuickReads
 from .segments import Segments
-from .sources import NodeSource, Source, Sources, assembled, manifest_of
+from .sources import NodeSource, Source, Sources
 
 R = TypeVar("R")
 _RETRY_SECONDS = 0.5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,22 +41,3 @@ class Progress:
             "seconds": max(0.0, now - self.started),
             "sources": list(self.sources.values()),
         }
-
-
-class Slot:
-    """One holder's place in ``slots``."""
-
-    def __init__(self, slots: asyncio.Semaphore) -> None:
-        self._slots = slots
-        self._held = False
-
-    async def take(self) -> None:
-        """Wait for a place."""
-        await self._slots.acquire()
-        self._held = True
-
-    def leave(self) -> None:
-        """Let somebody else have it; harmless without one."""
-        if self._held:
-            self._held = False
-            self._slots.release()

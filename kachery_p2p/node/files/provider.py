@@ -1,8 +1,10 @@
 """Serves files to members: what a provider does.
 
 Every request is checked: the requester's role, our own, that the file may go out on that channel at
-all, and, before a byte leaves, that the bytes on this disk still are what their hash says. A blob
-that is damaged is put aside (quarantined) and withdrawn; the requester is told so and asks another.
+all, and, before a byte leaves, that the bytes on this disk still are what their hash says, or, of a
+large file, that nobody wrote to it since they were. A blob that is damaged is put aside (quarantined)
+and withdrawn; the requester is told so and asks another. A requester that finds out what the disk did
+to a large file unseen says so, and what it names is compared.
 
 A download in progress is served from too, as far as it has been verified.
 """
@@ -15,30 +17,35 @@ import hashlib
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 from kachery_p2p.node.links import endings
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.stream import Stream
+from kachery_p2p.node.parties import STRANGERS
 from kachery_p2p.node.workers import open_on_disk
 from kachery_p2p.protocol import codec
-from kachery_p2p.protocol.errors import BadInput, CorruptContent, NotFound
+from kachery_p2p.protocol.errors import BadInput, CorruptContent, KacheryError, NotFound
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.files.messages import (
+    FILE_DOUBT,
     FILE_OPEN,
     FILE_READ,
+    FileDoubt,
     FileInfo,
     FileOpen,
     FileRead,
     check_ranges,
 )
-from kachery_p2p.protocol.files.ranges import cut, grouped, length
+from kachery_p2p.protocol.files.ranges import cut, length
 from kachery_p2p.protocol.limits import (
     BLOCK,
     FEW_BYTES,
     INLINE_FILE,
     MANIFEST_CHUNK,
+    MAX_BODY,
     MAX_FILE,
     MAX_STATUS_ROWS,
     READ_ON_SECONDS,
@@ -51,15 +58,15 @@ from kachery_p2p.storage.files.trees import ensure_tree
 
 from .content import Content
 from .readers import (
-    BeingRead,
     FetchThrough,
     Reader,
-    ReadPiece,
     Upload,
+    compare_range,
     of_part,
+    on_disk,
     plain_reader,
-    read_all,
     read_few,
+    send_ranges,
     unproved,
 )
 
@@ -95,8 +102,11 @@ class Provider:
         self._lately: dict[tuple[str, str], float] = {}
         """Until when a peer that read a file counts as reading it: between two ranges, say."""
         self.served_bytes = 0
+        self._doubting: set[str] = set()
+        """Peers for one of whom each something is compared."""
         network.on_request_of(FILE_OPEN, FileOpen, self._open)
         network.on_stream_of(FILE_READ, FileRead, self._read)
+        network.on_note_of(FILE_DOUBT, FileDoubt, self._on_doubt)
 
     def _require(self, link: Link, channel: bytes, sha1: bytes) -> str:
         self._network.require_role(
@@ -258,13 +268,14 @@ class Provider:
         size = length(params.ranges)
         if not params.proofs or size > FEW_BYTES or rate.is_behind:
             return False
+        believing = link.party is not STRANGERS
         pieces = list(cut(params.ranges, lambda: rate.piece(link.bulk_bytes)))
         if not self._may_begin(link, sha1) or not stream.try_reserve(size):
             return False
         stream.set_group(link.peer)
         try:
             read = self._context.workers.disk(
-                read_few, self._context, self._damaged, params, pieces
+                partial(read_few, self._context, self._damaged, params, pieces, believing=believing)
             )
             found = await asyncio.shield(asyncio.ensure_future(read))
             if found is None:
@@ -277,7 +288,7 @@ class Provider:
                 self._count(upload, len(data))
             return True
         except CorruptContent:
-            self._withdrawn(sha1)
+            await self._withdraw_damaged(sha1)
             raise
         finally:
             stream.unreserve(size)
@@ -331,16 +342,20 @@ class Provider:
                     self._context.workers,
                     lambda gone: ensure_tree(self._store, blob, cancelled=gone),
                 )
-                blocks = TreeReader(self._store, blob, tree, self._damaged)
-                reader = self._each(blocks.read_proved if params.proofs else unproved(blocks.read))
+                # A member with proofs finds out what a disk did to a file that nobody wrote to, and
+                # says so; a visitor could not.
+                believing = params.proofs and link.party is not STRANGERS
+                blocks = TreeReader(self._store, blob, tree, self._damaged, believing=believing)
+                read = blocks.read_proved if params.proofs else unproved(blocks.read)
+                reader = on_disk(self._context.workers, read)
             else:
                 await self._context.workers.disk(self._check_small, blob)
-                reader = self._each(unproved(plain_reader(self._store, blob)))
+                reader = on_disk(self._context.workers, plain_reader(self._store, blob))
             await self._send(upload, stream, reader)
             if blob is not None:
                 await self._context.workers.disk(self._context.inventory.touch, sha1)
         except CorruptContent:
-            self._withdrawn(sha1)
+            await self._withdraw_damaged(sha1)
             raise
         finally:
             if blocks is not None:
@@ -348,56 +363,47 @@ class Provider:
             if opened:
                 link.budget.files.give()
 
+    async def _withdraw_damaged(self, sha1: str) -> None:
+        """What was put aside is not offered any more. That it is damaged may be only what the requester
+        said when it ended the stream."""
+        if await self._context.workers.disk(self._store.find, sha1) is None:
+            self._withdrawn(sha1)
+
+    def _on_doubt(self, link: Link, doubt: FileDoubt) -> None:
+        """The disk may have changed what nobody wrote to. One such comparison at a time for a peer."""
+        self._require(link, doubt.channel, doubt.sha1)
+        check_ranges([(doubt.start, doubt.stop)], MAX_FILE, 1)
+        if doubt.stop - doubt.start > MAX_BODY:
+            raise BadInput(what="range", reason=f"{doubt.stop - doubt.start} bytes")
+        if link.peer not in self._doubting:
+            self._doubting.add(link.peer)
+            self._network.spawn(self._compare(link.peer, doubt), name="compare what is doubted")
+
+    async def _compare(self, peer: str, doubt: FileDoubt) -> None:
+        sha1 = doubt.sha1.hex()
+        try:
+            blob = await self._find(sha1, doubt.channel)
+            if blob is not None and MANIFEST_CHUNK < blob.size >= doubt.stop:
+                await self._context.workers.disk(
+                    compare_range, self._store, blob, doubt.start, doubt.stop, self._damaged
+                )
+        except CorruptContent:
+            self._withdrawn(sha1)
+        except KacheryError as error:  # it went away, or cannot be read: whoever asks is told
+            log.info("%s: %s", sha1, error)
+        finally:
+            self._doubting.discard(peer)
+
     async def _send(
         self, upload: Upload, stream: Stream, read: Reader, *, waits: bool = False
     ) -> None:
-        """Read one group of pieces ahead of the link, as long as there is credit and room for it.
-        ``waits``: reading may wait for others, and is broken off when nobody wants it any more."""
-        link, rate = upload.link, self._context.rates.upload
+        params, rate = upload.params, self._context.rates.upload
 
-        def most() -> int:
-            return rate.piece(link.bulk_bytes)
+        def sent(size: int) -> None:
+            self.served_bytes += size
+            self._count(upload, size)
 
-        groups = grouped(cut(upload.params.ranges, most), most)
-        pieces = next(groups, None)
-        current: BeingRead | None = None
-        ahead: BeingRead | None = None
-        try:
-            while pieces is not None or current is not None:
-                if pieces is not None:
-                    size = sum(stop - start for start, stop in pieces)
-                    # Nobody waits for room while something that was read waits to be sent, and who
-                    # waits for the rate has no room yet.
-                    if current is None:
-                        await rate.acquire(link.peer, size)
-                        await stream.reserve(size)
-                    elif may := not rate.is_behind and stream.try_reserve(size):
-                        rate.take(size)
-                    if current is None or may:
-                        ahead = BeingRead(pieces, size, asyncio.ensure_future(read(pieces)))
-                        pieces = next(groups, None)
-                if current is not None:
-                    for (start, _), (data, proof) in zip(
-                        current.pieces, await current.read, strict=True
-                    ):
-                        self.served_bytes += len(data)
-                        await stream.send([start, proof], data)
-                        self._count(upload, len(data))
-                    stream.unreserve(current.size)
-                current, ahead = ahead, None
-        finally:
-            for each in (current, ahead):
-                if each is not None:
-                    stream.unreserve(each.size)
-                    if waits:
-                        each.read.cancel()
-                    # The thread may still be reading: the tree it reads from is closed after this.
-                    await asyncio.wait([each.read])
-                    if not each.read.cancelled():
-                        each.read.exception()
-
-    def _each(self, read: ReadPiece) -> Reader:
-        return lambda pieces: self._context.workers.disk(read_all, read, pieces)
+        await send_ranges(upload.link, stream, params.ranges, read, rate, sent, waits=waits)
 
     def _count(self, upload: Upload, size: int) -> None:
         self._sent[upload.whose] = self._sent.pop(upload.whose, 0) + size

@@ -1,4 +1,5 @@
-"""What a provider has to give to whom, and how it is read: in pieces, with proofs or without.
+"""What a provider has to give to whom, and how it is read and sent: in pieces, with proofs or without,
+a little ahead of the link and never more than may go.
 
 What lies in one of the node's origins (:class:`FetchThrough`) is fetched from there, verified and kept
 as what was fetched, and served from the storage. A part of a large file takes that part alone, if its
@@ -21,6 +22,9 @@ from typing import Any, Final, NamedTuple
 from kachery_p2p.node.backing.backing import Backing
 from kachery_p2p.node.context import Context
 from kachery_p2p.node.links.link import Link
+from kachery_p2p.node.links.stream import Stream
+from kachery_p2p.node.rates import Throttle
+from kachery_p2p.node.workers import Workers
 from kachery_p2p.protocol import tree
 from kachery_p2p.protocol.errors import (
     BadInput,
@@ -31,13 +35,13 @@ from kachery_p2p.protocol.errors import (
     OriginError,
 )
 from kachery_p2p.protocol.files.messages import FileRead, check_ranges
-from kachery_p2p.protocol.files.ranges import Range
+from kachery_p2p.protocol.files.ranges import Range, cut, grouped
 from kachery_p2p.protocol.limits import BLOCK, FETCH_THROUGH_SECONDS
 from kachery_p2p.storage.backing.objects import MANIFEST
 from kachery_p2p.storage.files.blobs import Blob, BlobStore
 from kachery_p2p.storage.files.checking import Proved, TreeReader
 from kachery_p2p.storage.files.treefile import block_count
-from kachery_p2p.storage.files.trees import find_tree
+from kachery_p2p.storage.files.trees import ensure_tree, find_tree
 from kachery_p2p.storage.paths import check_sha1
 
 from .content import Content
@@ -46,14 +50,6 @@ from .downloader import Downloader
 
 ReadPiece = Callable[[int, int], Proved]
 Reader = Callable[[Sequence[Range]], Awaitable[list[Proved]]]
-
-
-class BeingRead(NamedTuple):
-    """Pieces that are being read, and have their place in the peer's budget."""
-
-    pieces: list[Range]
-    size: int
-    read: asyncio.Future[list[Proved]]
 
 
 @dataclass
@@ -75,6 +71,8 @@ def read_few(
     damaged: Callable[[str], CorruptContent],
     params: FileRead,
     pieces: Sequence[Range],
+    *,
+    believing: bool,
 ) -> tuple[int, list[Proved]] | None:
     """The size of a large blob, and pieces of it with their proofs; None if anything about it is not as
     it mostly is, so that more has to be done, or to be said.
@@ -94,7 +92,7 @@ def read_few(
             tree = find_tree(store, blob)
             if tree is None:
                 return None
-            with TreeReader(store, blob, tree, damaged) as reader:
+            with TreeReader(store, blob, tree, damaged, believing=believing) as reader:
                 found = [reader.read_proved(start, stop) for start, stop in pieces]
     except (BadInput, NotFound):
         return None
@@ -102,19 +100,97 @@ def read_few(
     return blob.size, found
 
 
-def read_all(read: ReadPiece, pieces: Sequence[Range]) -> list[Proved]:
-    """Each piece, by itself."""
+def compare_range(
+    store: BlobStore, blob: Blob, start: int, stop: int, damaged: Callable[[str], CorruptContent]
+) -> None:
+    """Compare a part of a large blob with its tree. Raises what ``damaged`` makes of it."""
+    with (
+        store.held(blob) as held,
+        TreeReader(store, held, ensure_tree(store, held), damaged) as reader,
+    ):
+        reader.read(start, stop)
+
+
+def on_disk(workers: Workers, read: ReadPiece) -> Reader:
+    """Read piece by piece, some of them in one visit to a thread."""
+    return lambda pieces: workers.disk(_read_all, read, pieces)
+
+
+def _read_all(read: ReadPiece, pieces: Sequence[Range]) -> list[Proved]:
     return [read(start, stop) for start, stop in pieces]
 
 
-def plain_reader(store: BlobStore, blob: Blob) -> Callable[[int, int], bytes]:
-    """Of a blob without a tree."""
-    return lambda start, stop: store.read(blob, start, stop - start)
+def plain_reader(store: BlobStore, blob: Blob) -> ReadPiece:
+    """A blob's bytes as they lie there."""
+    return unproved(lambda start, stop: store.read(blob, start, stop - start))
 
 
 def unproved(read: Callable[[int, int], bytes]) -> ReadPiece:
     """The same with no proofs."""
     return lambda start, stop: (read(start, stop), [])
+
+
+class _Reading(NamedTuple):
+    """Pieces that are being read, and have their place in the peer's budget."""
+
+    pieces: list[Range]
+    size: int
+    read: asyncio.Future[list[Proved]]
+
+
+async def send_ranges(
+    link: Link,
+    stream: Stream,
+    ranges: Sequence[Range],
+    read: Reader,
+    rate: Throttle,
+    sent: Callable[[int], None],
+    *,
+    waits: bool = False,
+) -> None:
+    """Read one group of pieces ahead of the link, as long as there is credit and room for it. ``sent``
+    is told the bytes of each piece that went. ``waits``: reading may wait for others, and is broken off
+    when nobody wants it any more."""
+
+    def most() -> int:
+        return rate.piece(link.bulk_bytes)
+
+    groups = grouped(cut(ranges, most), most)
+    pieces = next(groups, None)
+    current: _Reading | None = None
+    ahead: _Reading | None = None
+    try:
+        while pieces is not None or current is not None:
+            if pieces is not None:
+                size = sum(stop - start for start, stop in pieces)
+                # Nobody waits for room while something that was read waits to be sent, and who
+                # waits for the rate has no room yet.
+                if current is None:
+                    await rate.acquire(link.peer, size)
+                    await stream.reserve(size)
+                elif may := not rate.is_behind and stream.try_reserve(size):
+                    rate.take(size)
+                if current is None or may:
+                    ahead = _Reading(pieces, size, asyncio.ensure_future(read(pieces)))
+                    pieces = next(groups, None)
+            if current is not None:
+                for (start, _), (data, proof) in zip(
+                    current.pieces, await current.read, strict=True
+                ):
+                    await stream.send([start, proof], data)
+                    sent(len(data))
+                stream.unreserve(current.size)
+            current, ahead = ahead, None
+    finally:
+        for each in (current, ahead):
+            if each is not None:
+                stream.unreserve(each.size)
+                if waits:
+                    each.read.cancel()
+                # The thread may still be reading: the tree it reads from is closed after this.
+                await asyncio.wait([each.read])
+                if not each.read.cancelled():
+                    each.read.exception()
 
 
 def of_part(part: Content, proofs: bool) -> Reader:

@@ -212,6 +212,10 @@ class Segments:
         except ProtocolViolation as error:
             source.accuse(error)
             raise
+        except CorruptContent:
+            if self._content.has_proofs:
+                source.doubt(self._content.sha1, piece.offset, piece.offset + len(body))
+            raise
         pieces.done(cost)
         self._cancel(over)
         if self._content.plan.hungry(source.holder.node, asyncio.get_running_loop().time()):

@@ -10,14 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Protocol
 
-from kachery_p2p.node.context import Context
 from kachery_p2p.node.gossip.lookup import Lookup
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
@@ -27,7 +25,6 @@ from kachery_p2p.node.rates import Throttle
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import (
     AccessDenied,
-    BadInput,
     CorruptContent,
     KacheryError,
     LinkClosed,
@@ -35,10 +32,15 @@ from kachery_p2p.protocol.errors import (
     NotFound,
     OriginError,
     ProtocolViolation,
-    StorageFull,
 )
-from kachery_p2p.protocol.files.manifest import Manifest
-from kachery_p2p.protocol.files.messages import FILE_OPEN, FILE_READ, FileInfo, Piece
+from kachery_p2p.protocol.files.messages import (
+    FILE_DOUBT,
+    FILE_OPEN,
+    FILE_READ,
+    FileDoubt,
+    FileInfo,
+    Piece,
+)
 from kachery_p2p.protocol.files.ranges import Range
 from kachery_p2p.protocol.gossip.holders import Holder, rank
 from kachery_p2p.protocol.limits import (
@@ -51,7 +53,7 @@ from kachery_p2p.protocol.limits import (
     STREAM_CREDIT,
 )
 from kachery_p2p.protocol.links.session import SealedBody
-from kachery_p2p.storage.files.chunks import assemble
+from kachery_p2p.storage.direct import Page
 from kachery_p2p.storage.files.origins import FREE
 
 
@@ -61,6 +63,26 @@ class Body(Protocol):
 
     def __len__(self) -> int: ...
     def open(self) -> bytes: ...
+
+
+@contextlib.contextmanager
+def opened(body: Body) -> Iterator[bytes | Page]:
+    """Plain bytes, for as long as the block lasts: in a page if they were sealed. Raises as
+    :meth:`Body.open`."""
+    if not isinstance(body, SealedBody):
+        yield body.open()
+        return
+    page = Page.take()
+    try:
+        page.view = body.open_into(page.memory)
+        yield page
+    finally:
+        page.drop()
+
+
+def plain(data: bytes | Page) -> bytes:
+    """What was opened, to be kept."""
+    return bytes(data.view) if isinstance(data, Page) else data
 
 
 class Pieces(Protocol):
@@ -171,6 +193,9 @@ class Source(ABC):
     def accuse(self, error: KacheryError) -> None:
         """What it sent was forged on the way."""
 
+    def doubt(self, sha1: str, start: int, stop: int) -> None:  # noqa: B027
+        """What it sent of these blocks does not fit its proof: it may want to compare them itself."""
+
     def check(self, data: bytes, sha1: str, what: str) -> None:
         """Raise CorruptContent, with this source to blame, unless the bytes fit their name."""
         if hashlib.sha1(data).hexdigest() != sha1:
@@ -197,6 +222,10 @@ class NodeSource(Source):
 
     def accuse(self, error: KacheryError) -> None:
         self.link.close(error)
+
+    def doubt(self, sha1: str, start: int, stop: int) -> None:
+        doubt = FileDoubt(self.holder.channel, bytes.fromhex(sha1), start, stop)
+        self.link.note(FILE_DOUBT, codec.plain(doubt))
 
     async def open(self, sha1: str) -> FileInfo:
         """Ask for a file's size, and for its bytes if they are few."""
@@ -361,79 +390,3 @@ def via(network: Network, link: Link) -> str | None:
 
 
 # --- manifests -----------------------------------------------------------------------------------
-
-
-async def stored_manifest(context: Context, sha1: str) -> bytes | None:
-    """The manifest of that name, if it is here and whole."""
-
-    def work() -> bytes | None:
-        blob = context.store.find(sha1)
-        if blob is None or blob.size > MAX_MANIFEST:
-            return None
-        data = context.store.read(blob, 0, blob.size)
-        return data if hashlib.sha1(data).hexdigest() == sha1 else None
-
-    return await context.workers.disk(work)
-
-
-class Fetching(Protocol):
-    """Who fetches the file that a manifest is of."""
-
-    @property
-    def context(self) -> Context: ...
-    @property
-    def sha1(self) -> str: ...
-    @property
-    def wants_whole(self) -> bool:
-        """Whether there must be room on the disk."""
-
-    async def store_small(self, sha1: str, data: bytes, holder: Holder) -> None: ...
-
-
-async def manifest_of(
-    source: Source, keeper: Fetching, name: str, provide: Callable[[str], None]
-) -> Manifest:
-    """The manifest of that name, from here, or from a source and kept; ``provide`` is called with its
-    hash then.
-
-    Raises:
-        NotFound: the source has none. BadInput: it is of another file.
-    """
-    data = await stored_manifest(keeper.context, name)
-    if data is None:
-        data = await source.manifest(name)
-        await source.afford(len(data))
-        try:
-            await keeper.store_small(name, data, source.holder)
-        except StorageFull:
-            if keeper.wants_whole:
-                raise
-        else:
-            provide(name)
-    manifest = Manifest.parse(data)
-    if manifest.sha1 != keeper.sha1:
-        raise BadInput(
-            what=f"manifest {name}", reason=f"it is of sha1://{manifest.sha1}, another file"
-        )
-    return manifest
-
-
-async def assembled(context: Context, sha1: str, manifest: str, label: str) -> int | None:
-    """Make a file of its chunks, if all lie here and are nobody's alone; its size, or None."""
-    gone = threading.Event()
-
-    def work() -> int | None:
-        store, free = context.store, context.bindings.is_free
-        context.inventory.storing([sha1], label)
-        if not assemble(store, sha1, manifest, free, gone.is_set):
-            return None
-        blob = store.find(sha1)
-        return None if blob is None else blob.size
-
-    working = asyncio.ensure_future(context.workers.disk(work))
-    try:
-        return await asyncio.shield(working)
-    except asyncio.CancelledError:
-        gone.set()
-        await asyncio.wait([working])
-        raise

@@ -16,7 +16,7 @@ from typing import Any
 
 from kachery_p2p.node.backing.backing import Backing
 from kachery_p2p.node.backing.origin import Origin
-from kachery_p2p.node.files.copy_locks import CopyLocks
+from kachery_p2p.node.files.keeping import CopyLocks
 from kachery_p2p.node.files.sources import NodeSource
 from kachery_p2p.node.gossip.discovery import Discovery
 from kachery_p2p.node.links.link import Link

@@ -8,9 +8,8 @@ from kachery_p2p.node.backing.backing import Backing
 from kachery_p2p.node.batches.loader import BatchLoader
 from kachery_p2p.node.feeds.feeds import Feeds
 from kachery_p2p.node.feeds.reader import FeedReader
-from kachery_p2p.node.files.copy_locks import CopyLocks
 from kachery_p2p.node.files.downloader import Downloader
-from kachery_p2p.node.files.keeping import Keeping
+from kachery_p2p.node.files.keeping import CopyLocks, Keeping
 from kachery_p2p.node.gossip.discovery import Discovery
 from kachery_p2p.protocol.errors import KacheryError
 

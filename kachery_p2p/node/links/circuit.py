@@ -98,7 +98,8 @@ class CircuitTransport:
         # Unknown at first: begin with short frames.
         return max(self._pace.rate, 1.0)
 
-    async def send(self, message: Buffer) -> None:
+    async def send(self, *parts: Buffer) -> None:
+        message = parts[0] if len(parts) == 1 else b"".join(parts)
         if self._opened is None and self._ask is not None:
             self._opened = self._ask(bytes(message))
             self._opened.credit_batch = CIRCUIT_CREDIT_BATCH

@@ -31,6 +31,7 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
+from kachery_p2p.node.websocket import Messages, Opening
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import (
     FIRST_BYTE_SECONDS,
@@ -51,7 +52,7 @@ _KNOCK_LINE = re.compile(rb"\r\n" + KNOCK.encode() + rb": ([A-Za-z0-9_-]+)\r\n")
 _SETTLED = 1.5
 """Times HANDSHAKE_SECONDS: after the hellos, half as long for a newer document to come."""
 
-Accept = Callable[[ServerConnection, str, Callable[[], None]], Awaitable[None]]
+Accept = Callable[["Guarded", str, Callable[[], None]], Awaitable[None]]
 
 
 class OwnPage(Protocol):
@@ -86,25 +87,36 @@ class Guarded(ServerConnection):
         super().__init__(protocol, visit.listener, **options)  # type: ignore[arg-type]
         self.peer = visit.peer
         self.visit = visit
+        self.messages: Messages | None = None
+        """When it is open."""
+        self._opening = Opening()
         self._came = 0
-        self.data_received = self._on_first_data  # type: ignore[method-assign]
+        self._early = b""
+        """What came before its answer went."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not ServerConnection's: that one starts the handler of a websockets Server.
         super(ServerConnection, self).connection_made(transport)
         self.visit.connection = self
 
-    def _on_first_data(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
+        if self.messages is not None:  # a frame of control
+            super().data_received(data)
+            return
         self._came += len(data)
         if self._came > MAX_UPGRADE_BYTES:
             self.transport.abort()
             return
-        ServerConnection.data_received(self, data)
+        head, rest = self._opening.split(data)
+        self._early += rest
+        if head:
+            super().data_received(head)
 
     def opened(self) -> None:
         """The request is over: from now on data goes straight to where it belongs."""
-        del self.data_received
-        self.transport.set_protocol(self)  # some loops keep the method, not its name
+        self.messages = Messages(self, served=True)
+        self.messages.begin(self._early)
+        self._early = b""
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.visit.gone()

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.client import connect
+from websockets.asyncio.connection import Connection
 from websockets.exceptions import (
-    ConnectionClosed,
     InvalidHandshake,
     InvalidProxy,
     InvalidURI,
@@ -30,6 +29,7 @@ from websockets.exceptions import (
 )
 
 from kachery_p2p.node.parties import KNOCKED, STRANGERS, Party
+from kachery_p2p.node.websocket import Dialled, Messages
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import BadInput, LinkClosed, Unreachable
 from kachery_p2p.protocol.limits import (
@@ -48,13 +48,10 @@ SUBPROTOCOL = "kachery-p2p"
 _UNSENT_BYTES = 256 * KIB
 """What the kernel may hold unsent per socket: more would put control frames behind bulk."""
 _CLOSE_SECONDS = 2.0
-_QUEUE = (16, 4)
-"""Received WebSocket messages that wait for the reader: at most 16, read on again at 4."""
 _BOTH_ENDS: dict[str, Any] = {
     "subprotocols": [SUBPROTOCOL],
     "compression": None,  # records are encrypted: nothing in them can be compressed
     "max_size": MAX_RECORD,
-    "max_queue": _QUEUE,
     "ping_interval": None,  # links have pings of their own, in their sessions
     "close_timeout": _CLOSE_SECONDS,
 }
@@ -77,7 +74,8 @@ class Transport(Protocol):
         """When (the loop's time) the other end last took part of what is being sent, if the transport
         knows; else None."""
 
-    async def send(self, message: Buffer) -> None: ...
+    async def send(self, *parts: Buffer) -> None:
+        """Send one message, which may be in several parts."""
 
     async def receive(self) -> Buffer: ...
 
@@ -85,32 +83,30 @@ class Transport(Protocol):
 
 
 class WebSocketTransport:
-    """A WebSocket connection, dialled or accepted. Text messages are refused."""
+    """An open WebSocket connection, dialled or accepted. Text messages are refused."""
 
     rate = None
     taken_at = None
 
-    def __init__(self, connection: ClientConnection | ServerConnection, name: str) -> None:
+    def __init__(self, connection: Connection, messages: Messages, name: str) -> None:
         self.name = name
         self.party = (
             KNOCKED if isinstance(connection, Guarded) and connection.visit.knocked else STRANGERS
         )
         self._connection = connection
+        self._messages = messages
 
-    async def send(self, message: Buffer) -> None:
+    async def send(self, *parts: Buffer) -> None:
         try:
-            await self._connection.send(message)
-        except ConnectionClosed as error:
-            raise LinkClosed(peer=self.name, reason=_reason(error)) from error
+            await self._messages.send(*parts)
+        except LinkClosed as error:
+            raise LinkClosed(**error.fields | {"peer": self.name}) from error
 
     async def receive(self) -> Buffer:
         try:
-            message = await self._connection.recv()
-        except ConnectionClosed as error:
-            raise LinkClosed(peer=self.name, reason=_reason(error)) from error
-        if isinstance(message, str):
-            raise LinkClosed(peer=self.name, reason="a text message came; this wire is binary")
-        return message
+            return await self._messages.receive()
+        except LinkClosed as error:
+            raise LinkClosed(**error.fields | {"peer": self.name}) from error
 
     async def close(self) -> None:
         try:
@@ -122,12 +118,6 @@ class WebSocketTransport:
             await self._connection.wait_closed()
 
 
-def _reason(error: ConnectionClosed) -> str:
-    if error.rcvd is not None:
-        return error.rcvd.reason or f"closed by the other side ({error.rcvd.code})"
-    return str(error.__cause__ or "the connection broke")
-
-
 def check_url(url: str) -> str:
     """Return ``url`` if it is a ws:// or wss:// URL, else raise :class:`~.errors.BadInput`."""
     if not isinstance(url, str) or len(url) > MAX_URL:
@@ -137,7 +127,7 @@ def check_url(url: str) -> str:
     return url
 
 
-def _tune(connection: ClientConnection | ServerConnection) -> None:
+def _tune(connection: Connection) -> None:
     raw = connection.transport.get_extra_info("socket")
     if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -180,6 +170,7 @@ async def dial(
     try:
         connection = await _Connect(
             url,
+            create_connection=Dialled,
             **_BOTH_ENDS,
             open_timeout=DIAL_SECONDS,
             user_agent_header=None,
@@ -204,7 +195,9 @@ async def dial(
         reason = f"no kachery-p2p node there: {error}{via}"
         raise Unreachable(what=url, reason=reason) from error
     _tune(connection)
-    return WebSocketTransport(connection, url)
+    assert isinstance(connection, Dialled)
+    assert connection.messages is not None
+    return WebSocketTransport(connection, connection.messages, url)
 
 
 def _http_proxy(url: str, named: str | None) -> HttpProxy | None:
@@ -249,11 +242,10 @@ async def listen(
         BadInput: the address cannot be listened on.
     """
 
-    async def handler(
-        connection: ServerConnection, address: str, proved: Callable[[], None]
-    ) -> None:
+    async def handler(connection: Guarded, address: str, proved: Callable[[], None]) -> None:
         _tune(connection)
-        await accept(WebSocketTransport(connection, address), proved)
+        assert connection.messages is not None
+        await accept(WebSocketTransport(connection, connection.messages, address), proved)
 
     listener = Listener(
         handler,
@@ -265,9 +257,7 @@ async def listen(
             "max_size": _BOTH_ENDS["max_size"],
             "logger": logging.getLogger("websockets.server"),
         },
-        connection_options={
-            name: _BOTH_ENDS[name] for name in ("max_queue", "ping_interval", "close_timeout")
-        },
+        connection_options={name: _BOTH_ENDS[name] for name in ("ping_interval", "close_timeout")},
     )
     await listener.open(host, port)
     return listener

@@ -17,6 +17,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from kachery_p2p.node.buffers import BUFFERS
 from kachery_p2p.node.workers import Workers
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.limits import JOINED_BYTES, MAX_RECORD_FRAMES, MIN_BODY
@@ -104,7 +105,7 @@ class Writer:
 
     async def run(self) -> None:
         """Send until :meth:`end`, or until the transport fails."""
-        ahead: deque[tuple[asyncio.Future[Buffer] | Buffer, int]] = deque()
+        ahead: deque[tuple[asyncio.Future[list[Buffer]] | list[Buffer], int]] = deque()
         while True:
             if len(ahead) < _AHEAD and (item := self._mux.next_frame()) is not None:
                 record, size = self._record(item)
@@ -112,7 +113,7 @@ class Writer:
                 ahead.append((record, size))
             elif ahead:
                 record, size = ahead.popleft()
-                await self._send(record if isinstance(record, Buffer) else await record)
+                await self._send(record if isinstance(record, list) else await record)
                 if size:
                     self.ahead -= size
                     self._on_sent()
@@ -122,7 +123,7 @@ class Writer:
                 self._wake.clear()
                 await self._wake.wait()
 
-    def _record(self, item: Item | None) -> tuple[asyncio.Future[Buffer] | Buffer, int]:
+    def _record(self, item: Item | None) -> tuple[asyncio.Future[list[Buffer]] | list[Buffer], int]:
         """The record of a frame and of those that wait behind it, up to ``JOINED_BYTES`` or a sealed
         tail; and the length of that."""
         headers: list[bytes] = []
@@ -147,15 +148,15 @@ class Writer:
             self._room.set()
         seal = self._session.seal()
         if sealed > INLINE_BYTES:
-            cipher = self._workers.cipher(seal.record, headers, tails)
+            cipher = self._workers.cipher(seal.parts, headers, tails, BUFFERS.take)
             return asyncio.ensure_future(cipher), sealed
-        return seal.record(headers, tails), sealed
+        return seal.parts(headers, tails), sealed
 
-    async def _send(self, record: Buffer) -> None:
-        size = len(record)
+    async def _send(self, record: list[Buffer]) -> None:
+        size = sum(map(len, record))
         loop = asyncio.get_running_loop()
         start = self._sending_since = loop.time()
-        await self._transport.send(record)
+        await self._transport.send(*record)
         self._sending_since = None
         self.sent += size
         if size > MIN_BODY:

@@ -21,6 +21,7 @@ FILE_OPEN = "file.open"
 FILE_READ = "file.read"
 FILE_BATCH = "file.batch"
 FILE_ASK = "file.ask"
+FILE_DOUBT = "file.doubt"
 
 
 class FileOpen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,6 +93,16 @@ class FileAsk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     start: Annotated[bytes, msgspec.Meta(min_length=ASK_PREFIX_BYTES, max_length=ASK_PREFIX_BYTES)]
 
 
+class FileDoubt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What you sent of this range, whole blocks and at most ``MAX_BODY`` bytes, does not fit its proof:
+    compare it. ``sha1`` is 20 raw bytes."""
+
+    channel: bytes
+    sha1: bytes
+    start: int
+    stop: int
+
+
 class Several(msgspec.Struct, frozen=True, array_like=True):
     """The files in one body: which of those that were asked for, by their places, and their sizes."""
 
@@ -126,6 +137,13 @@ METHODS: Final = (
         "stream",
         FileAsk,
         "any member -> provider (end to end): send a small file, if you have it",
+        "request-files",
+    ),
+    Method(
+        FILE_DOUBT,
+        "note",
+        FileDoubt,
+        "requester -> provider (end to end): what you sent of it is wrong",
         "request-files",
     ),
 )

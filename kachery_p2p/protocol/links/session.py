@@ -22,7 +22,9 @@ Everything here is pure; :class:`Seal` and :class:`SealedBody` may be used from 
 
 from __future__ import annotations
 
+import contextlib
 import struct
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -71,6 +73,11 @@ def unwrap_handshake(message: Buffer, version: int = PROTOCOL_VERSION) -> bytes:
     return bytes(message[_PREFIX.size :])
 
 
+def new_memory(length: int) -> memoryview:
+    """So many bytes that nobody else has."""
+    return memoryview(bytearray(length))
+
+
 class _Direction:
     """One key and its record counter."""
 
@@ -97,28 +104,30 @@ class Seal:
     aead: AESGCM
     number: int
 
-    def record(self, headers: list[bytes], tails: list[tuple[Data, Buffer]]) -> bytes | bytearray:
-        """The record of frames, by their encoded headers. ``tails``: those of them that have one, with
-        the plain body of a sealed tail (one at most) or the whole of an opaque one, which
-        ``frame.size`` must fit."""
+    def parts(
+        self,
+        headers: list[bytes],
+        tails: list[tuple[Data, Buffer]],
+        memory: Callable[[int], memoryview] = new_memory,
+    ) -> list[Buffer]:
+        """The record of frames, by their encoded headers, in parts that follow one another: what only
+        passes through is not copied. ``tails``: those of them that have one, with the plain body of a
+        sealed tail (one at most) or the whole of an opaque one, which ``frame.size`` must fit.
+        ``memory`` gives so many bytes to write to."""
         sealed = self.aead.encrypt(noise.nonce(2 * self.number), join_headers(headers), None)
-        if all(frame.tail == OPAQUE_TAIL for frame, _ in tails):
-            # Each byte is touched once.
-            return b"".join((_LENGTH.pack(len(sealed)), sealed, *(body for _, body in tails)))
-        start = _LENGTH.size + len(sealed)
-        record = bytearray(start + sum(frame.size for frame, _ in tails))
-        record[: _LENGTH.size] = _LENGTH.pack(len(sealed))
-        record[_LENGTH.size : start] = sealed
+        found: list[Buffer] = [_LENGTH.pack(len(sealed)) + sealed]
         for frame, body in tails:
-            end = start + frame.size
             if frame.tail == OPAQUE_TAIL:
-                record[start:end] = body
+                found.append(body)
             else:
-                tail = memoryview(record)[start:end]
+                tail = memory(frame.size)
                 self.aead.encrypt_into(noise.nonce(2 * self.number + 1), body, None, tail)
-                tail.release()
-            start = end
-        return record
+                found.append(tail)
+        return found
+
+    def record(self, headers: list[bytes], tails: list[tuple[Data, Buffer]]) -> bytes:
+        """As :meth:`parts`, in one piece."""
+        return b"".join(self.parts(headers, tails))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +147,23 @@ class SealedBody:
         Raises:
             ProtocolViolation: they are not what the peer sent. The session must end.
         """
-        try:
+        with _authentic():
             return self.aead.decrypt(noise.nonce(2 * self.number + 1), self.tail, None)
-        except InvalidTag as error:
-            raise ProtocolViolation(reason="a record's body does not authenticate") from error
+
+    def open_into(self, memory: memoryview) -> memoryview:
+        """As :meth:`open`, into the beginning of memory of the caller's; that part of it."""
+        plain = memory[: len(self)]
+        with _authentic():
+            self.aead.decrypt_into(noise.nonce(2 * self.number + 1), self.tail, None, plain)
+        return plain
+
+
+@contextlib.contextmanager
+def _authentic() -> Iterator[None]:
+    try:
+        yield
+    except InvalidTag as error:
+        raise ProtocolViolation(reason="a record's body does not authenticate") from error
 
 
 Body = SealedBody | memoryview | None

@@ -20,6 +20,7 @@ from typing import Final
 from kachery_p2p.protocol import tree
 from kachery_p2p.protocol.files.manifest import TREE_ALGORITHM, Chunk
 from kachery_p2p.protocol.limits import BLOCK, KIB, MANIFEST_CHUNK
+from kachery_p2p.storage.direct import Page
 
 Buffer = bytes | bytearray | memoryview
 
@@ -149,7 +150,8 @@ class RunningHash:
         self._pool: ThreadPoolExecutor | None = None
         self._pending: deque[Future[None]] = deque()
 
-    def update(self, data: Buffer) -> None:
+    def update(self, data: Buffer, page: Page | None = None) -> None:
+        """``page``: in which the bytes lie, and which is held as long as they are read."""
         if len(data) <= _INLINE and not self._pending:
             self._sha1.update(data)
             return
@@ -157,7 +159,11 @@ class RunningHash:
             self._pool = ThreadPoolExecutor(1, "kachery-sha1")
         while len(self._pending) >= _AHEAD or (self._pending and self._pending[0].done()):
             self._pending.popleft().result()
-        self._pending.append(self._pool.submit(self._sha1.update, data))
+        future = self._pool.submit(self._sha1.update, data)
+        self._pending.append(future)
+        if page is not None:
+            page.hold()
+            future.add_done_callback(lambda _: page.drop())
 
     def hexdigest(self) -> str:
         """Of all that was given; waits for what is pending."""

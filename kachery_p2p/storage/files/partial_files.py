@@ -105,8 +105,9 @@ class PartialFiles:
         """See to room for so many bytes more. Raises StorageFull."""
         self._claim.grow(min(self._most, self._written + more))
 
-    def write(self, data: Buffer, offset: int) -> None:
-        """Write data. Raises OSError, and StorageFull."""
+    def write(self, data: Buffer, offset: int, *, aligned: bool = False) -> None:
+        """Write data. ``aligned``: it begins where a page of memory begins. Raises OSError, and
+        StorageFull."""
         self.expect(len(data))
         self._written += len(data)
         if self._writer is None:
@@ -118,7 +119,7 @@ class PartialFiles:
             if done < start and not is_hole(self.data, offset + done, offset + start):
                 start = done
             if start < stop:
-                self._writer.write(view[start:stop], offset + start)
+                self._writer.write(view[start:stop], offset + start, aligned=aligned)
             done = stop
 
     def sync_data(self) -> None:

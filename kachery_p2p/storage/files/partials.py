@@ -43,6 +43,7 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.files.manifest import TREE_ALGORITHM, Manifest
 from kachery_p2p.protocol.limits import BLOCK, DURABLE_WINDOW, MAX_FILE, MIB, SYNC_AFTER
 from kachery_p2p.storage import paths
+from kachery_p2p.storage.direct import Page
 from kachery_p2p.storage.disk import Buffer, disk_error, disk_errors, pread_up_to, pwrite_all
 
 from .blobs import BlobStore
@@ -66,13 +67,10 @@ class Partial:
     def __init__(
         self, store: BlobStore, sha1: str, size: int, manifest: Manifest | None, kind: Kind
     ) -> None:
-        self.sha1 = sha1
-        self.size = size
+        self.sha1, self.size = sha1, size
         self.kind: Final = kind
-        self._root = b""
-        self._names: list[str] = []
-        self._starts: list[int] = []
-        units, plan = 0, ""
+        self._names, self._starts = list[str](), list[int]()
+        self._root, units, plan = b"", 0, ""
         if kind == "tree" and manifest is not None and manifest.tree is not None:
             self._root = manifest.tree.root
             units, plan = block_count(size), self._root.hex()
@@ -85,8 +83,7 @@ class Partial:
         what = {"kind": kind, "sha1": sha1, "size": size, "plan": plan}
         self._files = PartialFiles(store, what, units)
         self._map = self._files.marks
-        self._lock = threading.Lock()
-        self._sync_lock = threading.Lock()
+        self._lock, self._sync_lock = threading.Lock(), threading.Lock()
         self._broken, self._unsynced = False, 0
         marked = (unit for unit in range(units) if self._map.marks[unit])
         self._verified = sum(self._start(unit + 1) - self._start(unit) for unit in marked)
@@ -203,7 +200,7 @@ class Partial:
     # --- taking bytes --------------------------------------------------------------------------
 
     def write_blocks(
-        self, offset: int, data: Buffer, proof: Sequence[bytes], source: str = "a peer"
+        self, offset: int, data: Buffer | Page, proof: Sequence[bytes], source: str = "a peer"
     ) -> int:
         """Verify and write whole blocks of a ``tree`` download; how many bytes of it were new.
 
@@ -214,7 +211,8 @@ class Partial:
             BadInput: these are not whole blocks of the file.
             StorageFull, StorageDamaged: not written; what was there before is still good.
         """
-        view = memoryview(data).cast("B")
+        page = data if isinstance(data, Page) else None
+        view = data.view if isinstance(data, Page) else memoryview(data).cast("B")
         stop = offset + len(view)
         whole = offset % BLOCK == 0 and (stop % BLOCK == 0 or stop == self.size)
         if self.kind != "tree" or not 0 <= offset < stop <= self.size or not whole:
@@ -228,9 +226,9 @@ class Partial:
             raise self._corrupt(offset, stop, source) from error
         with disk_errors(_WHAT, self._files.data_path):
             self._write_nodes(nodes)
-            self._files.write(view, offset)
+            self._files.write(view, offset, aligned=page is not None)
         new = self._mark(first, first + len(leaves))
-        self._hash_along(offset, view)
+        self._hash_along(offset, view, page=page)
         return new
 
     def append(self, offset: int, data: Buffer, source: str = "a peer") -> int:
@@ -415,9 +413,11 @@ class Partial:
         if self._unsynced >= DURABLE_WINDOW - SYNC_AFTER:
             self.sync()
 
-    def _hash_along(self, offset: int, view: memoryview, verified: bool = True) -> None:
+    def _hash_along(
+        self, offset: int, view: memoryview, verified: bool = True, page: Page | None = None
+    ) -> None:
         if verified and offset <= self._hashed < offset + len(view):
-            self._sha1.update(view[self._hashed - offset :])
+            self._sha1.update(view[self._hashed - offset :], page)
             self._hashed = offset + len(view)
         budget = _CATCH_UP * len(view)
         while budget > 0 and (done := self._hash_back(min(budget, _READ_BACK))):

@@ -3,7 +3,8 @@
 Comparing takes as long as reading the file, so it is done once for each state of it: beside the blob
 lies a ``.checked`` with the inode, size, mtime and ctime that the file had. As long as these fit,
 nobody has written to it in a way that a file system knows of. What a disk does to bytes that nobody
-wrote is seen where ranges are read, since these are compared each time (:mod:`.checking`).
+wrote is seen where ranges are read, since these are compared each time (:mod:`.checking`), by the
+member that they are sent to if not here.
 
 Invariant: a stamp is written after the content was compared, of the status that the file had before. It
 is no loss if it is not there, or damaged: then the file is compared again.

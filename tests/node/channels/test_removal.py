@@ -118,11 +118,11 @@ async def test_a_thousand_answers_on_a_slow_road_are_no_reason_to_drop_it() -> N
         send, go = link.transport.send, asyncio.Event()
         most = 0
 
-        async def slow(record: Any) -> None:
+        async def slow(*record: Any) -> None:
             nonlocal most
             await go.wait()
             most = max(most, link._mux.control.bytes)  # type: ignore[arg-type]
-            await send(record)
+            await send(*record)
 
         async def much(link: Link, params: Any) -> Any:
             return bytes(32_000)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kachery_p2p.node.files import copy_locks
-from kachery_p2p.node.files.copy_locks import CopyLocks
+from kachery_p2p.node.files import keeping
+from kachery_p2p.node.files.keeping import CopyLocks
 from kachery_p2p.protocol.errors import Busy, CopyLocked, NotFound
 from kachery_p2p.storage.files.arrivals import Arrivals
 
@@ -44,7 +44,7 @@ async def test_what_is_being_deleted_is_not_locked() -> None:
 
 
 async def test_a_lock_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copy_locks, "COPY_LOCK_SECONDS", 0.0)
+    monkeypatch.setattr(keeping, "COPY_LOCK_SECONDS", 0.0)
     readers = Arrivals()
     locks = CopyLocks(readers)
     locks.lock(A, ALICE)
@@ -54,7 +54,7 @@ async def test_a_lock_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_one_node_locks_so_many_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copy_locks, "MAX_COPY_LOCKS_EACH", 1)
+    monkeypatch.setattr(keeping, "MAX_COPY_LOCKS_EACH", 1)
     locks = CopyLocks(Arrivals())
     locks.lock(A, ALICE)
     locks.lock(A, ALICE)

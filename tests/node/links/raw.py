@@ -13,8 +13,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from kachery_p2p.node.links.opening import handshake
-from kachery_p2p.node.links.transport import SUBPROTOCOL, WebSocketTransport
+from kachery_p2p.node.links.transport import SUBPROTOCOL
 from kachery_p2p.protocol.channels.membership import ChannelBook
+from kachery_p2p.protocol.codec import Buffer
+from kachery_p2p.protocol.errors import LinkClosed
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.links.frames import Bye, Data, Frame, Hello
 from kachery_p2p.protocol.links.session import Body, SealedBody, Session
@@ -43,6 +45,30 @@ async def gone(connection: ClientConnection) -> None:
         with contextlib.suppress(ConnectionClosed):
             while True:
                 await connection.recv()
+
+
+class Bare:
+    """A transport for the handshake, over a WebSocket that stays the test's."""
+
+    taken_at = rate = None
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.name = "test"
+        self._connection = connection
+
+    async def send(self, *parts: Buffer) -> None:
+        await self._connection.send(b"".join(parts))
+
+    async def receive(self) -> Buffer:
+        try:
+            message = await self._connection.recv()
+        except ConnectionClosed as error:
+            raise LinkClosed(peer=self.name, reason=str(error)) from error
+        assert isinstance(message, bytes)
+        return message
+
+    async def close(self) -> None:
+        await self._connection.close()
 
 
 class Rogue:
@@ -99,7 +125,7 @@ async def rogue(address: str, key: NodeKey | None = None) -> AsyncIterator[Rogue
     """A peer whose handshake is right; of a key of its own, or of a member's."""
     async with wire(address) as connection:
         session = await handshake(
-            WebSocketTransport(connection, "test"),
+            Bare(connection),
             initiator=True,
             key=key or NodeKey(os.urandom(32)),
             random_bytes=os.urandom,
@@ -107,4 +133,4 @@ async def rogue(address: str, key: NodeKey | None = None) -> AsyncIterator[Rogue
         yield Rogue(connection, session)
 
 
-__all__ = ["Data", "Rogue", "gone", "rogue", "wire"]
+__all__ = ["Bare", "Data", "Rogue", "gone", "rogue", "wire"]

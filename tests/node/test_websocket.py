@@ -1,0 +1,277 @@
+"""WebSockets over real sockets, on both loops: what the other end, or a middle box, may do to them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+from websockets.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT, Close, Frame, Opcode
+
+from kachery_p2p.node.links import transport
+from kachery_p2p.node.links.gate import Gate
+from kachery_p2p.node.links.transport import WebSocketTransport
+from kachery_p2p.node.websocket import Opening
+from kachery_p2p.protocol.errors import LinkClosed
+from kachery_p2p.protocol.limits import MAX_RECORD
+from tests.node.harness import until
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
+LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+
+
+def frame(opcode: Opcode, data: bytes, *, fin: bool = True, masked: bool = False) -> bytes:
+    return Frame(opcode, data, fin).serialize(mask=masked)
+
+
+@contextlib.asynccontextmanager
+async def dialled(early: bytes = b"") -> AsyncIterator[tuple[WebSocketTransport, socket.socket]]:
+    """Our end of a WebSocket that this node dialled, and the other end's socket. ``early``: what that
+    sends in one piece with its answer."""
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        dialling = asyncio.create_task(
+            transport.dial(f"ws://127.0.0.1:{listening.getsockname()[1]}")
+        )
+        raw, _ = await loop.sock_accept(listening)
+        with raw:
+            raw.setblocking(False)
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += await loop.sock_recv(raw, 4_096)
+            [key] = [
+                line.split(b": ")[1]
+                for line in head.split(b"\r\n")
+                if line.lower().startswith(b"sec-websocket-key")
+            ]
+            accept = base64.b64encode(hashlib.sha1(key + _GUID).digest())
+            await loop.sock_sendall(
+                raw,
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Protocol: kachery-p2p\r\n"
+                b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n" + early,
+            )
+            route = await dialling
+            try:
+                yield route, raw
+            finally:
+                raw.close()  # else it is waited for its goodbye
+                await route.close()
+
+
+@contextlib.asynccontextmanager
+async def accepted(early: bytes = b"") -> AsyncIterator[tuple[WebSocketTransport, socket.socket]]:
+    """The same of one that this node accepted. ``early``: what the client sends before it is
+    answered."""
+    loop = asyncio.get_running_loop()
+    come: asyncio.Future[WebSocketTransport] = loop.create_future()
+    over = asyncio.Event()
+
+    async def accept(route: WebSocketTransport, proved: Callable[[], None]) -> None:
+        proved()
+        come.set_result(route)
+        await over.wait()
+
+    listener = await transport.listen("127.0.0.1", 0, accept, Gate())
+    try:
+        with socket.create_connection(listener.sockets[0].getsockname()) as raw:
+            raw.setblocking(False)
+            await loop.sock_sendall(
+                raw,
+                b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+                b"Sec-WebSocket-Protocol: kachery-p2p\r\n\r\n" + early,
+            )
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += await loop.sock_recv(raw, 1)
+            assert b" 101 " in head
+            route = await come
+            try:
+                yield route, raw
+            finally:
+                raw.close()  # else it is waited for its goodbye
+                await route.close()
+                over.set()
+    finally:
+        listener.close()
+    await until(lambda: not listener.visits)
+
+
+ENDS = pytest.mark.parametrize("end", [dialled, accepted])
+
+
+async def heard(raw: socket.socket, least: int) -> bytes:
+    """At least so many bytes from our node."""
+    loop, data = asyncio.get_running_loop(), b""
+    while len(data) < least and (more := await loop.sock_recv(raw, 65_536)):
+        data += more
+    return data
+
+
+@LOOPS
+@ENDS
+def test_what_comes_with_the_opening_is_not_lost(run: Run, end: Any) -> None:
+    async def story() -> None:
+        masked = end is accepted
+        early = frame(BINARY, b"early", masked=masked) + frame(BINARY, b"half", masked=masked)[:-2]
+        async with end(early) as (route, raw):
+            assert bytes(await route.receive()) == b"early"
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(raw, frame(BINARY, b"half", masked=False)[-2:])
+            assert bytes(await route.receive())[:2] == b"ha"
+
+    run(story())
+
+
+@LOOPS
+@ENDS
+def test_a_middle_box_may_cut_a_message_and_ask_whether_we_live(run: Run, end: Any) -> None:
+    async def story() -> None:
+        masked = end is accepted
+        async with end() as (route, raw):
+            data = bytes(range(256)) * 1_000
+            wire = (
+                frame(BINARY, data[:100_000], fin=False, masked=masked)
+                + frame(PING, b"there?", masked=masked)
+                + frame(CONT, b"", fin=False, masked=masked)
+                + frame(CONT, data[100_000:], masked=masked)
+            )
+            sending = asyncio.create_task(asyncio.get_running_loop().sock_sendall(raw, wire))
+            assert bytes(await route.receive()) == data
+            await sending
+            said = await heard(raw, 8)
+            assert said[0] == 0x80 | PONG
+
+    run(story())
+
+
+@LOOPS
+@ENDS
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        (lambda masked: frame(TEXT, b"hello", masked=masked), "text"),
+        (lambda masked: frame(BINARY, b"x", masked=not masked), "masking"),
+        (lambda masked: frame(BINARY, bytes(MAX_RECORD + 1), masked=masked)[:20], "message of"),
+    ],
+    ids=["text", "mask", "length"],
+)
+def test_who_breaks_the_rules_is_told_and_what_came_before_counts(
+    run: Run, end: Any, what: Callable[[bool], bytes], reason: str
+) -> None:
+    async def story() -> None:
+        masked = end is accepted
+        async with end() as (route, raw):
+            wire = frame(BINARY, b"before", masked=masked) + what(masked)
+            await asyncio.get_running_loop().sock_sendall(raw, wire)
+            assert bytes(await route.receive()) == b"before"
+            with pytest.raises(LinkClosed, match=reason):
+                await route.receive()
+            assert (await heard(raw, 2))[0] == 0x80 | CLOSE
+            with pytest.raises(LinkClosed):
+                await route.send(b"more")
+
+    run(story())
+
+
+@LOOPS
+@ENDS
+def test_a_goodbye_is_heard_after_what_came_before_it(run: Run, end: Any) -> None:
+    async def story() -> None:
+        masked = end is accepted
+        async with end() as (route, raw):
+            bye = frame(CLOSE, Close(1000, "that is all").serialize(), masked=masked)
+            wire = frame(BINARY, b"last", masked=masked) + bye
+            await asyncio.get_running_loop().sock_sendall(raw, wire)
+            assert (await heard(raw, 2))[0] == 0x80 | CLOSE
+            raw.shutdown(socket.SHUT_RDWR)
+            assert bytes(await route.receive()) == b"last"
+            with pytest.raises(LinkClosed, match="that is all"):
+                await route.receive()
+
+    run(story())
+
+
+@LOOPS
+@ENDS
+def test_a_connection_that_breaks_in_a_message_ends_all_that_wait(run: Run, end: Any) -> None:
+    async def story() -> None:
+        masked = end is accepted
+        async with end() as (route, raw):
+            receiving = asyncio.create_task(route.receive())
+            half = frame(BINARY, bytes(500_000), masked=masked)[:300_000]
+            await asyncio.get_running_loop().sock_sendall(raw, half)
+            raw.shutdown(socket.SHUT_RDWR)
+            with pytest.raises(LinkClosed):
+                await receiving
+
+    run(story())
+
+
+@LOOPS
+@ENDS
+def test_who_does_not_take_what_comes_is_not_sent_more_and_loses_nothing(
+    run: Run, end: Any
+) -> None:
+    async def story() -> None:
+        masked = end is accepted
+        async with end() as (route, raw):
+            messages = [number.to_bytes(4, "big") * 50_000 for number in range(60)]
+
+            async def send() -> None:
+                for each in messages:
+                    wire = frame(BINARY, each, masked=masked)
+                    await asyncio.get_running_loop().sock_sendall(raw, wire)
+
+            sending = asyncio.create_task(send())
+            waiting = route._messages._reader.messages
+            await until(lambda: len(waiting) > 16)
+            for _ in range(200):
+                await asyncio.sleep(0)
+            assert len(waiting) <= 20
+            for each in messages:
+                assert bytes(await route.receive()) == each
+            await sending
+
+    run(story())
+
+
+@LOOPS
+@ENDS
+def test_parts_are_one_message(run: Run, end: Any) -> None:
+    async def story() -> None:
+        async with end() as (route, raw):
+            parts = [b"abc", bytearray(b"defg" * 10_000), memoryview(b"hi"), b""]
+            whole = b"".join(parts)
+            sending = asyncio.create_task(route.send(*parts))
+            wire = await heard(raw, len(whole) + (8 if end is dialled else 4))
+            await sending
+            masked = end is dialled
+            assert wire[:4] == bytes([0x82, 0x80 * masked + 126]) + len(whole).to_bytes(2, "big")
+            payload = wire[8:] if masked else wire[4:]
+            key = wire[4:8] if masked else bytes(4)
+            assert bytes(byte ^ key[at % 4] for at, byte in enumerate(payload)) == whole
+
+    run(story())
+
+
+@pytest.mark.parametrize("cut", [1, 3, 7, 1_000])
+def test_an_opening_ends_where_it_ends_however_it_is_cut(cut: int) -> None:
+    wire = b"GET / HTTP/1.1\r\nA: b\r\n\r\nwhat follows\r\n\r\n"
+    opening = Opening()
+    head = rest = b""
+    for at in range(0, len(wire), cut):
+        more, beyond = opening.split(wire[at : at + cut])
+        head += more
+        rest += beyond
+    assert (head, rest) == (wire[:24], wire[24:])
