@@ -22,6 +22,7 @@ import bench_feeds
 import bench_files
 import bench_folders
 import bench_lazy
+import bench_queues
 import bench_roundtrips
 import bench_storage
 import bench_swarm
@@ -189,6 +190,7 @@ OTHERS = {
     "files": bench_files.main,
     "folders": bench_folders.main,
     "lazy": bench_lazy.main,
+    "queues": bench_queues.main,
     "roundtrips": bench_roundtrips.main,
     "storage": bench_storage.main,
     "swarm": bench_swarm.main,

@@ -11,9 +11,10 @@ a record that is lost, repeated, reordered or altered does not authenticate, and
 Because a tail's nonce follows from its number, tails may be opened later, in any order and in any
 thread.
 
-A tail is sealed (encrypted by this session; at most one in a record) or opaque (a record of an
-end-to-end session that passes through a proxy: it is encrypted already, encrypting it again would only
-cost time). Which of the two, and how long it is, stands in the authenticated headers.
+A tail is sealed (encrypted by this session; at most one in a record; all of a body or a part of it) or
+opaque (a record of an end-to-end session that passes through a proxy: it is encrypted already,
+encrypting it again would only cost time). Which of the two, and how long it is, stands in the
+authenticated headers.
 
 Keys are replaced (Noise REKEY) after each :data:`~.limits.REKEY_RECORDS` records of a direction.
 
@@ -36,7 +37,9 @@ from . import noise
 from .frames import (
     NO_TAIL,
     OPAQUE_TAIL,
+    PART_TAIL,
     SEALED_TAIL,
+    TAG_BYTES,
     Data,
     Frame,
     decode_headers,
@@ -44,7 +47,6 @@ from .frames import (
 )
 
 MAGIC = b"kachery-p2p"
-TAG_BYTES = 16
 _PREFIX = struct.Struct(">11sH")
 _LENGTH = struct.Struct(">I")
 
@@ -128,9 +130,11 @@ class SealedBody:
     aead: AESGCM
     number: int
     tail: memoryview
+    before: tuple[SealedBody, ...] = ()
+    """The parts of the body that came before this one, each in a record of its own."""
 
     def __len__(self) -> int:
-        return len(self.tail) - TAG_BYTES
+        return len(self.tail) - TAG_BYTES + sum(len(part) for part in self.before)
 
     def open(self) -> bytes:
         """The plain bytes.
@@ -138,6 +142,11 @@ class SealedBody:
         Raises:
             ProtocolViolation: they are not what the peer sent. The session must end.
         """
+        if self.before:
+            return b"".join([*(part.open() for part in self.before), self._open()])
+        return self._open()
+
+    def _open(self) -> bytes:
         try:
             return self.aead.decrypt(noise.nonce(2 * self.number + 1), self.tail, None)
         except InvalidTag as error:
@@ -152,11 +161,19 @@ class Session:
     """Both directions of one finished handshake."""
 
     def __init__(
-        self, *, send_key: bytes, receive_key: bytes, peer: bytes, handshake_hash: bytes
+        self,
+        *,
+        send_key: bytes,
+        receive_key: bytes,
+        peer: bytes,
+        handshake_hash: bytes,
+        rtt: float = 0.0,
     ) -> None:
         self.peer = peer
         """The other end's Ed25519 public key, 32 bytes."""
         self.handshake_hash = handshake_hash
+        self.rtt = rtt
+        """Seconds that the handshake's round trip took; 0: it was not measured."""
         self._sending = _Direction(send_key)
         self._receiving = _Direction(receive_key)
 
@@ -197,7 +214,7 @@ class Session:
                 frames.append((frame, None))
             elif frame.tail == OPAQUE_TAIL:
                 frames.append((frame, tail))
-            elif frame.tail == SEALED_TAIL and frame.size >= TAG_BYTES and not sealed:
+            elif frame.tail in (SEALED_TAIL, PART_TAIL) and frame.size >= TAG_BYTES and not sealed:
                 sealed = True
                 frames.append((frame, SealedBody(aead, number, tail)))
             else:
