@@ -135,7 +135,7 @@ class Roads:
             self.failed.append(f"{taker.kind} from {giver.kind}: {error}")
             return "failed"
         taker.daemon.cli("rm", uri, "--force", check=False)
-        via = {source["via"] for source in out["sources"] if source["bytes"]}
+        via = {source["via"] for source in out["sources"]}
         route = "direct" if via == {None} else "relayed" if via else "in the answer"
         return f"{out['seconds']:.1f} s, {route}"
 
