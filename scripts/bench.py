@@ -24,6 +24,7 @@ import bench_folders
 import bench_lazy
 import bench_peers
 import bench_processor
+import bench_queues
 import bench_roundtrips
 import bench_storage
 import bench_swarm
@@ -180,6 +181,7 @@ OTHERS = {
     "folders": bench_folders.main,
     "lazy": bench_lazy.main,
     "processor": bench_processor.main,
+    "queues": bench_queues.main,
     "roundtrips": bench_roundtrips.main,
     "storage": bench_storage.main,
     "swarm": bench_swarm.main,

@@ -12,13 +12,13 @@ _HEAD = 1 << 13
 
 
 class ConnectProxy:
-    """Listens on a free port of 127.0.0.1 while its ``with`` block lasts."""
+    """Listens on a free port while its ``with`` block lasts."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1") -> None:
         self.asked: list[str] = []
         """``host:port`` of each connection that was asked for."""
         self.moved = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((address, 0))
         self.port: int = self._listener.getsockname()[1]
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []

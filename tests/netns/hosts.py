@@ -57,7 +57,7 @@ def run(command: str) -> None:
 
 
 @contextlib.contextmanager
-def _namespace(name: str) -> Iterator[None]:
+def namespace(name: str) -> Iterator[None]:
     run(f"ip netns add {name}")
     try:
         run(f"ip -n {name} link set lo up")
@@ -87,7 +87,7 @@ def host(rate: str | None = None, *, delay: float = 0.0) -> Iterator[str]:
     so many seconds is everything late, in each direction."""
     name = f"kp{os.getpid()}"
     here, there = f"{name}a", f"{name}b"
-    with _namespace(name), _link(here, OUTER, there, name, INNER):
+    with namespace(name), _link(here, OUTER, there, name, INNER):
         if rate is not None:
             run(f"tc -n {name} qdisc add dev {there} root tbf rate {rate} burst 32kb latency 50ms")
         if delay:
@@ -123,7 +123,7 @@ def line(number: int, rate: str) -> Iterator[Line]:
     name = f"kp{os.getpid()}l{number}"
     here, there = f"{name}a", f"{name}b"
     outer, inner = f"10.213.{100 + number}.1", f"10.213.{100 + number}.2"
-    with _namespace(name), _link(here, outer, there, name, inner):
+    with namespace(name), _link(here, outer, there, name, inner):
         run(f"tc -n {name} qdisc add dev {there} root tbf rate {rate} burst 128kb latency 50ms")
         yield Line(name, inner, outer, here)
 
@@ -160,8 +160,8 @@ def home(number: int) -> Iterator[Home]:
     up, down = f"{router}u", f"{router}d"
     gateway, public = f"10.213.{8 + number}.1", f"10.213.{8 + number}.2"
     with (
-        _namespace(router),
-        _namespace(inside),
+        namespace(router),
+        namespace(inside),
         _link(f"{router}o", gateway, up, router, public),
     ):
         run(f"ip -n {router} link add {down} type veth peer name eth0 netns {inside}")

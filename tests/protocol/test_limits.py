@@ -86,6 +86,7 @@ def test_blocks_divide_pieces_and_pieces_divide_segments() -> None:
     assert limits.MAX_BODY % limits.BLOCK == 0
     assert limits.MIN_BODY % limits.BLOCK == 0
     assert limits.SEGMENT % limits.MAX_BODY == 0
+    assert limits.MIN_BODY % limits.MIN_FRAGMENT == 0
 
 
 def test_a_silent_link_is_pinged_before_it_is_dead() -> None:

@@ -3,7 +3,7 @@
  * which a test compares; the rest say how much the page holds.
  */
 
-export const PROTOCOL_VERSION = 5;
+export const PROTOCOL_VERSION = 6;
 /** Items of one list; more are refused before memory is taken for them. */
 export const MAX_LIST_ITEMS = 8_192;
 /** Bytes of a packed frame header. */
@@ -13,6 +13,8 @@ export const MAX_RECORD_FRAMES = 64;
 export const MAX_HEADERS = 81_920;
 /** Bytes of a body in a sealed tail. */
 export const MAX_BODY = 1_048_576;
+/** Bytes of a part of a body that comes in several. */
+export const MIN_FRAGMENT = 16_384;
 /** Bytes of an opaque tail. */
 export const MAX_RELAY_TAIL = 1_130_560;
 /** Bytes of a WebSocket message. */
@@ -29,7 +31,7 @@ export const DEAD_SECONDS = 25;
 /** Bytes of cost that the other side may send on a stream at first. */
 export const STREAM_CREDIT = 8_388_608;
 /** The same on a circuit. */
-export const CIRCUIT_CREDIT = 4_194_304;
+export const CIRCUIT_CREDIT = 8_388_608;
 /** Bytes that a data frame costs beyond its tail. */
 export const FRAME_OVERHEAD = 64;
 /** Seconds that a requester waits for an answer. */

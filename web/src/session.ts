@@ -31,7 +31,7 @@ export interface Received {
 
 export type Tail =
   | { readonly kind: "none" }
-  | { readonly kind: "sealed"; open(): Promise<Bytes> }
+  | { readonly kind: "sealed"; readonly part: boolean; open(): Promise<Bytes> }
   | { readonly kind: "opaque"; readonly bytes: Bytes };
 
 class Direction {
@@ -134,12 +134,12 @@ export class Session {
   }
 
   private tailOf(frame: unknown[], number: number, bytes: Bytes): Tail {
-    const kind = frame[0] === DATA ? asInt(frame[3], "a kind of tail", 0, 2) : 0;
+    const kind = frame[0] === DATA ? asInt(frame[3], "a kind of tail", 0, 3) : 0;
     const size = bytes.length;
     if (kind === 0 && size > 0) throw violation("a tail where none was announced");
     if (kind === 0) return { kind: "none" };
     if (kind === 2) return { kind: "opaque", bytes };
     if (size < TAG || size > MAX_BODY + TAG) throw violation("a body of an absurd length");
-    return { kind: "sealed", open: this.receiving.openLater(2 * number + 1, bytes) };
+    return { kind: "sealed", part: kind === 3, open: this.receiving.openLater(2 * number + 1, bytes) };
   }
 }

@@ -4,9 +4,9 @@
  * What has come and was not dealt with is bounded by that credit, whatever the other side does.
  */
 
-import type { Bytes } from "./bytes.js";
+import { type Bytes, concat } from "./bytes.js";
 import { KacheryError, violation } from "./errors.js";
-import { FRAME_OVERHEAD } from "./limits.js";
+import { FRAME_OVERHEAD, MAX_BODY, MIN_FRAGMENT } from "./limits.js";
 import { SEAL_BYTES, type Tail } from "./session.js";
 
 export interface Item {
@@ -27,6 +27,9 @@ export interface StreamHost {
 
 export class Stream {
   private readonly items: Item[] = [];
+  /** Of a body that is not all there. */
+  private parts: (Tail & { kind: "sealed" })[] = [];
+  private partBytes = 0;
   private wake: (() => void)[] = [];
   private error: KacheryError | null = null;
   private over = false;
@@ -101,11 +104,31 @@ export class Stream {
   // --- what the link hears ---------------------------------------------------------------------
 
   onData(meta: unknown, tail: Tail, size: number): void {
-    const cost = size + FRAME_OVERHEAD;
+    const part = tail.kind === "sealed" && tail.part;
+    const cost = part ? size - SEAL_BYTES : size + FRAME_OVERHEAD;
     this.granted -= cost;
     if (this.granted < 0) throw violation("more data than there was credit for");
-    this.items.push({ meta, tail, cost });
+    if (part) {
+      this.partBytes += cost;
+      if (cost < MIN_FRAGMENT || this.partBytes >= MAX_BODY) throw violation("a part of an absurd length");
+      this.parts.push(tail);
+      return;
+    }
+    this.items.push({ meta, tail: this.whole(tail, size), cost: cost + this.partBytes });
+    this.parts = [];
+    this.partBytes = 0;
     this.ring();
+  }
+
+  /** A body of which `tail` is the last part. */
+  private whole(tail: Tail, size: number): Tail {
+    if (this.parts.length === 0) return tail;
+    if (tail.kind !== "sealed" || this.partBytes + size - SEAL_BYTES > MAX_BODY) {
+      throw violation("a body in parts that is none");
+    }
+    const all = [...this.parts, tail];
+    const open = async () => concat(...(await Promise.all(all.map((each) => each.open()))));
+    return { kind: "sealed", part: false, open };
   }
 
   onCredit(more: number): void {

@@ -244,7 +244,7 @@ const checks: { [name: string]: () => void | Promise<void> } = {
   async feed() {
     const v = of("feed");
     const parts = (data: Bytes) => Array.from({ length: data.length / 32 }, (_, i) => data.slice(32 * i, 32 * i + 32));
-    const plain = (body: Bytes) => ({ kind: "sealed" as const, open: async () => body });
+    const plain = (body: Bytes) => ({ kind: "sealed" as const, part: false, open: async () => body });
     const take = async (meta: unknown, body: Bytes, position = 0) =>
       new Following(v("feed"), v("subfeed"), position).take({ meta, tail: plain(body) });
     const meta = unpack(v("part")) as unknown[];

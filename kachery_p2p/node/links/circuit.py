@@ -40,7 +40,6 @@ from kachery_p2p.protocol.limits import (
 )
 from kachery_p2p.protocol.links import frames
 from kachery_p2p.protocol.links.messages import CIRCUIT, CIRCUIT_IN, CircuitTo
-from kachery_p2p.protocol.links.pace import Pace
 
 from .endings import cut
 from .link import Link
@@ -49,15 +48,13 @@ from .stream import Stream
 
 _MORE = 1
 """Meta of a piece of a record: more of it follows."""
-_FIRST_RTT = 0.1
-"""Seconds; until the path has been measured."""
 
 
 class CircuitTransport:
     """One end of a circuit as a transport for a session.
 
-    A circuit is first in, first out, so what is under way in it is bounded by
-    :class:`~kachery_p2p.protocol.links.pace.Pace`: control frames must not wait behind seconds of bulk.
+    A circuit is first in, first out. How much is under way in it is the business of its session's link,
+    which measures it from end to end (:mod:`kachery_p2p.protocol.links.pace`).
 
     ``first``: a message that came with the stream's opening, before its data. Who opens the circuit has
     no stream yet but ``ask``: it opens the stream with the first message that is sent, which saves the
@@ -80,9 +77,6 @@ class CircuitTransport:
         self._owed = 0
         self._window = 0
         """What the proxy lets this end have under way, which it says with its first credit."""
-        self._pace = Pace(CIRCUIT_CREDIT, asyncio.get_running_loop().time())
-        self._rtt = _FIRST_RTT
-        self._probe: float | None = None
         self.taken_at: float | None = None
         if stream is not None:
             stream.credit_batch = CIRCUIT_CREDIT_BATCH
@@ -92,11 +86,6 @@ class CircuitTransport:
         if self._opened is None:
             raise LinkClosed(peer=self.name, reason="the circuit was never opened")
         return self._opened
-
-    @property
-    def rate(self) -> float:
-        # Unknown at first: begin with short frames.
-        return max(self._pace.rate, 1.0)
 
     async def send(self, *parts: Buffer) -> None:
         message = parts[0] if len(parts) == 1 else b"".join(parts)
@@ -119,22 +108,12 @@ class CircuitTransport:
             await self._send_piece(more, view[start : start + longest])
 
     async def _send_piece(self, meta: int | None, message: Buffer) -> None:
-        loop = asyncio.get_running_loop()
         size = frames.cost_of(len(message))
-        while not self._stream.ended:
-            outstanding = self._window - self._stream.credit
-            if outstanding <= 0:
-                self._probe = loop.time()
-            if self._pace.allows(size, outstanding, self._rtt, loop.time()):
-                break
+        while not self._stream.ended and self._stream.credit < size:
             await self._stream.more_credit()
             # Slowly, for it shares its path with others; but it moves.
-            self.taken_at = loop.time()
-            if self._probe is not None:
-                self._rtt = min(self._rtt, loop.time() - self._probe)
-                self._probe = None
+            self.taken_at = asyncio.get_running_loop().time()
         await self._stream.send(meta, message, opaque=True)
-        self._pace.sent(size)
 
     async def receive(self) -> Buffer:
         if self._first:
@@ -181,9 +160,9 @@ def circuit_to(proxy: Link, method: str, channel: bytes, node: str) -> CircuitTr
 
 def window_for(free: int) -> int:
     """How many bytes of a new circuit a proxy holds each way at most, if its opener may make it hold so
-    many more: an eighth, so that there is room for further ones; a power of two."""
-    eighth = max(free // 8, 1)
-    return min(CIRCUIT_CREDIT, max(CIRCUIT_CREDIT_LEAST, 1 << (eighth.bit_length() - 1)))
+    many more: a sixth, so that there is room for further ones; a power of two."""
+    sixth = max(free // 6, 1)
+    return min(CIRCUIT_CREDIT, max(CIRCUIT_CREDIT_LEAST, 1 << (sixth.bit_length() - 1)))
 
 
 class Relay:

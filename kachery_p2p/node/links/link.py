@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
@@ -38,16 +37,15 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.limits import (
     HANDSHAKE_SECONDS,
     REQUEST_SECONDS,
-    RTT_REMEMBERED_SECONDS,
     SETTLED_SECONDS,
     SETTLED_WEIGHT,
     STREAM_CREDIT,
     WRITE_STALL_SECONDS,
 )
 from kachery_p2p.protocol.links import events
-from kachery_p2p.protocol.links.frames import Hello
+from kachery_p2p.protocol.links.frames import TAG_BYTES, Hello
 from kachery_p2p.protocol.links.mux import Mux
-from kachery_p2p.protocol.links.session import TAG_BYTES, SealedBody, Session
+from kachery_p2p.protocol.links.session import SealedBody, Session
 
 from .asking import Asking
 from .budget import Budget
@@ -106,9 +104,6 @@ class Link:
         self.via = via
         self.budget = budget
         self.hello: Hello | None = None
-        self.rtt: float | None = None
-        """Seconds: the least of the last minute."""
-        self._rtts: deque[tuple[float, float]] = deque(maxlen=16)
         self.skew: float | None = None
         """Seconds by which the peer's clock was ahead of ours when it greeted."""
         self.received = 0
@@ -121,7 +116,7 @@ class Link:
         self._handler = handler
         self._workers = workers
         self._turns = turns
-        self._mux = Mux(initiator=initiator, now=self.opened_at)
+        self._mux = Mux(initiator=initiator, now=self.opened_at, rtt=session.rtt)
         self._writer = Writer(
             transport, session, self._mux, workers, self._on_data_sent, self._count
         )
@@ -143,6 +138,11 @@ class Link:
     def __repr__(self) -> str:
         route = f"via {self.via[:8]}" if self.via else "direct"
         return f"<Link {self.peer[:8]} {route}>"
+
+    @property
+    def rtt(self) -> float | None:
+        """Seconds: the least of the last minute."""
+        return self._mux.pulse.rtt
 
     @property
     def sent(self) -> int:
@@ -320,17 +320,9 @@ class Link:
                 self._handler.on_hello(self)
                 self.greeted.set()
             case events.RoundTrip():
-                self._measured(event.seconds)
+                pass
             case events.SaidBye():
                 raise event.error
-
-    def _measured(self, seconds: float) -> None:
-        """One that took long because somebody's computer slept counts as long as there is no other."""
-        now = asyncio.get_running_loop().time()
-        self._rtts.append((now, seconds))
-        while self._rtts[0][0] < now - RTT_REMEMBERED_SECONDS:
-            self._rtts.popleft()
-        self.rtt = min(rtt for _, rtt in self._rtts)
 
     def _on_note(self, topic: str, params: Any) -> None:
         try:

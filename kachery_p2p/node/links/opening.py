@@ -40,11 +40,14 @@ async def handshake(
         prologue=prologue(),
         expected_peer=expected_peer,
     )
+    loop = asyncio.get_running_loop()
+    rtt, said = 0.0, None
     try:
         async with asyncio.timeout(HANDSHAKE_SECONDS):
             turn = initiator
             while not noise.finished:
                 if turn:
+                    said = loop.time()
                     await transport.send(prologue() + noise.write())
                 else:
                     try:
@@ -55,6 +58,8 @@ async def handshake(
                             with contextlib.suppress(KacheryError):
                                 await transport.send(prologue())
                         raise
+                    if said is not None:
+                        rtt = loop.time() - said
                     noise.read(message)
                 turn = not turn
     except TimeoutError as error:
@@ -67,4 +72,5 @@ async def handshake(
         receive_key=receive_key,
         peer=noise.peer,
         handshake_hash=noise.handshake_hash,
+        rtt=rtt,
     )

@@ -21,8 +21,8 @@ from typing import Any, Protocol
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import KacheryError, LinkClosed, ProtocolViolation
 from kachery_p2p.protocol.limits import STREAM_CREDIT, STREAM_STALL_SECONDS
-from kachery_p2p.protocol.links.frames import cost_of
-from kachery_p2p.protocol.links.session import TAG_BYTES, Body, SealedBody
+from kachery_p2p.protocol.links.frames import TAG_BYTES, cost_of
+from kachery_p2p.protocol.links.session import Body, SealedBody
 
 from .budget import Budget
 

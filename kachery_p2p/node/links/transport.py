@@ -66,10 +66,6 @@ class Transport(Protocol):
     """On whose account work goes until it is clear who is at the other end."""
 
     @property
-    def rate(self) -> float | None:
-        """Bytes per second, if the transport knows better than who sends over it; else None."""
-
-    @property
     def taken_at(self) -> float | None:
         """When (the loop's time) the other end last took part of what is being sent, if the transport
         knows; else None."""
@@ -85,7 +81,6 @@ class Transport(Protocol):
 class WebSocketTransport:
     """An open WebSocket connection, dialled or accepted. Text messages are refused."""
 
-    rate = None
     taken_at = None
 
     def __init__(self, connection: Connection, messages: Messages, name: str) -> None:

@@ -3,9 +3,9 @@
 Frames that are there at the same time share a record: a record costs more than most frames do, at both
 ends and at a proxy between them.
 
-Ciphers run in worker threads, a few records ahead of the socket, so that both are busy. The order is
-the mux's alone: control before bulk, bulk shared fairly. How fast the socket takes records is measured
-on the way, because a bulk frame should occupy a slow link only briefly.
+Ciphers run in worker threads, on a fast link a few records ahead of the socket, so that both are busy.
+The order is the mux's alone: control before bulk, bulk shared fairly, and no more of it at once than
+the path carries.
 
 A peer that takes nothing keeps the writer in one ``send``; since when, :meth:`Writer.stuck_for` says,
 and the link ends on its account.
@@ -37,7 +37,8 @@ from .transport import Transport
 INLINE_BYTES = 16 * 1024
 """Smaller bodies are sealed and opened on the loop: a hop to a thread costs more than the cipher."""
 _AHEAD = 2
-"""Records sealed ahead of the socket, so that cipher and socket work overlap."""
+"""Records sealed ahead of the socket, so that cipher and socket work overlap: nothing overtakes
+them."""
 
 
 class Writer:
@@ -67,7 +68,6 @@ class Writer:
         self._room.set()
         self._sending_since: float | None = None
         self._ending = self._over = False
-        self._rate = 0.0
 
     def wake(self) -> None:
         """The mux may have something to send."""
@@ -100,14 +100,17 @@ class Writer:
     @property
     def bulk_bytes(self) -> int:
         """How long a bulk frame should be for this link's speed (a power of two)."""
-        rate = self._transport.rate
-        return pace.bulk_bytes(self._rate if rate is None else rate)
+        return pace.bulk_bytes(self._mux.pace.rate)
+
+    @property
+    def _depth(self) -> int:
+        return _AHEAD if self.bulk_bytes > MIN_BODY else 1
 
     async def run(self) -> None:
         """Send until :meth:`end`, or until the transport fails."""
         ahead: deque[tuple[asyncio.Future[list[Buffer]] | list[Buffer], int]] = deque()
         while True:
-            if len(ahead) < _AHEAD and (item := self._mux.next_frame()) is not None:
+            if len(ahead) < self._depth and (item := self._mux.next_frame()) is not None:
                 record, size = self._record(item)
                 self.ahead += size
                 ahead.append((record, size))
@@ -146,6 +149,7 @@ class Writer:
             item = self._mux.next_frame()
         if not self._room.is_set() and not self._mux.congested:
             self._room.set()
+        self._mux.sent(joined, asyncio.get_running_loop().time())
         seal = self._session.seal()
         if sealed > INLINE_BYTES:
             cipher = self._workers.cipher(seal.parts, headers, tails, BUFFERS.take)
@@ -153,15 +157,10 @@ class Writer:
         return seal.parts(headers, tails), sealed
 
     async def _send(self, record: list[Buffer]) -> None:
-        size = sum(map(len, record))
-        loop = asyncio.get_running_loop()
-        start = self._sending_since = loop.time()
+        self._sending_since = asyncio.get_running_loop().time()
         await self._transport.send(*record)
         self._sending_since = None
-        self.sent += size
-        if size > MIN_BODY:
-            seconds = max(loop.time() - start, 1e-6)
-            self._rate = 0.8 * self._rate + 0.2 * (size / seconds) if self._rate else size / seconds
+        self.sent += sum(map(len, record))
 
 
 def _nobody(number: int) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 from .units import KIB, MIB
 
 # --- version --------------------------------------------------------------------------------------
-PROTOCOL_VERSION: Final = 5
+PROTOCOL_VERSION: Final = 6
 """Wire protocol. Two nodes talk only if it is equal; it is checked before the handshake."""
 
 # --- records and frames ---------------------------------------------------------------------------
@@ -19,9 +19,13 @@ there, and a small message can nest a thousand of them: this keeps such a lie be
 MAX_BODY: Final = 1 * MIB
 """Bytes of bulk in one frame. Large enough to amortise a record, small enough to interleave."""
 MIN_BODY: Final = 64 * KIB
-"""Bytes of bulk in one frame on a slow link: 64 KiB is 50 ms at 10 Mbit/s."""
-BULK_FRAME_SECONDS: Final = 0.05
-"""A bulk frame is sized to occupy the link for about this long, between MIN_BODY and MAX_BODY."""
+"""Bytes of bulk that are made at a time for a slow link: a block of a file can be verified by
+itself."""
+MIN_FRAGMENT: Final = 16 * KIB
+"""Bytes of a body that a record has at least, if there are so many: 13 ms at 10 Mbit/s."""
+BULK_FRAME_SECONDS: Final = 0.01
+"""Bulk is cut so that a record occupies the link for about this long, between MIN_FRAGMENT and
+MAX_BODY."""
 JOINED_BYTES: Final = 16 * KIB
 """Bytes of headers and tails in a record up to which one more frame is put into it."""
 MAX_RECORD_FRAMES: Final = 64
@@ -104,16 +108,23 @@ RATE_WINDOW: Final = 2 * MIB
 """Bytes that such a source may have under way on one stream: two of the largest pieces."""
 STREAM_CREDIT: Final = 8 * MIB
 """Bytes that one stream's receiver lets its sender have under way."""
-CIRCUIT_CREDIT: Final = 4 * MIB
-"""Bytes of one circuit, each way, that a proxy holds at most: its whole memory for that user."""
+CIRCUIT_CREDIT: Final = 8 * MIB
+"""Bytes of one circuit, each way, that a proxy holds at most: its whole memory for that user. It is
+what 100 MB/s are in 80 ms."""
 CIRCUIT_CREDIT_LEAST: Final = 64 * KIB
 """The same for a node that has so many circuits that they hold all they may."""
-CIRCUIT_WINDOW_LEAST: Final = 256 * KIB
-"""Bytes that an end of a circuit may always have under way, however slow the path."""
 CIRCUIT_CREDIT_BATCH: Final = 32 * KIB
 """Bytes of a circuit that are forwarded before their credit goes back: finer than the window."""
-QUEUE_SECONDS: Final = 0.2
-"""Seconds of bulk that an end of a circuit lets queue on the way: a control frame waits so long."""
+QUEUE_SECONDS: Final = 0.02
+"""Seconds of bulk that a link lets queue on the way: whatever is said next waits so long."""
+WINDOW_FIRST: Final = 64 * KIB
+"""Bytes that a new link may have under way until it knows more; twice as many after a round trip."""
+WINDOW_LEAST: Final = 16 * KIB
+"""Bytes that a link may always have under way: a fragment is sent while one is acknowledged."""
+WINDOW_MOST: Final = 64 * MIB
+"""Bytes that it may have at most: what 300 MB/s are in 200 ms."""
+MAX_PROBES: Final = 32
+"""Pings that measure one link and are unanswered."""
 FRAME_OVERHEAD: Final = 64
 """Bytes that a data frame costs in credit beyond its tail, so that empty frames are bounded."""
 MAX_CONTROL_QUEUE: Final = 8_192

@@ -31,6 +31,10 @@ from kachery_p2p.protocol.limits import FRAME_OVERHEAD, MAX_HEADER, MAX_RECORD_F
 NO_TAIL = 0
 SEALED_TAIL = 1
 OPAQUE_TAIL = 2
+PART_TAIL = 3
+"""As SEALED_TAIL, of a body whose next bytes come in the stream's next frame, and so does its meta."""
+TAG_BYTES = 16
+"""By so much a sealed tail is longer than what is in it."""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=0):
@@ -166,10 +170,12 @@ def _decoded(fields: Any) -> Frame:
 
 
 def cost_of(tail_bytes: int) -> int:
-    """What a data frame costs in credit."""
+    """What a data frame costs in credit, in however many parts it comes."""
     return tail_bytes + FRAME_OVERHEAD
 
 
 def sealed_bytes(frame: Frame | bytes) -> int:
     """Bytes of a body that is not that of a circuit; 0 of other frames."""
-    return frame.size if isinstance(frame, Data) and frame.tail == SEALED_TAIL else 0
+    if isinstance(frame, Data) and frame.tail in (SEALED_TAIL, PART_TAIL):
+        return frame.size
+    return 0

@@ -4,9 +4,9 @@ Participants: the shell (:mod:`kachery_p2p.node.links.link`) feeds received fram
 :meth:`Mux.receive` and obeys the events it returns; it pulls what is to be sent from
 :meth:`Mux.next_frame` whenever the socket can take more.
 
-Goals. Control frames go before bulk, always. Bulk is shared fairly: first between *groups* (the
-nodes on whose behalf it flows), then between the streams of a group. No stream can make the other
-side hold more than it granted. Everything a peer can make us hold is counted against a limit.
+Goals. Control frames go before bulk, always. Bulk is shared fairly (:mod:`.bulk_queue`), and no more of
+it leaves than the path carries at once (:mod:`.pace`). No stream can make the other side hold more than
+it granted. Everything a peer can make us hold is counted against a limit.
 
 A peer that does not read is its own link's trouble: see :mod:`.control`. The shell closes the link
 when :attr:`Mux.overflow` says so.
@@ -19,7 +19,6 @@ A frame for an exchange that has ended here is ignored: the peer could not know 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,16 +34,15 @@ from kachery_p2p.protocol.errors import (
     to_wire,
 )
 from kachery_p2p.protocol.limits import (
-    DEAD_SECONDS,
     MAX_BODY,
     MAX_RELAY_TAIL,
     MAX_REQUESTS,
     MAX_STREAMS,
-    PING_SECONDS,
-    RTT_SECONDS,
+    MIN_FRAGMENT,
     STREAM_CREDIT,
 )
 
+from .bulk_queue import BulkQueue
 from .control import ControlQueue
 from .events import (
     Ended,
@@ -63,7 +61,9 @@ from .events import (
 from .frames import (
     NO_TAIL,
     OPAQUE_TAIL,
+    PART_TAIL,
     SEALED_TAIL,
+    TAG_BYTES,
     Bye,
     Credit,
     Data,
@@ -79,9 +79,10 @@ from .frames import (
     Request,
     Response,
     cost_of,
-    sealed_bytes,
 )
-from .session import TAG_BYTES, Body
+from .pace import fragment_bytes
+from .pulse import Pulse
+from .session import Body, SealedBody
 
 
 @dataclass(slots=True)
@@ -89,30 +90,27 @@ class _Stream:
     group: Hashable
     send_credit: int
     granted: int  # what the peer may still send
-    outbox: deque[tuple[Frame, Buffer | None]] = field(default_factory=deque)
     starved: bool = False
+    parts: list[SealedBody] = field(default_factory=list)  # of a body that is not all there
 
 
 class Mux:
     """The state of one link's exchanges. Sync, pure, single-threaded."""
 
-    def __init__(self, *, initiator: bool, now: float) -> None:
+    def __init__(self, *, initiator: bool, now: float, rtt: float = 0.0) -> None:
+        """``rtt``: seconds of a round trip, if one was measured already; else 0."""
         self._initiator = initiator
         self._next_id = 1 if initiator else 2
         self._highest_theirs = 0
         self.control = ControlQueue()
-        self.bulk_bytes = 0
-        """Bytes of bodies that wait to be sent, but for those of circuits: their windows bound them."""
+        self.pulse = Pulse(now, rtt)
+        self.pace = self.pulse.pace
+        self._bulk = BulkQueue()
         self._waiting: set[int] = set()  # requests of ours without an answer
         self._serving: set[int] = set()  # requests of theirs without an answer
         self._streams: dict[int, _Stream] = {}
-        self._groups: dict[Hashable, deque[int]] = {}  # streams with something to send
-        self._turn: deque[Hashable] = deque()
         self._greeted = False
         self._said_bye = False
-        self._heard = now
-        self._ping: tuple[int, float] | None = None
-        self._pinged, self._ping_token = now, 0
 
     # --- what we want to say -----------------------------------------------------------------
 
@@ -205,12 +203,16 @@ class Mux:
         if stream.send_credit < cost_of(data.size):
             raise ValueError("sent beyond the credit of the stream")
         stream.send_credit -= cost_of(data.size)
-        self._enqueue(number, stream, data, body)
+        self._bulk.put(number, stream.group, data, body)
 
     def queued(self, number: int) -> int:
         """Frames of a stream that wait to be sent."""
-        stream = self._streams.get(number)
-        return len(stream.outbox) if stream else 0
+        return self._bulk.waiting(number)
+
+    @property
+    def bulk_bytes(self) -> int:
+        """Bytes of bodies that wait to be sent, but for those of circuits: their windows bound them."""
+        return self._bulk.bytes
 
     def grant(self, number: int, more: int) -> None:
         """Let the peer send ``more`` bytes of cost on a stream."""
@@ -223,8 +225,8 @@ class Mux:
         stream = self._streams.get(number)
         if stream is None:
             return
-        if error is None and stream.outbox:
-            self._enqueue(number, stream, End(number, "", {}), None)
+        if error is None and self._bulk.waiting(number):
+            self._bulk.put(number, stream.group, End(number, "", {}), None)
             return
         self._forget(number)
         self._push(End(number, "", {}) if error is None else End(number, *to_wire(error)))
@@ -252,25 +254,29 @@ class Mux:
         return self.control.congested
 
     def next_frame(self) -> Item | None:
-        """What to send now, or None: control first, as encoded headers, then the streams in fair
-        turn."""
+        """What to send now, or None: control first, as encoded headers, then bulk, as far as the pace
+        allows."""
         if self.control:
             return self.control.pop(), None
-        if not self._turn or self._said_bye:
+        if self._said_bye or not self.pace.allows:
             return None
-        group = self._turn[0]
-        self._turn.rotate(-1)
-        ready = self._groups[group]
-        number = ready[0]
-        ready.rotate(-1)
-        stream = self._streams[number]
-        item = stream.outbox.popleft()
-        self.bulk_bytes -= sealed_bytes(item[0])
+        if not self._bulk:
+            self.pace.idle()
+            return None
+        item = self._bulk.next(fragment_bytes(self.pace.rate))
         if isinstance(item[0], End):
-            self._forget(number)
-        elif not stream.outbox:
-            self._unready(number, group)
+            self._forget(item[0].id)
         return item
+
+    def sent(self, size: int, now: float) -> None:
+        """A record of so many bytes is on its way; a ping may follow it."""
+        self.pace.sent(size)
+        self.measure(now)
+
+    def measure(self, now: float) -> None:
+        """Ping, if the pace needs to know how far the peer has come."""
+        if self.pace.due:
+            self.ping(now)
 
     @property
     def idle(self) -> bool:
@@ -281,18 +287,12 @@ class Mux:
 
     def tick(self, now: float) -> bool:
         """To be called every few seconds; queues pings. False: the peer is dead."""
-        silent = now - self._heard
-        if silent >= DEAD_SECONDS:
-            return False
-        if self._ping is None and (silent >= PING_SECONDS or now - self._pinged >= RTT_SECONDS):
+        if self.pulse.is_due(now):
             self.ping(now)
-        return True
+        return not self.pulse.is_dead(now)
 
     def ping(self, now: float) -> None:
-        self._ping_token += 1
-        self._ping = (self._ping_token, now)
-        self._pinged = now
-        self._push(Ping(self._ping_token))
+        self._push(Ping(self.pulse.ping(now)))
 
     # --- what the peer says ------------------------------------------------------------------
 
@@ -302,7 +302,7 @@ class Mux:
         Raises:
             ProtocolViolation: it breaks the rules; close the link.
         """
-        self._heard = now
+        self.pulse.heard(now)
         if not self._greeted:
             if isinstance(frame, Bye):
                 return [SaidBye(from_peer(frame.code, frame.fields))]
@@ -341,11 +341,9 @@ class Mux:
                 self._push(Pong(frame.token))
                 return []
             case Pong():
-                if self._ping is None or self._ping[0] != frame.token:
-                    return []
-                sent = self._ping[1]
-                self._ping = None
-                return [RoundTrip(now - sent)]
+                rtt = self.pulse.pong(frame.token, now)
+                self.measure(now)
+                return [] if rtt is None else [RoundTrip(rtt)]
             case Bye():
                 return [SaidBye(from_peer(frame.code, frame.fields))]
             case Hello():
@@ -359,11 +357,26 @@ class Mux:
         most = MAX_RELAY_TAIL if frame.tail == OPAQUE_TAIL else MAX_BODY + TAG_BYTES
         if not 0 <= frame.size <= most:
             raise ProtocolViolation(reason=f"a data frame of {frame.size} bytes")
-        cost = cost_of(frame.size)
+        part = frame.tail == PART_TAIL
+        cost = frame.size - TAG_BYTES if part else cost_of(frame.size)
         stream.granted -= cost
         if stream.granted < 0:
             raise ProtocolViolation(reason="more data than was granted")
-        return [Received(frame.id, frame.meta, body, cost)]
+        if not part and not stream.parts:
+            return [Received(frame.id, frame.meta, body, cost)]
+        if not isinstance(body, SealedBody):
+            raise ProtocolViolation(reason="a body in parts that is none")
+        before = tuple(stream.parts)
+        if part:
+            if cost < MIN_FRAGMENT or sum(map(len, before)) + cost >= MAX_BODY:
+                raise ProtocolViolation(reason=f"a part of {cost} bytes")
+            stream.parts.append(body)
+            return []
+        stream.parts.clear()
+        whole = SealedBody(body.aead, body.number, body.tail, before)
+        if len(whole) > MAX_BODY:
+            raise ProtocolViolation(reason=f"a body of {len(whole)} bytes in parts")
+        return [Received(frame.id, frame.meta, whole, cost_of(len(whole) + TAG_BYTES))]
 
     def _on_credit(self, frame: Credit) -> list[Event]:
         stream = self._streams.get(frame.id)
@@ -423,26 +436,6 @@ class Mux:
         if not self._said_bye:
             self.control.push(frame)
 
-    def _enqueue(self, number: int, stream: _Stream, frame: Frame, body: Buffer | None) -> None:
-        if not stream.outbox:
-            ready = self._groups.get(stream.group)
-            if ready is None:
-                ready = self._groups[stream.group] = deque()
-                self._turn.append(stream.group)
-            ready.append(number)
-        stream.outbox.append((frame, body))
-        self.bulk_bytes += sealed_bytes(frame)
-
-    def _unready(self, number: int, group: Hashable) -> None:
-        ready = self._groups[group]
-        ready.remove(number)
-        if not ready:
-            del self._groups[group]
-            self._turn.remove(group)
-
     def _forget(self, number: int) -> None:
-        stream = self._streams.pop(number)
-        self.bulk_bytes -= sum(sealed_bytes(frame) for frame, _ in stream.outbox)
-        ready = self._groups.get(stream.group)
-        if ready is not None and number in ready:
-            self._unready(number, stream.group)
+        del self._streams[number]
+        self._bulk.drop(number)

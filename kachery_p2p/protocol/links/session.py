@@ -11,9 +11,10 @@ a record that is lost, repeated, reordered or altered does not authenticate, and
 Because a tail's nonce follows from its number, tails may be opened later, in any order and in any
 thread.
 
-A tail is sealed (encrypted by this session; at most one in a record) or opaque (a record of an
-end-to-end session that passes through a proxy: it is encrypted already, encrypting it again would only
-cost time). Which of the two, and how long it is, stands in the authenticated headers.
+A tail is sealed (encrypted by this session; at most one in a record; all of a body or a part of it) or
+opaque (a record of an end-to-end session that passes through a proxy: it is encrypted already,
+encrypting it again would only cost time). Which of the two, and how long it is, stands in the
+authenticated headers.
 
 Keys are replaced (Noise REKEY) after each :data:`~.limits.REKEY_RECORDS` records of a direction.
 
@@ -38,7 +39,9 @@ from . import noise
 from .frames import (
     NO_TAIL,
     OPAQUE_TAIL,
+    PART_TAIL,
     SEALED_TAIL,
+    TAG_BYTES,
     Data,
     Frame,
     decode_headers,
@@ -46,7 +49,6 @@ from .frames import (
 )
 
 MAGIC = b"kachery-p2p"
-TAG_BYTES = 16
 _PREFIX = struct.Struct(">11sH")
 _LENGTH = struct.Struct(">I")
 
@@ -137,9 +139,11 @@ class SealedBody:
     aead: AESGCM
     number: int
     tail: memoryview
+    before: tuple[SealedBody, ...] = ()
+    """The parts of the body that came before this one, each in a record of its own."""
 
     def __len__(self) -> int:
-        return len(self.tail) - TAG_BYTES
+        return len(self.tail) - TAG_BYTES + sum(len(part) for part in self.before)
 
     def open(self) -> bytes:
         """The plain bytes.
@@ -147,15 +151,25 @@ class SealedBody:
         Raises:
             ProtocolViolation: they are not what the peer sent. The session must end.
         """
+        if self.before:
+            return b"".join([*(part.open() for part in self.before), self._open()])
+        return self._open()
+
+    def _open(self) -> bytes:
         with _authentic():
             return self.aead.decrypt(noise.nonce(2 * self.number + 1), self.tail, None)
 
     def open_into(self, memory: memoryview) -> memoryview:
         """As :meth:`open`, into the beginning of memory of the caller's; that part of it."""
-        plain = memory[: len(self)]
-        with _authentic():
-            self.aead.decrypt_into(noise.nonce(2 * self.number + 1), self.tail, None, plain)
-        return plain
+        start = 0
+        for part in (*self.before, self):
+            size = len(part.tail) - TAG_BYTES
+            with _authentic():
+                part.aead.decrypt_into(
+                    noise.nonce(2 * part.number + 1), part.tail, None, memory[start : start + size]
+                )
+            start += size
+        return memory[:start]
 
 
 @contextlib.contextmanager
@@ -174,11 +188,19 @@ class Session:
     """Both directions of one finished handshake."""
 
     def __init__(
-        self, *, send_key: bytes, receive_key: bytes, peer: bytes, handshake_hash: bytes
+        self,
+        *,
+        send_key: bytes,
+        receive_key: bytes,
+        peer: bytes,
+        handshake_hash: bytes,
+        rtt: float = 0.0,
     ) -> None:
         self.peer = peer
         """The other end's Ed25519 public key, 32 bytes."""
         self.handshake_hash = handshake_hash
+        self.rtt = rtt
+        """Seconds that the handshake's round trip took; 0: it was not measured."""
         self._sending = _Direction(send_key)
         self._receiving = _Direction(receive_key)
 
@@ -219,7 +241,7 @@ class Session:
                 frames.append((frame, None))
             elif frame.tail == OPAQUE_TAIL:
                 frames.append((frame, tail))
-            elif frame.tail == SEALED_TAIL and frame.size >= TAG_BYTES and not sealed:
+            elif frame.tail in (SEALED_TAIL, PART_TAIL) and frame.size >= TAG_BYTES and not sealed:
                 sealed = True
                 frames.append((frame, SealedBody(aead, number, tail)))
             else:

@@ -219,7 +219,7 @@ async def test_who_works_for_one_channel_gets_no_parts_that_came_by_another() ->
 # --- a full disk -----------------------------------------------------------------------------
 
 
-def full(*arguments: object) -> None:
+def full(*arguments: object, **options: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 

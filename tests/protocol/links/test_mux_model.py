@@ -154,7 +154,7 @@ class TwoEnds(RuleBasedStateMachine):
             assert got == self.sent[1 - side, number][: len(got)]
 
     def teardown(self) -> None:
-        while any(self.pipes) or any(end.control or end._turn for end in self.ends):
+        while any(self.pipes) or any(end.control or end._bulk for end in self.ends):
             for side in (0, 1):
                 self.take(side, 100)
                 self.arrive(side, 1_000)
