@@ -45,7 +45,7 @@ from kachery_p2p.protocol.files.messages import FileRead, check_ranges
 from kachery_p2p.protocol.gossip import announcements
 from kachery_p2p.protocol.gossip import index as gossip
 from kachery_p2p.protocol.identity import NodeKey
-from kachery_p2p.protocol.links import addresses, frames, knock, session
+from kachery_p2p.protocol.links import addresses, frames, knock, session, websocket
 from kachery_p2p.protocol.links.noise import Handshake
 from kachery_p2p.protocol.local import messages as local
 from kachery_p2p.protocol.local import proof as local_proof
@@ -83,6 +83,15 @@ def _sealed_body(data: bytes) -> object:
         send_key=b"\x01" * 32, receive_key=b"\x02" * 32, peer=KEY.public, handshake_hash=b"h" * 32
     ).seal()
     return session.SealedBody(seal.aead, seal.number, memoryview(data)).open()
+
+
+def _sealed_body_into(data: bytes) -> object:
+    seal = session.Session(
+        send_key=b"\x01" * 32, receive_key=b"\x02" * 32, peer=KEY.public, handshake_hash=b"h" * 32
+    ).seal()
+    return session.SealedBody(seal.aead, seal.number, memoryview(data)).open_into(
+        memoryview(bytearray(len(data)))
+    )
 
 
 def _local_stream(data: bytes) -> object:
@@ -225,6 +234,11 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[type[KacheryError], .
     "channels.roles.parse_roles": (_text(roles.parse_roles), (B,)),
     "links.session.Session.open": (_record, (V,)),
     "links.session.SealedBody.open": (_sealed_body, (V,)),
+    "links.session.SealedBody.open_into": (_sealed_body_into, (V,)),
+    "links.websocket.MessageReader.feed": (
+        lambda data: websocket.MessageReader(most=1_000).feed(data),  # an offence is no error
+        (),
+    ),
     "links.session.unwrap_handshake": (session.unwrap_handshake, (V, errors.VersionMismatch)),
     "feeds.signed_message.check_signed_message": (_signed_message, (V, B, errors.ForgedFeed)),
     "tasks.task.check_function_id": (_text(task.check_function_id), (B,)),
