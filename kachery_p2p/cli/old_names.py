@@ -25,16 +25,6 @@ from .files import commands as files
 from .output import Output, for_shell, pass_output
 
 
-def _taking(
-    command: click.Command, older: Sequence[click.Option], run: Callable[..., Any]
-) -> click.Command:
-    """``command`` with options of its older self; ``run`` does it."""
-    taking = copy.copy(command)
-    taking.params = [*command.params, *older]
-    taking.callback = run
-    return taking
-
-
 def _today(command: click.Command, **given: Any) -> Any:
     assert command.callback is not None
     return command.callback(**given)
@@ -136,19 +126,23 @@ COMMANDS: Final[dict[str, tuple[str, click.Command]]] = {
     "find-file": ("find", files.find),
     "link-file": ("link", files.link),
     "load-file": ("load", files.load),
-    "store-file": ("store", _taking(files.store, _STORE_OPTIONS, _store_file)),
+    "store-file": ("store", files.store),
     "node-info": ("info", info.info),
     "get-channels": ("channel list", channels.channel.commands["list"]),
     "join-channel": ("channel join", channels.channel.commands["join"]),
     "leave-channel": ("channel leave", channels.channel.commands["leave"]),
-    "print-messages": ("feed tail --follow", _taking(messages.tail, (), _print_messages)),
-    "start-daemon": (
-        "daemon start --foreground",
-        _taking(daemon.start, _START_OPTIONS, _start_daemon),
-    ),
+    "print-messages": ("feed tail", messages.tail),
+    "start-daemon": ("daemon start", daemon.start),
     "stop-daemon": ("daemon stop", daemon.stop),
 }
 """By its older name: the name of today, and the command."""
+
+_OTHERWISE: Final[dict[str, tuple[Sequence[click.Option], Callable[..., Any]]]] = {
+    "store-file": (_STORE_OPTIONS, _store_file),
+    "print-messages": ((), _print_messages),
+    "start-daemon": (_START_OPTIONS, _start_daemon),
+}
+"""Of those that are more than another name: the options of their older selves, and what they do."""
 
 
 def add_to(group: click.Group) -> None:
@@ -156,6 +150,9 @@ def add_to(group: click.Group) -> None:
     for name, (today, command) in COMMANDS.items():
         hidden = copy.copy(command)
         hidden.hidden = True
+        if name in _OTHERWISE:
+            options, hidden.callback = _OTHERWISE[name]
+            hidden.params = [*command.params, *options]
         hidden.help = f"{command.help}\n\nNew scripts say 'kachery-p2p {today}'."
         hidden.epilog = (command.epilog or "").replace(
             f"kachery-p2p {today}", f"kachery-p2p {name}"

@@ -108,7 +108,8 @@ class KacheryError(Exception):
     def __init__(self, /, **fields: Any) -> None:  # so that a field may be called anything
         self.fields: dict[str, Any] = fields
         sentence = self.text.format_map(_Missing(map(_inside, fields.items())))
-        super().__init__(_ASKED.sub(r"\1", sentence))
+        # No template: the first one imports, which an interpreter that ends cannot do.
+        super().__init__(_ASKED.sub(lambda found: found[1], sentence))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.fields)

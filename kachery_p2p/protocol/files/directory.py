@@ -134,8 +134,10 @@ def parse(data: bytes) -> Directory:
         raise _bad(f"it has {len(data)} bytes, more than {MAX_DIRECTORY_LISTING}")
     try:
         listing = _DECODER.decode(data)
-    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        raise _bad(f"it is not what a folder is stored as: {error or 'it is too deep'}") from None
+    except RecursionError:  # what it says depends on the version of Python
+        raise _bad("it is not what a folder is stored as: it is too deep") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise _bad(f"it is not what a folder is stored as: {error}") from None
     check_size(listing)
     return listing
 

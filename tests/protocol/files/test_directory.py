@@ -146,7 +146,7 @@ def test_what_is_no_listing_is_refused(value: Any) -> None:
 @pytest.mark.parametrize("depth", [limits.MAX_DIRECTORY_DEPTH, 5_000, 300_000])
 def test_a_listing_that_is_too_deep_is_refused(depth: int) -> None:
     data = b'{"dirs":{"d":' * depth + b"{}" + b"}}" * depth
-    with pytest.raises(BadInput, match=r"deep|recursion"):
+    with pytest.raises(BadInput, match="deep"):
         parse(data)
     assert parse(data[13 * (depth - 255) : len(data) - 2 * (depth - 255)])
 
