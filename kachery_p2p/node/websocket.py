@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.connection import Connection
@@ -25,7 +25,7 @@ from websockets.protocol import State
 
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import LinkClosed
-from kachery_p2p.protocol.limits import KIB, MAX_RECORD
+from kachery_p2p.protocol.limits import KIB, MAX_RECORD, MIB
 from kachery_p2p.protocol.links.websocket import MessageReader, frame_head
 
 try:
@@ -37,8 +37,12 @@ from .buffers import BUFFERS
 
 _MOST_WAITING: Final = 16
 """Messages that wait for the reader: when there are more, nothing is read from the socket."""
+_MOST_BYTES: Final = 2 * MIB
+"""Bytes of them, likewise."""
+_MOST_OF_ALL: Final = 64 * MIB
+"""Bytes that wait on all connections: beyond, nothing is read where one message waits."""
 _READ_ON: Final = 4
-"""So many are left when it goes on."""
+"""So many are left when it goes on, or bytes of them a quarter."""
 _JOINED: Final = 16 * KIB
 """Bytes of a message that is copied together: it costs less than a list of its parts."""
 _END: Final = b"\r\n\r\n"
@@ -46,6 +50,9 @@ _END: Final = b"\r\n\r\n"
 
 class Messages(asyncio.BufferedProtocol):
     """Those of one open WebSocket. ``served``: the other end is the client, who masks what is sent."""
+
+    of_all: ClassVar[int] = 0
+    """Bytes of messages that wait on all connections of this process."""
 
     def __init__(self, connection: Connection, *, served: bool) -> None:
         self._connection = connection
@@ -55,6 +62,8 @@ class Messages(asyncio.BufferedProtocol):
         self._masks = not served
         self._came: asyncio.Future[None] | None = None
         self._paused = self._over = False
+        self._waiting = 0
+        """Bytes of messages that wait."""
 
     def begin(self, early: bytes) -> None:
         """Take over from the connection. ``early``: what came after its opening."""
@@ -80,10 +89,17 @@ class Messages(asyncio.BufferedProtocol):
             finally:
                 self._came = None
         message = waiting.popleft()
-        if self._paused and len(waiting) <= _READ_ON:
+        self._count(self._waiting - len(message))
+        if self._paused and len(waiting) <= _READ_ON and self._waiting <= _MOST_BYTES // 4:
             self._paused = False
             self._connection.transport.resume_reading()
         return message
+
+    def _count(self, waiting: int) -> None:
+        """So many bytes wait now."""
+        if not self._over:
+            Messages.of_all += waiting - self._waiting
+            self._waiting = waiting
 
     async def send(self, *parts: Buffer) -> None:
         """Send a message, and wait until the socket has room for another one. The parts must not change
@@ -137,6 +153,7 @@ class Messages(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connection.connection_lost(exc)
+        self._count(0)  # nothing is held back any more
         self._over = True
         self._wake()
 
@@ -150,10 +167,18 @@ class Messages(asyncio.BufferedProtocol):
             connection.send_data()
             self._wake()
         if reader.messages:
-            if len(reader.messages) > _MOST_WAITING and not self._paused:
+            self._count(sum(map(len, reader.messages)))
+            if not self._paused and self._is_much():
                 self._paused = True
                 connection.transport.pause_reading()
             self._wake()
+
+    def _is_much(self) -> bool:
+        return (
+            len(self._reader.messages) > _MOST_WAITING
+            or self._waiting > _MOST_BYTES
+            or Messages.of_all > _MOST_OF_ALL
+        )
 
     def _wake(self) -> None:
         if self._came is not None and not self._came.done():

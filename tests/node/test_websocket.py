@@ -14,12 +14,13 @@ import pytest
 import uvloop
 from websockets.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT, Close, Frame, Opcode
 
+from kachery_p2p.node import websocket
 from kachery_p2p.node.links import transport
 from kachery_p2p.node.links.gate import Gate
 from kachery_p2p.node.links.transport import WebSocketTransport
 from kachery_p2p.node.websocket import Opening
 from kachery_p2p.protocol.errors import LinkClosed
-from kachery_p2p.protocol.limits import MAX_RECORD
+from kachery_p2p.protocol.limits import MAX_RECORD, MIB
 from tests.node.harness import until
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -226,7 +227,7 @@ def test_who_does_not_take_what_comes_is_not_sent_more_and_loses_nothing(
     async def story() -> None:
         masked = end is accepted
         async with end() as (route, raw):
-            messages = [number.to_bytes(4, "big") * 50_000 for number in range(60)]
+            messages = [number.to_bytes(4, "big") * 10_000 for number in range(300)]
 
             async def send() -> None:
                 for each in messages:
@@ -275,3 +276,31 @@ def test_an_opening_ends_where_it_ends_however_it_is_cut(cut: int) -> None:
         head += more
         rest += beyond
     assert (head, rest) == (wire[:24], wire[24:])
+
+
+@LOOPS
+@ENDS
+@pytest.mark.parametrize("crowd", [0, websocket._MOST_OF_ALL])
+def test_large_messages_that_nobody_takes_are_few(
+    run: Run, end: Any, crowd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``crowd``: bytes that wait on other connections."""
+    count = 64
+
+    async def check() -> None:
+        before = websocket.Messages.of_all
+        monkeypatch.setattr(websocket.Messages, "of_all", before + crowd)
+        async with end() as (route, raw):
+            part = frame(BINARY, bytes(MIB), masked=end is accepted)
+            loop = asyncio.get_running_loop()
+            sending = asyncio.create_task(loop.sock_sendall(raw, part * count))
+            messages = route._messages
+            await until(lambda: messages._paused, "it stops reading")
+            assert messages._waiting <= (MIB if crowd else websocket._MOST_BYTES + MIB)
+            for _ in range(count):
+                assert len(await route.receive()) == MIB
+            await sending
+            assert messages._waiting == 0
+        await until(lambda: websocket.Messages.of_all == before + crowd, "all is given back")
+
+    run(check())

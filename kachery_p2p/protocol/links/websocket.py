@@ -8,8 +8,8 @@ Frames that are not data (close, ping, pong) are handed on as they came, to whoe
 WebSocket is opened and closed. What breaks the rules is an :class:`Offence`, once; nothing is read
 after it.
 
-Invariants: memory is taken for a message when ``SCRATCH`` bytes of it have come, or all; the length is
-compared with ``most`` before that. Pure: no sockets, no clock.
+Invariants: memory that is taken for a message is at most ``GROWTH`` times what has come of it, and
+``SCRATCH``; its length is compared with ``most`` before that. Pure: no sockets, no clock.
 
 Non-goals: opening and closing, text (this wire is binary), extensions.
 """
@@ -28,6 +28,9 @@ from .session import new_memory
 
 SCRATCH: Final = 16 * KIB
 """Bytes of the buffer for beginnings and small frames; so many of a large message are copied once."""
+GROWTH: Final = 8
+"""Who announces much and sends little makes a node hold so many times what it sends; a message of a
+megabyte is copied by an eighth for that."""
 MAX_FRAGMENTS: Final = 4_096
 """Frames of one message: middle boxes may cut it, but not without end."""
 CLOSE_PROTOCOL: Final = 1002
@@ -94,7 +97,7 @@ class MessageReader:
         self._have = 0
         """Bytes in the scratch buffer."""
         self._large: memoryview | None = None
-        """The payload that is being received into its own memory, and how far it is."""
+        """Memory for the payload that is being received, and how far it is."""
         self._at = 0
         self._head = _Head(0, True, 0, b"", 0)
         """Of that one."""
@@ -117,9 +120,11 @@ class MessageReader:
             self._cut()
         else:
             self._at += count
-            if self._at == len(self._large):
+            if self._at == self._head.length:
                 payload, self._large = self._large, None
                 self._take(self._head, self._unmasked(payload, self._head.mask))
+            elif self._at == len(self._large):
+                self._widen(self._large)
 
     def feed(self, data: Buffer) -> None:
         """Bytes that came some other way."""
@@ -161,9 +166,13 @@ class MessageReader:
 
     def _begin_large(self, head: _Head, payload: int) -> None:
         self._head, self._at = head, self._have - payload
-        self._large = self._memory(head.length)
-        self._large[: self._at] = self._scratch[payload : self._have]
+        self._widen(self._scratch[payload : self._have])
         self._have = 0
+
+    def _widen(self, so_far: memoryview) -> None:
+        """Have memory for what comes next of a large payload: what has come may be all of it."""
+        self._large = self._memory(min(self._head.length, GROWTH * self._at))
+        self._large[: self._at] = so_far
 
     def _keep_from(self, start: int) -> None:
         left = self._have - start
