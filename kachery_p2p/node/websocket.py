@@ -25,7 +25,13 @@ from websockets.protocol import State
 
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import LinkClosed
-from kachery_p2p.protocol.limits import KIB, MAX_RECORD, MIB
+from kachery_p2p.protocol.limits import (
+    KIB,
+    MAX_RECORD,
+    MAX_UNTAKEN,
+    MAX_UNTAKEN_BYTES,
+    MAX_UNTAKEN_BYTES_OF_ALL,
+)
 from kachery_p2p.protocol.links.websocket import MessageReader, frame_head
 
 try:
@@ -35,12 +41,6 @@ except ImportError:  # where it was not compiled
 
 from .buffers import BUFFERS
 
-_MOST_WAITING: Final = 16
-"""Messages that wait for the reader: when there are more, nothing is read from the socket."""
-_MOST_BYTES: Final = 2 * MIB
-"""Bytes of them, likewise."""
-_MOST_OF_ALL: Final = 64 * MIB
-"""Bytes that wait on all connections: beyond, nothing is read where one message waits."""
 _READ_ON: Final = 4
 """So many are left when it goes on, or bytes of them a quarter."""
 _JOINED: Final = 16 * KIB
@@ -90,7 +90,7 @@ class Messages(asyncio.BufferedProtocol):
                 self._came = None
         message = waiting.popleft()
         self._count(self._waiting - len(message))
-        if self._paused and len(waiting) <= _READ_ON and self._waiting <= _MOST_BYTES // 4:
+        if self._paused and len(waiting) <= _READ_ON and self._waiting <= MAX_UNTAKEN_BYTES // 4:
             self._paused = False
             self._connection.transport.resume_reading()
         return message
@@ -175,9 +175,9 @@ class Messages(asyncio.BufferedProtocol):
 
     def _is_much(self) -> bool:
         return (
-            len(self._reader.messages) > _MOST_WAITING
-            or self._waiting > _MOST_BYTES
-            or Messages.of_all > _MOST_OF_ALL
+            len(self._reader.messages) > MAX_UNTAKEN
+            or self._waiting > MAX_UNTAKEN_BYTES
+            or Messages.of_all > MAX_UNTAKEN_BYTES_OF_ALL
         )
 
     def _wake(self) -> None:

@@ -20,7 +20,7 @@ from kachery_p2p.node.links.gate import Gate
 from kachery_p2p.node.links.transport import WebSocketTransport
 from kachery_p2p.node.websocket import Opening
 from kachery_p2p.protocol.errors import LinkClosed
-from kachery_p2p.protocol.limits import MAX_RECORD, MIB
+from kachery_p2p.protocol.limits import MAX_RECORD, MAX_UNTAKEN_BYTES, MAX_UNTAKEN_BYTES_OF_ALL, MIB
 from tests.node.harness import until
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -280,7 +280,7 @@ def test_an_opening_ends_where_it_ends_however_it_is_cut(cut: int) -> None:
 
 @LOOPS
 @ENDS
-@pytest.mark.parametrize("crowd", [0, websocket._MOST_OF_ALL])
+@pytest.mark.parametrize("crowd", [0, MAX_UNTAKEN_BYTES_OF_ALL])
 def test_large_messages_that_nobody_takes_are_few(
     run: Run, end: Any, crowd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,7 +296,7 @@ def test_large_messages_that_nobody_takes_are_few(
             sending = asyncio.create_task(loop.sock_sendall(raw, part * count))
             messages = route._messages
             await until(lambda: messages._paused, "it stops reading")
-            assert messages._waiting <= (MIB if crowd else websocket._MOST_BYTES + MIB)
+            assert messages._waiting <= (MIB if crowd else MAX_UNTAKEN_BYTES + MIB)
             for _ in range(count):
                 assert len(await route.receive()) == MIB
             await sending

@@ -36,6 +36,12 @@ MAX_RELAY_TAIL: Final = MAX_BODY + MAX_HEADERS + 64
 """Bytes of one relayed record: a whole inner record with its headers, length and tags."""
 MAX_RECORD: Final = JOINED_BYTES + MAX_RELAY_TAIL + MAX_HEADERS + 64
 """Bytes of one WebSocket message, whatever is in it."""
+MAX_UNTAKEN: Final = 16
+"""Messages that came on a WebSocket and wait: when there are more, nothing is read from its socket."""
+MAX_UNTAKEN_BYTES: Final = 2 * MIB
+"""Bytes of them, likewise."""
+MAX_UNTAKEN_BYTES_OF_ALL: Final = 64 * MIB
+"""Bytes of them on all WebSockets: beyond, nothing is read where one message waits."""
 REKEY_RECORDS: Final = 65_536
 """Records after which a direction's key is replaced (Noise REKEY): at most 64 GiB under one key."""
 
