@@ -259,7 +259,7 @@ class Peer:
             if circuit == channel and gone in ends and not stream.ended:
                 raise Violation(f"{self.name} still relays for {who}, which was removed")
         served: list[tuple[Stream, Link, bytes]] = [
-            *((s, link, p.channel) for s, (link, p) in node.provider._reading.items()),
+            *((s, up.link, up.params.channel) for s, up in node.provider._reading.items()),
             *((s, link, p.channel) for s, (link, p) in node.feed_server.following.items()),
             *((s, link, where) for s, (link, where) in node.task_server._running.items()),
         ]

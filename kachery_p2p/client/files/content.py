@@ -35,8 +35,8 @@ from .uris import without_nones
 
 R = TypeVar("R")
 
-_TRIES: Final = 2
-"""What is damaged here is fetched anew once."""
+_TRIES: Final = 3
+"""What is damaged here, or goes before it is opened, is fetched anew so often."""
 
 
 class Here(NamedTuple):
@@ -117,15 +117,22 @@ class Content:
     ) -> tuple[R | None, bool]:
         """What ``take`` makes of it, which is None if it is not right; and whether some was damaged."""
         damaged = False
+        gone: NotFound | None = None
         for _ in range(_TRIES):
+            gone = None
             here = await locate()
             if here is None:
                 break
-            taken = await take(here)
-            if taken is not None:
-                self.moving.complete(here.blob.size)
-                return taken, damaged
-            damaged = not await self._compared(here, again=True) or damaged
+            try:
+                taken = await take(here)
+                if taken is not None:
+                    self.moving.complete(here.blob.size)
+                    return taken, damaged
+                damaged = not await self._compared(here, again=True) or damaged
+            except NotFound as error:  # it had to make room, or was deleted: others may have it
+                gone = error
+        if gone is not None:
+            raise gone
         return None, damaged
 
     async def _path_of(self, here: Here) -> str | None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import kachery_p2p as kc
+from kachery_p2p.client.files import local_storage as storage
 from kachery_p2p.protocol import errors
 from kachery_p2p.protocol.limits import LOCAL_PIECE, MANIFEST_CHUNK
 from tests.client.files.online import ABSENT, BOTH, blob_path, content
@@ -342,3 +343,32 @@ def test_what_keeps_us_from_asking_is_not_called_not_found(lab: Lab) -> None:
             kc.channel_set_roles("lab", "b", "all")
     with at(lab.b):
         until(lambda: not kc.find_file(ABSENT)["code"], "b may ask again")
+
+
+@BOTH
+@pytest.mark.parametrize("size", [3_000, 3 * LOCAL_PIECE])
+def test_what_goes_before_it_is_opened_is_fetched_anew(
+    lab: Lab, call: Any, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that is at its limit lets go of what nobody reads at that moment."""
+    data = content(f"{call.__name__} goes", size)
+    with at(lab.a):
+        uri = call("store_bytes", data)
+    with at(lab.b):
+        announced(uri)
+        path = Path(call("load_file", uri))
+        find, times = storage.find, iter([True, True, False])
+
+        def found(*arguments: Any) -> Any:
+            blob = find(*arguments)
+            if blob is not None and next(times, False):
+                path.unlink()
+            return blob
+
+        monkeypatch.setattr(storage, "find", found)
+        assert Path(call("load_file", uri)).read_bytes() == data
+        monkeypatch.undo()
+        times = iter([True] * 9)
+        monkeypatch.setattr(storage, "find", found)
+        with pytest.raises(errors.NotFound):
+            call("load_file", uri)
