@@ -10,7 +10,6 @@ asked for takes no more than twice its length. Any thread may take some.
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import deque
 from typing import Final
@@ -21,8 +20,6 @@ MOST: Final = 8
 """Pieces that are remembered; more may be in use, and are forgotten then."""
 _LEAST: Final = MAX_RECORD // 2
 """Less has memory of its own: much of it may wait, and each would hold a whole piece."""
-_ONLY_HERE: Final = 3
-"""References to a piece without a view of it: ours, the loop's, and the one that counts them."""
 
 
 class Buffers:
@@ -38,7 +35,7 @@ class Buffers:
             return memoryview(bytearray(length))
         with self._lock:
             for piece in self._lent:
-                if sys.getrefcount(piece) == _ONLY_HERE:
+                if _is_free(piece):
                     return memoryview(piece)[:length]
             piece = bytearray(MAX_RECORD)
             self._lent.append(piece)
@@ -48,6 +45,17 @@ class Buffers:
         """Keep nothing: it may be a while until there is use for it."""
         with self._lock:
             self._lent.clear()
+
+
+def _is_free(piece: bytearray) -> bool:
+    """Whether there is no view of it: else Python lets nobody change its length. References are no
+    measure, for how many a caller has itself differs from one Python to the next."""
+    try:
+        piece.append(0)
+    except BufferError:
+        return False
+    piece.pop()
+    return True
 
 
 BUFFERS: Final = Buffers()
