@@ -125,6 +125,12 @@ class Messages(asyncio.BufferedProtocol):
         ) as error:  # the latter is what a loop says of a closed transport
             raise LinkClosed(peer="the other side", reason=str(error)) from error
 
+    def forget(self) -> None:
+        """It is closed, and nobody receives any more: what came and was not taken goes now, and not
+        with the connection, which leads in a circle to this."""
+        self._reader.forget()
+        self._count(0)
+
     def _closed(self, error: ConnectionClosed) -> LinkClosed:
         if error.rcvd is not None:
             reason = error.rcvd.reason or f"closed by the other side ({error.rcvd.code})"

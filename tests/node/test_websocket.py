@@ -304,3 +304,19 @@ def test_large_messages_that_nobody_takes_are_few(
         await until(lambda: websocket.Messages.of_all == before + crowd, "all is given back")
 
     run(check())
+
+
+@LOOPS
+@ENDS
+def test_what_nobody_took_goes_when_it_is_closed(run: Run, end: Any) -> None:
+    async def check() -> None:
+        before = websocket.Messages.of_all
+        async with end() as (route, raw):
+            part = frame(BINARY, bytes(MIB // 2), masked=end is accepted)
+            await asyncio.get_running_loop().sock_sendall(raw, part)
+            waiting = route._messages._reader.messages
+            await until(lambda: waiting, "it came")
+        assert not waiting
+        assert websocket.Messages.of_all == before
+
+    run(check())

@@ -111,6 +111,7 @@ class WebSocketTransport:
             # Closing waits without end for a peer that does not read.
             self._connection.transport.abort()
             await self._connection.wait_closed()
+        self._messages.forget()
 
 
 def check_url(url: str) -> str:

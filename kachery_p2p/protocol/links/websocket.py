@@ -136,6 +136,11 @@ class MessageReader:
             self.filled(count)
             view = view[count:]
 
+    def forget(self) -> None:
+        """Let go of what came and was not taken. Nothing more may come."""
+        self.messages.clear()
+        self._large, self._begun = None, bytearray()
+
     # --- frames --------------------------------------------------------------------------------
 
     def _cut(self) -> None:
