@@ -61,13 +61,9 @@ class Asking:
 
     def release(self, error: KacheryError) -> None:
         """The link is over: who waits is told, each with an error of its own."""
-        self._over, self._flush = error, _nothing
+        self._over, self._flush = error, lambda: None
         for future in self._futures.values():
             if not future.done():
                 future.set_exception(error.again())
                 future.exception()  # nobody may be waiting any more; that is no news
         self._futures.clear()
-
-
-def _nothing() -> None:
-    pass

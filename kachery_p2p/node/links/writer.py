@@ -82,7 +82,7 @@ class Writer:
         """The link is over: nobody waits for room any more."""
         self._over = True
         self._room.set()
-        self._on_data, self._on_sent = _nobody, _nothing
+        self._on_data, self._on_sent = lambda number: None, lambda: None
 
     async def room(self) -> None:
         """Until the peer has taken so many control frames that more of them may be queued."""
@@ -161,11 +161,3 @@ class Writer:
         await self._transport.send(*record)
         self._sending_since = None
         self.sent += sum(map(len, record))
-
-
-def _nobody(number: int) -> None:
-    pass
-
-
-def _nothing() -> None:
-    pass
