@@ -4,17 +4,22 @@ An executor's queue is first come, first served: a peer that asks for a thousand
 everybody else wait for all of them. Here each party has a queue of its own. Whose work it is says
 :data:`.parties.on_behalf_of`.
 
+A piece of work goes to its thread and back without an executor's futures, whose locks take as long as
+the hand-over itself.
+
 Invariants: what one party submits is begun in the order in which it came; who has used less waits for
-what runs, and not for what others have waiting.
+what runs, and not for what others have waiting. What is cancelled before it is begun is never begun.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
@@ -25,10 +30,10 @@ from .parties import Party, on_behalf_of
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_Piece = tuple[Party, Future[Any], Callable[[], Any]]
+_Piece = tuple[Party, asyncio.Future[Any], Callable[[], Any]]
 
 
-class FairPool(Executor):
+class FairPool:
     """See the module. ``size`` threads at most, each started when it is first needed."""
 
     def __init__(self, size: int, name: str) -> None:
@@ -42,14 +47,20 @@ class FairPool(Executor):
         self._usage = Usage()
         self._closed = False
 
-    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Raises RuntimeError once it is shut down."""
-        future: Future[R] = Future()
+    async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """What ``function`` gives or raises, called in a thread. Cancelling the caller does not stop
+        the thread, only the wait. Raises RuntimeError once it is closed."""
+        # The future is no local variable here: an error would lead to its own frames in a circle.
+        return await self._begun(partial(function, *args, **kwargs))
+
+    def _begun(self, work: Callable[[], R]) -> asyncio.Future[R]:
+        """What comes of ``work``, which is next when it is its party's turn."""
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        party = on_behalf_of.get()
+        piece = (party, future, work)
         with self._lock:
             if self._closed:
                 raise RuntimeError(f"{self._name} is closed")
-            party = on_behalf_of.get()
-            piece = (party, future, lambda: fn(*args, **kwargs))
             self._waiting.setdefault(party.name, deque()).append(piece)
             if self._idle:
                 self._idle -= 1
@@ -62,15 +73,14 @@ class FairPool(Executor):
         self._some.put(None)
         return future
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    def close(self, *, wait: bool = True) -> None:
+        """Begin nothing more: whoever waits for that is cancelled. ``wait``: for what runs."""
         with self._lock:
             self._closed = True
-            pieces = []
-            if cancel_futures:
-                pieces = [piece for each in self._waiting.values() for piece in each]
-                self._waiting.clear()
+            pieces = [piece for each in self._waiting.values() for piece in each]
+            self._waiting.clear()
         for _, future, _ in pieces:
-            future.cancel()
+            _tell(future, future.cancel)
         for _ in self._threads:
             self._some.put(None)
         if wait:
@@ -88,13 +98,13 @@ class FairPool(Executor):
                     continue
             party, future, work = taken
             begun = time.perf_counter()
-            if future.set_running_or_notify_cancel():
+            if not future.cancelled():
                 try:
                     result = work()
                 except BaseException as error:  # whatever it is, it is for who waits for this piece
-                    future.set_exception(error)
+                    _tell(future, partial(_fail, future, error))
                 else:
-                    future.set_result(result)
+                    _tell(future, partial(_finish, future, result))
                     del result
             del taken, future, work
             now = time.perf_counter()
@@ -115,3 +125,20 @@ class FairPool(Executor):
         if not queue:
             del self._waiting[name]
         return piece
+
+
+def _tell(future: asyncio.Future[Any], how: Callable[[], object]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits
+        future.get_loop().call_soon_threadsafe(how)
+
+
+def _finish(future: asyncio.Future[R], result: R) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        if isinstance(error, StopIteration):  # which no future takes: it would end a coroutine
+            error = RuntimeError(f"a piece of work raised {error!r}")
+        future.set_exception(error)

@@ -13,7 +13,6 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor
 from queue import SimpleQueue
 from typing import Generic, ParamSpec, Protocol, TypeVar
 
@@ -41,18 +40,18 @@ DISK_THREADS = 8
 class Workers:
     """The pools. ``cipher`` work is short and never blocks; ``disk`` work may."""
 
-    def __init__(self, cipher: Executor | None = None, disk: Executor | None = None) -> None:
-        self._cipher = cipher or FairPool(CIPHER_THREADS, "kachery-cipher")
-        self._disk = disk or FairPool(DISK_THREADS, "kachery-disk")
+    def __init__(self) -> None:
+        self._cipher = FairPool(CIPHER_THREADS, "kachery-cipher")
+        self._disk = FairPool(DISK_THREADS, "kachery-disk")
         self._commits = _Lane("kachery-commit")
         self._syncs = _Lane("kachery-sync")
 
     async def cipher(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        return await _run(self._cipher, function, *args, **kwargs)
+        return await self._cipher.run(function, *args, **kwargs)
 
     async def disk(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run blocking work. Cancelling the caller does not stop the thread, only the wait."""
-        return await _run(self._disk, function, *args, **kwargs)
+        return await self._disk.run(function, *args, **kwargs)
 
     def commit(
         self, work: Callable[[], object], then: Callable[[BaseException | None], object]
@@ -70,8 +69,8 @@ class Workers:
     def close(self) -> None:
         self._syncs.close()
         self._commits.close()
-        self._cipher.shutdown(wait=True, cancel_futures=True)
-        self._disk.shutdown(wait=True, cancel_futures=True)
+        self._cipher.close()
+        self._disk.close()
 
 
 class _Lane:
@@ -160,13 +159,6 @@ def _hear(opening: asyncio.Future[C]) -> None:
     """Nobody is there any more to whom a failure would be news."""
     if not opening.cancelled():
         opening.exception()
-
-
-async def _run(pool: Executor, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    loop = asyncio.get_running_loop()
-    if kwargs:
-        return await loop.run_in_executor(pool, lambda: function(*args, **kwargs))
-    return await loop.run_in_executor(pool, function, *args)
 
 
 class InOrder:

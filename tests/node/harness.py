@@ -48,8 +48,14 @@ class Live:
         self.progress({"size": len(data)})
         await self.send(data)
 
-    async def send_piece(self, read: Callable[[], Awaitable[bytes]]) -> None:
-        await self.send(await read())
+    async def send_piece(
+        self, read: Callable[[], Awaitable[bytes | None]], *, last: bool = False
+    ) -> bool:
+        data = await read()
+        if data is None:
+            return False
+        await self.send(data)
+        return True
 
 
 async def until(condition: Callable[[], Any], what: str = "") -> Any:

@@ -71,8 +71,14 @@ class Live:
     async def send(self, data: bytes) -> None:
         self.received += data
 
-    async def send_piece(self, read: Callable[[], Awaitable[bytes]]) -> None:
-        await self.send(await read())
+    async def send_piece(
+        self, read: Callable[[], Awaitable[bytes | None]], *, last: bool = False
+    ) -> bool:
+        data = await read()
+        if data is None:
+            return False
+        await self.send(data)
+        return True
 
 
 class Peer:

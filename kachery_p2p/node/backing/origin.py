@@ -138,8 +138,7 @@ class Origin:
             return self._objects
 
     async def _run(self, work: Callable[[V], R], value: V) -> R:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, work, value)
+        return await self._pool.run(work, value)
 
     def _failed(self, error: KacheryError, *, rests: bool = True) -> None:
         """``rests``: it is left alone for a while."""
@@ -156,7 +155,7 @@ class Origin:
 
     def close(self) -> None:
         """Wait for nobody: its threads may wait for a server that never answers."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close(wait=False)
 
 
 def _heard(running: asyncio.Future[Any]) -> None:

@@ -71,7 +71,9 @@ class Asker:
         while len(self._givers) > MAX_GIVERS:
             self._givers.popitem(last=False)
 
-    async def fetch(self, sha1: str, channel: bytes | None) -> dict[str, Any] | None:
+    async def fetch(
+        self, sha1: str, channel: bytes | None, label: str = ""
+    ) -> dict[str, Any] | None:
         """Have a small file here, if somebody who was lately seen to give some has it: progress as of
         :meth:`.downloader.Downloader.load`; None if that is not so, for whatever reason."""
         key = (sha1, channel)
@@ -82,7 +84,7 @@ class Asker:
             links = [] if busy else self._likely(channel)
             if not links:
                 return None
-            work = self._ask_all(sha1, links)
+            work = self._ask_all(sha1, links, label)
             task = self._asking[key] = self._network.spawn(work, name=f"ask for {sha1[:8]}")
             task.add_done_callback(lambda _: self._asking.pop(key, None))
         return await asyncio.shield(task)
@@ -111,8 +113,12 @@ class Asker:
             self._network.own_roles(channel)
         )
 
-    async def _ask_all(self, sha1: str, links: list[tuple[Link, bytes]]) -> dict[str, Any] | None:
-        tasks = {asyncio.create_task(self._ask(sha1, *each), name="ask") for each in links}
+    async def _ask_all(
+        self, sha1: str, links: list[tuple[Link, bytes]], label: str
+    ) -> dict[str, Any] | None:
+        if len(links) == 1:
+            return await self._ask(sha1, label, *links[0])
+        tasks = {asyncio.create_task(self._ask(sha1, label, *each), name="ask") for each in links}
         try:
             while tasks:
                 done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -125,7 +131,9 @@ class Asker:
             await asyncio.gather(*tasks, return_exceptions=True)
         return None
 
-    async def _ask(self, sha1: str, link: Link, channel: bytes) -> dict[str, Any] | None:
+    async def _ask(
+        self, sha1: str, label: str, link: Link, channel: bytes
+    ) -> dict[str, Any] | None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         secret = self._context.book.secret(channel)
@@ -143,7 +151,15 @@ class Asker:
                 stream = link.open(FILE_ASK, codec.plain(ask))
                 wanted = [Wanted(0, sha1, None)]
                 await self._loader.read(
-                    link, stream, holder, wanted, set(), done, most=ASK_FILE, waits=False
+                    link,
+                    stream,
+                    holder,
+                    wanted,
+                    set(),
+                    done,
+                    most=ASK_FILE,
+                    waits=False,
+                    label=label,
                 )
         except CorruptContent as error:
             self._context.warn(str(error))

@@ -191,10 +191,11 @@ class BatchLoader:
         *,
         most: int = INLINE_FILE,
         waits: bool = True,
+        label: str = "",
     ) -> None:
         """Take and store what comes on a stream of these files, none larger than ``most``. Raises what
         ends it early; what came by then is here. ``waits``: until it may come by the limit of
-        downloads; otherwise it is only counted."""
+        downloads; otherwise it is only counted. ``label``: of those files."""
         first, rate = 0, self._context.rates.download
         try:
             while (item := await self._next(stream)) is not None:
@@ -213,7 +214,7 @@ class BatchLoader:
                 first = several.places[-1] + 1
                 files = _cut(several, data)
                 chosen = [wanted[place] for place in several.places]
-                await self._context.workers.disk(self._keep, chosen, files, holder)
+                await self._context.workers.disk(self._keep, chosen, files, holder, label)
                 stream.done(cost)
                 self._provide(*(each.sha1 for each in chosen))
                 for each, content in zip(chosen, files, strict=True):
@@ -229,7 +230,9 @@ class BatchLoader:
         except TimeoutError as error:
             raise LinkClosed(peer=stream.peer[:8], reason="it sent nothing") from error
 
-    def _keep(self, wanted: list[Wanted], files: list[memoryview], holder: Holder) -> None:
+    def _keep(
+        self, wanted: list[Wanted], files: list[memoryview], holder: Holder, label: str
+    ) -> None:
         """Compare what came, and store it. Raises CorruptContent, StorageFull, StorageDamaged."""
         for each, data in zip(wanted, files, strict=True):
             if hashlib.sha1(data).hexdigest() != each.sha1:
@@ -239,7 +242,13 @@ class BatchLoader:
 
         def arriving(sha1s: Sequence[str]) -> None:
             bind(sha1s)
-            inventory.fetching(*sha1s, channel=channel, node=holder.node, node_label=holder.label)
+            inventory.fetching(
+                *sha1s,
+                channel=channel,
+                node=holder.node,
+                node_label=holder.label,
+                label=label,
+            )
 
         self._context.store.store_batch(files, arriving)
 

@@ -54,9 +54,9 @@ from kachery_p2p.protocol.errors import (
     to_wire,
 )
 from kachery_p2p.protocol.files.keys import file_key
-from kachery_p2p.protocol.limits import MAX_RANGES
+from kachery_p2p.protocol.limits import LOCAL_PIECE, MAX_RANGES
 from kachery_p2p.storage.files.blobs import Blob
-from kachery_p2p.storage.files.checking import CheckedReader, check
+from kachery_p2p.storage.files.checking import CheckedReader, check, read_small
 from kachery_p2p.storage.files.chunks import assemble, cut
 
 from .call_table import CallTable
@@ -145,11 +145,7 @@ class FileCalls:
         """A small file, of who gave the last ones; see :mod:`kachery_p2p.node.batches.asker`."""
         if params.manifest is not None or params.sha1 in self._services.downloader.downloads:
             return None
-        asked = await self._services.asker.fetch(params.sha1, channel)
-        if asked is not None and params.label:
-            touch = self._services.context.inventory.touch
-            await self._services.context.workers.disk(touch, params.sha1, params.label)
-        return asked
+        return await self._services.asker.fetch(params.sha1, channel, params.label)
 
     async def _cut(self, params: _Content, channel: bytes | None) -> Blob | None:
         """A chunk of a file that is here."""
@@ -185,10 +181,13 @@ class FileCalls:
 
     async def _here(self, params: _Content, channel: bytes | None) -> Blob | None:
         """What is here of it for this caller, once nobody fetches it for others."""
+        await self._settled(params, channel)
+        return await self._services.context.workers.disk(self._find_for, params, channel)
+
+    async def _settled(self, params: _Content, channel: bytes | None) -> None:
         if params.only and channel is None:
             raise BadInput(what="only", reason="it needs a channel")
         await self._services.downloader.settle(params.sha1, params.manifest, channel)
-        return await self._services.context.workers.disk(self._find_for, params, channel)
 
     def _find_for(self, params: _Content, channel: bytes | None) -> Blob | None:
         blob = self._services.store.find(params.sha1)
@@ -224,25 +223,59 @@ class FileCalls:
                     size, data = found
                     await live.send_all(data)
                     return {"size": size}
-        open_now = downloader.opened(params.sha1, params.manifest, channel)
-        blob = None if open_now is not None else await self._here(params, channel)
-        if blob is None and open_now is None and await self._ask(params, channel) is not None:
-            blob = await self._here(params, channel)
-        if blob is None:
-            sent = await self._send_fetched(params, channel, params.ranges, live)
-            if params.manifest is None:
-                await self._services.asker.came(params.sha1)
-            return sent
+        if downloader.opened(params.sha1, params.manifest, channel) is None:
+            sent = await self._send_here(params, channel, live)
+            if sent is None and await self._ask(params, channel) is not None:
+                sent = await self._send_here(params, channel, live)
+            if sent is not None:
+                return sent
+        sent = await self._send_fetched(params, channel, params.ranges, live)
+        if params.manifest is None:
+            await self._services.asker.came(params.sha1)
+        return sent
+
+    async def _send_here(self, params: _Content, channel: bytes | None, live: LiveCall) -> Any:
+        """Send what is here, if it is; None if it is not."""
+        await self._settled(params, channel)
+        disk = self._services.context.workers.disk
+        blob: Blob | None = None
+
+        async def read() -> bytes | None:
+            nonlocal blob
+            blob, data = await disk(self._read_small, params, channel)
+            return data
+
         left = deque(params.ranges)
         try:
-            await self._send_stored(blob, left, live)
+            if not await live.send_piece(read, last=True) and blob is not None:
+                await self._send_stored(blob, left, live)
         except CorruptContent as error:
-            await self._put_aside(blob.sha1)
+            await self._put_aside(params.sha1)
             try:
-                await self._send_fetched(params, channel, left, live)
+                return await self._send_fetched(params, channel, left, live)
             except NotFound:
                 raise error from None
-        return {"size": blob.size}
+        return None if blob is None else {"size": blob.size}
+
+    def _read_small(
+        self, params: _Content, channel: bytes | None
+    ) -> tuple[Blob | None, bytes | None]:
+        """What is here of it, and of a small file what is asked for, compared: all that in one visit to
+        a worker. Raises CorruptContent: it is to be put aside."""
+        blob = self._find_for(params, channel)
+        if blob is None or blob.size > LOCAL_PIECE:
+            return blob, None
+        pieces = list(pieces_of(params.ranges, blob.size))
+        if sum(stop - start for start, stop in pieces) > LOCAL_PIECE:  # some of it several times
+            return blob, None
+        store = self._services.store
+        try:
+            with store.held(blob) as held:
+                content = read_small(store, held)
+        except NotFound:  # it has just gone
+            return None, None
+        self._services.context.inventory.touch(params.sha1, params.label)
+        return blob, b"".join(content[start:stop] for start, stop in pieces)
 
     async def _send_fetched(
         self, params: _Content, channel: bytes | None, ranges: Iterable[Part], live: LiveCall

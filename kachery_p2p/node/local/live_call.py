@@ -122,12 +122,22 @@ class LiveCall:
     def _queue(self, message: local.Message) -> None:
         self._socket.queue(local.encode_message(message))
 
-    async def send_piece(self, read: Callable[[], Awaitable[bytes]]) -> None:
+    async def send_piece(
+        self, read: Callable[[], Awaitable[bytes | None]], *, last: bool = False
+    ) -> bool:
         """Send what ``read`` gives, which is asked when the client has read enough: for a client that
-        does not read, nothing is fetched."""
+        does not read, nothing is fetched. Whether it gave anything. ``last``: it leaves with the
+        answer, which wakes the client up once."""
         async with self._turns:
             await self._socket.drained()
-            await self.send(await read())
+            data = await read()
+            if data is None:
+                return False
+            await self._socket.drained()
+            self._queue(local.Chunk(self._number, data))
+            if not last:
+                self._socket.flush()
+            return True
 
     def offer(self, packed: local.PackedItem) -> bool:
         """Send one of many results with the next :attr:`flush`, if the client has room for it; whether

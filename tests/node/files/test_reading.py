@@ -157,7 +157,9 @@ async def test_a_reader_of_a_few_bytes_waits_for_no_long_segment() -> None:
         asked, go_on = asyncio.Event(), asyncio.Event()
 
         async def on_read(link: Link, stream: Stream, params: FileRead) -> None:
-            if sum(stop - start for start, stop in params.ranges) > BIG // 2:
+            if (
+                sum(stop - start for start, stop in params.ranges) > 2 * BLOCK
+            ):  # none of the reader's
                 asked.set()
                 await go_on.wait()
             await honest(link, stream, params)
