@@ -203,6 +203,7 @@ class Node:
             self.network, self.reach, self.lookup, self.downloader, provide=self._provide_file
         )
         self.asker = Asker(self.network, self.batch_loader)
+        self.downloader.on_gave = self.asker.gave
         self.presence = Presence(self.network)
         discovery = Discovery(self.network, self.reach, self.lookup, self.watches)
         self._make_feeds(discovery)

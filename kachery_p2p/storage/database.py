@@ -1,9 +1,9 @@
 """One SQLite file of one process: opening, migrations, transactions, typed errors.
 
 Invariants: one process has it open, for it takes a lock file beside the database; any thread may
-call, since one connection lies behind one lock; a schema of an older version is migrated in one
-transaction, one of a newer version is refused and left as it is; only the user can read the files,
-since keys lie in them.
+call, since each connection lies behind a lock, and a read waits for no commit; a schema of an older
+version is migrated in one transaction, one of a newer version is refused and left as it is; only the
+user can read the files, since keys lie in them.
 
 Non-goals: what is in the tables.
 """
@@ -56,6 +56,9 @@ class Database(Closing):
         self._what = what
         self._lock = threading.RLock()
         self._db: sqlite3.Connection | None = None
+        self._read_lock = threading.Lock()
+        self._reader: sqlite3.Connection | None = None
+        """For who reads while a change is on its way to the disk; it sees what was before."""
         self._lock_fd = -1
         try:
             with self._errors():
@@ -72,10 +75,11 @@ class Database(Closing):
 
     def close(self) -> None:
         """Close the file; a second time does nothing."""
-        with self._lock:
-            if self._db is not None:
-                self._db.close()
-                self._db = None
+        with self._lock, self._read_lock:
+            for connection in (self._reader, self._db):
+                if connection is not None:
+                    connection.close()
+            self._reader = self._db = None
             if self._lock_fd >= 0:
                 unlock_folder(self._lock_fd)
                 self._lock_fd = -1
@@ -110,8 +114,15 @@ class Database(Closing):
             return db.execute(sql, values).rowcount
 
     def _rows(self, sql: str, *values: Any) -> list[Any]:
-        with self._lock, self._errors():
-            return self._open_db().execute(sql, values).fetchall()
+        with self._errors():
+            if self._lock.acquire(blocking=False):
+                try:
+                    return self._open_db().execute(sql, values).fetchall()
+                finally:
+                    self._lock.release()
+            # Somebody's commit waits for the disk, which is nothing to wait for.
+            with self._read_lock:
+                return self._open_reader().execute(sql, values).fetchall()
 
     def _row(self, sql: str, *values: Any) -> Any:
         rows = self._rows(sql, *values)
@@ -121,6 +132,14 @@ class Database(Closing):
         if self._db is None:
             raise StorageDamaged(path=str(self.path), reason="the database was closed")
         return self._db
+
+    def _open_reader(self) -> sqlite3.Connection:
+        """The connection of who reads beside a change, and holds its lock."""
+        self._open_db()
+        if self._reader is None:
+            self._reader = self._connect()
+            self._reader.execute("PRAGMA query_only = ON")
+        return self._reader
 
     def _migrate(self, migrations: Sequence[str]) -> None:
         with self.transaction() as db:

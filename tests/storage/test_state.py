@@ -241,3 +241,45 @@ def test_a_full_disk_says_so_and_keeps_what_was_there(small_disk):
             state.set("k", "x" * (8 << 20))
         assert state.get("k") == "kept"
         assert state.set("small", "fits")
+
+
+def test_who_reads_waits_for_no_commit_and_sees_what_was_before(state):
+    state.add_origin(SHA1, "a")
+    begun, go_on = threading.Event(), threading.Event()
+
+    def change():
+        with state.transaction() as db:
+            db.execute("DELETE FROM origins")
+            assert state.origins(SHA1) == frozenset(), "one's own changes are seen"
+            begun.set()
+            assert go_on.wait(30)
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        assert begun.wait(30)
+        assert state.origins(SHA1) == {"a"}
+    finally:
+        go_on.set()
+        changing.join(30)
+    assert state.origins(SHA1) == frozenset()
+
+
+def test_who_reads_beside_a_commit_is_told_when_it_is_closed(tmp_path):
+    state = StateDB(tmp_path / "state.sqlite", durable=False)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def change():
+        with state.transaction():
+            begun.set()
+            assert go_on.wait(30)
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    assert begun.wait(30)
+    state.origins(SHA1)
+    go_on.set()
+    changing.join(30)
+    state.close()
+    with pytest.raises(StorageDamaged, match="closed"):
+        state.origins(SHA1)

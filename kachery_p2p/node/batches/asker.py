@@ -59,11 +59,9 @@ class Asker:
         """By node and channel; who gave something last is the last."""
         self._asking: dict[tuple[str, bytes | None], asyncio.Task[dict[str, Any] | None]] = {}
 
-    async def came(self, sha1: str) -> None:
-        """A file was fetched: who gave it may have the next one."""
-        thing = await self._context.workers.disk(self._context.inventory.thing, sha1)
-        if thing is not None and thing.node and thing.channel:
-            self._remember((thing.node, bytes.fromhex(thing.channel)))
+    def gave(self, holder: Holder) -> None:
+        """It has just given some of a file: it may have the next one."""
+        self._remember((holder.node, holder.channel))
 
     def _remember(self, who: tuple[str, bytes]) -> None:
         self._givers.setdefault(who, _Giver())

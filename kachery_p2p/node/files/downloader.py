@@ -15,6 +15,7 @@ from kachery_p2p.node.gossip.watches import Watches
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.reach import Reach
 from kachery_p2p.protocol.errors import KacheryError
+from kachery_p2p.protocol.gossip.holders import Holder
 from kachery_p2p.protocol.limits import (
     MAX_DOWNLOADS,
     MAX_OPEN_FILES,
@@ -47,6 +48,8 @@ class Downloader:
         offer: Callable[[str, bytes | None], None],
     ) -> None:
         self.downloads: dict[str, Download] = {}
+        self.on_gave: Callable[[Holder], object] | None = None
+        """Is told of a source that gives something."""
         self._network = network
         self._reach = reach
         self._lookup = lookup
@@ -178,7 +181,7 @@ class Downloader:
         content.label = label
         near = OriginSources(self._backing, self._network.context, sha1)
         sources = Sources(self._network, self._reach, self._lookup, near, sha1)
-        return Download(
+        download = Download(
             content,
             sources,
             Finder(self._lookup, self._watches, near, sources, sha1, channel),
@@ -188,6 +191,8 @@ class Downloader:
             offer=self._offer,
             slots=self._slots,
         )
+        download.progress.gave = self.on_gave
+        return download
 
     def _keep(self, download: Download) -> None:
         """Have it ready for the next reader, for a while."""

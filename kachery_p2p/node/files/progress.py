@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+from kachery_p2p.protocol.gossip.holders import Holder
 
 from .sources import Source
 
@@ -18,6 +21,8 @@ class Progress:
     fetched: int = 0
     started: float = 0.0
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    gave: Callable[[Holder], object] | None = None
+    """Is told of a source that gives something, once for each time that the download is begun."""
 
     def begin(self, now: float) -> None:
         """Somebody wants bytes, and nobody did before: what came by then was for others."""
@@ -27,9 +32,16 @@ class Progress:
     def credit(self, source: Source, size: int) -> None:
         """Bytes came from a source."""
         holder = source.holder
-        entry = self.sources.setdefault(
-            holder.node, {"node": holder.node, "label": holder.label, "via": source.via, "bytes": 0}
-        )
+        entry = self.sources.get(holder.node)
+        if entry is None:
+            entry = self.sources[holder.node] = {
+                "node": holder.node,
+                "label": holder.label,
+                "via": source.via,
+                "bytes": 0,
+            }
+            if self.gave is not None:
+                self.gave(holder)
         entry["bytes"] += size
         self.fetched += size
 

@@ -124,15 +124,13 @@ class FileCalls:
             return asked
         load = self._services.downloader.load
         try:
-            loaded = await load(
+            return await load(
                 params.sha1,
                 params.manifest,
                 channel=channel,
                 label=params.label,
                 on_progress=live.progress,
             )
-            await self._services.asker.came(params.sha1)
-            return loaded
         except NotFound:
             if params.chunk_of is None:
                 raise
@@ -229,10 +227,7 @@ class FileCalls:
                 sent = await self._send_here(params, channel, live)
             if sent is not None:
                 return sent
-        sent = await self._send_fetched(params, channel, params.ranges, live)
-        if params.manifest is None:
-            await self._services.asker.came(params.sha1)
-        return sent
+        return await self._send_fetched(params, channel, params.ranges, live)
 
     async def _send_here(self, params: _Content, channel: bytes | None, live: LiveCall) -> Any:
         """Send what is here, if it is; None if it is not."""

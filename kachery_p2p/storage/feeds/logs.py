@@ -58,8 +58,6 @@ class LogStore(Database):
         self._durable = durable
         self._open_logs: OrderedDict[tuple[bytes, bytes], OpenLog] = OrderedDict()
         self._open_logs_lock = threading.Lock()
-        self._reader: sqlite3.Connection | None = None
-        self._reader_lock = threading.Lock()
         super().__init__(
             path,
             what="feeds",
@@ -70,18 +68,12 @@ class LogStore(Database):
         try:
             with self._errors():
                 self._open_db().execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
-                self._reader = self._connect()
-                self._reader.execute("PRAGMA query_only = ON")
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Close the file; a second time does nothing."""
-        with self._reader_lock:
-            if self._reader is not None:
-                self._reader.close()
-                self._reader = None
         with self._open_logs_lock:
             self._open_logs.clear()
         super().close()
@@ -258,10 +250,8 @@ class LogStore(Database):
     @contextlib.contextmanager
     def _reading(self, log: OpenLog | None = None) -> Iterator[sqlite3.Connection]:
         """The connection for reading. ``log`` is what is read, for it may be deleted meanwhile."""
-        with self._reader_lock, self._errors():
-            db = self._reader
-            if db is None:
-                raise StorageDamaged(path=str(self.path), reason="the database was closed")
+        with self._read_lock, self._errors():
+            db = self._open_reader()
             try:
                 yield db
             except StorageDamaged:
