@@ -23,6 +23,12 @@ def test_nobody_makes_a_download_slower_than_the_best_sources_alone(first: int) 
             raise
 
 
+@pytest.mark.parametrize("seed", [1584, 5474, 6249, 6798])
+def test_small_shares_of_a_far_source_and_one_that_became_slow_cost_no_more(seed: int) -> None:
+    """They took up to eight times the seconds that they take now."""
+    run_seed(seed)
+
+
 def four() -> list[Source]:
     return [Source(f"s{number}", FAST) for number in range(4)]
 

@@ -235,9 +235,16 @@ class Plan:
         if giver.has is not None:  # others leave it what it will soon have given
             return int(wanted)
         asked = sum(length(each.ranges) for each in self._taken.values())
-        rates = sum(each.delivery.rate(now) or 0.0 for each in self._givers.values())
+        helping = (each for each in self._givers.values() if each is giver or self._helps(each))
+        rates = sum(each.delivery.rate(now) or 0.0 for each in helping)
         share = (length(self._free) + asked) * rate / rates
-        return int(min(wanted, share - giver.asked))
+        # With less than is under way at a time it would wait for us most of the time, and seem slow.
+        least = rate * (giver.delivery.rtt + _LEAD_SECONDS)
+        return int(min(wanted, max(least, share - giver.asked)))
+
+    def _helps(self, giver: Giver) -> bool:
+        """Whether it will give some of what is left."""
+        return not giver.silent and bool(giver.segments or giver.offered(self._free))
 
     def _take(
         self, giver: Giver, pool: list[Range], most: int, now: float, *, urgent: bool = False
@@ -325,7 +332,7 @@ class Plan:
         """In how many seconds a segment will have come."""
         giver = segment.giver
         before = sum(length(each.ranges) for at, each in giver.segments.items() if at <= ticket)
-        rate = giver.delivery.rate(now)
+        rate = giver.delivery.least_rate(now)
         if rate is not None:  # who was silent for a while may well be so for as long again
             return max(before / rate, giver.delivery.silence(now))
         usual = self._best(giver, now) or FIRST_SEGMENT / SEGMENT_SECONDS

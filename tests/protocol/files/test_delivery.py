@@ -67,6 +67,17 @@ def test_it_is_silent_after_two_seconds_or_four_round_trips(rtt: float) -> None:
     assert not delivery.is_silent(1e6)
 
 
+def test_who_has_become_slow_is_known_to_be_long_before_the_average_says_it() -> None:
+    delivery = given(1e7, 5)
+    assert (delivery.least_rate(5.0) or 0.0) > 0.8 * (delivery.rate(5.0) or 0.0)
+    for tenth in range(1, 16):
+        delivery.came(10_000, 5.0 + tenth / 10)
+    average, least = delivery.rate(6.5) or 0.0, delivery.least_rate(6.5) or 0.0
+    assert average > 3e6
+    assert least < 4e5
+    assert Delivery(0.1).least_rate(1.0) is None
+
+
 def test_a_burst_of_one_moment_is_no_rate() -> None:
     delivery = Delivery(0.5)
     delivery.asked(0.0)
