@@ -74,7 +74,6 @@ class Ssh:
         self.command = (
             f"ssh -q -p {there.port(port)} -i {folder / 'user'} -o StrictHostKeyChecking=no "
             f"-o UserKnownHostsFile={folder / 'known'} -o IdentitiesOnly=yes -F /dev/null"
-            for each in (port, self._road.port)
         )
         deadline = time.monotonic() + 10
         while subprocess.run([*self.command.split(), self.address, "true"]).returncode:

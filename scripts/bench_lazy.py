@@ -52,12 +52,12 @@ class Moved:
         return (served - before) / MB
 
 
-def recording(path: Path, megabytes: int) -> Path:
+def recording(path: Path, megabytes: int, seed: int) -> Path:
     """An HDF5 file as recordings of neurons are kept: chunked data, many groups, attributes."""
     import h5py
     import numpy as np
 
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(seed)
     rows = 7_500
     block = rng.integers(-500, 500, (rows, CHANNELS), dtype="i2")
     blocks = max(2, megabytes * MB // block.nbytes)
@@ -98,7 +98,7 @@ def hdf5(folder: Path, pair: Pair, url: str | None, options: argparse.Namespace)
         return
     found: dict[str, list[float]] = {}
     for number in range(options.runs):
-        path = recording(folder / "web" / f"{number}.h5", options.mb + number)
+        path = recording(folder / "web" / f"{number}.h5", options.mb, number)
         uri = run(pair.a, STORE, str(path))["uri"]
         moved = Moved(pair.a)
         with at(pair.b):
