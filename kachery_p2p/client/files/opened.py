@@ -289,9 +289,7 @@ class File(io.BufferedIOBase):
     # --- ahead of the reader -----------------------------------------------------------------
 
     def _look_ahead(self, start: int, stop: int) -> None:
-        ahead = self._cache.ahead(start, stop)
-        if ahead is not None:
-            self._fetch_beside(self._cache.lacking(*ahead))
+        self._fetch_beside(self._cache.coming_next(start, stop))
 
     def _fetch_beside(self, wanted: Sequence[int]) -> None:
         numbers = [n for n in wanted if n not in self._coming]

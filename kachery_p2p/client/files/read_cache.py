@@ -1,9 +1,9 @@
 """What an open file keeps in memory, and what it should fetch ahead: pure decisions, no I/O.
 
 Bytes are kept in blocks of ``BLOCK``, a bounded number of them, those used last. A reader that goes on
-where it stopped gets ever more fetched ahead of it; one that jumps about in one place, as who reads the
-names in an HDF5 file does, gets ever more of that place; one that jumps anywhere gets what it asks for
-and no more.
+where it stopped gets ever more fetched ahead of it, and so does one that reads at equal distances
+(:mod:`.strides`); one that jumps about in one place, as who reads the names in an HDF5 file does, gets
+ever more of that place; one that jumps anywhere gets what it asks for and no more.
 
 Methods are called from several threads. Each leaves the cache right whatever another does at the same
 time: what one puts in, another may find or not.
@@ -26,7 +26,7 @@ from kachery_p2p.protocol.limits import (
     READ_CACHE_BYTES,
 )
 
-Range = tuple[int, int]
+from .strides import Range, Strides
 
 
 class ReadCache:
@@ -39,6 +39,7 @@ class ReadCache:
         self._window = 0
         self._reached = 0
         self._places: list[_Place] = []
+        self._strides = Strides(size)
 
     def __len__(self) -> int:
         """Blocks that are kept."""
@@ -81,6 +82,15 @@ class ReadCache:
     def clear(self) -> None:
         """Keep nothing."""
         self._blocks.clear()
+
+    def coming_next(self, start: int, stop: int) -> list[int]:
+        """Somebody reads [start, stop): blocks that are not here to be fetched beyond it, in order."""
+        ahead = self.ahead(start, stop)
+        if ahead is not None:
+            return self.lacking(*ahead)
+        here = not self.lacking(start, stop)
+        strided = self._strides.next(start, stop, here=here)
+        return sorted({number for each in strided for number in self.lacking(*each)})
 
     def ahead(self, start: int, stop: int) -> Range | None:
         """Somebody reads [start, stop): what to fetch beyond it, if anything."""

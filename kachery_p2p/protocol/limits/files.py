@@ -57,6 +57,10 @@ READ_AHEAD_FIRST: Final = 512 * KIB
 """Bytes that are fetched ahead of who begins to read one after another; twice as many each time."""
 READ_AHEAD_MOST: Final = 16 * MIB
 """Bytes of that at most."""
+STRIDES_FIRST: Final = 4
+"""Reads that are fetched ahead of who reads at equal distances; twice as many each time."""
+STRIDES_MOST: Final = 32
+"""That many at most, of READ_AHEAD_MOST bytes together."""
 PLACE_NEAR: Final = 1 * MIB
 """Who reads twice so close together reads in one place."""
 PLACE_FIRST: Final = 512 * KIB
