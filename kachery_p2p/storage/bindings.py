@@ -15,7 +15,7 @@ between; where the bytes of a download came from is on disk before they are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kachery_p2p.storage.files.blobs import Arriving, BlobStore, nothing
 from kachery_p2p.storage.files.origins import FREE, NOBODY
@@ -44,10 +44,13 @@ class Bindings:
 
     # --- what is stored here ---------------------------------------------------------------------
 
-    def arriving(self, channel: str | None) -> Arriving:
+    def arriving(
+        self, channel: str | None, may_be_here: Callable[[str], bool] = lambda sha1: True
+    ) -> Arriving:
         """For the store: what it stores is bound to a channel, or (None) to nothing.
 
-        What is here and free stays so until :meth:`stored`, in case the store fails.
+        What is here and free stays so until :meth:`stored`, in case the store fails. ``may_be_here``:
+        what is known not to be is not looked for.
         """
         if channel is None or channel == FREE:
             return nothing
@@ -57,7 +60,11 @@ class Bindings:
             missing = [
                 sha1
                 for sha1 in sha1s
-                if (channel not in origins[sha1] if sha1 in origins else not self._is_here(sha1))
+                if (
+                    channel not in origins[sha1]
+                    if sha1 in origins
+                    else not (may_be_here(sha1) and self._is_here(sha1))
+                )
             ]
             if missing:
                 self._state.add_origins(missing, channel)

@@ -253,16 +253,20 @@ def make_folders(folder: Path) -> list[Path]:
     return [folder.parent]
 
 
-def _make_folders(folder: str) -> None:
-    """As ``os.makedirs``, which looks at each folder above first: for tens of thousands a second."""
+def _make_folders(folder: str) -> bool:
+    """As ``os.makedirs``, which looks at each folder above first: for tens of thousands a second.
+    Whether it was not there."""
     try:
         os.mkdir(folder)
     except FileExistsError:
-        pass
+        return False
     except FileNotFoundError:
         _make_folders(os.path.dirname(folder))
-        with contextlib.suppress(FileExistsError):
+        try:
             os.mkdir(folder)
+        except FileExistsError:  # somebody else was quicker
+            return False
+    return True
 
 
 def move(source: Path, target: Path, durable: bool) -> None:
@@ -334,26 +338,25 @@ def write_file(
         raise
 
 
-def place_new(path: str, data: Buffer, temporary_folder: Path, mode: int = 0o666) -> None:
+def place_new(path: str, data: Buffer, temporary_folder: Path, mode: int = 0o666) -> bool:
     """As :func:`write_file`, not durably, and quicker where there is nothing yet: a file that has no
-    name until it is whole needs no other one before."""
-    if not _place_unnamed(path, data, mode):
+    name until it is whole needs no other one before. Whether its folder was made for it, so that
+    nothing else is there."""
+    folder = os.path.dirname(path)
+    # First, since it mostly is not there; for tens of thousands a second each call counts.
+    is_new = _make_folders(folder)
+    if not _place_unnamed(folder, path, data, mode):
         write_file(Path(path), data, temporary_folder, durable=False, mode=mode)
+    return is_new
 
 
-def _place_unnamed(path: str, data: Buffer, mode: int) -> bool:
+def _place_unnamed(folder: str, path: str, data: Buffer, mode: int) -> bool:
     """Whether that could be done: the system knows such files, and nothing is there."""
     unnamed = getattr(os, "O_TMPFILE", 0)
     if not unnamed:
         return False
-    flags = os.O_WRONLY | os.O_CLOEXEC | unnamed
-    folder = os.path.dirname(path)
     try:
-        try:
-            fd = os.open(folder, flags, mode)
-        except FileNotFoundError:
-            _make_folders(folder)
-            fd = os.open(folder, flags, mode)
+        fd = os.open(folder, os.O_WRONLY | os.O_CLOEXEC | unnamed, mode)
     except OSError as error:
         if error.errno in FULL:
             raise

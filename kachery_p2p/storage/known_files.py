@@ -72,7 +72,7 @@ class KnownFileTables(Database):
         with self.transaction() as db:
             if self._known_count is None:
                 (self._known_count,) = db.execute("SELECT count(*) FROM known_files").fetchone()
-            db.executemany("INSERT OR REPLACE INTO known_files VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._insert(db, "INSERT OR REPLACE INTO known_files", rows)
             self._known_count += len(rows)  # too many, where some were there: then it is counted
             if self._known_count > MAX_KNOWN_FILES:
                 (self._known_count,) = db.execute("SELECT count(*) FROM known_files").fetchone()

@@ -229,7 +229,7 @@ class StateDB(InvitationTables, PassTables, OriginTables, PinTables, KeptTables,
         """
         rows = [(channel_id, *entry) for entry in entries]
         with self.transaction() as db:
-            db.executemany("INSERT INTO announcements VALUES (?, ?, ?, ?, ?)", rows)
+            self._insert(db, "INSERT INTO announcements", rows)
 
     def announcements(
         self, channel_id: str, from_seq: int = 0, limit: int | None = None

@@ -207,6 +207,26 @@ def put_over_a_full_disk(monkeypatch, way: str, root: Path, data: bytes, step: i
             return
 
 
+@pytest.mark.parametrize("may_be", [True, False])
+def test_what_cannot_be_here_is_not_looked_for_and_bound_at_once(tmp_path, may_be):
+    asked = []
+
+    def may_be_here(sha1: str) -> bool:
+        asked.append(sha1)
+        return may_be
+
+    with StateDB(tmp_path / "state.sqlite") as state:
+        store = BlobStore(tmp_path / "storage")
+        with store.open():
+            bindings = Bindings(store, state)
+            here = store.store_bytes(b"free").sha1
+            bindings.arriving("one", may_be_here)([here, disk_hash(b"new")])
+            assert asked == [here, disk_hash(b"new")]
+            assert state.origins(disk_hash(b"new")) == {"one"}
+            # That it cannot be here was wrong: then nobody but the channel gets it.
+            assert state.origins(here) == (frozenset() if may_be else {"one"})
+
+
 def test_what_is_free_stays_free_when_storing_it_for_one_channel_fails(tmp_path, monkeypatch):
     data = content(1_000)
     with (

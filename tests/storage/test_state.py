@@ -129,6 +129,17 @@ def test_a_batch_of_announcements_is_appended_whole_or_not_at_all(state):
     assert state.announcements("a") == [(2, 1, b"k", b"h")]
 
 
+@pytest.mark.parametrize("taken", [1, 180, 181, 1_000])
+def test_a_long_batch_of_announcements_takes_several_statements_and_is_one(state, taken):
+    rows = [(seq, 1, b"key%d" % seq, bytes(20)) for seq in range(1, 1_001)]
+    state.append_announcements("a", [(taken, 0, b"k", b"h")])
+    with pytest.raises(StorageDamaged, match="UNIQUE"):
+        state.append_announcements("a", rows)
+    assert state.announcements("a") == [(taken, 0, b"k", b"h")]
+    state.append_announcements("b", rows)
+    assert state.announcements("b") == rows
+
+
 def test_single_values(state):
     assert state.get_meta("epoch") is None
     state.set_meta("epoch", "1")

@@ -238,9 +238,10 @@ class BatchLoader:
             if hashlib.sha1(data).hexdigest() != each.sha1:
                 raise CorruptContent(what=f"sha1://{each.sha1}", source=holder.name)
         channel, inventory = holder.channel.hex(), self._context.inventory
-        bind = self._context.bindings.arriving(channel)
+        bind = self._context.bindings.arriving(channel, inventory.may_have)
 
         def arriving(sha1s: Sequence[str]) -> None:
+            inventory.prepare(sha1s)
             bind(sha1s)
             inventory.fetching(
                 *sha1s,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Final
 
@@ -13,9 +14,12 @@ FILE_CONTEXT: Final = b"kachery-file"
 PART_CONTEXT: Final = b"kachery-part"
 """The same of the keys of those who are fetching a file, and have a part of it."""
 
+_KEPT: Final = 4_096
+"""Keys that are kept, 300 bytes each: each file of a batch is looked up, and announced soon after."""
 _SHA1: Final = re.compile(r"[0-9a-f]{40}", re.ASCII)
 
 
+@functools.lru_cache(_KEPT)
 def file_key(sha1: str) -> ContentKey:
     """A file, by its SHA-1 as 40 lower-case hex digits.
 

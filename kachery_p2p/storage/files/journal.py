@@ -322,17 +322,19 @@ def put_small(
         if new:
             room(sum(len(data) for _, data in appended))
         half = journal.append(appended) if journal is not None and new else None
+        alone: set[str] = set()
         try:
             for at, (_, data) in new:
                 if half is None:
                     write_file(Path(at), data, temporary_folder, durable, READ_ONLY)
-                else:
-                    place_new(at, data, temporary_folder, READ_ONLY)
+                elif place_new(at, data, temporary_folder, READ_ONLY):
+                    alone.add(at)
         finally:
             if journal is not None and half is not None:
                 journal.placed(half)
         for at in everywhere:
-            remove(f"{at}{paths.LINK}")
+            if at not in alone:
+                remove(f"{at}{paths.LINK}")
     except OSError as error:
         raise disk_error(error, "content being stored", Path(at)) from error
 

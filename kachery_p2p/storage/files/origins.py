@@ -51,9 +51,12 @@ class OriginTables(Database):
         self._new_rows.submit([("origins", _pack(sha1), channel) for sha1 in sha1s])
 
     def _add_rows(self, items: list[list[_Row]]) -> None:
+        rows: dict[str, list[tuple[bytes, str]]] = {}
+        for table, sha1, channel in itertools.chain.from_iterable(items):
+            rows.setdefault(table, []).append((sha1, channel))
         with self.transaction() as db:
-            for table, sha1, channel in itertools.chain.from_iterable(items):
-                db.execute(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", (sha1, channel))
+            for table, some in rows.items():
+                self._insert(db, f"INSERT OR IGNORE INTO {table}", some)
 
     def origins(self, sha1: str) -> frozenset[str]:
         """The channels that a blob is bound to; empty if it was stored here for any channel."""

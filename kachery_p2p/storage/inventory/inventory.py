@@ -293,6 +293,18 @@ class Inventory(Rows):
 
     # --- asked -----------------------------------------------------------------------------------
 
+    def prepare(self, sha1s: Sequence[str]) -> None:
+        """Each of these is about to be asked for: read together what is known of them."""
+        with self._lock:
+            self._read(sha1s)
+
+    def may_have(self, sha1: str) -> bool:
+        """Whether anything of a content may be here: what is not in the index is not, once the whole
+        folder was compared with it, but for what others have put there since."""
+        with self._lock:
+            thing = self._thing(sha1)
+        return not self.complete or thing.kind is not None or thing.arriving
+
     def thing(self, sha1: str) -> Thing | None:
         """What the index has of a content."""
         with self._lock:

@@ -115,9 +115,8 @@ class Rows(Database):
             # In the order in which they lie there, neighbours share a page.
             rows = sorted(to_row(t) for s, t in self._dirty.items() if s not in self._gone)
             gone = [(bytes.fromhex(sha1),) for sha1 in self._gone]
-            marks = ", ".join("?" * len(COLUMNS.split(",")))
             with self.transaction() as db:
-                db.executemany(f"INSERT OR REPLACE INTO things ({COLUMNS}) VALUES ({marks})", rows)
+                self._insert(db, f"INSERT OR REPLACE INTO things ({COLUMNS})", rows)
                 db.executemany("DELETE FROM things WHERE sha1 = ?", gone)
                 if self._noted:
                     db.execute("DELETE FROM pending")

@@ -12,6 +12,7 @@ import pytest
 from kachery_p2p.storage import paths
 from kachery_p2p.storage.files.blobs import BlobStore
 from kachery_p2p.storage.files.partials import Partial
+from kachery_p2p.storage.inventory.deletion import delete
 from kachery_p2p.storage.inventory.inventory import Inventory
 from kachery_p2p.storage.inventory.quota import Quota
 from kachery_p2p.storage.state import StateDB
@@ -109,6 +110,21 @@ def test_storing_what_was_fetched_makes_it_the_users_own_and_not_the_other_way(
     thing = place.index.thing(sha1)
     assert thing is not None
     assert thing.source == "stored"
+
+
+def test_what_may_be_here_is_known_once_the_whole_folder_was_compared(place: Place) -> None:
+    kept, damaged = place.put(b"kept"), place.put(b"damaged")
+    place.store.quarantine(damaged)
+    gone, comes = place.put(b"gone"), sha1_of(b"on its way")
+    delete(place.store, gone)
+    place.index.look(gone)
+    names = [kept, damaged, gone, comes, sha1_of(b"never seen")]
+    place.index.prepare(names)
+    assert [place.index.may_have(sha1) for sha1 in names] == [True] * 5, "who knows?"
+    place.sweep()
+    place.index.fetching(comes, channel="c", node="n", node_label="")
+    place.index.prepare(names)
+    assert [place.index.may_have(sha1) for sha1 in names] == [True, True, False, True, False]
 
 
 def test_after_a_kill_between_the_row_and_the_file_nothing_is_miscounted(place: Place) -> None:
