@@ -23,6 +23,8 @@ from kachery_p2p.storage.disk import (
     is_hole,
     make_folders,
     make_read_only,
+    pread_up_to,
+    pwrite_all,
     remove,
     sync_folder,
 )
@@ -32,6 +34,38 @@ from .partial_map import PartialMap
 from .stamps import put_stamp
 
 _WHAT: Final = "a download"
+_NOTED: Final = 4_096
+"""Hashes of one level of a tree of which it is noted whether they are in the file."""
+
+
+class LearnedHashes:
+    """The hashes of the tree of a download, in its file. Those near the root come again with each
+    piece, and are written once."""
+
+    def __init__(self, units: int) -> None:
+        self._widths = tree.widths(units)
+        self._levels = [tree.flat_offset(units, level, 0) for level in range(len(self._widths))]
+        self.doubt()
+
+    def doubt(self) -> None:
+        """What is in the file may not be what was written: from now on it is written again."""
+        self._written = [bytearray(w) if w <= _NOTED else None for w in self._widths]
+
+    def read(self, fd: int, level: int, index: int) -> bytes:
+        """Zeros where it is not known."""
+        return pread_up_to(fd, tree.HASH_BYTES, self._levels[level] + index * tree.HASH_BYTES)
+
+    def write(self, fd: int, nodes: tree.Nodes) -> None:
+        """What was learned, which of each level are neighbours: one write each."""
+        rows: dict[int, tuple[int, list[bytes]]] = {}
+        for (level, index), value in sorted(nodes.items()):
+            rows.setdefault(level, (index, []))[1].append(value)
+        for level, (index, row) in rows.items():
+            written, stop = self._written[level], index + len(row)
+            if written is None or written.find(0, index, stop) >= 0:
+                pwrite_all(fd, b"".join(row), self._levels[level] + index * tree.HASH_BYTES)
+            if written is not None:
+                written[index:stop] = b"\1" * len(row)
 
 
 class PartialFiles:

@@ -44,11 +44,11 @@ from kachery_p2p.protocol.files.manifest import TREE_ALGORITHM, Manifest
 from kachery_p2p.protocol.limits import BLOCK, DURABLE_WINDOW, MAX_FILE, MIB, SYNC_AFTER
 from kachery_p2p.storage import paths
 from kachery_p2p.storage.direct import Page
-from kachery_p2p.storage.disk import Buffer, disk_error, disk_errors, pread_up_to, pwrite_all
+from kachery_p2p.storage.disk import Buffer, disk_error, disk_errors, pread_up_to
 
 from .blobs import BlobStore
 from .hashing import RunningHash
-from .partial_files import PartialFiles
+from .partial_files import LearnedHashes, PartialFiles
 from .sources import never
 from .treefile import block_count
 
@@ -79,7 +79,7 @@ class Partial:
             self._names = [chunk.sha1 for chunk in manifest.chunks]
             units, plan = len(self._starts), manifest.name
         self._units = units
-        self._levels = [tree.flat_offset(units, at, 0) for at in range(len(tree.widths(units)))]
+        self._hashes = LearnedHashes(units)
         what = {"kind": kind, "sha1": sha1, "size": size, "plan": plan}
         self._files = PartialFiles(store, what, units)
         self._map = self._files.marks
@@ -225,7 +225,7 @@ class Partial:
         except tree.ProofError as error:
             raise self._corrupt(offset, stop, source) from error
         with disk_errors(_WHAT, self._files.data_path):
-            self._write_nodes(nodes)
+            self._hashes.write(self._files.tree, nodes)
             self._files.write(view, offset, aligned=page is not None)
         new = self._mark(first, first + len(leaves))
         self._hash_along(offset, view, page=page)
@@ -377,17 +377,7 @@ class Partial:
         ]
 
     def _node(self, level: int, index: int) -> bytes:
-        at = self._levels[level] + index * tree.HASH_BYTES
-        return pread_up_to(self._files.tree, tree.HASH_BYTES, at)
-
-    def _write_nodes(self, nodes: tree.Nodes) -> None:
-        # The nodes learned of a level are neighbours: one write each.
-        rows: dict[int, tuple[int, list[bytes]]] = {}
-        for (level, index), value in sorted(nodes.items()):
-            rows.setdefault(level, (index, []))[1].append(value)
-        for level, (index, row) in rows.items():
-            at = self._levels[level] + index * tree.HASH_BYTES
-            pwrite_all(self._files.tree, b"".join(row), at)
+        return self._hashes.read(self._files.tree, level, index)
 
     def _mark(self, first: int, last: int) -> int:
         with self._lock:
@@ -402,6 +392,7 @@ class Partial:
         return new
 
     def _forget(self, units: list[int]) -> None:
+        self._hashes.doubt()
         with self._lock:
             for unit in units:
                 if self._map.marks[unit]:

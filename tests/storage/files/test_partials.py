@@ -467,6 +467,35 @@ def test_a_block_that_rotted_is_not_served_and_is_fetched_again(store):
     assert again.finish().read_bytes() == SOURCE.data
 
 
+def test_a_hash_that_rotted_is_learned_again_with_its_block(store):
+    partial = SOURCE.open(store, "tree")
+    SOURCE.give(partial, 0, 4 * BLOCK)
+    with open(store.path(SOURCE.sha1, ".partial.tree"), "r+b") as file:
+        file.write(b"rot")
+    assert partial.read_verified(0, BLOCK) is None
+    SOURCE.give(partial, 0, BLOCK)
+    assert partial.read_verified(0, 4 * BLOCK) == SOURCE.data[: 4 * BLOCK]
+    assert partial.proof(0, 1) is not None
+
+
+def test_hashes_near_the_root_are_written_once(store, monkeypatch):
+    written = []
+    pwrite = os.pwrite
+    monkeypatch.setattr(
+        os, "pwrite", lambda fd, data, at: written.append(len(data)) or pwrite(fd, data, at)
+    )
+    partial = SOURCE.open(store, "tree")
+    SOURCE.give(partial, 0, BLOCK)
+    first = len(written)
+    written.clear()
+    SOURCE.give(partial, BLOCK, 2 * BLOCK)  # its neighbour, which has come with it, and all above
+    assert written == [BLOCK]
+    assert first > 2
+    partial.close()
+    again = SOURCE.open(store, "tree")
+    assert again.proof(0, 2) is not None
+
+
 def test_a_partial_that_rotted_while_nobody_looked_does_not_become_a_blob(store):
     partial = SOURCE.open(store, "tree")
     SOURCE.give_rest(partial)
