@@ -23,7 +23,7 @@ from kachery_p2p.client.session.connection import connection
 from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import BadInput, BadPath, KacheryError, NotFound
 from kachery_p2p.protocol.files.directory import Directory, FileEntry
-from kachery_p2p.protocol.limits import BATCH_FILES, BATCHES_AHEAD, MAX_FILE_LABEL
+from kachery_p2p.protocol.limits import BATCH_FILES, BATCHES_AHEAD, BATCHES_LOADED, MAX_FILE_LABEL
 from kachery_p2p.protocol.uri import KacheryUri
 
 from .batches import Candidate, Outcome, Tally, store_files
@@ -98,7 +98,7 @@ async def astore_dir(
             for source, outcome in zip(sources, outcomes, strict=True):
                 source.folder.files[source.name] = _entry(source, outcome)
 
-        await _in_batches(scan.files, store)
+        await _in_batches(scan.files, store, 1 + BATCHES_AHEAD)
         await asyncio.to_thread(scan.check_unchanged)
         data = await asyncio.to_thread(scan.root.to_json)
         moving.complete(scan.size)
@@ -131,9 +131,11 @@ def _entry(source: Source, outcome: Outcome) -> FileEntry:
     return FileEntry(outcome.sha1, source.size, outcome.manifest, source.executable)
 
 
-async def _in_batches(items: Sequence[T], work: Callable[[Sequence[T]], Awaitable[None]]) -> None:
-    """Do ``work`` with batches of them, a few at once. Raises what one of them raises first."""
-    turns = asyncio.Semaphore(1 + BATCHES_AHEAD)
+async def _in_batches(
+    items: Sequence[T], work: Callable[[Sequence[T]], Awaitable[None]], at_once: int
+) -> None:
+    """Do ``work`` with batches of them. Raises what one of them raises first."""
+    turns = asyncio.Semaphore(at_once)
     tasks: set[asyncio.Task[None]] = set()
 
     async def one(start: int) -> None:
@@ -204,7 +206,7 @@ async def aload_dir(
             load = _Load(uri, target, folder, Tally(moving), channel, local_only)
             moving.tell(0, sum(entry.size or 0 for _, entry in folder.walk()))
             await asyncio.to_thread(load.make_folders)
-            await _in_batches(list(folder.walk()), load.batch)
+            await _in_batches(list(folder.walk()), load.batch, BATCHES_LOADED)
             load.raise_missing()
             moving.complete(moving.total or 0)
         finally:

@@ -2,7 +2,8 @@
 
 Results come as they are done, in no particular order. What goes wrong with one file is told of that
 one, and the others go on; what would be the same for all (no node, a full disk) is raised. Of any
-number of files only some hundreds are looked at, or open, at once."""
+number of files only some hundreds are stored at once, and ``BATCHES_LOADED`` times as many loaded: each
+batch of these waits for round trips."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from kachery_p2p.client.files.loads import file_uri
 from kachery_p2p.client.files.uris import PathLike, checked_label, name_of, path_text
 from kachery_p2p.client.session import portal
 from kachery_p2p.protocol.errors import BadInput, KacheryError
-from kachery_p2p.protocol.limits import BATCH_FILES
+from kachery_p2p.protocol.limits import BATCH_FILES, BATCHES_LOADED
 from kachery_p2p.protocol.uri import KacheryUri, build_uri
 
 from .batches import Candidate, Tally, candidate, store_files
@@ -87,9 +88,13 @@ async def aload_many(
     Raises:
         LocalError that is no fault of one file, as :func:`load_file`.
     """
-    async for batch in _batches(uris):
-        async for loaded in _load_batch(batch, local_only, channel):
-            yield loaded
+    groups = _loaded(_batches(uris), local_only, channel)
+    try:
+        async for group in groups:
+            for loaded in group:
+                yield loaded
+    finally:
+        await groups.aclose()
 
 
 def store_many(paths: Iterable[PathLike], *, channel: str | None = None) -> Iterator[StoredFile]:
@@ -102,13 +107,16 @@ def load_many(
     uris: Iterable[str], *, local_only: bool = False, channel: str | None = None
 ) -> Iterator[LoadedFile]:
     """Load many files: ``for loaded in load_many(uris)``. As :func:`aload_many`, and hundreds of them
-    come at a time."""
+    come at a time, then thousands."""
 
-    async def all_of(batch: list[str]) -> list[LoadedFile]:
-        return [loaded async for loaded in _load_batch(batch, local_only, channel)]
+    async def all_of(some: list[list[str]]) -> list[LoadedFile]:
+        groups = _loaded(_each(some), local_only, channel)
+        return [loaded async for group in groups for loaded in group]
 
-    for batch in _sync_batches(uris):
-        yield from portal.run(partial(all_of, batch), name="load_many")
+    left, at_once = _sync_batches(uris), 1
+    while some := list(itertools.islice(left, at_once)):
+        yield from portal.run(partial(all_of, some), name="load_many")
+        at_once = min(2 * at_once, BATCHES_LOADED)
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -163,24 +171,75 @@ def _look(path: PathLike) -> Candidate | KacheryError:
         return error
 
 
+async def _each(batches: Iterable[list[T]]) -> AsyncIterator[list[T]]:
+    for batch in batches:
+        yield batch
+
+
+async def _loaded(
+    batches: AsyncIterator[list[str]], local_only: bool, channel: str | None
+) -> AsyncGenerator[list[LoadedFile], None]:
+    """Some batches at once, in groups as they come. What is wrong with the batches themselves is raised
+    when all before it have come; what is no file's fault, at once."""
+    come: asyncio.Queue[list[LoadedFile]] = asyncio.Queue(BATCHES_LOADED)
+    turns = asyncio.Semaphore(BATCHES_LOADED)
+
+    async def one(batch: list[str]) -> None:
+        async for group in _load_batch(batch, local_only, channel):
+            await come.put(group)
+        turns.release()
+
+    async def all_of() -> None:
+        failure: Exception | None = None
+        async with asyncio.TaskGroup() as tasks:
+            try:
+                await turns.acquire()
+                async for batch in batches:
+                    tasks.create_task(one(batch))
+                    await turns.acquire()
+            except Exception as error:  # whatever the caller's iterable raises
+                failure = error
+        if failure is not None:
+            raise failure
+
+    loading = asyncio.create_task(all_of())
+    getting = asyncio.create_task(come.get())
+    try:
+        while True:
+            await asyncio.wait({getting, loading}, return_when=asyncio.FIRST_COMPLETED)
+            if getting.done():
+                group = getting.result()
+                getting = asyncio.create_task(come.get())
+                yield group
+            elif come.empty():
+                break
+        try:
+            loading.result()
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+    finally:
+        loading.cancel()
+        getting.cancel()
+        await asyncio.wait({loading, getting})
+
+
 async def _load_batch(
     uris: list[str], local_only: bool, channel: str | None
-) -> AsyncGenerator[LoadedFile, None]:
+) -> AsyncGenerator[list[LoadedFile], None]:
     parsed: list[tuple[str, KacheryUri]] = []
     for uri in uris:
         try:
             named = await file_uri(uri, local_only, channel, False)
         except BadInput as error:
-            yield LoadedFile(uri, None, error)
+            yield [LoadedFile(uri, None, error)]
             continue
         if named is None:
-            yield LoadedFile(uri, None)
+            yield [LoadedFile(uri, None)]
         else:
             parsed.append((uri, named))
     groups = fetch_files([each for _, each in parsed], channel=channel, local_only=local_only)
     try:
         async for group in groups:
-            for come in group:
-                yield LoadedFile(parsed[come.place][0], come.path, come.error)
+            yield [LoadedFile(parsed[each.place][0], each.path, each.error) for each in group]
     finally:
         await groups.aclose()

@@ -33,7 +33,10 @@ BATCH_FILE: Final = 64 * KIB
 """A file of at most so many bytes goes into a batch; that is what the journal takes
 (JOURNAL_LARGEST)."""
 BATCHES_AHEAD: Final = 2
-"""Batches that are read from the disk or under way while one is stored or put in place."""
+"""Batches that are read from the disk while one is stored."""
+BATCHES_LOADED: Final = 6
+"""Batches that are fetched, or put in place, at once. Each waits for three round trips or so: of 200 ms
+each, and of so many together 5,000 files come in a second."""
 MANY_AT_ONCE: Final = 32
 """Files that are too large for a batch and are stored, or loaded, at once for one caller."""
 

@@ -87,3 +87,92 @@ async def test_the_async_ones_take_async_iterables(files: list[Path]) -> None:
         break
     await loaded.aclose()
     assert len([each async for each in kc.aload_many(uris, local_only=True)]) == 20
+
+
+@pytest.fixture
+def uris(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Those of the files, of which three are a batch."""
+    monkeypatch.setattr(many, "BATCH_FILES", 3)
+    return [str(each.uri) for each in kc.store_many(files)]
+
+
+async def test_what_has_come_is_told_while_the_next_are_not_known_yet(uris: list[str]) -> None:
+    go_on = asyncio.Event()
+
+    async def some() -> AsyncIterator[str]:
+        for uri in uris[:7]:
+            yield uri
+        await go_on.wait()
+        for uri in uris[7:]:
+            yield uri
+
+    found = []
+    async for each in kc.aload_many(some()):
+        found.append(each.uri)
+        if len(found) == 6:
+            go_on.set()
+    assert sorted(found) == sorted(uris)
+
+
+def test_an_error_of_the_iterable_comes_after_what_came_before_it(uris: list[str]) -> None:
+    async def broken() -> AsyncIterator[str]:
+        for uri in uris[:9]:
+            yield uri
+        raise OSError("no more")
+
+    async def load() -> None:
+        async for each in kc.aload_many(broken()):
+            found.append(each.uri)
+
+    found: list[str] = []
+    with pytest.raises(OSError, match="no more"):
+        asyncio.run(load())
+    assert sorted(found) == sorted(uris[:9])
+
+
+async def test_no_more_are_under_way_than_that_and_nothing_is_left_of_them(
+    uris: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(many, "BATCHES_LOADED", 2)
+    taken: list[str] = []
+
+    async def endless() -> AsyncIterator[str]:
+        for uri in itertools.cycle(uris):
+            taken.append(uri)
+            yield uri
+
+    before = asyncio.all_tasks()
+    loaded = kc.aload_many(endless())
+    async for number, each in _numbered(loaded):
+        assert each.path is not None
+        # Those that were told, two batches under way, two groups that wait, and the next one.
+        assert len(taken) <= number + 3 * (1 + 2 + 2 + 1)
+        if number == 50:
+            break
+        await asyncio.sleep(0)
+    await loaded.aclose()
+    assert asyncio.all_tasks() == before
+
+
+async def _numbered(
+    loaded: AsyncIterator[many.LoadedFile],
+) -> AsyncIterator[tuple[int, many.LoadedFile]]:
+    number = 0
+    async for each in loaded:
+        yield number, each
+        number += 1
+
+
+def test_the_sync_one_takes_a_batch_first_and_then_more_of_them(uris: list[str]) -> None:
+    taken: list[str] = []
+
+    def endless() -> Iterator[str]:
+        for uri in itertools.cycle(uris):
+            taken.append(uri)
+            yield uri
+
+    steps = []
+    for _ in itertools.islice(kc.load_many(endless()), 60):
+        if not steps or len(taken) != steps[-1]:
+            steps.append(len(taken))
+    assert steps == [3, 9, 21, 39, 57, 75]
