@@ -216,10 +216,11 @@ async def test_a_full_disk_keeps_nobody_from_reading_what_is_small(
         data = content(INLINE_FILE)
         sha1, _ = await lab.store("A", data)
 
-        def store_bytes(*arguments: Any) -> Any:
+        def full(*arguments: Any) -> Any:
             raise StorageFull(what="content being stored", path="the disk")
 
-        monkeypatch.setattr(lab["B"].store, "store_bytes", store_bytes)
+        for way in ("store_bytes", "store_batch"):  # as a download, and asked of who gave the last
+            monkeypatch.setattr(lab["B"].store, way, full)
         assert isinstance(await lab.error("B", sha1), StorageFull), "its path is wanted"
         live = Live()
         await lab.live("B", live, "load_bytes", sha1=sha1, ranges=[(3, None)])
