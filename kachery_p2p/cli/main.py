@@ -11,6 +11,7 @@ Non-goal: doing anything. The commands are in the modules beside this one, and t
 from __future__ import annotations
 
 import io
+import os
 import platform
 import signal
 import sys
@@ -117,6 +118,9 @@ def main(arguments: list[str] | None = None) -> int:
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # from here on there is a sentence
             signal.signal(signal.SIGINT, signal.default_int_handler)
         open_standard_streams()
+        for name in ("COLUMNS", "LINES"):
+            if os.environ.get(name) == "0":  # who sets this does not know either
+                del os.environ[name]
         return _run(arguments)
     except click.UsageError as error:
         error.show()

@@ -160,7 +160,7 @@ class Output:
             write(json_text(value).encode() + b"\n")
         else:
             for line in lines:
-                write(os.fsencode(line) + b"\n")
+                write(as_bytes(line) + b"\n")
 
     def note(self, text: str) -> None:
         """Something worth knowing that is no result."""
@@ -230,6 +230,15 @@ def with_output(command: Command) -> Command:
         help="No notes and no progress; errors are shown.",
     )
     return quiet(as_json(command))
+
+
+def as_bytes(line: str) -> bytes:
+    """A line as this computer writes text and names of files, whatever bytes those are. A letter that
+    its locale does not have is written in UTF-8, as the file names of others are."""
+    try:
+        return os.fsencode(line)
+    except UnicodeEncodeError:
+        return line.encode("utf-8", "surrogateescape")
 
 
 def columns(rows: Sequence[Sequence[object]]) -> list[str]:
