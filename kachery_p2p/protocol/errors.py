@@ -372,7 +372,7 @@ class UnknownFeed(LocalError):
     code = "unknown-feed"
     exit_status = 8
     text = (
-        "This node has no feed called {feed!r}. Create it with 'kachery-p2p feed create {feed}', or "
+        "This node has no feed called {feed!r}. Create it with 'kachery-p2p feed create NAME', or "
         "with create=True in Python."
     )
 

@@ -206,11 +206,11 @@ def test_a_node_without_a_terminal_goes_on_when_it_is_hung_up(short_folder: Path
 @pytest.mark.skipif(not shutil.which("setsid"), reason="needs util-linux")
 def test_a_node_whose_terminal_goes_ends_in_order(short_folder: Path) -> None:
     node = Daemon(short_folder, "n")
+    command = [sys.executable, "-m", "kachery_p2p", "daemon", "start"]
     ours, theirs = pty.openpty()
     with open(ours), open(theirs) as terminal:
         process = subprocess.Popen(
-            ["setsid", "--ctty", sys.executable, "-m", "kachery_p2p.cli", "daemon", "start"]
-            + ["--foreground"],
+            ["setsid", "--ctty", *command, "--foreground"],
             env=node.env,
             cwd=node.home,
             stdin=terminal,

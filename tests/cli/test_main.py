@@ -320,3 +320,32 @@ def test_columns_and_lines_of_zero_are_not_known(
     assert main(["version", "--quiet"]) == 0
     assert "COLUMNS" not in os.environ
     assert "LINES" not in os.environ
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--help"], 4, "No space left"),
+        (["channel", "--help"], 4, "No space left"),
+        (["--version"], 4, "No space left"),
+        (["version"], 4, "No space left"),
+        (["no-such-command"], 2, ""),
+        (["load", "sha1://zz"], 2, ""),
+        (["load", f"sha1://{40 * '0'}", "--json"], 8, ""),
+    ],
+)
+def test_the_status_counts_where_what_is_written_is_full(
+    arguments: list[str], status: int, said: str, offline: Daemon
+) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "kachery_p2p", *arguments],
+            env=offline.env,
+            stdout=full if said else subprocess.PIPE,
+            stderr=subprocess.PIPE if said else full,
+            text=True,
+        )
+    assert done.returncode == status
+    assert said in (done.stderr or "")
+    assert "Traceback" not in (done.stderr or "")
