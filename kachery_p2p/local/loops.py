@@ -48,8 +48,18 @@ def run(main: Callable[[], Coroutine[Any, Any, R]]) -> R:
 
 
 def python_ends() -> bool:
-    """Whether the program has come to its end, where handlers of atexit run."""
-    return not threading.main_thread().is_alive()
+    """Whether the program has come to its end: it waits for threads, or handlers of atexit run."""
+    # The main thread counts as alive until others have ended from Python 3.13 on.
+    ending = getattr(threading, "_SHUTTING_DOWN", False)
+    return bool(ending) or not threading.main_thread().is_alive()
+
+
+def end_with_program() -> None:
+    """Does nothing, but in a daemon thread of a program that ends: the program stops such a thread
+    where it is. That a call of ours ended before that is no error, and would be the last thing that
+    the program's user reads."""
+    if python_ends() and threading.current_thread().daemon:
+        threading.Event().wait()
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

@@ -296,17 +296,21 @@ def run(
             f"{name}() waits for a node that runs on this thread's own event loop, which would "
             f"never end: use 'await a{name}()' here"
         )
-    if asks_only:
-        with contextlib.suppress(thread_connection.LoopNeeded):
-            return thread_connection.run(factory)
     try:
-        portal = _holder.get()
-    except LoopNotMade:
-        if not _can_run_here():
-            raise
-    else:
-        return portal.run(factory, name)
-    return _run_here(factory)
+        if asks_only:
+            with contextlib.suppress(thread_connection.LoopNeeded):
+                return thread_connection.run(factory)
+        try:
+            portal = _holder.get()
+        except LoopNotMade:
+            if not _can_run_here():
+                raise
+        else:
+            return portal.run(factory, name)
+        return _run_here(factory)
+    except KacheryError:
+        loops.end_with_program()
+        raise
 
 
 def _can_run_here() -> bool:

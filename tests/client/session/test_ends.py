@@ -63,3 +63,45 @@ def test_a_library_that_replaces_threads_is_named_and_nothing_waits(
         loops.new_event_loop()
     setattr(module, question, lambda what: False)
     loops.new_event_loop().close()
+
+
+DAEMON_THREAD = """
+import threading
+begun = threading.Event()
+def work():
+    while True:
+        {call}
+        begun.set()
+threading.Thread(target=work, daemon=True).start()
+begun.wait(60)
+"""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "kc.store_bytes(bytes(1_000_000))",
+        "kc.load_text(kc.store_text('hi'))",
+        "kc.load_file(kc.store_text('hi'))",
+    ],
+)
+def test_a_thread_that_ends_with_the_program_ends_without_a_word(call: str, tmp_path: Path) -> None:
+    for _ in range(3):
+        done = script(DAEMON_THREAD.format(call=call), tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_thread_that_the_program_waits_for_may_call_until_it_ends(tmp_path: Path) -> None:
+    code = """
+import threading
+def work():
+    threading.main_thread().join()
+    for number in range(20):
+        uri = kc.store_bytes(bytes(1_000_000 + number))
+        assert len(kc.load_bytes(uri)) == 1_000_000 + number
+        assert kc.load_file(uri)
+    print("done")
+threading.Thread(target=work).start()
+"""
+    done = script(code, tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
