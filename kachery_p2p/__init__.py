@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from kachery_p2p._version import __version__ as __version__
 
-_OWN_PROGRAMS = ("kachery_p2p.cli", "kachery_p2p.node")
+_OWN_PROGRAMS = ("kachery_p2p", "kachery_p2p.cli", "kachery_p2p.node")
 
 
 def _is_own_program() -> bool:

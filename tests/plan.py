@@ -89,6 +89,7 @@ cli.old_names           : cli.info cli.files cli.feeds cli.daemon
 cli.main                : cli.status cli.doctor cli.feeds cli.tasks cli.old_names
 cli.old_programs        : cli.main
 cli.__main__            : cli.main
+__main__                : cli.main
 
 embedded                : node.node client
 testing                 : embedded

@@ -44,7 +44,14 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.limits import DEFAULT_API_PORT, NOTICE_LATE_SECONDS, STOP_SECONDS
 from kachery_p2p.storage.disk import disk_errors
 
-from .daemon_options import backing_options, door_options, octal, rate_options, size
+from .daemon_options import (
+    backing_options,
+    door_options,
+    name_of_host,
+    octal,
+    rate_options,
+    size,
+)
 from .daemon_process import POLL_SECONDS, ProcessEnd, environment, start_process
 from .output import Output, clean, pass_output, rates_text, size_text, with_output
 from .user_path import UserPath
@@ -183,7 +190,7 @@ def _config(
     }
     return {
         **{name: None if path is None else str(path.absolute()) for name, path in paths.items()},
-        "label": socket.gethostname() if label is None else label,
+        "label": name_of_host() if label is None else label,
         "auth_group": auth_group,
         "socket_mode": socket_mode,
         "others_read_only": others_read_only,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
+from kachery_p2p.protocol.limits import MAX_LABEL
 from kachery_p2p.protocol.quantities import parse_rate, parse_size
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -134,3 +137,8 @@ def rate_options(command: F) -> F:
     for option in reversed(_RATES):
         command = option(command)
     return command
+
+
+def name_of_host() -> str:
+    """Some are called what no label can be."""
+    return os.fsencode(socket.gethostname()).decode("utf-8", "replace")[:MAX_LABEL]

@@ -10,7 +10,9 @@ Non-goal: doing anything. The commands are in the modules beside this one, and t
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import platform
 import signal
 import sys
@@ -31,10 +33,13 @@ from .feeds import commands as feeds
 from .files import commands as files
 from .files import keepers, origins, storage
 from .output import (
+    FULL,
     Output,
     ReaderGone,
     Shown,
+    forget_unwritten,
     open_standard_streams,
+    output_full,
     pass_output,
     show_error,
     show_error_json,
@@ -117,9 +122,13 @@ def main(arguments: list[str] | None = None) -> int:
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # from here on there is a sentence
             signal.signal(signal.SIGINT, signal.default_int_handler)
         open_standard_streams()
+        for name in ("COLUMNS", "LINES"):
+            if os.environ.get(name) == "0":  # who sets this does not know either
+                del os.environ[name]
         return _run(arguments)
     except click.UsageError as error:
-        error.show()
+        with contextlib.suppress(OSError):
+            error.show()
         path = error.ctx.command_path if error.ctx else PROGRAM
         failure: KacheryError = BadInput(what=path, reason=error.format_message())
         if "--json" in arguments:
@@ -133,9 +142,14 @@ def main(arguments: list[str] | None = None) -> int:
         return error.status
     except KacheryError as error:
         failure = error
-    except Exception as error:  # a bug: whoever gets the report needs the traceback
-        traceback.print_exc()
-        failure = from_wire(*to_wire(error))
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:  # click wrote a help, or a version
+            forget_unwritten()
+            failure = output_full()
+        else:  # a bug: whoever gets the report needs the traceback
+            with contextlib.suppress(OSError):
+                traceback.print_exc()
+            failure = from_wire(*to_wire(error))
     show_error(failure)
     if "--json" in arguments:
         show_error_json(failure)

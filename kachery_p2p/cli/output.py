@@ -18,7 +18,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import click
 
@@ -35,6 +35,8 @@ from kachery_p2p.protocol.errors import (
     TaskFailed,
     to_wire,
 )
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -80,15 +82,19 @@ def write(data: bytes | memoryview) -> None:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
     except OSError as error:
-        _forget_unwritten()
+        forget_unwritten()
         if error.errno == errno.EPIPE:
             raise ReaderGone from error
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(what="the output", path="standard output") from error
+        if error.errno in FULL:
+            raise output_full() from error
         raise BadPath(path="standard output", reason=(error.strerror or "?").lower()) from error
 
 
-def _forget_unwritten() -> None:
+def output_full() -> StorageFull:
+    return StorageFull(what="the output", path="standard output")
+
+
+def forget_unwritten() -> None:
     """Point standard output elsewhere, or Python fails on the same bytes once more at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
@@ -110,21 +116,28 @@ def quoted(name: object) -> str:
     return f'"{text}"' if word != text and not set(text) & set('"$`\\!') else word
 
 
+def say(text: str, *, end: bool = True) -> None:
+    """Text to standard error. Where that is full or gone nobody hears it, and the exit status counts
+    all the same."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True, nl=end)
+
+
 def show_error(error: KacheryError) -> None:
     """The error's sentence, on one line of standard error; below it, further in, the traceback that
     another computer sent with it."""
     told = str(error.fields.get("traceback") or "") if isinstance(error, TaskFailed) else ""
     sentence = str(error).partition("\n\n")[0] if told else error
-    click.echo(f"kachery-p2p: {clean(sentence)}", err=True)
+    say(f"kachery-p2p: {clean(sentence)}")
     for line in told.splitlines():
-        click.echo(f"  {clean(line)}", err=True)
+        say(f"  {clean(line)}")
 
 
 def show_error_json(error: KacheryError) -> None:
     """The error for programs, on one line of standard error."""
     code, fields = to_wire(error)
     described = {"code": code, "fields": fields, "message": str(error)}
-    click.echo(json_text({"error": described}), err=True)
+    say(json_text({"error": described}))
 
 
 def json_text(value: Any) -> str:
@@ -160,12 +173,12 @@ class Output:
             write(json_text(value).encode() + b"\n")
         else:
             for line in lines:
-                write(os.fsencode(line) + b"\n")
+                write(as_bytes(line) + b"\n")
 
     def note(self, text: str) -> None:
         """Something worth knowing that is no result."""
         if not self.quiet:
-            click.echo(clean(text), err=True)
+            say(clean(text))
 
     @property
     def bar(self) -> bool:
@@ -230,6 +243,15 @@ def with_output(command: Command) -> Command:
         help="No notes and no progress; errors are shown.",
     )
     return quiet(as_json(command))
+
+
+def as_bytes(line: str) -> bytes:
+    """A line as this computer writes text and names of files, whatever bytes those are. A letter that
+    its locale does not have is written in UTF-8, as the file names of others are."""
+    try:
+        return os.fsencode(line)
+    except UnicodeEncodeError:
+        return line.encode("utf-8", "surrogateescape")
 
 
 def columns(rows: Sequence[Sequence[object]]) -> list[str]:

@@ -11,6 +11,8 @@ import asyncio
 import errno
 import logging
 import os
+import sys
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
@@ -31,14 +33,43 @@ def run(main: Callable[[], Coroutine[Any, Any, R]]) -> R:
         LoopNotMade: there can be no loop, and why.
         Others as ``main()``.
     """
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        # Made here, so that nothing was begun if there is no loop.
-        runner.get_loop()
-        return runner.run(main())
+    results: list[R] = []
+    try:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            # Made here, so that nothing was begun if there is no loop.
+            runner.get_loop()
+            results.append(runner.run(main()))
+    except RuntimeError:
+        # A loop waits for its threads in a thread of its own. While Python ends it has ended them
+        # itself, and 3.12 starts none any more.
+        if not (results and python_ends()):
+            raise
+    return results[0]
+
+
+def python_ends() -> bool:
+    """Whether the program has come to its end: it waits for threads, or handlers of atexit run."""
+    # The main thread counts as alive until others have ended from Python 3.13 on.
+    ending = getattr(threading, "_SHUTTING_DOWN", False)
+    return bool(ending) or not threading.main_thread().is_alive()
+
+
+def end_with_program() -> None:
+    """Does nothing, but in a daemon thread of a program that ends: the program stops such a thread
+    where it is. That a call of ours ended before that is no error, and would be the last thing that
+    the program's user reads."""
+    if python_ends() and threading.current_thread().daemon:
+        threading.Event().wait()
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """A new event loop. Raises LoopNotMade."""
+    patched = _patched_by()
+    if patched:
+        raise LoopNotMade(
+            reason=f"{patched} has replaced Python's sockets or threads in this process, on which "
+            f"asyncio does not run: call kachery_p2p in a process of its own"
+        )
     try:
         _check_descriptors()
         return _factory()()
@@ -54,6 +85,18 @@ def not_made(error: BaseException) -> LoopNotMade:
         text = error.strerror if isinstance(error, OSError) else str(error)
         reason = f"{type(error).__name__}: {text or 'it did not say why'}"
     return LoopNotMade(reason=reason)
+
+
+def _patched_by() -> str | None:
+    """Which library replaced what a loop stands on, and would let it wait for ever."""
+    for library, module, question in (
+        ("gevent", "gevent.monkey", "is_module_patched"),
+        ("eventlet", "eventlet.patcher", "is_monkey_patched"),
+    ):
+        ask = getattr(sys.modules.get(module), question, None)
+        if ask is not None and any(ask(name) for name in ("socket", "thread")):
+            return library
+    return None
 
 
 def _check_descriptors() -> None:

@@ -40,6 +40,26 @@ _LOG_BYTES = 5_000_000
 _LOG_FILES = 3
 
 
+class LogFile(logging.handlers.RotatingFileHandler):
+    """The log, at its name: if somebody moves or removes the file, as logrotate does, there is a new
+    one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.stream is not None and self._is_elsewhere():
+            self.stream.close()
+            self.stream = None  # the line that is written opens it
+        super().emit(record)
+
+    def _is_elsewhere(self) -> bool:
+        try:
+            there = os.stat(self.baseFilename)
+        except OSError:
+            return True
+        return self.stream is not None and not os.path.samestat(
+            there, os.fstat(self.stream.fileno())
+        )
+
+
 def config_from_json(text: str) -> Config:
     fields: dict[str, Any] = json.loads(text)
     for name in ("state_dir", "storage_dir", "runtime_dir", "tls_cert", "tls_key"):
@@ -59,7 +79,7 @@ def set_up_log(config: Config, *, foreground: bool) -> None:
     with disk_errors("the log", path):
         config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         handlers: list[logging.Handler] = [
-            logging.handlers.RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
+            LogFile(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
         ]
     if foreground:
         handlers.append(logging.StreamHandler())
@@ -77,11 +97,21 @@ async def serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.stopping.set)
+    # Its terminal is gone; a node that has none is asked to reopen its log, which it does by itself.
+    loop.add_signal_handler(signal.SIGHUP, node.stopping.set if _has_terminal() else lambda: None)
     await node.start()
     try:
         await node.stopping.wait()
     finally:
         await node.stop()
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def main(arguments: list[str]) -> int:

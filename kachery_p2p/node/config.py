@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import grp
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,7 @@ class Config:
 
     def check(self) -> None:
         """Raises BadInput, BadPath for what can never work."""
+        self._check_text()
         self.address()
         self.group_id()
         self.trusted()
@@ -135,6 +137,20 @@ class Config:
                 reason=f"longer than the {MAX_SOCKET_PATH} bytes that the system allows; set "
                 "XDG_RUNTIME_DIR to a shorter folder",
             )
+
+    def _check_text(self) -> None:
+        """What was typed is told to others, to clients at least, and that is text."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str) and not text.isascii():
+                    option = f"--{field.name.replace('_', '-')}"
+                    try:
+                        text.encode()
+                    except UnicodeEncodeError:
+                        raise BadInput(
+                            what=option, reason=f"{text!r:.200} is no UTF-8, or the locale says so"
+                        ) from None
 
     def _check_name(self, folder: Path) -> None:
         """Where it is, is told to clients, and that is text."""

@@ -107,7 +107,9 @@ class KacheryError(Exception):
 
     def __init__(self, /, **fields: Any) -> None:  # so that a field may be called anything
         self.fields: dict[str, Any] = fields
-        sentence = self.text.format_map(_Missing(map(_inside, fields.items())))
+        advice = self.text.rpartition("}")[2]
+        inside = (_inside(name, value, advice) for name, value in fields.items())
+        sentence = self.text.format_map(_Missing(inside))
         # No template: the first one imports, which an interpreter that ends cannot do.
         super().__init__(_ASKED.sub(lambda found: found[1], sentence))
 
@@ -132,11 +134,14 @@ class _Missing(dict[str, Any]):
         return "?"
 
 
-def _inside(field: tuple[str, Any]) -> tuple[str, Any]:
-    """A field as it stands in the sentence: a reason may be a sentence itself, with its full stop."""
-    name, value = field
-    whole = name in _SENTENCES and isinstance(value, str) and not value.endswith("..")
-    return name, value.removesuffix(".") if whole else value
+def _inside(name: str, value: Any, advice: str) -> tuple[str, Any]:
+    """A field as it stands in the sentence: a reason may be a sentence itself, with its full stop, and
+    with the very advice that follows."""
+    if name not in _SENTENCES or not isinstance(value, str):
+        return name, value
+    if advice.startswith(". "):
+        value = value.removesuffix(advice)
+    return name, value if value.endswith("..") else value.removesuffix(".")
 
 
 _SENTENCES = frozenset({"reason", "detail", "cause"})
@@ -372,7 +377,7 @@ class UnknownFeed(LocalError):
     code = "unknown-feed"
     exit_status = 8
     text = (
-        "This node has no feed called {feed!r}. Create it with 'kachery-p2p feed create {feed}', or "
+        "This node has no feed called {feed!r}. Create it with 'kachery-p2p feed create NAME', or "
         "with create=True in Python."
     )
 
@@ -633,6 +638,13 @@ class Unreachable(TransportError):
         "Cannot reach {what}: {reason}. Check the network and 'kachery-p2p info'; the node keeps "
         "trying by itself."
     )
+
+
+def reason_of(error: BaseException) -> str:
+    """Why, for a sentence that names the place and has an advice of its own."""
+    if isinstance(error, Unreachable):
+        return str(error.fields["reason"])
+    return str(error) or type(error).__name__
 
 
 class Stalled(TransportError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import shutil
 import signal
 import socket
 import subprocess
@@ -193,6 +195,36 @@ def test_in_the_foreground_it_is_this_very_process(short_folder: Path) -> None:
     process.stderr.read()
     process.stderr.close()
     assert process.wait() == 0
+
+
+def test_a_node_without_a_terminal_goes_on_when_it_is_hung_up(short_folder: Path) -> None:
+    with Daemon(short_folder, "n") as node:
+        os.kill(node.pid, signal.SIGHUP)
+        assert node.info()["pid"] == node.pid
+
+
+@pytest.mark.skipif(not shutil.which("setsid"), reason="needs util-linux")
+def test_a_node_whose_terminal_goes_ends_in_order(short_folder: Path) -> None:
+    node = Daemon(short_folder, "n")
+    command = [sys.executable, "-m", "kachery_p2p", "daemon", "start"]
+    ours, theirs = pty.openpty()
+    with open(ours), open(theirs) as terminal:
+        process = subprocess.Popen(
+            ["setsid", "--ctty", *command, "--foreground"],
+            env=node.env,
+            cwd=node.home,
+            stdin=terminal,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "is up" in line:
+                break
+        process.send_signal(signal.SIGHUP)
+        process.stderr.read()
+        process.stderr.close()
+        assert process.wait() == 0
 
 
 # --- a process that does not do as it should ---------------------------------------------------

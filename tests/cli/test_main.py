@@ -288,3 +288,64 @@ def test_each_exit_status_has_one_meaning_that_the_help_says(
     for meaning, codes in of.items():
         status = next(int(number) for number, text in said.items() if text == meaning)
         assert {code for code, kind in BY_CODE.items() if kind.exit_status == status} == codes
+
+
+def test_names_go_out_where_the_locale_has_no_letters_for_them(
+    offline: Daemon, short_folder: Path
+) -> None:
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    name = "é → ω.txt".encode()
+    path = os.fsencode(short_folder) + b"/" + name
+    Path(os.fsdecode(path)).write_text("x")
+
+    def run(*arguments: bytes) -> bytes:
+        done = subprocess.run(
+            [sys.executable, "-m", "kachery_p2p.cli", *arguments],
+            env={**offline.env, **ascii_only},
+            capture_output=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    uri = run(b"store", path)
+    assert uri.endswith(name.replace(b" ", b"%20"))
+    assert run(b"store", b"--quiet", path) == uri
+
+
+def test_columns_and_lines_of_zero_are_not_known(
+    offline: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "0")
+    monkeypatch.setenv("LINES", "0")
+    assert main(["version", "--quiet"]) == 0
+    assert "COLUMNS" not in os.environ
+    assert "LINES" not in os.environ
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--help"], 4, "No space left"),
+        (["channel", "--help"], 4, "No space left"),
+        (["--version"], 4, "No space left"),
+        (["version"], 4, "No space left"),
+        (["no-such-command"], 2, ""),
+        (["load", "sha1://zz"], 2, ""),
+        (["load", f"sha1://{40 * '0'}", "--json"], 8, ""),
+    ],
+)
+def test_the_status_counts_where_what_is_written_is_full(
+    arguments: list[str], status: int, said: str, offline: Daemon
+) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "kachery_p2p", *arguments],
+            env=offline.env,
+            stdout=full if said else subprocess.PIPE,
+            stderr=subprocess.PIPE if said else full,
+            text=True,
+        )
+    assert done.returncode == status
+    assert said in (done.stderr or "")
+    assert "Traceback" not in (done.stderr or "")

@@ -224,3 +224,9 @@ def test_in_a_folder_whose_name_is_no_text(other: Daemon) -> None:
     assert code == "bad-path"
     assert "LC_ALL=C.UTF-8" in sentence
     startable(other)
+
+
+def test_on_a_label_that_is_no_text(other: Daemon) -> None:
+    code, fields, _ = refused(other, "--label", "\udcff")
+    assert (code, fields["what"]) == ("bad-input", "--label")
+    startable(other)

@@ -39,7 +39,8 @@ def test_a_reason_that_is_a_sentence_has_one_full_stop() -> None:
     inner = errors.Unreachable(what="x", reason="no")
     text = str(errors.Unreachable(what="y", reason=f"through z: {inner}"))
     assert ".." not in text
-    assert "by itself. Check" in text
+    assert text.count("Check the network") == 1
+    assert text.startswith("Cannot reach y: through z: Cannot reach x: no. Check")
     assert "wait ...." in str(errors.Unreachable(what="y", reason="wait ..."))
 
 

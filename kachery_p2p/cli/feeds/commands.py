@@ -16,7 +16,7 @@ from kachery_p2p.protocol.errors import BadInput, UnknownFeed
 
 from .messages import append, tail
 from .show import list_, show
-from .targets import FEED, SUBFEED, open_feed, open_subfeed, parse_target
+from .targets import FEED, SUBFEED, open_subfeed, open_target, parse_target
 
 
 @click.group()
@@ -65,8 +65,7 @@ def snapshot(output: Output, target: str, names: tuple[str, ...]) -> None:
       kachery-p2p feed snapshot myfeed primes
       kachery-p2p feed tail "$(kachery-p2p feed snapshot myfeed)?subfeedName=primes"
     """
-    text, name = parse_target(target)
-    opened = open_feed(text)
+    opened, name = open_target(target)
     wanted: list[Any] = [name] if name is not None else []
     wanted += names
     if not wanted:
@@ -119,15 +118,17 @@ def delete(output: Output, target: str, force: bool) -> None:
       kachery-p2p feed delete feed://31ab...
       kachery-p2p feed delete myfeed --force
     """
-    text, name = parse_target(target)
-    if name is not None:
-        raise BadInput(what=target, reason="it names a subfeed; only a whole feed can be deleted")
-    opened = open_feed(text)
+    if parse_target(target)[1] is not None:
+        reason = (
+            "it names a subfeed, or has a slash in it; only a whole feed can be deleted, by its URI"
+        )
+        raise BadInput(what=target, reason=reason)
+    opened, _ = open_target(target)
     if opened.is_writeable and not force:
         reason = "its key is on this node, and nobody could append without it; add --force"
         raise BadInput(what=target, reason=reason)
     if not opened.delete():
-        raise UnknownFeed(feed=text)
+        raise UnknownFeed(feed=target)
     output.result({"deleted": opened.uri}, [f"deleted {opened.uri}"])
 
 
@@ -146,8 +147,7 @@ def resolve(output: Output, target: str) -> None:
     Example:
       kachery-p2p feed resolve myfeed/primes
     """
-    text, name = parse_target(target)
-    opened = open_feed(text)
+    opened, name = open_target(target)
     names = [name]
     if name is None:
         # Of a fork the node may only hear now that it asks the others.

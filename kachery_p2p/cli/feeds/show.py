@@ -11,7 +11,7 @@ from kachery_p2p.cli import completions
 from kachery_p2p.cli.output import Output, clean, columns, pass_output, with_output
 from kachery_p2p.client import sync
 
-from .targets import FEED, SUBFEED, open_feed, parse_target
+from .targets import FEED, SUBFEED, open_target
 
 
 @click.command()
@@ -32,8 +32,8 @@ def show(output: Output, target: str, timeout: float | None, channel: str | None
       kachery-p2p feed show myfeed
       kachery-p2p feed show feed://31ab.../primes --json
     """
-    text, name = parse_target(target)
-    shown = open_feed(text, timeout=timeout, channel=channel).show(name)
+    opened, name = open_target(target, timeout=timeout, channel=channel)
+    shown = opened.show(name)
     output.result(shown, describe(shown))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Final
 
@@ -9,7 +10,7 @@ from kachery_p2p.client import sync
 from kachery_p2p.client.feeds.feeds import Feed
 from kachery_p2p.client.feeds.snapshots import is_snapshot_uri, parse_snapshot_uri
 from kachery_p2p.client.feeds.subfeeds import Subfeed
-from kachery_p2p.protocol.errors import BadInput
+from kachery_p2p.protocol.errors import BadInput, UnknownFeed
 from kachery_p2p.protocol.feeds.feed import feed_uri, parse_feed_uri
 
 FEED: Final = "URI|NAME"
@@ -37,17 +38,35 @@ def parse_target(text: str) -> tuple[str, str | None]:
     return feed_uri(found), subfeed
 
 
-def open_feed(text: str, *, timeout: float | None = None, channel: str | None = None) -> Feed:
-    """The feed that :func:`parse_target` found. Raises as :func:`load_feed`."""
-    return sync.load_feed(text, timeout_sec=timeout, channel=channel)
+def open_target(
+    target: str, *, timeout: float | None = None, channel: str | None = None
+) -> tuple[Feed, str | None]:
+    """The feed that is named on the command line, and the subfeed's name if there is one. Raises as
+    :func:`load_feed`."""
+
+    def opened(text: str) -> Feed:
+        return sync.load_feed(text, timeout_sec=timeout, channel=channel)
+
+    text, name = parse_target(target)
+    try:
+        return opened(text), name
+    except UnknownFeed:
+        # A feed's own name may have slashes in it, and so may a subfeed's.
+        ends = [at for at, letter in enumerate(target) if letter == "/" and at > len(text)]
+        for end in [*ends, len(target)]:
+            with contextlib.suppress(UnknownFeed):
+                return opened(target[:end]), target[end + 1 :] or None
+        raise
 
 
 def open_subfeed(
     target: str, *, timeout: float | None = None, channel: str | None = None
 ) -> Subfeed:
     """The subfeed that is named on the command line. Raises as :func:`load_feed`."""
-    text, name = parse_target(target)
-    if name is None:
-        reason = "it names no subfeed; add its name, as in myfeed/primes or feed://31ab.../primes"
+    reason = "it names no subfeed; add its name, as in myfeed/primes or feed://31ab.../primes"
+    if parse_target(target)[1] is None:
         raise BadInput(what=target, reason=reason)
-    return open_feed(text, timeout=timeout, channel=channel).load_subfeed(name)
+    feed, name = open_target(target, timeout=timeout, channel=channel)
+    if name is None:
+        raise BadInput(what=target, reason=reason)
+    return feed.load_subfeed(name)

@@ -16,6 +16,7 @@ from kachery_p2p.cli.output import (
     columns,
     json_text,
     pass_output,
+    say,
     with_output,
     write,
 )
@@ -192,7 +193,7 @@ def _follow(output: Output, made: TaskRequest, *, until_placed: bool) -> None:
         log = made.log
         if len(log) > shown and not output.quiet and sys.stderr is not None:
             lines = log[shown:].split("\n")
-            click.echo("\n".join(clean(line) for line in lines), nl=False, err=True)
+            say("\n".join(clean(line) for line in lines), end=False)
         shown = len(log)
         if ended or (until_placed and status in _PLACED):
             return

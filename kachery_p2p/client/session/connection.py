@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 from kachery_p2p.local import places, socket_path
 from kachery_p2p.local.notice import Notice, read_notice
 from kachery_p2p.protocol.errors import (
+    BadInput,
     DaemonElsewhere,
     DaemonHangs,
     DaemonNotPermitted,
@@ -227,7 +228,18 @@ async def connection() -> Connection:
             mine = await connect(ThreadConnection)
             lease.keep(where, mine)
         return mine
-    return await _of_loop(asyncio.get_running_loop())
+    return await _of_loop(_running_loop())
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError as error:
+        raise BadInput(
+            what="an awaited call",
+            reason="no event loop of asyncio runs here; elsewhere, as under trio, call the sync "
+            "function in a thread: trio.to_thread.run_sync(kc.load_text, uri)",
+        ) from error
 
 
 async def call(what: str, method: str, params: dict[str, Any]) -> Any:

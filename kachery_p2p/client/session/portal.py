@@ -104,7 +104,7 @@ class _Threads(concurrent.futures.ThreadPoolExecutor):
         try:
             return super().submit(fn, *args, **kwargs)
         except RuntimeError as error:
-            if threading.main_thread().is_alive():  # then there are no threads left
+            if not loops.python_ends():  # then there are no threads left
                 raise loops.not_made(error) from error
         done: concurrent.futures.Future[R] = concurrent.futures.Future()
         try:
@@ -112,6 +112,10 @@ class _Threads(concurrent.futures.ThreadPoolExecutor):
         except BaseException as error:  # it is for who waits, as with any executor
             done.set_exception(error)
         return done
+
+
+def _threads() -> _Threads:
+    return _Threads(thread_name_prefix=f"{THREAD_NAME}-work")
 
 
 class _Portal:
@@ -161,7 +165,7 @@ class _Portal:
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._loop.set_default_executor(_Threads(thread_name_prefix=f"{THREAD_NAME}-work"))
+        self._loop.set_default_executor(_threads())
         self._stopping = asyncio.Event()
         self._ready.set()
         await self._stopping.wait()
@@ -292,10 +296,42 @@ def run(
             f"{name}() waits for a node that runs on this thread's own event loop, which would "
             f"never end: use 'await a{name}()' here"
         )
-    if asks_only:
-        with contextlib.suppress(thread_connection.LoopNeeded):
-            return thread_connection.run(factory)
-    return _holder.get().run(factory, name)
+    try:
+        if asks_only:
+            with contextlib.suppress(thread_connection.LoopNeeded):
+                return thread_connection.run(factory)
+        try:
+            portal = _holder.get()
+        except LoopNotMade:
+            if not _can_run_here():
+                raise
+        else:
+            return portal.run(factory, name)
+        return _run_here(factory)
+    except KacheryError:
+        loops.end_with_program()
+        raise
+
+
+def _can_run_here() -> bool:
+    """Whether this is a handler of atexit, for which Python 3.12 starts no thread any more."""
+    if not loops.python_ends() or sys.is_finalizing():
+        return False
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return True
+    return False
+
+
+def _run_here(factory: Callable[[], Coroutine[Any, Any, R]]) -> R:
+    """Run ``factory()`` on a loop in this thread, which does what others would do in threads."""
+
+    async def main() -> R:
+        asyncio.get_running_loop().set_default_executor(_threads())
+        return await factory()
+
+    return loops.run(main)
 
 
 def start(factory: Callable[[], Coroutine[Any, Any, object]], *, name: str) -> None:

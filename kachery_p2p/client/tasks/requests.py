@@ -13,6 +13,7 @@ from kachery_p2p.client.display.notebook_html import table
 from kachery_p2p.client.session import offline
 from kachery_p2p.client.session.connection import connection
 from kachery_p2p.client.session.tracebacks import without_our_frames
+from kachery_p2p.local import loops
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import (
     BadInput,
@@ -130,6 +131,7 @@ class TaskRequest:
             return True
         with waits_for_tasks():
             done, _ = concurrent.futures.wait([self._outcome], timeout=seconds)
+        loops.end_with_program()
         return bool(done)
 
     def cancel(self) -> None:

@@ -37,6 +37,7 @@ from .context import TaskContext
 from .renewal import held_memory
 from .run import Outcome, failure, perform
 from .script import Place, adopt
+from .surroundings import kept_surroundings
 
 HEADER: Final = 4
 
@@ -124,7 +125,9 @@ class _Worker:
             outcome = Outcome("failed", reason=reason, traceback=found.traceback)
         else:
             self._send("begun", job)
-            outcome = perform(function, kwargs, channel, context, whole_process=True)
+            with kept_surroundings():
+                outcome = perform(function, kwargs, channel, context, whole_process=True)
+                _flush()
         with self._lock:
             self._running = None
         _flush()

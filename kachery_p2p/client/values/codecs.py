@@ -144,7 +144,9 @@ def npy_views(array: NDArray[Any]) -> tuple[list[memoryview], bool]:
             np.lib.format.write_array_header_1_0(header, described)
         except ValueError:  # it needs a later version of the format, which np.save knows of
             return [_saved(array)], False
-        return [header.getbuffer(), memoryview(flat.view(np.uint8).data)], _is_mapped(array)
+        return [memoryview(header.getvalue()), memoryview(flat.view(np.uint8).data)], _is_mapped(
+            array
+        )
     return [_saved(array)], False
 
 
@@ -156,7 +158,9 @@ def _saved(array: NDArray[Any]) -> memoryview:
         np.save(file, array, allow_pickle=False)
     except (ValueError, TypeError) as error:
         raise BadInput(what="array", reason=str(error)) from error
-    return file.getbuffer()
+    # Not getbuffer(): when what refers to such a view ends as a circle, as what is cancelled does, some
+    # Pythons print that the file could not be freed. This is no copy.
+    return memoryview(file.getvalue())
 
 
 def _is_mapped(array: Any) -> bool:

@@ -61,7 +61,7 @@ def table_to_parquet(table: Any) -> memoryview:
     except Exception as error:  # each library has its own errors for values that do not fit
         reason = f"it cannot be written as Parquet: {error or type(error).__name__}"
         raise BadInput(what="table", reason=reason) from error
-    return file.getbuffer()
+    return memoryview(file.getvalue())
 
 
 def check_library(library: Library | None) -> Library:
@@ -114,7 +114,7 @@ def arrays_to_npz(arrays: Any) -> memoryview:
                 raise BadInput(what=f"npz[{name!r}]", reason=error.fields["reason"]) from error
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                 entry.write(data)
-    return file.getbuffer()
+    return memoryview(file.getvalue())
 
 
 def npz_to_arrays(source: str | bytes) -> dict[str, NDArray[Any]]:

@@ -30,6 +30,7 @@ from kachery_p2p.protocol.errors import (
     NotAMember,
     ProtocolViolation,
     Unreachable,
+    reason_of,
 )
 from kachery_p2p.protocol.limits import (
     GUEST_SECONDS,
@@ -102,7 +103,7 @@ class Joining:
             except (InvitationRefused, LocalError):
                 raise
             except KacheryError as error:
-                tried.append(f"through {bootstrap.url}: {error}")
+                tried.append(f"through {bootstrap.url}: {reason_of(error)}")
             except TimeoutError:
                 tried.append(f"through {bootstrap.url}: no answer within {GUEST_SECONDS:g} s")
             else:

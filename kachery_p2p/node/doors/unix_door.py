@@ -23,6 +23,7 @@ from kachery_p2p.local.places import SOCKET_NAME
 from kachery_p2p.local.socket_path import bind, connect, fits
 from kachery_p2p.node.config import Config
 from kachery_p2p.protocol.errors import DaemonAlreadyRunning, StorageDamaged
+from kachery_p2p.storage.disk import disk_errors
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +175,8 @@ class UnixDoor:
             try:
                 connect(probe, path)
             except (ConnectionRefusedError, FileNotFoundError):
-                path.unlink(missing_ok=True)  # left behind by a node that was killed
+                with disk_errors("what lies where its socket is to be", path):
+                    path.unlink(missing_ok=True)  # left behind by a node that was killed
                 return
             except OSError as error:
                 raise DaemonAlreadyRunning(reason=f"{path}: {error.strerror}") from error

@@ -184,7 +184,7 @@ async def dial(
     except ssl.SSLError as error:
         raise Unreachable(what=url, reason=f"TLS failed: {error}{via}") from error
     except OSError as error:
-        raise Unreachable(what=url, reason=f"{error.strerror or error}{via}") from error
+        raise Unreachable(what=url, reason=f"{_broken(error, url)}{via}") from error
     except ValueError as error:  # a host that is no name, a port that is none
         raise BadInput(what=f"URL {url!r}", reason=str(error)) from error
     except (InvalidHandshake, WebSocketException) as error:
@@ -194,6 +194,15 @@ async def dial(
     assert isinstance(connection, Dialled)
     assert connection.messages is not None
     return WebSocketTransport(connection, connection.messages, url)
+
+
+def _broken(error: OSError, url: str) -> str:
+    said = error.strerror or str(error)
+    if said:
+        return said
+    # Whoever takes a TLS greeting for nonsense hangs up without a word.
+    hint = " (does it speak TLS? else it is ws://)" if url.startswith("wss:") else ""
+    return f"it closed the connection{hint}"
 
 
 def _http_proxy(url: str, named: str | None) -> HttpProxy | None:

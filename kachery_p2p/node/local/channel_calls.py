@@ -33,7 +33,7 @@ from kachery_p2p.protocol.channels.invitation import is_invitation
 from kachery_p2p.protocol.channels.roles import PROXY, parse_roles
 from kachery_p2p.protocol.channels.signed_document import parse, sign
 from kachery_p2p.protocol.channels.text_encoding import from_text
-from kachery_p2p.protocol.errors import AccessDenied, BadInput, KacheryError
+from kachery_p2p.protocol.errors import AccessDenied, BadInput, KacheryError, reason_of
 from kachery_p2p.protocol.identity import NodeKey, check_node_id
 from kachery_p2p.protocol.limits import DIAL_SECONDS
 
@@ -167,8 +167,8 @@ class ChannelCalls:
         except (KacheryError, TimeoutError) as error:
             raise BadInput(
                 what=f"bootstrap {url}",
-                reason=f"no node answers there ({error}). Start it first, or give its id too: "
-                "ws://HOST:PORT#NODE_ID",
+                reason=f"no node answers there ({reason_of(error)}). Start it first, or give its "
+                "id too: ws://HOST:PORT#NODE_ID",
             ) from error
         return url, session.peer.hex()
 

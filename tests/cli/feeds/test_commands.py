@@ -397,3 +397,15 @@ def test_another_node_follows_and_submits(lab: Lab) -> None:
         for part in (lab.a.node_id, "owner", "4 messages", "relayed"):
             assert part in holder
         assert "1 node now" in lab.a.cli("feed", "show", "f/n").stdout
+
+
+def test_a_feed_whose_name_has_slashes_is_found_by_it(node: Daemon) -> None:
+    uri = node.cli("feed", "create", "lab/2026 a/x").stdout.strip()
+    for subfeed in ("y", "y/z"):
+        target = f"lab/2026 a/x/{subfeed}"
+        node.cli("feed", "append", target, '{"a": 1}')
+        assert json.loads(node.cli("feed", "tail", target).stdout) == {"a": 1}
+    assert "lab/2026 a/x" in node.cli("feed", "show", "lab/2026 a/x").stdout
+    done = node.cli("feed", "append", "lab/2026 a", "{}", check=False)
+    assert (done.returncode, "'lab'" in done.stderr) == (8, True)
+    node.cli("feed", "delete", uri, "--force")

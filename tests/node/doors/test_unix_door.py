@@ -12,7 +12,7 @@ from kachery_p2p.local.notice import read_notice
 from kachery_p2p.local.socket_path import connect
 from kachery_p2p.node.config import Config
 from kachery_p2p.node.doors.unix_door import UnixDoor
-from kachery_p2p.protocol.errors import DaemonAlreadyRunning
+from kachery_p2p.protocol.errors import DaemonAlreadyRunning, StorageDamaged
 
 
 @pytest.fixture
@@ -40,6 +40,15 @@ def test_a_lost_socket_is_bound_anew_once(door: UnixDoor) -> None:
             assert door.take() is None
             door.close()
     assert not door.path.exists()
+
+
+def test_a_folder_where_the_socket_is_to_be_is_an_error_that_names_it(
+    door: UnixDoor, short_folder: Path
+) -> None:
+    path = short_folder / "run" / "node.sock"
+    path.mkdir(parents=True)
+    with pytest.raises(StorageDamaged, match=str(path)):
+        door.open()
 
 
 def test_who_looks_after_the_door_was_closed_leaves_nothing(door: UnixDoor) -> None:

@@ -246,9 +246,14 @@ async def test_the_word_of_a_client_on_its_address_counts_for_nothing_by_itself(
         ("origins", ("lab.example.org",)),
         ("origins", ("https://lab.example.org/page",)),
         ("origins", ("https://x",) * 100),
+        ("label", "\udcff"),
+        ("label", "x" * 201),
+        ("auth_group", "\udcff"),
+        ("public_url", "ws://\udcff"),
+        ("allow_tasks", ("sort.1", "\udcff")),
     ],
 )
-def test_an_option_that_cannot_work_is_bad_input(option: str, value: tuple[str, ...]) -> None:
+def test_an_option_that_cannot_work_is_bad_input(option: str, value: str | tuple[str, ...]) -> None:
     config = Config(Path("/a"), Path("/b"), Path("/c"), **{option: value})  # type: ignore[arg-type]
     with pytest.raises(BadInput):
         config.check()

@@ -152,6 +152,12 @@ async def test_ws_to_a_port_that_speaks_tls_says_what_is_wrong(tmp_path: Path) -
             await transport.dial(f"ws://{lab['P'].listening}")
 
 
+async def test_wss_to_a_port_that_speaks_no_tls_says_what_is_wrong() -> None:
+    async with laboratory(channel=False) as lab:
+        with pytest.raises(Unreachable, match="does it speak TLS"):
+            await transport.dial(f"wss://{lab['P'].listening}")
+
+
 @pytest.mark.parametrize("variable", ["https_proxy", "HTTPS_PROXY", "http_proxy"])
 async def test_ws_goes_through_the_http_proxy_of_the_environment(
     variable: str, monkeypatch: pytest.MonkeyPatch
