@@ -171,7 +171,7 @@ HELD_GUARANTEED: Final = 136 * MIB
 room for the largest frame."""
 HELD_MOST: Final = 48 * MIB
 """Bytes for one peer, over all its links and circuits: four circuits at full speed, or forty pieces."""
-HELD_POOL: Final = 128 * MIB
+HELD_POOL: Final = 96 * MIB
 """Bytes for all peers beyond what each may always have."""
 ANSWER_BYTES: Final = MAX_HEADER
 """Bytes that a request counts for until its answer is queued: no answer is larger."""
@@ -180,9 +180,9 @@ EXCHANGES_LEAST: Final = 64
 EXCHANGES_GUARANTEED: Final = 8_192
 """That many for all peers together; of more than 128 each has fewer."""
 EXCHANGES_MOST: Final = 2_048
-"""Of one peer, over all its links. Each costs about 5 kB of memory."""
-EXCHANGES_POOL: Final = 4_096
-"""For all peers beyond what each may always have: 50 MB with the guaranteed ones."""
+"""Of one peer, over all its links. Each costs up to 10 kB of memory."""
+EXCHANGES_POOL: Final = 2_048
+"""For all peers beyond what each may always have: 100 MB with the guaranteed ones."""
 FILES_LEAST: Final = 4
 """Files that a node keeps open while it serves a peer; further reads wait for their turn."""
 FILES_GUARANTEED: Final = 256
