@@ -7,8 +7,10 @@ the parts that it is made of, so neither is copied on the way. That is where mos
 transfer goes if it is done by the protocol of a general library: of each byte received there were four
 copies, of each byte sent two.
 
-Invariants: what is received and not taken is bounded, then nothing more is read from the socket; after
-the end :meth:`Messages.receive` still gives what came before it. Cancelling is safe.
+Invariants: what is received and not taken is bounded, then nothing more is read from the socket; a
+large message is received when there is room for it on the account of whoever sends it
+(:mod:`.incoming`), and none before it is said whose account that is; after the end
+:meth:`Messages.receive` still gives what came before it. Cancelling is safe.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ except ImportError:  # where it was not compiled
     from websockets.utils import apply_mask
 
 from .buffers import BUFFERS
+from .incoming import incoming
 
 _READ_ON: Final = 4
 """So many are left when it goes on, or bytes of them a quarter."""
@@ -52,18 +55,26 @@ class Messages(asyncio.BufferedProtocol):
     """Those of one open WebSocket. ``served``: the other end is the client, who masks what is sent."""
 
     of_all: ClassVar[int] = 0
-    """Bytes of messages that wait on all connections of this process."""
+    """Bytes of small messages that wait on all connections of this process."""
 
     def __init__(self, connection: Connection, *, served: bool) -> None:
         self._connection = connection
         self._reader = MessageReader(
-            most=MAX_RECORD, unmask=apply_mask if served else None, memory=BUFFERS.take
+            most=MAX_RECORD,
+            unmask=apply_mask if served else None,
+            memory=BUFFERS.take,
+            admit=self._admit,
         )
         self._masks = not served
         self._came: asyncio.Future[None] | None = None
         self._paused = self._over = False
-        self._waiting = 0
-        """Bytes of messages that wait."""
+        self._waiting = self._small = 0
+        """Bytes of messages that wait; those of small ones."""
+        self._incoming = incoming()
+        self._party: str | None = None
+        """On whose account large ones are."""
+        self._held = 0
+        """Bytes of that."""
 
     def begin(self, early: bytes) -> None:
         """Take over from the connection. ``early``: what came after its opening."""
@@ -88,18 +99,73 @@ class Messages(asyncio.BufferedProtocol):
                 await self._came
             finally:
                 self._came = None
-        message = waiting.popleft()
-        self._count(self._waiting - len(message))
+        message, room = waiting.popleft(), self._reader.rooms.popleft()
+        if self._over:  # nothing is counted any more
+            return message
+        self._waiting -= len(message)
+        if room:
+            self._give(room)
+        else:
+            self._count(self._small - len(message))
         if self._paused and len(waiting) <= _READ_ON and self._waiting <= MAX_UNTAKEN_BYTES // 4:
             self._paused = False
-            self._connection.transport.resume_reading()
+            self._read_on()
         return message
 
-    def _count(self, waiting: int) -> None:
-        """So many bytes wait now."""
-        if not self._over:
-            Messages.of_all += waiting - self._waiting
-            self._waiting = waiting
+    def belong_to(self, party: str) -> None:
+        """From now on what comes is on this account, and what is here already."""
+        before, self._party = self._party, party
+        if self._over or before == party:
+            return
+        if before is not None and self._held:
+            self._incoming.move(before, party, self._held)
+        if self._reader.halted:
+            if before is not None:
+                self._incoming.leave(before, self)
+            if self._admit(self._reader.room):
+                self._admitted(counted=True)
+
+    def _count(self, small: int) -> None:
+        """So many bytes of small messages wait now."""
+        Messages.of_all += small - self._small
+        self._small = small
+
+    def _admit(self, count: int) -> bool:
+        """Whether there is room for a message for which so many bytes may be held."""
+        if self._party is None or not self._incoming.reserve(
+            self._party, count, self, self._admitted
+        ):
+            return False
+        self._held += count
+        return True
+
+    def _admitted(self, *, counted: bool = False) -> None:
+        """There is room now for the message that has begun."""
+        if not counted:
+            self._held += self._reader.room
+        self._reader.go_on()
+        self._go_on()
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Unless there is a reason not to."""
+        transport = self._connection.transport
+        if not (self._paused or self._reader.halted or self._over or transport.is_closing()):
+            transport.resume_reading()
+
+    def _give(self, room: int) -> None:
+        assert self._party is not None
+        self._held -= room
+        self._incoming.give(self._party, room)
+
+    def _give_all(self) -> None:
+        """It is over: nothing is held back any more."""
+        self._over = True
+        self._count(0)
+        if self._party is not None:
+            self._incoming.leave(self._party, self)
+            if self._held:
+                self._give(self._held)
 
     async def send(self, *parts: Buffer) -> None:
         """Send a message, and wait until the socket has room for another one. The parts must not change
@@ -129,7 +195,8 @@ class Messages(asyncio.BufferedProtocol):
         """It is closed, and nobody receives any more: what came and was not taken goes now, and not
         with the connection, which leads in a circle to this."""
         self._reader.forget()
-        self._count(0)
+        if not self._over:
+            self._give_all()
 
     def _closed(self, error: ConnectionClosed) -> LinkClosed:
         if error.rcvd is not None:
@@ -159,8 +226,9 @@ class Messages(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connection.connection_lost(exc)
-        self._count(0)  # nothing is held back any more
-        self._over = True
+        if not self._over:
+            self._give_all()
+        self._reader.abandon()
         self._wake()
 
     def _go_on(self) -> None:
@@ -173,15 +241,31 @@ class Messages(asyncio.BufferedProtocol):
             connection.send_data()
             self._wake()
         if reader.messages:
-            self._count(sum(map(len, reader.messages)))
-            if not self._paused and self._is_much():
-                self._paused = True
-                connection.transport.pause_reading()
+            if not self._over:
+                self._count_all()
             self._wake()
+        much = self._is_much()
+        if (much or reader.halted) and not self._over:
+            self._paused = self._paused or much
+            connection.transport.pause_reading()
+
+    def _count_all(self) -> None:
+        """Count what waits anew."""
+        reader = self._reader
+        self._waiting = sum(map(len, reader.messages))
+        self._count(
+            sum(
+                len(message)
+                for message, room in zip(reader.messages, reader.rooms, strict=True)
+                if not room
+            )
+        )
 
     def _is_much(self) -> bool:
-        return (
-            len(self._reader.messages) > MAX_UNTAKEN
+        """Whether what waits is too much to read on."""
+        count = len(self._reader.messages)
+        return count > 0 and (
+            count > MAX_UNTAKEN
             or self._waiting > MAX_UNTAKEN_BYTES
             or Messages.of_all > MAX_UNTAKEN_BYTES_OF_ALL
         )

@@ -15,15 +15,29 @@ import uvloop
 from websockets.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT, Close, Frame, Opcode
 
 from kachery_p2p.node import websocket
+from kachery_p2p.node.incoming import incoming
 from kachery_p2p.node.links import transport
 from kachery_p2p.node.links.gate import Gate
 from kachery_p2p.node.links.transport import WebSocketTransport
+from kachery_p2p.node.parties import Party
 from kachery_p2p.node.websocket import Opening
 from kachery_p2p.protocol.errors import LinkClosed
-from kachery_p2p.protocol.limits import MAX_RECORD, MAX_UNTAKEN_BYTES, MAX_UNTAKEN_BYTES_OF_ALL, MIB
+from kachery_p2p.protocol.limits import (
+    INCOMING_LEAST,
+    INCOMING_MOST,
+    INCOMING_POOL,
+    MAX_RECORD,
+    MAX_UNTAKEN,
+    MAX_UNTAKEN_BYTES,
+    MAX_UNTAKEN_BYTES_OF_ALL,
+    MIB,
+)
+from kachery_p2p.protocol.links.shares import Shares
 from tests.node.harness import until
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+THEM = Party("them")
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
@@ -34,9 +48,11 @@ def frame(opcode: Opcode, data: bytes, *, fin: bool = True, masked: bool = False
 
 
 @contextlib.asynccontextmanager
-async def dialled(early: bytes = b"") -> AsyncIterator[tuple[WebSocketTransport, socket.socket]]:
+async def dialled(
+    early: bytes = b"", party: Party | None = THEM
+) -> AsyncIterator[tuple[WebSocketTransport, socket.socket]]:
     """Our end of a WebSocket that this node dialled, and the other end's socket. ``early``: what that
-    sends in one piece with its answer."""
+    sends in one piece with its answer. ``party``: whose account it is, if that is known."""
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
@@ -62,6 +78,8 @@ async def dialled(early: bytes = b"") -> AsyncIterator[tuple[WebSocketTransport,
                 b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n" + early,
             )
             route = await dialling
+            if party is not None:
+                route.belong_to(party)
             try:
                 yield route, raw
             finally:
@@ -70,7 +88,9 @@ async def dialled(early: bytes = b"") -> AsyncIterator[tuple[WebSocketTransport,
 
 
 @contextlib.asynccontextmanager
-async def accepted(early: bytes = b"") -> AsyncIterator[tuple[WebSocketTransport, socket.socket]]:
+async def accepted(
+    early: bytes = b"", party: Party | None = THEM
+) -> AsyncIterator[tuple[WebSocketTransport, socket.socket]]:
     """The same of one that this node accepted. ``early``: what the client sends before it is
     answered."""
     loop = asyncio.get_running_loop()
@@ -97,6 +117,8 @@ async def accepted(early: bytes = b"") -> AsyncIterator[tuple[WebSocketTransport
                 head += await loop.sock_recv(raw, 1)
             assert b" 101 " in head
             route = await come
+            if party is not None:
+                route.belong_to(party)
             try:
                 yield route, raw
             finally:
@@ -281,27 +303,163 @@ def test_an_opening_ends_where_it_ends_however_it_is_cut(cut: int) -> None:
 @LOOPS
 @ENDS
 @pytest.mark.parametrize("crowd", [0, MAX_UNTAKEN_BYTES_OF_ALL])
-def test_large_messages_that_nobody_takes_are_few(
+def test_small_messages_that_nobody_takes_are_few(
     run: Run, end: Any, crowd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``crowd``: bytes that wait on other connections."""
-    count = 64
+    size, count = 10_000, 500
 
     async def check() -> None:
         before = websocket.Messages.of_all
         monkeypatch.setattr(websocket.Messages, "of_all", before + crowd)
         async with end() as (route, raw):
-            part = frame(BINARY, bytes(MIB), masked=end is accepted)
+            part = frame(BINARY, bytes(size), masked=end is accepted)
             loop = asyncio.get_running_loop()
             sending = asyncio.create_task(loop.sock_sendall(raw, part * count))
             messages = route._messages
             await until(lambda: messages._paused, "it stops reading")
-            assert messages._waiting <= (MIB if crowd else MAX_UNTAKEN_BYTES + MIB)
+            assert messages._waiting <= (2 * size if crowd else (MAX_UNTAKEN + 2) * size)
+            for _ in range(count):
+                assert len(await route.receive()) == size
+            await sending
+            assert messages._waiting == 0
+        await until(lambda: websocket.Messages.of_all == before + crowd, "all is given back")
+
+    run(check())
+
+
+@LOOPS
+@ENDS
+@pytest.mark.parametrize("crowded", [False, True])
+def test_large_messages_that_nobody_takes_are_few(run: Run, end: Any, crowded: bool) -> None:
+    """``crowded``: others hold all that may be held."""
+    count = 64
+
+    async def check() -> None:
+        shares = incoming().shares
+        if crowded:
+            fill(shares)
+        others = shares.total
+        async with end() as (route, raw):
+            part = frame(BINARY, bytes(MIB), masked=end is accepted)
+            loop = asyncio.get_running_loop()
+            sending = asyncio.create_task(loop.sock_sendall(raw, part * count))
+            messages = route._messages
+            await until(lambda: messages._paused or messages._reader.halted, "it stops reading")
+            assert 0 < shares.held(THEM.name) <= (MIB if crowded else MAX_UNTAKEN_BYTES + 2 * MIB)
             for _ in range(count):
                 assert len(await route.receive()) == MIB
             await sending
             assert messages._waiting == 0
-        await until(lambda: websocket.Messages.of_all == before + crowd, "all is given back")
+        await until(lambda: shares.total == others, "all is given back")
+
+    run(check())
+
+
+def fill(shares: Shares) -> None:
+    """A hundred others have as much under way as they may."""
+    for number in range(100):
+        shares.force(str(number), min(INCOMING_LEAST, shares.bounds.guaranteed // 101))
+    shares.force("0", INCOMING_POOL - shares.drawn)
+    assert not shares.take("0", 1)
+
+
+@LOOPS
+@ENDS
+def test_halves_of_messages_from_many_links_are_on_one_account(run: Run, end: Any) -> None:
+    """Eight links that each begin a megabyte and stop, for each of a crowd: only so many are begun; and
+    who belongs to none of them is served at once."""
+
+    async def check() -> None:
+        masked = end is accepted
+        shares = incoming().shares
+        loop = asyncio.get_running_loop()
+        half = frame(BINARY, bytes(MIB), masked=masked)[: MIB // 2]
+        async with contextlib.AsyncExitStack() as stack:
+            links = []
+            for number in range(80):
+                party = Party(f"attacker {number // 8}")
+                route, raw = await stack.enter_async_context(end(b"", party))
+                links.append(route._messages)
+                sent = asyncio.create_task(loop.sock_sendall(raw, half))
+                stack.callback(sent.cancel)
+            await until(
+                lambda: sum(each._reader.halted or each._held > 0 for each in links) == 80, "halves"
+            )
+            assert sum(each._held for each in links) == shares.total
+            assert shares.total <= INCOMING_POOL + 10 * INCOMING_LEAST
+            assert sum(each._reader.halted for each in links) > 20
+            async with end() as (route, raw):
+                whole = asyncio.create_task(
+                    loop.sock_sendall(raw, frame(BINARY, bytes(MIB), masked=masked) * 20)
+                )
+                for _ in range(20):
+                    assert len(await route.receive()) == MIB
+                await whole
+            # Who goes makes room for who waits.
+            for each in links[:64]:
+                each._connection.transport.abort()
+            await until(lambda: not any(each._reader.halted for each in links[64:]), "others go on")
+        await until(lambda: shares.total == 0 and not incoming()._waiting, "all is given back")
+
+    run(check())
+
+
+@LOOPS
+@ENDS
+def test_nothing_large_comes_from_who_has_not_proved_who_it_is(run: Run, end: Any) -> None:
+    async def check() -> None:
+        data = bytes(range(256)) * 2_000
+        async with end(party=None) as (route, raw):
+            wire = frame(BINARY, b"small") + frame(BINARY, data)
+            if end is accepted:
+                wire = frame(BINARY, b"small", masked=True) + frame(BINARY, data, masked=True)
+            sending = asyncio.create_task(asyncio.get_running_loop().sock_sendall(raw, wire))
+            assert bytes(await route.receive()) == b"small"
+            reader = route._messages._reader
+            await until(lambda: reader.halted, "it waits")
+            assert reader._large is None
+            assert incoming().shares.total == 0
+            route.belong_to(Party("strangers"))
+            assert incoming().shares.held("strangers") == len(data)
+            route.belong_to(THEM)
+            assert incoming().shares.held(THEM.name) == len(data)
+            assert incoming().shares.held("strangers") == 0
+            assert bytes(await route.receive()) == data
+            await sending
+            assert incoming().shares.total == 0
+
+    run(check())
+
+
+@LOOPS
+@ENDS
+@pytest.mark.parametrize("early", [False, True])
+def test_what_was_held_back_comes_in_order(run: Run, end: Any, early: bool) -> None:
+    """A message in several frames, a large one and small ones; at first there is no room for any."""
+
+    async def check() -> None:
+        masked = end is accepted
+        data = bytes(range(256)) * 100
+        wire = (
+            frame(BINARY, b"first", masked=masked)
+            + frame(BINARY, data[:9_000], fin=False, masked=masked)
+            + frame(CONT, data[9_000:], masked=masked)
+            + frame(BINARY, data * 20, masked=masked)
+            + frame(BINARY, b"last", masked=masked)
+        )
+        cut = 15_000 if early else 0
+        incoming().shares.force(THEM.name, INCOMING_MOST)
+        async with end(wire[:cut]) as (route, raw):
+            rest = asyncio.create_task(asyncio.get_running_loop().sock_sendall(raw, wire[cut:]))
+            assert bytes(await route.receive()) == b"first"
+            await until(lambda: route._messages._reader.halted, "it waits")
+            incoming().give(THEM.name, INCOMING_MOST)
+            assert bytes(await route.receive()) == data
+            assert bytes(await route.receive()) == data * 20
+            assert bytes(await route.receive()) == b"last"
+            await rest
+        assert incoming().shares.total == 0
 
     run(check())
 
@@ -318,5 +476,6 @@ def test_what_nobody_took_goes_when_it_is_closed(run: Run, end: Any) -> None:
             await until(lambda: waiting, "it came")
         assert not waiting
         assert websocket.Messages.of_all == before
+        assert incoming().shares.total == 0
 
     run(check())

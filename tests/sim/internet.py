@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kachery_p2p.node.links.dialling import Rules
-from kachery_p2p.node.parties import STRANGERS
+from kachery_p2p.node.parties import STRANGERS, Party
 from kachery_p2p.protocol.errors import LinkClosed, Unreachable
 from kachery_p2p.protocol.limits import DIAL_SECONDS, KIB
 from tests.sim.loop import SimLoop
@@ -106,6 +106,9 @@ class End:
         self._bytes -= len(data)
         self.other._room.set()
         return data
+
+    def belong_to(self, party: Party) -> None:
+        """Its own bound is that of the simulated path."""
 
     async def close(self) -> None:
         if self.error is None:

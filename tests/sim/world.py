@@ -380,7 +380,7 @@ class World:
                         f"{peer.name} shares a channel with {self.label(link.peer)}, no member"
                     )
             for stream in link._streams.values():
-                held = sum(cost for _, _, cost in stream._inbox)
+                held = sum(cost for _, _, cost in stream._inbox or ())
                 limit = CIRCUIT_CREDIT if stream in node.relay._circuits else 8 * (1 << 20)
                 if held > limit:
                     raise Violation(f"{peer.name} holds {held} bytes of one stream")

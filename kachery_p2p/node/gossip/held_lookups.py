@@ -19,6 +19,8 @@ from kachery_p2p.protocol.gossip.keys import ContentKind
 from kachery_p2p.protocol.gossip.messages import WhoHas
 from kachery_p2p.protocol.limits import MAX_HELD_KEYS, MAX_HELD_KEYS_OF_ALL, MAX_HELD_LOOKUPS
 
+from .several import Several
+
 _GATHER_SECONDS = 0.02
 """Many members may come to be complete at once: who waits is looked at once."""
 
@@ -35,7 +37,7 @@ class HeldLookups:
 
     def __init__(self, unknown: Callable[[bytes, ContentKind, int], list[bytes]]) -> None:
         self._unknown = unknown
-        self._by_key: dict[tuple[bytes, bytes], dict[_Waiter, None]] = {}
+        self._by_key: Several[tuple[bytes, bytes], _Waiter] = Several()
         self._by_channel: dict[bytes, dict[Group, dict[_Waiter, bytes]]] = {}
         """Who waits, and which member it is that asks."""
         self._counts: dict[object, tuple[int, int]] = {}
@@ -58,7 +60,7 @@ class HeldLookups:
         group = (query.kind, query.secret_version)
         self._by_channel.setdefault(channel, {}).setdefault(group, {})[waiter] = asker
         for key in keys:
-            self._by_key.setdefault((channel, key), {})[waiter] = None
+            self._by_key.add((channel, key), waiter)
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
@@ -69,7 +71,7 @@ class HeldLookups:
             if not self._by_channel[channel]:
                 del self._by_channel[channel]
             for key in keys:
-                _forget(self._by_key, (channel, key), waiter)
+                self._by_key.discard((channel, key), waiter)
         return True
 
     def _count(self, who: object, questions: int, keys: int) -> None:
@@ -83,7 +85,7 @@ class HeldLookups:
         """Somebody has these keys now."""
         if channel in self._by_channel:
             for key in keys:
-                _wake(self._by_key.get((channel, key), ()))
+                _wake(self._by_key.of((channel, key)))
 
     def progressed(self, channel: bytes) -> None:
         """Somebody may have told everything now, or has gone."""

@@ -6,9 +6,9 @@ watches for, said to each proxy of the channel, again whenever one is linked.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import islice
 
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
@@ -22,6 +22,8 @@ from kachery_p2p.protocol.limits import (
     MAX_WATCHED_KEYS_OF_ALL,
 )
 
+from .several import Several
+
 _Key = tuple[bytes, bytes]
 """(channel, blinded key)."""
 
@@ -32,8 +34,9 @@ class WatchList:
     def __init__(self, network: Network, index: Index) -> None:
         self._network = network
         self._index = index
-        self._watchers: dict[_Key, dict[Link, None]] = {}
-        self._watched: dict[Link, OrderedDict[_Key, None]] = {}
+        self._watchers: Several[_Key, Link] = Several()
+        self._watched: dict[Link, dict[_Key, None]] = {}
+        """In the order in which they were asked for."""
         network.on_note_of(WATCH, Watch, self._on_watch)
         network.on_lost.append(self._on_lost)
         network.on_shared.append(self._on_shared)
@@ -43,15 +46,15 @@ class WatchList:
         network.require_role(link, note.channel, theirs=request_role(note.kind), ours=None)
         if not network.is_proxy(note.channel):
             return
-        mine = self._watched.setdefault(link, OrderedDict())
+        mine = self._watched.setdefault(link, {})
         for key in note.keys:
             where = (note.channel, key)
             if note.on:
                 mine[where] = None
-                self._watchers.setdefault(where, {})[link] = None
+                self._watchers.add(where, link)
             elif where in mine:
                 del mine[where]
-                self._forget(where, link)
+                self._watchers.discard(where, link)
         self._forget_oldest(link, len(mine) - MAX_WATCHED_KEYS)
         surplus = sum(map(len, self._watched.values())) - MAX_WATCHED_KEYS_OF_ALL
         if surplus > 0:
@@ -60,19 +63,13 @@ class WatchList:
 
     def _forget_oldest(self, link: Link, count: int) -> None:
         mine = self._watched[link]
-        for _ in range(min(count, len(mine))):
-            where, _ = mine.popitem(last=False)
-            self._forget(where, link)
-
-    def _forget(self, where: _Key, link: Link) -> None:
-        watchers = self._watchers.get(where, {})
-        watchers.pop(link, None)
-        if not watchers:
-            self._watchers.pop(where, None)
+        for where in list(islice(mine, max(count, 0))):
+            del mine[where]
+            self._watchers.discard(where, link)
 
     def _on_lost(self, link: Link) -> None:
         for where in self._watched.pop(link, ()):
-            self._forget(where, link)
+            self._watchers.discard(where, link)
 
     def _on_shared(self, link: Link, channel: bytes) -> None:
         """Somebody is back: tell those who watch for what it has."""
@@ -98,7 +95,7 @@ class WatchList:
         """``origin`` provides these keys now, and did not before."""
         found: dict[Link, list[bytes]] = {}
         for key in keys:
-            for link in self._watchers.get((channel, key), ()):
+            for link in self._watchers.of((channel, key)):
                 if link.peer != origin.hex():
                     found.setdefault(link, []).append(key)
         for link, theirs in found.items():

@@ -18,7 +18,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable
 
-from kachery_p2p.node.parties import STRANGERS
+from kachery_p2p.node.parties import STRANGERS, Party
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.channels.messages import JOIN_CIRCUIT, JOIN_IN, VISIT_CIRCUIT, VISIT_IN
 from kachery_p2p.protocol.codec import Buffer
@@ -143,6 +143,9 @@ class CircuitTransport:
             raise ProtocolViolation(reason="a circuit carries opaque records only")
         return meta == _MORE, body, cost
 
+    def belong_to(self, party: Party) -> None:
+        """What comes is on the proxy's account, from whose connection it comes."""
+
     async def close(self) -> None:
         if self._opened is not None:
             self._opened.end()
@@ -264,21 +267,26 @@ class Relay:
                 other.end()
 
     async def _pump_both(self, stream: Stream, other: Stream) -> None:
-        there = asyncio.create_task(self._pump(stream, other))
-        back = asyncio.create_task(self._pump(other, stream))
+        pumps = [
+            asyncio.create_task(self._pump(stream, other)),
+            asyncio.create_task(self._pump(other, stream)),
+        ]
+        # An error leads to this frame: nothing may lead from here to the error, else it is a circle.
         try:
-            done, _ = await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
-            error = next((task.exception() for task in done if task.exception()), None)
-            if isinstance(error, KacheryError):
-                other.end(error)
-                raise error
-            if error is not None:
-                raise error
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            for task in pumps:
+                if task.done():
+                    task.result()
+        except KacheryError as error:
+            other.end(error)
+            raise
         finally:
-            for task in (there, back):
+            while pumps:
+                task = pumps.pop()
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, KacheryError):
                     await task
+            del task
 
     async def _pump(self, source: Stream, sink: Stream) -> None:
         while (item := await source.receive()) is not None:

@@ -101,6 +101,7 @@ class Link:
         self.peer = session.peer.hex()
         self.party = transport.party
         """On whose account this link's work goes."""
+        transport.belong_to(self.party)
         self.via = via
         self.budget = budget
         self.hello: Hello | None = None
@@ -199,6 +200,7 @@ class Link:
         """The peer has shown that it is one, and has an account of its own."""
         if self.party in (STRANGERS, KNOCKED):
             self.party = Party(self.peer)
+            self.transport.belong_to(self.party)
 
     def _flush(self) -> None:
         """The mux may have something to send, or more than the peer takes."""

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
+from kachery_p2p.node.signal import Signal
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import KacheryError, LinkClosed, ProtocolViolation
 from kachery_p2p.protocol.limits import STREAM_CREDIT, STREAM_STALL_SECONDS
@@ -69,9 +70,10 @@ class Stream:
         self.credit_batch = STREAM_CREDIT // 8
         """Bytes dealt with for which credit goes back at once: not a frame for each frame."""
         self._link = link
-        self._inbox: deque[tuple[Any, Body, int]] = deque()
-        self._ready = asyncio.Event()
-        self._room = asyncio.Event()
+        self._inbox: deque[tuple[Any, Body, int]] | None = None
+        """What came and was not taken; most streams that are served never have any."""
+        self._ready = Signal()
+        self._room = Signal()
         self._owed = 0
 
     @property
@@ -220,6 +222,8 @@ class Stream:
     # --- for the link ------------------------------------------------------------------------
 
     def on_data(self, meta: Any, body: Body, cost: int) -> None:
+        if self._inbox is None:
+            self._inbox = deque()
         self._inbox.append((meta, body, cost))
         self._ready.set()
 

@@ -75,6 +75,9 @@ class Transport(Protocol):
 
     async def receive(self) -> Buffer: ...
 
+    def belong_to(self, party: Party) -> None:
+        """What comes is on this account from now on; until then nothing large comes."""
+
     async def close(self) -> None: ...
 
 
@@ -102,6 +105,9 @@ class WebSocketTransport:
             return await self._messages.receive()
         except LinkClosed as error:
             raise LinkClosed(**error.fields | {"peer": self.name}) from error
+
+    def belong_to(self, party: Party) -> None:
+        self._messages.belong_to(party.name)
 
     async def close(self) -> None:
         try:

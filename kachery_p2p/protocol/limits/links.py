@@ -40,8 +40,8 @@ MAX_UNTAKEN: Final = 16
 """Messages that came on a WebSocket and wait: when there are more, nothing is read from its socket."""
 MAX_UNTAKEN_BYTES: Final = 2 * MIB
 """Bytes of them, likewise."""
-MAX_UNTAKEN_BYTES_OF_ALL: Final = 64 * MIB
-"""Bytes of them on all WebSockets: beyond, nothing is read where one message waits."""
+MAX_UNTAKEN_BYTES_OF_ALL: Final = 16 * MIB
+"""Bytes of small ones on all WebSockets: beyond, nothing is read where one message waits."""
 REKEY_RECORDS: Final = 65_536
 """Records after which a direction's key is replaced (Noise REKEY): at most 64 GiB under one key."""
 
@@ -137,7 +137,7 @@ MAX_CONTROL_QUEUE: Final = 8_192
 """Control frames waiting for a slow link; a peer that lets so many pile up is dropped."""
 MAX_CONTROL_BYTES: Final = 2 * MIB
 """Bytes of them, encoded; as many for all links of one peer."""
-MAX_CONTROL_BYTES_OF_ALL: Final = 96 * MIB
+MAX_CONTROL_BYTES_OF_ALL: Final = 64 * MIB
 """Bytes of them on all links of a node: beyond, the fullest link of the peer with most of them ends."""
 CONTROL_PAUSE_BYTES: Final = 512 * KIB
 """Bytes of them above which requests and answers wait until the peer has taken some: on a slow path
@@ -155,13 +155,23 @@ MAX_BAD_ROUTES: Final = 1_024
 """Addresses, and proxies, that a node remembers as not working; the oldest are forgotten first."""
 
 # --- what peers make a node hold: see protocol/links/shares.py ------------------------------------
+INCOMING_LEAST: Final = MAX_RECORD
+"""Bytes of large records that may always come from one peer, over all its links: one whole record."""
+INCOMING_GUARANTEED: Final = 128 * MIB
+"""Bytes that these are for all peers together; of more than 109, who has nothing under way may still
+send one."""
+INCOMING_MOST: Final = 16 * MIB
+"""Bytes of them from one peer that come or wait: two for each of its links, nearly."""
+INCOMING_POOL: Final = 24 * MIB
+"""Bytes of them from all peers beyond what each may always send."""
 HELD_LEAST: Final = 3 * MIB
 """Bytes that a peer may always make a node hold: two of the largest frames, one of them on its way."""
-HELD_GUARANTEED: Final = 200 * MIB
-"""Bytes that these are for all peers together; of more than 66 each has less."""
+HELD_GUARANTEED: Final = 136 * MIB
+"""Bytes that these are for all peers together; of more than 45 each has less, and of a hundred still
+room for the largest frame."""
 HELD_MOST: Final = 48 * MIB
 """Bytes for one peer, over all its links and circuits: four circuits at full speed, or forty pieces."""
-HELD_POOL: Final = 128 * MIB
+HELD_POOL: Final = 96 * MIB
 """Bytes for all peers beyond what each may always have."""
 ANSWER_BYTES: Final = MAX_HEADER
 """Bytes that a request counts for until its answer is queued: no answer is larger."""
@@ -170,9 +180,9 @@ EXCHANGES_LEAST: Final = 64
 EXCHANGES_GUARANTEED: Final = 8_192
 """That many for all peers together; of more than 128 each has fewer."""
 EXCHANGES_MOST: Final = 2_048
-"""Of one peer, over all its links. Each costs about 5 kB of memory."""
-EXCHANGES_POOL: Final = 4_096
-"""For all peers beyond what each may always have: 50 MB with the guaranteed ones."""
+"""Of one peer, over all its links. Each costs up to 10 kB of memory."""
+EXCHANGES_POOL: Final = 2_048
+"""For all peers beyond what each may always have: 100 MB with the guaranteed ones."""
 FILES_LEAST: Final = 4
 """Files that a node keeps open while it serves a peer; further reads wait for their turn."""
 FILES_GUARANTEED: Final = 256

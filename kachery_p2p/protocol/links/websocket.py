@@ -9,7 +9,8 @@ WebSocket is opened and closed. What breaks the rules is an :class:`Offence`, on
 after it.
 
 Invariants: memory that is taken for a message is at most ``GROWTH`` times what has come of it, and
-``SCRATCH``; its length is compared with ``most`` before that. Pure: no sockets, no clock.
+``SCRATCH``; its length is compared with ``most`` before that, and there is room for all of it
+(``admit``). Until there is, no more is to be received. Pure: no sockets, no clock.
 
 Non-goals: opening and closing, text (this wire is binary), extensions.
 """
@@ -76,7 +77,9 @@ def frame_head(length: int, mask: bytes = b"") -> bytes:
 
 class MessageReader:
     """What comes on one connection. ``most``: bytes of a message. ``unmask``: of what a client sends,
-    takes its mask off a payload. ``memory`` gives so many bytes to a large message."""
+    takes its mask off a payload. ``memory`` gives so many bytes to a large message. ``admit`` says
+    whether there is room for a message for which so many bytes may be held; if not, the reader is
+    ``halted`` until :meth:`go_on`."""
 
     def __init__(
         self,
@@ -84,10 +87,20 @@ class MessageReader:
         most: int,
         unmask: Callable[[Buffer, bytes], Buffer] | None = None,
         memory: Callable[[int], memoryview] = new_memory,
+        admit: Callable[[int], bool] = lambda count: True,
     ) -> None:
         self._memory = memory
+        self._admit = admit
         self.messages: deque[Buffer] = deque()
         """What came whole and was not taken yet, in order."""
+        self.rooms: deque[int] = deque()
+        """For each of these, how many bytes were admitted for it; 0: it is small."""
+        self.halted = False
+        """Whether a message has begun for which there is no room: nothing more may come."""
+        self.room = 0
+        """What was admitted for the one that is coming."""
+        self._later = b""
+        """What was fed while it is halted."""
         self.control: deque[bytes] = deque()
         """Frames of control, whole, with their heads."""
         self.offence: Offence | None = None
@@ -130,6 +143,9 @@ class MessageReader:
         """Bytes that came some other way."""
         view = memoryview(data)
         while view and self.offence is None:
+            if self.halted:
+                self._later += view
+                return
             space = self.buffer()
             count = min(len(space), len(view))
             space[:count] = view[:count]
@@ -139,7 +155,20 @@ class MessageReader:
     def forget(self) -> None:
         """Let go of what came and was not taken. Nothing more may come."""
         self.messages.clear()
-        self._large, self._begun = None, bytearray()
+        self.rooms.clear()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """What is coming will not come whole: nothing more may come. What came whole is still there."""
+        self._large, self._begun, self._later = None, bytearray(), b""
+        self._scratch, self._have, self.room = memoryview(b""), 0, 0
+
+    def go_on(self) -> None:
+        """There is room now for what it is halted for."""
+        self.halted = False
+        self._cut()
+        later, self._later = self._later, b""
+        self.feed(later)
 
     # --- frames --------------------------------------------------------------------------------
 
@@ -149,14 +178,25 @@ class MessageReader:
         while self.offence is None and (head := self._read_head(start)) is not None:
             payload = start + head.end
             stop = payload + head.length
-            if stop <= self._have:
-                start = self._take_small(head, start, payload, stop)
-            elif stop - start > SCRATCH and self._have - start == SCRATCH:
+            if stop > self._have and (stop - start <= SCRATCH or self._have - start < SCRATCH):
+                break
+            if not self._has_room(head, large=stop > self._have):
+                break
+            if stop > self._have:
                 self._begin_large(head, payload)
                 return
-            else:
-                break
+            start = self._take_small(head, start, payload, stop)
         self._keep_from(start)
+
+    def _has_room(self, head: _Head, *, large: bool) -> bool:
+        """Whether a frame may be received that is large, or begins a message of several."""
+        several = not head.fin and not head.opcode & _CONTROL
+        if self.room or not (large or several):
+            return True
+        # How long one in several frames will be is not known, and each frame is held beside it.
+        self.room = 2 * self._most if several else head.length
+        self.halted = not self._admit(self.room)
+        return not self.halted
 
     def _take_small(self, head: _Head, start: int, payload: int, stop: int) -> int:
         if head.opcode & _CONTROL:
@@ -240,14 +280,19 @@ class MessageReader:
     def _take(self, head: _Head, payload: Buffer) -> None:
         """A data frame has come whole."""
         if head.fin and not self._fragments:
-            self.messages.append(payload)
+            self._add(payload)
             return
         self._begun += payload
         self._fragments += 1
         if head.fin:
-            self.messages.append(self._begun)
+            self._add(self._begun)
         elif self._fragments < MAX_FRAGMENTS:
             return
         else:
             self.offence = Offence(CLOSE_TOO_BIG, "too many fragments")
         self._begun, self._fragments = bytearray(), 0
+
+    def _add(self, message: Buffer) -> None:
+        self.messages.append(message)
+        self.rooms.append(self.room)
+        self.room = 0

@@ -324,6 +324,7 @@ async def carry(folder: Path, *, tls: bool) -> tuple[int, int]:
 
     async def accept(route: transport.WebSocketTransport, proved: Callable[[], None]) -> None:
         proved()
+        route.belong_to(Party("them"))
         with contextlib.suppress(LinkClosed):
             while True:
                 came[0] += len(await route.receive())

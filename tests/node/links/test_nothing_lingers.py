@@ -38,6 +38,9 @@ def circles() -> Iterator[list[object]]:
         gc.enable()
 
 
+OURS = ("Link", "Serving", "Turns", "Relay", "Stream", "Network", "Visit")
+
+
 class Load:
     """Something that was under way."""
 
@@ -63,12 +66,14 @@ async def test_what_metered_work_held_goes_when_it_is_cancelled(waits: bool) -> 
     assert seen[0]() is None
 
 
-@pytest.mark.parametrize("what", ["reads", "documents", "answers", "circuits", "nothing"])
+@pytest.mark.parametrize(
+    "what", ["reads", "documents", "answers", "circuits", "cut circuits", "nothing"]
+)
 async def test_a_link_with_much_under_way_goes_when_it_ends(
     what: str, circles: list[object]
 ) -> None:
     async with laboratory("A", "B", "C", listening=("A",)) as lab:
-        at = "P" if what == "circuits" else "A"
+        at = "P" if "circuits" in what else "A"
         sha1, _ = await lab.store("A", bytes(BIG))
         links = lab[at].network.links
         before = {id(link) for link in links}
@@ -87,16 +92,21 @@ async def test_a_link_with_much_under_way_goes_when_it_ends(
                     case "answers":
                         params = channel | {"sha1": bytes.fromhex(sha1)}
                         await peer.send(Request(number, "file.open", params))
-                    case "circuits":
+                    case "circuits" | "cut circuits":
                         target = channel | {"node": bytes.fromhex(lab.id("B"))}
                         await peer.send(Open(number, "circuit", target, 1 << 30))
-            if what in ("reads", "circuits"):
+            if what in ("reads", "circuits", "cut circuits"):
                 await until(lambda: held(lab, at)[1], "something is under way")
+            if what == "cut circuits":
+                await until(lambda: len(lab["P"].relay) > 5, "circuits")
+                for each in lab["P"].network.links_to(lab.id("B"), peer.channel):
+                    each.close(LinkClosed(peer="B", reason="it goes"), at_once=True)
+                await until(lambda: not len(lab["P"].relay), "they end")
         await until(lambda: held(lab, at) == (0, 0, 0), "all is given back")
         await until(lambda: link() is None, "the link goes")
         gc.collect()
         frames = [each.f_code.co_qualname for each in circles if type(each) is types.FrameType]
-        assert not [name for name in frames if name.startswith(("Link", "Serving", "Turns"))]
+        assert not [name for name in frames if name.startswith(OURS)]
 
 
 async def test_each_who_waits_has_an_error_of_its_own() -> None:

@@ -174,3 +174,66 @@ def test_what_was_received_stays_as_it_is_while_more_comes() -> None:
     for each in sent:
         reading.feed(frame(BINARY, each))
     assert [bytes(each) for each in reading.messages] == sent
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["whole", "parts", "ping"]), st.integers(0, MOST - 200)),
+        max_size=6,
+    ),
+    st.lists(st.integers(1, 2 * SCRATCH), min_size=1, max_size=6),
+    st.booleans(),
+    st.integers(0, 1 << 32),
+)
+def test_while_there_is_no_room_nothing_is_taken_and_then_it_goes_on_where_it_was(
+    plan: list[tuple[str, int]], cuts: list[int], masked: bool, seed: int
+) -> None:
+    rng = random.Random(seed)
+    wire, messages, asked = b"", [], []
+    for kind, length in plan:
+        data = rng.randbytes(length)
+        if kind == "whole":
+            wire += frame(BINARY, data, masked=masked)
+        elif kind == "parts":
+            wire += frame(BINARY, data[: length // 2], fin=False, masked=masked)
+            wire += frame(CONT, data[length // 2 :], masked=masked)
+        else:
+            wire += frame(PING, data[:125], masked=masked)
+            continue
+        messages.append(data)
+
+    def admit(count: int) -> bool:
+        asked.append(count)
+        return rng.random() < 0.5
+
+    reading = MessageReader(most=MOST, unmask=apply_mask if masked else None, admit=admit)
+    rooms: list[int] = []
+    found: list[bytes] = []
+    at = turn = 0
+    while at < len(wire) or reading.halted:
+        if reading.halted:
+            assert reading._large is None, "no memory yet"
+            reading.go_on()
+        elif rng.random() < 0.2:  # some other way, more than there may be room for
+            count = cuts[turn % len(cuts)]
+            reading.feed(wire[at : at + count])
+            at += count
+        else:
+            space = reading.buffer()
+            count = min(len(space), len(wire) - at, cuts[turn % len(cuts)])
+            space[:count] = wire[at : at + count]
+            del space
+            reading.filled(count)
+            at += count
+        turn += 1
+        while reading.messages:
+            found.append(bytes(reading.messages.popleft()))
+            rooms.append(reading.rooms.popleft())
+    assert found == messages
+    assert reading.offence is None
+    assert sum(rooms) == sum(asked), "each is given back once"
+    assert all(
+        room >= len(message) or (not room and len(message) <= SCRATCH)
+        for room, message in zip(rooms, found, strict=True)
+    )
