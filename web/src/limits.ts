@@ -10,6 +10,8 @@ export const MAX_LIST_ITEMS = 8_192;
 export const MAX_HEADER = 65_536;
 /** Frames of one record, and bytes of their packed headers. */
 export const MAX_RECORD_FRAMES = 64;
+/** Bytes of headers and tails in a record up to which one more frame is put into it. */
+export const JOINED_BYTES = 16_384;
 export const MAX_HEADERS = 81_920;
 /** Bytes of a body in a sealed tail. */
 export const MAX_BODY = 1_048_576;

@@ -16,7 +16,8 @@ import { checkResult, taskKey } from "../src/task.js";
 import { parseManifest } from "../src/manifest.js";
 import { pack, packArray, packBinaryMap, unpack } from "../src/msgpack.js";
 import { Initiator, type Keys } from "../src/noise.js";
-import { Session } from "../src/session.js";
+import { Outbox } from "../src/outbox.js";
+import { type Received, SEAL_BYTES, Session } from "../src/session.js";
 import { markOf, parseFragment, prove, secretOf } from "../src/share.js";
 import { leadsTo } from "../src/tree.js";
 
@@ -72,7 +73,7 @@ const checks: { [name: string]: () => void | Promise<void> } = {
     const keys: Keys = { send: v("key"), receive: v("key"), hash: v("key"), peer: v("key") };
     const sealing = new Session(keys);
     const opening = new Session(keys);
-    same(sealing.seal(v("header 0")), v("record 0"), "record 0");
+    same(sealing.seal([{ header: v("header 0") }]), v("record 0"), "record 0");
     opening.open(v("record 0"));
     const [record] = opening.open(v("record 1"));
     assert(record?.tail.kind === "sealed");
@@ -80,10 +81,10 @@ const checks: { [name: string]: () => void | Promise<void> } = {
     const [large] = opening.open(v("record 2"));
     assert(large?.tail.kind === "sealed");
     same(await large.tail.open(), v("body 2"), "body 2, by WebCrypto");
-    sealing.seal(v("header 0"));
-    sealing.seal(v("header 0"));
-    for (let n = 3; n < limits.REKEY_RECORDS; n++) sealing.seal(v("header 0"));
-    same(sealing.seal(v("header 0")), v("record 65536"), "after the rekey");
+    sealing.seal([{ header: v("header 0") }]);
+    sealing.seal([{ header: v("header 0") }]);
+    for (let n = 3; n < limits.REKEY_RECORDS; n++) sealing.seal([{ header: v("header 0") }]);
+    same(sealing.seal([{ header: v("header 0") }]), v("record 65536"), "after the rekey");
     const three = new Session({ ...keys, receive: v("key of three") }).open(v("record of three"));
     assert.deepEqual(
       three.map(({ frame, tail }) => [frame[0], tail.kind]),
@@ -110,6 +111,35 @@ const checks: { [name: string]: () => void | Promise<void> } = {
     const tail = changed?.tail;
     assert(tail?.kind === "sealed");
     await assert.rejects(tail.open());
+  },
+
+  async outbox() {
+    const keys: Keys = { send: new Uint8Array(32), receive: new Uint8Array(32), hash: new Uint8Array(32), peer: new Uint8Array(32) };
+    const reader = new Session(keys);
+    const records: Received[][] = [];
+    const outbox = new Outbox(new Session(keys), (record) => records.push(reader.open(record)));
+    const ping = (token: number) => ({ header: pack([9, token]) });
+    const opaque = (bytes: Bytes) => ({ header: pack([5, 1, null, 2, bytes.length]), tail: bytes });
+    const body = (bytes: Bytes) => ({ header: pack([5, 1, null, 1, bytes.length + SEAL_BYTES]), body: bytes });
+    const settled = () => new Promise((resolve) => setTimeout(resolve));
+    const numbers = () => records.splice(0).map((frames) => frames.map(({ frame }) => frame[1]));
+    outbox.put(ping(1));
+    assert.deepEqual(numbers(), [], "nothing goes before the task is over");
+    await Promise.resolve().then(() => outbox.put(ping(2)));
+    await settled();
+    assert.deepEqual(numbers(), [[1, 2]], "what is said in one go is one record");
+    for (let n = 0; n < 70; n++) outbox.put(ping(n));
+    outbox.flush();
+    assert.deepEqual(numbers().map((frames) => frames.length), [64, 6], "no more frames than a record may have");
+    await settled();
+    assert.deepEqual(numbers(), [], "nothing goes twice");
+    for (const frame of [opaque(new Uint8Array(20_000).fill(1)), ping(1), body(new Uint8Array(5).fill(2)), ping(2), opaque(new Uint8Array(9))]) outbox.put(frame);
+    await settled();
+    assert.deepEqual(records.map((frames) => frames.map(({ tail }) => tail.kind)), [["opaque"], ["none", "sealed"], ["none", "opaque"]]);
+    const sealed = records[1]![1]!.tail;
+    assert(sealed.kind === "sealed");
+    same(await sealed.open(), new Uint8Array(5).fill(2), "a body behind another frame");
+    assert.throws(() => new Session(keys).seal([body(new Uint8Array(5)), ping(1)]), "a body before another frame");
   },
 
   msgpack() {
