@@ -13,12 +13,12 @@ import {
   MAX_WHOLE_FILE,
   RETRY_FIRST,
   RETRY_MOST,
-  STALL_SECONDS,
 } from "./limits.js";
-import { type Link, within } from "./link.js";
+import type { Link } from "./link.js";
 import { type Manifest, parseManifest } from "./manifest.js";
 import { asHashes, asInt, asList, asMap } from "./msgpack.js";
-import type { Item, Stream } from "./stream.js";
+import { blocksOf, type Came, LongRange, nextOf } from "./ranges.js";
+import type { Item } from "./stream.js";
 import { leadsTo } from "./tree.js";
 import type { Goal, Target } from "./share.js";
 import { type Access, type Holder, isFinal } from "./access.js";
@@ -87,7 +87,7 @@ export class RemoteFile {
     while (at < stop) {
       const before = at;
       try {
-        for await (const piece of this.proven(Math.floor(at / BLOCK) * BLOCK, stop)) {
+        for await (const piece of this.proven(at, stop)) {
           const from = Math.max(at, piece.offset);
           const to = Math.min(stop, piece.offset + piece.bytes.length);
           at = to;
@@ -115,52 +115,52 @@ export class RemoteFile {
     return whole;
   }
 
-  /** All of it to `sink`, whose SHA-1 is compared at the end. `tell`: bytes so far. */
+  /** All of it to `sink`, whose SHA-1 is compared at the end. What a sink is given is its own. `tell`: bytes so far. */
   async pour(sink: (bytes: Bytes) => void | Promise<void>, tell: (done: number) => void): Promise<void> {
     const sum = await runningSha1();
     let done = 0;
     for await (const { bytes } of this.read()) {
       sum.update(bytes);
-      await sink(bytes);
       done += bytes.length;
+      await sink(bytes);
       tell(done);
     }
     if (sum.digest() !== this.target.sha1) throw this.damaged(this.source);
   }
 
-  private async *proven(start: number, stop: number): AsyncGenerator<Piece, void, undefined> {
+  private async *proven(from: number, to: number): AsyncGenerator<Piece, void, undefined> {
     // The generator hands out what comes from one holder; another call asks the next one.
-    const aligned = Math.min(Math.ceil(stop / BLOCK) * BLOCK, this.size);
-    const stream = await this.visit.withHolders(this.goal, async (link, holder) => {
+    const [start, stop] = blocksOf(from, to, this.size);
+    const { range, first, link, holder } = await this.visit.withHolders(this.goal, async (link, holder) => {
       this.source = holder.label;
-      const params = { channel: this.visit.channel, sha1: fromHex(this.target.sha1), ranges: [[start, aligned]], proofs: true };
-      const opened = link.stream("file.read", params);
+      const sha1 = fromHex(this.target.sha1);
+      const range = new LongRange((ranges) => link.stream("file.read", { channel: this.visit.channel, sha1, ranges, proofs: true }), start, stop);
       // The first piece is waited for here, so that a holder that has it not is not asked again.
-      return { opened, first: await nextOf(opened), holder };
+      return { range, first: await range.next(), link, holder };
     }, MAX_TRIES);
-    const { opened, holder } = stream;
     try {
       let at = start;
-      let next = ahead(stream.first);
+      let next = ahead(first);
       for (;;) {
         const current = await next;
         if (current === null) {
-          if (at < aligned) throw violation("a range that ends too soon");
+          if (at < stop) throw violation("a range that ends too soon");
           return;
         }
-        next = nextOf(opened).then(ahead);
+        next = range.next().then(ahead);
         next.catch(() => undefined);
-        const bytes = this.verified(current, at, aligned, holder);
+        const bytes = this.verified(current, at, stop, link, holder);
+        const end = at + bytes.length; // afterwards they are the caller's
         yield { offset: at, bytes };
-        at += bytes.length;
-        opened.done(current.item.cost);
+        at = end;
+        current.done(at);
       }
     } finally {
-      opened.end();
+      range.end();
     }
   }
 
-  private verified({ item, body }: Opened, at: number, stop: number, holder: Holder): Bytes {
+  private verified({ item, body }: Opened, at: number, stop: number, link: Link, holder: Holder): Bytes {
     const [offset, proof] = asList(item.meta, "a piece", 2);
     if (asInt(offset, "an offset", 0, MAX_FILE) !== at) throw violation("a piece that is not the next");
     const end = at + body.length;
@@ -170,9 +170,10 @@ export class RemoteFile {
     for (let from = 0; from < body.length; from += BLOCK) leaves.push(this.hash.leaf(body.subarray(from, from + BLOCK)));
     const hashes = asHashes(proof, "a proof", 2 * MAX_PROOF_HASHES);
     const count = Math.ceil(this.size / BLOCK);
-    if (!leadsTo(this.hash, this.manifest!.root!, count, at / BLOCK, leaves, hashes))
-      throw this.visit.ban(holder.id, this.damaged(holder.label));
-    return body;
+    if (leadsTo(this.hash, this.manifest!.root!, count, at / BLOCK, leaves, hashes)) return body;
+    // It relies on being told: its disk may have changed what nobody wrote to.
+    link.note("file.doubt", { channel: this.visit.channel, sha1: fromHex(this.target.sha1), start: at, stop: end });
+    throw this.visit.ban(holder.id, this.damaged(holder.label));
   }
 
   private async all(): Promise<Bytes> {
@@ -193,18 +194,18 @@ export class RemoteFile {
   }
 }
 
-interface Opened {
-  readonly item: Item;
+interface Opened extends Came {
   readonly body: Bytes;
 }
 
-const nextOf = (stream: Stream): Promise<Item | null> => within(STALL_SECONDS, "The next piece", stream.next());
-
 /** Its body is opened while the one before is looked at. */
-async function ahead(item: Item | null): Promise<Opened | null> {
-  if (item === null) return null;
-  if (item.tail.kind !== "sealed") throw violation("a piece without bytes");
-  return { item, body: await item.tail.open() };
+async function ahead(came: Came | null): Promise<Opened | null> {
+  return came && { ...came, body: await bodyOf(came.item) };
+}
+
+function bodyOf({ tail }: Item): Promise<Bytes> {
+  if (tail.kind !== "sealed") throw violation("a piece without bytes");
+  return tail.open();
 }
 
 async function open(visit: Access, link: Link, sha1: string): Promise<Info> {
@@ -224,12 +225,11 @@ async function readAll(visit: Access, link: Link, sha1: string, size: number): P
   try {
     let at = 0;
     for (let item = await nextOf(stream); item !== null; item = await nextOf(stream)) {
-      const opened = (await ahead(item))!;
+      const body = await bodyOf(item);
       const [offset] = asList(item.meta, "a piece", 2);
-      if (offset !== at || opened.body.length === 0 || at + opened.body.length > size)
-        throw violation("a piece that is not the next");
-      whole.set(opened.body, at);
-      at += opened.body.length;
+      if (offset !== at || body.length === 0 || at + body.length > size) throw violation("a piece that is not the next");
+      whole.set(body, at);
+      at += body.length;
       stream.done(item.cost);
     }
     if (at < size) throw violation("a file that ends too soon");

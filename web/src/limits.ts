@@ -53,6 +53,13 @@ export const MAX_ANSWER_NODES = 128;
 export const INLINE_FILE = 32_768;
 /** Bytes of a leaf of a file's tree. */
 export const BLOCK = 65_536;
+/** Ranges of one request. */
+export const MAX_RANGES = 256;
+/**
+ * Bytes that the page asks for in one piece. Browsers have memory ready for what is shorter than 1 MiB, and get it
+ * from the system, page by page, for what is not: that takes longer than to decrypt it.
+ */
+export const MAX_PIECE = 524_288;
 /** Bytes of a file above which it has a manifest. */
 export const MANIFEST_CHUNK = 20_000_000;
 /** Bytes of a file. */

@@ -206,6 +206,11 @@ export class Link {
     return stream;
   }
 
+  /** Say something that is not answered. */
+  note(topic: string, params: unknown): void {
+    this.write(pack([NOTE, topic, params]));
+  }
+
   close(): void {
     if (this.closedBy) return;
     const error = new KacheryError("link-closed", { reason: "it is not needed any more" });

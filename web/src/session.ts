@@ -6,7 +6,7 @@
  */
 
 import { gcm } from "@noble/ciphers/aes.js";
-import { type Bytes, concat } from "./bytes.js";
+import { type Bytes, concat, free } from "./bytes.js";
 import { violation } from "./errors.js";
 import { MAX_BODY, MAX_HEADER, MAX_HEADERS, MAX_RECORD, MAX_RECORD_FRAMES, MAX_RELAY_TAIL, REKEY_RECORDS } from "./limits.js";
 import { asInt, asList, packArray, unpack } from "./msgpack.js";
@@ -40,6 +40,9 @@ export type Tail =
   | { readonly kind: "sealed"; readonly part: boolean; open(): Promise<Bytes> }
   | { readonly kind: "opaque"; readonly bytes: Bytes };
 
+/** Whether nothing else of a message needs its memory: small tails are taken out of it. */
+const isMost = (tail: Bytes): boolean => 2 * tail.length > tail.buffer.byteLength;
+
 class Direction {
   private number = 0;
   private imported: Promise<CryptoKey> | null = null;
@@ -71,9 +74,12 @@ class Direction {
     this.imported ??= crypto.subtle.importKey("raw", key, "AES-GCM", false, ["decrypt"]);
     const imported = this.imported;
     return async () => {
+      const opened = await imported;
       try {
-        const plain = await crypto.subtle.decrypt({ name: "AES-GCM", iv: nonce(number) }, await imported, sealed);
-        return new Uint8Array(plain);
+        const plain = crypto.subtle.decrypt({ name: "AES-GCM", iv: nonce(number) }, opened, sealed);
+        // What is to be decrypted was copied.
+        if (isMost(sealed)) free(sealed);
+        return new Uint8Array(await plain);
       } catch {
         throw violation("a body that does not authenticate");
       }
@@ -126,7 +132,8 @@ export class Session {
       const frame = asList(each, "a frame", 1);
       const length = frame[0] === DATA ? asInt(frame[4], "the size of a tail", 0, MAX_RELAY_TAIL) : 0;
       if (start + length > record.length) throw violation("a tail that is shorter than announced");
-      const tail = this.tailOf(frame, number, record.subarray(start, start + length));
+      const bytes = record.subarray(start, start + length);
+      const tail = this.tailOf(frame, number, isMost(bytes) ? bytes : bytes.slice());
       if (tail.kind === "sealed" && ++bodies > 1) throw violation("a second body in a record");
       start += length;
       return { frame, tail };

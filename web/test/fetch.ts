@@ -1,6 +1,7 @@
 /**
  * Opens a share link in node, as the page does, and says as JSON what it got: one line for a file, one for
- * each message of a feed up to a number. `fetch LINK [MESSAGES]`; a refusal is a line with `error`.
+ * each message of a feed up to a number. `fetch LINK [MESSAGES]`; a refusal is a line with `error`, after which
+ * the page stays open, until the one who started this program hangs up.
  */
 
 import { WebSocket } from "ws";
@@ -41,5 +42,6 @@ try {
 } catch (error) {
   const { code, message } = asKacheryError(error);
   say({ error: code, message });
+  for await (const _ of process.stdin) continue;
 }
 process.exit(0);

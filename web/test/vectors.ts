@@ -17,6 +17,7 @@ import { parseManifest } from "../src/manifest.js";
 import { pack, packArray, packBinaryMap, unpack } from "../src/msgpack.js";
 import { Initiator, type Keys } from "../src/noise.js";
 import { Outbox } from "../src/outbox.js";
+import { blocksOf, cut } from "../src/ranges.js";
 import { type Received, SEAL_BYTES, Session } from "../src/session.js";
 import { markOf, parseFragment, prove, secretOf } from "../src/share.js";
 import { leadsTo } from "../src/tree.js";
@@ -140,6 +141,16 @@ const checks: { [name: string]: () => void | Promise<void> } = {
     assert(sealed.kind === "sealed");
     same(await sealed.open(), new Uint8Array(5).fill(2), "a body behind another frame");
     assert.throws(() => new Session(keys).seal([body(new Uint8Array(5)), ping(1)]), "a body before another frame");
+  },
+
+  ranges() {
+    const MIB = 1_048_576;
+    assert.deepEqual(cut(0, 5), [[0, 5]]);
+    assert.deepEqual(cut(65_536, MIB + 65_536), [[65_536, MIB / 2], [MIB / 2, MIB], [MIB, MIB + 65_536]], "where pieces of anybody end");
+    const long = cut(MIB / 4, 1_000 * MIB);
+    assert.deepEqual([long.length, long.at(-1)], [256, [127.5 * MIB, 128 * MIB]], "as many as one request may name");
+    assert.deepEqual(blocksOf(65_537, 65_538, 1_000_000), [65_536, 131_072]);
+    assert.deepEqual(blocksOf(999_999, 1_000_000, 1_000_000), [983_040, 1_000_000]);
   },
 
   msgpack() {

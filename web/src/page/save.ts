@@ -1,6 +1,6 @@
 /** Saves a file, however large: what is verified goes to a file of the browser as it comes. */
 
-import type { Bytes } from "../bytes.js";
+import { type Bytes, free } from "../bytes.js";
 import { KacheryError } from "../errors.js";
 import { SAVED_IN_MEMORY } from "../limits.js";
 import { make } from "./dom.js";
@@ -13,7 +13,7 @@ export async function save(file: Showable, tell: (done: number) => void): Promis
   const name = safeName(file.name);
   if (file.size <= SAVED_IN_MEMORY) {
     const parts: Bytes[] = [];
-    await file.pour((bytes) => void parts.push(bytes.slice()), tell);
+    await file.pour((bytes) => void parts.push(bytes), tell);
     hand(new Blob(parts), name);
     return true;
   }
@@ -55,7 +55,7 @@ async function pourInto(file: Showable, handle: FileSystemFileHandle, tell: (don
   let writing: Promise<void> = Promise.resolve();
   const sink = async (bytes: Bytes): Promise<void> => {
     await writing;
-    writing = writable.write(bytes);
+    writing = writable.write(bytes).then(() => free(bytes));
     writing.catch(() => undefined); // it is thrown where it is waited for
   };
   try {

@@ -28,6 +28,7 @@ export interface Showable {
   readonly size: number;
   bytes(start?: number, stop?: number): Promise<Bytes>;
   read(start?: number, stop?: number): AsyncGenerator<Piece, void, undefined>;
+  /** What a sink is given is its own. */
   pour(sink: (bytes: Bytes) => void | Promise<void>, tell: (done: number) => void): Promise<void>;
 }
 
@@ -51,7 +52,7 @@ export class BytesFile implements Showable {
   }
 
   async pour(sink: (bytes: Bytes) => void | Promise<void>, tell: (done: number) => void): Promise<void> {
-    await sink(this.data);
+    await sink(this.data.slice());
     tell(this.size);
   }
 }
