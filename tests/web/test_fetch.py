@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import pytest
 from kachery_p2p.node.files import provider
 from kachery_p2p.protocol.feeds.feed import subfeed_hash
 from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK
+from kachery_p2p.storage import paths
+from kachery_p2p.storage.files.stamps import put_stamp
 from tests.node.files.contents import BIG, content
 from tests.node.files.test_doubts import unseen_damage
 from tests.node.harness import Lab, laboratory, until
@@ -185,3 +188,22 @@ async def test_what_a_disk_changed_unseen_is_refused_and_its_holder_is_told(prog
             await until(lambda: lab["A"].store.find(sha1) is None, "put aside")
         (said,) = await fetch(programs, link)
         assert said["error"] == "not-found"
+
+
+async def test_a_manifest_of_other_bytes_is_found_out_by_the_sha1(programs: Path) -> None:
+    """Whoever gave the URI away has named another file's manifest, and serves that file."""
+    async with laboratory() as lab:
+        sha1, _ = await lab.store("A", content(BIG))
+        other, named = await lab.store("A", content(BIG, 2))
+        assert named is not None
+        lie = lab.bytes_of("A", named).replace(other.encode(), sha1.encode())
+        forged, _ = await lab.store("A", lie)
+        store = lab["A"].store
+        for kind in ("", paths.TREE):
+            target = store.path(sha1, kind)
+            target.unlink()
+            shutil.copy(store.path(other, kind), target)
+        put_stamp(store.root, sha1, store.path(sha1).stat())
+        link = await share(lab, f"sha1://{sha1}/large?manifest={forged}")
+        (said,) = await fetch(programs, link)
+        assert said["error"] == "corrupt-content"

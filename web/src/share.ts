@@ -36,6 +36,8 @@ export interface Goal {
   /** Blinded keys by which a proxy finds who has it. */
   readonly keys: readonly Bytes[];
   readonly mayAppend: boolean;
+  /** Its manifest is of the very bytes that its SHA-1 is of: who made the link has computed both. */
+  readonly sameBytes?: boolean;
 }
 
 /** That the link's file is the pack of a view, and what the view is given. */
@@ -86,6 +88,7 @@ function fromPacked(packed: Uint8Array, sha1: (data: Uint8Array) => Bytes): Shar
   if (items[0] !== VERSION) throw bad(`it is of version ${String(items[0]).slice(0, 10)}, and this page reads ${VERSION}`);
   return {
     ...goalOf(items[4], items[5], false, sha1),
+    sameBytes: asBool(items[9] ?? false, "same_bytes"),
     channelName: asText(items[1], "a name", MAX_LABEL),
     pass: parsePass(asBytes(items[2], "a pass", 1, MAX_PASS_BYTES)),
     seed: asBytes(items[3], "a seed", 32),

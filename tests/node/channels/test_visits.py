@@ -25,6 +25,7 @@ from kachery_p2p.protocol.feeds.feed import subfeed_hash
 from kachery_p2p.protocol.files.messages import FILE_DOUBT
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.limits import BLOCK, CIRCUIT_CREDIT
+from tests.node.channels.test_authorised import authorise
 from tests.node.files.contents import BIG, content
 from tests.node.files.test_doubts import unseen_damage
 from tests.node.harness import Lab, laboratory, until
@@ -320,6 +321,19 @@ async def test_a_visitor_reads_the_subfeed_of_its_link_and_no_other() -> None:
         stream = follow("private")
         with pytest.raises(AccessDenied, match="something else"):
             await stream.receive()
+
+
+async def test_a_link_says_whether_its_maker_has_computed_both_hashes_of_the_same_bytes() -> None:
+    async with laboratory() as lab:
+        sha1, manifest = await lab.store("A", content(BIG))
+        uris = {True: f"sha1://{sha1}/r.dat", False: f"sha1://{sha1}/r.dat?manifest={'ab' * 20}"}
+        loaded = {False: f"sha1://{sha1}/r.dat?manifest={manifest}"}
+        await authorise(lab, "B")
+        await lab.load("B", sha1, manifest)
+        for name, wanted in (("A", uris), ("B", loaded)):
+            for same, uri in wanted.items():
+                share, _ = opened(await lab.call(name, "share.create", uri=uri))
+                assert share.same_bytes == same, (name, uri)
 
 
 async def test_what_a_disk_changed_unseen_is_put_aside_when_a_visitor_says_so() -> None:
