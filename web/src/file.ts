@@ -2,7 +2,7 @@
 
 import { type Bytes, fromHex, hex } from "./bytes.js";
 import { asKacheryError, KacheryError, violation } from "./errors.js";
-import { type Hashers, hashers, runningSha1 } from "./hashing.js";
+import { runningSha1, sha1Of, type TreeHashers, treeHashers } from "./hashing.js";
 import {
   BLOCK,
   INLINE_FILE,
@@ -44,10 +44,10 @@ export class RemoteFile {
     private readonly visit: Access,
     private readonly goal: Goal,
     private readonly target: FileTarget,
-    private readonly hash: Hashers,
     /** In bytes. */
     readonly size: number,
     private readonly manifest: Manifest | null,
+    private readonly hash: TreeHashers | null,
   ) {}
 
   get name(): string {
@@ -58,17 +58,18 @@ export class RemoteFile {
   static async open(visit: Access, goal: Goal): Promise<RemoteFile> {
     const { target } = goal;
     if (target.kind !== "file") throw violation("no file");
-    const hash = await hashers();
+    // It is fetched while who has the file is found.
+    const loading = target.manifest ? treeHashers() : null;
     return visit.withHolders(goal, async (link, holder) => {
-      const named = target.manifest ? await fetchManifest(visit, link, hash, target) : null;
+      const named = target.manifest ? await fetchManifest(visit, link, target) : null;
       const info = await open(visit, link, target.sha1);
       if (named && named.size !== info.size) throw violation("a file of another size than its manifest says");
       if (!named?.root && info.size > MAX_WHOLE_FILE) {
         const reason = "it can be verified as a whole only; whoever shares it should store it anew";
         throw new KacheryError("too-large", { what: target.name, reason });
       }
-      const file = new RemoteFile(visit, goal, target, hash, info.size, named?.root ? named : null);
-      if (info.inline) file.whole = file.checked(info.inline, holder.label);
+      const file = new RemoteFile(visit, goal, target, info.size, named?.root ? named : null, await loading);
+      if (info.inline) file.whole = await file.checked(info.inline, holder.label);
       file.source = holder.label;
       return file;
     }, MAX_TRIES);
@@ -167,10 +168,10 @@ export class RemoteFile {
     if (body.length === 0 || end > stop || (end % BLOCK !== 0 && end !== this.size))
       throw violation("a piece of an absurd length");
     const leaves: Bytes[] = [];
-    for (let from = 0; from < body.length; from += BLOCK) leaves.push(this.hash.leaf(body.subarray(from, from + BLOCK)));
+    for (let from = 0; from < body.length; from += BLOCK) leaves.push(this.hash!.leaf(body.subarray(from, from + BLOCK)));
     const hashes = asHashes(proof, "a proof", 2 * MAX_PROOF_HASHES);
     const count = Math.ceil(this.size / BLOCK);
-    if (leadsTo(this.hash, this.manifest!.root!, count, at / BLOCK, leaves, hashes)) return body;
+    if (leadsTo(this.hash!, this.manifest!.root!, count, at / BLOCK, leaves, hashes)) return body;
     // It relies on being told: its disk may have changed what nobody wrote to.
     link.note("file.doubt", { channel: this.visit.channel, sha1: fromHex(this.target.sha1), start: at, stop: end });
     throw this.visit.ban(holder.id, this.damaged(holder.label));
@@ -184,8 +185,8 @@ export class RemoteFile {
     return this.whole;
   }
 
-  private checked(data: Bytes, source: string): Bytes {
-    if (data.length !== this.size || hex(this.hash.sha1(data)) !== this.target.sha1) throw this.damaged(source);
+  private async checked(data: Bytes, source: string): Promise<Bytes> {
+    if (data.length !== this.size || hex(await sha1Of(data)) !== this.target.sha1) throw this.damaged(source);
     return data;
   }
 
@@ -239,12 +240,12 @@ async function readAll(visit: Access, link: Link, sha1: string, size: number): P
   }
 }
 
-async function fetchManifest(visit: Access, link: Link, hash: Hashers, target: FileTarget): Promise<Manifest> {
+async function fetchManifest(visit: Access, link: Link, target: FileTarget): Promise<Manifest> {
   const sha1 = target.manifest!;
   const info = await open(visit, link, sha1);
   if (info.size > MAX_PAGE_MANIFEST) throw violation("a manifest that is too long");
   const data = info.inline ?? (await readAll(visit, link, sha1, info.size));
-  if (hex(hash.sha1(data)) !== sha1) throw new KacheryError("corrupt-content", { what: "The manifest", source: "another node" });
+  if (hex(await sha1Of(data)) !== sha1) throw new KacheryError("corrupt-content", { what: "The manifest", source: "another node" });
   const manifest = parseManifest(data);
   if (manifest.sha1 !== target.sha1) throw violation("a manifest of another file");
   return manifest;

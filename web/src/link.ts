@@ -113,7 +113,7 @@ export class Link {
   private static async shakeHands(transport: Transport, node: Signer, expected: Uint8Array): Promise<Link> {
     const random = () => crypto.getRandomValues(new Uint8Array(32));
     const initiator = new Initiator(node, expected, { static: random(), ephemeral: random() });
-    transport.send(initiator.first());
+    transport.send(await initiator.first());
     const second = await transport.receive();
     if (second === null) throw new KacheryError("link-closed", { reason: "the other side hung up" });
     const { third, keys } = await initiator.finish(second);

@@ -8,7 +8,6 @@ import { WebSocket } from "ws";
 import { asKacheryError } from "../src/errors.js";
 import { follow } from "../src/feed.js";
 import { RemoteFile } from "../src/file.js";
-import { hashers } from "../src/hashing.js";
 import { parseFragment } from "../src/share.js";
 import type { Connect, Socket } from "../src/transport.js";
 import { Visit } from "../src/visit.js";
@@ -19,7 +18,7 @@ const say = (value: unknown): void => void process.stdout.write(`${JSON.stringif
 const [link = "", most = "1"] = process.argv.slice(2);
 const [page = "", fragment = ""] = link.split("#");
 try {
-  const share = await parseFragment(fragment, (await hashers()).sha1);
+  const share = await parseFragment(fragment);
   const visit = new Visit(share, { url: page.replace(/^http/, "ws"), connect });
   if (share.target.kind === "file") {
     const file = await RemoteFile.open(visit, share);

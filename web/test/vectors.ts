@@ -6,8 +6,9 @@ import { type Bytes, fromHex, hex } from "../src/bytes.js";
 import { canonical } from "../src/canonical.js";
 import { listed, parseAdmission, parseDocument, rolesOf } from "../src/document.js";
 import { checkHead, Following, Frontier } from "../src/feed.js";
-import { hashers } from "../src/hashing.js";
-import { keyedHash, NodeKey, verify } from "../src/identity.js";
+import { shared } from "../src/curves.js";
+import { treeHashers } from "../src/hashing.js";
+import { keyedHash, NodeKey, verified, verify, VisitorKey } from "../src/identity.js";
 import { parseInvitation, proveInvitation } from "../src/invitation.js";
 import * as limits from "../src/limits.js";
 import { proxyOf } from "../src/member.js";
@@ -37,7 +38,7 @@ const checks: { [name: string]: () => void | Promise<void> } = {
     for (const [name, value] of Object.entries(file.limits)) assert.equal((limits as Record<string, unknown>)[name], value, name);
   },
 
-  signatures() {
+  async signatures() {
     const v = of("signatures");
     const key = new NodeKey(v("seed"));
     same(key.public, v("public"), "public");
@@ -49,24 +50,32 @@ const checks: { [name: string]: () => void | Promise<void> } = {
     const forged = new Uint8Array(64);
     forged[0] = 1;
     assert(!verify(small, "pass", v("message"), forged), "a key of small order");
+    const own = await VisitorKey.of(v("seed"));
+    same(own.public, v("public"), "public, by the browser");
+    same(await own.sign("pass proof", v("message")), v("signature"), "signature, by the browser");
+    assert(await verified(v("public"), "pass proof", v("message"), v("signature")));
+    for (const at of [0, 31, 32, 63]) assert(!(await verified(v("public"), "pass proof", v("message"), flipped(v("signature"), at))), `byte ${at}`);
+    assert(!(await verified(v("public"), "pass", v("message"), v("signature"))), "another context");
+    assert(!(await verified(small, "pass", v("message"), forged)), "a key of small order, by the browser");
+    await assert.rejects(shared(v("seed"), small), "a point of small order");
   },
 
   async handshake() {
     const v = of("handshake");
-    const begin = (expected: Bytes) => {
-      const initiator = new Initiator(new NodeKey(v("seed")), expected, { static: v("static"), ephemeral: v("ephemeral") });
-      same(initiator.first(), v("message 1"), "message 1");
+    const begin = async (expected: Bytes) => {
+      const initiator = new Initiator(await VisitorKey.of(v("seed")), expected, { static: v("static"), ephemeral: v("ephemeral") });
+      same(await initiator.first(), v("message 1"), "message 1");
       return initiator;
     };
-    const { third, keys } = await begin(v("peer")).finish(v("message 2"));
+    const { third, keys } = await (await begin(v("peer"))).finish(v("message 2"));
     same(third, v("message 3"), "message 3");
     same(keys.hash, v("h"), "h");
     same(keys.send, v("send"), "send");
     same(keys.receive, v("receive"), "receive");
     same(keys.peer, v("peer"), "peer");
     for (let at = 0; at < v("message 2").length; at++)
-      await assert.rejects(() => begin(v("peer")).finish(flipped(v("message 2"), at)), `byte ${at} changed`);
-    await assert.rejects(() => begin(v("seed")).finish(v("message 2")), "another node than was expected");
+      await assert.rejects(async () => (await begin(v("peer"))).finish(flipped(v("message 2"), at)), `byte ${at} changed`);
+    await assert.rejects(async () => (await begin(v("seed"))).finish(v("message 2")), "another node than was expected");
   },
 
   async records() {
@@ -174,7 +183,7 @@ const checks: { [name: string]: () => void | Promise<void> } = {
 
   async tree() {
     const v = of("tree");
-    const hash = await hashers();
+    const hash = await treeHashers();
     const blocks = [new Uint8Array(65_536), new Uint8Array(65_536).fill(1), new TextEncoder().encode("end") as Bytes];
     const leaves = blocks.map((block) => hash.leaf(block));
     const parts = (data: Bytes) => Array.from({ length: data.length / 32 }, (_, i) => data.slice(32 * i, 32 * i + 32));
@@ -201,19 +210,18 @@ const checks: { [name: string]: () => void | Promise<void> } = {
 
   async share() {
     const v = of("share");
-    const { sha1 } = await hashers();
     const fragment = new TextDecoder().decode(v("fragment"));
-    const share = await parseFragment(fragment, sha1);
+    const share = await parseFragment(fragment);
     same(share.pass.packed, v("pass"), "pass");
     same(share.pass.home, v("home"), "home");
     same(share.seed, v("seed"), "seed");
     assert.equal(share.uri, new TextDecoder().decode(v("uri")));
     assert.equal(share.target.kind === "file" && share.target.name, "my file.txt");
-    same(prove(share, v("verifier"), v("visitor"), v("h")), v("proof"), "proof");
+    same(await prove(share, v("verifier"), v("visitor"), v("h")), v("proof"), "proof");
     for (let at = 0; at < fragment.length; at++) {
       const other = fragment[at] === "A" ? "B" : "A";
-      await assert.rejects(parseFragment(fragment.slice(0, at) + other + fragment.slice(at + 1), sha1), `letter ${at} changed`);
-      await assert.rejects(parseFragment(fragment.slice(0, at), sha1), `cut after ${at}`);
+      await assert.rejects(parseFragment(fragment.slice(0, at) + other + fragment.slice(at + 1)), `letter ${at} changed`);
+      await assert.rejects(parseFragment(fragment.slice(0, at)), `cut after ${at}`);
     }
   },
 

@@ -2,7 +2,6 @@
 
 import { parseDocument } from "../document.js";
 import { asKacheryError, KacheryError } from "../errors.js";
-import { hashers } from "../hashing.js";
 import { INVITATION_PREFIX, parseInvitation } from "../invitation.js";
 import { parseFragment, type Share } from "../share.js";
 import type { Connect, Socket } from "../transport.js";
@@ -76,7 +75,7 @@ class Page implements Place {
       if (!globalThis.crypto?.subtle)
         throw new KacheryError("unreachable", { what: "what the link is to", reason: "this page did not come over https, so the browser does no cryptography for it" });
       if (await this.openChannel(fragment)) return;
-      const share = await parseFragment(fragment, (await hashers()).sha1);
+      const share = await parseFragment(fragment);
       this.describe(share);
       this.visit = new Visit(share, { url: this.url, connect, memory, tell: (text) => this.begun || this.tell(`${text} …`) });
       if (share.pass.uses && !this.visit.returning) await this.asked();
