@@ -134,6 +134,9 @@ export const SHOWN_ARRAY = 268_435_456;
 export const MAX_NPY_HEADER = 65_536;
 /** Bytes of an image, sound or film that is shown. */
 export const SHOWN_IMAGE = 67_108_864;
+/** Bytes of sound or a film from which on the player gets ranges of it, and bytes of one of those. */
+export const PLAYED_WHOLE = 1_048_576;
+export const MEDIA_PIECE = 1_048_576;
 /** Messages of a subfeed that are kept on the page, the newest ones, and characters shown of each. */
 export const SHOWN_MESSAGES = 500;
 export const SHOWN_MESSAGE = 10_000;
