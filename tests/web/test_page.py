@@ -127,11 +127,21 @@ async def test_sound_is_sought_by_ranges_and_nothing_of_it_stays(lab: Lab) -> No
         name = await tab.run(f"{asked}[0].name")
         # Who else asks under that name gets nothing; the page that has it gets sound, and no document.
         other = await opened(browser, await share(lab, b"small", "a.txt"))
-        assert await other.run(f"fetch({json.dumps(name)}).then(answer => answer.status)") == 404
-        kind = f"fetch({json.dumps(name)}).then(answer => answer.headers.get('Content-Type'))"
-        assert await tab.run(kind) == "audio/wav"
-        # The worker goes with the page.
+        ask = f"fetch({json.dumps(name)}, {{headers: {{Range: 'bytes=5-'}}}})"
+        assert await other.run(f"{ask}.then(answer => answer.status)") == 404
+        kind = f"{ask}.then(answer => [answer.status, answer.headers.get('Content-Type')])"
+        assert await tab.run(kind) == [206, "audio/wav"]
+        # Who wants the whole is not given a part of it.
+        assert await tab.run(f"fetch({json.dumps(name)}).then(answer => answer.status)") == 404
+        # Another page has it too, and again, and has it still when this one is gone; then it goes.
+        more = await opened(browser, link)
+        await more.send("Page.reload")
+        await more.status("Verified.")
+        assert await more.until(f"{audio}?.duration") == 400
         await tab.send("Page.close")
+        assert await more.run(seek) == 390
+        assert await more.text("#status") == "Verified."
+        await more.send("Page.close")
         await other.until(
             "navigator.serviceWorker.getRegistrations().then(all => all.length === 0)"
         )

@@ -51,7 +51,7 @@ class Page implements Place {
   private visit: Visit | null = null;
   private channel: ChannelPage | null = null;
   private view: View | null = null;
-  /** What a view fetches from then on is no news. */
+  /** What a view, or a player, fetches from then on is no news. */
   private begun = false;
   private readonly closing = new AbortController();
   /** Beside the page, wherever a reverse proxy has put it. */
@@ -81,7 +81,11 @@ class Page implements Place {
       if (share.pass.uses && !this.visit.returning) await this.asked();
       if (this.over.aborted) return;
       if (share.view) await this.showView(this.visit);
-      else await (share.target.kind === "file" ? showFile : showFeed)(this.visit, share, this);
+      else if (share.target.kind === "feed") await showFeed(this.visit, share, this);
+      else {
+        await showFile(this.visit, share, this);
+        this.begun = true;
+      }
     } catch (error) {
       this.fail(error);
     }

@@ -44,6 +44,8 @@ async function atWork(): Promise<boolean> {
     await new Promise<void>((resolve) => {
       container.addEventListener("controllerchange", () => resolve(), { once: true });
       setTimeout(resolve, PATIENCE_MS);
+      // One that is at work for another page already is told of this one.
+      registration.active?.postMessage(null);
     });
   }
   // It stays for the pages that it has now, and is gone with the last of them.

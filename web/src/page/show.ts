@@ -112,7 +112,7 @@ async function showMedia(element: "audio" | "video", file: Showable, type: strin
   const lent = file.size > PLAYED_WHOLE ? await lend(file, type, over, failed) : null;
   if (!lent && file.size > SHOWN_IMAGE) return make("p", { class: "note" }, "This window cannot play what is so long. You can save it, or open the link in a normal window.");
   // The browser reads from it for as long as it is on the page.
-  const player = make(element, { controls: "", preload: "metadata", src: lent ?? URL.createObjectURL(new Blob([await file.bytes()], { type })) });
+  const player = make(element, { controls: "", controlslist: "nodownload", preload: "metadata", src: lent ?? URL.createObjectURL(new Blob([await file.bytes()], { type })) });
   player.addEventListener("error", () => (broken.hidden = false));
   return make("div", {}, player, broken);
 }

@@ -7,7 +7,7 @@ import { MEDIA, type MediaAnswer, type MediaRequest } from "../page/media_messag
 
 /** As much of a service worker's interface as is needed: the page's own has the same names. */
 interface Worker {
-  addEventListener(kind: "install" | "activate" | "fetch", handler: (event: WorkerEvent) => void): void;
+  addEventListener(kind: "install" | "activate" | "message" | "fetch", handler: (event: WorkerEvent) => void): void;
   skipWaiting(): Promise<void>;
   readonly clients: {
     claim(): Promise<void>;
@@ -27,7 +27,7 @@ const worker = globalThis as unknown as Worker;
 const PATIENCE_MS = 60_000;
 
 worker.addEventListener("install", (event) => event.waitUntil(worker.skipWaiting()));
-worker.addEventListener("activate", (event) => event.waitUntil(worker.clients.claim()));
+for (const kind of ["activate", "message"] as const) worker.addEventListener(kind, (event) => event.waitUntil(worker.clients.claim()));
 worker.addEventListener("fetch", (event) => {
   const [folder, name] = new URL(event.request.url).pathname.split("/").slice(-2);
   if (folder === MEDIA && name) event.respondWith(answer(event, name));
@@ -36,9 +36,11 @@ worker.addEventListener("fetch", (event) => {
 const refused = (status: number): Response => new Response(null, { status });
 
 async function answer({ request, clientId }: WorkerEvent, name: string): Promise<Response> {
-  const range = /^bytes=([0-9]{1,16})-([0-9]{0,16})$/.exec(request.headers.get("Range") ?? "bytes=0-");
+  const asked = request.headers.get("Range");
   const client = await worker.clients.get(clientId);
-  if (!client || request.method !== "GET") return refused(404);
+  // Who asks for the whole, as to save it, would take the part that is given for that.
+  if (!client || asked === null || request.method !== "GET") return refused(404);
+  const range = /^bytes=([0-9]{1,16})-([0-9]{0,16})$/.exec(asked);
   if (!range) return refused(416);
   const { port1, port2 } = new MessageChannel();
   const said = await new Promise<MediaAnswer | null>((resolve) => {
