@@ -108,7 +108,10 @@ function showImage(bytes: Bytes, type: string, name: string): Node {
 
 async function showMedia(element: "audio" | "video", file: Showable, type: string, tell: Tell, over: AbortSignal): Promise<Node> {
   const broken = make("p", { class: "note", hidden: "" }, "The browser cannot play this. You can save it.");
-  const failed = (error: unknown) => tell(asKacheryError(error).message, true);
+  const failed = (error: unknown) => {
+    tell(asKacheryError(error).message, true);
+    broken.textContent = "A part of it could not be fetched. Load the page again to go on.";
+  };
   const lent = file.size > PLAYED_WHOLE ? await lend(file, type, over, failed) : null;
   if (!lent && file.size > SHOWN_IMAGE) return make("p", { class: "note" }, "This window cannot play what is so long. You can save it, or open the link in a normal window.");
   // The browser reads from it for as long as it is on the page.
