@@ -158,5 +158,7 @@ export const KEPT_RUNS = 50;
 export const KEPT_URIS = 100;
 /** Tasks that a view has run at once. */
 export const VIEW_TASKS = 4;
+/** Bytes that are written to a file of the browser at a time. */
+export const WRITTEN_AT_ONCE = 4_194_304;
 /** Bytes of a download that are gathered in memory; more goes to a file as it comes. */
 export const SAVED_IN_MEMORY = 67_108_864;
