@@ -95,7 +95,7 @@ def renderers() -> list[int]:
         if not entry.name.isdigit():
             continue
         with contextlib.suppress(OSError):
-            if "--type=renderer" in (entry / "cmdline").read_text():
+            if b"--type=renderer" in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
     return found
 

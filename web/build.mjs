@@ -47,6 +47,7 @@ async function page() {
     entryPoints: { kachery: "src/page/main.ts" },
     outdir: folder,
   });
+  await build({ ...common, format: "iife", minify: true, entryPoints: { media: "src/worker/media.ts" }, outdir: folder });
   const frame = await build({ ...common, format: "iife", minify: true, metafile: true, write: false, entryPoints: ["src/view/frame.ts"] });
   const script = frame.outputFiles[0].text.trim().replaceAll("</script", "<\\/script");
   const html = readFileSync(join(here, "src/view/frame.html"), "utf-8");

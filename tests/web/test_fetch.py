@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +15,36 @@ import pytest
 from kachery_p2p.node.files import provider
 from kachery_p2p.protocol.feeds.feed import subfeed_hash
 from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK
+from kachery_p2p.storage import paths
+from kachery_p2p.storage.files.stamps import put_stamp
+from tests.node.files.contents import BIG, content
+from tests.node.files.test_doubts import unseen_damage
 from tests.node.harness import Lab, laboratory, until
 
 
 async def fetch(programs: Path, link: str, *arguments: str) -> list[dict[str, Any]]:
     """The lines that ``fetch.ts`` says."""
+    async with opened(programs, link, *arguments) as said:
+        return said
+
+
+@contextlib.asynccontextmanager
+async def opened(programs: Path, link: str, *arguments: str) -> AsyncIterator[list[dict[str, Any]]]:
+    """What it says. If it is refused, the page stays open meanwhile."""
     process = await asyncio.create_subprocess_exec(
-        "node", programs / "fetch.mjs", link, *arguments, stdout=asyncio.subprocess.PIPE
-    )
-    out, _ = await process.communicate()
-    return [json.loads(line) for line in out.splitlines()]
+        "node", programs / "fetch.mjs", link, *arguments,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    said: list[dict[str, Any]] = []
+    async for line in process.stdout:
+        said.append(json.loads(line))
+        if "error" in said[-1]:
+            break
+    yield said
+    process.stdin.close()
+    await process.communicate()
 
 
 async def share(lab: Lab, uri: str, **options: Any) -> str:
@@ -152,3 +175,35 @@ async def test_who_lies_is_found_out_and_another_is_asked(
         liars.add(lab["A"].store.root)
         (said,) = await fetch(programs, link)
         assert (said["size"], said["source"]) == (len(data), "B")
+
+
+async def test_what_a_disk_changed_unseen_is_refused_and_its_holder_is_told(programs: Path) -> None:
+    async with laboratory() as lab:
+        sha1, manifest = await lab.store("A", content(BIG))
+        uri = f"sha1://{sha1}/large?manifest={manifest}"
+        link = await share(lab, uri)
+        unseen_damage(lab, sha1, BIG - 1)
+        async with opened(programs, link) as said:
+            assert said[-1]["error"] == "corrupt-content"
+            await until(lambda: lab["A"].store.find(sha1) is None, "put aside")
+        (said,) = await fetch(programs, link)
+        assert said["error"] == "not-found"
+
+
+async def test_a_manifest_of_other_bytes_is_found_out_by_the_sha1(programs: Path) -> None:
+    """Whoever gave the URI away has named another file's manifest, and serves that file."""
+    async with laboratory() as lab:
+        sha1, _ = await lab.store("A", content(BIG))
+        other, named = await lab.store("A", content(BIG, 2))
+        assert named is not None
+        lie = lab.bytes_of("A", named).replace(other.encode(), sha1.encode())
+        forged, _ = await lab.store("A", lie)
+        store = lab["A"].store
+        for kind in ("", paths.TREE):
+            target = store.path(sha1, kind)
+            target.unlink()
+            shutil.copy(store.path(other, kind), target)
+        put_stamp(store.root, sha1, store.path(sha1).stat())
+        link = await share(lab, f"sha1://{sha1}/large?manifest={forged}")
+        (said,) = await fetch(programs, link)
+        assert said["error"] == "corrupt-content"

@@ -60,14 +60,14 @@ def png() -> bytes:
     )
 
 
-def wav() -> bytes:
-    """Half a second of silence."""
+def wav(seconds: float = 0.5, rate: int = 8_000) -> bytes:
+    """Silence."""
     data = io.BytesIO()
     with wave.open(data, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(8_000)
-        file.writeframes(bytes(8_000))
+        file.setframerate(rate)
+        file.writeframes(bytes(int(seconds * rate) * 2))
     return data.getvalue()
 
 
@@ -105,6 +105,46 @@ async def test_each_kind_of_file_is_shown_as_what_it_is(lab: Lab) -> None:
         assert "no view" in await tabs["other"].text("main")
         assert "channel lab" in await tabs["text"].text("#facts")
         assert "From A, through" in await tabs["text"].text("#route")
+
+
+async def test_sound_is_sought_by_ranges_and_nothing_of_it_stays(lab: Lab) -> None:
+    data = wav(400, 96_000)
+    link = await share(lab, data, "a.wav")
+    provider = lab["A"].provider
+    audio = "document.querySelector('audio')"
+    seek = f"""new Promise((resolve, reject) => {{
+        const audio = {audio};
+        audio.addEventListener('seeked', () => resolve(audio.currentTime));
+        audio.addEventListener('error', () => reject(audio.error.message));
+        audio.currentTime = 390; }})"""
+    async with chromium() as browser:
+        tab = await opened(browser, link)
+        assert await tab.until(f"{audio}.duration") == 400
+        assert await tab.run(seek) == 390
+        assert await tab.until(f"{audio}.readyState > 1")
+        assert provider.served_bytes < len(data) / 3
+        asked = "performance.getEntriesByType('resource').filter(e => e.name.includes('/media/'))"
+        name = await tab.run(f"{asked}[0].name")
+        # Who else asks under that name gets nothing; the page that has it gets sound, and no document.
+        other = await opened(browser, await share(lab, b"small", "a.txt"))
+        ask = f"fetch({json.dumps(name)}, {{headers: {{Range: 'bytes=5-'}}}})"
+        assert await other.run(f"{ask}.then(answer => answer.status)") == 404
+        kind = f"{ask}.then(answer => [answer.status, answer.headers.get('Content-Type')])"
+        assert await tab.run(kind) == [206, "audio/wav"]
+        # Who wants the whole is not given a part of it.
+        assert await tab.run(f"fetch({json.dumps(name)}).then(answer => answer.status)") == 404
+        # Another page has it too, and again, and has it still when this one is gone; then it goes.
+        more = await opened(browser, link)
+        await more.send("Page.reload")
+        await more.status("Verified.")
+        assert await more.until(f"{audio}?.duration") == 400
+        await tab.send("Page.close")
+        assert await more.run(seek) == 390
+        assert await more.text("#status") == "Verified."
+        await more.send("Page.close")
+        await other.until(
+            "navigator.serviceWorker.getRegistrations().then(all => all.length === 0)"
+        )
 
 
 @pytest.mark.parametrize("order", ["C", "F"])

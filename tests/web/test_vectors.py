@@ -19,4 +19,4 @@ def test_the_page_computes_the_same_and_refuses_what_was_changed(programs: Path)
     )
     assert done.returncode == 0, done.stderr
     checked = {line.removeprefix("ok ") for line in done.stdout.splitlines()}
-    assert checked == {"limits", *vectors.compute()["vectors"]}
+    assert checked == {"limits", "outbox", "ranges", *vectors.compute()["vectors"]}

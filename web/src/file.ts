@@ -2,7 +2,7 @@
 
 import { type Bytes, fromHex, hex } from "./bytes.js";
 import { asKacheryError, KacheryError, violation } from "./errors.js";
-import { type Hashers, hashers, runningSha1 } from "./hashing.js";
+import { runningSha1, sha1Of, type TreeHashers, treeHashers } from "./hashing.js";
 import {
   BLOCK,
   INLINE_FILE,
@@ -13,12 +13,12 @@ import {
   MAX_WHOLE_FILE,
   RETRY_FIRST,
   RETRY_MOST,
-  STALL_SECONDS,
 } from "./limits.js";
-import { type Link, within } from "./link.js";
+import type { Link } from "./link.js";
 import { type Manifest, parseManifest } from "./manifest.js";
 import { asHashes, asInt, asList, asMap } from "./msgpack.js";
-import type { Item, Stream } from "./stream.js";
+import { blocksOf, type Came, LongRange, nextOf } from "./ranges.js";
+import type { Item } from "./stream.js";
 import { leadsTo } from "./tree.js";
 import type { Goal, Target } from "./share.js";
 import { type Access, type Holder, isFinal } from "./access.js";
@@ -44,10 +44,10 @@ export class RemoteFile {
     private readonly visit: Access,
     private readonly goal: Goal,
     private readonly target: FileTarget,
-    private readonly hash: Hashers,
     /** In bytes. */
     readonly size: number,
     private readonly manifest: Manifest | null,
+    private readonly hash: TreeHashers | null,
   ) {}
 
   get name(): string {
@@ -58,17 +58,18 @@ export class RemoteFile {
   static async open(visit: Access, goal: Goal): Promise<RemoteFile> {
     const { target } = goal;
     if (target.kind !== "file") throw violation("no file");
-    const hash = await hashers();
+    // It is fetched while who has the file is found.
+    const loading = target.manifest ? treeHashers() : null;
     return visit.withHolders(goal, async (link, holder) => {
-      const named = target.manifest ? await fetchManifest(visit, link, hash, target) : null;
+      const named = target.manifest ? await fetchManifest(visit, link, target) : null;
       const info = await open(visit, link, target.sha1);
       if (named && named.size !== info.size) throw violation("a file of another size than its manifest says");
       if (!named?.root && info.size > MAX_WHOLE_FILE) {
         const reason = "it can be verified as a whole only; whoever shares it should store it anew";
         throw new KacheryError("too-large", { what: target.name, reason });
       }
-      const file = new RemoteFile(visit, goal, target, hash, info.size, named?.root ? named : null);
-      if (info.inline) file.whole = file.checked(info.inline, holder.label);
+      const file = new RemoteFile(visit, goal, target, info.size, named?.root ? named : null, await loading);
+      if (info.inline) file.whole = await file.checked(info.inline, holder.label);
       file.source = holder.label;
       return file;
     }, MAX_TRIES);
@@ -87,7 +88,7 @@ export class RemoteFile {
     while (at < stop) {
       const before = at;
       try {
-        for await (const piece of this.proven(Math.floor(at / BLOCK) * BLOCK, stop)) {
+        for await (const piece of this.proven(at, stop)) {
           const from = Math.max(at, piece.offset);
           const to = Math.min(stop, piece.offset + piece.bytes.length);
           at = to;
@@ -115,64 +116,65 @@ export class RemoteFile {
     return whole;
   }
 
-  /** All of it to `sink`, whose SHA-1 is compared at the end. `tell`: bytes so far. */
+  /** All of it to `sink`. Its SHA-1 is compared at the end, unless each block tells as much. What a sink is given is its own. `tell`: bytes so far. */
   async pour(sink: (bytes: Bytes) => void | Promise<void>, tell: (done: number) => void): Promise<void> {
-    const sum = await runningSha1();
+    const sum = this.manifest?.root && this.goal.sameBytes ? null : await runningSha1();
     let done = 0;
     for await (const { bytes } of this.read()) {
-      sum.update(bytes);
-      await sink(bytes);
+      sum?.update(bytes);
       done += bytes.length;
+      await sink(bytes);
       tell(done);
     }
-    if (sum.digest() !== this.target.sha1) throw this.damaged(this.source);
+    if (sum && sum.digest() !== this.target.sha1) throw this.damaged(this.source);
   }
 
-  private async *proven(start: number, stop: number): AsyncGenerator<Piece, void, undefined> {
+  private async *proven(from: number, to: number): AsyncGenerator<Piece, void, undefined> {
     // The generator hands out what comes from one holder; another call asks the next one.
-    const aligned = Math.min(Math.ceil(stop / BLOCK) * BLOCK, this.size);
-    const stream = await this.visit.withHolders(this.goal, async (link, holder) => {
+    const [start, stop] = blocksOf(from, to, this.size);
+    const { range, first, link, holder } = await this.visit.withHolders(this.goal, async (link, holder) => {
       this.source = holder.label;
-      const params = { channel: this.visit.channel, sha1: fromHex(this.target.sha1), ranges: [[start, aligned]], proofs: true };
-      const opened = link.stream("file.read", params);
+      const sha1 = fromHex(this.target.sha1);
+      const range = new LongRange((ranges) => link.stream("file.read", { channel: this.visit.channel, sha1, ranges, proofs: true }), start, stop);
       // The first piece is waited for here, so that a holder that has it not is not asked again.
-      return { opened, first: await nextOf(opened), holder };
+      return { range, first: await range.next(), link, holder };
     }, MAX_TRIES);
-    const { opened, holder } = stream;
     try {
       let at = start;
-      let next = ahead(stream.first);
+      let next = ahead(first);
       for (;;) {
         const current = await next;
         if (current === null) {
-          if (at < aligned) throw violation("a range that ends too soon");
+          if (at < stop) throw violation("a range that ends too soon");
           return;
         }
-        next = nextOf(opened).then(ahead);
+        next = range.next().then(ahead);
         next.catch(() => undefined);
-        const bytes = this.verified(current, at, aligned, holder);
+        const bytes = this.verified(current, at, stop, link, holder);
+        const end = at + bytes.length; // afterwards they are the caller's
         yield { offset: at, bytes };
-        at += bytes.length;
-        opened.done(current.item.cost);
+        at = end;
+        current.done(at);
       }
     } finally {
-      opened.end();
+      range.end();
     }
   }
 
-  private verified({ item, body }: Opened, at: number, stop: number, holder: Holder): Bytes {
+  private verified({ item, body }: Opened, at: number, stop: number, link: Link, holder: Holder): Bytes {
     const [offset, proof] = asList(item.meta, "a piece", 2);
     if (asInt(offset, "an offset", 0, MAX_FILE) !== at) throw violation("a piece that is not the next");
     const end = at + body.length;
     if (body.length === 0 || end > stop || (end % BLOCK !== 0 && end !== this.size))
       throw violation("a piece of an absurd length");
     const leaves: Bytes[] = [];
-    for (let from = 0; from < body.length; from += BLOCK) leaves.push(this.hash.leaf(body.subarray(from, from + BLOCK)));
+    for (let from = 0; from < body.length; from += BLOCK) leaves.push(this.hash!.leaf(body.subarray(from, from + BLOCK)));
     const hashes = asHashes(proof, "a proof", 2 * MAX_PROOF_HASHES);
     const count = Math.ceil(this.size / BLOCK);
-    if (!leadsTo(this.hash, this.manifest!.root!, count, at / BLOCK, leaves, hashes))
-      throw this.visit.ban(holder.id, this.damaged(holder.label));
-    return body;
+    if (leadsTo(this.hash!, this.manifest!.root!, count, at / BLOCK, leaves, hashes)) return body;
+    // It relies on being told: its disk may have changed what nobody wrote to.
+    link.note("file.doubt", { channel: this.visit.channel, sha1: fromHex(this.target.sha1), start: at, stop: end });
+    throw this.visit.ban(holder.id, this.damaged(holder.label));
   }
 
   private async all(): Promise<Bytes> {
@@ -183,8 +185,8 @@ export class RemoteFile {
     return this.whole;
   }
 
-  private checked(data: Bytes, source: string): Bytes {
-    if (data.length !== this.size || hex(this.hash.sha1(data)) !== this.target.sha1) throw this.damaged(source);
+  private async checked(data: Bytes, source: string): Promise<Bytes> {
+    if (data.length !== this.size || hex(await sha1Of(data)) !== this.target.sha1) throw this.damaged(source);
     return data;
   }
 
@@ -193,18 +195,18 @@ export class RemoteFile {
   }
 }
 
-interface Opened {
-  readonly item: Item;
+interface Opened extends Came {
   readonly body: Bytes;
 }
 
-const nextOf = (stream: Stream): Promise<Item | null> => within(STALL_SECONDS, "The next piece", stream.next());
-
 /** Its body is opened while the one before is looked at. */
-async function ahead(item: Item | null): Promise<Opened | null> {
-  if (item === null) return null;
-  if (item.tail.kind !== "sealed") throw violation("a piece without bytes");
-  return { item, body: await item.tail.open() };
+async function ahead(came: Came | null): Promise<Opened | null> {
+  return came && { ...came, body: await bodyOf(came.item) };
+}
+
+function bodyOf({ tail }: Item): Promise<Bytes> {
+  if (tail.kind !== "sealed") throw violation("a piece without bytes");
+  return tail.open();
 }
 
 async function open(visit: Access, link: Link, sha1: string): Promise<Info> {
@@ -224,12 +226,11 @@ async function readAll(visit: Access, link: Link, sha1: string, size: number): P
   try {
     let at = 0;
     for (let item = await nextOf(stream); item !== null; item = await nextOf(stream)) {
-      const opened = (await ahead(item))!;
+      const body = await bodyOf(item);
       const [offset] = asList(item.meta, "a piece", 2);
-      if (offset !== at || opened.body.length === 0 || at + opened.body.length > size)
-        throw violation("a piece that is not the next");
-      whole.set(opened.body, at);
-      at += opened.body.length;
+      if (offset !== at || body.length === 0 || at + body.length > size) throw violation("a piece that is not the next");
+      whole.set(body, at);
+      at += body.length;
       stream.done(item.cost);
     }
     if (at < size) throw violation("a file that ends too soon");
@@ -239,12 +240,12 @@ async function readAll(visit: Access, link: Link, sha1: string, size: number): P
   }
 }
 
-async function fetchManifest(visit: Access, link: Link, hash: Hashers, target: FileTarget): Promise<Manifest> {
+async function fetchManifest(visit: Access, link: Link, target: FileTarget): Promise<Manifest> {
   const sha1 = target.manifest!;
   const info = await open(visit, link, sha1);
   if (info.size > MAX_PAGE_MANIFEST) throw violation("a manifest that is too long");
   const data = info.inline ?? (await readAll(visit, link, sha1, info.size));
-  if (hex(hash.sha1(data)) !== sha1) throw new KacheryError("corrupt-content", { what: "The manifest", source: "another node" });
+  if (hex(await sha1Of(data)) !== sha1) throw new KacheryError("corrupt-content", { what: "The manifest", source: "another node" });
   const manifest = parseManifest(data);
   if (manifest.sha1 !== target.sha1) throw violation("a manifest of another file");
   return manifest;

@@ -1,38 +1,39 @@
-/** SHA-1 and BLAKE3 in WebAssembly: a page hashes all that it is sent. */
+/**
+ * SHA-1 and BLAKE3: a page hashes all that it is sent. What comes at once the browser itself hashes; what comes in
+ * pieces, and trees, are WebAssembly's, which is loaded when it is needed: small things are shown without.
+ */
 
-import { createBLAKE3, createSHA1, type IHasher } from "hash-wasm";
+import { createBLAKE3, createSHA1 } from "hash-wasm";
 import type { Bytes } from "./bytes.js";
 
-export interface Hashers {
+/** Of a tree: each is of a whole. */
+export interface TreeHashers {
   leaf(block: Uint8Array): Bytes;
   node(left: Uint8Array, right: Uint8Array): Bytes;
-  sha1(data: Uint8Array): Bytes;
 }
 
 const LEAF = Uint8Array.of(0);
 const NODE = Uint8Array.of(1);
 
-let ready: Promise<Hashers> | null = null;
+let ready: Promise<TreeHashers> | null = null;
 
 /** Loads them once. */
-export function hashers(): Promise<Hashers> {
+export function treeHashers(): Promise<TreeHashers> {
   ready ??= load();
   return ready;
 }
 
-async function load(): Promise<Hashers> {
-  const [blake3, sha1] = await Promise.all([createBLAKE3(), createSHA1()]);
-  const whole = (hasher: IHasher, ...parts: readonly Uint8Array[]): Bytes => {
-    hasher.init();
-    for (const part of parts) hasher.update(part);
-    return hasher.digest("binary") as Bytes;
+async function load(): Promise<TreeHashers> {
+  const blake3 = await createBLAKE3();
+  const whole = (...parts: readonly Uint8Array[]): Bytes => {
+    blake3.init();
+    for (const part of parts) blake3.update(part);
+    return blake3.digest("binary") as Bytes;
   };
-  return {
-    leaf: (block) => whole(blake3, LEAF, block),
-    node: (left, right) => whole(blake3, NODE, left, right),
-    sha1: (data) => whole(sha1, data),
-  };
+  return { leaf: (block) => whole(LEAF, block), node: (left, right) => whole(NODE, left, right) };
 }
+
+export const sha1Of = async (data: Bytes): Promise<Bytes> => new Uint8Array(await crypto.subtle.digest("SHA-1", data));
 
 /** A SHA-1 over what comes in pieces. */
 export async function runningSha1(): Promise<{ update(data: Uint8Array): void; digest(): string }> {

@@ -3,6 +3,7 @@
 import { ed25519 } from "@noble/curves/ed25519.js";
 import { blake2b } from "@noble/hashes/blake2.js";
 import { type Bytes, concat, utf8 } from "./bytes.js";
+import * as curves from "./curves.js";
 
 const DOMAIN = utf8("kachery-p2p:");
 
@@ -27,6 +28,32 @@ export class NodeKey implements Signer {
     return ed25519.sign(signed(context, message), this.seed) as Bytes;
   }
 }
+
+/** The key of a node that is so for a while, such as a visitor. */
+export class VisitorKey implements Signer {
+  private constructor(
+    private readonly key: Bytes,
+    private readonly seed: Bytes,
+  ) {}
+
+  get public(): Bytes {
+    return this.key;
+  }
+
+  static async of(seed: Bytes): Promise<VisitorKey> {
+    return new VisitorKey(await curves.publicOf("Ed25519", seed), seed);
+  }
+
+  sign(context: string, message: Uint8Array): Promise<Bytes> {
+    return signWith(this.seed, context, message);
+  }
+}
+
+export const signWith = (seed: Bytes, context: string, message: Uint8Array): Promise<Bytes> => curves.sign(seed, signed(context, message));
+
+/** As `verify`, and faster where the browser can do it. */
+export const verified = (key: Bytes, context: string, message: Uint8Array, signature: Bytes): Promise<boolean> =>
+  curves.verify(key, signed(context, message), signature);
 
 export function verify(key: Uint8Array, context: string, message: Uint8Array, signature: Uint8Array): boolean {
   try {

@@ -10,6 +10,8 @@ export const MAX_LIST_ITEMS = 8_192;
 export const MAX_HEADER = 65_536;
 /** Frames of one record, and bytes of their packed headers. */
 export const MAX_RECORD_FRAMES = 64;
+/** Bytes of headers and tails in a record up to which one more frame is put into it. */
+export const JOINED_BYTES = 16_384;
 export const MAX_HEADERS = 81_920;
 /** Bytes of a body in a sealed tail. */
 export const MAX_BODY = 1_048_576;
@@ -51,6 +53,13 @@ export const MAX_ANSWER_NODES = 128;
 export const INLINE_FILE = 32_768;
 /** Bytes of a leaf of a file's tree. */
 export const BLOCK = 65_536;
+/** Ranges of one request. */
+export const MAX_RANGES = 256;
+/**
+ * Bytes that the page asks for in one piece. Browsers have memory ready for what is shorter than 1 MiB, and get it
+ * from the system, page by page, for what is not: that takes longer than to decrypt it.
+ */
+export const MAX_PIECE = 524_288;
 /** Bytes of a file above which it has a manifest. */
 export const MANIFEST_CHUNK = 20_000_000;
 /** Bytes of a file. */
@@ -125,6 +134,9 @@ export const SHOWN_ARRAY = 268_435_456;
 export const MAX_NPY_HEADER = 65_536;
 /** Bytes of an image, sound or film that is shown. */
 export const SHOWN_IMAGE = 67_108_864;
+/** Bytes of sound or a film from which on the player gets ranges of it, and bytes of one of those. */
+export const PLAYED_WHOLE = 1_048_576;
+export const MEDIA_PIECE = 1_048_576;
 /** Messages of a subfeed that are kept on the page, the newest ones, and characters shown of each. */
 export const SHOWN_MESSAGES = 500;
 export const SHOWN_MESSAGE = 10_000;
@@ -146,5 +158,7 @@ export const KEPT_RUNS = 50;
 export const KEPT_URIS = 100;
 /** Tasks that a view has run at once. */
 export const VIEW_TASKS = 4;
+/** Bytes that are written to a file of the browser at a time. */
+export const WRITTEN_AT_ONCE = 4_194_304;
 /** Bytes of a download that are gathered in memory; more goes to a file as it comes. */
 export const SAVED_IN_MEMORY = 67_108_864;

@@ -17,7 +17,8 @@ import {
 } from "./limits.js";
 import { asInt, asList, asMap, asText, pack, packArray, packBinaryMap } from "./msgpack.js";
 import { Initiator } from "./noise.js";
-import { DATA, type Received, SEAL_BYTES, Session } from "./session.js";
+import { Outbox } from "./outbox.js";
+import { DATA, type Outgoing, type Received, SEAL_BYTES, Session } from "./session.js";
 import { Stream } from "./stream.js";
 import type { Transport } from "./transport.js";
 
@@ -47,8 +48,7 @@ interface Answer {
 export async function within<T>(seconds: number, what: string, work: Promise<T>): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<never>((_, reject) => {
-    const error = new KacheryError("deadline-exceeded", { what, seconds });
-    timer = setTimeout(() => reject(error), seconds * 1000);
+    timer = setTimeout(() => reject(new KacheryError("deadline-exceeded", { what, seconds })), seconds * 1000);
   });
   try {
     return await Promise.race([work, late]);
@@ -66,6 +66,7 @@ export class Link {
   onNote: (topic: unknown, params: unknown) => void = () => undefined;
   closedBy: KacheryError | null = null;
   private number = -1;
+  private readonly outbox: Outbox;
   private readonly answers = new Map<number, Answer>();
   private readonly streams = new Map<number, Stream>();
   private greeted = false;
@@ -81,6 +82,7 @@ export class Link {
     private readonly transport: Transport,
     private readonly session: Session,
   ) {
+    this.outbox = new Outbox(session, (record) => transport.send(record));
     this.hello = new Promise((resolve) => (this.onGreeted = resolve));
     this.ended = new Promise((resolve) => (this.onEnded = resolve));
     this.timer = setInterval(() => this.watch(), (PING_SECONDS * 1000) / 2);
@@ -111,7 +113,7 @@ export class Link {
   private static async shakeHands(transport: Transport, node: Signer, expected: Uint8Array): Promise<Link> {
     const random = () => crypto.getRandomValues(new Uint8Array(32));
     const initiator = new Initiator(node, expected, { static: random(), ephemeral: random() });
-    transport.send(initiator.first());
+    transport.send(await initiator.first());
     const second = await transport.receive();
     if (second === null) throw new KacheryError("link-closed", { reason: "the other side hung up" });
     const { third, keys } = await initiator.finish(second);
@@ -190,11 +192,8 @@ export class Link {
     const stream = new Stream(
       {
         credit: (id, more) => this.write(pack([CREDIT, id, more])),
-        data: (id, meta, tail) => this.write(pack([DATA, id, meta, 2, tail.length]), tail),
-        sealed: (id, meta, body) => {
-          const header = pack([DATA, id, meta, 1, body.length + SEAL_BYTES]);
-          if (!this.closedBy) this.transport.send(this.session.sealBody(header, body));
-        },
+        data: (id, meta, tail) => this.put({ header: pack([DATA, id, meta, 2, tail.length]), tail }),
+        sealed: (id, meta, body) => this.put({ header: pack([DATA, id, meta, 1, body.length + SEAL_BYTES]), body }),
         bare: (id, meta) => this.write(pack([DATA, id, meta, 0, 0])),
         ended: (id) => this.streams.delete(id),
         sayEnd: (id) => this.write(pack([END, id, "", {}])),
@@ -205,6 +204,11 @@ export class Link {
     this.streams.set(id, stream);
     this.write(pack([OPEN, id, method, params, credit]));
     return stream;
+  }
+
+  /** Say something that is not answered. */
+  note(topic: string, params: unknown): void {
+    this.write(pack([NOTE, topic, params]));
   }
 
   close(): void {
@@ -223,8 +227,12 @@ export class Link {
     if (this.closedBy) throw this.closedBy;
   }
 
-  private write(header: Uint8Array, tail?: Uint8Array): void {
-    if (!this.closedBy) this.transport.send(this.session.seal(header, tail));
+  private write(header: Uint8Array): void {
+    this.put({ header });
+  }
+
+  private put(frame: Outgoing): void {
+    if (!this.closedBy) this.outbox.put(frame);
   }
 
   private sayBye(error: KacheryError): void {
@@ -235,6 +243,7 @@ export class Link {
     if (this.closedBy) return;
     this.closedBy = error;
     clearInterval(this.timer);
+    this.outbox.flush();
     this.transport.close();
     for (const answer of this.answers.values()) answer.reject(error);
     this.answers.clear();

@@ -291,9 +291,9 @@ export class Member extends Access {
   }
 
   /** What a URI of a file or a subfeed names, as it is asked for. Throws `bad-input`. */
-  goal(uri: string, sha1: (data: Uint8Array) => Bytes): Goal {
+  goal(uri: string): Goal {
     try {
-      return { uri, target: parseTarget(uri, sha1), keys: [], mayAppend: false };
+      return { uri, target: parseTarget(uri), keys: [], mayAppend: false };
     } catch {
       throw new KacheryError("bad-input", { what: uri.slice(0, 100), reason: "it is no URI of a file (sha1://...) or of a subfeed (feed://.../name)" });
     }

@@ -34,8 +34,9 @@ export const packBinaryMap = (key: Uint8Array, value: unknown): Bytes =>
 
 /** An array of values of which some are packed already. */
 export const packArray = (items: readonly Uint8Array[]): Bytes => {
-  if (items.length > 15) throw new RangeError("a short array");
-  return concat(Uint8Array.of(0x90 | items.length), ...items);
+  const { length } = items;
+  if (length > 0xffff) throw new RangeError("a short array");
+  return concat(length > 15 ? Uint8Array.of(0xdc, length >> 8, length) : Uint8Array.of(0x90 | length), ...items);
 };
 
 export function asList(value: unknown, what: string, least = 0, most = MAX_LIST_ITEMS): unknown[] {

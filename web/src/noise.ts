@@ -1,12 +1,12 @@
 /** The opening of a session: Noise_XX_25519_AESGCM_SHA256, as initiator. */
 
 import { gcm } from "@noble/ciphers/aes.js";
-import { x25519 } from "@noble/curves/ed25519.js";
 import { hmac } from "@noble/hashes/hmac.js";
 import { sha256 } from "@noble/hashes/sha2.js";
 import { type Bytes, concat, equal, u64, utf8 } from "./bytes.js";
 import { KacheryError, violation } from "./errors.js";
-import { type Signer, verify } from "./identity.js";
+import { publicOf, shared } from "./curves.js";
+import { type Signer, verified } from "./identity.js";
 import { MAX_HANDSHAKE_MESSAGE, PROTOCOL_VERSION } from "./limits.js";
 import { asBytes, asMap, pack, unpack } from "./msgpack.js";
 
@@ -50,8 +50,8 @@ export class Initiator {
     this.mixHash(PREFIX);
   }
 
-  first(): Bytes {
-    const ephemeral = x25519.getPublicKey(this.random.ephemeral) as Bytes;
+  async first(): Promise<Bytes> {
+    const ephemeral = await publicOf("X25519", this.random.ephemeral);
     this.mixHash(ephemeral);
     this.mixHash(new Uint8Array(0));
     return concat(PREFIX, ephemeral);
@@ -63,24 +63,24 @@ export class Initiator {
     if (rest.length < 32 + 32 + TAG + TAG) throw violation("a handshake message that is too short");
     this.remoteEphemeral = rest.slice(0, 32) as Bytes;
     this.mixHash(this.remoteEphemeral);
-    this.mixKey(this.random.ephemeral, this.remoteEphemeral);
+    await this.mixKey(this.random.ephemeral, this.remoteEphemeral);
     const remoteStatic = this.decrypt(rest.slice(32, 80));
-    this.mixKey(this.random.ephemeral, remoteStatic);
-    const peer = this.checked(this.decrypt(rest.slice(80)), remoteStatic);
-    const staticKey = x25519.getPublicKey(this.random.static) as Bytes;
+    await this.mixKey(this.random.ephemeral, remoteStatic);
+    const peer = await this.checked(this.decrypt(rest.slice(80)), remoteStatic);
+    const staticKey = await publicOf("X25519", this.random.static);
     const sealedStatic = this.encrypt(staticKey);
-    this.mixKey(this.random.static, this.remoteEphemeral);
+    await this.mixKey(this.random.static, this.remoteEphemeral);
     const signature = await this.node.sign(STATIC_CONTEXT, staticKey);
     const third = concat(PREFIX, sealedStatic, this.encrypt(pack({ id: this.node.public, sig: signature })));
     const [send, receive] = expand(this.chain, new Uint8Array(0));
     return { third, keys: { send, receive, hash: this.hash, peer } };
   }
 
-  private checked(payload: Uint8Array, remoteStatic: Uint8Array): Bytes {
+  private async checked(payload: Uint8Array, remoteStatic: Uint8Array): Promise<Bytes> {
     const credentials = asMap(unpack(payload), "credentials");
     const peer = asBytes(credentials.id, "a node id", 32);
     const signature = asBytes(credentials.sig, "a signature", 64);
-    if (!verify(peer, STATIC_CONTEXT, remoteStatic, signature)) throw violation("credentials that are forged");
+    if (!(await verified(peer, STATIC_CONTEXT, remoteStatic, signature))) throw violation("credentials that are forged");
     if (!equal(peer, this.expected))
       throw new KacheryError("unreachable", { what: "the node that the link names", reason: "another one answered" });
     return peer;
@@ -90,14 +90,11 @@ export class Initiator {
     this.hash = sha256(concat(this.hash, data)) as Bytes;
   }
 
-  private mixKey(secret: Uint8Array, point: Uint8Array): void {
-    let shared: Uint8Array;
-    try {
-      shared = x25519.getSharedSecret(secret, point);
-    } catch {
+  private async mixKey(secret: Bytes, point: Bytes): Promise<void> {
+    const both = await shared(secret, point).catch(() => {
       throw violation("a key of small order");
-    }
-    [this.chain, this.key] = expand(this.chain, shared);
+    });
+    [this.chain, this.key] = expand(this.chain, both);
     this.count = 0;
   }
 

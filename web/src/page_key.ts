@@ -11,6 +11,7 @@ import { hsalsa, xsalsa20poly1305 } from "@noble/ciphers/salsa.js";
 import { ed25519 } from "@noble/curves/ed25519.js";
 import { blake2b } from "@noble/hashes/blake2.js";
 import { type Bytes, concat } from "./bytes.js";
+import { pkcs8 } from "./curves.js";
 import { KacheryError, violation } from "./errors.js";
 import { type Signer, signed } from "./identity.js";
 
@@ -20,10 +21,6 @@ export interface KeptKey {
   readonly signing: CryptoKey;
   readonly opening: CryptoKey;
 }
-
-/** PKCS #8 of private keys, up to their 32 bytes. */
-const ED25519_HEAD = Uint8Array.of(0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20);
-const X25519_HEAD = Uint8Array.of(0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x6e, 4, 0x22, 4, 0x20);
 
 /** Throws `unreachable` where the browser has no such keys. */
 export async function makeKey(): Promise<KeptKey> {
@@ -45,7 +42,7 @@ export async function makeKey(): Promise<KeptKey> {
 export async function keepKey(seed: Bytes): Promise<KeptKey> {
   const { subtle } = crypto;
   const hash = new Uint8Array(await subtle.digest("SHA-512", seed));
-  const [first, second] = [concat(ED25519_HEAD, seed), concat(X25519_HEAD, hash.subarray(0, 32))];
+  const [first, second] = [pkcs8("Ed25519", seed), pkcs8("X25519", hash.slice(0, 32))];
   const kept = {
     public: ed25519.getPublicKey(seed) as Bytes,
     signing: await subtle.importKey("pkcs8", first, "Ed25519", false, ["sign"]),

@@ -6,10 +6,10 @@
  */
 
 import { gcm } from "@noble/ciphers/aes.js";
-import { type Bytes, concat } from "./bytes.js";
+import { type Bytes, concat, free } from "./bytes.js";
 import { violation } from "./errors.js";
 import { MAX_BODY, MAX_HEADER, MAX_HEADERS, MAX_RECORD, MAX_RECORD_FRAMES, MAX_RELAY_TAIL, REKEY_RECORDS } from "./limits.js";
-import { asInt, asList, unpack } from "./msgpack.js";
+import { asInt, asList, packArray, unpack } from "./msgpack.js";
 import { type Keys, nonce, unsealed } from "./noise.js";
 
 /** By so much a sealed body is longer. */
@@ -19,8 +19,14 @@ const TAG = SEAL_BYTES;
 const LARGE = 4_096;
 const REKEY_NONCE = concat(new Uint8Array(4), new Uint8Array(8).fill(0xff));
 export const DATA = 5;
-/** What precedes a packed value so that it is a list of one. */
-const LIST_OF_ONE = Uint8Array.of(0x91);
+const NOTHING = new Uint8Array(0);
+
+/** A frame of ours: its packed header, which says how long the rest is, and an opaque tail or a body to be sealed. */
+export interface Outgoing {
+  readonly header: Uint8Array;
+  readonly tail?: Uint8Array;
+  readonly body?: Uint8Array;
+}
 
 /** A frame of a record, and what came with it. */
 export interface Received {
@@ -33,6 +39,9 @@ export type Tail =
   | { readonly kind: "none" }
   | { readonly kind: "sealed"; readonly part: boolean; open(): Promise<Bytes> }
   | { readonly kind: "opaque"; readonly bytes: Bytes };
+
+/** Whether nothing else of a message needs its memory: small tails are taken out of it. */
+const isMost = (tail: Bytes): boolean => 2 * tail.length > tail.buffer.byteLength;
 
 class Direction {
   private number = 0;
@@ -65,9 +74,12 @@ class Direction {
     this.imported ??= crypto.subtle.importKey("raw", key, "AES-GCM", false, ["decrypt"]);
     const imported = this.imported;
     return async () => {
+      const opened = await imported;
       try {
-        const plain = await crypto.subtle.decrypt({ name: "AES-GCM", iv: nonce(number) }, await imported, sealed);
-        return new Uint8Array(plain);
+        const plain = crypto.subtle.decrypt({ name: "AES-GCM", iv: nonce(number) }, opened, sealed);
+        // What is to be decrypted was copied.
+        if (isMost(sealed)) free(sealed);
+        return new Uint8Array(await plain);
       } catch {
         throw violation("a body that does not authenticate");
       }
@@ -88,24 +100,20 @@ export class Session {
     this.receiving = new Direction(keys.receive);
   }
 
-  /** A record of one packed frame; `tail` is opaque, and the frame says how long it is. */
-  seal(header: Uint8Array, tail: Uint8Array = new Uint8Array(0)): Bytes {
-    return this.record(this.sending.next(), header, tail);
-  }
-
-  /** The same with a body, which is sealed too: the frame says the length that it has then. */
-  sealBody(header: Uint8Array, body: Uint8Array): Bytes {
-    if (body.length > MAX_BODY) throw violation("a body of ours that is too long");
+  /** A record of frames, of which the last alone may have a body. */
+  seal(frames: readonly Outgoing[]): Bytes {
     const number = this.sending.next();
-    return this.record(number, header, this.sending.seal(2 * number + 1, body));
-  }
-
-  private record(number: number, header: Uint8Array, tail: Uint8Array): Bytes {
-    if (header.length > MAX_HEADER) throw violation("a frame of ours that is too long");
-    const sealed = this.sending.seal(2 * number, concat(LIST_OF_ONE, header));
+    const tails = frames.map(({ tail, body }, i) => {
+      if (body === undefined) return tail ?? NOTHING;
+      if (body.length > MAX_BODY) throw violation("a body of ours that is too long");
+      if (i < frames.length - 1) throw violation("a body of ours that is not the last");
+      return this.sending.seal(2 * number + 1, body);
+    });
+    for (const { header } of frames) if (header.length > MAX_HEADER) throw violation("a frame of ours that is too long");
+    const sealed = this.sending.seal(2 * number, packArray(frames.map(({ header }) => header)));
     const length = new Uint8Array(4);
     new DataView(length.buffer).setUint32(0, sealed.length);
-    return concat(length, sealed, tail);
+    return concat(length, sealed, ...tails);
   }
 
   /** The frames of a record, in the order in which they are to be dealt with. */
@@ -124,7 +132,8 @@ export class Session {
       const frame = asList(each, "a frame", 1);
       const length = frame[0] === DATA ? asInt(frame[4], "the size of a tail", 0, MAX_RELAY_TAIL) : 0;
       if (start + length > record.length) throw violation("a tail that is shorter than announced");
-      const tail = this.tailOf(frame, number, record.subarray(start, start + length));
+      const bytes = record.subarray(start, start + length);
+      const tail = this.tailOf(frame, number, isMost(bytes) ? bytes : bytes.slice());
       if (tail.kind === "sealed" && ++bodies > 1) throw violation("a second body in a record");
       start += length;
       return { frame, tail };

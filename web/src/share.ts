@@ -1,9 +1,10 @@
 /** What is in a share link, see kachery_p2p/protocol/channels/share_link.py and docs/protocol.md. */
 
+import { sha1 } from "@noble/hashes/legacy.js";
 import { sha256 } from "@noble/hashes/sha2.js";
 import { type Bytes, equal, fromBase64url, fromHex } from "./bytes.js";
 import { KacheryError } from "./errors.js";
-import { keyedHash, NodeKey, verify } from "./identity.js";
+import { keyedHash, signWith, verified } from "./identity.js";
 import { MAX_FRAGMENT, MAX_FUNCTION_ID, MAX_LABEL, MAX_LINK_RUNNERS, MAX_PASS_BYTES, MAX_PASS_SCOPE, MAX_VIEW_DATA, MAX_VIEW_TITLE } from "./limits.js";
 import { asBool, asBytes, asInt, asList, asText, pack, unpack } from "./msgpack.js";
 
@@ -36,6 +37,8 @@ export interface Goal {
   /** Blinded keys by which a proxy finds who has it. */
   readonly keys: readonly Bytes[];
   readonly mayAppend: boolean;
+  /** Its manifest is of the very bytes that its SHA-1 is of: who made the link has computed both. */
+  readonly sameBytes?: boolean;
 }
 
 /** That the link's file is the pack of a view, and what the view is given. */
@@ -62,7 +65,7 @@ export interface Share extends Goal {
 const bad = (reason: string): KacheryError => new KacheryError("bad-link", { reason });
 
 /** Takes what follows `#`. Throws `bad-link`. */
-export async function parseFragment(fragment: string, sha1: (data: Uint8Array) => Bytes): Promise<Share> {
+export async function parseFragment(fragment: string): Promise<Share> {
   if (fragment.length > MAX_FRAGMENT) throw bad("it is too long");
   let data: Bytes;
   try {
@@ -74,31 +77,32 @@ export async function parseFragment(fragment: string, sha1: (data: Uint8Array) =
   if (data.length <= CHECK || !equal(sha256(packed).subarray(0, CHECK), data.subarray(0, CHECK)))
     throw bad("a part of it is missing, or was changed on the way");
   try {
-    return fromPacked(packed, sha1);
+    return await fromPacked(packed);
   } catch (error) {
     if (error instanceof KacheryError && error.code === "bad-link") throw error;
     throw bad("it is of another kind than this page knows");
   }
 }
 
-function fromPacked(packed: Uint8Array, sha1: (data: Uint8Array) => Bytes): Share {
+async function fromPacked(packed: Uint8Array): Promise<Share> {
   const items = asList(unpack(packed), "a link", 1);
   if (items[0] !== VERSION) throw bad(`it is of version ${String(items[0]).slice(0, 10)}, and this page reads ${VERSION}`);
   return {
-    ...goalOf(items[4], items[5], false, sha1),
+    ...goalOf(items[4], items[5], false),
+    sameBytes: asBool(items[9] ?? false, "same_bytes"),
     channelName: asText(items[1], "a name", MAX_LABEL),
-    pass: parsePass(asBytes(items[2], "a pass", 1, MAX_PASS_BYTES)),
+    pass: await parsePass(asBytes(items[2], "a pass", 1, MAX_PASS_BYTES)),
     seed: asBytes(items[3], "a seed", 32),
-    view: viewOf(items[8] ?? null, sha1),
+    view: viewOf(items[8] ?? null),
     secretVersion: asInt(items[6], "a version", 1, Number.MAX_SAFE_INTEGER),
     proxy: asBytes(items[7], "a node id", 32),
   };
 }
 
-function goalOf(text: unknown, list: unknown, mayAppend: boolean, sha1: (data: Uint8Array) => Bytes): Goal {
+function goalOf(text: unknown, list: unknown, mayAppend: boolean): Goal {
   const uri = asText(text, "a URI", MAX_FRAGMENT);
   const keys = asList(list, "keys", 0, MAX_PASS_SCOPE).map((key) => asBytes(key, "a key", 16));
-  return { uri, target: parseTarget(uri, sha1), keys, mayAppend };
+  return { uri, target: parseTarget(uri), keys, mayAppend };
 }
 
 /** A function, as those are looked for who run it. */
@@ -109,7 +113,7 @@ export const taskGoal = (name: string, keys: readonly Bytes[] = []): Goal => ({
   mayAppend: false,
 });
 
-function viewOf(value: unknown, sha1: (data: Uint8Array) => Bytes): LinkedView | null {
+function viewOf(value: unknown): LinkedView | null {
   if (value === null) return null;
   const [title, data, contents, tasks = [], runners = []] = asList(value, "a view", 3);
   return {
@@ -117,7 +121,7 @@ function viewOf(value: unknown, sha1: (data: Uint8Array) => Bytes): LinkedView |
     data: new TextDecoder("utf-8", { fatal: true }).decode(asBytes(data, "the data of a view", 1, MAX_VIEW_DATA)),
     goals: asList(contents, "contents", 0, MAX_PASS_SCOPE).map((each) => {
       const [uri, keys, append] = asList(each, "a content", 3);
-      return goalOf(uri, keys, asBool(append, "may_append"), sha1);
+      return goalOf(uri, keys, asBool(append, "may_append"));
     }),
     tasks: asList(tasks, "functions", 0, MAX_PASS_SCOPE).map((each) => {
       const [name, keys] = asList(each, "a function", 2);
@@ -128,13 +132,13 @@ function viewOf(value: unknown, sha1: (data: Uint8Array) => Bytes): LinkedView |
 }
 
 /** Checks its form and its signature; whether it counts is for those to say to whom it is shown. */
-export function parsePass(packed: Bytes): Pass {
+export async function parsePass(packed: Bytes): Promise<Pass> {
   const items = asList(unpack(packed), "a pass", 11, 11);
   const channel = asBytes(items[0], "a channel", 32);
   const home = asBytes(items[1], "a node id", 32);
   const signer = asBool(items[2], "by_owner") ? channel : home;
   const signature = asBytes(items[10], "a signature", 64);
-  if (!verify(signer, "pass", pack(items.slice(0, 10)), signature)) throw bad("its signature is wrong");
+  if (!(await verified(signer, "pass", pack(items.slice(0, 10)), signature))) throw bad("its signature is wrong");
   return {
     packed,
     channel,
@@ -146,7 +150,7 @@ export function parsePass(packed: Bytes): Pass {
 }
 
 /** What a URI names. Throws `bad-link`. */
-export function parseTarget(uri: string, sha1: (data: Uint8Array) => Bytes): Target {
+export function parseTarget(uri: string): Target {
   const file = /^sha1:\/\/([0-9a-f]{40})(?:\/([^?#]*))?(?:\?manifest=([0-9a-f]{40}))?$/.exec(uri);
   if (file) {
     const label = (file[2] ?? "").replace(/%(20|23|3F|25)/g, (code) => decodeURIComponent(code));
@@ -161,7 +165,7 @@ export function parseTarget(uri: string, sha1: (data: Uint8Array) => Bytes): Tar
     throw bad("the name of its subfeed is malformed");
   }
   const hashed = /^~([0-9a-f]{40})$/.exec(name);
-  const subfeed = hashed ? fromHex(hashed[1]!) : sha1(new TextEncoder().encode(name));
+  const subfeed = hashed ? fromHex(hashed[1]!) : (sha1(new TextEncoder().encode(name)) as Bytes);
   return { kind: "feed", feed: fromHex(feed[1]!), subfeed, name };
 }
 
@@ -169,8 +173,8 @@ export function parseTarget(uri: string, sha1: (data: Uint8Array) => Bytes): Tar
 export const secretOf = (seed: Bytes): Bytes => keyedHash(32, undefined, "kachery-pass", seed);
 
 /** The proof that this visitor holds the pass, for one session with the node `verifier`. */
-export function prove(share: Share, verifier: Uint8Array, visitor: Uint8Array, hash: Uint8Array): Bytes {
-  return new NodeKey(share.seed).sign("pass proof", pack([share.pass.channel, verifier, visitor, hash]));
+export function prove(share: Share, verifier: Uint8Array, visitor: Uint8Array, hash: Uint8Array): Promise<Bytes> {
+  return signWith(share.seed, "pass proof", pack([share.pass.channel, verifier, visitor, hash]));
 }
 
 export const markOf = (secret: Uint8Array, person: "kachery-file" | "kachery-feed" | "kachery-task" | "kachery-backend", identifier: Uint8Array): Bytes =>

@@ -1,14 +1,14 @@
 /** Range proofs of the tree over a file's blocks, as RFC 9162 shapes it, with BLAKE3. */
 
 import { type Bytes, equal } from "./bytes.js";
-import type { Hashers } from "./hashing.js";
+import type { TreeHashers } from "./hashing.js";
 
 /**
  * Whether the leaves [start, start + leaves.length) of a tree of `count` leaves lead to `root`. `count` is
  * from a trusted place, never from a peer.
  */
 export function leadsTo(
-  hashers: Pick<Hashers, "node">,
+  hashers: Pick<TreeHashers, "node">,
   root: Uint8Array,
   count: number,
   start: number,

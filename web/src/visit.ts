@@ -5,7 +5,7 @@
 
 import { type Bytes, equal, fromHex, hex } from "./bytes.js";
 import { Access, type Holder, type Options } from "./access.js";
-import { NodeKey } from "./identity.js";
+import { VisitorKey } from "./identity.js";
 import { CIRCUIT_CREDIT } from "./limits.js";
 import { guestOf, Link } from "./link.js";
 import { asBytes, asMap } from "./msgpack.js";
@@ -23,7 +23,7 @@ export interface VisitOptions extends Options {
 }
 
 export class Visit extends Access {
-  private readonly node: NodeKey;
+  private readonly node: Promise<VisitorKey>;
   private readonly remember: () => void;
   private readonly given = new WeakMap<Goal, Holder>();
   private stamp: Bytes = new Uint8Array(0);
@@ -44,7 +44,7 @@ export class Visit extends Access {
     this.remember = () => {
       if (uses) options.memory?.set(name, hex(seed));
     };
-    this.node = new NodeKey(seed);
+    this.node = VisitorKey.of(seed);
   }
 
   get channel(): Bytes {
@@ -75,7 +75,7 @@ export class Visit extends Access {
     const { share, options } = this;
     options.tell?.("Connecting to the proxy");
     const transport = await WebSocketTransport.dial(options.url, options.connect);
-    const link = await Link.open(transport, this.node, share.proxy, guestOf(this.channel));
+    const link = await Link.open(transport, await this.node, share.proxy, guestOf(this.channel));
     try {
       const atProxy = new Uint8Array(0); // which has no use for the secret
       await this.show(link, atProxy);
@@ -95,7 +95,7 @@ export class Visit extends Access {
     const { pass } = this.share;
     const home = await this.circuit(proxy, pass.home);
     try {
-      const proof = prove(this.share, home.peer, this.node.public, home.hash);
+      const proof = await prove(this.share, home.peer, (await this.node).public, home.hash);
       this.remember();
       const answer = await home.request("visit.use", { channel: pass.channel, visitor_pass: pass.id, proof });
       this.stamp = asBytes(asMap(answer, "an answer").stamp, "a stamp", 64);
@@ -110,7 +110,7 @@ export class Visit extends Access {
       channel: pass.channel,
       visitor_pass: pass.packed,
       secret,
-      proof: prove(this.share, link.peer, this.node.public, link.hash),
+      proof: await prove(this.share, link.peer, (await this.node).public, link.hash),
       stamp: this.stamp,
     });
   }
@@ -118,7 +118,7 @@ export class Visit extends Access {
   private async circuit(proxy: Link, node: Bytes): Promise<Link> {
     const { channel } = this;
     const ask = (first: Bytes) => proxy.stream("visit.circuit", { channel, node, first }, CIRCUIT_CREDIT);
-    return Link.open(new CircuitTransport(ask), this.node, node, guestOf(channel));
+    return Link.open(new CircuitTransport(ask), await this.node, node, guestOf(channel));
   }
 
   protected async makeLink(node: Bytes): Promise<Link> {
@@ -144,8 +144,8 @@ export class Visit extends Access {
   }
 
   /** A file that one node alone lets this visitor have: what it computed for it. */
-  goalAt(uri: string, node: Bytes, sha1: (data: Uint8Array) => Bytes): Goal {
-    const goal: Goal = { uri, target: parseTarget(uri, sha1), keys: [], mayAppend: false };
+  goalAt(uri: string, node: Bytes): Goal {
+    const goal: Goal = { uri, target: parseTarget(uri), keys: [], mayAppend: false };
     this.given.set(goal, { id: node, label: "who computed it", online: true });
     return goal;
   }

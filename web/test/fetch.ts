@@ -1,13 +1,13 @@
 /**
  * Opens a share link in node, as the page does, and says as JSON what it got: one line for a file, one for
- * each message of a feed up to a number. `fetch LINK [MESSAGES]`; a refusal is a line with `error`.
+ * each message of a feed up to a number. `fetch LINK [MESSAGES]`; a refusal is a line with `error`, after which
+ * the page stays open, until the one who started this program hangs up.
  */
 
 import { WebSocket } from "ws";
 import { asKacheryError } from "../src/errors.js";
 import { follow } from "../src/feed.js";
 import { RemoteFile } from "../src/file.js";
-import { hashers } from "../src/hashing.js";
 import { parseFragment } from "../src/share.js";
 import type { Connect, Socket } from "../src/transport.js";
 import { Visit } from "../src/visit.js";
@@ -18,7 +18,7 @@ const say = (value: unknown): void => void process.stdout.write(`${JSON.stringif
 const [link = "", most = "1"] = process.argv.slice(2);
 const [page = "", fragment = ""] = link.split("#");
 try {
-  const share = await parseFragment(fragment, (await hashers()).sha1);
+  const share = await parseFragment(fragment);
   const visit = new Visit(share, { url: page.replace(/^http/, "ws"), connect });
   if (share.target.kind === "file") {
     const file = await RemoteFile.open(visit, share);
@@ -41,5 +41,6 @@ try {
 } catch (error) {
   const { code, message } = asKacheryError(error);
   say({ error: code, message });
+  for await (const _ of process.stdin) continue;
 }
 process.exit(0);

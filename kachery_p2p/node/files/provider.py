@@ -24,7 +24,6 @@ from kachery_p2p.node.links import endings
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.stream import Stream
-from kachery_p2p.node.parties import STRANGERS
 from kachery_p2p.node.workers import open_on_disk
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput, CorruptContent, KacheryError, NotFound
@@ -103,7 +102,7 @@ class Provider:
         """Until when a peer that read a file counts as reading it: between two ranges, say."""
         self.served_bytes = 0
         self._doubting: set[str] = set()
-        """Peers for one of whom each something is compared."""
+        """For whom something is compared."""
         network.on_request_of(FILE_OPEN, FileOpen, self._open)
         network.on_stream_of(FILE_READ, FileRead, self._read)
         network.on_note_of(FILE_DOUBT, FileDoubt, self._on_doubt)
@@ -268,14 +267,13 @@ class Provider:
         size = length(params.ranges)
         if not params.proofs or size > FEW_BYTES or rate.is_behind:
             return False
-        believing = link.party is not STRANGERS
         pieces = list(cut(params.ranges, lambda: rate.piece(link.bulk_bytes)))
         if not self._may_begin(link, sha1) or not stream.try_reserve(size):
             return False
         stream.set_group(link.peer)
         try:
             read = self._context.workers.disk(
-                partial(read_few, self._context, self._damaged, params, pieces, believing=believing)
+                partial(read_few, self._context, self._damaged, params, pieces)
             )
             found = await asyncio.shield(asyncio.ensure_future(read))
             if found is None:
@@ -342,10 +340,8 @@ class Provider:
                     self._context.workers,
                     lambda gone: ensure_tree(self._store, blob, cancelled=gone),
                 )
-                # A member with proofs finds out what a disk did to a file that nobody wrote to, and
-                # says so; a visitor could not.
-                believing = params.proofs and link.party is not STRANGERS
-                blocks = TreeReader(self._store, blob, tree, self._damaged, believing=believing)
+                # Who has proofs finds out what a disk did to a file that nobody wrote to, and says so.
+                blocks = TreeReader(self._store, blob, tree, self._damaged, believing=params.proofs)
                 read = blocks.read_proved if params.proofs else unproved(blocks.read)
                 reader = on_disk(self._context.workers, read)
             else:
@@ -370,16 +366,18 @@ class Provider:
             self._withdrawn(sha1)
 
     def _on_doubt(self, link: Link, doubt: FileDoubt) -> None:
-        """The disk may have changed what nobody wrote to. One such comparison at a time for a peer."""
+        """The disk may have changed what nobody wrote to. One such comparison at a time for a member,
+        and for all visitors."""
         self._require(link, doubt.channel, doubt.sha1)
         check_ranges([(doubt.start, doubt.stop)], MAX_FILE, 1)
         if doubt.stop - doubt.start > MAX_BODY:
             raise BadInput(what="range", reason=f"{doubt.stop - doubt.start} bytes")
-        if link.peer not in self._doubting:
-            self._doubting.add(link.peer)
-            self._network.spawn(self._compare(link.peer, doubt), name="compare what is doubted")
+        party = link.party.name
+        if party not in self._doubting:
+            self._doubting.add(party)
+            self._network.spawn(self._compare(party, doubt), name="compare what is doubted")
 
-    async def _compare(self, peer: str, doubt: FileDoubt) -> None:
+    async def _compare(self, party: str, doubt: FileDoubt) -> None:
         sha1 = doubt.sha1.hex()
         try:
             blob = await self._find(sha1, doubt.channel)
@@ -392,7 +390,7 @@ class Provider:
         except KacheryError as error:  # it went away, or cannot be read: whoever asks is told
             log.info("%s: %s", sha1, error)
         finally:
-            self._doubting.discard(peer)
+            self._doubting.discard(party)
 
     async def _send(
         self, upload: Upload, stream: Stream, read: Reader, *, waits: bool = False

@@ -150,11 +150,23 @@ class Writer:
         if not self._room.is_set() and not self._mux.congested:
             self._room.set()
         self._mux.sent(joined, asyncio.get_running_loop().time())
+        self._join_control(headers)
         seal = self._session.seal()
         if sealed > INLINE_BYTES:
             cipher = self._workers.cipher(seal.parts, headers, tails, BUFFERS.take)
             return asyncio.ensure_future(cipher), sealed
         return seal.parts(headers, tails), sealed
+
+    def _join_control(self, headers: list[bytes]) -> None:
+        """Have what is to be said now ride in a record, behind what is in it: mostly the ping that asks
+        for how long it takes. It is read when all of the record has come, and saves one of its own."""
+        size = sum(map(len, headers))
+        while size < JOINED_BYTES and len(headers) < MAX_RECORD_FRAMES:
+            header = self._mux.next_control()
+            if header is None:
+                return
+            headers.append(header)
+            size += len(header)
 
     async def _send(self, record: list[Buffer]) -> None:
         self._sending_since = asyncio.get_running_loop().time()

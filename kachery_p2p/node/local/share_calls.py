@@ -87,11 +87,13 @@ class _Revoke(msgspec.Struct, frozen=True):
 
 
 class _Shared(NamedTuple):
-    """``uri``: as the page gets it, with its manifest if there is one."""
+    """``uri``: as the page gets it, with its manifest if there is one. ``same_bytes``: this node has
+    computed both of its hashes itself."""
 
     uri: str
     contents: list[ContentKey]
     may_append: bool = False
+    same_bytes: bool = False
 
     def marks(self) -> list[Mark]:
         """What the pass is for."""
@@ -171,6 +173,7 @@ class ShareCalls:
             None
             if params.view is None
             else _linked(params.view, beside, secret[1], await self._runners(params.view, channel)),
+            shared.same_bytes,
         )
         self._services.bootstraps.hurry()  # whoever gets it will come through them soon
         row = PassRow(
@@ -191,13 +194,13 @@ class ShareCalls:
             return _Shared(str(uri), [key])
         if uri.kind != "sha1" or uri.chunk_of is not None:
             raise BadInput(what=f"URI {str(uri)!r}", reason="share a file, or a subfeed")
-        manifest = uri.manifest
-        if manifest is None:
-            disk, state = self._services.context.workers.disk, self._services.state
-            manifest = await disk(state.manifest, uri.hash)
+        disk, state = self._services.context.workers.disk, self._services.state
+        known = await disk(state.manifest, uri.hash)
+        manifest = uri.manifest or known
         text = build_uri(sha1=uri.hash, label=uri.label, manifest=manifest)
         hashes = [uri.hash] if manifest is None else [uri.hash, manifest]
-        return _Shared(text, [file_key(sha1) for sha1 in hashes])
+        same = manifest is not None and manifest == known
+        return _Shared(text, [file_key(sha1) for sha1 in hashes], same_bytes=same)
 
     async def _beside(self, content: _Content) -> _Shared:
         """What a view may ask for. Raises BadInput."""

@@ -37,6 +37,7 @@ _KINDS: Final = {
     _INDEX: "text/html; charset=utf-8",
     _VIEW: "text/html; charset=utf-8",
     "kachery.js": "text/javascript; charset=utf-8",
+    "media.js": "text/javascript; charset=utf-8",
     "kachery.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
     "licences.txt": "text/plain; charset=utf-8",
@@ -48,14 +49,15 @@ _POLICY: Final = "; ".join(
         "script-src 'self' 'wasm-unsafe-eval'",  # hashes are computed in WebAssembly
         "style-src 'self'",
         "img-src 'self' blob:",
-        "media-src blob:",
+        "media-src 'self' blob:",
+        "worker-src 'self'",  # of players, which ask the page for ranges
         "connect-src 'self'",
         "frame-src 'self' blob:",  # views; and PDFs, in the browser's own viewer
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
         "require-trusted-types-for 'script'",
-        "trusted-types 'none'",
+        "trusted-types worker",  # which is one address, whatever it is asked
     )
 )
 _VIEW_POLICY: Final = "; ".join(

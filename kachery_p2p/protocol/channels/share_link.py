@@ -78,7 +78,9 @@ class LinkedView(Struct, frozen=True, array_like=True, forbid_unknown_fields=Tru
 class ShareLink(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What follows ``#``. ``visitor_pass``: packed. ``keys``: blinded keys of the contents under the
     channel's secret of ``secret_version``, by which a proxy finds who has them. ``proxy``: the node
-    that must answer at the link's address."""
+    that must answer at the link's address. ``same_bytes``: the node that made the link has computed
+    the file's SHA-1 and its manifest from the same bytes, so who has verified each block against the
+    manifest need not compute the SHA-1 as well."""
 
     version: int
     channel_name: Annotated[str, Meta(max_length=MAX_CHANNEL_NAME)]
@@ -89,6 +91,7 @@ class ShareLink(Struct, frozen=True, array_like=True, forbid_unknown_fields=True
     secret_version: Count
     proxy: Key
     view: LinkedView | None = None
+    same_bytes: bool = False
 
 
 def page_proxy(bootstraps: tuple[Bootstrap, ...]) -> Bootstrap:

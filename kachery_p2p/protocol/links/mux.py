@@ -256,8 +256,8 @@ class Mux:
     def next_frame(self) -> Item | None:
         """What to send now, or None: control first, as encoded headers, then bulk, as far as the pace
         allows."""
-        if self.control:
-            return self.control.pop(), None
+        if (header := self.next_control()) is not None:
+            return header, None
         if self._said_bye or not self.pace.allows:
             return None
         if not self._bulk:
@@ -267,6 +267,10 @@ class Mux:
         if isinstance(item[0], End):
             self._forget(item[0].id)
         return item
+
+    def next_control(self) -> bytes | None:
+        """What to say now, encoded, or None. It has no body, so it may ride in any record."""
+        return self.control.pop() if self.control else None
 
     def sent(self, size: int, now: float) -> None:
         """A record of so many bytes is on its way; a ping may follow it."""

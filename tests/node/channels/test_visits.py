@@ -22,8 +22,12 @@ from kachery_p2p.protocol.errors import (
     ShareRefused,
 )
 from kachery_p2p.protocol.feeds.feed import subfeed_hash
+from kachery_p2p.protocol.files.messages import FILE_DOUBT
 from kachery_p2p.protocol.identity import NodeKey
-from kachery_p2p.protocol.limits import CIRCUIT_CREDIT
+from kachery_p2p.protocol.limits import BLOCK, CIRCUIT_CREDIT
+from tests.node.channels.test_authorised import authorise
+from tests.node.files.contents import BIG, content
+from tests.node.files.test_doubts import unseen_damage
 from tests.node.harness import Lab, laboratory, until
 
 
@@ -317,6 +321,38 @@ async def test_a_visitor_reads_the_subfeed_of_its_link_and_no_other() -> None:
         stream = follow("private")
         with pytest.raises(AccessDenied, match="something else"):
             await stream.receive()
+
+
+async def test_a_link_says_whether_its_maker_has_computed_both_hashes_of_the_same_bytes() -> None:
+    async with laboratory() as lab:
+        sha1, manifest = await lab.store("A", content(BIG))
+        uris = {True: f"sha1://{sha1}/r.dat", False: f"sha1://{sha1}/r.dat?manifest={'ab' * 20}"}
+        loaded = {False: f"sha1://{sha1}/r.dat?manifest={manifest}"}
+        await authorise(lab, "B")
+        await lab.load("B", sha1, manifest)
+        for name, wanted in (("A", uris), ("B", loaded)):
+            for same, uri in wanted.items():
+                share, _ = opened(await lab.call(name, "share.create", uri=uri))
+                assert share.same_bytes == same, (name, uri)
+
+
+async def test_what_a_disk_changed_unseen_is_put_aside_when_a_visitor_says_so() -> None:
+    async with laboratory() as lab:
+        sha1, manifest = await lab.store("A", content(BIG))
+        other, _ = await lab.store("A", content(BIG, 2))
+        uri = f"sha1://{sha1}/r.dat?manifest={manifest}"
+        visitor = await arrive(lab, await lab.call("A", "share.create", uri=uri))
+        await visitor.visit(visitor.proxy, secret=b"")
+        holder = await visitor.holder("A")
+        unseen_damage(lab, sha1, 0)
+        unseen_damage(lab, other, 0)
+        doubt = {"channel": visitor.channel, "start": 0, "stop": BLOCK}
+        holder.note(FILE_DOUBT, doubt | {"sha1": bytes.fromhex(other)})
+        holder.note(FILE_DOUBT, doubt | {"sha1": bytes.fromhex(sha1)})
+        await until(lambda: lab["A"].store.find(sha1) is None, "put aside")
+        assert lab["A"].store.find(other) is not None
+        with pytest.raises(NotFound):
+            await visitor.open(holder, sha1)
 
 
 async def test_members_of_the_channel_go_on_as_before() -> None:

@@ -20,7 +20,15 @@ UPGRADE = [
     "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
     "Sec-WebSocket-Protocol: kachery-p2p",
 ]
-NAMES = ["index.html", "kachery.js", "kachery.css", "view.html", "icon.svg", "licences.txt"]
+NAMES = [
+    "index.html",
+    "kachery.js",
+    "media.js",
+    "kachery.css",
+    "view.html",
+    "icon.svg",
+    "licences.txt",
+]
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@
 
 import { hex } from "../bytes.js";
 import { asKacheryError, KacheryError } from "../errors.js";
-import { hashers } from "../hashing.js";
 import { LOOK_AGAIN_SECONDS, RETRY_FIRST, RETRY_MOST } from "../limits.js";
 import { Member, type Membership } from "../member.js";
 import { type Offer, offers } from "../offers.js";
@@ -53,7 +52,6 @@ export class ChannelPage {
     private readonly member: Member,
     private readonly memory: ChannelMemory,
     private readonly around: Surroundings,
-    private readonly sha1: Awaited<ReturnType<typeof hashers>>["sha1"],
   ) {
     this.name = hex(member.channel);
   }
@@ -66,7 +64,7 @@ export class ChannelPage {
       keep: (changed) => void memory.keep(changed).catch(() => undefined),
       changed: () => page?.showMembers(),
     });
-    page = new ChannelPage(member, memory, around, (await hashers()).sha1);
+    page = new ChannelPage(member, memory, around);
     await page.build();
     return page;
   }
@@ -264,7 +262,7 @@ export class ChannelPage {
       noted: (node: Uint8Array<ArrayBuffer>) => this.memory.keepRun({ ...kept, begunAt: node }),
       ...(kept.begunAt ? { begunAt: kept.begunAt } : {}),
     };
-    void view.follow(options, (uri) => this.member.goal(uri, this.sha1)).then((ended) => {
+    void view.follow(options, (uri) => this.member.goal(uri)).then((ended) => {
       this.running.delete(view);
       if (ended) return this.memory.endRun(task).catch(() => undefined);
       return undefined;
@@ -288,7 +286,7 @@ export class ChannelPage {
   private openUri(uri: string): boolean {
     let opened: Opened;
     try {
-      opened = new Opened(this.member, uri, this.sha1);
+      opened = new Opened(this.member, uri);
     } catch (error) {
       this.around.tell(asKacheryError(error).message, true);
       return false;
@@ -330,9 +328,8 @@ class Opened implements Place {
   constructor(
     private readonly member: Member,
     uri: string,
-    sha1: Parameters<Member["goal"]>[1],
   ) {
-    this.goal = member.goal(uri, sha1);
+    this.goal = member.goal(uri);
     this.bars = this.status;
     this.element = make("section", { class: "opened" }, make("h3", {}, shown(this.goal.target.name)), this.about, this.status, this.actions, this.content);
   }

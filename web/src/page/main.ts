@@ -2,7 +2,6 @@
 
 import { parseDocument } from "../document.js";
 import { asKacheryError, KacheryError } from "../errors.js";
-import { hashers } from "../hashing.js";
 import { INVITATION_PREFIX, parseInvitation } from "../invitation.js";
 import { parseFragment, type Share } from "../share.js";
 import type { Connect, Socket } from "../transport.js";
@@ -52,7 +51,7 @@ class Page implements Place {
   private visit: Visit | null = null;
   private channel: ChannelPage | null = null;
   private view: View | null = null;
-  /** What a view fetches from then on is no news. */
+  /** What a view, or a player, fetches from then on is no news. */
   private begun = false;
   private readonly closing = new AbortController();
   /** Beside the page, wherever a reverse proxy has put it. */
@@ -76,13 +75,17 @@ class Page implements Place {
       if (!globalThis.crypto?.subtle)
         throw new KacheryError("unreachable", { what: "what the link is to", reason: "this page did not come over https, so the browser does no cryptography for it" });
       if (await this.openChannel(fragment)) return;
-      const share = await parseFragment(fragment, (await hashers()).sha1);
+      const share = await parseFragment(fragment);
       this.describe(share);
       this.visit = new Visit(share, { url: this.url, connect, memory, tell: (text) => this.begun || this.tell(`${text} …`) });
       if (share.pass.uses && !this.visit.returning) await this.asked();
       if (this.over.aborted) return;
       if (share.view) await this.showView(this.visit);
-      else await (share.target.kind === "file" ? showFile : showFeed)(this.visit, share, this);
+      else if (share.target.kind === "feed") await showFeed(this.visit, share, this);
+      else {
+        await showFile(this.visit, share, this);
+        this.begun = true;
+      }
     } catch (error) {
       this.fail(error);
     }

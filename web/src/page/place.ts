@@ -46,7 +46,7 @@ export async function showFile(access: Access, goal: Goal, place: Place): Promis
 export async function showIn(file: Showable, place: Place): Promise<void> {
   place.fact(`${bytesText(file.size)}. `);
   const button = addAction(place, "Save", () => void saveFrom(file, button, place));
-  const content = await show(file, (text) => place.tell(text), place.over);
+  const content = await show(file, (text, error) => place.tell(text, error), place.over);
   if (!place.over.aborted) place.content.replaceChildren(content);
 }
 

@@ -1,8 +1,8 @@
 /** Saves a file, however large: what is verified goes to a file of the browser as it comes. */
 
-import type { Bytes } from "../bytes.js";
+import { type Bytes, free } from "../bytes.js";
 import { KacheryError } from "../errors.js";
-import { SAVED_IN_MEMORY } from "../limits.js";
+import { SAVED_IN_MEMORY, WRITTEN_AT_ONCE } from "../limits.js";
 import { make } from "./dom.js";
 import type { Showable } from "./show.js";
 
@@ -13,7 +13,7 @@ export async function save(file: Showable, tell: (done: number) => void): Promis
   const name = safeName(file.name);
   if (file.size <= SAVED_IN_MEMORY) {
     const parts: Bytes[] = [];
-    await file.pour((bytes) => void parts.push(bytes.slice()), tell);
+    await file.pour((bytes) => void parts.push(bytes), tell);
     hand(new Blob(parts), name);
     return true;
   }
@@ -51,15 +51,30 @@ const PREFIX = "kachery-";
 
 async function pourInto(file: Showable, handle: FileSystemFileHandle, tell: (done: number) => void): Promise<void> {
   const writable = await handle.createWritable();
-  // One piece is written while the next one is verified.
+  // Many pieces are written at a time, while the next ones are verified: browsers take their time for each write.
+  let gathered: Bytes = new Uint8Array(WRITTEN_AT_ONCE);
+  let other: Bytes = new Uint8Array(WRITTEN_AT_ONCE);
+  let size = 0;
   let writing: Promise<void> = Promise.resolve();
-  const sink = async (bytes: Bytes): Promise<void> => {
+  const flush = async (): Promise<void> => {
     await writing;
-    writing = writable.write(bytes);
+    writing = writable.write(gathered.subarray(0, size));
     writing.catch(() => undefined); // it is thrown where it is waited for
+    [gathered, other, size] = [other, gathered, 0];
+  };
+  const sink = async (bytes: Bytes): Promise<void> => {
+    for (let at = 0; at < bytes.length; ) {
+      const part = bytes.subarray(at, at + WRITTEN_AT_ONCE - size);
+      gathered.set(part, size);
+      at += part.length;
+      size += part.length;
+      if (size === WRITTEN_AT_ONCE) await flush();
+    }
+    free(bytes);
   };
   try {
     await file.pour(sink, tell);
+    await flush();
     await writing;
   } catch (error) {
     // What was written is dropped: a file that is there is whole.

@@ -2,9 +2,11 @@
 
 import type { Bytes } from "../bytes.js";
 import type { Piece } from "../file.js";
-import { MAX_NPY_HEADER, SHOWN_ARRAY, SHOWN_IMAGE, SHOWN_JSON, SHOWN_ROWS, SHOWN_TEXT } from "../limits.js";
+import { asKacheryError } from "../errors.js";
+import { MAX_NPY_HEADER, PLAYED_WHOLE, SHOWN_ARRAY, SHOWN_IMAGE, SHOWN_JSON, SHOWN_ROWS, SHOWN_TEXT } from "../limits.js";
 import { bytesText, make } from "./dom.js";
 import { type Picture, pictureOf } from "./array_picture.js";
+import { lend } from "./media.js";
 import { itemSize, parseHeader, Statistics } from "./npy.js";
 import { parseJson, parseRows, showJson, showTable, showText } from "./text.js";
 
@@ -18,7 +20,7 @@ const SOUND: Readonly<Record<string, string>> = {
 };
 const FILMS: Readonly<Record<string, string>> = { mp4: "video/mp4", webm: "video/webm", mov: "video/quicktime" };
 
-type Tell = (text: string) => void;
+type Tell = (text: string, error?: boolean) => void;
 
 export const extension = (name: string): string => /\.([A-Za-z0-9]{1,8})$/.exec(name)?.[1]?.toLowerCase() ?? "";
 
@@ -28,6 +30,7 @@ export interface Showable {
   readonly size: number;
   bytes(start?: number, stop?: number): Promise<Bytes>;
   read(start?: number, stop?: number): AsyncGenerator<Piece, void, undefined>;
+  /** What a sink is given is its own. */
   pour(sink: (bytes: Bytes) => void | Promise<void>, tell: (done: number) => void): Promise<void>;
 }
 
@@ -51,7 +54,7 @@ export class BytesFile implements Showable {
   }
 
   async pour(sink: (bytes: Bytes) => void | Promise<void>, tell: (done: number) => void): Promise<void> {
-    await sink(this.data);
+    await sink(this.data.slice());
     tell(this.size);
   }
 }
@@ -64,7 +67,7 @@ export async function show(file: Showable, tell: Tell, over: AbortSignal): Promi
   if (image && file.size <= SHOWN_IMAGE) return showImage(await file.bytes(), image, file.name);
   for (const [element, types] of [["audio", SOUND], ["video", FILMS]] as const) {
     const type = types[kind];
-    if (type && file.size <= SHOWN_IMAGE) return showMedia(element, await file.bytes(), type);
+    if (type) return showMedia(element, file, type, tell, over);
   }
   const head = await file.bytes(0, Math.min(file.size, MAX_NPY_HEADER + 12));
   if (head[0] === 0x93 && head[1] === 0x4e) return showArray(file, head, tell, over);
@@ -103,10 +106,16 @@ function showImage(bytes: Bytes, type: string, name: string): Node {
   return make("div", {}, image, broken);
 }
 
-function showMedia(element: "audio" | "video", bytes: Bytes, type: string): Node {
-  // The browser reads from it for as long as it is on the page.
-  const player = make(element, { controls: "", src: URL.createObjectURL(new Blob([bytes], { type })) });
+async function showMedia(element: "audio" | "video", file: Showable, type: string, tell: Tell, over: AbortSignal): Promise<Node> {
   const broken = make("p", { class: "note", hidden: "" }, "The browser cannot play this. You can save it.");
+  const failed = (error: unknown) => {
+    tell(asKacheryError(error).message, true);
+    broken.textContent = "A part of it could not be fetched. Load the page again to go on.";
+  };
+  const lent = file.size > PLAYED_WHOLE ? await lend(file, type, over, failed) : null;
+  if (!lent && file.size > SHOWN_IMAGE) return make("p", { class: "note" }, "This window cannot play what is so long. You can save it, or open the link in a normal window.");
+  // The browser reads from it for as long as it is on the page.
+  const player = make(element, { controls: "", controlslist: "nodownload", preload: "metadata", src: lent ?? URL.createObjectURL(new Blob([await file.bytes()], { type })) });
   player.addEventListener("error", () => (broken.hidden = false));
   return make("div", {}, player, broken);
 }

@@ -2,7 +2,6 @@
 
 import { KacheryError } from "../errors.js";
 import { RemoteFile } from "../file.js";
-import { hashers } from "../hashing.js";
 import { MAX_VIEW } from "../limits.js";
 import type { Start } from "../view/messages.js";
 import type { Visit } from "../visit.js";
@@ -30,10 +29,9 @@ export class View {
   /** Fetches and verifies the view; it starts when its element is on the page. `ready`: it is there. */
   static async open(visit: Visit, ready: () => void): Promise<View> {
     const { view } = visit.share;
-    const { sha1 } = await hashers();
     const file = await RemoteFile.open(visit, visit.share);
     if (file.size > MAX_VIEW + LISTING) throw new KacheryError("too-large", { what: "The view", reason: `views have ${MAX_VIEW} bytes at most` });
-    const files = parsePack(await file.bytes(), sha1);
+    const files = await parsePack(await file.bytes());
     const start: Start = { kachery: 1, title: view!.title, data: view!.data, files };
     const frame = make("iframe", { class: "view", src: "view.html", sandbox: "allow-scripts", referrerpolicy: "no-referrer", title: view!.title || "A view" });
     const troubles = make("ul", { class: "note", "aria-label": "What the view tried" });
@@ -51,7 +49,7 @@ export class View {
       }
       forbidFrames();
       const { port1, port2 } = new MessageChannel();
-      made.host = new ViewHost(visit, port1, sha1, { ready, trouble, allows: (name) => made.allows(name) });
+      made.host = new ViewHost(visit, port1, { ready, trouble, allows: (name) => made.allows(name) });
       // It has no origin that could be named; nothing but our own document can be in it yet.
       frame.contentWindow!.postMessage(start, "*", [port2]);
     });

@@ -42,10 +42,9 @@ export class ViewHost {
   constructor(
     private readonly visit: Visit,
     private readonly port: MessagePort,
-    private readonly sha1: (data: Uint8Array) => Bytes,
     private readonly told: Told,
   ) {
-    this.tasks = new ViewTasks(visit, sha1, told.allows);
+    this.tasks = new ViewTasks(visit, told.allows);
     port.onmessage = ({ data }: MessageEvent<FromFrame>) => this.take(data);
   }
 
@@ -119,7 +118,7 @@ export class ViewHost {
   private goal(uri: string): Goal {
     let wanted: ReturnType<typeof parseTarget> | null = null;
     try {
-      wanted = parseTarget(uri, this.sha1);
+      wanted = parseTarget(uri);
     } catch {
       throw bad(`${uri.slice(0, 100)} is no URI of a file or a subfeed`);
     }

@@ -1,5 +1,6 @@
 /** The files of a view, from their pack: see kachery_p2p/protocol/files/view_pack.py. */
 
+import { sha1Of } from "../hashing.js";
 import { byCodePoint, type Bytes, hex } from "../bytes.js";
 import { KacheryError } from "../errors.js";
 import { MAX_VIEW } from "../limits.js";
@@ -9,7 +10,7 @@ const MAGIC = "kachery-view 1 ";
 const MOST_FILES = 4_096;
 
 /** By path; each is what its listing says. Throws `bad-input`, `corrupt-content`, protocol-violation. */
-export function parsePack(pack: Bytes, sha1: (data: Uint8Array) => Bytes): Map<string, Bytes> {
+export async function parsePack(pack: Bytes): Promise<Map<string, Bytes>> {
   const line = new TextDecoder("latin1").decode(pack.subarray(0, MAGIC.length + 12));
   const size = new RegExp(`^${MAGIC}([0-9]{1,9})\n`).exec(line)?.[1];
   if (!size) throw new KacheryError("bad-input", { what: "The view", reason: "this page cannot read its pack; it may be of a newer version" });
@@ -20,7 +21,7 @@ export function parsePack(pack: Bytes, sha1: (data: Uint8Array) => Bytes): Map<s
   for (const [path, entry] of walk("", asMap(listing, "a listing"))) {
     const length = asInt(entry.size, "a size", 0, MAX_VIEW);
     const data = pack.subarray(at, at + length);
-    if (data.length !== length || hex(sha1(data)) !== asText(entry.sha1, "a hash", 40) || files.size >= MOST_FILES)
+    if (data.length !== length || hex(await sha1Of(data)) !== asText(entry.sha1, "a hash", 40) || files.size >= MOST_FILES)
       throw new KacheryError("corrupt-content", { what: path.slice(0, 100), source: "the view" });
     files.set(path, data);
     at += length;

@@ -21,7 +21,6 @@ export class ViewTasks {
 
   constructor(
     private readonly visit: Visit,
-    private readonly sha1: (data: Uint8Array) => Bytes,
     private readonly allows: (name: string) => Promise<boolean>,
   ) {}
 
@@ -82,7 +81,7 @@ export class ViewTasks {
 
   /** A result that is a file, from who computed it. */
   private async load(uri: string, at: Bytes): Promise<Bytes> {
-    const file = await RemoteFile.open(this.visit, this.visit.goalAt(uri, at, this.sha1));
+    const file = await RemoteFile.open(this.visit, this.visit.goalAt(uri, at));
     if (file.size > VIEW_BYTES) throw new KacheryError("too-large", { what: "The result", reason: `a view is given ${VIEW_BYTES} bytes at most` });
     return file.bytes();
   }
