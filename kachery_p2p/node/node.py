@@ -51,6 +51,7 @@ from kachery_p2p.node.links.gate import Gate
 from kachery_p2p.node.links.listener import Doors, Listener
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.reach import Reach
+from kachery_p2p.node.links.upgrading import Upgrading
 from kachery_p2p.node.local.calls import Calls
 from kachery_p2p.node.local.services import Services
 from kachery_p2p.node.tasks.backends import TaskBackends, TaskFunctionOffers
@@ -144,6 +145,7 @@ class Node:
         self.network = Network(self.context)
         self.dialling = Dialling(self.context, config.private())
         self.reach = Reach(self.network, self._dialer, self.dialling)
+        self.upgrading = Upgrading(self.network, self.reach)
         self.relay = Relay(self.network)
         self.documents = Documents(self.network)
         self.admissions = Admissions(self.network, self.documents)

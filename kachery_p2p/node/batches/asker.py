@@ -170,10 +170,7 @@ class Asker:
         if not sizes:
             return None
         progress = Progress(size=sizes[0], verified=sizes[0], started=began)
-        progress.credit(
-            NodeSource(holder, link, via(self._network, link)),
-            sizes[0],
-        )
+        progress.credit(NodeSource(holder, link, self._network), sizes[0])
         return progress.plain(loop.time())
 
     def _learn(self, who: tuple[str, bytes], *, gave: bool) -> None:

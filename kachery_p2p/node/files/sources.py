@@ -146,11 +146,15 @@ class NodePieces:
 
 
 class Source(ABC):
-    """A holder that can be asked. ``via`` is the proxy's label, or None if the way is direct."""
+    """A holder that can be asked."""
 
-    def __init__(self, holder: Holder, via: str | None) -> None:
+    def __init__(self, holder: Holder) -> None:
         self.holder = holder
-        self.via = via
+
+    @property
+    def via(self) -> str | None:
+        """The label of the proxy that it is reached through; None: directly."""
+        return None
 
     @property
     def name(self) -> str:
@@ -203,14 +207,26 @@ class Source(ABC):
 
 
 class NodeSource(Source):
-    """A node over a live link."""
+    """A node over a live link: what is asked next goes over the best that there is by then."""
 
     def __init__(
-        self, holder: Holder, link: Link, via: str | None, rate: Throttle | None = None
+        self, holder: Holder, link: Link, network: Network, rate: Throttle | None = None
     ) -> None:
-        super().__init__(holder, via)
-        self.link = link
+        super().__init__(holder)
+        self._link = link
+        self._network = network
         self._rate = rate
+
+    @property
+    def link(self) -> Link:
+        for better in self._network.links_to(self.holder.node, self.holder.channel):
+            self._link = better
+            break
+        return self._link
+
+    @property
+    def via(self) -> str | None:
+        return via(self._network, self.link)
 
     @property
     def rate(self) -> Throttle | None:
@@ -351,7 +367,7 @@ class Sources:
         relays = self._lookup.relays.get((holder.node, holder.channel), set())
         link = await self._reach.to(holder.node, holder.channel, urls=holder.urls, relays=relays)
         rate = self._network.context.rates.download
-        return NodeSource(holder, link, via(self._network, link), rate)
+        return NodeSource(holder, link, self._network, rate)
 
     async def first(
         self, holders: Iterable[Holder], work: Callable[[Source], Awaitable[None]]

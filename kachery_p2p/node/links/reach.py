@@ -1,6 +1,8 @@
 """How a link to somebody comes about: the routes to a member, tried from the best to the last.
 
-Over an existing link; directly, if the member has an address; else through a proxy, as a circuit. And
+Over an existing link; directly, if the member has an address; else through a proxy, as a circuit. A
+direct attempt has a head start; then both go on, and the first link is used. When the direct one comes
+later it is the better of two (:meth:`Network.links_to`), and what is asked next goes over it. And
 the other end of that: a circuit that a proxy brings is accepted here. Links that were made on demand
 are closed again when nobody has used them for a while.
 
@@ -17,7 +19,12 @@ from functools import partial
 from typing import Protocol
 
 from kachery_p2p.protocol.errors import KacheryError, NotAMember, Unreachable
-from kachery_p2p.protocol.limits import CIRCUIT_CREDIT, IDLE_CIRCUIT_SECONDS, MAX_BAD_ROUTES
+from kachery_p2p.protocol.limits import (
+    CIRCUIT_CREDIT,
+    HEAD_START_SECONDS,
+    IDLE_CIRCUIT_SECONDS,
+    MAX_BAD_ROUTES,
+)
 from kachery_p2p.protocol.links.messages import CIRCUIT, CIRCUIT_IN, CircuitTo
 
 from .circuit import CircuitTransport, circuit_to
@@ -30,7 +37,7 @@ from .transport import Transport
 _RETRY_SECONDS = 60.0
 """How long a route that failed is remembered as bad."""
 _DIRECT_SECONDS = 3.0
-"""How long a direct attempt may take before the proxy is used instead."""
+"""How long one address may take."""
 
 
 class Dialer(Protocol):
@@ -73,6 +80,7 @@ class Reach:
         self._network = network
         self._kept: set[Link] = set()
         self._reaching: dict[tuple[str, bytes], asyncio.Task[Link]] = {}
+        self._dials: dict[tuple[str, bytes], asyncio.Task[tuple[Link | None, list[str]]]] = {}
         self._early: dict[tuple[str, bytes], Link] = {}
         """Links on which the peer's hello has not come yet. They may be used already."""
         self._bad_urls = BadRoutes()
@@ -167,17 +175,67 @@ class Reach:
     async def _make(
         self, node: str, channel: bytes, urls: tuple[str, ...], relays: frozenset[str]
     ) -> Link:
-        loop = asyncio.get_running_loop()
         tried: list[str] = []
+        direct: asyncio.Task[Link | None] = self._network.spawn(
+            self.direct(node, channel, urls, tried), name="dial"
+        )
+        await asyncio.wait({direct}, timeout=HEAD_START_SECONDS)
+        link = direct.result() if direct.done() else None
+        if link is not None:
+            return link
+        relayed: asyncio.Task[Link | None] = self._network.spawn(
+            self._relayed(node, channel, relays, tried), name="relay"
+        )
+        waiting = {direct, relayed}
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            # The direct attempt goes on if the circuit was faster: what comes of it is better.
+            for task in (direct, relayed):
+                if task in done and (link := task.result()) is not None:
+                    return link
+        raise Unreachable(
+            what=f"node {node[:8]}", reason="; ".join(tried) or "no proxy is connected"
+        )
+
+    async def direct(
+        self,
+        node: str,
+        channel: bytes,
+        urls: Iterable[str],
+        tried: list[str] | None = None,
+    ) -> Link | None:
+        """A link to one of the addresses of a member that has not failed of late; None, and in
+        ``tried`` why not. Whoever asks while somebody is at it has the same answer."""
+        dialling = self._dials.get((node, channel))
+        if dialling is None:
+            dialling = self._network.spawn(self._dial(node, channel, tuple(urls)), name="dial")
+            self._dials[node, channel] = dialling
+            dialling.add_done_callback(lambda _: self._dials.pop((node, channel), None))
+        link, reasons = await asyncio.shield(dialling)
+        if tried is not None:
+            tried += reasons
+        return link
+
+    async def _dial(
+        self, node: str, channel: bytes, urls: tuple[str, ...]
+    ) -> tuple[Link | None, list[str]]:
+        tried: list[str] = []
+        loop = asyncio.get_running_loop()
         for url in urls:
             if self._bad_urls.is_bad(url, loop.time()):
                 continue
             try:
                 async with asyncio.timeout(_DIRECT_SECONDS):
-                    return await self._connect_member(url, node, channel)
+                    return await self._connect_member(url, node, channel), tried
             except (KacheryError, TimeoutError) as error:
                 self._bad_urls.add(url, loop.time())
                 tried.append(f"directly at {url}: {error or 'no answer'}")
+        return None, tried
+
+    async def _relayed(
+        self, node: str, channel: bytes, relays: frozenset[str], tried: list[str]
+    ) -> Link | None:
+        loop = asyncio.get_running_loop()
         for proxy in self._ordered(self._network.proxies_on(channel), relays):
             try:
                 link = await self._through(proxy, node, channel)
@@ -188,9 +246,7 @@ class Reach:
             else:
                 self._bad_proxies.forgive(proxy.peer)
                 return link
-        raise Unreachable(
-            what=f"node {node[:8]}", reason="; ".join(tried) or "no proxy is connected"
-        )
+        return None
 
     def _ordered(self, proxies: list[Link], relays: frozenset[str]) -> list[Link]:
         now = asyncio.get_running_loop().time()

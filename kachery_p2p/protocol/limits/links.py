@@ -151,6 +151,16 @@ MAX_LINKS_PER_PEER: Final = 8
 """Links with one peer, direct ones and through proxies; one more ends the one that was idle longest."""
 MAX_CIRCUITS_PER_NODE: Final = 512
 """Circuits that one node may have open through one proxy."""
+HEAD_START_SECONDS: Final = 0.3
+"""A direct attempt is alone for so long; then a circuit is asked for beside it."""
+REVERSE_SECONDS: Final = 1.0
+"""Who can be dialled waits so long until it dials who has opened a circuit to it."""
+UPGRADE_FIRST: Final = 60.0
+"""Seconds until a direct link is tried again beside a relayed one; twice as many each time."""
+UPGRADE_MOST: Final = 960.0
+"""Seconds of that at most."""
+MAX_UPGRADES: Final = 16
+"""Members that a node tries to reach directly at once, because a circuit leads to them."""
 MAX_BAD_ROUTES: Final = 1_024
 """Addresses, and proxies, that a node remembers as not working; the oldest are forgotten first."""
 
