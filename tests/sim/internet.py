@@ -107,6 +107,9 @@ class End:
         self.other._room.set()
         return data
 
+    def doubt(self) -> None:
+        pass
+
     async def close(self) -> None:
         if self.error is None:
             self._internet.log("close", self.name)

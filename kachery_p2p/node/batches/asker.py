@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kachery_p2p.node.files.progress import Progress
-from kachery_p2p.node.files.sources import NodeSource, via
+from kachery_p2p.node.files.sources import NodeSource
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.protocol import codec

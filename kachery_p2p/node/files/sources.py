@@ -19,9 +19,9 @@ from typing import Protocol
 from kachery_p2p.node.gossip.lookup import Lookup
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
-from kachery_p2p.node.links.reach import Reach
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.node.rates import Throttle
+from kachery_p2p.node.routes.reach import Reach
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import (
     AccessDenied,
@@ -189,6 +189,9 @@ class Source(ABC):
     async def manifest(self, sha1: str) -> bytes:
         """A manifest's bytes, its hash checked."""
 
+    def doubt_link(self) -> None:  # noqa: B027
+        """It has given nothing of late, perhaps: find out whether it is there at all."""
+
     async def proves(self, sha1: str) -> bool:
         """Whether it can send pieces of a file with proofs. Raises KacheryError: it has not got it."""
         return True
@@ -238,6 +241,10 @@ class NodeSource(Source):
 
     def accuse(self, error: KacheryError) -> None:
         self.link.close(error)
+
+    def doubt_link(self) -> None:
+        for link in self._network.links_to(self.holder.node, self.holder.channel):
+            link.doubt()
 
     def doubt(self, sha1: str, start: int, stop: int) -> None:
         doubt = FileDoubt(self.holder.channel, bytes.fromhex(sha1), start, stop)

@@ -143,6 +143,10 @@ class CircuitTransport:
             raise ProtocolViolation(reason="a circuit carries opaque records only")
         return meta == _MORE, body, cost
 
+    def doubt(self) -> None:
+        if self._opened is not None:
+            self._opened.doubt()
+
     async def close(self) -> None:
         if self._opened is not None:
             self._opened.end()

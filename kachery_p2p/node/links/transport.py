@@ -75,6 +75,9 @@ class Transport(Protocol):
 
     async def receive(self) -> Buffer: ...
 
+    def doubt(self) -> None:
+        """What is waited for does not come: whatever carries this finds out whether it still does."""
+
     async def close(self) -> None: ...
 
 
@@ -102,6 +105,9 @@ class WebSocketTransport:
             return await self._messages.receive()
         except LinkClosed as error:
             raise LinkClosed(**error.fields | {"peer": self.name}) from error
+
+    def doubt(self) -> None:
+        """Nothing that a node could ask carries a WebSocket."""
 
     async def close(self) -> None:
         try:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from kachery_p2p.node.links import upgrading
 from kachery_p2p.node.links.link import Link
+from kachery_p2p.node.routes import upgrading
 from kachery_p2p.protocol.errors import LinkClosed, Unreachable
 from tests.node.files.contents import BIG, content
 from tests.node.harness import Lab, laboratory, until
@@ -57,8 +57,9 @@ async def test_a_provider_that_cannot_be_dialled_dials_the_requester() -> None:
         assert [source["via"] for source in (await lab.load("B", other))["sources"]] == [None]
 
 
-async def slowed(lab: Lab, name: str) -> None:
-    await lab.call(name, "set_rates", upload=12_000_000)
+async def slowed(lab: Lab, name: str, rate: int | None = 4_000_000) -> None:
+    """So that a load lasts until what is to happen during it has happened; None: no longer."""
+    await lab.call(name, "set_rates", upload=rate or 0)
 
 
 async def begun(lab: Lab, load: asyncio.Task[Any], more: int = 0) -> int:
@@ -90,6 +91,7 @@ async def test_a_transfer_goes_over_to_a_direct_link_that_comes_up_and_back(dial
         [straight] = await until(lambda: direct(lab, "B", "A"), "a direct link")
         before = straight.received
         await until(lambda: load.done() or straight.received > before + 1_000_000, "is used")
+        await slowed(lab, "A", None)
         if not load.done():
             straight.close(LinkClosed(peer="test", reason="the cable was pulled"), at_once=True)
         result = await load
@@ -110,6 +112,7 @@ async def test_both_that_dial_at_once_have_links_and_lose_nothing() -> None:
         await until(lambda: set(roads.dialled) == {"A", "B"}, "both dial")
         roads.open()
         await until(lambda: len(direct(lab, "B", "A")) == len(direct(lab, "A", "B")) == 2)
+        await slowed(lab, "A", None)
         await load
         assert lab.bytes_of("B", sha1) == data
         assert not [link for link in links(lab, "B", "A") if link.closed_by is not None]

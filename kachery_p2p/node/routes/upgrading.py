@@ -1,10 +1,10 @@
 """A direct link beside a relayed one: both ends of a circuit try to reach the other by the addresses
 that it has signed.
 
-Who opened the circuit begins at once, and the other end, which cannot always be dialled itself, a moment
-later, or at once if it says that nobody can: so a provider behind a router that lets nobody in dials the
-requester that has an address, and seldom both dial. If they do, there are two direct links, and the one
-that is not used is closed for being idle; none is closed while something flows.
+Who opened the circuit begins at once. The other end does so a moment later, or at once if it says of
+itself that nobody can dial it: so a provider behind a router that lets nobody in dials the requester
+that has an address, and seldom both dial. If they do, there are two direct links, and the one that is
+not used is closed for being idle; none is closed while something flows.
 
 Nothing is moved from one link to another: what is asked next goes over the better one
 (:meth:`Network.links_to`), and a transfer asks again each second. The relayed link is there for what is
@@ -23,6 +23,8 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 
+from kachery_p2p.node.links.link import Link
+from kachery_p2p.node.links.network import Network
 from kachery_p2p.protocol.limits import (
     MAX_BAD_ROUTES,
     MAX_UPGRADES,
@@ -31,8 +33,6 @@ from kachery_p2p.protocol.limits import (
     UPGRADE_MOST,
 )
 
-from .link import Link
-from .network import Network
 from .reach import Reach
 
 
@@ -46,7 +46,6 @@ class Upgrading:
         """By member, the last one last: when it was dialled, and seconds until it may be again."""
         self._places = asyncio.Semaphore(MAX_UPGRADES)
         network.on_shared.append(self._on_shared)
-        network.on_lost.append(self._on_lost)
 
     def _on_shared(self, link: Link, channel: bytes) -> None:
         if link.via is not None and link.peer not in self._trying and self._urls(link):
@@ -54,51 +53,64 @@ class Upgrading:
             self._trying[link.peer] = task
             task.add_done_callback(lambda _: self._trying.pop(link.peer, None))
 
-    def _on_lost(self, lost: Link) -> None:
-        """What goes on through a proxy, because a direct link broke, is to have one again."""
+    def neighbour(self, node: str) -> None:
+        """A member has been found in the local network: a circuit to it can be left now."""
         for link in list(self._network.links):
-            if link.peer == lost.peer and link.closed_by is None:
-                for channel in self._network.shared(link):
+            if link.peer == node and link.closed_by is None:
+                self._tried.pop(node, None)
+                for channel in sorted(self._network.shared(link)):
                     self._on_shared(link, channel)
 
     def _urls(self, link: Link) -> list[str]:
-        return [] if link.hello is None else link.hello.urls
+        said = [] if link.hello is None else link.hello.urls
+        return [*self._reach.neighbours(link.peer), *said]
 
     async def _try(self, relayed: Link, channel: bytes) -> None:
-        """Until there is a direct link, or the circuit has ended."""
+        """As long as the circuit lasts: see to it that there is a direct link beside it."""
         loop = asyncio.get_running_loop()
         node = relayed.peer
-        at, pause = self._tried.get(node, (loop.time() - UPGRADE_FIRST, 0.0))
-        begin = at + pause
+        at, pause = self._tried.get(node, (0.0, 0.0))
+        begin = at + pause if pause else loop.time()
         if not relayed.initiator and self._network.context.urls:
             begin = max(begin, loop.time() + REVERSE_SECONDS)
-        while True:
-            if await self._over(relayed, begin - loop.time()):
-                return
-            async with self._places:
-                if self._is_direct(node, channel):
-                    return
-                pause = min(UPGRADE_MOST, max(UPGRADE_FIRST, 2 * pause))
-                self._remember(node, loop.time(), pause)
-                if await self._reach.direct(node, channel, self._urls(relayed)) is not None:
-                    self._remember(node, loop.time(), UPGRADE_FIRST)
-                    return
-            begin = loop.time() + pause
+        while not await _over(relayed, begin - loop.time()):
+            straight = self._direct(node, channel)
+            if straight is None:
+                async with self._places:
+                    pause = min(UPGRADE_MOST, max(UPGRADE_FIRST, 2 * pause))
+                    self._remember(node, loop.time(), pause)
+                    straight = await self._reach.direct(node, channel, self._urls(relayed))
+            if straight is not None:
+                pause = 0.0
+                await _either(straight, relayed)
+            begin = loop.time() + max(pause, UPGRADE_FIRST)
 
-    async def _over(self, relayed: Link, seconds: float) -> bool:
-        """Wait so long; whether the circuit has ended meanwhile."""
-        try:
-            async with asyncio.timeout(max(0.0, seconds)):
-                await relayed.closed.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    def _is_direct(self, node: str, channel: bytes) -> bool:
-        return any(link.via is None for link in self._network.links_to(node, channel))
+    def _direct(self, node: str, channel: bytes) -> Link | None:
+        found = (link for link in self._network.links_to(node, channel) if link.via is None)
+        return next(found, None)
 
     def _remember(self, node: str, now: float, pause: float) -> None:
         self._tried[node] = now, pause
         self._tried.move_to_end(node)
         while len(self._tried) > MAX_BAD_ROUTES:
             self._tried.popitem(last=False)
+
+
+async def _over(link: Link, seconds: float) -> bool:
+    """Wait so long; whether the link has ended meanwhile."""
+    try:
+        async with asyncio.timeout(max(0.0, seconds)):
+            await link.closed.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _either(*links: Link) -> None:
+    """Wait until one of them has ended."""
+    ends = [asyncio.ensure_future(link.closed.wait()) for link in links]
+    try:
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in ends:
+            each.cancel()

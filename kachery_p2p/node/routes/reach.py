@@ -18,6 +18,12 @@ from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from typing import Protocol
 
+from kachery_p2p.node.links.circuit import CircuitTransport, circuit_to
+from kachery_p2p.node.links.dialling import Dialling, Rules
+from kachery_p2p.node.links.link import Link
+from kachery_p2p.node.links.network import Network
+from kachery_p2p.node.links.stream import Stream
+from kachery_p2p.node.links.transport import Transport
 from kachery_p2p.protocol.errors import KacheryError, NotAMember, Unreachable
 from kachery_p2p.protocol.limits import (
     CIRCUIT_CREDIT,
@@ -26,13 +32,6 @@ from kachery_p2p.protocol.limits import (
     MAX_BAD_ROUTES,
 )
 from kachery_p2p.protocol.links.messages import CIRCUIT, CIRCUIT_IN, CircuitTo
-
-from .circuit import CircuitTransport, circuit_to
-from .dialling import Dialling, Rules
-from .link import Link
-from .network import Network
-from .stream import Stream
-from .transport import Transport
 
 _RETRY_SECONDS = 60.0
 """How long a route that failed is remembered as bad."""
@@ -79,6 +78,8 @@ class Reach:
         self._dialling = dialling
         self._network = network
         self._kept: set[Link] = set()
+        self.neighbours: Callable[[str], list[str]] = lambda node: []
+        """Where a member is reached in the local network, as far as is known."""
         self._reaching: dict[tuple[str, bytes], asyncio.Task[Link]] = {}
         self._dials: dict[tuple[str, bytes], asyncio.Task[tuple[Link | None, list[str]]]] = {}
         self._early: dict[tuple[str, bytes], Link] = {}
@@ -146,6 +147,9 @@ class Reach:
         if link.closed_by is None:
             self._kept.add(link)
 
+    def is_kept(self, link: Link) -> bool:
+        return link in self._kept
+
     async def to(
         self, node: str, channel: bytes, *, urls: Iterable[str] = (), relays: Iterable[str] = ()
     ) -> Link:
@@ -157,12 +161,23 @@ class Reach:
             Unreachable: with what was tried.
         """
         existing = self._network.links_to(node, channel)
-        if existing:
+        if existing and not existing[0].heart.is_doubtful:
             return existing[0]
-        key = (node, channel)
-        early = self._early.get(key)
+        early = self._early.get((node, channel))
         if early is not None and early.closed_by is None and self._network.is_member(channel, node):
             return early
+        try:
+            return await self.anew(node, channel, urls=urls, relays=relays)
+        except Unreachable:
+            if existing and existing[0].closed_by is None:
+                return existing[0]  # it may yet go on
+            raise
+
+    async def anew(
+        self, node: str, channel: bytes, *, urls: Iterable[str] = (), relays: Iterable[str] = ()
+    ) -> Link:
+        """The same, whatever links there are."""
+        key = (node, channel)
         task = self._reaching.get(key)
         if task is None:
             task = self._network.spawn(
@@ -208,7 +223,8 @@ class Reach:
         ``tried`` why not. Whoever asks while somebody is at it has the same answer."""
         dialling = self._dials.get((node, channel))
         if dialling is None:
-            dialling = self._network.spawn(self._dial(node, channel, tuple(urls)), name="dial")
+            urls = tuple(dict.fromkeys([*self.neighbours(node), *urls]))
+            dialling = self._network.spawn(self._dial(node, channel, urls), name="dial")
             self._dials[node, channel] = dialling
             dialling.add_done_callback(lambda _: self._dials.pop((node, channel), None))
         link, reasons = await asyncio.shield(dialling)
@@ -253,6 +269,7 @@ class Reach:
         return sorted(
             proxies,
             key=lambda link: (
+                link.heart.is_doubtful,
                 self._bad_proxies.is_bad(link.peer, now),
                 link.peer not in relays,
                 link.rtt or 1.0,
