@@ -130,6 +130,7 @@ def main() -> int:
     if reason is not None:
         print(f"scripts/trial changes {reason}: nothing is tried")
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # it leaves nothing behind
     failed = 0
     with short_folder() as folder, places(folder) as found:
         giver, taker = found["a"].daemon, found["b"].daemon
