@@ -39,7 +39,8 @@ local                   : storage protocol.local
 
 node                    : local storage.backing storage.bindings protocol.channels
 node.links              : node
-node.channels           : node.links
+node.routes             : node.links
+node.channels           : node.routes
 node.gossip             : node.channels protocol.gossip
 node.backing            : node protocol.gossip
 node.files              : node.gossip node.backing

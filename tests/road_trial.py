@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -194,6 +195,7 @@ def main() -> int:
     if reason is not None:
         print(f"scripts/trial roads {reason}: nothing is tried")
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # it leaves nothing behind
     with short_folder() as folder:
         roads = Roads(folder, options.mb * 1_000_000)
         with roads.running(options.kinds):

@@ -19,7 +19,13 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kachery_p2p.protocol import codec, errors, identity, limits, tree
-from kachery_p2p.protocol.channels import admission, invitation, member_urls, visitor_pass
+from kachery_p2p.protocol.channels import (
+    admission,
+    invitation,
+    member_urls,
+    neighbours,
+    visitor_pass,
+)
 from kachery_p2p.protocol.channels import signed_document as channel
 from kachery_p2p.protocol.channels.document import (
     SECRET_BYTES,
@@ -538,7 +544,7 @@ def test_every_signing_context_is_in_the_table() -> None:
     told = {row[0].encode() for row in table("contexts")}
     assert told == {noise.STATIC_CONTEXT, channel.CONTEXT, announcements.CONTEXT, feed.CONTEXT,
                     task_result.CONTEXT, admission.CONTEXT, invitation.CONTEXT,
-                    member_urls.CONTEXT, local_proof.CONTEXT, visitor_pass.CONTEXT,
+                    member_urls.CONTEXT, neighbours.CONTEXT, local_proof.CONTEXT, visitor_pass.CONTEXT,
                     visitor_pass.PROOF_CONTEXT, visitor_pass.USE_CONTEXT,
                     visitor_pass.REVOCATION_CONTEXT}  # fmt: skip
     assert identity._signed_bytes(b"c", b"m") == b"kachery-p2p:c\0m"

@@ -54,6 +54,12 @@ _DOORS = (
         "commas between them; default: none.",
     ),
     click.option(
+        "--lan",
+        is_flag=True,
+        help="Say in the local network, by multicast DNS, that this node is there, and go directly to "
+        "members that say so; takes the extra 'lan'. Whoever is in that network hears its id.",
+    ),
+    click.option(
         "--private-network",
         "private_networks",
         metavar="NETWORK",

@@ -43,6 +43,8 @@ class Config:
     """Web sites (``https://lab.example.org``) whose pages may connect; others are refused."""
     private_networks: tuple[str, ...] = ()
     """Networks in which addresses that other members name are dialled, whatever is there."""
+    lan: bool = False
+    """Say in the local network that this node is there, and hear who else is."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
     local_api: bool = True

@@ -20,6 +20,7 @@ from kachery_p2p.storage.inventory.inventory import Inventory
 from kachery_p2p.storage.inventory.quota import Quota
 from kachery_p2p.storage.state import StateDB
 
+from .naps import Naps
 from .rates import Rates
 from .turns import Turns
 from .workers import Workers
@@ -50,6 +51,7 @@ class Context:
     """What lies in origins; it is the user's own, as what was stored here."""
     turns: Turns = field(default_factory=Turns)
     rates: Rates = field(default_factory=Rates)
+    naps: Naps = field(default_factory=Naps)
     warnings: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=MAX_WARNINGS))
 
     _signed: tuple[tuple[str, ...], bytes] | None = field(default=None, init=False, repr=False)

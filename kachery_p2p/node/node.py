@@ -50,19 +50,19 @@ from kachery_p2p.node.links.dialling import Dialling, WebSocketDialer
 from kachery_p2p.node.links.gate import Gate
 from kachery_p2p.node.links.listener import Doors, Listener
 from kachery_p2p.node.links.network import Network
-from kachery_p2p.node.links.reach import Reach
 from kachery_p2p.node.local.calls import Calls
 from kachery_p2p.node.local.services import Services
+from kachery_p2p.node.routes.routes import Routes
 from kachery_p2p.node.tasks.backends import TaskBackends, TaskFunctionOffers
 from kachery_p2p.node.tasks.queue import TaskQueue
 from kachery_p2p.node.tasks.requests import TaskRequests
 from kachery_p2p.node.tasks.results import ResultOffers, TaskResults
 from kachery_p2p.node.tasks.server import TaskServer
 from kachery_p2p.node.web.page import Page, own_names
+from kachery_p2p.protocol import limits
 from kachery_p2p.protocol.channels.membership import ChannelBook
 from kachery_p2p.protocol.errors import KacheryError, LinkClosed
 from kachery_p2p.protocol.files.keys import file_key
-from kachery_p2p.protocol.limits import NOTICE_SECONDS, SHUTDOWN_SECONDS
 from kachery_p2p.protocol.links.knock import Knocks
 
 from .config import Config
@@ -74,8 +74,7 @@ from .upkeep import Upkeep
 from .workers import Workers
 
 log = logging.getLogger(__name__)
-
-_HOUSEKEEPING_SECONDS = 5.0
+_RARE = "deleting what expired", "verifying what is stored"
 
 
 class Node:
@@ -143,7 +142,8 @@ class Node:
         self.context = replace(context, key=key, book=ChannelBook(key))
         self.network = Network(self.context)
         self.dialling = Dialling(self.context, config.private())
-        self.reach = Reach(self.network, self._dialer, self.dialling)
+        self.routes = Routes(self.network, self._dialer, self.dialling)
+        self.reach = self.routes.reach
         self.relay = Relay(self.network)
         self.documents = Documents(self.network)
         self.admissions = Admissions(self.network, self.documents)
@@ -158,8 +158,7 @@ class Node:
             self.network,
             [
                 BlobOffers(self.context), self.part_offers, FeedOffers(self.feed_store),
-                self.keep_offers,
-                ResultOffers(self.task_store), self.task_offers,
+                self.keep_offers, ResultOffers(self.task_store), self.task_offers,
             ],
         )  # fmt: skip
         self.availability = Availability(self.network, self.announcer)
@@ -234,6 +233,7 @@ class Node:
         await self.backing.load(config.backing)
         await self._listen()
         self.announcer.start()
+        await self.routes.start(config, self.listening)
         self._keep_house()
         self.network.spawn(self.upkeep.index(), name="index storage")
         self.bootstraps.refresh()
@@ -243,7 +243,7 @@ class Node:
             self.api = LocalServer(services, self.calls)
             await self.api.start()
             work = self.network.supervisor.every(
-                NOTICE_SECONDS, "keeping the local socket", self.api.look_after_socket
+                limits.NOTICE_SECONDS, "keeping the local socket", self.api.look_after_socket
             )
             self.network.spawn(work, name="keeping the local socket")
         log.info("node %s is up", self.context.node_id)
@@ -292,12 +292,11 @@ class Node:
 
     def _services(self) -> Services:
         return Services(
-            config=self.config, context=self.context, stopping=self.stopping,
-            listening=self.listening, marker=self.marker, state=self.state, store=self.store,
-            feed_store=self.feed_store, network=self.network, reach=self.reach, relay=self.relay,
-            documents=self.documents, invitations=self.invitations, joining=self.joining,
-            visits=self.visits, bootstraps=self.bootstraps, presence=self.presence,
-            announcer=self.announcer,
+            config=self.config, context=self.context, stopping=self.stopping, listening=self.listening,
+            marker=self.marker, state=self.state, store=self.store, feed_store=self.feed_store,
+            network=self.network, reach=self.reach, relay=self.relay, documents=self.documents,
+            invitations=self.invitations, joining=self.joining, visits=self.visits,
+            bootstraps=self.bootstraps, presence=self.presence, announcer=self.announcer,
             availability=self.availability, lookup=self.lookup, downloader=self.downloader,
             batch_loader=self.batch_loader, asker=self.asker, provider=self.provider, feeds=self.feeds,
             own_feeds=self.own_feeds, feed_reader=self.feed_reader, feed_server=self.feed_server,
@@ -400,6 +399,9 @@ class Node:
 
     def _keep_house(self) -> None:
         steps: dict[str, Callable[[], Awaitable[object] | object]] = {
+            "noticing that it slept": lambda: self.context.naps.beat(
+                asyncio.get_running_loop().time()
+            ),
             "looking for channels that expired": self.documents.check_expiry,
             "ending visits": self.network.visitors.sweep,
             "closing idle links": self.reach.sweep,
@@ -414,13 +416,16 @@ class Node:
             "giving memory back": self.upkeep.give_memory_back,
         }
         for what, step in steps.items():
-            work = self.network.supervisor.every(_HOUSEKEEPING_SECONDS, what, step)
+            pause = (
+                limits.RARE_HOUSEKEEPING_SECONDS if what in _RARE else limits.HOUSEKEEPING_SECONDS
+            )
+            work = self.network.supervisor.every(pause, what, step)
             self.network.spawn(work, name=f"housekeeping: {what}")
 
     async def stop(self) -> None:
         """Close everything that :meth:`start` opened, however far it came. Bounded in time."""
         try:
-            async with asyncio.timeout(SHUTDOWN_SECONDS):
+            async with asyncio.timeout(limits.SHUTDOWN_SECONDS):
                 if hasattr(self, "api"):
                     await self.api.close()
                 if hasattr(self, "downloader"):

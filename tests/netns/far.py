@@ -77,15 +77,35 @@ class Way:
         self._stop.set()
 
 
-@dataclass(frozen=True)
+@dataclass
 class FarHost:
     """``name`` of the namespace where its programs run; ``address`` is the host's, or that of the
-    router it is behind; ``gateway`` is this side's, as the host reaches it."""
+    router it is behind; ``gateway`` is this side's, as the host reaches it. ``here`` and ``there`` are
+    the devices, and ``outer`` the namespace of the one that is there."""
 
     name: str
     address: str
     gateway: str
     way: Way
+    here: str = ""
+    there: str = ""
+    outer: str = ""
+
+    def move(self) -> None:
+        """It has another address from now on, as in another network, and the old one leads nowhere."""
+        network, _, last = self.address.rpartition(".")
+        old, self.address = self.address, f"{network}.{int(last) + 1}"
+        run(f"ip addr del {self.gateway} peer {old} dev {self.here}")
+        run(f"ip addr add {self.gateway} peer {self.address} dev {self.here}")
+        run(f"ip -n {self.outer} addr del {old} peer {self.gateway} dev {self.there}")
+        run(f"ip -n {self.outer} addr add {self.address} peer {self.gateway} dev {self.there}")
+        run(f"ip -n {self.outer} route replace default via {self.gateway}")
+
+    def plug(self, *, out: bool) -> None:
+        """Its cable is pulled out, or put in again."""
+        run(f"ip -n {self.outer} link set {self.there} {'down' if out else 'up'}")
+        if not out:
+            run(f"ip -n {self.outer} route replace default via {self.gateway}")
 
 
 @contextlib.contextmanager
@@ -101,6 +121,8 @@ def far_host(number: int, *, behind_nat: bool = False) -> Iterator[FarHost]:
             stack.callback(os.close, end)
         run(f"ip addr add {gateway} peer {address} dev {here}")
         run(f"ip link set {here} mtu {_MTU} up")
+        # Far hosts reach one another by way of this one, which is no router otherwise.
+        run(f"sysctl -qw net.ipv4.conf.{here}.forwarding=1")
         run(f"ip link set {there} netns {name}")
         run(f"ip -n {name} addr add {address} peer {gateway} dev {there}")
         run(f"ip -n {name} link set {there} mtu {_MTU} up")
@@ -111,7 +133,7 @@ def far_host(number: int, *, behind_nat: bool = False) -> Iterator[FarHost]:
         stack.callback(thread.join)
         stack.callback(way.stop)
         inside = stack.enter_context(_behind(name, there, number)) if behind_nat else name
-        yield FarHost(inside, address, gateway, way)
+        yield FarHost(inside, address, gateway, way, here, there, name)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from tests.node.harness import laboratory, until
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_HOUSEKEEPING_SECONDS", 0.01)
+    monkeypatch.setattr(module.limits, "HOUSEKEEPING_SECONDS", 0.01)
 
 
 async def test_a_proxy_forgets_the_keys_of_a_removed_member_though_nobody_announces() -> None:

@@ -27,6 +27,7 @@ from kachery_p2p.protocol.channels import (
     admission,
     document,
     invitation,
+    neighbours,
     roles,
     share_link,
     visitor_pass,
@@ -110,6 +111,11 @@ def _error(data: bytes) -> object:
     return str(told)
 
 
+def _card(data: bytes) -> object:
+    signed = {b"n": KEY.public, b"u": data, b"s": KEY.sign(b"neighbour", data)}
+    return neighbours.read_card(signed), neighbours.read_card({b"u": data, b"s": data, b"n": data})
+
+
 def _head(data: bytes) -> object:
     return feed.check_head(codec.decode(feed.Head, data))
 
@@ -183,6 +189,7 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[type[KacheryError], .
     ),
     "gossip.announcements.check_batch": (_batch, (V,)),
     "gossip.announcements.unpack_entries": (_batch, (V,)),
+    "channels.neighbours.read_card": (_card, (V,)),
     "channels.text_encoding.from_text": (_text(armour.from_text), (errors.BadChannelDocument,)),
     "channels.signed_document.parse": (
         lambda data: channel.parse(data, now=0.0),

@@ -110,6 +110,9 @@ class End:
     def belong_to(self, party: Party) -> None:
         """Its own bound is that of the simulated path."""
 
+    def doubt(self) -> None:
+        pass
+
     async def close(self) -> None:
         if self.error is None:
             self._internet.log("close", self.name)

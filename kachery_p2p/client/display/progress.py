@@ -184,6 +184,10 @@ class Transfer:
         self.sources = info.get("sources") or self.sources
         self.tell(info.get("done", info.get("verified", self.done)), info.get("size") or None)
 
+    def gave(self, sources: list[dict[str, Any]]) -> None:
+        """Who gave it, also of what came too quickly to be told of meanwhile."""
+        self.sources = sources or self.sources
+
     def complete(self, size: int) -> None:
         """All is done; the caller's function hears of it at the end of ``with``."""
         self.done = self.total = size

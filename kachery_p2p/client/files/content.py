@@ -217,9 +217,12 @@ class Content:
         node = await connection()
         params = self.to_fetch() | {"ranges": [(start, end)]}
         try:
-            _, data = await node.call_for_bytes("load_bytes", params, on_progress=self.moving.hear)
+            result, data = await node.call_for_bytes(
+                "load_bytes", params, on_progress=self.moving.hear
+            )
         except NotFound:
             return None
+        self.moving.gave(result.get("sources", []))
         return data
 
     def to_fetch(self) -> dict[str, object]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kachery_p2p.node.files.progress import Progress
-from kachery_p2p.node.files.sources import NodeSource, via
+from kachery_p2p.node.files.sources import NodeSource
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.protocol import codec
@@ -170,10 +170,7 @@ class Asker:
         if not sizes:
             return None
         progress = Progress(size=sizes[0], verified=sizes[0], started=began)
-        progress.credit(
-            NodeSource(holder, link, via(self._network, link)),
-            sizes[0],
-        )
+        progress.credit(NodeSource(holder, link, self._network), sizes[0])
         return progress.plain(loop.time())
 
     def _learn(self, who: tuple[str, bytes], *, gave: bool) -> None:

@@ -26,8 +26,8 @@ from kachery_p2p.node.gossip.lookup import Lookup
 from kachery_p2p.node.links.endings import first_of
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
-from kachery_p2p.node.links.reach import Reach
 from kachery_p2p.node.links.stream import Stream
+from kachery_p2p.node.routes.reach import Reach
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import (
     CorruptContent,

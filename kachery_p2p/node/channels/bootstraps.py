@@ -7,16 +7,27 @@ what went wrong last is kept for ``info``. The set of addresses follows the chan
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from kachery_p2p.node.links.dialling import own_addresses
+from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
-from kachery_p2p.node.links.reach import Reach
+from kachery_p2p.node.routes.reach import Reach
+from kachery_p2p.node.routes.replacing import Tries, give_up
 from kachery_p2p.protocol.backoff import Backoff
-from kachery_p2p.protocol.errors import KacheryError, NotAMember
-from kachery_p2p.protocol.limits import RECONNECT_FIRST, RECONNECT_MOST
+from kachery_p2p.protocol.errors import KacheryError, NotAMember, Unreachable
+from kachery_p2p.protocol.limits import (
+    RECONNECT_FIRST,
+    RECONNECT_MOST,
+    STOPPED_SECONDS,
+    TICK_SECONDS,
+)
 
+_LOOK_SECONDS = 2.0
+"""While there is no link it is looked so often whether this computer has come to another network."""
 _STEADY_SECONDS = 10.0
 """A link that lasted this long was a good one: the backoff starts anew."""
 _NOT_YET_SECONDS = 5.0
@@ -96,7 +107,7 @@ class Bootstraps:
                 status.trying = False
                 self._network.context.take_back(not_yet_there)
                 since = loop.time()
-                await link.closed.wait()
+                link = await self._until_over(link, url, node)
                 if loop.time() - since > _STEADY_SECONDS:
                     backoff.reset()
                     not_yet.reset()
@@ -112,11 +123,54 @@ class Bootstraps:
             # Somebody is about to mend that, at one end or the other. It says nothing about how long
             # to wait after an error of another kind.
             pause = (not_yet if status.code == NotAMember.code else backoff).next()
+            if not await self._wait(pause):
+                backoff.reset()
+
+    async def _wait(self, seconds: float) -> bool:
+        """Wait so long, or until somebody is in a hurry. False: it was not waited to the end, for this
+        computer has come to another network, or has slept."""
+        loop = asyncio.get_running_loop()
+        until, where = loop.time() + seconds, own_addresses()
+        while (left := until - loop.time()) > 0:
+            looks = loop.time() + min(left, _LOOK_SECONDS)
             try:
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout_at(looks):
                     await self._hurry.wait()
+                return True
             except TimeoutError:
-                pass
+                if own_addresses() != where or loop.time() > looks + STOPPED_SECONDS:
+                    return False
+        return True
+
+    async def _until_over(self, link: Link, url: str, node: str) -> Link:
+        """Wait until the link is over. When it falls silent another one is made beside it, and takes
+        its place; returns the last one."""
+        tries = Tries(self._network.context.random)
+        while not link.closed.is_set():
+            await link.heart.trouble.wait()
+            if not link.heart.is_doubtful:
+                tries = Tries(self._network.context.random)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(TICK_SECONDS):
+                        await link.closed.wait()
+                continue
+            try:
+                async with asyncio.timeout(tries.seconds()):
+                    fresh = await self._reach.connect(url, node)
+            except (KacheryError, TimeoutError):
+                await asyncio.sleep(tries.pause())
+            else:
+                link = self._better(link, fresh, url)
+        return link
+
+    def _better(self, link: Link, fresh: Link, url: str) -> Link:
+        """Which of the two stays: the older one, if it is heard again."""
+        if link.closed_by is None and not link.heart.is_doubtful:
+            fresh.close(Unreachable(what=url, reason="the older link goes on"))
+            return link
+        give_up(link)
+        self._reach.keep(fresh)
+        return fresh
 
     def _said(self, error: KacheryError, url: str, node: str) -> str:
         """The error, and what to do, seen from the one who dialled."""

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from kachery_p2p.node.links.circuit import circuit_to
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
-from kachery_p2p.node.links.reach import Reach
+from kachery_p2p.node.routes.reach import Reach
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.channels.document import Bootstrap
 from kachery_p2p.protocol.channels.invitation import Invitation, parse_line, prove

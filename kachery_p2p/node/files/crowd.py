@@ -12,7 +12,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from kachery_p2p.node.context import Context
-from kachery_p2p.protocol.errors import KacheryError, LocalError, NotFound, TransportError
+from kachery_p2p.protocol.errors import (
+    KacheryError,
+    LinkClosed,
+    LocalError,
+    NotFound,
+    TransportError,
+)
 from kachery_p2p.protocol.gossip.holders import Holder
 from kachery_p2p.protocol.limits import (
     MAX_SOURCES,
@@ -24,8 +30,10 @@ from .sources import Source, Sources
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 1.0
-"""So often it is looked whether it is stuck."""
+_LOOK_SECONDS = 0.5
+"""So often it is looked whether it is stuck, and whether its sources are there."""
+_NEXT_LINK_SECONDS = 0.2
+"""Until a source whose link ended is asked over another one."""
 
 
 class Slot:
@@ -59,6 +67,7 @@ class Crowd:
         self._work = work
         self._holders: dict[str, Holder] = {}
         self._working: dict[str, asyncio.Task[None]] = {}
+        self._asked: dict[str, Source] = {}
         self._again: dict[str, float] = {}
         """When a source that failed is tried again."""
         self._failed: dict[str, float] = {}
@@ -99,6 +108,8 @@ class Crowd:
                     timeout=_LOOK_SECONDS,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
+                for source in self._asked.values():
+                    source.doubt_link()
                 if over.done() and not until.is_set():  # somebody wants more already
                     over = asyncio.create_task(until.wait())
                 if come.done():
@@ -129,8 +140,10 @@ class Crowd:
 
     async def _one(self, holder: Holder, failures: list[tuple[Holder, KacheryError]]) -> None:
         loop = asyncio.get_running_loop()
+        wait = min(SOURCE_RETRY_MOST, 2 * self._failed.get(holder.node, SOURCE_RETRY_FIRST / 2))
         try:
-            await self._work(await self._sources.connect(holder))
+            source = self._asked[holder.node] = await self._sources.connect(holder)
+            await self._work(source)
         except LocalError:
             raise
         except NotFound:
@@ -142,6 +155,9 @@ class Crowd:
             log.info("source %s failed: %s", holder.name, error)
             if not isinstance(error, TransportError):
                 self._context.warn(f"{holder.name}: {error}")
-        wait = min(SOURCE_RETRY_MOST, 2 * self._failed.get(holder.node, SOURCE_RETRY_FIRST / 2))
+            if isinstance(error, LinkClosed):  # there may be another link already
+                wait = _NEXT_LINK_SECONDS
+        finally:
+            self._asked.pop(holder.node, None)
         self._failed[holder.node] = wait
         self._again[holder.node] = loop.time() + wait

@@ -5,8 +5,9 @@ that are here (:mod:`~kachery_p2p.node.files.content`) and those who give them
 (:mod:`~kachery_p2p.node.files.sources`), and turns what goes wrong into an error that says what it was.
 
 It ends when nobody waits for it any more (what was verified is kept), when it is complete, or when it
-has made no progress for ``STALL_SECONDS``: sources that fail are retried and looked up anew until then,
-so a proxy or a provider that restarts is only a pause.
+has made no progress for ``STALL_SECONDS`` (``RESUME_SECONDS`` once something has come): sources that
+fail are retried and looked up anew until then, so a proxy or a provider that restarts, or whose
+computer sleeps for a minute, is only a pause.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from kachery_p2p.node.gossip.lookup import Found
+from kachery_p2p.node.naps import Patience
 from kachery_p2p.protocol.errors import (
     AccessDenied,
     Cancelled,
@@ -30,7 +32,7 @@ from kachery_p2p.protocol.errors import (
 )
 from kachery_p2p.protocol.files.ranges import Range
 from kachery_p2p.protocol.gossip.holders import Holder
-from kachery_p2p.protocol.limits import STALL_SECONDS
+from kachery_p2p.protocol.limits import RESUME_SECONDS, STALL_SECONDS
 from kachery_p2p.storage.files.checking import Proved
 
 from .content import Content, Part
@@ -93,7 +95,7 @@ class Download:
         self._parts: Counter[Part] = Counter()
         self._advanced = asyncio.Event()
         self._wanted = asyncio.Event()
-        self._last_progress = self.progress.started
+        self._patience = Patience(content.context.naps, STALL_SECONDS, RESUME_SECONDS)
         self._prepared_by = ""
         self._doubtful = False
         self._one_source = False
@@ -236,12 +238,11 @@ class Download:
         self.progress.size, self.progress.verified = self._content.size, self._content.verified
 
     def _progressed(self) -> None:
-        self._last_progress = asyncio.get_running_loop().time()
+        self._patience.progressed(asyncio.get_running_loop().time())
         self._tell()
 
     def _is_stuck(self) -> bool:
-        waited = asyncio.get_running_loop().time() - self._last_progress
-        return waited > STALL_SECONDS and not self._segments.held
+        return self._patience.is_over(asyncio.get_running_loop().time()) and not self._segments.held
 
     def _tell(self) -> None:
         self._advanced.set()
@@ -261,8 +262,7 @@ class Download:
                 self._slot.leave()
 
     async def _fetch(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._last_progress = loop.time()
+        self._patience.begin(asyncio.get_running_loop().time())
         if self._manifest is not None:
             if await self._assembled(self._manifest):
                 return
@@ -295,7 +295,9 @@ class Download:
             if self._is_stuck():
                 names = ", ".join(sorted(h.label or h.node[:8] for h in found.holders))
                 what = f"Loading sha1://{self.sha1}"
-                raise Stalled(what=what, seconds=STALL_SECONDS, sources=names) from last_error
+                raise Stalled(
+                    what=what, seconds=self._patience.seconds, sources=names
+                ) from last_error
             await asyncio.sleep(_RETRY_SECONDS)
             found = await self.finder.again()
 
@@ -347,7 +349,7 @@ class Download:
         await self._wanted.wait()
         self._rests = False
         await self._slot.take()
-        self._last_progress = asyncio.get_running_loop().time()
+        self._patience.begin(asyncio.get_running_loop().time())
 
     async def _begin(self, holders: list[Holder]) -> None:
         """Have the best source prepare; without the manifest if those who have the file lack that:

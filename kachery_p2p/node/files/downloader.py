@@ -13,7 +13,7 @@ from kachery_p2p.node.backing.backing import Backing
 from kachery_p2p.node.gossip.lookup import Lookup
 from kachery_p2p.node.gossip.watches import Watches
 from kachery_p2p.node.links.network import Network
-from kachery_p2p.node.links.reach import Reach
+from kachery_p2p.node.routes.reach import Reach
 from kachery_p2p.protocol.errors import KacheryError
 from kachery_p2p.protocol.gossip.holders import Holder
 from kachery_p2p.protocol.limits import (

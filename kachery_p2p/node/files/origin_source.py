@@ -86,7 +86,7 @@ class OriginSource(Source):
     """One origin. Of each content that is read it remembers what of the hash tree was needed."""
 
     def __init__(self, holder: Holder, origin: Origin, backing: Backing, context: Context) -> None:
-        super().__init__(holder, None)
+        super().__init__(holder)
         self._origin = origin
         self._backing = backing
         self._workers = context.workers

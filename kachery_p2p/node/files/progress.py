@@ -37,11 +37,12 @@ class Progress:
             entry = self.sources[holder.node] = {
                 "node": holder.node,
                 "label": holder.label,
-                "via": source.via,
+                "via": None,
                 "bytes": 0,
             }
             if self.gave is not None:
                 self.gave(holder)
+        entry["via"] = source.via  # it may have changed meanwhile
         entry["bytes"] += size
         self.fetched += size
 

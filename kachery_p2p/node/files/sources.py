@@ -19,9 +19,9 @@ from typing import Protocol
 from kachery_p2p.node.gossip.lookup import Lookup
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
-from kachery_p2p.node.links.reach import Reach
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.node.rates import Throttle
+from kachery_p2p.node.routes.reach import Reach
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import (
     AccessDenied,
@@ -146,11 +146,15 @@ class NodePieces:
 
 
 class Source(ABC):
-    """A holder that can be asked. ``via`` is the proxy's label, or None if the way is direct."""
+    """A holder that can be asked."""
 
-    def __init__(self, holder: Holder, via: str | None) -> None:
+    def __init__(self, holder: Holder) -> None:
         self.holder = holder
-        self.via = via
+
+    @property
+    def via(self) -> str | None:
+        """The label of the proxy that it is reached through; None: directly."""
+        return None
 
     @property
     def name(self) -> str:
@@ -185,6 +189,9 @@ class Source(ABC):
     async def manifest(self, sha1: str) -> bytes:
         """A manifest's bytes, its hash checked."""
 
+    def doubt_link(self) -> None:  # noqa: B027
+        """It has given nothing of late, perhaps: find out whether it is there at all."""
+
     async def proves(self, sha1: str) -> bool:
         """Whether it can send pieces of a file with proofs. Raises KacheryError: it has not got it."""
         return True
@@ -203,14 +210,26 @@ class Source(ABC):
 
 
 class NodeSource(Source):
-    """A node over a live link."""
+    """A node over a live link: what is asked next goes over the best that there is by then."""
 
     def __init__(
-        self, holder: Holder, link: Link, via: str | None, rate: Throttle | None = None
+        self, holder: Holder, link: Link, network: Network, rate: Throttle | None = None
     ) -> None:
-        super().__init__(holder, via)
-        self.link = link
+        super().__init__(holder)
+        self._link = link
+        self._network = network
         self._rate = rate
+
+    @property
+    def link(self) -> Link:
+        for better in self._network.links_to(self.holder.node, self.holder.channel):
+            self._link = better
+            break
+        return self._link
+
+    @property
+    def via(self) -> str | None:
+        return via(self._network, self.link)
 
     @property
     def rate(self) -> Throttle | None:
@@ -222,6 +241,10 @@ class NodeSource(Source):
 
     def accuse(self, error: KacheryError) -> None:
         self.link.close(error)
+
+    def doubt_link(self) -> None:
+        for link in self._network.links_to(self.holder.node, self.holder.channel):
+            link.doubt()
 
     def doubt(self, sha1: str, start: int, stop: int) -> None:
         doubt = FileDoubt(self.holder.channel, bytes.fromhex(sha1), start, stop)
@@ -351,7 +374,7 @@ class Sources:
         relays = self._lookup.relays.get((holder.node, holder.channel), set())
         link = await self._reach.to(holder.node, holder.channel, urls=holder.urls, relays=relays)
         rate = self._network.context.rates.download
-        return NodeSource(holder, link, via(self._network, link), rate)
+        return NodeSource(holder, link, self._network, rate)
 
     async def first(
         self, holders: Iterable[Holder], work: Callable[[Source], Awaitable[None]]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
-from kachery_p2p.node.links.reach import Reach
+from kachery_p2p.node.routes.reach import Reach
 from kachery_p2p.protocol.gossip.holders import Holder
 
 from .lookup import Lookup

@@ -126,7 +126,7 @@ class Copies:
             link = await self._discovery.link_to(holder)
             params = KeepLock(holder.channel, bytes.fromhex(blob.sha1))
             locked = codec.convert(LockedCopy, await link.request(KEEP_LOCK, codec.plain(params)))
-            await self._prove(NodeSource(holder, link, None), blob, locked.size)
+            await self._prove(NodeSource(holder, link, self._discovery.network), blob, locked.size)
         except KacheryError as error:
             return f"{holder.name}: {str(error).rstrip('.')}"
         if not locked.stays:

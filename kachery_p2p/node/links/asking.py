@@ -7,15 +7,24 @@ from collections.abc import Callable
 from typing import Any
 
 from kachery_p2p.protocol.errors import DeadlineExceeded, KacheryError
+from kachery_p2p.protocol.limits import DOUBT_SECONDS
 from kachery_p2p.protocol.links.mux import Mux
 
 from .writer import Writer
 
 
 class Asking:
-    """``flush``: the mux may have what to send."""
+    """``flush``: the mux may have what to send. ``late``: an answer does not come soon."""
 
-    def __init__(self, mux: Mux, writer: Writer, *, flush: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        mux: Mux,
+        writer: Writer,
+        *,
+        flush: Callable[[], None],
+        late: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._late = late
         self._mux = mux
         self._writer = writer
         self._flush = flush
@@ -29,6 +38,7 @@ class Asking:
     async def request(self, peer: str, method: str, params: Any, seconds: float) -> Any:
         """See :meth:`.link.Link.request`."""
         number = 0
+        late = asyncio.get_running_loop().call_later(DOUBT_SECONDS, self._late)
         try:
             async with asyncio.timeout(seconds):
                 if self._mux.congested:
@@ -45,6 +55,7 @@ class Asking:
                 what=f"The request {method!r} to {peer[:8]}", seconds=seconds
             ) from error
         finally:
+            late.cancel()
             if self._futures.pop(number, None) is not None:
                 self._mux.abandon(number)
                 self._flush()
@@ -61,7 +72,7 @@ class Asking:
 
     def release(self, error: KacheryError) -> None:
         """The link is over: who waits is told, each with an error of its own."""
-        self._over, self._flush = error, lambda: None
+        self._over, self._flush, self._late = error, lambda: None, lambda: None
         for future in self._futures.values():
             if not future.done():
                 future.set_exception(error.again())

@@ -146,6 +146,10 @@ class CircuitTransport:
     def belong_to(self, party: Party) -> None:
         """What comes is on the proxy's account, from whose connection it comes."""
 
+    def doubt(self) -> None:
+        if self._opened is not None:
+            self._opened.doubt()
+
     async def close(self) -> None:
         if self._opened is not None:
             self._opened.end()

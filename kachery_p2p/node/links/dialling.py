@@ -15,6 +15,7 @@ import os
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from urllib.parse import urlsplit
 
 from kachery_p2p.node.context import Context
@@ -36,6 +37,8 @@ from kachery_p2p.protocol.links.knock import RANDOM_BYTES, make_knock
 from .transport import WebSocketTransport, dial
 
 _LOCALHOST = "127.0.0.1"
+_ANYWHERE = (IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1"))
+"""Addresses for examples, which nobody has."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,11 @@ def _address_towards(address: Address) -> Address | None:
         except OSError:  # there is no such route
             return None
         return parse_address(sock.getsockname()[0])
+
+
+def own_addresses() -> tuple[Address | None, ...]:
+    """This computer's addresses on the way to anywhere else. Nothing is sent."""
+    return tuple(_address_towards(each) for each in _ANYWHERE)
 
 
 class WebSocketDialer:

@@ -40,7 +40,6 @@ from kachery_p2p.protocol.limits import (
     SETTLED_SECONDS,
     SETTLED_WEIGHT,
     STREAM_CREDIT,
-    WRITE_STALL_SECONDS,
 )
 from kachery_p2p.protocol.links import events
 from kachery_p2p.protocol.links.frames import TAG_BYTES, Hello
@@ -50,6 +49,7 @@ from kachery_p2p.protocol.links.session import SealedBody, Session
 from .asking import Asking
 from .budget import Budget
 from .endings import as_closed, ended_by, without_frames
+from .heartbeat import Heartbeat
 from .serving import Serving
 from .stream import Stream
 from .transport import Transport
@@ -57,7 +57,6 @@ from .writer import INLINE_BYTES, Writer
 
 log = logging.getLogger(__name__)
 
-_TICK_SECONDS = 2.5
 _GOODBYE_SECONDS = 1.0
 """How long a closing link may take to send its goodbye."""
 _OUTBOX = 2
@@ -113,7 +112,6 @@ class Link:
         self.closed_by: KacheryError | None = None
         self.greeted = asyncio.Event()
         self.closed = asyncio.Event()
-        self._closing = asyncio.Event()
         self._handler = handler
         self._workers = workers
         self._turns = turns
@@ -121,7 +119,8 @@ class Link:
         self._writer = Writer(
             transport, session, self._mux, workers, self._on_data_sent, self._count
         )
-        self._asking = Asking(self._mux, self._writer, flush=self._flush)
+        self.heart = Heartbeat(self._mux, self._writer, self.peer, self._flush)
+        self._asking = Asking(self._mux, self._writer, flush=self._flush, late=self.doubt)
         self._streams: dict[int, Stream] = {}
         self._serving = Serving(
             self._mux,
@@ -145,6 +144,15 @@ class Link:
         """Seconds: the least of the last minute."""
         return self._mux.pulse.rtt
 
+    def preference(self) -> tuple[bool, bool, float]:
+        """The best of several links has the least: what is not silent, direct, and newest."""
+        return self.heart.is_doubtful, self.via is not None, -self.opened_at
+
+    @property
+    def heard_at(self) -> float:
+        """When (the loop's time) anything came last."""
+        return self._mux.pulse.heard_at
+
     @property
     def sent(self) -> int:
         """Bytes that the transport has taken, records whole."""
@@ -159,6 +167,11 @@ class Link:
     def bulk_bytes(self) -> int:
         """How long a bulk frame should be for this link's speed."""
         return self._writer.bulk_bytes
+
+    def doubt(self) -> None:
+        """What is waited for does not come: find out whether the peer is there."""
+        self.heart.doubt()
+        self.transport.doubt()
 
     # --- life --------------------------------------------------------------------------------
 
@@ -188,7 +201,7 @@ class Link:
             self.closed_by = error
             self._mux.bye(error, at_once=at_once)
             self._writer.end()
-            self._closing.set()
+            self.heart.wake()
 
     def _metered(
         self, work: Callable[[], Coroutine[Any, Any, None]], *, every_step: bool = True
@@ -217,6 +230,7 @@ class Link:
         self.closed.set()
         self.greeted.set()
         self._writer.release()
+        self.heart.release()
         self._asking.release(as_closed(self.peer, error))
         self._serving.release()
         self._tasks = None
@@ -264,22 +278,14 @@ class Link:
         await self._greeting()
         self._mux.ping(loop.time())
         self._flush()
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_TICK_SECONDS):
-                    await self._closing.wait()
-            if self.closed_by is not None:
-                await asyncio.sleep(_GOODBYE_SECONDS)
-                raise self.closed_by  # the writer is stuck: the peer does not read
+        while self.closed_by is None:
+            await self.heart.beat()
             known = self.party not in (STRANGERS, KNOCKED)
             if known and loop.time() - self.opened_at >= SETTLED_SECONDS:
                 self.party = Party(self.peer, SETTLED_WEIGHT)
-            if not self._mux.tick(loop.time()):
-                raise LinkClosed(peer=self.peer[:8], reason="it has been silent for too long")
-            if self._writer.stuck_for(loop.time()) >= WRITE_STALL_SECONDS:
-                reason = f"it has read nothing for {WRITE_STALL_SECONDS:g} s"
-                raise LinkClosed(peer=self.peer[:8], reason=reason)
-            self._flush()
+        if not self.heart.is_doubtful:  # else nobody is there who would hear it
+            await asyncio.sleep(_GOODBYE_SECONDS)
+        raise self.closed_by  # the writer is stuck: the peer does not read
 
     # --- what the peer says ------------------------------------------------------------------
 
@@ -433,6 +439,7 @@ class Link:
 
     def _on_data_sent(self, number: int) -> None:
         self._count()
+        self.heart.stir()
         self.used_at = asyncio.get_running_loop().time()
         stream = self._streams.get(number)
         if stream is not None:

@@ -3,7 +3,7 @@
 :class:`Network` owns every link. It greets, finds the channels two nodes share, closes links that
 share none, and answers requests through the handlers that other parts of the node register
 (:mod:`.handlers`). How a link to somebody comes about is the business of
-:mod:`~kachery_p2p.node.links.reach`.
+:mod:`~kachery_p2p.node.routes.reach`.
 
 Invariants: what a handler is called with has been decoded and type-checked, and its link shares at
 least one channel; *which* channel and role a call needs is the handler's to check, with
@@ -184,7 +184,7 @@ class Network:
         return [link for link in self.links if channel in self._shared.get(link, ())]
 
     def links_to(self, node: str, channel: bytes) -> list[Link]:
-        """Live links to a node that share a channel, direct ones first, newest first."""
+        """Live links to a node that share a channel, the best first."""
         found = [
             link
             for link in self.links
@@ -192,7 +192,7 @@ class Network:
             and link.closed_by is None
             and channel in self._shared.get(link, ())
         ]
-        return sorted(found, key=lambda link: (link.via is not None, -link.opened_at))
+        return sorted(found, key=Link.preference)
 
     def proxies_on(self, channel: bytes) -> list[Link]:
         """Direct links to nodes that may relay on a channel, one per node."""

@@ -53,6 +53,9 @@ class Carrier(Protocol):
     def budget(self) -> Budget:
         """What the peer may make this node hold."""
 
+    def doubt(self) -> None:
+        """What is waited for does not come: find out whether anybody is there."""
+
     def end(self, number: int, error: BaseException | None) -> None:
         """Tell the peer that the stream is over, and forget it."""
 
@@ -79,6 +82,11 @@ class Stream:
     @property
     def peer(self) -> str:
         return self._link.peer
+
+    def doubt(self) -> None:
+        """What is waited for does not come."""
+        if not self.ended:
+            self._link.doubt()
 
     async def send(self, meta: Any, body: Buffer | None = None, *, opaque: bool = False) -> None:
         """Send one frame, waiting for credit and for the link.

@@ -78,6 +78,9 @@ class Transport(Protocol):
     def belong_to(self, party: Party) -> None:
         """What comes is on this account from now on; until then nothing large comes."""
 
+    def doubt(self) -> None:
+        """What is waited for does not come: whatever carries this finds out whether it still does."""
+
     async def close(self) -> None: ...
 
 
@@ -108,6 +111,9 @@ class WebSocketTransport:
 
     def belong_to(self, party: Party) -> None:
         self._messages.belong_to(party.name)
+
+    def doubt(self) -> None:
+        """Nothing that a node could ask carries a WebSocket."""
 
     async def close(self) -> None:
         try:

@@ -164,13 +164,13 @@ class DoctorCalls:
             with source.reading(sha1, [(0, min(info.size, BLOCK))], proofs=False) as pieces:
                 while (item := await pieces.next()) is not None:
                     pieces.done(item[2])
-        return {"size": info.size, "partial": info.partial, "via": source.via}
+        return {"size": info.size, "partial": info.partial, "via": source.link.via}
 
     async def _connect(self, holder: Holder) -> NodeSource:
         services = self._services
         relays = services.lookup.relays.get((holder.node, holder.channel), set())
         link = await services.reach.to(holder.node, holder.channel, urls=holder.urls, relays=relays)
-        return NodeSource(holder, link, link.via)
+        return NodeSource(holder, link, services.network)
 
     async def _load(self, params: _File) -> dict[str, Any]:
         channel = self._channel(params.channel)
@@ -191,7 +191,7 @@ class DoctorCalls:
             return seen
 
         async def probe(holder: Holder) -> dict[str, Any]:
-            return {"size": None, "partial": False, "via": (await self._connect(holder)).via}
+            return {"size": None, "partial": False, "via": (await self._connect(holder)).link.via}
 
         seen["channels"] = await self._on_channels(wanted, params.channel, probe)
         if params.subfeed is not None and _somebody_gives(seen["channels"]):

@@ -6,7 +6,7 @@ method               parameters                                            resul
 ===================  ====================================================  ============================
 ``load``             sha1, manifest?, channel?, only?, chunk_of?, local?,  size, seconds, sources
                      label?; sends progress
-``load_bytes``       sha1, manifest?, ranges, channel?, only?; sends chunks  size
+``load_bytes``       sha1, manifest?, ranges, channel?, only?; sends chunks  size, sources?
                      and, before them, progress with their size
 ``here``             sha1, channel                                         here
 ``find``             sha1, channel?                                        local, holders, ...
@@ -42,6 +42,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from kachery_p2p.node.files.content import Part
+from kachery_p2p.node.files.download import Download
 from kachery_p2p.node.files.reading import Reading
 from kachery_p2p.node.files.reading import cut as pieces_of
 from kachery_p2p.node.gossip.lookup import Found
@@ -279,14 +280,17 @@ class FileCalls:
         reading = Reading(
             self._services.downloader, *named, label=params.label, on_progress=live.progress
         )
+        last: Download | None = None
         async with contextlib.aclosing(reading.pieces()) as pieces:
             async for download, some in pieces:
+                last = download
                 if params.only and channel is not None and not await download.may_leave(channel):
                     raise NotFound(
                         what=f"sha1://{params.sha1}", detail="parts of it came by another channel"
                     )
                 await live.send_piece(partial(download.read, some))
-        return {"size": reading.size}
+        sources = [] if last is None else list(last.progress.sources.values())
+        return {"size": reading.size, "sources": sources}
 
     async def _send_stored(self, blob: Blob, left: deque[Part], live: LiveCall) -> None:
         """Send what is here, checked; what is ``left`` becomes less with each piece."""

@@ -36,7 +36,7 @@ from kachery_p2p.node.gossip.lookup import Lookup
 from kachery_p2p.node.keepers.keepers import Keepers
 from kachery_p2p.node.links.circuit import Relay
 from kachery_p2p.node.links.network import Network
-from kachery_p2p.node.links.reach import Reach
+from kachery_p2p.node.routes.reach import Reach
 from kachery_p2p.node.tasks.backends import TaskBackends
 from kachery_p2p.node.tasks.queue import TaskQueue
 from kachery_p2p.node.tasks.requests import TaskRequests

@@ -20,6 +20,12 @@ MAX_LABEL: Final = 200
 """Characters of a node's label."""
 MAX_HELLO_URLS: Final = 8
 """Addresses at which a node says that it can be reached."""
+MAX_CARD: Final = 250
+"""Bytes of the addresses that a node says in its local network: one string of a TXT record has 255."""
+MAX_NEIGHBOURS: Final = 256
+"""Members of whose addresses in the local network a node keeps; the oldest go first."""
+MAX_NEIGHBOUR_SERVICES: Final = 1_024
+"""Nodes in the local network, members or not, that are asked for their cards."""
 MAX_FILE_LABEL: Final = 1_000
 """Characters of the label in a URI: a file name (255), or a whole path in URIs of old."""
 

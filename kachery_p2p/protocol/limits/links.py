@@ -94,6 +94,25 @@ RTT_SECONDS: Final = 15.0
 """So often the round-trip time of a link is measured, however busy it is."""
 RTT_REMEMBERED_SECONDS: Final = 60.0
 """The round-trip time that is told, and that links are chosen by, is the least of so long."""
+SUSPECT_SECONDS: Final = 1.5
+"""A link on which a ping is unanswered for so long, or SUSPECT_TRIPS round trips, and nothing else
+came, is doubtful: others are preferred, and a new one is made beside it."""
+SUSPECT_TRIPS: Final = 4
+DOUBT_SECONDS: Final = 0.5
+"""Who waits for something has a link pinged on which nothing came for so long."""
+TICK_SECONDS: Final = 0.5
+"""So often a link is looked after while a ping is unanswered or something waits to be taken."""
+HOUSEKEEPING_SECONDS: Final = 5.0
+"""So often a node looks what has become old."""
+RARE_HOUSEKEEPING_SECONDS: Final = 30.0
+"""The same of what wakes a thread each time and is in no hurry."""
+STOPPED_SECONDS: Final = 5.0
+"""By how much a timer is late in a process that was stopped, or whose computer slept."""
+REPLACE_FIRST: Final = 1.5
+"""The first attempt to make a new link beside a doubtful one may take so many seconds: a packet that
+opens a connection, and is lost, is sent again after one, and then later and later."""
+REPLACE_MOST: Final = 6.0
+"""Each further one may take half as long again, up to this."""
 DEAD_SECONDS: Final = 25.0
 """A link on which nothing was received for so long is dead (a ping went unanswered)."""
 MAX_REQUESTS: Final = 1_024
@@ -151,6 +170,16 @@ MAX_LINKS_PER_PEER: Final = 8
 """Links with one peer, direct ones and through proxies; one more ends the one that was idle longest."""
 MAX_CIRCUITS_PER_NODE: Final = 512
 """Circuits that one node may have open through one proxy."""
+HEAD_START_SECONDS: Final = 0.3
+"""A direct attempt is alone for so long; then a circuit is asked for beside it."""
+REVERSE_SECONDS: Final = 1.0
+"""Who can be dialled waits so long until it dials who has opened a circuit to it."""
+UPGRADE_FIRST: Final = 60.0
+"""Seconds until a direct link is tried again beside a relayed one; twice as many each time."""
+UPGRADE_MOST: Final = 960.0
+"""Seconds of that at most."""
+MAX_UPGRADES: Final = 16
+"""Members that a node tries to reach directly at once, because a circuit leads to them."""
 MAX_BAD_ROUTES: Final = 1_024
 """Addresses, and proxies, that a node remembers as not working; the oldest are forgotten first."""
 
@@ -223,6 +252,8 @@ LINK_GRACE_SECONDS: Final = 5.0
 """A look-up waits so long for a bootstrap link that is just being opened."""
 STALL_SECONDS: Final = 30.0
 """A transfer without one new verified byte for so long is stalled."""
+RESUME_SECONDS: Final = 90.0
+"""The same for one of which something has come: a computer that slept for a minute goes on with it."""
 IDLE_CIRCUIT_SECONDS: Final = 120.0
 """A relayed or direct on-demand link without traffic is closed after this."""
 SHUTDOWN_SECONDS: Final = 5.0

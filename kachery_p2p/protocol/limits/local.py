@@ -34,7 +34,7 @@ LOCAL_PIECES_AT_ONCE: Final = 4
 """Pieces that are read from the disk at once for one client's calls of load_bytes."""
 MAX_NOTICE: Final = 16 * KIB
 """Bytes of what a node leaves in its state folder about where it runs: two paths of 4 KiB fit."""
-NOTICE_SECONDS: Final = 2.0
+NOTICE_SECONDS: Final = 5.0
 """So often a node looks whether its socket is where clients look, and says that it still runs."""
 NOTICE_LATE_SECONDS: Final = 60.0
 """A node of another computer that has not said so for as long has ended: file servers and the clocks of

@@ -13,6 +13,8 @@ from kachery_p2p.protocol.limits import (
     PING_SECONDS,
     RTT_REMEMBERED_SECONDS,
     RTT_SECONDS,
+    SUSPECT_SECONDS,
+    SUSPECT_TRIPS,
 )
 
 from .pace import Pace
@@ -37,6 +39,10 @@ class Pulse:
         counts as long as there is no other."""
         return self._rtts[0][1] if self._rtts else None
 
+    @property
+    def heard_at(self) -> float:
+        return self._heard
+
     def heard(self, now: float) -> None:
         """Anything came."""
         self._heard = now
@@ -44,6 +50,25 @@ class Pulse:
     def silent(self, now: float) -> float:
         """Seconds for which nothing has come."""
         return now - self._heard
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a ping is unanswered."""
+        return bool(self._tokens)
+
+    def is_doubtful(self, now: float) -> bool:
+        """Whether a ping is unanswered for so long that the other end may be gone."""
+        return bool(self._tokens) and self.doubtful_in(now) <= 0
+
+    def doubtful_in(self, now: float) -> float:
+        """Seconds until the ping that is under way is unanswered for so long, if nothing comes."""
+        unanswered = min(self.silent(now), self.pace.oldest(now))
+        return max(SUSPECT_SECONDS, SUSPECT_TRIPS * (self.rtt or 0.0)) - unanswered
+
+    def next_ping(self, now: float) -> float:
+        """Seconds until one is due, if nothing comes by then and none is under way."""
+        quiet = self._heard + PING_SECONDS, self._pinged + RTT_SECONDS
+        return max(0.0, min(quiet) - now)
 
     def is_dead(self, now: float) -> bool:
         return self.silent(now) >= DEAD_SECONDS

@@ -114,7 +114,7 @@ async def test_an_expiry_that_fails_half_way_is_done_again(monkeypatch: pytest.M
 
 
 async def test_housekeeping_survives_what_fails_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_module, "_HOUSEKEEPING_SECONDS", 0.02)
+    monkeypatch.setattr(node_module.limits, "HOUSEKEEPING_SECONDS", 0.02)
     calls = {"reach": 0, "feeds": 0}
 
     def fails(*_: Any) -> None:
@@ -125,7 +125,7 @@ async def test_housekeeping_survives_what_fails_in_it(monkeypatch: pytest.Monkey
         calls["feeds"] += 1
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("kachery_p2p.node.links.reach.Reach.sweep", fails)
+    monkeypatch.setattr("kachery_p2p.node.routes.reach.Reach.sweep", fails)
     monkeypatch.setattr("kachery_p2p.node.feeds.reader.FeedReader.sweep", hangs)
     async with laboratory("A", "B") as lab:
         await until(lambda: calls["reach"] > 6 and calls["feeds"], "it goes on")

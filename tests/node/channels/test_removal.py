@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kachery_p2p.node.links import link as link_module
+from kachery_p2p.node.links import heartbeat
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.protocol.errors import (
     KacheryError,
@@ -97,8 +97,8 @@ async def test_whoever_watches_and_does_not_read_costs_the_announcer_nothing() -
 async def test_a_peer_that_reads_nothing_is_given_up_though_it_speaks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(link_module, "WRITE_STALL_SECONDS", 0.2, raising=False)
-    monkeypatch.setattr(link_module, "_TICK_SECONDS", 0.05)
+    monkeypatch.setattr(heartbeat, "WRITE_STALL_SECONDS", 0.2)
+    monkeypatch.setattr(heartbeat, "TICK_SECONDS", 0.05)
     async with laboratory("A", "B") as lab:
         [link] = lab["P"].network.links_to(lab.id("B"), lab.channels["lab"])
         link.transport.send = never  # type: ignore[method-assign]

@@ -272,3 +272,13 @@ async def test_a_provider_that_lies_is_found_out_on_a_full_disk_too(
         monkeypatch.setattr(provider.TreeReader, "read_proved", lie)
         with pytest.raises(CorruptContent):
             await read(lab, sha1, manifest, (0, 10))
+
+
+async def test_who_gave_is_told_also_of_what_was_read_too_quickly_to_be_told_before() -> None:
+    async with laboratory() as lab:
+        sha1, manifest = await lab.store("A", DATA)
+        live = Live()
+        asked = {"sha1": sha1, "manifest": manifest, "ranges": [(0, None)]}
+        [source] = (await lab.live("B", live, "load_bytes", **asked))["sources"]
+        assert (source["label"], source["via"]) == ("A", "P")
+        assert source["bytes"] >= BIG

@@ -15,8 +15,8 @@ from kachery_p2p.node.links import network
 from kachery_p2p.node.links.circuit import CircuitTransport
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.opening import handshake
-from kachery_p2p.node.links.reach import Reach
 from kachery_p2p.node.links.stream import Stream
+from kachery_p2p.node.routes.reach import Reach
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.channels.membership import channel_tag
 from kachery_p2p.protocol.errors import KacheryError, LinkClosed, ProtocolViolation

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from kachery_p2p.protocol.limits import DEAD_SECONDS, PING_SECONDS, RTT_SECONDS
+from kachery_p2p.protocol.limits import (
+    DEAD_SECONDS,
+    PING_SECONDS,
+    RTT_SECONDS,
+    SUSPECT_SECONDS,
+    SUSPECT_TRIPS,
+)
 from kachery_p2p.protocol.links.pulse import Pulse
 
 
@@ -57,3 +63,35 @@ def test_a_busy_link_is_measured_now_and_then() -> None:
     pulse.pong(pulse.ping(RTT_SECONDS), RTT_SECONDS + 0.1)
     pulse.heard(RTT_SECONDS + 1)
     assert not pulse.is_due(RTT_SECONDS + 1)
+
+
+def test_a_link_is_doubtful_while_a_ping_is_unanswered_and_nothing_else_comes() -> None:
+    pulse = Pulse(0.0)
+    assert not pulse.is_doubtful(DEAD_SECONDS), "nobody has asked"
+    token = pulse.ping(100.0)
+    assert pulse.doubtful_in(100.0) == SUSPECT_SECONDS
+    assert not pulse.is_doubtful(100.0 + SUSPECT_SECONDS - 0.01)
+    assert pulse.is_doubtful(100.0 + SUSPECT_SECONDS)
+    pulse.heard(100.0 + SUSPECT_SECONDS)
+    assert not pulse.is_doubtful(100.0 + 2 * SUSPECT_SECONDS - 0.01), "a busy peer is no silent one"
+    assert pulse.is_doubtful(100.0 + 2 * SUSPECT_SECONDS)
+    pulse.pong(token, 200.0)
+    assert not pulse.is_doubtful(300.0)
+
+
+def test_where_round_trips_are_long_a_link_is_doubtful_later() -> None:
+    pulse = Pulse(0.0)
+    pulse.pong(pulse.ping(0.0), 1.0)
+    pulse.heard(1.0)
+    pulse.ping(1.0)
+    assert not pulse.is_doubtful(1.0 + SUSPECT_SECONDS)
+    assert pulse.is_doubtful(1.0 + SUSPECT_TRIPS * 1.0)
+
+
+def test_the_next_ping_is_when_nothing_came_or_none_was_sent_for_long() -> None:
+    pulse = Pulse(0.0)
+    assert pulse.next_ping(0.0) == PING_SECONDS
+    pulse.heard(8.0)
+    assert pulse.next_ping(8.0) == RTT_SECONDS - 8.0
+    for now in (0.0, 5.0, 14.0, 20.0):
+        assert (pulse.next_ping(now) == 0.0) == pulse.is_due(now)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kachery_p2p.node.links.reach import BadRoutes, Reach
+from kachery_p2p.node.routes.reach import BadRoutes, Reach
 from kachery_p2p.protocol.errors import (
     Busy,
     DeadlineExceeded,
@@ -25,11 +25,17 @@ MEMBER = "ab" * 32
 NEAR, FAR = "near", "far"
 
 
+@dataclass
+class FakeHeart:
+    is_doubtful: bool = False
+
+
 @dataclass(eq=False)
 class FakeProxy:
     peer: str
     rtt: float
     closed_by: Any = None
+    heart: FakeHeart = field(default_factory=FakeHeart)
 
     def open(self, *args: Any, **options: Any) -> Any:
         return SimpleNamespace()

@@ -1,6 +1,8 @@
 """How a link to somebody comes about: the routes to a member, tried from the best to the last.
 
-Over an existing link; directly, if the member has an address; else through a proxy, as a circuit. And
+Over an existing link; directly, if the member has an address; else through a proxy, as a circuit. A
+direct attempt has a head start; then both go on, and the first link is used. When the direct one comes
+later it is the better of two (:meth:`Network.links_to`), and what is asked next goes over it. And
 the other end of that: a circuit that a proxy brings is accepted here. Links that were made on demand
 are closed again when nobody has used them for a while.
 
@@ -16,21 +18,25 @@ from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from typing import Protocol
 
+from kachery_p2p.node.links.circuit import CircuitTransport, circuit_to
+from kachery_p2p.node.links.dialling import Dialling, Rules
+from kachery_p2p.node.links.link import Link
+from kachery_p2p.node.links.network import Network
+from kachery_p2p.node.links.stream import Stream
+from kachery_p2p.node.links.transport import Transport
 from kachery_p2p.protocol.errors import KacheryError, NotAMember, Unreachable
-from kachery_p2p.protocol.limits import CIRCUIT_CREDIT, IDLE_CIRCUIT_SECONDS, MAX_BAD_ROUTES
+from kachery_p2p.protocol.limits import (
+    CIRCUIT_CREDIT,
+    HEAD_START_SECONDS,
+    IDLE_CIRCUIT_SECONDS,
+    MAX_BAD_ROUTES,
+)
 from kachery_p2p.protocol.links.messages import CIRCUIT, CIRCUIT_IN, CircuitTo
-
-from .circuit import CircuitTransport, circuit_to
-from .dialling import Dialling, Rules
-from .link import Link
-from .network import Network
-from .stream import Stream
-from .transport import Transport
 
 _RETRY_SECONDS = 60.0
 """How long a route that failed is remembered as bad."""
 _DIRECT_SECONDS = 3.0
-"""How long a direct attempt may take before the proxy is used instead."""
+"""How long one address may take."""
 
 
 class Dialer(Protocol):
@@ -72,7 +78,10 @@ class Reach:
         self._dialling = dialling
         self._network = network
         self._kept: set[Link] = set()
+        self.neighbours: Callable[[str], list[str]] = lambda node: []
+        """Where a member is reached in the local network, as far as is known."""
         self._reaching: dict[tuple[str, bytes], asyncio.Task[Link]] = {}
+        self._dials: dict[tuple[str, bytes], asyncio.Task[tuple[Link | None, list[str]]]] = {}
         self._early: dict[tuple[str, bytes], Link] = {}
         """Links on which the peer's hello has not come yet. They may be used already."""
         self._bad_urls = BadRoutes()
@@ -138,6 +147,9 @@ class Reach:
         if link.closed_by is None:
             self._kept.add(link)
 
+    def is_kept(self, link: Link) -> bool:
+        return link in self._kept
+
     async def to(
         self, node: str, channel: bytes, *, urls: Iterable[str] = (), relays: Iterable[str] = ()
     ) -> Link:
@@ -149,12 +161,23 @@ class Reach:
             Unreachable: with what was tried.
         """
         existing = self._network.links_to(node, channel)
-        if existing:
+        if existing and not existing[0].heart.is_doubtful:
             return existing[0]
-        key = (node, channel)
-        early = self._early.get(key)
+        early = self._early.get((node, channel))
         if early is not None and early.closed_by is None and self._network.is_member(channel, node):
             return early
+        try:
+            return await self.anew(node, channel, urls=urls, relays=relays)
+        except Unreachable:
+            if existing and existing[0].closed_by is None:
+                return existing[0]  # it may yet go on
+            raise
+
+    async def anew(
+        self, node: str, channel: bytes, *, urls: Iterable[str] = (), relays: Iterable[str] = ()
+    ) -> Link:
+        """The same, whatever links there are."""
+        key = (node, channel)
         task = self._reaching.get(key)
         if task is None:
             task = self._network.spawn(
@@ -167,17 +190,68 @@ class Reach:
     async def _make(
         self, node: str, channel: bytes, urls: tuple[str, ...], relays: frozenset[str]
     ) -> Link:
-        loop = asyncio.get_running_loop()
         tried: list[str] = []
+        direct: asyncio.Task[Link | None] = self._network.spawn(
+            self.direct(node, channel, urls, tried), name="dial"
+        )
+        await asyncio.wait({direct}, timeout=HEAD_START_SECONDS)
+        link = direct.result() if direct.done() else None
+        if link is not None:
+            return link
+        relayed: asyncio.Task[Link | None] = self._network.spawn(
+            self._relayed(node, channel, relays, tried), name="relay"
+        )
+        waiting = {direct, relayed}
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            # The direct attempt goes on if the circuit was faster: what comes of it is better.
+            for task in (direct, relayed):
+                if task in done and (link := task.result()) is not None:
+                    return link
+        raise Unreachable(
+            what=f"node {node[:8]}", reason="; ".join(tried) or "no proxy is connected"
+        )
+
+    async def direct(
+        self,
+        node: str,
+        channel: bytes,
+        urls: Iterable[str],
+        tried: list[str] | None = None,
+    ) -> Link | None:
+        """A link to one of the addresses of a member that has not failed of late; None, and in
+        ``tried`` why not. Whoever asks while somebody is at it has the same answer."""
+        dialling = self._dials.get((node, channel))
+        if dialling is None:
+            urls = tuple(dict.fromkeys([*self.neighbours(node), *urls]))
+            dialling = self._network.spawn(self._dial(node, channel, urls), name="dial")
+            self._dials[node, channel] = dialling
+            dialling.add_done_callback(lambda _: self._dials.pop((node, channel), None))
+        link, reasons = await asyncio.shield(dialling)
+        if tried is not None:
+            tried += reasons
+        return link
+
+    async def _dial(
+        self, node: str, channel: bytes, urls: tuple[str, ...]
+    ) -> tuple[Link | None, list[str]]:
+        tried: list[str] = []
+        loop = asyncio.get_running_loop()
         for url in urls:
             if self._bad_urls.is_bad(url, loop.time()):
                 continue
             try:
                 async with asyncio.timeout(_DIRECT_SECONDS):
-                    return await self._connect_member(url, node, channel)
+                    return await self._connect_member(url, node, channel), tried
             except (KacheryError, TimeoutError) as error:
                 self._bad_urls.add(url, loop.time())
                 tried.append(f"directly at {url}: {error or 'no answer'}")
+        return None, tried
+
+    async def _relayed(
+        self, node: str, channel: bytes, relays: frozenset[str], tried: list[str]
+    ) -> Link | None:
+        loop = asyncio.get_running_loop()
         for proxy in self._ordered(self._network.proxies_on(channel), relays):
             try:
                 link = await self._through(proxy, node, channel)
@@ -188,15 +262,14 @@ class Reach:
             else:
                 self._bad_proxies.forgive(proxy.peer)
                 return link
-        raise Unreachable(
-            what=f"node {node[:8]}", reason="; ".join(tried) or "no proxy is connected"
-        )
+        return None
 
     def _ordered(self, proxies: list[Link], relays: frozenset[str]) -> list[Link]:
         now = asyncio.get_running_loop().time()
         return sorted(
             proxies,
             key=lambda link: (
+                link.heart.is_doubtful,
                 self._bad_proxies.is_bad(link.peer, now),
                 link.peer not in relays,
                 link.rtt or 1.0,
