@@ -9,7 +9,9 @@ Layout
     ``[feed, subfeed, name, first, now_ms, texts]``, ``first`` being the number that was promised.
 
 Invariants: a record counts only if it is whole; what cannot be written leaves nothing behind; the file
-is emptied only when all that is in it is committed.
+is emptied only when all that is in it is committed. A record that is not whole is at the end, where a
+crash tore it before anybody was told of it. If whole ones follow, the disk has damaged it: those
+count, and the file is kept aside as it was.
 """
 
 from __future__ import annotations
@@ -22,14 +24,25 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from kachery_p2p.protocol import codec
-from kachery_p2p.protocol.errors import ProtocolViolation
+from kachery_p2p.protocol.errors import ProtocolViolation, StorageDamaged, StorageFull
 from kachery_p2p.protocol.limits import FEED_SPOOL_BYTES
-from kachery_p2p.storage.disk import disk_errors, pread_up_to, pwrite_all, sync_data, sync_folder
+from kachery_p2p.storage.disk import (
+    disk_errors,
+    pread_up_to,
+    pwrite_all,
+    sync_data,
+    sync_folder,
+    write_file,
+)
 
 from .append import Append
 
 _HEADER: Final = struct.Struct("<II")
 _WHAT: Final = "appended messages"
+
+
+_DAMAGED: Final = ".damaged"
+"""Behind the name of a file that was kept aside; there is one, the last."""
 
 
 class Accepted(NamedTuple):
@@ -44,6 +57,8 @@ class FeedSpool:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.damaged = False
+        """Something was found to be damaged by :meth:`read`."""
         with disk_errors(_WHAT, path):
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             # Each time: who made it may have been killed before its name was on the disk.
@@ -81,25 +96,42 @@ class FeedSpool:
             self._size = 0
 
     def read(self) -> Iterator[Accepted]:
-        """What is here, in order, up to the first record that is not whole."""
+        """What is here, in order, without what is not whole."""
         with disk_errors(_WHAT, self._path):
             content = pread_up_to(self._fd, self._size, 0)
-        at = 0
+        at, broken = 0, False
         while at + _HEADER.size <= len(content):
             length, checksum = _HEADER.unpack_from(content, at)
             at += _HEADER.size
             data = content[at : at + length]
             at += length
-            if len(data) < length or zlib.crc32(data) != checksum:
-                return
-            try:
-                feed, subfeed, name, first, now_ms, texts = codec.unpack(data)
-            except (ProtocolViolation, ValueError):
-                return
-            yield Accepted(Append(feed, subfeed, name, texts, None, now_ms, None), first)
+            accepted = _unpack(data) if zlib.crc32(data) == checksum else None
+            if accepted is None:
+                broken = True
+                continue
+            self.damaged |= broken
+            yield accepted
+
+    def keep_aside(self) -> Path | None:
+        """Have a copy of the file as it is; where that is, or None if there could be none."""
+        aside = self._path.with_name(self._path.name + _DAMAGED)
+        try:
+            with disk_errors(_WHAT, aside):
+                write_file(aside, pread_up_to(self._fd, self._size, 0), aside.parent, True, 0o600)
+        except (StorageFull, StorageDamaged):
+            return None
+        return aside
 
     def close(self) -> None:
         """A second time does nothing."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _unpack(data: bytes) -> Accepted | None:
+    try:
+        feed, subfeed, name, first, now_ms, texts = codec.unpack(data)
+    except (ProtocolViolation, ValueError):
+        return None
+    return Accepted(Append(feed, subfeed, name, texts, None, now_ms, None), first)

@@ -239,7 +239,7 @@ class FeedStore(LogStore):
     def _append_accepted(self, spool: FeedSpool) -> None:
         """What a process that is gone accepted and did not commit."""
         sizes: dict[Log, int] = {}
-        calls = []
+        calls, lost = [], 0
         for call, first in spool.read():
             place = call.feed, call.subfeed
             if place not in sizes:
@@ -248,11 +248,20 @@ class FeedStore(LogStore):
             if first == sizes[place]:
                 calls.append(call)
                 sizes[place] += len(call.texts)
+            elif first > sizes[place]:  # what comes before it is not here
+                lost += len(call.texts)
         if calls:
             self.append_all(calls)
         for call in calls:
             if call.error is not None:
                 _log.warning("an append that was acknowledged is lost: %s", call.error)
+        if spool.damaged or lost:
+            _log.warning(
+                "The disk has damaged appended messages that were not in their feeds yet; %d that "
+                "come after them in the same subfeeds are not there either. What is left is kept: %s",
+                lost,
+                spool.keep_aside() or "nowhere, for the disk takes nothing more",
+            )
         spool.clear()
 
     def note_head(self, head: Head, source: str = "another node") -> None:

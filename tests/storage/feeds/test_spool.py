@@ -59,7 +59,7 @@ def test_what_was_put_is_read_in_order(tmp_path):
 
 @settings(max_examples=60, deadline=None)
 @given(cut=st.integers(0, 400), flip=st.none() | st.integers(0, 400))
-def test_a_torn_or_damaged_record_ends_it_and_what_came_before_counts(tmp_path_factory, cut, flip):
+def test_a_torn_or_damaged_record_does_not_count_and_the_others_do(tmp_path_factory, cut, flip):
     path = tmp_path_factory.mktemp("spool") / "spool"
     spool = FeedSpool(path)
     ends = []
@@ -70,13 +70,19 @@ def test_a_torn_or_damaged_record_ends_it_and_what_came_before_counts(tmp_path_f
     data = bytearray(path.read_bytes())
     size = min(cut, len(data))
     del data[size:]
+    whole = [number for number, end in enumerate(ends) if end <= size]
+    hit = None
     if flip is not None and flip < len(data):
         data[flip] ^= 1
-        size = min(size, flip)
+        hit = sum(end <= flip for end in ends)
+        if flip - (ends[hit - 1] if hit else 0) < 4:  # in the length: where the next begins is lost
+            whole = [number for number in whole if number < hit]
     path.write_bytes(data)
     again = FeedSpool(path)
-    whole = [end for end in ends if end <= size]
-    assert [first for _, first in again.read()] == list(range(len(whole)))
+    expected = [number for number in whole if number != hit]
+    assert [first for _, first in again.read()] == expected
+    assert again.damaged == (hit is not None and bool(expected) and expected[-1] > hit)
+    assert again.keep_aside().read_bytes() == data
     again.close()
 
 
@@ -223,3 +229,38 @@ def test_nothing_that_was_acknowledged_is_lost_by_a_kill(path, count):
         assert store.info(FEED, SUB).size >= acknowledged
         found = held(store)
         assert found == [b"%d" % number for number in range(len(found))]
+
+
+def test_others_outlive_a_damaged_append_and_the_file_is_kept_aside(path, caplog):
+    with opened(path) as store:
+        store.create_feed(SEED, None, 1.0)
+        for number in range(3):
+            assert store.accept(call(texts(number, number + 1)), number)
+            assert store.accept(call(texts(number, number + 1), subfeed=OTHER), number)
+    spool = path.with_suffix(".spool")
+    data = bytearray(spool.read_bytes())
+    (second,) = texts(1, 2)
+    data[data.index(second) + 1] ^= 1
+    spool.write_bytes(data)
+    with opened(path) as store:
+        assert held(store) == texts(0, 1), "numbers are promised: none moves up"
+        assert held(store, OTHER) == texts(0, 3)
+    assert "1 that come after them" in caplog.text
+    assert path.with_suffix(".spool.damaged").read_bytes() == data
+    caplog.clear()
+    with opened(path) as store:
+        assert held(store, OTHER) == texts(0, 3)
+    assert not caplog.records
+
+
+def test_the_torn_end_of_a_crash_is_no_damage(path, caplog):
+    with opened(path) as store:
+        store.create_feed(SEED, None, 1.0)
+        assert store.accept(call(texts(0, 1)), 0)
+        assert store.accept(call(texts(1, 2)), 1)
+    spool = path.with_suffix(".spool")
+    spool.write_bytes(spool.read_bytes()[:-3] + bytes(4096))
+    with opened(path) as store:
+        assert held(store) == texts(0, 1)
+    assert not caplog.records
+    assert not path.with_suffix(".spool.damaged").exists()
