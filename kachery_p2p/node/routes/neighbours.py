@@ -68,8 +68,11 @@ class Neighbours:
 
     def urls(self, node: str) -> list[str]:
         """Where a member is reached in a network that this computer is in now."""
+        said = self._urls.get(node)
+        if said is None:  # always, without the packages of --lan
+            return []
         here = list(own_networks())
-        return [each for each in self._urls.get(node, ()) if _leads_to_one_of(each, here)]
+        return [each for each in said if _leads_to_one_of(each, here)]
 
     async def start(self, supervisor: Supervisor, *, listening: str | None) -> None:
         """``listening``: at which ``HOST:PORT``; None: nowhere, so that it only hears others.

@@ -107,3 +107,14 @@ async def test_two_nodes_hear_each_other_over_multicast() -> None:
         await there.start(lab["B"].network.supervisor, listening=None)
         card = await until(lambda: [x for x in heard if x[b"n"] == lab["A"].context.key.public])
         assert b":4711" in card[0][b"u"]
+
+
+async def test_a_node_without_the_packages_of_lan_dials_others_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("ifaddr", "zeroconf"):
+        monkeypatch.setitem(sys.modules, name, None)
+    async with laboratory("A", "B", listening=("A",)) as lab:
+        sha1, _ = await lab.store("A", b"nobody asked for neighbours")
+        assert (await lab.load("B", sha1))["size"] == 27
+        await until(lambda: direct(lab, "B", "A"), "a direct link")
