@@ -21,6 +21,7 @@ import nacl.exceptions
 import nacl.signing
 
 from .errors import BadInput, ProtocolViolation
+from .json_values import one
 
 SEED_BYTES: Final = 32
 PUBLIC_BYTES: Final = 32
@@ -142,7 +143,7 @@ def check_node_id(text: object) -> str:
     """
     if isinstance(text, str) and _NODE_ID.fullmatch(text):
         return text
-    shown = repr(text[:80]) if isinstance(text, str) else f"a {type(text).__name__}"
+    shown = repr(text[:80]) if isinstance(text, str) else one(text)
     raise BadInput(what="node id", reason=f"{shown} is not 64 lowercase hex digits")
 
 

@@ -50,7 +50,7 @@ def default(value: Any) -> bool | int | float:
     """For :class:`json.JSONEncoder`: the numbers that it does not know. Raises TypeError."""
     number = number_of(value)
     if number is None:
-        raise TypeError(f"a {type_name(value)} is no JSON value")
+        raise TypeError(f"{one(value)} is no JSON value")
     return number
 
 
@@ -149,7 +149,7 @@ def _flaw_of(value: Any, surrogates: bool) -> str | None:
 
 def bad_key(key: Any) -> str:
     """Why a key is refused."""
-    shown = f"{repr(key)[:_SHOWN_CHARS]} (a {type_name(key)})"
+    shown = f"{repr(key)[:_SHOWN_CHARS]} ({one(key)})"
     return f"a key is {shown}, and JSON has text keys only: use str()"
 
 
@@ -165,13 +165,19 @@ def bad_type(value: Any) -> str:
         remedy = _REMEDIES[type(value).__name__]
     elif isinstance(value, bytes | bytearray):
         remedy = "use its .decode(), or store it as a file and give the URI"
-    return f"a {type_name(value)} is not a JSON type: {remedy}"
+    return f"{one(value)} is not a JSON type: {remedy}"
 
 
 def type_name(value: Any) -> str:
     """The name of a type as its user knows it."""
     kind = type(value)
     return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+
+
+def one(value: Any) -> str:
+    """What a value is, with its article: "an int", "a numpy.ndarray"."""
+    name = type_name(value)
+    return f"{'an' if name[:1] in 'aeioAEIO' else 'a'} {name}"
 
 
 def at(path: _Path, reason: str) -> str:

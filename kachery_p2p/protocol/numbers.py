@@ -7,6 +7,7 @@ import operator
 from typing import Any
 
 from .errors import BadInput
+from .json_values import one
 
 
 def whole(what: str, value: Any) -> int:
@@ -27,4 +28,4 @@ def real(what: str, value: Any) -> float:
             raise TypeError
         return float(value)
     except (TypeError, ValueError, OverflowError):
-        raise BadInput(what=what, reason=f"a {type(value).__name__}, not a number") from None
+        raise BadInput(what=what, reason=f"{one(value)}, not a number") from None

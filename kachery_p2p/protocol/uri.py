@@ -29,6 +29,7 @@ from urllib.parse import quote, unquote
 
 from . import limits
 from .errors import BadUri
+from .json_values import one
 
 Kind = Literal["sha1", "sha1dir", "feed"]
 
@@ -134,7 +135,7 @@ def parse_uri(uri: str) -> KacheryUri:
         BadUri: it is none; ``error.fields['reason']`` says precisely why.
     """
     if not isinstance(uri, str):
-        raise _bad(repr(uri), f"it is a {type(uri).__name__}, not a str")
+        raise _bad(repr(uri), f"it is {one(uri)}, not a str")
     if len(uri) > limits.MAX_URI:
         raise _bad(uri, f"it has {len(uri)} characters, more than the {limits.MAX_URI} allowed")
     uri = uri.rstrip("\r\n")
@@ -188,7 +189,7 @@ def build_uri(
         if sha1 is not None or label or manifest is not None:
             raise _bad(str(uri_object), "give either a KacheryUri or its parts, not both")
         if not isinstance(uri_object, KacheryUri):
-            raise _bad(repr(uri_object), f"it is a {type(uri_object).__name__}, not a KacheryUri")
+            raise _bad(repr(uri_object), f"it is {one(uri_object)}, not a KacheryUri")
         return str(uri_object)
     if sha1 is None:
         raise _bad(f"sha1://?/{label}", "neither a KacheryUri nor sha1= was given")
@@ -207,7 +208,7 @@ def _unknown_scheme(scheme: str) -> str:
 def _hex(uri: str, noun: str, value: str, wanted: int) -> str:
     """``value`` in lower case, if it is ``wanted`` hex digits."""
     if not isinstance(value, str):
-        raise _bad(uri, f"the {noun} is a {type(value).__name__}, not a str")
+        raise _bad(uri, f"the {noun} is {one(value)}, not a str")
     # Not str.lower() first: that would turn a few non-ASCII letters into ASCII ones.
     for position, digit in enumerate(value):
         if digit not in _HEX and not (digit.isascii() and digit.lower() in _HEX):
@@ -219,7 +220,7 @@ def _hex(uri: str, noun: str, value: str, wanted: int) -> str:
 
 def _check_text(uri: str, noun: str, text: str, most: int) -> None:
     if not isinstance(text, str):
-        raise _bad(uri, f"the {noun} is a {type(text).__name__}, not a str")
+        raise _bad(uri, f"the {noun} is {one(text)}, not a str")
     if len(text) > most:
         raise _bad(uri, f"the {noun} has {len(text)} characters, more than the {most} allowed")
     surrogate = _SURROGATE.search(text)

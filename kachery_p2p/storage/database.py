@@ -29,6 +29,8 @@ _WAIT_SECONDS: Final = 10.0
 _LOCKING: Final = (sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY)
 """What SQLite says where the locks of a file system do not work."""
 
+_BROKEN: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
 _VALUES: Final = 900
 """Values of one statement: older versions of SQLite take 999."""
 
@@ -184,7 +186,13 @@ class Database(Closing):
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
                 raise StorageFull(what=self._what, path=str(self.path)) from error
             reason = str(error)
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _LOCKING:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code in _BROKEN:
+                reason += (
+                    "; stop the node, then put the file back from a backup, or move it away to begin "
+                    f"without the {self._what} that it held"
+                )
+            if code in _LOCKING:
                 reason += (
                     "; SQLite needs a file system with locks, as Lustre, BeeGFS and NFS may not be: "
                     "choose a folder on a disk of this computer ('daemon start --state-dir DIR')"

@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypedDict
 
 from kachery_p2p.protocol.errors import BadInput
+from kachery_p2p.protocol.json_values import one
 
 from .progress_display import display
 
@@ -260,7 +261,7 @@ class Transfer:
 
 def _check(progress: object) -> None:
     if progress is not None and not isinstance(progress, bool) and not callable(progress):
-        reason = f"a {type(progress).__name__}; give None, False or a function"
+        reason = f"{one(progress)}; give None, False or a function"
         raise BadInput(what="progress", reason=reason)
 
 

@@ -43,7 +43,7 @@ def buffer_of(data: Any) -> memoryview:
         if "O" in view.format:
             raise ValueError("addresses of Python objects, which mean nothing elsewhere")
     except (TypeError, ValueError, BufferError) as error:
-        reason = f"a {json_values.type_name(data)} is no bytes; use its .encode() or .tobytes()"
+        reason = f"{json_values.one(data)} is no bytes; use its .encode() or .tobytes()"
         raise BadInput(what="bytes", reason=reason) from error
     try:
         return view.cast("B")
@@ -54,7 +54,7 @@ def buffer_of(data: Any) -> memoryview:
 def text_to_bytes(text: str) -> bytes:
     """UTF-8. Raises BadInput if it is not a str, or holds lone surrogates."""
     if not isinstance(text, str):
-        raise BadInput(what="text", reason=f"it is a {type(text).__name__}, not a str")
+        raise BadInput(what="text", reason=f"it is {json_values.one(text)}, not a str")
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -105,7 +105,8 @@ def json_to_bytes(
         if _HIGH_HALF.search(text) and (reason := json_values.flaw(obj, halves=True)):
             raise ValueError(reason)
     except (TypeError, ValueError, RecursionError) as error:
-        reason = json_values.flaw(obj, halves=True) or str(error) or "it is nested too deeply"
+        known = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        reason = json_values.flaw(obj, halves=True) or known
         raise BadInput(what="JSON", reason=reason) from error
     return text.encode("ascii")
 

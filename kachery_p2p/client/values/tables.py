@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from kachery_p2p.protocol.errors import BadInput
-from kachery_p2p.protocol.json_values import type_name
+from kachery_p2p.protocol.json_values import one
 
 from . import codecs
 
@@ -51,7 +51,7 @@ def table_to_parquet(table: Any) -> memoryview:
             remedy = "call its .collect()" if kind == "LazyFrame" else "make it a DataFrame"
             raise BadInput(
                 what="table",
-                reason=f"a {type_name(table)} is no frame of pandas or polars and no table of pyarrow: "
+                reason=f"{one(table)} is no frame of pandas or polars and no table of pyarrow: "
                 f"{remedy} first",
             )
     except ImportError as error:
@@ -101,7 +101,7 @@ def arrays_to_npz(arrays: Any) -> memoryview:
         :func:`.codecs.npy_to_bytes`.
     """
     if not isinstance(arrays, Mapping):
-        reason = f"a {type_name(arrays)} is no mapping from names to arrays"
+        reason = f"{one(arrays)} is no mapping from names to arrays"
         raise BadInput(what="npz", reason=f"{reason}; use store_npy for one array")
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:

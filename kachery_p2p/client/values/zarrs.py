@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from kachery_p2p.protocol.errors import BadInput
-from kachery_p2p.protocol.json_values import type_name
+from kachery_p2p.protocol.json_values import one
 
 _WHAT: Final = "zarr"
 _KINDS: Final = (
@@ -38,7 +38,7 @@ def write_zarr(data: Any, folder: str) -> None:
         ("zarr", "Group"): _copy_zarr,
     }.get((library, kind))
     if write is None:
-        reason = f"a {type_name(data)} is none of {_KINDS}; a folder is stored with store_dir"
+        reason = f"{one(data)} is none of {_KINDS}; a folder is stored with store_dir"
         raise BadInput(what=_WHAT, reason=reason)
     try:
         write(data, folder)

@@ -107,7 +107,7 @@ def test_json_comes_back_as_it_was(value: Any) -> None:
         (b"x", "a bytes is not a JSON type: use its .decode"),
         (decimal.Decimal("1.5"), "decimal.Decimal is not a JSON type"),
         ({(1, 2): 3}, r"a key is \(1, 2\) \(a tuple\), and JSON has text keys only"),
-        ({1: "a", "1": "b"}, r"a key is 1 \(a int\)"),
+        ({1: "a", "1": "b"}, r"a key is 1 \(an int\)"),
         ({"x": [{True: 1, "true": 2}]}, r"at \['x'\]\[0\]: a key is True"),
         ({None: 0}, "a key is None"),
         ({1.5: 0}, "a key is 1.5"),

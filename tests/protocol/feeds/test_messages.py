@@ -96,7 +96,7 @@ class Odd:
         ({"a": [float("inf")]}, r"at \['a'\]\[0\]: inf"),
         (np.zeros(3), "numpy.ndarray.*tolist"),
         ([object()], "object"),
-        ({1: "a"}, r"1 \(a int\).*str\(\)"),
+        ({1: "a"}, r"1 \(an int\).*str\(\)"),
         ({"a": [{"b": {None: 1}}]}, "None"),
         ([({True: 1},)], "True"),
         ({(1, 2): 3}, "no JSON value"),

@@ -153,7 +153,7 @@ def test_the_canonical_text(kwargs: Any, text: bytes) -> None:
         ([0, {"a": {1}}], r"at \[1\]\['a'\]: .*set.*convert"),
         ([{"a": float("nan")}], r"at \[0\]\['a'\]: nan"),
         (np.zeros(3), r"numpy.ndarray.*\.tolist\(\)"),
-        ({1: "a"}, r"1 \(a int\).*str\(\)"),
+        ({1: "a"}, r"1 \(an int\).*str\(\)"),
         ({"a": [{"b": {None: 1}}]}, "None"),
         (10**DIGITS, "640 digits"),
         (-(10**5000), "640 digits"),
