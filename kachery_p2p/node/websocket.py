@@ -29,6 +29,7 @@ from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import LinkClosed
 from kachery_p2p.protocol.limits import (
     KIB,
+    MAX_HANDSHAKE_MESSAGE,
     MAX_RECORD,
     MAX_UNTAKEN,
     MAX_UNTAKEN_BYTES,
@@ -61,6 +62,7 @@ class Messages(asyncio.BufferedProtocol):
         self._connection = connection
         self._reader = MessageReader(
             most=MAX_RECORD,
+            first=MAX_HANDSHAKE_MESSAGE,
             unmask=apply_mask if served else None,
             memory=BUFFERS.take,
             admit=self._admit,

@@ -43,6 +43,12 @@ Run = Callable[[Coroutine[Any, Any, None]], None]
 LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 
 
+@pytest.fixture(autouse=True)
+def without_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes first here may be as large as what follows."""
+    monkeypatch.setattr(websocket, "MAX_HANDSHAKE_MESSAGE", MAX_RECORD)
+
+
 def frame(opcode: Opcode, data: bytes, *, fin: bool = True, masked: bool = False) -> bytes:
     return Frame(opcode, data, fin).serialize(mask=masked)
 

@@ -98,6 +98,7 @@ SUSPECT_SECONDS: Final = 1.5
 """A link on which a ping is unanswered for so long, or SUSPECT_TRIPS round trips, and nothing else
 came, is doubtful: others are preferred, and a new one is made beside it."""
 SUSPECT_TRIPS: Final = 4
+"""See SUSPECT_SECONDS."""
 DOUBT_SECONDS: Final = 0.5
 """Who waits for something has a link pinged on which nothing came for so long."""
 TICK_SECONDS: Final = 0.5

@@ -76,15 +76,17 @@ def frame_head(length: int, mask: bytes = b"") -> bytes:
 
 
 class MessageReader:
-    """What comes on one connection. ``most``: bytes of a message. ``unmask``: of what a client sends,
-    takes its mask off a payload. ``memory`` gives so many bytes to a large message. ``admit`` says
-    whether there is room for a message for which so many bytes may be held; if not, the reader is
-    ``halted`` until :meth:`go_on`."""
+    """What comes on one connection. ``most``: bytes of a message; ``first``: of the first one, where
+    that is known to be less. ``unmask``: of what a client sends, takes its mask off a payload.
+    ``memory`` gives so many bytes to a large message. ``admit`` says whether there is room for a
+    message for which so many bytes may be held; if not, the reader is ``halted`` until
+    :meth:`go_on`."""
 
     def __init__(
         self,
         *,
         most: int,
+        first: int | None = None,
         unmask: Callable[[Buffer, bytes], Buffer] | None = None,
         memory: Callable[[int], memoryview] = new_memory,
         admit: Callable[[int], bool] = lambda count: True,
@@ -106,6 +108,7 @@ class MessageReader:
         self.offence: Offence | None = None
         self._unmask = unmask
         self._most = most
+        self._most_now = most if first is None else first
         self._scratch = memoryview(bytearray(SCRATCH))
         self._have = 0
         """Bytes in the scratch buffer."""
@@ -120,6 +123,8 @@ class MessageReader:
 
     def buffer(self) -> memoryview:
         """Where the next bytes belong; never empty."""
+        if self.offence is not None:  # nobody looks at them
+            return self._scratch
         if self._large is not None:
             return self._large[self._at :]
         return self._scratch[self._have :]
@@ -247,7 +252,7 @@ class MessageReader:
         if at > 2:
             length = int.from_bytes(self._scratch[start + 2 : start + at], "big")
         so_far = len(self._begun) if opcode == _CONTINUATION else 0
-        if length > self._most - so_far:
+        if length > self._most_now - so_far and not opcode & _CONTROL:
             self.offence = Offence(CLOSE_TOO_BIG, f"a message of {so_far + length} bytes")
             return None
         mask = bytes(self._scratch[start + at : start + end])
@@ -293,6 +298,7 @@ class MessageReader:
         self._begun, self._fragments = bytearray(), 0
 
     def _add(self, message: Buffer) -> None:
+        self._most_now = self._most
         self.messages.append(message)
         self.rooms.append(self.room)
         self.room = 0

@@ -68,7 +68,7 @@ def test_a_feed_has_a_name_on_its_own_node(lab: Lab) -> None:
         with pytest.raises(errors.BadInput):
             kc.create_feed("named", replace=False)
         for call in (kc.load_feed, kc.get_feed_id, kc.delete_feed):
-            with pytest.raises(errors.UnknownFeed, match="feed create absent"):
+            with pytest.raises(errors.UnknownFeed, match=r"called .absent.*feed create NAME"):
                 call("absent")
         assert kc.get_feed_id("new", create=True) == kc.load_feed("new").feed_id
         assert kc.create_feed().uri != kc.create_feed().uri

@@ -24,7 +24,7 @@ from tests.node.harness import until
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence is silence after a moment."""
     for module in (follower_module, fetch_module):
-        monkeypatch.setattr(module, "FEED_SILENCE_SECONDS", 0.3)
+        monkeypatch.setattr(module, "FEED_SILENCE_SECONDS", 0.7)
 
 
 async def say_nothing(it: Trap, link: Link, stream: Stream) -> None:

@@ -134,6 +134,8 @@ async def never(*args: Any, **more: Any) -> Any:
 async def test_a_quiet_link_is_pinged_by_who_waits_on_it_and_once() -> None:
     async with laboratory() as lab:
         [link] = links(lab, "A", "P")
+        await until(lambda: not link._mux.pulse.is_waiting, "the first ping is answered")
+        link._mux.pulse.heard(asyncio.get_running_loop().time())
         link.heart.doubt()
         assert not link._mux.pulse.is_waiting, "it has just been heard"
         link._mux.pulse.heard(asyncio.get_running_loop().time() - 10)

@@ -11,6 +11,7 @@ from websockets.frames import BINARY, CONT, PING, PONG, TEXT, Frame, Opcode
 from websockets.utils import apply_mask
 
 from kachery_p2p.protocol.codec import Buffer
+from kachery_p2p.protocol.limits import MIB
 from kachery_p2p.protocol.links.websocket import (
     GROWTH,
     MAX_FRAGMENTS,
@@ -237,3 +238,16 @@ def test_while_there_is_no_room_nothing_is_taken_and_then_it_goes_on_where_it_wa
         room >= len(message) or (not room and len(message) <= SCRATCH)
         for room, message in zip(rooms, found, strict=True)
     )
+
+
+def test_what_comes_first_may_have_to_be_small() -> None:
+    reader = MessageReader(most=MIB, first=4_000)
+    reader.feed(frame_head(4_000) + bytes(4_000) + frame_head(100_000) + bytes(100_000))
+    assert [len(message) for message in reader.messages] == [4_000, 100_000]
+    assert reader.offence is None
+    for size in (4_001, 60_000, MIB):
+        reader = MessageReader(most=MIB, first=4_000)
+        reader.feed(frame_head(size) + bytes(SCRATCH))
+        assert reader.offence is not None
+        assert len(reader.buffer()) > 0, "what still comes has a place to go to"
+        assert not reader.messages
