@@ -27,6 +27,7 @@ from bench_folders import Ssh, why_no_ssh
 from bench_processor import forget, random_file
 from bench_programs import LOAD, STORE
 from bench_report import run, scratch, settle, take_turns
+from bench_roads import Far
 
 from tests.daemons import ROOT, Lab, free_port
 
@@ -284,7 +285,7 @@ class Transfer:
         missing = why_no_ssh()
         if missing is not None or shutil.which("scp") is None:
             return missing or "scp is not installed"
-        ssh = Ssh(self.folder / "ssh", 0.0)
+        ssh = Ssh(self.folder / "ssh", Far(None, 0.0))
         self._stack.callback(ssh.stop)
         words = ssh.direct.split()
         options = [each if each != "-p" else "-P" for each in words[1:]]
