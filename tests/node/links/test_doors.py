@@ -18,6 +18,7 @@ import pytest
 import uvloop
 from websockets.exceptions import InvalidStatus
 
+from kachery_p2p.node import websocket
 from kachery_p2p.node.config import Config
 from kachery_p2p.node.links import acceptor as acceptor_module
 from kachery_p2p.node.links import listener as listener_module
@@ -31,6 +32,7 @@ from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.limits import (
     MAX_PENDING_HANDSHAKES,
     MAX_PENDING_PER_ADDRESS,
+    MAX_RECORD,
     MAX_UPGRADE_BYTES,
 )
 from kachery_p2p.protocol.links.frames import Bye
@@ -345,6 +347,11 @@ async def carry(folder: Path, *, tls: bool) -> tuple[int, int]:
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
 def test_a_connection_carries_what_it_should_on_either_loop(
-    run: Callable[[Any], tuple[int, int]], tls: bool, tmp_path: Path
+    run: Callable[[Any], tuple[int, int]],
+    tls: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # There is no handshake here, and what comes first is as large as what follows.
+    monkeypatch.setattr(websocket, "MAX_HANDSHAKE_MESSAGE", MAX_RECORD)
     assert run(carry(tmp_path, tls=tls)) == (5_000_000, 0)
