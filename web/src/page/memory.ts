@@ -94,13 +94,20 @@ export class ChannelMemory {
     return (await settled<string[] | undefined>(this.store("uris", "readonly").get(channel))) ?? [];
   }
 
-  async keepUri(channel: string, uri: string): Promise<void> {
-    const before = (await this.uris(channel)).filter((each) => each !== uri);
-    await this.put("uris", channel, [uri, ...before].slice(0, KEPT_URIS));
+  keepUri(channel: string, uri: string): Promise<void> {
+    return this.changeUris(channel, (before) => [uri, ...before.filter((each) => each !== uri)].slice(0, KEPT_URIS));
   }
 
-  async dropUri(channel: string, uri: string): Promise<void> {
-    await this.put("uris", channel, (await this.uris(channel)).filter((each) => each !== uri));
+  dropUri(channel: string, uri: string): Promise<void> {
+    return this.changeUris(channel, (before) => before.filter((each) => each !== uri));
+  }
+
+  /** In one transaction: of two that are opened at the same time, in two windows perhaps, both are kept. */
+  private async changeUris(channel: string, change: (before: string[]) => string[]): Promise<void> {
+    const store = this.store("uris", "readwrite");
+    const before = (await settled<string[] | undefined>(store.get(channel))) ?? [];
+    store.put(change(before), channel);
+    await finished(store.transaction);
   }
 
   async runs(channel: string): Promise<KeptRun[]> {
