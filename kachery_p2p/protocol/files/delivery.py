@@ -69,14 +69,18 @@ class Delivery:
         self._heard = now
 
     def _sums(self, now: float) -> tuple[float, float]:
-        passed = self._passed(now)
-        kept = 0.5 ** (passed / _HALF_LIFE)
-        return self._bytes * kept, self._seconds * kept + passed
+        return self._faded(self._bytes, self._seconds, now, _HALF_LIFE)
 
     def _sums_of_late(self, now: float) -> tuple[float, float]:
+        half_life = _HALF_LIFE / _OF_LATE
+        return self._faded(self._bytes_of_late, self._seconds_of_late, now, half_life)
+
+    def _faded(
+        self, size: float, seconds: float, now: float, half_life: float
+    ) -> tuple[float, float]:
         passed = self._passed(now)
-        kept = 0.5 ** (_OF_LATE * passed / _HALF_LIFE)
-        return self._bytes_of_late * kept, self._seconds_of_late * kept + passed
+        kept = 0.5 ** (passed / half_life)
+        return size * kept, seconds * kept + passed
 
     def _passed(self, now: float) -> float:
         """Seconds since the last measurement in which something should have come."""
