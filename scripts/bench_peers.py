@@ -287,7 +287,7 @@ class Transfer:
             return missing or "scp is not installed"
         ssh = Ssh(self.folder / "ssh", Far(None, 0.0))
         self._stack.callback(ssh.stop)
-        words = ssh.direct.split()
+        words = ssh.command.split()
         options = [each if each != "-p" else "-P" for each in words[1:]]
         command = ["scp", *options, f"127.0.0.1:{self.file}", str(self.target)]
         self.ways["scp, sync"] = lambda: _timed(command, self.target), "1.5"
@@ -400,8 +400,8 @@ def transfer(runs: int, mib: int) -> int:
             works = [way for way, _ in moving.ways.values()]
             mine, *others = take_turns(runs, ours, *works)
         for (peer, (_, asked)), seconds in zip(moving.ways.items(), others, strict=True):
-            rates = [[size / each / 1e6 for each in figures] for figures in (mine, seconds)]
-            report.add(Comparison(f"{mib} MiB, direct", peer, "MB/s", *rates, asked=asked))
+            our, their = ([size / each / 1e6 for each in some] for some in (mine, seconds))
+            report.add(Comparison(f"{mib} MiB, direct", peer, "MB/s", our, their, asked=asked))
     finally:
         moving.close()
         shutil.rmtree(folder, ignore_errors=True)

@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from bench_report import Row, scratch
 from bench_tasks import serving
@@ -98,7 +98,7 @@ class Bench:
         ):
             with at(self._requester):
 
-                def ask(n: int, type_: str = type_, function: str = function) -> None:
+                def ask(n: int, type_: Any = type_, function: str = function) -> None:
                     request = kc.request_task(function, {"n": n}, type_, channel="lab")
                     assert request.wait(30) == (True if type_ == "action" else n)
 

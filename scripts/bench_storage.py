@@ -27,8 +27,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from bench_folders import processor_seconds
-from bench_report import Row, run, scratch
+from bench_report import Row, processor_seconds, run, scratch
 from blake3 import blake3
 
 from kachery_p2p.storage import paths
@@ -199,7 +198,7 @@ def _stored(node: Daemon, folder: Path, gb: int) -> list[str]:
 def processor(node: Daemon) -> float:
     """Seconds of processor time that the node, this program and its children have taken."""
     usages = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return processor_seconds(node) + sum(each.ru_utime + each.ru_stime for each in usages)
+    return processor_seconds(node.pid) + sum(each.ru_utime + each.ru_stime for each in usages)
 
 
 def forget(files: list[str]) -> None:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
@@ -85,7 +86,8 @@ def shrink(shot: Path, picture: Path) -> None:
     box = ImageChops.difference(image, empty).getbbox()
     bottom = image.height if box is None else min(image.height, box[3] + 10)
     cut = image.crop((0, 0, image.width, bottom))
-    frequent = sorted(cut.getcolors(cut.width * cut.height), reverse=True)[:_COLOURS]
+    colours: list[Any] = cut.getcolors(cut.width * cut.height) or []
+    frequent = sorted(colours, key=lambda each: each[0], reverse=True)[:_COLOURS]
     rest = cut.quantize(_COLOURS, Image.Quantize.MAXCOVERAGE).getpalette() or []
     palette = Image.new("P", (1, 1))
     palette.putpalette([*(part for _, colour in frequent for part in colour), *rest])

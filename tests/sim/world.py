@@ -267,7 +267,7 @@ class Peer:
         served: list[tuple[Stream, Link, bytes]] = [
             *((s, up.link, up.params.channel) for s, up in node.provider._reading.items()),
             *((s, link, p.channel) for s, (link, p) in node.feed_server.following.items()),
-            *((s, link, where) for s, (link, where) in node.task_server._running.items()),
+            *((s, link, where) for s, (link, where, _) in node.task_server._running.items()),
         ]
         for stream, link, where in served:
             if where == channel and link.peer == gone and not stream.ended:

@@ -12,7 +12,7 @@ time: what one puts in, another may find or not.
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
 
 from kachery_p2p.protocol.limits import (
@@ -21,6 +21,7 @@ from kachery_p2p.protocol.limits import (
     PLACE_MOST,
     PLACE_NEAR,
     PLACES_READ,
+    PLACES_SHARE,
     READ_AHEAD_FIRST,
     READ_AHEAD_MOST,
     READ_CACHE_BYTES,
@@ -39,6 +40,8 @@ class ReadCache:
         self._window = 0
         self._reached = 0
         self._places: list[_Place] = []
+        self._near: deque[bool] = deque(maxlen=2 * PLACES_READ)
+        """Of the reads before, whether each was near one of these places."""
         self._strides = Strides(size)
 
     def __len__(self) -> int:
@@ -110,14 +113,18 @@ class ReadCache:
 
     def around(self, first: int, last: int) -> list[int]:
         """The blocks from ``first`` to ``last`` are about to be fetched for a read: which of their
-        neighbours to fetch, too, since others near them were lately. None for who reads much."""
+        neighbours to fetch, too, since others near them were lately. None for who reads much, and for
+        who was near by chance: in a file of 1 GiB, one read in ten is near one of sixteen others."""
         if last - first >= PLACE_FIRST // BLOCK // 2:
             return []
         place = next((each for each in reversed(self._places) if each.is_near(first)), None)
+        self._near.append(place is not None)
         if place is None:
             self._places = [*self._places[1 - PLACES_READ :], _Place(first, last + 1)]
             return []
         self._places = [each for each in self._places if each is not place] + [place]
+        if sum(self._near) * PLACES_SHARE < len(self._near):
+            return []
         begin, end = place.grow(first, last + 1)
         numbers = range(begin, min(end, -(-self._size // BLOCK)))
         return [n for n in numbers if not first <= n <= last and n not in self._blocks]

@@ -69,6 +69,8 @@ PLACE_MOST: Final = 2 * MIB
 """Bytes of that at most."""
 PLACES_READ: Final = 16
 """Places of one file that are remembered: those read last."""
+PLACES_SHARE: Final = 4
+"""One of so many reads is near another where somebody reads in places; fewer are so by chance."""
 UNKEPT_BYTES: Final = 64 * MIB
 """Bytes of files that a full disk has no room for, which are in memory for those who read them."""
 OPEN_SECONDS: Final = 30.0

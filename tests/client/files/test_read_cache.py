@@ -79,10 +79,25 @@ def test_who_jumps_anywhere_or_reads_much_gets_no_more_than_it_asks_for() -> Non
 def test_so_many_places_are_remembered() -> None:
     cache = ReadCache(1 << 40)
     far = 10 * PLACE_NEAR // BLOCK
-    for number in range(PLACES_READ + 1):
+    for number in range(PLACES_READ):
         assert cache.around(number * far, number * far) == []
+    for number in range(PLACES_READ):
+        cache.around(number * far + 1, number * far + 1)
+    assert cache.around(far * PLACES_READ, far * PLACES_READ) == []
     assert cache.around(1, 1) == [], "the first is forgotten"
-    assert cache.around(2 * far + 1, 2 * far + 1)
+    assert cache.around(2 * far + 2, 2 * far + 2)
+
+
+def test_who_is_near_another_read_by_chance_gets_no_more_than_it_asks_for() -> None:
+    size = 1 << 30
+    cache = ReadCache(size)
+    chance = random.Random(2)
+    blocks = [chance.randrange(size // BLOCK) for _ in range(1_000)]
+    more = [len(cache.around(place, place)) for place in blocks]
+    assert sum(more) < 1_000, "in such a file one in ten is near one of sixteen others"
+    beside = [cache.around(1_000 + 3 * at, 1_000 + 3 * at) for at in range(2 * PLACES_READ)]
+    assert not beside[0]
+    assert all(beside[PLACES_READ:]), "places are noticed after chance, too"
 
 
 def test_memory_is_bounded_and_what_was_used_last_is_kept() -> None:
