@@ -41,6 +41,9 @@ HOLE: Final = 64 * 1024
 """Bytes of zeros, aligned, that are left out when a file is written."""
 _ZEROS: Final = bytes(HOLE)
 _REFUSED: Final = (errno.EACCES, errno.EPERM)
+CANNOT: Final = (*_REFUSED, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What file systems say, those of FUSE and of Windows' servers above all, of modes, owners, hard links
+and whatever else they do not have."""
 _COMPARED: Final = 1 << 20
 """Bytes that are read at a time to be compared."""
 _serial = itertools.count()
@@ -184,11 +187,23 @@ def create(path: Path, mode: int = 0o666) -> int:
         os.close(fd)
 
 
+@contextlib.contextmanager
+def where_possible() -> Iterator[None]:
+    """In here is done what some file systems cannot do, and what is right without it, too."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in CANNOT:
+            raise
+
+
 def sync_folder(folder: Path) -> None:
-    """Make the entries of a folder durable."""
+    """Make the entries of a folder durable, where the file system does not see to that by itself and
+    refuses to be asked."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        with where_possible():
+            os.fsync(fd)
     finally:
         os.close(fd)
 
@@ -315,7 +330,7 @@ def file_holds(path: str | Path, data: Buffer) -> bool:
 
 def make_read_only(fd: int) -> None:
     """Let nobody open a file for writing any more; this descriptor may still write."""
-    with contextlib.suppress(PermissionError):  # some file systems have no modes
+    with where_possible():
         os.fchmod(fd, os.fstat(fd).st_mode & READ_ONLY)
 
 

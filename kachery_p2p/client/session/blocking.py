@@ -17,7 +17,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from kachery_p2p.protocol.errors import BadPath, Cancelled, KacheryError, StorageFull
 from kachery_p2p.protocol.limits import MIB
-from kachery_p2p.storage.disk import FULL, data_runs, pwrite_all, write_all
+from kachery_p2p.storage.disk import FULL, data_runs, pwrite_all, where_possible, write_all
 from kachery_p2p.storage.files.sources import clone
 
 from .thread_connection import lease
@@ -174,9 +174,9 @@ def _copy(
     with open(path, "rb") as source, open(temporary, "xb") as target:
         if there is not None:
             # Before there is a byte in it: it may be nobody else's business.
-            with contextlib.suppress(PermissionError):
+            with where_possible():
                 os.fchown(target.fileno(), there.st_uid, there.st_gid)
-            with contextlib.suppress(PermissionError):
+            with where_possible():
                 os.fchmod(target.fileno(), stat.S_IMODE(there.st_mode) & 0o777)
         copy_bytes(source.fileno(), target.fileno(), gone, advanced)
 
