@@ -169,10 +169,16 @@ def create(path: Path, mode: int = 0o666) -> int:
     """A new file, open for reading and writing; FileExistsError if the name is taken.
 
     ``mode`` counts from the next time that it is opened. It is locked while it is open, however its
-    process ends: that is how strays are told.
+    process ends: that is how strays are told. Its folder is made if somebody has tidied it away.
     """
     while True:
-        fd = os.open(path, _NEW_FILE, mode)
+        try:
+            fd = os.open(path, _NEW_FILE, mode)
+        except FileNotFoundError:
+            # No more than that: a disk that is not mounted any more is not to be made anew.
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path.parent)
+            fd = os.open(path, _NEW_FILE, mode)
         try:
             # Whoever looks for strays may have been quicker. Then it is about to go, and its name is
             # free as soon as the lock is: they hold it for no more than that.

@@ -61,3 +61,19 @@ def test_a_folder_that_fails_to_be_synced_is_an_error(
             refuse_folders(patch, errno.EIO)
             with pytest.raises(StorageDamaged):
                 store.store_bytes(os.urandom(MANIFEST_CHUNK + 1))
+
+
+def test_temporary_files_have_a_folder_though_it_was_tidied_away(tmp_path: Path) -> None:
+    """Nothing large could be stored until the next start."""
+    large = os.urandom(MANIFEST_CHUNK + 1)
+    with BlobStore(tmp_path / "s").open() as store:
+        store.temporary.rmdir()
+        blob = store.find(store.store_bytes(large).sha1)
+        assert blob is not None
+        store.temporary.rmdir()
+        store.quarantine(blob.sha1)
+        assert store.store_bytes(large).sha1 == blob.sha1
+        os.rename(store.root, tmp_path / "unmounted")
+        with pytest.raises(StorageDamaged):
+            store.store_bytes(large[1:])
+        assert not store.root.exists()
