@@ -220,7 +220,7 @@ class File(io.BufferedIOBase):
         """Forget what is in memory; a second time does nothing."""
         if not self.closed:
             self._cache.clear()
-            self._source = NoRanges(self.size)
+            self._source = NoRanges(self._source.size)
         super().close()
 
     async def __aenter__(self) -> Self:
@@ -344,9 +344,32 @@ def _joined(blocks: dict[int, bytes], start: int, stop: int) -> bytes:
     return whole[start - first * BLOCK : stop - first * BLOCK]
 
 
+class _NotReopened(File):
+    """What cannot be opened where it was unpickled. It says so when it is used, since who unpickles has
+    nobody to tell: the workers of a pool of multiprocessing die of it, and the pool waits for ever."""
+
+    def __init__(self, reopen: tuple[Any, ...], error: KacheryError) -> None:
+        super().__init__(os.path.basename(reopen[0]), NoRanges(0), reopen)
+        self._error = error
+
+    @property
+    def size(self) -> int:
+        raise self._error
+
+    def _check_open(self) -> None:
+        super()._check_open()
+        raise self._error
+
+    def __repr__(self) -> str:
+        return f"<kachery_p2p.File {self.name!r}, which could not be opened here>"
+
+
 def _reopened(uri: str, local_only: bool, channel: str | None, position: int) -> File:
     """An open file that was pickled, in another process."""
-    file = portal.run(lambda: aopen(uri, local_only=local_only, channel=channel), name="open")
+    try:
+        file = portal.run(lambda: aopen(uri, local_only=local_only, channel=channel), name="open")
+    except KacheryError as error:
+        return _NotReopened((uri, local_only, channel), error)
     file.seek(position)
     return file
 

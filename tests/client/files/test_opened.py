@@ -435,3 +435,27 @@ def test_a_file_of_the_users_own_is_the_one_that_was_opened(
     with pytest.raises(ValueError, match="closed"):
         file.read_at(0, 1)
     assert file.size == 3_000_000
+
+
+def test_what_cannot_be_opened_where_it_is_unpickled_says_so_when_it_is_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker of a pool died of what unpickling raised, and the pool waited for ever."""
+    pickled = pickle.dumps(kc.open(kc.store_text("text")))
+    monkeypatch.setenv("KACHERY_P2P_OFFLINE_STORAGE_DIR", str(folder / "another"))
+    with pickle.loads(pickled) as file:
+        for use in (
+            file.read,
+            file.tell,
+            lambda: file.seek(0),
+            lambda: file.read_at(0, 1),
+            lambda: file.read_many([(0, 1)]),
+            lambda: file.size,
+            lambda: list(file),
+        ):
+            with pytest.raises(errors.NotFound):
+                use()
+        assert "could not be opened" in repr(file)
+        again = pickle.dumps(file)
+    monkeypatch.setenv("KACHERY_P2P_OFFLINE_STORAGE_DIR", str(folder))
+    assert pickle.loads(again).read() == b"text"
