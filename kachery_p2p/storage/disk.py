@@ -40,6 +40,14 @@ READ_ONLY: Final = 0o444
 HOLE: Final = 64 * 1024
 """Bytes of zeros, aligned, that are left out when a file is written."""
 _ZEROS: Final = bytes(HOLE)
+_DESCRIPTORS: Final = " ('ulimit -n' shows and raises how many)"
+_ADVICE: Final = {
+    errno.EMFILE: _DESCRIPTORS,
+    errno.ENFILE: _DESCRIPTORS,
+    errno.EFBIG: " for this file system, or for 'ulimit -f'",
+    errno.EXDEV: " (a folder inside the storage lies on another file system, or leads there: move all of "
+    "the storage there, and have a link to it here)",
+}
 _REFUSED: Final = (errno.EACCES, errno.EPERM)
 CANNOT: Final = (*_REFUSED, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 """What file systems say, those of FUSE and of Windows' servers above all, of modes, owners, hard links
@@ -55,9 +63,7 @@ def disk_error(error: OSError, what: str, path: Path) -> KacheryError:
         return StorageFull(what=what, path=str(path))
     if error.errno == errno.EROFS or (error.errno in _REFUSED and _is_read_only(path)):
         return StorageReadOnly(path=str(path), reason=(error.strerror or "?").lower())
-    reason = f"{what}: {error.strerror or error}"
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        reason += " ('ulimit -n' shows and raises how many)"
+    reason = f"{what}: {error.strerror or error}{_ADVICE.get(error.errno or 0, '')}"
     return StorageDamaged(path=str(path), reason=reason)
 
 

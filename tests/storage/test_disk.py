@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from kachery_p2p.protocol.errors import StorageDamaged
 from kachery_p2p.protocol.limits import MANIFEST_CHUNK
+from kachery_p2p.storage.disk import disk_error
 from kachery_p2p.storage.files.blobs import BlobStore
 from kachery_p2p.storage.files.marker import is_marked, marker_of
 
@@ -77,3 +79,23 @@ def test_temporary_files_have_a_folder_though_it_was_tidied_away(tmp_path: Path)
         with pytest.raises(StorageDamaged):
             store.store_bytes(large[1:])
         assert not store.root.exists()
+
+
+def test_a_folder_of_the_storage_on_another_disk_is_said_to_be_that(tmp_path: Path) -> None:
+    """As of ``sha1`` that is a link to a larger disk: it was an invalid link, and no more."""
+    elsewhere = Path("/dev/shm")
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no other file system here")
+    with tempfile.TemporaryDirectory(dir=elsewhere) as other:
+        (tmp_path / "s").mkdir()
+        (tmp_path / "s" / "sha1").symlink_to(other)
+        with BlobStore(tmp_path / "s").open(lock=False) as store:
+            for size in (1_000, MANIFEST_CHUNK + 1):
+                with pytest.raises(StorageDamaged, match="have a link to it here"):
+                    store.store_bytes(os.urandom(size))
+            assert os.listdir(store.temporary) == []
+
+
+def test_a_file_that_is_too_large_for_a_disk_is_said_to_be_that(tmp_path: Path) -> None:
+    error = OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    assert "for this file system, or for 'ulimit -f'" in str(disk_error(error, "it", tmp_path))

@@ -49,6 +49,9 @@ async def aopen(
     Of a URI without ``?manifest=`` (a file of less than 20 MB, or one that old kachery stored) all is
     fetched at the first read, since its parts cannot be verified.
 
+    HDF5 takes external links of a file that is opened so for links into that same file. A file that has
+    some is loaded, with its folder (:func:`load_dir`).
+
     Args:
         uri: a sha1:// URI, or one of a file in a sha1dir://; a path of an existing file, too.
         mode: ``'rb'``. For text: ``io.TextIOWrapper(kc.open(uri), encoding='utf-8')``.

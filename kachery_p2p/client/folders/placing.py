@@ -141,15 +141,15 @@ class Target:
         gone: Callable[[], bool] = lambda: False,
         advanced: Callable[[int], None] = lambda done: None,
     ) -> None:
-        """Give a file its content: bytes, or what is at a path. Raises BadPath, StorageFull,
-        Cancelled."""
+        """Give a file its content: bytes, or what is at a path. Raises NotFound: it is not there any
+        more; BadPath, StorageFull, Cancelled."""
         mode = 0o777 if entry.executable else 0o666
 
         def fill(descriptor: int) -> None:
             if isinstance(content, bytes):
                 write_all(descriptor, content)
             else:
-                with open(content, "rb") as source:
+                with blocking.to_be_copied(content) as source:
                     blocking.copy_bytes(source.fileno(), descriptor, gone, advanced)
 
         with self._errors(f"{inside}/{name}"):

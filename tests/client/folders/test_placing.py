@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,19 @@ def test_what_replaces_a_folder_says_also_what_is_no_script_any_more(
     assert os.access(out / "run.sh", os.X_OK), "a script of the user's own stays one"
     kc.load_dir(later, out, replace=True)
     assert kc.store_dir(out, "top") == later
+
+
+def test_what_cannot_be_looked_at_is_said(folder: Path, tmp_path: Path) -> None:
+    """A path that is longer than the system takes; the sentence had no verb."""
+    top = tmp_path / "long"
+    top.mkdir()
+    at = os.open(top, os.O_RDONLY)
+    for _ in range(45):
+        os.mkdir("d" * 100, dir_fd=at)
+        below = os.open("d" * 100, os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+    with pytest.raises(BadPath, match="it cannot be .*: file name too long"):
+        kc.store_dir(top)
+    subprocess.run(["rm", "-r", str(top)], check=True)
