@@ -7,6 +7,12 @@ It needs the extra: ``pip install 'kachery_p2p[fsspec]'``. fsspec finds this cla
 ``sha1`` and ``sha1dir``. What is read is fetched then, in ranges of many files at once where that is
 asked for; nothing can be written: content is named by its hash, so use ``kc.store_file``.
 
+Paths: of a folder, its URI and then the names as they are in it, with nothing percent-encoded, since
+libraries make keys, columns and local files of them (``year=2020``, ``firing rate``). Names that are
+encoded as URIs have them are found too, if there are none that are spelled so. Of a file, the URI with
+its manifest before the label, so that it ends with what the file is called. pandas looks at the URI
+that it is given: of a compressed file with a manifest it has to be told the compression.
+
 Invariants: errors are those that Python's files raise where there is such a one (FileNotFoundError,
 PermissionError, IsADirectoryError, and OSError with EROFS for what would write); others are ours. Of a
 folder, FileNotFoundError means that its listing has no such name, and nothing else: zarr takes it for a
@@ -28,22 +34,26 @@ from urllib.parse import quote
 
 from fsspec.asyn import AsyncFileSystem
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
+from fsspec.spec import AbstractBufferedFile
 
 from kachery_p2p.client.files.listings import load_listing
 from kachery_p2p.client.files.loads import aload_bytes, aload_file
 from kachery_p2p.client.files.opened import File, aopen
 from kachery_p2p.client.files.turns import together
 from kachery_p2p.client.session import portal
-from kachery_p2p.protocol.errors import AccessDenied, NotFound
+from kachery_p2p.protocol.errors import AccessDenied, BadUri, NotFound
 from kachery_p2p.protocol.files.directory import Directory, FileEntry
-from kachery_p2p.protocol.limits import MANY_AT_ONCE
-from kachery_p2p.protocol.uri import parse_uri
+from kachery_p2p.protocol.limits import BLOCK, MANY_AT_ONCE, READ_BATCH_BYTES
+from kachery_p2p.protocol.uri import KacheryUri, parse_uri
 
 _KEPT_OPEN: Final = 64
 """Files that stay open for the next range of them."""
-_MANIFEST: Final = re.compile(r"\?(?=manifest=[0-9a-f]{40})")
-_NO_MAGIC: Final = "%3F"
-"""What stands for the ``?`` of a manifest in paths, where fsspec would take it for a pattern."""
+_QUERY: Final = "%3F"
+"""What stands for the ``?`` of a query in paths, where fsspec would take it for a pattern."""
+_PATTERN: Final = re.compile(r"[*?\[]")
+"""What fsspec takes for one."""
+_NOT_IN_URI: Final = re.compile(r"[ ?#\x00-\x1f\x7f]")
+_FILE: Final = re.compile(rf"(sha1://[^/]*?){_QUERY}([^/]*)(/.*)?", re.IGNORECASE)
 
 
 class KacheryFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -71,19 +81,47 @@ class KacheryFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
-        """The whole URI is the path, as for fsspec's http: the scheme says what it is."""
+        """The path that a URI is; the scheme stays, as with fsspec's http, since it says what it is."""
         if isinstance(path, list):
             return [cls._strip_protocol(each) for each in path]
         text = os.fspath(path).rstrip("/")
-        return _MANIFEST.sub(_NO_MAGIC, text)
+        scheme, _, rest = text.partition("://")
+        if scheme.lower() == "sha1":
+            rest, _, query = rest.partition("?")
+            host, slash, label = rest.partition("/")
+            host += _QUERY + query if query else ""
+            label = _PATTERN.sub(_encoded, label.replace("%20", " "))
+            return f"{scheme}://{host}{slash}{label}"
+        # The label of a folder says nothing of where things are.
+        host, slash, tail = rest.partition("/")
+        return f"{scheme}://{_PATTERN.sub('_', host)}{slash}{tail}"
 
     def unstrip_protocol(self, name: str) -> str:
         """The URI of a path."""
-        return _uri(name)
+        return _uri(self._strip_protocol(name))
 
     def ukey(self, path: str) -> str:
         """What changes when the content does, which it never does: its hash."""
-        return parse_uri(_uri(self._strip_protocol(path))).hash
+        scheme, _, rest = self._strip_protocol(path).partition("://")
+        return parse_uri(f"{scheme}://{rest.partition('/')[0].partition(_QUERY)[0]}").hash
+
+    async def _expand_path(
+        self,
+        path: str | list[str],
+        recursive: bool = False,
+        maxdepth: int | None = None,
+        **options: Any,
+    ) -> list[str]:
+        """What is there by a name that looks like a pattern is meant by it, and nothing else."""
+        paths = [self._strip_protocol(each) for each in ([path] if isinstance(path, str) else path)]
+        meant = [
+            _PATTERN.sub(r"[\g<0>]", each)
+            if _PATTERN.search(each) and await self._exists(each)
+            else each
+            for each in paths
+        ]
+        found: list[str] = await super()._expand_path(meant, recursive, maxdepth, **options)
+        return found
 
     # --- reading -----------------------------------------------------------------------------
 
@@ -91,23 +129,25 @@ class KacheryFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no
         path = self._strip_protocol(path)
         file = self._files.get(path)
         if file is None:
-            await self._check_listed(path)
-            with _as_python_says(path):
-                file = await aopen(_uri(path), local_only=self._local_only, channel=self._channel)
-            self._files[path] = file
+            file = self._files[path] = await self._open_anew(path)
             while len(self._files) > _KEPT_OPEN:
                 self._files.popitem(last=False)
         self._files.move_to_end(path)
         return file
 
+    async def _open_anew(self, path: str) -> File:
+        uri = await self._file_uri(path)
+        with _as_python_says(path):
+            return await aopen(uri, local_only=self._local_only, channel=self._channel)
+
     async def _cat_file(
         self, path: str, start: int | None = None, end: int | None = None, **_: Any
     ) -> bytes:
         if start is None and end is None:
-            await self._check_listed(path)
+            uri = await self._file_uri(path)
             with _as_python_says(path):
                 data = await aload_bytes(
-                    _uri(self._strip_protocol(path)),
+                    uri,
                     local_only=self._local_only,
                     channel=self._channel,
                     progress=False,
@@ -163,26 +203,27 @@ class KacheryFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no
         await together(of_one(path, places) for path, places in of_file.items())
         return found
 
-    def _open(self, path: str, mode: str = "rb", **_: Any) -> File:
+    def _open(self, path: str, mode: str = "rb", cache_type: str = "", **_: Any) -> Any:
         if mode != "rb":
             raise _read_only(path)
-
-        async def opened() -> File:
-            await self._check_listed(path)
-            with _as_python_says(path):
-                return await aopen(_uri(path), local_only=self._local_only, channel=self._channel)
-
-        return portal.run(opened, name="open")
+        path = self._strip_protocol(path)
+        file = portal.run(lambda: self._open_anew(path), name="open")
+        # So asks who puts a cache of his own before it, as blockcache:: does.
+        return _Buffered(self, path, file) if cache_type == "none" else file
 
     async def _get_file(
         self, rpath: str, lpath: Any, callback: Callback = DEFAULT_CALLBACK, **_: Any
     ) -> None:
-        if isinstance(await self._check_listed(rpath), Directory):
+        if isinstance(await self._listed(self._strip_protocol(rpath)), Directory):
             os.makedirs(lpath, exist_ok=True)  # what is in it comes by itself
             return
+        if hasattr(lpath, "write"):
+            await self._write_to(rpath, lpath, callback)
+            return
+        uri = await self._file_uri(rpath)
         with _as_python_says(rpath):
             path = await aload_file(
-                _uri(rpath),
+                uri,
                 lpath,
                 local_only=self._local_only,
                 channel=self._channel,
@@ -194,6 +235,16 @@ class KacheryFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no
         size = os.path.getsize(path)
         callback.set_size(size)
         callback.absolute_update(size)
+
+    async def _write_to(self, rpath: str, target: Any, callback: Callback) -> None:
+        """Give a file to an open one of the caller's."""
+        file = await self._opened(rpath)
+        callback.set_size(file.size)
+        for at in range(0, file.size, READ_BATCH_BYTES):
+            with _as_python_says(rpath):
+                data = await file.aread_at(at, READ_BATCH_BYTES)
+            await asyncio.to_thread(target.write, data)
+            callback.absolute_update(at + len(data))
 
     # --- what there is -----------------------------------------------------------------------
 
@@ -213,11 +264,11 @@ class KacheryFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no
             found = [await self._info(name)]
         else:
             found = [
-                {"name": f"{name}/{quote(below)}", "size": 0, "type": "directory"}
+                {"name": f"{name}/{below}", "size": 0, "type": "directory"}
                 for below in sorted(inside.dirs)
             ]
             found += [
-                _described(f"{name}/{quote(below)}", entry)
+                _described(f"{name}/{below}", entry)
                 for below, entry in sorted(inside.files.items())
             ]
         return found if detail else [each["name"] for each in found]
@@ -227,19 +278,32 @@ class KacheryFileSystem(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no
         with _as_python_says(name, whole=True):
             return await self._listed(name)
 
-    async def _check_listed(self, path: str) -> Directory | FileEntry | None:
-        """As :meth:`_inside`, before a file is read. Raises FileNotFoundError: it is not in its folder;
-        NotFound: nobody reachable has the listing, which would say so."""
-        return await self._listed(self._strip_protocol(path))
+    async def _file_uri(self, path: str) -> str:
+        """What to load or open for a path. Raises FileNotFoundError: it is not in its folder;
+        IsADirectoryError; NotFound: nobody reachable has the listing, which would say so."""
+        name = self._strip_protocol(path)
+        inside = await self._listed(name)
+        if inside is None:
+            return _uri(name)
+        if isinstance(inside, Directory):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder", name)
+        if inside.sha1 is None:
+            detail = "its folder lists it without a SHA-1, by which it could be found"
+            raise NotFound(what=name, detail=detail)
+        label = name.rpartition("/")[2]
+        return str(KacheryUri("sha1", "sha1", inside.sha1, label, manifest=inside.manifest))
 
     async def _listed(self, name: str) -> Directory | FileEntry | None:
-        uri = parse_uri(_uri(name))
-        if uri.kind != "sha1dir":
+        scheme, _, rest = name.partition("://")
+        if scheme.lower() != "sha1dir":
+            parse_uri(_uri(name))
             return None
-        listing = await load_listing(uri.hash, self._local_only, self._channel, False)
+        host, _, inside = rest.partition("/")
+        sha1 = parse_uri(f"sha1dir://{host}").hash
+        listing = await load_listing(sha1, self._local_only, self._channel, False)
         if listing is None:
-            raise NotFound(what=f"sha1dir://{uri.hash}", detail="the listing of that folder")
-        found = listing.at(uri.path)
+            raise NotFound(what=f"sha1dir://{sha1}", detail="the listing of that folder")
+        found = _inside(listing, inside)
         if found is None:
             raise FileNotFoundError(errno.ENOENT, "there is no such name in that folder", name)
         return found
@@ -269,9 +333,51 @@ def _described(name: str, entry: FileEntry) -> dict[str, Any]:
     return {"name": name, "size": entry.size, "type": "file", "sha1": entry.sha1}
 
 
+class _Buffered(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no types
+    """A file for caches of fsspec, which see to what is kept of it themselves."""
+
+    def __init__(self, fs: KacheryFileSystem, path: str, file: File) -> None:
+        super().__init__(
+            fs, path, "rb", block_size=BLOCK, cache_type="none", size=file.size
+        )
+        self._file = file
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        return self._file.read_at(start, max(0, end - start))
+
+
+def _inside(listing: Directory, path: str) -> Directory | FileEntry | None:
+    """What names lead to, each as it is, or else as it is written in a URI; None if to nothing."""
+    found: Directory | FileEntry | None = listing
+    for name in filter(None, path.split("/")):
+        if not isinstance(found, Directory):
+            return None
+        inside = found.at(name)
+        if inside is None:
+            with contextlib.suppress(BadUri):
+                inside = found.at(parse_uri(f"sha1dir://{'0' * 40}/{name}").path or name)
+        found = inside
+    return found
+
+
 def _uri(path: str) -> str:
     """The URI that a path is made of."""
-    return path.replace(f"{_NO_MAGIC}manifest=", "?manifest=")
+    file = _FILE.fullmatch(path)
+    if file is not None:
+        return f"{_labelled(file[1] + (file[3] or ''))}?{file[2]}"
+    return _labelled(path)
+
+
+def _labelled(path: str) -> str:
+    scheme, _, rest = path.partition("://")
+    host, slash, tail = rest.partition("/")
+    if scheme.lower() == "sha1":
+        tail = tail.replace("%2A", "*").replace("%5B", "[")
+    return f"{scheme}://{host}{slash}{_NOT_IN_URI.sub(_encoded, tail)}"
+
+
+def _encoded(found: re.Match[str]) -> str:
+    return quote(found[0], safe="")
 
 
 def _range(size: int, start: int | None, end: int | None) -> tuple[int, int]:

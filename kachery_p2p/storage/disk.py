@@ -40,7 +40,18 @@ READ_ONLY: Final = 0o444
 HOLE: Final = 64 * 1024
 """Bytes of zeros, aligned, that are left out when a file is written."""
 _ZEROS: Final = bytes(HOLE)
+_DESCRIPTORS: Final = " ('ulimit -n' shows and raises how many)"
+_ADVICE: Final = {
+    errno.EMFILE: _DESCRIPTORS,
+    errno.ENFILE: _DESCRIPTORS,
+    errno.EFBIG: " for this file system, or for 'ulimit -f'",
+    errno.EXDEV: " (a folder inside the storage lies on another file system, or leads there: move all of "
+    "the storage there, and have a link to it here)",
+}
 _REFUSED: Final = (errno.EACCES, errno.EPERM)
+CANNOT: Final = (*_REFUSED, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What file systems say, those of FUSE and of Windows' servers above all, of modes, owners, hard links
+and whatever else they do not have."""
 _COMPARED: Final = 1 << 20
 """Bytes that are read at a time to be compared."""
 _serial = itertools.count()
@@ -52,9 +63,7 @@ def disk_error(error: OSError, what: str, path: Path) -> KacheryError:
         return StorageFull(what=what, path=str(path))
     if error.errno == errno.EROFS or (error.errno in _REFUSED and _is_read_only(path)):
         return StorageReadOnly(path=str(path), reason=(error.strerror or "?").lower())
-    reason = f"{what}: {error.strerror or error}"
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        reason += " ('ulimit -n' shows and raises how many)"
+    reason = f"{what}: {error.strerror or error}{_ADVICE.get(error.errno or 0, '')}"
     return StorageDamaged(path=str(path), reason=reason)
 
 
@@ -166,10 +175,16 @@ def create(path: Path, mode: int = 0o666) -> int:
     """A new file, open for reading and writing; FileExistsError if the name is taken.
 
     ``mode`` counts from the next time that it is opened. It is locked while it is open, however its
-    process ends: that is how strays are told.
+    process ends: that is how strays are told. Its folder is made if somebody has tidied it away.
     """
     while True:
-        fd = os.open(path, _NEW_FILE, mode)
+        try:
+            fd = os.open(path, _NEW_FILE, mode)
+        except FileNotFoundError:
+            # No more than that: a disk that is not mounted any more is not to be made anew.
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path.parent)
+            fd = os.open(path, _NEW_FILE, mode)
         try:
             # Whoever looks for strays may have been quicker. Then it is about to go, and its name is
             # free as soon as the lock is: they hold it for no more than that.
@@ -184,11 +199,23 @@ def create(path: Path, mode: int = 0o666) -> int:
         os.close(fd)
 
 
+@contextlib.contextmanager
+def where_possible() -> Iterator[None]:
+    """In here is done what some file systems cannot do, and what is right without it, too."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in CANNOT:
+            raise
+
+
 def sync_folder(folder: Path) -> None:
-    """Make the entries of a folder durable."""
+    """Make the entries of a folder durable, where the file system does not see to that by itself and
+    refuses to be asked."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        with where_possible():
+            os.fsync(fd)
     finally:
         os.close(fd)
 
@@ -315,7 +342,7 @@ def file_holds(path: str | Path, data: Buffer) -> bool:
 
 def make_read_only(fd: int) -> None:
     """Let nobody open a file for writing any more; this descriptor may still write."""
-    with contextlib.suppress(PermissionError):  # some file systems have no modes
+    with where_possible():
         os.fchmod(fd, os.fstat(fd).st_mode & READ_ONLY)
 
 

@@ -46,6 +46,8 @@ def is_racy(status: os.stat_result, now: float | None = None) -> bool:
     """Whether a file, as it is before it is read, may be written to once more without its times showing
     it. ``now``: Unix time. A clock that goes before the file server's makes no difference; one that
     goes after it by more than ``RACY_SECONDS`` shortens the time in which that can happen unseen to a
-    tick of the server's own clock."""
+    tick of the server's own clock. An mtime of the future alone was set by somebody, as those of a
+    camera with a wrong clock are when they are unpacked: no write leaves it as it is."""
     now = time.time() if now is None else now
-    return max(status.st_mtime, status.st_ctime) > now - RACY_SECONDS
+    written = status.st_mtime if status.st_mtime <= now + RACY_SECONDS else 0.0
+    return max(written, status.st_ctime) > now - RACY_SECONDS

@@ -100,13 +100,17 @@ def leaf_folders(root: Path) -> Iterator[Path]:
 
 
 def beside(folder: Path | str) -> dict[str, dict[str, os.stat_result]]:
-    """The files of ours in a leaf folder, by hash and suffix."""
+    """The files of ours in a leaf folder, by hash and suffix; symbolic links, too, which lie where the
+    user has moved content to another disk."""
     found: dict[str, dict[str, os.stat_result]] = {}
     try:
         with os.scandir(folder) as listing:
             for item in listing:
                 named = parse_name(item.name)
-                if named is not None and item.is_file(follow_symlinks=False):
+                if named is None:
+                    continue
+                moved = not named[1] and item.is_symlink()
+                if moved or item.is_file(follow_symlinks=False):
                     with contextlib.suppress(FileNotFoundError):
                         status = item.stat(follow_symlinks=False)
                         found.setdefault(named[0], {})[named[1]] = status

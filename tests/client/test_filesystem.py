@@ -150,7 +150,7 @@ def test_a_folder_is_walked_and_its_files_are_read(stored_folder: str) -> None:
     assert sorted(name.removeprefix(path) for name in found) == [
         "/notes.txt",
         "/raw/a.bin",
-        "/raw/day%201/b%3F.csv",
+        "/raw/day 1/b?.csv",
     ]
     assert sorted(fs.cat(found).values()) == [b"0123456789", b"some notes", b"x,y\n1,2\n"]
     assert fs.glob(f"{path}/raw/*.bin") == [f"{path}/raw/a.bin"]

@@ -97,3 +97,7 @@ def test_a_file_that_was_just_written_is_racy(tmp_path: Path) -> None:
     old = time.time() - 1_000
     os.utime(path, (old, old))
     assert is_racy(path.stat(), status.st_ctime + 1), "its ctime says when that was done"
+    later = status.st_ctime + 1_000
+    os.utime(path, (later + 1e6, later + 1e6))
+    assert not is_racy(path.stat(), later), "somebody set it: a write would not leave it so"
+    assert is_racy(path.stat(), path.stat().st_mtime + 1)

@@ -60,6 +60,20 @@ class Content:
         """Where it is."""
         return await self._checked(self._path_of)
 
+    async def used(self, use: Callable[[str], Awaitable[R]]) -> R | None:
+        """What ``use`` makes of its path. If that raises NotFound, it had to make room for something
+        else before it was opened, and is fetched anew."""
+        for left in reversed(range(_TRIES)):
+            found = await self.path()
+            if found is None:
+                break
+            try:
+                return await use(found)
+            except NotFound:
+                if not left:
+                    raise
+        return None
+
     async def data(self) -> bytes | None:
         """All of it."""
         try:
@@ -120,10 +134,10 @@ class Content:
         gone: NotFound | None = None
         for _ in range(_TRIES):
             gone = None
-            here = await locate()
-            if here is None:
-                break
             try:
+                here = await locate()
+                if here is None:
+                    break
                 taken = await take(here)
                 if taken is not None:
                     self.moving.complete(here.blob.size)
@@ -204,6 +218,9 @@ class Content:
             return None
         greeter = node.greeter
         blob = storage.find(greeter.storage_dir, self.uri.hash) if greeter.owns_storage else None
+        if blob is None and greeter.owns_storage:
+            detail = "it came, and had to make room for something else before it was read"
+            raise NotFound(what=f"sha1://{self.uri.hash}", detail=detail)
         if blob is None:
             raise BadPath(
                 path=str(greeter.storage_dir),

@@ -68,8 +68,9 @@ async def aload_file(
         return None
     name = file_name(parsed)
     with _loading(name, progress) as moving:
-        found = await Content(parsed, local_only, channel, moving).path()
-        return None if found is None else await _copied(found, dest, name, moving, replace)
+        return await Content(parsed, local_only, channel, moving).used(
+            lambda found: _copied(found, dest, name, moving, replace)
+        )
 
 
 async def aload_bytes(
@@ -245,7 +246,12 @@ async def _copied(
     if dest is None:
         return path
     target = path_text(dest)
-    size = os.path.getsize(path)
+
+    def size_of() -> int:
+        with blocking.to_be_copied(path) as file:
+            return os.fstat(file.fileno()).st_size
+
+    size = await blocking.beside(size_of)
     moving.turn_to("copying", size)
     advanced = relay(moving)
     copied = await blocking.run(

@@ -11,6 +11,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import io
+import operator
 import os
 import threading
 import weakref
@@ -26,7 +27,7 @@ from kachery_p2p.protocol.numbers import whole
 
 from .content import Content
 from .loads import file_uri
-from .ranges import ContentRanges, PathRanges, Range, Ranges
+from .ranges import ContentRanges, NoRanges, PathRanges, Range, Ranges
 from .read_cache import ReadCache, runs
 from .uris import file_name, is_uri, path_text
 
@@ -48,6 +49,9 @@ async def aopen(
     Of a URI without ``?manifest=`` (a file of less than 20 MB, or one that old kachery stored) all is
     fetched at the first read, since its parts cannot be verified.
 
+    HDF5 takes external links of a file that is opened so for links into that same file. A file that has
+    some is loaded, with its folder (:func:`load_dir`).
+
     Args:
         uri: a sha1:// URI, or one of a file in a sha1dir://; a path of an existing file, too.
         mode: ``'rb'``. For text: ``io.TextIOWrapper(kc.open(uri), encoding='utf-8')``.
@@ -64,17 +68,17 @@ async def aopen(
     if mode != "rb":
         reason = "content is read as bytes; for text, io.TextIOWrapper(kc.open(uri), 'utf-8')"
         raise BadInput(what=f"mode {mode!r}", reason=reason)
-    reopen = (uri, local_only, channel)
     if not is_uri(uri):
-        path = path_text(uri)
-        return File(os.path.basename(path), PathRanges(path), reopen)
+        # Whoever unpickles it may be somewhere else.
+        path = os.path.abspath(path_text(uri))
+        return File(os.path.basename(path), PathRanges(path), (path, local_only, channel))
     parsed = await file_uri(uri, local_only, channel, False)
     if parsed is None:
         raise NotFound(what=uri, detail="nobody has the folder, or there is no such file in it")
     name = file_name(parsed)
     with Transfer("opening", name, False) as moving:
         source = await ContentRanges.open(Content(parsed, local_only, channel, moving))
-    return File(name, source, reopen)
+    return File(name, source, (uri, local_only, channel))
 
 
 class File(io.BufferedIOBase):
@@ -121,7 +125,11 @@ class File(io.BufferedIOBase):
         round trips as can be; what lies beyond the end of the file is left out. Raises as
         :meth:`aread_at`."""
         self._check_open()
-        wanted = [self._clipped(*each) for each in ranges]
+        # numpy's numbers are of few bits, and what is computed with them would have as few.
+        wanted = [
+            self._clipped(whole("start of a range", start), whole("end of a range", stop))
+            for start, stop in ranges
+        ]
         found: list[bytes] = []
         while len(found) < len(wanted):
             # What is kept in memory meanwhile is bounded, however many ranges there are.
@@ -166,6 +174,7 @@ class File(io.BufferedIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a place, which may be beyond the end. Raises ValueError: it is before the beginning."""
         self._check_open()
+        offset = operator.index(offset)
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}.get(whence)
         if base is None:
             raise ValueError(f"whence {whence!r} is none of 0, 1 and 2")
@@ -178,6 +187,7 @@ class File(io.BufferedIOBase):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """The next ``size`` bytes, fewer at the end of the file only; all of them by default."""
+        size = None if size is None else operator.index(size)
         with self._moving:
             start = self._position
             stop = max(start, self.size) if size is None or size < 0 else start + size
@@ -193,7 +203,11 @@ class File(io.BufferedIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         """Read into a buffer, and return how many bytes that were."""
-        view = memoryview(buffer).cast("B")
+        view = memoryview(buffer)
+        if view.readonly:
+            raise TypeError("readinto() needs a buffer that can be written to")
+        # Memory of no bytes may have a shape that cannot be cast.
+        view = view.cast("B") if view.nbytes else memoryview(bytearray())
         data = self.read(len(view))
         view[: len(data)] = data
         return len(data)
@@ -209,6 +223,7 @@ class File(io.BufferedIOBase):
         """Forget what is in memory; a second time does nothing."""
         if not self.closed:
             self._cache.clear()
+            self._source = NoRanges(self._source.size)
         super().close()
 
     async def __aenter__(self) -> Self:
@@ -332,9 +347,32 @@ def _joined(blocks: dict[int, bytes], start: int, stop: int) -> bytes:
     return whole[start - first * BLOCK : stop - first * BLOCK]
 
 
+class _NotReopened(File):
+    """What cannot be opened where it was unpickled. It says so when it is used, since who unpickles has
+    nobody to tell: the workers of a pool of multiprocessing die of it, and the pool waits for ever."""
+
+    def __init__(self, reopen: tuple[Any, ...], error: KacheryError) -> None:
+        super().__init__(os.path.basename(reopen[0]), NoRanges(0), reopen)
+        self._error = error
+
+    @property
+    def size(self) -> int:
+        raise self._error
+
+    def _check_open(self) -> None:
+        super()._check_open()
+        raise self._error
+
+    def __repr__(self) -> str:
+        return f"<kachery_p2p.File {self.name!r}, which could not be opened here>"
+
+
 def _reopened(uri: str, local_only: bool, channel: str | None, position: int) -> File:
     """An open file that was pickled, in another process."""
-    file = portal.run(lambda: aopen(uri, local_only=local_only, channel=channel), name="open")
+    try:
+        file = portal.run(lambda: aopen(uri, local_only=local_only, channel=channel), name="open")
+    except KacheryError as error:
+        return _NotReopened((uri, local_only, channel), error)
     file.seek(position)
     return file
 

@@ -21,6 +21,7 @@ from kachery_p2p.protocol.errors import (
     StorageDamaged,
 )
 from kachery_p2p.protocol.limits import MAX_RANGES, VERIFY_ON_READ
+from kachery_p2p.storage.disk import pread_up_to
 
 from . import local_storage as storage
 from .content import Content, Here
@@ -38,16 +39,41 @@ class Ranges(Protocol):
         """Bytes [start, stop) of each range, all within the file."""
 
 
+class NoRanges:
+    """Of a file that is closed."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    async def read(self, ranges: Sequence[Range]) -> list[bytes]:
+        raise ValueError("I/O operation on closed file")
+
+
 class PathRanges:
-    """Of a file of the user's own, as it is."""
+    """Of a file of the user's own, which stays the same one whatever its name leads to later: whoever
+    puts another one in its place does not have us read of both."""
 
     def __init__(self, path: str) -> None:
+        """Raises BadPath."""
         self._path = path
-        self.size = os.stat(path).st_size
+        self._fd = -1
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.size = os.fstat(self._fd).st_size
+        except OSError as error:
+            raise blocking.path_error(path, error) from error
+
+    def __del__(self) -> None:
+        # Not before the last read has ended: its number may be another file's by then.
+        if self._fd >= 0:
+            os.close(self._fd)
 
     async def read(self, ranges: Sequence[Range]) -> list[bytes]:
         def work() -> list[bytes]:
-            found = [blocking.read_range(self._path, start, stop) for start, stop in ranges]
+            try:
+                found = [pread_up_to(self._fd, stop - start, start) for start, stop in ranges]
+            except OSError as error:
+                raise blocking.path_error(self._path, error) from error
             if any(
                 len(data) < stop - start for data, (start, stop) in zip(found, ranges, strict=True)
             ):

@@ -11,7 +11,7 @@ import itertools
 import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from kachery_p2p.client.display.progress import Progress, Transfer
 from kachery_p2p.client.files.listings import load_folder
@@ -32,6 +32,9 @@ from .placing import Target
 from .scan import Ignored, Source, scan_folder
 
 T = TypeVar("T")
+
+_TRIES: Final = 3
+"""What goes from the storage before it is copied is fetched so often."""
 
 
 class DirEntry(NamedTuple):
@@ -260,6 +263,16 @@ class _Load:
     async def batch(self, files: Sequence[tuple[str, FileEntry]]) -> None:
         """Bring some of its files to where they belong."""
         left = await asyncio.to_thread(self._not_right, files)
+        for tries_left in reversed(range(_TRIES)):
+            left = await self._bring(left)
+            if not left:
+                return
+            if not tries_left:
+                self._missing += [(path, None) for path, _ in left]
+
+    async def _bring(self, left: Sequence[tuple[str, FileEntry]]) -> list[tuple[str, FileEntry]]:
+        """Those of these that had to make room for others before they were copied."""
+        again: list[tuple[str, FileEntry]] = []
         keys = {place: id(each) for place, each in enumerate(left)}
         comes = fetch_files(
             [_uri_of(path, entry) for path, entry in left],
@@ -269,12 +282,15 @@ class _Load:
         )
         try:
             async for group in comes:
-                await blocking.run(partial(self._put, left, group))
+                await blocking.run(partial(self._put, left, group, again))
                 for come in group:
                     self._tally.end(keys[come.place])
-                self._tally.add(sum(left[come.place][1].size or 0 for come in group))
+                late = {path for path, _ in again}
+                done = (left[come.place] for come in group)
+                self._tally.add(sum(entry.size or 0 for path, entry in done if path not in late))
         finally:
             await comes.aclose()
+        return again
 
     def _not_right(self, files: Sequence[tuple[str, FileEntry]]) -> list[tuple[str, FileEntry]]:
         """Those that are not at the destination yet."""
@@ -298,7 +314,11 @@ class _Load:
             self._target.check_twin(folder, inside, name, twin)
 
     def _put(
-        self, files: Sequence[tuple[str, FileEntry]], come: Sequence[Come], gone: blocking.Gone
+        self,
+        files: Sequence[tuple[str, FileEntry]],
+        come: Sequence[Come],
+        again: list[tuple[str, FileEntry]],
+        gone: blocking.Gone,
     ) -> None:
         for inside, some in itertools.groupby(come, lambda each: _folder_of(files[each.place][0])):
             with self._target.folder(inside) as folder:
@@ -311,7 +331,10 @@ class _Load:
                         continue
                     name = path[len(inside) :].lstrip("/")
                     self._check_twin(folder, inside, name)
-                    self._target.put(folder, inside, name, entry, content, gone)
+                    try:
+                        self._target.put(folder, inside, name, entry, content, gone)
+                    except NotFound:
+                        again.append((path, entry))
 
     def raise_missing(self) -> None:
         """Raise what kept files from coming, if anything did."""

@@ -18,7 +18,7 @@ from kachery_p2p.client.display.progress import Transfer
 from kachery_p2p.client.files.loads import file_uri
 from kachery_p2p.client.files.uris import PathLike, checked_label, name_of, path_text
 from kachery_p2p.client.session import portal
-from kachery_p2p.protocol.errors import BadInput, KacheryError
+from kachery_p2p.protocol.errors import BadInput, KacheryError, NotFound
 from kachery_p2p.protocol.limits import BATCH_FILES, BATCHES_LOADED
 from kachery_p2p.protocol.uri import KacheryUri, build_uri
 
@@ -92,7 +92,7 @@ async def aload_many(
     try:
         async for group in groups:
             for loaded in group:
-                yield loaded
+                yield _still_here(loaded)
     finally:
         await groups.aclose()
 
@@ -115,7 +115,7 @@ def load_many(
 
     left, at_once = _sync_batches(uris), 1
     while some := list(itertools.islice(left, at_once)):
-        yield from portal.run(partial(all_of, some), name="load_many")
+        yield from map(_still_here, portal.run(partial(all_of, some), name="load_many"))
         at_once = min(2 * at_once, BATCHES_LOADED)
 
 
@@ -169,6 +169,14 @@ def _look(path: PathLike) -> Candidate | KacheryError:
         return candidate(os.path.abspath(path_text(path)))
     except BadInput as error:
         return error
+
+
+def _still_here(loaded: LoadedFile) -> LoadedFile:
+    """Where the storage has a limit, those that came first may have had to make room for the others."""
+    if loaded.path is None or os.path.exists(loaded.path):
+        return loaded
+    detail = "it came, and had to make room for something else; load it by itself, or fewer at once"
+    return LoadedFile(loaded.uri, None, NotFound(what=loaded.uri, detail=detail))
 
 
 async def _each(batches: Iterable[list[T]]) -> AsyncIterator[list[T]]:

@@ -11,6 +11,7 @@ Non-goals: owners, times, and modes but for whether a file can be executed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -20,11 +21,12 @@ from typing import Final
 from kachery_p2p.client.session import blocking
 from kachery_p2p.protocol.errors import BadPath
 from kachery_p2p.protocol.files.directory import FileEntry
-from kachery_p2p.storage.disk import FULL, write_all
+from kachery_p2p.storage.disk import CANNOT, FULL, where_possible, write_all
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_LINKS: Final = (*CANNOT, errno.EMLINK, errno.EXDEV)
 _OTHER: Final = (
     "something else is there, and would be lost; choose another folder, or say that it may be replaced "
     "(replace=True, or --force)"
@@ -93,23 +95,29 @@ class Target:
                 return False
             if stat.S_ISREG(status.st_mode):
                 if entry.size in (None, status.st_size) and self._holds(folder, name, entry):
-                    self._make_executable(folder, name, status, entry)
+                    self._set_executable(folder, name, status, entry)
                     return True
                 if self._replace:
                     return False
-        raise BadPath(path=os.path.join(self.path, inside, name), reason=_OTHER)
+        raise self._in_the_way(inside, name)
 
     def _holds(self, folder: int, name: str, entry: FileEntry) -> bool:
         descriptor = os.open(name, _FILE, dir_fd=folder)
         with open(descriptor, "rb", buffering=0) as file:
             return hashlib.file_digest(file, "sha1").hexdigest() == entry.sha1
 
-    def _make_executable(
+    def _set_executable(
         self, folder: int, name: str, status: os.stat_result, entry: FileEntry
     ) -> None:
-        if entry.executable and not status.st_mode & stat.S_IXUSR:
-            readable = status.st_mode & (stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
-            os.chmod(name, stat.S_IMODE(status.st_mode) | readable >> 2, dir_fd=folder)
+        mode = stat.S_IMODE(status.st_mode)
+        if entry.executable and not mode & stat.S_IXUSR:
+            readable = mode & (stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
+            mode |= readable >> 2
+        elif self._replace and not entry.executable:
+            mode &= ~(stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+        if mode != stat.S_IMODE(status.st_mode):
+            with where_possible():  # it may be somebody else's; its content is right
+                os.chmod(name, mode, dir_fd=folder)
 
     def check_twin(self, folder: int, inside: str, name: str, other: str) -> None:
         """Raises BadPath: the file system does not tell two names apart."""
@@ -133,56 +141,71 @@ class Target:
         gone: Callable[[], bool] = lambda: False,
         advanced: Callable[[int], None] = lambda done: None,
     ) -> None:
-        """Give a file its content: bytes, or what is at a path. Raises BadPath, StorageFull,
-        Cancelled."""
+        """Give a file its content: bytes, or what is at a path. Raises NotFound: it is not there any
+        more; BadPath, StorageFull, Cancelled."""
         mode = 0o777 if entry.executable else 0o666
+
+        def fill(descriptor: int) -> None:
+            if isinstance(content, bytes):
+                write_all(descriptor, content)
+            else:
+                with blocking.to_be_copied(content) as source:
+                    blocking.copy_bytes(source.fileno(), descriptor, gone, advanced)
+
         with self._errors(f"{inside}/{name}"):
-            temporary = ""
             descriptor = _unnamed(folder, mode)
-            if descriptor < 0:
-                temporary = f".kachery-{os.urandom(8).hex()}"
-                descriptor = os.open(temporary, _NEW, mode, dir_fd=folder)
-            try:
+            if descriptor >= 0:
                 try:
-                    if isinstance(content, bytes):
-                        write_all(descriptor, content)
-                    else:
-                        with open(content, "rb") as source:
-                            blocking.copy_bytes(source.fileno(), descriptor, gone, advanced)
-                    self._name(folder, inside, name, descriptor, temporary)
+                    fill(descriptor)
+                    opened = f"/proc/self/fd/{descriptor}"
+                    if self._linked(folder, inside, name, opened, follow=True):
+                        return
                 finally:
                     os.close(descriptor)
+            temporary = f".kachery-{os.urandom(8).hex()}"
+            descriptor = os.open(temporary, _NEW, mode, dir_fd=folder)
+            try:
+                try:
+                    fill(descriptor)
+                finally:
+                    os.close(descriptor)
+                if not self._linked(folder, inside, name, temporary, follow=False):
+                    self._renamed(folder, inside, name, temporary)
             finally:
-                if temporary:
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(temporary, dir_fd=folder)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=folder)
 
-    def _name(self, folder: int, inside: str, name: str, descriptor: int, temporary: str) -> None:
+    def _linked(self, folder: int, inside: str, name: str, source: str, *, follow: bool) -> bool:
+        """Give a file its name; False if the file system does not give one so. Raises BadPath:
+        another one has it."""
+
         def link(as_name: str) -> None:
-            if temporary:
-                os.link(temporary, as_name, src_dir_fd=folder, dst_dir_fd=folder)
-            else:
-                os.link(
-                    f"/proc/self/fd/{descriptor}",
-                    as_name,
-                    src_dir_fd=folder,
-                    dst_dir_fd=folder,
-                    follow_symlinks=True,
-                )
+            os.link(source, as_name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=follow)
 
         try:
             link(name)
         except FileExistsError:
             if not self._replace:
-                where = os.path.join(self.path, inside, name)
-                raise BadPath(path=where, reason=_OTHER) from None
+                raise self._in_the_way(inside, name) from None
             between = f".kachery-{os.urandom(8).hex()}"
             link(between)
             os.replace(between, name, src_dir_fd=folder, dst_dir_fd=folder)
-        except PermissionError:  # a file system without hard links
-            if not temporary:
-                raise
-            os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError as error:
+            # What is open has no path where /proc is not there.
+            if error.errno in _NO_LINKS or (follow and error.errno == errno.ENOENT):
+                return False
+            raise
+        return True
+
+    def _renamed(self, folder: int, inside: str, name: str, temporary: str) -> None:
+        if not self._replace:
+            with contextlib.suppress(FileNotFoundError):
+                os.stat(name, dir_fd=folder, follow_symlinks=False)
+                raise self._in_the_way(inside, name)
+        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+    def _in_the_way(self, inside: str, name: str) -> BadPath:
+        return BadPath(path=os.path.join(self.path, inside, name), reason=_OTHER)
 
     @contextlib.contextmanager
     def _errors(self, at: str) -> Iterator[None]:

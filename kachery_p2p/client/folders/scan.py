@@ -142,7 +142,8 @@ def scan_folder(
             except FileNotFoundError:
                 raise changed(entry.path) from None
             except OSError as error:
-                problems.append((entry.path, (error.strerror or "?").lower()))
+                why = f"cannot be looked at: {(error.strerror or '?').lower()}"
+                problems.append((entry.path, why))
                 continue
             is_folder = stat.S_ISDIR(status.st_mode)
             if ignored(relative, entry.name, is_folder):

@@ -13,11 +13,11 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterable
-from typing import Final, ParamSpec, TypeVar
+from typing import BinaryIO, Final, ParamSpec, TypeVar
 
-from kachery_p2p.protocol.errors import BadPath, Cancelled, KacheryError, StorageFull
+from kachery_p2p.protocol.errors import BadPath, Cancelled, KacheryError, NotFound, StorageFull
 from kachery_p2p.protocol.limits import MIB
-from kachery_p2p.storage.disk import FULL, data_runs, pwrite_all, write_all
+from kachery_p2p.storage.disk import FULL, data_runs, pwrite_all, where_possible, write_all
 from kachery_p2p.storage.files.sources import clone
 
 from .thread_connection import lease
@@ -91,6 +91,7 @@ def copy(
             names it, and not if ``name`` does, which somebody else may have chosen.
 
     Raises:
+        NotFound: it is not there any more.
         BadPath: it cannot be written there; it would replace a device or a pipe, or a file that it may
             not replace.
         StorageFull, Cancelled
@@ -101,7 +102,7 @@ def copy(
         real = os.path.realpath(target)
         there = _status(target, real)
         if there is not None:
-            if os.path.samestat(there, os.stat(path)):
+            if _is(there, path):
                 return target
             if not (named if replace is None else replace):
                 if _same_content(path, real, gone):
@@ -145,6 +146,11 @@ def _target_of(dest: str, name: str) -> tuple[str, bool]:
     return dest, True
 
 
+def _is(there: os.stat_result, path: str) -> bool:
+    with to_be_copied(path) as file:
+        return os.path.samestat(there, os.fstat(file.fileno()))
+
+
 def _status(dest: str, target: str) -> os.stat_result | None:
     """That of the file that is there. Raises BadPath: it is none that can be replaced."""
     try:
@@ -171,14 +177,22 @@ def _same_content(path: str, other: str, gone: Gone) -> bool:
 def _copy(
     path: str, temporary: str, gone: Gone, advanced: Advanced, there: os.stat_result | None
 ) -> None:
-    with open(path, "rb") as source, open(temporary, "xb") as target:
+    with to_be_copied(path) as source, open(temporary, "xb") as target:
         if there is not None:
             # Before there is a byte in it: it may be nobody else's business.
-            with contextlib.suppress(PermissionError):
+            with where_possible():
                 os.fchown(target.fileno(), there.st_uid, there.st_gid)
-            with contextlib.suppress(PermissionError):
+            with where_possible():
                 os.fchmod(target.fileno(), stat.S_IMODE(there.st_mode) & 0o777)
         copy_bytes(source.fileno(), target.fileno(), gone, advanced)
+
+
+def to_be_copied(path: str) -> BinaryIO:
+    """Content in the storage, open. Raises NotFound: it had to make room, or was deleted."""
+    try:
+        return open(path, "rb")
+    except FileNotFoundError as error:
+        raise NotFound(what=path, detail="it has just been deleted") from error
 
 
 def copy_bytes(source: int, target: int, gone: Gone, advanced: Advanced) -> None:

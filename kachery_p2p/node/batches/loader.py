@@ -35,6 +35,7 @@ from kachery_p2p.protocol.errors import (
     LinkClosed,
     LocalError,
     ProtocolViolation,
+    StorageLimitReached,
 )
 from kachery_p2p.protocol.files.keys import file_key
 from kachery_p2p.protocol.files.messages import FILE_BATCH, FileBatch, Several
@@ -175,6 +176,9 @@ class BatchLoader:
             params = FileBatch(holder.channel, [bytes.fromhex(each.sha1) for each in wanted])
             stream = link.open(FILE_BATCH, codec.plain(params))
             await self.read(link, stream, holder, wanted, came, done)
+        except StorageLimitReached:
+            if not self._downloader.active():
+                raise  # else they are fetched one by one, and wait for room
         except LocalError:
             raise
         except KacheryError as error:

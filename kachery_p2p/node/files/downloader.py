@@ -14,7 +14,7 @@ from kachery_p2p.node.gossip.lookup import Lookup
 from kachery_p2p.node.gossip.watches import Watches
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.routes.reach import Reach
-from kachery_p2p.protocol.errors import KacheryError
+from kachery_p2p.protocol.errors import KacheryError, StorageLimitReached
 from kachery_p2p.protocol.gossip.holders import Holder
 from kachery_p2p.protocol.limits import (
     MAX_DOWNLOADS,
@@ -60,6 +60,8 @@ class Downloader:
         self.memory = Memory()
         """Of what the disk has no room for."""
         self._slots = asyncio.Semaphore(MAX_DOWNLOADS)
+        self._without_room = asyncio.Lock()
+        """One after another tries again: so they do not take the room from each other."""
         self._room = Room()
         self._ready: OrderedDict[Download, asyncio.TimerHandle] = OrderedDict()
         """What stays open for the next reader; the one read least recently first."""
@@ -86,15 +88,40 @@ class Downloader:
         """Fetch a file whole into the storage. Cancelling is safe: what was verified is kept.
         ``label``: what the caller calls it; ``near_only``: from the node's own origins alone.
 
+        Where the limit leaves no room because of what others fetch at this moment, it waits for them:
+        what has come may go for it.
+
         Returns:
             plain values: size, verified, fetched (bytes from the network), seconds, sources.
 
         Raises:
             NotFound, AccessDenied, CorruptContent, Stalled, Unreachable, StorageFull, ...
         """
-        download = await self._get(sha1, manifest, channel, label, near_only)
-        async with download.waiting(None):
-            return await download.wait(None, on_progress)
+
+        async def load() -> dict[str, Any]:
+            download = await self._get(sha1, manifest, channel, label, near_only)
+            async with download.waiting(None):
+                return await download.wait(None, on_progress)
+
+        try:
+            return await load()
+        except StorageLimitReached as error:
+            if error.fields["needed"] > error.fields["limit"] or not self._others(sha1):
+                raise
+        async with self._without_room:
+            while True:
+                others = self._others(sha1)  # before: one of them may end meanwhile
+                try:
+                    return await load()
+                except StorageLimitReached:
+                    if not others:
+                        raise
+                await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
+
+    def _others(self, sha1: str) -> list[asyncio.Task[None]]:
+        """Downloads of other contents, after one of which there may be room."""
+        found = (each.task for name, each in self.active().items() if name != sha1)
+        return [task for task in found if not task.done()]
 
     @contextlib.asynccontextmanager
     async def hold(

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from kachery_p2p.storage.disk import sync_folder, write_all
+from kachery_p2p.storage.disk import sync_folder, where_possible, write_all
 
 MARKER_FILE: Final = "node-marker"
 _RANDOM_BYTES: Final = 16
@@ -44,7 +44,8 @@ def marker_of(root: Path, random_bytes: Callable[[int], bytes]) -> str:
     temporary.unlink(missing_ok=True)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
     try:
-        os.fchmod(fd, 0o644)  # whatever the umask: who may look into the folder may see it
+        with where_possible():
+            os.fchmod(fd, 0o644)  # whatever the umask: who may look into the folder may see it
         write_all(fd, text.encode() + b"\n")
         os.fsync(fd)
     finally:

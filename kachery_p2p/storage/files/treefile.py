@@ -79,9 +79,10 @@ class TreeBuilder:
         with disk_errors(_WHAT, target):
             if durable:
                 os.fsync(self._fd)
-            os.close(self._fd)
-            self._fd = -1
             move(self._path, target, durable)
+        # Not before: what was not placed is still to be removed.
+        os.close(self._fd)
+        self._fd = -1
 
     def abort(self) -> None:
         """Leave nothing behind; harmless after :meth:`place`."""

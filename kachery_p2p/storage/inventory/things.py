@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -117,10 +118,12 @@ def measured(thing: Thing, found: dict[str, os.stat_result], root: Path) -> Thin
     held = sum(_held(found[s]) for s in (paths.PARTIAL, paths.PARTIAL_TREE) if s in found)
     tree = found[paths.TREE].st_size if paths.TREE in found else 0
     blob, link, path = found.get(""), None, ""
-    if blob is None and paths.LINK in found:
+    if blob is not None and stat.S_ISLNK(blob.st_mode):
+        blob, link = None, _moved(paths.path_of(root, thing.sha1))
+    elif blob is None and paths.LINK in found:
         link = Link.read(paths.path_of(root, thing.sha1, paths.LINK))
     kind: Kind | None = None
-    size, times = 0, blob or found.get(paths.LINK) or partial
+    size, times = 0, found.get("") or found.get(paths.LINK) or partial
     if blob is not None:
         kind, size, held = "file", blob.st_size, held + blob.st_size + tree
     elif link is not None:
@@ -142,6 +145,17 @@ def measured(thing: Thing, found: dict[str, os.stat_result], root: Path) -> Thin
         thing, kind=kind, source=source, size=size, held=held, aside=aside, stored=stored,
         used=used, path=path, arriving=False,
     )  # fmt: skip
+
+
+def _moved(path: Path) -> Link | None:
+    """What a symbolic link in the place of content leads to; None if to no file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return Link(Path(os.path.realpath(path)), status.st_size, status.st_mtime)
 
 
 def _held(status: os.stat_result) -> int:

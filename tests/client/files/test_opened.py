@@ -372,3 +372,90 @@ def test_what_is_fetched_ahead_has_a_connection_of_its_own(lab: Lab) -> None:
                 file.seek(start)
                 pieces = iter(lambda file=file: file.read(65_536), b"")  # type: ignore[misc]
                 assert b"".join(itertools.islice(pieces, 64)) == data[start:][: 64 * 65_536]
+
+
+# --- numbers, memory, and files of the user's own ----------------------------------------------
+
+
+def test_numbers_of_numpy_are_numbers(opened: Callable[[str], kc.File]) -> None:
+    """With those of few bits the places in a file are not computed with: that was an endless loop."""
+    np = pytest.importorskip("numpy")
+    with opened("big") as file:
+        assert file.seek(np.uint64(3)) == 3
+        assert file.seek(np.int8(100), np.int8(os.SEEK_CUR)) == 103
+        assert file.read(np.uint8(200)) == DATA[103:303]
+        assert file.seek(np.int32(24_000_000)) == 24_000_000
+        assert file.read(np.int16(30_000)) == DATA[24_000_000:24_030_000]
+        assert file.read1(np.uint8(7)) == DATA[24_030_000:24_030_007]
+        assert type(file.tell()) is int
+        assert file.read_many(np.array([[1, 9], [200, 201]], "u1")) == [DATA[1:9], DATA[200:201]]
+        for wrong in (1.5, "3", None):
+            with pytest.raises(TypeError):
+                file.seek(wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            file.read(1.5)  # type: ignore[arg-type]
+        assert file.tell() == 24_030_007
+
+
+def test_memory_of_any_kind_is_read_into_or_refused_before_anything_is_read(
+    opened: Callable[[str], kc.File],
+) -> None:
+    np = pytest.importorskip("numpy")
+    with opened("big") as file:
+        for form in (">i4", "<f8", "c16", [("a", ">u2"), ("b", "<f4")]):
+            file.seek(0)
+            array = np.empty(100, form)
+            assert file.readinto(array) == array.nbytes
+            assert array.tobytes() == DATA[: array.nbytes]
+        file.seek(5)
+        assert file.readinto(np.empty((0, 3))) == 0
+        for refused in (b"read-only", np.empty((9, 9), "u1")[:, :3]):
+            with pytest.raises(TypeError):
+                file.readinto(refused)
+        assert file.tell() == 5
+
+
+def test_a_file_of_the_users_own_is_the_one_that_was_opened(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever becomes of its name, and wherever the program goes; it was read in part from another."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "x.bin"
+    path.write_bytes(DATA[:3_000_000])
+    with kc.open("x.bin") as file:
+        assert file.read(10) == DATA[:10]
+        monkeypatch.chdir("/")
+        with pickle.loads(pickle.dumps(file)) as again:
+            assert again.read(10) == DATA[10:20]
+        (tmp_path / "other").write_bytes(bytes(3_000_000))
+        os.replace(tmp_path / "other", path)
+        assert file.read() == DATA[10:3_000_000]
+        path.unlink()
+        assert file.read_at(1_000_000, 5) == DATA[1_000_000:1_000_005]
+    with pytest.raises(ValueError, match="closed"):
+        file.read_at(0, 1)
+    assert file.size == 3_000_000
+
+
+def test_what_cannot_be_opened_where_it_is_unpickled_says_so_when_it_is_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker of a pool died of what unpickling raised, and the pool waited for ever."""
+    pickled = pickle.dumps(kc.open(kc.store_text("text")))
+    monkeypatch.setenv("KACHERY_P2P_OFFLINE_STORAGE_DIR", str(folder / "another"))
+    with pickle.loads(pickled) as file:
+        for use in (
+            file.read,
+            file.tell,
+            lambda: file.seek(0),
+            lambda: file.read_at(0, 1),
+            lambda: file.read_many([(0, 1)]),
+            lambda: file.size,
+            lambda: list(file),
+        ):
+            with pytest.raises(errors.NotFound):
+                use()
+        assert "could not be opened" in repr(file)
+        again = pickle.dumps(file)
+    monkeypatch.setenv("KACHERY_P2P_OFFLINE_STORAGE_DIR", str(folder))
+    assert pickle.loads(again).read() == b"text"

@@ -340,3 +340,26 @@ def test_names_that_are_no_utf8_are_listed(place: Place, tmp_path: Path) -> None
     assert thing is not None
     assert thing.path == str(path)
     assert paths.LINK == ".link"
+
+
+def test_what_was_moved_to_another_disk_is_there_as_what_is_linked(
+    place: Place, tmp_path: Path
+) -> None:
+    """It could be read, and yet was in no list, offered to nobody, and could not be deleted."""
+    kept, lost = place.put(b"k" * 5_000, "kept"), place.put(b"l" * 5_000, "lost")
+    place.index.flush()
+    for sha1 in (kept, lost):
+        os.rename(place.store.path(sha1), tmp_path / sha1)
+        place.store.path(sha1).symlink_to(tmp_path / sha1)
+    (tmp_path / lost).unlink()
+    place.sweep()
+    thing = place.index.look(kept)
+    assert thing is not None
+    assert (thing.kind, thing.size, thing.held, thing.label) == ("link", 5_000, 0, "kept")
+    assert thing.path == str(tmp_path / kept)
+    assert place.index.look(lost) is None
+    assert place.moved == [([], [lost])], "what is there stays on offer"
+    assert delete(place.store, kept)
+    assert place.store.find(kept) is None
+    assert (tmp_path / kept).read_bytes() == b"k" * 5_000
+    assert place.index.look(kept) is None
