@@ -22,6 +22,7 @@ import time
 import weakref
 from typing import IO, Any, Final
 
+from kachery_p2p.protocol.arguments import text
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import TASK_CANCEL_SECONDS
 
@@ -55,7 +56,7 @@ class ShellScript:
         label: str = "",
         redirect_output_to_stdout: bool = False,
     ) -> None:
-        self._script = _dedented(script)
+        self._script = _dedented(text("script", script))
         self._path = script_path
         self._keep = keep_temp_files
         self._verbose = verbose

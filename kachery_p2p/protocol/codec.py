@@ -110,8 +110,14 @@ def decode(kind: type[T], data: Buffer) -> T:
 
 
 def plain(value: Any) -> Any:
-    """A typed value (msgspec Struct or plain, numpy's numbers too) as what :func:`pack` takes."""
-    return msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=json_values.default)
+    """A typed value (msgspec Struct or plain, numpy's numbers and text too) as what :func:`pack`
+    takes."""
+    return msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=_plainer)
+
+
+def _plainer(value: Any) -> Any:
+    """What counts as plain, and is of a type that msgspec does not know. Raises TypeError."""
+    return str.__str__(value) if isinstance(value, str) else json_values.default(value)
 
 
 def encode(value: Any) -> bytes:

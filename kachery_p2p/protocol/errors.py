@@ -30,6 +30,7 @@ The tree says whose fault it is; the leaf says what the caller can do about it::
     │   ├── LastCopy                nobody else is known to have it
     │   ├── ReadOnlyUser
     │   ├── UnknownFeed
+    │   │   └── FeedDeleted         while it was read
     │   ├── FeedReadOnly            only the node with the feed's key appends
     │   ├── FeedBehind              this node once knew more of its own feed than it does now
     │   ├── UnknownTask             no request of that id, or it ended long ago
@@ -94,7 +95,6 @@ MAX_FIELDS_CHARS = 8_000
 MAX_FIELD_DEPTH = 4
 """Containers inside one another in a field; what lies deeper is left out."""
 
-
 E = TypeVar("E", bound="KacheryError")
 
 
@@ -135,8 +135,10 @@ class _Missing(dict[str, Any]):
 
 
 def _inside(name: str, value: Any, advice: str) -> tuple[str, Any]:
-    """A field as it stands in the sentence: a reason may be a sentence itself, with its full stop, and
-    with the very advice that follows."""
+    """A field as it stands in the sentence: a reason may be one itself, with its full stop, and with
+    the very advice that follows. Of a long one, the beginning."""
+    if isinstance(value, str) and len(value) > MAX_FIELD_CHARS:
+        value = value[:MAX_FIELD_CHARS] + "..."
     if name not in _SENTENCES or not isinstance(value, str):
         return name, value
     if advice.startswith(". "):
@@ -380,6 +382,11 @@ class UnknownFeed(LocalError):
         "This node has no feed called {feed!r}. Create it with 'kachery-p2p feed create NAME', or "
         "with create=True in Python."
     )
+
+
+class FeedDeleted(UnknownFeed):
+    code = "feed-deleted"
+    text = "Feed {feed} was deleted here while it was read. Load what others have of it by its URI."
 
 
 class FeedReadOnly(LocalError):

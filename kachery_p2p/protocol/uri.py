@@ -106,9 +106,9 @@ class KacheryUri:
             raise _bad(shown, "a feed has no label, manifest or chunkOf")
         if self.kind == "sha1" and self.path:
             raise _bad(shown, "only sha1dir:// and feed:// have a path")
+        _check_text(shown, "label", self.label, limits.MAX_FILE_LABEL)
         if self.kind == "sha1dir" and "/" in self.label:
             raise _bad(shown, "the label of a sha1dir:// has no slash")
-        _check_text(shown, "label", self.label, limits.MAX_FILE_LABEL)
         _check_text(shown, "path", self.path, limits.MAX_URI)
 
     def __str__(self) -> str:

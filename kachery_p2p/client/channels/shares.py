@@ -47,7 +47,7 @@ async def ashare_info(
     params = {
         "uri": uri,
         "channel": channel,
-        "uses": int(once),
+        "uses": int(bool(once)),
         "expires_in": real("expires_in", expires_in),
         "view": view,
     }

@@ -64,6 +64,8 @@ class ProgressInfo(TypedDict):
     """Seconds that it will take at this rate; None if that is not known."""
     sources: list[dict[str, Any]]
     """Who gives: for each a dict with ``node``, ``label``, ``via`` and ``bytes``."""
+    waiting: str
+    """Why nothing comes and what is done about it, in words; empty while something does."""
     ended: bool
     """Whether this is the last call."""
 
@@ -96,6 +98,7 @@ class Transfer:
         "over",
         "sources",
         "total",
+        "waiting",
         "what",
     )
 
@@ -111,6 +114,7 @@ class Transfer:
         self.fetched = 0
         self.over = False
         self.sources: list[dict[str, Any]] = []
+        self.waiting = ""
         self._function = progress if callable(progress) else None
         self._shows = progress is None or progress is True
         self._began = time.monotonic()
@@ -183,6 +187,7 @@ class Transfer:
         self.fetched = info.get("fetched", self.fetched)
         self._fetches = self._fetches or "fetched" in info
         self.sources = info.get("sources") or self.sources
+        self.waiting = info.get("waiting") or ""
         self.tell(info.get("done", info.get("verified", self.done)), info.get("size") or None)
 
     def gave(self, sources: list[dict[str, Any]]) -> None:
@@ -240,6 +245,7 @@ class Transfer:
             "seconds": time.monotonic() - self._began,
             "left": 0.0 if ended else self.left,
             "sources": self.sources,
+            "waiting": "" if ended else self.waiting,
             "ended": ended,
         }
 

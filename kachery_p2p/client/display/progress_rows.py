@@ -32,6 +32,8 @@ class Shown(Protocol):
     @property
     def sources(self) -> list[dict[str, Any]]: ...
     @property
+    def waiting(self) -> str: ...
+    @property
     def over(self) -> bool: ...
     @property
     def failed(self) -> bool: ...
@@ -74,7 +76,7 @@ def rows(shown: Sequence[Shown], past: Past) -> Iterator[Row]:
     if len(shown) + past.files > 1:
         yield _of_all(shown, past)
     for each in shown[:_ROWS]:
-        stalled = each.idle is not None
+        stalled = not each.over and (each.idle is not None or bool(each.waiting))
         yield Row(
             each,
             f"{each.what} {clean(each.name)}",
@@ -82,7 +84,7 @@ def rows(shown: Sequence[Shown], past: Past) -> Iterator[Row]:
             each.total,
             _rate(each),
             "" if each.left is None or each.over or stalled else time_text(each.left),
-            _sources(len(each.sources)),
+            clean(each.waiting) if stalled and each.waiting else _sources(len(each.sources)),
             stalled,
         )
 
@@ -117,6 +119,8 @@ def _of_all(shown: Sequence[Shown], past: Past) -> Row:
 def _rate(each: Shown) -> str:
     if each.over:
         return "stopped" if each.failed else ""
+    if each.idle is None and each.waiting:
+        return "waiting"
     if each.idle is None:
         return f"{size_text(each.rate)}/s"
     return f"{'stalled' if each.done else 'waiting'} {time_text(each.idle)}"

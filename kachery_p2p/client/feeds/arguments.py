@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from kachery_p2p.protocol.errors import BadInput, NotFound, NotKnownYet
 from kachery_p2p.protocol.limits import MAX_CALL_SECONDS, MAX_FEED_MESSAGES
@@ -18,6 +18,15 @@ def checked_count(what: str, value: int) -> int:
     if not 0 <= number <= MAX_FEED_MESSAGES:
         raise BadInput(what=what, reason=f"{number} is not from 0 to {MAX_FEED_MESSAGES}")
     return number
+
+
+def checked_name(name: Any) -> Any:
+    """A subfeed's name. Raises BadInput for None, which has a hash as any JSON value, and which no URI
+    can name."""
+    if name is None:
+        reason = "None, as a variable that is not set is; give text, or any other JSON value"
+        raise BadInput(what="subfeed name", reason=reason)
+    return name
 
 
 def seconds(wait_msec: float) -> float:

@@ -17,8 +17,10 @@ from kachery_p2p.client.files import loads, stores
 from kachery_p2p.client.session.connection import call
 from kachery_p2p.client.session.portal import twin
 from kachery_p2p.local import places
+from kachery_p2p.protocol.arguments import several, text_or_none
 from kachery_p2p.protocol.errors import BadInput, DeadlineExceeded, NotFound, UnknownFeed
 from kachery_p2p.protocol.feeds.feed import feed_uri, parse_feed_uri, subfeed_hash
+from kachery_p2p.protocol.json_values import one
 from kachery_p2p.protocol.numbers import real
 
 from .flag import Flag
@@ -46,7 +48,11 @@ class Feed:
         timeout_sec: float | None = None,
         channel: str | None = None,
     ) -> None:
-        """``source``: the feed id, 32 bytes, or the content of a snapshot."""
+        """``source``: the feed id, 32 bytes, or the content of a snapshot. Raises BadInput."""
+        given: Any = source
+        if not isinstance(given, bytes | Snapshot):
+            reason = f"made of {one(given)}; use load_feed(), which takes its URI or name"
+            raise BadInput(what="a Feed", reason=reason)
         self._source = source
         self._writeable = is_writeable
         self._timeout = _checked_timeout(timeout_sec)
@@ -117,10 +123,8 @@ class Feed:
         Raises:
             as :meth:`Subfeed.get_next_messages` and :func:`store_json`.
         """
-        if isinstance(subfeed_names, str):
-            raise BadInput(what="subfeed_names", reason="a str; give a list of names")
         content: dict[bytes, list[Any]] = {}
-        for name in subfeed_names:
+        for name in several("subfeed_names", subfeed_names):
             messages = await self.load_subfeed(name).aget_next_messages(wait_msec=0)
             content[subfeed_hash(name)] = messages
         stored = snapshot_content(content)
@@ -311,7 +315,8 @@ async def alist_feeds() -> list[dict[str, Any]]:
 
 def named_channel(channel: str | None) -> str | None:
     """The channel that is to be used alone. ``*local*``, which older scripts say where they mean this
-    node, names none: what is here is read here in any case."""
+    node, names none: what is here is read here in any case. Raises BadInput."""
+    channel = text_or_none("channel", channel)
     return None if channel == LOCAL_CHANNEL else channel
 
 

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 from kachery_p2p.client.session.connection import call, items
 from kachery_p2p.client.session.thread_connection import need_loop
 from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.arguments import several
 from kachery_p2p.protocol.errors import (
     BadInput,
     DaemonNotRunning,
@@ -46,6 +47,8 @@ from kachery_p2p.protocol.limits import (
     SUBMISSION_BYTES,
 )
 
+from .arguments import checked_name
+
 R = TypeVar("R")
 
 _PAUSE_SECONDS: Final = 0.1
@@ -72,7 +75,7 @@ class LiveLog:
     """Whether there will never be more than there is."""
 
     def __init__(self, feed: bytes, name: Any, *, timeout: float, channel: str | None) -> None:
-        self.subfeed = subfeed_hash(name)
+        self.subfeed = subfeed_hash(checked_name(name))
         self.uri = feed_uri(feed, name)
         self._subfeed: dict[str, Any] = {"feed": feed, "subfeed": self.subfeed}
         self._road: dict[str, Any] = {"timeout": timeout, "channel": channel}
@@ -118,7 +121,7 @@ class LiveLog:
         if signed:
             most = min(most or _MOST_SIGNED, _MOST_SIGNED)
         params = {
-            **self._source, "position": position, "most": most, "wait": wait, "proofs": signed,
+            **self._source, "position": position, "most": most, "wait": wait, "proofs": bool(signed),
         }  # fmt: skip
         with self._telling_its_name():
             answer = await call("read", "feed.read", params)
@@ -273,7 +276,7 @@ async def encode_all(messages: Iterable[Any]) -> list[bytes]:
         kind = type(messages).__name__
         raise BadInput(what="messages", reason=f"a {kind} is one message; give a list of them")
     texts: list[bytes] = []
-    for number, message in enumerate(list(messages)):
+    for number, message in enumerate(several("messages", messages)):
         if number % _PIECE == _PIECE - 1:
             await asyncio.sleep(0)
         try:

@@ -23,6 +23,8 @@ from kachery_p2p.protocol.feeds.feed import subfeed_hash, subfeed_text
 from kachery_p2p.protocol.limits import MAX_URI
 from kachery_p2p.protocol.uri import build_uri, parse_uri
 
+from .arguments import checked_name
+
 BASENAME: Final = "feed.json"
 _NAME: Final = "subfeedName"
 _HASH: Final = re.compile(r"[0-9a-f]{40}")
@@ -123,7 +125,9 @@ class Snapshot:
     def log(self, name: Any) -> SnapshotLog:
         """One subfeed, empty if it is not in the snapshot. Raises BadInput if no such name is
         possible."""
-        return SnapshotLog(self.uri, name, self._subfeeds.get(subfeed_hash(name).hex()))
+        return SnapshotLog(
+            self.uri, name, self._subfeeds.get(subfeed_hash(checked_name(name)).hex())
+        )
 
     @property
     def sizes(self) -> dict[str, int]:

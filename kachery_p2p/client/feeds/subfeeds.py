@@ -17,7 +17,7 @@ from typing import Any, Final
 from kachery_p2p.client.display.notebook_html import table
 from kachery_p2p.client.session.portal import twin
 from kachery_p2p.client.session.tracebacks import trimmed
-from kachery_p2p.protocol.errors import DaemonNotRunning, KacheryError, LinkClosed
+from kachery_p2p.protocol.errors import DaemonNotRunning, FeedDeleted, KacheryError, LinkClosed
 from kachery_p2p.protocol.feeds.access import AccessRules
 from kachery_p2p.protocol.identity import check_node_id
 
@@ -48,7 +48,7 @@ class Subfeed:
         self._log = log
         self._writeable = is_writeable
         self._name = name
-        self._position = _checked_position(position)
+        self._position = checked_count("position", position)
         self._reached = False
 
     @property
@@ -83,7 +83,7 @@ class Subfeed:
 
     def set_position(self, position: int) -> None:
         """Read from this message on. Raises BadInput if it is no number from 0."""
-        self._position = _checked_position(position)
+        self._position = checked_count("position", position)
 
     def get_uri(self) -> str:
         """:attr:`uri`, under its name of before."""
@@ -126,6 +126,7 @@ class Subfeed:
             The messages. After an error the position is where it was.
 
         Raises:
+            FeedDeleted: it was deleted on this node.
             AccessDenied, FeedForked, Unreachable, DaemonNotRunning, NeedsNode, BadInput
         """
         position = self._position
@@ -162,17 +163,24 @@ class Subfeed:
         wait = seconds(wait_msec)
         try:
             return await self._log.read(position, most, wait, signed=signed, strict=strict)
-        except NOBODY_HAS_IT:
+        except NOBODY_HAS_IT as error:
+            self._check_there(error)
             if strict:
                 raise
             return []
 
+    def _check_there(self, error: KacheryError) -> None:
+        """Raise FeedDeleted if nobody has what lay on this very node, where nobody else is asked."""
+        if self._writeable:
+            raise FeedDeleted(feed=self.uri.removeprefix("feed://").partition("/")[0]) from error
+
     def message_stream(self, *, signed: bool = False, strict: bool = False) -> Iterator[Any]:
         """Every message from the position on, and those to come, as they come.
 
-        On a live feed it never ends by itself; Ctrl-C ends it. It survives a restart of the local
-        node. The position is always behind the message that was given last. A subfeed that nobody has
-        yet is waited for; ``strict`` raises, as in :meth:`get_next_messages`.
+        On a live feed it never ends by itself; Ctrl-C ends it. It survives a restart of the local node,
+        and ends with FeedDeleted when the feed is deleted there. The position is always behind the
+        message that was given last. A subfeed that nobody has yet is waited for; ``strict`` raises, as
+        in :meth:`get_next_messages`.
 
         Raises:
             as :meth:`get_next_messages`.
@@ -218,7 +226,8 @@ class Subfeed:
                             break  # it was set: go on from there
             except (LinkClosed, DaemonNotRunning) as error:
                 await patience.wait(error)
-            except NOBODY_HAS_IT:
+            except NOBODY_HAS_IT as error:
+                self._check_there(error)
                 if strict or self._log.ends:
                     raise
             else:
@@ -422,7 +431,8 @@ async def afollow(
             found = await subfeed._log.read(
                 position, most, wait, signed=signed, once=True, strict=strict
             )
-        except NOBODY_HAS_IT:
+        except NOBODY_HAS_IT as error:
+            subfeed._check_there(error)
             if strict or subfeed._log.ends:
                 raise
             found = []
@@ -435,7 +445,3 @@ async def afollow(
 
 
 follow = twin(afollow, asks_only=True)
-
-
-def _checked_position(position: int) -> int:
-    return checked_count("position", position)

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 from kachery_p2p.client.session.connection import call
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.feeds.feed import parse_feed_uri, subfeed_hash
+from kachery_p2p.protocol.json_values import one
 from kachery_p2p.protocol.limits import MAX_FEED_WATCHES
 
 from .arguments import NOBODY_HAS_IT, checked_count, seconds
@@ -48,6 +49,10 @@ async def awatch_for_new_messages(
     Raises:
         BadInput, AccessDenied, FeedForked, Unreachable, DaemonNotRunning, NeedsNode
     """
+    given: Any = subfeed_watches
+    if not isinstance(given, Mapping):
+        reason = f"{one(given)}; give a dict with one for each key of yours"
+        raise BadInput(what="subfeed_watches", reason=reason)
     most, wait = checked_count("max_num_messages", max_num_messages), seconds(wait_msec)
     if len(subfeed_watches) > MAX_FEED_WATCHES:
         reason = f"{len(subfeed_watches)} of them, more than the {MAX_FEED_WATCHES} allowed"

@@ -9,7 +9,9 @@ from typing import Any
 from kachery_p2p.client.display.progress import Progress, Transfer
 from kachery_p2p.client.session import offline
 from kachery_p2p.client.session.connection import call, connection
+from kachery_p2p.protocol.arguments import several
 from kachery_p2p.protocol.errors import BadInput
+from kachery_p2p.protocol.json_values import one
 
 from .keeping import sha1_of
 from .uris import without_nones
@@ -68,16 +70,23 @@ def settings_of(
     archive_own: bool,
 ) -> list[dict[str, Any]]:
     """As the node takes them: a folder's path is made absolute. Raises BadInput."""
-    written = [absolute(url) for url in archives]
+    written = [absolute(url) for url in several("archives", archives)]
     if archive_own and not written:
         raise BadInput(what="archive_own", reason="there is no archive that could hold it")
-    read = [{"url": absolute(url), "archive": False, "own": False} for url in origins]
+    read = [
+        {"url": absolute(url), "archive": False, "own": False}
+        for url in several("origins", origins)
+    ]
     return [*read, *({"url": url, "archive": True, "own": archive_own} for url in written)]
 
 
 def absolute(place: str | os.PathLike[str]) -> str:
-    """A URL as it is, a path from the root: the node runs in another folder."""
-    url = os.fspath(place)
+    """A URL as it is, a path from the root: the node runs in another folder. Raises BadInput."""
+    try:
+        url = os.fsdecode(place)
+    except TypeError:
+        reason = f"{one(place)}; give the URL, or the path of a folder"
+        raise BadInput(what="an origin or archive", reason=reason) from None
     return url if "://" in url else os.path.abspath(os.path.expanduser(url))
 
 

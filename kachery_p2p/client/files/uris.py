@@ -47,7 +47,7 @@ def path_text(path: PathLike) -> str:
         raise BadPath(path=text, reason="it is empty, as a variable that is not set is")
     if "\0" in text:
         raise BadPath(path=text, reason="a path has no zero byte")
-    return places.user_path(text)
+    return places.user_path(str(text))  # of numpy's text, one that os.scandir knows
 
 
 def name_of(path: str) -> str:

@@ -19,6 +19,7 @@ from kachery_p2p.client.files.loads import file_uri
 from kachery_p2p.client.files.uris import PathLike, checked_label, name_of, path_text
 from kachery_p2p.client.session import portal
 from kachery_p2p.protocol.errors import BadInput, KacheryError, NotFound
+from kachery_p2p.protocol.json_values import one
 from kachery_p2p.protocol.limits import BATCH_FILES, BATCHES_LOADED
 from kachery_p2p.protocol.uri import KacheryUri, build_uri
 
@@ -138,8 +139,8 @@ async def _batches(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[list[
 
 
 def _sync_batches(items: Iterable[T]) -> Iterator[list[T]]:
-    if isinstance(items, str | bytes):
-        reason = "a single text; give a list of them, or any other iterable"
+    if isinstance(items, str | bytes) or not isinstance(items, Iterable):
+        reason = f"{one(items)} by itself; give a list of them, or any other iterable"
         raise BadInput(what=repr(items)[:80], reason=reason)
     left = iter(items)
     while batch := list(itertools.islice(left, BATCH_FILES)):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from kachery_p2p.protocol.arguments import several
 from kachery_p2p.protocol.errors import BadInput, BadPath, Cancelled
 from kachery_p2p.protocol.files.directory import Directory, name_problem
 from kachery_p2p.protocol.limits import (
@@ -83,7 +84,7 @@ class Ignored:
         self._names: list[str] = []
         self._paths: list[str] = []
         self._folders: list[str] = []
-        for pattern in [patterns] if isinstance(patterns, str) else list(patterns):
+        for pattern in [patterns] if isinstance(patterns, str) else several("ignore", patterns):
             if not isinstance(pattern, str) or not pattern.strip("/"):
                 reason = f"{pattern!r} is no pattern; give text such as '*.tmp' or 'cache/'"
                 raise BadInput(what="ignore", reason=reason)

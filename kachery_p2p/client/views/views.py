@@ -14,6 +14,7 @@ from kachery_p2p.client.files.loads import aload_bytes
 from kachery_p2p.client.files.stores import astore_bytes
 from kachery_p2p.client.files.uris import PathLike
 from kachery_p2p.client.folders.directories import astore_dir
+from kachery_p2p.protocol.arguments import several, text
 from kachery_p2p.protocol.errors import BadInput, NotFound
 from kachery_p2p.protocol.files.directory import Directory
 from kachery_p2p.protocol.files.view_pack import check_view, make_pack
@@ -89,11 +90,12 @@ async def aview_info(
 ) -> dict[str, Any]:
     """As :func:`aview_url`: link, id, channel, uri, uses, expires_at, and whether all of it is
     ``here``."""
+    title = text("title", title)
     if len(title) > MAX_VIEW_TITLE:
         raise BadInput(what="title", reason=f"it has more than {MAX_VIEW_TITLE} characters")
-    appended = [append] if isinstance(append, str) else list(append)
-    functions = [tasks] if isinstance(tasks, str) else list(tasks)
-    text = _json(data)
+    appended = [append] if isinstance(append, str) else several("append", append)
+    functions = [tasks] if isinstance(tasks, str) else several("tasks", tasks)
+    packed = _json(data)
     # A subfeed to which a view appends is one that it reads, once.
     named = dict.fromkeys([*appended, *_uris_in(data)])
     folder = view if isinstance(view, str) and view.startswith(_FOLDER) else await astore_dir(view)
@@ -103,7 +105,7 @@ async def aview_info(
         channel=channel,
         expires_in=expires_in,
         once=once,
-        view={"title": title, "data": text, "contents": contents, "tasks": functions},
+        view={"title": title, "data": packed, "contents": contents, "tasks": functions},
     )
 
 

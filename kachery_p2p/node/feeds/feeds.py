@@ -40,6 +40,13 @@ _log = logging.getLogger(__name__)
 Hear = Callable[[], Callable[[], None] | None]
 
 
+class Bell(asyncio.Event):
+    """Is set whenever one of the logs changes that somebody listens to. ``deleted``: one of them is not
+    here any more, and its listener is to end."""
+
+    deleted = False
+
+
 class Feeds:
     def __init__(
         self,
@@ -58,7 +65,7 @@ class Feeds:
         self._stores: dict[Log, set[asyncio.Future[int]]] = {}
         self._names: dict[Log, str] = {}
         """What local readers call the subfeeds of others."""
-        self._listeners: dict[Log, dict[Hear, None]] = {}
+        self._listeners: dict[Log, dict[Hear, Bell]] = {}
         self.newest = NewestMessages()
         self._told: set[tuple[Log, frozenset[str]]] = set()
         self._own: dict[bytes, bool] = {}
@@ -67,16 +74,16 @@ class Feeds:
     # --- hearing -----------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def listening(self, *logs: Log, hear: Hear | None = None) -> Iterator[asyncio.Event]:
+    def listening(self, *logs: Log, hear: Hear | None = None) -> Iterator[Bell]:
         """An event that is set whenever one of these logs changes; clear it before you look.
 
         ``hear``: what is called instead, for who need not always be woken. What it returns, if it is
         not None, is called once all have heard, once for all who return the same.
         """
-        bell = asyncio.Event()
+        bell = Bell()
         called = hear or bell.set
         for log in logs:
-            self._listeners.setdefault(log, {})[called] = None
+            self._listeners.setdefault(log, {})[called] = bell
         try:
             yield bell
         finally:
@@ -195,7 +202,8 @@ class Feeds:
         return feed
 
     async def delete(self, feed: bytes) -> bool:
-        """Forget a feed, and its key if it is ours; whether it was here."""
+        """Forget a feed, and its key if it is ours; whether it was here. Who listens to it hears that,
+        once."""
         await self._hold(feed)
         logs = [(feed, subfeed) for _, subfeed, _ in await self._disk(self.store.logs, feed)]
         deleted = await self._disk(self.store.delete_feed, feed)
@@ -205,7 +213,12 @@ class Feeds:
             self.newest.forget(log)
             self._withdraw(subfeed_key(*log))
             self._told = {told for told in self._told if told[0] != log}
-            self.ring(log)
+        # A log that has no messages yet is listened to as well.
+        for log, listeners in self._listeners.items():
+            if log[0] == feed:
+                for bell in listeners.values():
+                    bell.deleted = True
+                    bell.set()
         return deleted
 
     async def append(

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from kachery_p2p.node.gossip.discovery import Discovery
 from kachery_p2p.protocol.errors import (
+    FeedDeleted,
     FeedForked,
     KacheryError,
     NotFound,
@@ -195,6 +196,7 @@ class FeedReader:
 
         Raises:
             FeedForked: the log ends in a fork, and all before it was read.
+            FeedDeleted: the only feed wanted was deleted here meanwhile.
             NotFound, AccessDenied, Unreachable, ...: nothing is held of the only log wanted, and why.
         """
         loop = asyncio.get_running_loop()
@@ -205,6 +207,8 @@ class FeedReader:
                 await self._follow_all(wanted, followers, stack, channel)
                 while True:
                     bell.clear()
+                    if bell.deleted and len(wanted) == 1:
+                        raise FeedDeleted(feed=wanted[0].where[0].hex())
                     unsettled = [f for f in followers.values() if not f.settled]
                     if unsettled:
                         left = contact - loop.time()
@@ -270,6 +274,8 @@ class FeedReader:
             follower = followers.get(0)
             while True:
                 bell.clear()
+                if bell.deleted:
+                    raise FeedDeleted(feed=where[0].hex())
                 if follower is not None:
                     await follower.settle(contact - loop.time())
                 here = Wanted(where, position)

@@ -222,6 +222,8 @@ class _Sending:
                 finally:
                     self._idle = False
                 bell.clear()
+                if bell.deleted:
+                    raise NotFound(what=feed_uri(self._where[0]), detail="it was deleted there")
                 if (
                     self._params.quiet
                     or self._feeds.newest.serve(self._where, self._position) is None

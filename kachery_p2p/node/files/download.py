@@ -196,6 +196,7 @@ class Download:
             self.leave()
 
     def _gave(self, source: Source) -> None:
+        self._sources.gave(source.holder.node)
         self._quick.giver = source if isinstance(source, NodeSource) else None
 
     async def read(self, ranges: Sequence[Range]) -> bytes:
@@ -293,11 +294,11 @@ class Download:
                 found = await self.finder.further(self._look)
                 continue
             if self._is_stuck():
-                names = ", ".join(sorted(h.label or h.node[:8] for h in found.holders))
-                what = f"Loading sha1://{self.sha1}"
-                raise Stalled(
-                    what=what, seconds=self._patience.seconds, sources=names
-                ) from last_error
+                what, seconds = f"Loading sha1://{self.sha1}", self._patience.seconds
+                said = self._sources.said(found.holders)
+                raise Stalled(what=what, seconds=seconds, sources=said) from last_error
+            self.progress.waiting = self._sources.waiting_for(found.holders)
+            self._tell()
             await asyncio.sleep(_RETRY_SECONDS)
             found = await self.finder.again()
 

@@ -20,18 +20,21 @@ class Progress:
     verified: int = 0
     fetched: int = 0
     started: float = 0.0
+    waiting: str = ""
+    """Why nothing comes and what is done about it, in words; empty while something does."""
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     gave: Callable[[Holder], object] | None = None
     """Is told of a source that gives something, once for each time that the download is begun."""
 
     def begin(self, now: float) -> None:
         """Somebody wants bytes, and nobody did before: what came by then was for others."""
-        self.started, self.fetched = now, 0
+        self.started, self.fetched, self.waiting = now, 0, ""
         self.sources.clear()
 
     def credit(self, source: Source, size: int) -> None:
         """Bytes came from a source."""
         holder = source.holder
+        self.waiting = ""
         entry = self.sources.get(holder.node)
         if entry is None:
             entry = self.sources[holder.node] = {
@@ -51,6 +54,7 @@ class Progress:
             "size": self.size,
             "verified": self.verified,
             "fetched": self.fetched,
+            "waiting": self.waiting,
             "seconds": max(0.0, now - self.started),
             "sources": list(self.sources.values()),
         }

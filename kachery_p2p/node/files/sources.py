@@ -32,6 +32,7 @@ from kachery_p2p.protocol.errors import (
     NotFound,
     OriginError,
     ProtocolViolation,
+    Unreachable,
 )
 from kachery_p2p.protocol.files.messages import (
     FILE_DOUBT,
@@ -321,6 +322,7 @@ class Sources:
         self._near = near
         self._sha1 = sha1
         self._failures: dict[str, int] = {}
+        self._reasons: dict[str, str] = {}
         self._banned: dict[str, KacheryError] = {}
 
     # --- memory ------------------------------------------------------------------------------
@@ -349,6 +351,23 @@ class Sources:
             channel = ranked[0].channel
         return [holder for holder in ranked if holder.channel in (channel, bytes.fromhex(FREE))]
 
+    def said(self, holders: Iterable[Holder]) -> str:
+        """Their names, each with why it gave nothing when it was last asked."""
+        texts = {
+            holder.name: self._reasons.get(holder.node)
+            for holder in sorted(holders, key=lambda holder: holder.name)
+        }
+        return ", ".join(name if why is None else f"{name} ({why})" for name, why in texts.items())
+
+    def waiting_for(self, holders: Iterable[Holder]) -> str:
+        """What happens when none of these gives anything, for people."""
+        said = self.said(holders) or "nobody who has it is there"
+        return f"{said}; waiting for whoever has the file"
+
+    def gave(self, node: str) -> None:
+        """It is there (again)."""
+        self._reasons.pop(node, None)
+
     def failed(self, node: str) -> None:
         """Try it later than the others."""
         self._failures[node] = self._failures.get(node, 0) + 1
@@ -361,6 +380,7 @@ class Sources:
     def blame(self, holder: Holder, error: KacheryError) -> None:
         """It failed; a lie, or a refusal, is the last that is heard of it."""
         self.failed(holder.node)
+        self._reasons[holder.node] = why_not(error)
         if isinstance(error, CorruptContent | ProtocolViolation | AccessDenied | OriginError):
             self.ban(holder.node, error)
 
@@ -400,6 +420,15 @@ class Sources:
             for failure in errors:
                 if isinstance(failure, kind):
                     raise failure
+
+
+def why_not(error: KacheryError) -> str:
+    """What was the matter with a source, in a few words that fit into another sentence."""
+    if isinstance(error, LinkClosed):
+        return f"it went away: {error.fields['reason']}"
+    if isinstance(error, Unreachable):
+        return "it cannot be reached"  # by each of the routes, whose reasons 'doctor' tells
+    return str(error)
 
 
 def via(network: Network, link: Link) -> str | None:

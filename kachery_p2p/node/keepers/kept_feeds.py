@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from kachery_p2p.node.feeds.feeds import Feeds
 from kachery_p2p.node.feeds.reader import FeedReader
-from kachery_p2p.protocol.errors import Stalled
+from kachery_p2p.protocol.errors import FeedDeleted, Stalled
 from kachery_p2p.protocol.keepers.messages import title
 from kachery_p2p.protocol.limits import STALL_SECONDS
 from kachery_p2p.storage.feeds.log import Log
@@ -37,8 +37,8 @@ class KeptFeeds:
         """Follow these logs from now on, and wait until they are here, up to the sizes given.
 
         Raises:
-            Stalled: nothing came for ``STALL_SECONDS``; others: what ``check`` raises, which is told
-            how many bytes the feed has by now.
+            Stalled: nothing came for ``STALL_SECONDS``; FeedDeleted: it was, here; others: what
+            ``check`` raises, which is told how many bytes the feed has by now.
         """
         feed, channel = kept.content, bytes.fromhex(kept.channel)
         wheres = [(feed, subfeed) for subfeed, _ in logs]
@@ -66,6 +66,8 @@ class KeptFeeds:
         with self._feeds.listening(*wheres) as bell:
             while True:
                 bell.clear()
+                if bell.deleted:
+                    raise FeedDeleted(feed=wheres[0][0].hex())
                 infos = [await self._feeds.info(where) for where in wheres]
                 held = [0 if each is None or each.base else each.size for each in infos]
                 if all(one >= wanted for one, wanted in zip(held, sizes, strict=True)):
@@ -109,7 +111,10 @@ class KeptFeeds:
 
     async def delete_unneeded(self) -> None:
         """Delete the feeds that came only to be kept, and are so no longer."""
+        read = {feed for (feed, _), readers in self._reader.followed().items() if readers}
         for feed in await self._disk(self._state.unneeded_feeds):
+            if feed in read:
+                continue  # by somebody here: it goes when they have done
             if not await self._feeds.is_own(feed):
                 await self._reader.forget(feed)
                 await self._feeds.delete(feed)

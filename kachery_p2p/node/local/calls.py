@@ -14,8 +14,9 @@ A call that changes anything asks :meth:`Caller.require_write` first.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
 
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput, DeadlineExceeded, KacheryError
@@ -37,6 +38,20 @@ from .share_calls import ShareCalls
 from .status_calls import StatusCalls
 from .storage_calls import StorageCalls
 from .task_calls import TaskCalls
+
+_PLACED: Final = re.compile(r"not a valid \w+: (?P<what>.*) - at `\$\.(?P<name>\w+)(?P<inside>.*)`")
+_TYPES: Final = {"null": "None", "object": "dict", "array": "list"}
+"""As the caller knows them."""
+
+
+def unfit(method: str, reason: str) -> BadInput:
+    """Why a call's parameters do not fit, of which the codec says where."""
+    found = _PLACED.fullmatch(reason)
+    if found is None:
+        return BadInput(what=method, reason=reason)
+    said = re.sub(r"\b(null|object|array)\b", lambda kind: _TYPES[kind[1]], found["what"])
+    said = said[:1].lower() + said[1:].replace("`", "")
+    return BadInput(what=found["name"] + found["inside"], reason=f"{said} ({method})")
 
 
 class Calls:
@@ -76,7 +91,7 @@ class Calls:
         try:
             typed = codec.convert(entry[0], params)
         except KacheryError as error:
-            raise BadInput(what=method, reason=str(error.fields.get("reason"))) from error
+            raise unfit(method, str(error.fields.get("reason"))) from error
         return entry[1](typed, live)
 
     async def wait(self, method: str, begun: Coroutine[Any, Any, Any] | DeferredResult) -> Any:

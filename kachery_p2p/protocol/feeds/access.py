@@ -42,7 +42,8 @@ class AccessRules(Struct, frozen=True, forbid_unknown_fields=True):
         """
         try:
             rules = msgspec.convert(value, codec.known(cls))
-        except (msgspec.ValidationError, RecursionError) as error:
+        except (ValueError, LookupError, RecursionError) as error:
+            # numpy's numbers raise an IndexError of their own in there.
             raise BadInput(what="access rules", reason=str(error)) from error
         if len(rules.rules) > MAX_FEED_WRITERS:
             reason = f"{len(rules.rules)} rules, more than the {MAX_FEED_WRITERS} allowed"

@@ -86,7 +86,13 @@ def subfeed_hash(name: Any) -> bytes:
     """
     if not isinstance(name, str):
         try:
-            text = json.dumps(name, sort_keys=True, separators=(",", ":"), allow_nan=False)
+            text = json.dumps(
+                name,
+                sort_keys=True,
+                separators=(",", ":"),
+                allow_nan=False,
+                default=json_values.default,
+            )
         except (TypeError, ValueError, RecursionError) as error:
             raise BadInput(what="subfeed name", reason=f"it is no JSON value: {error}") from error
         return sha1(text.encode("ascii")).digest()

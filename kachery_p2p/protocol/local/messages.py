@@ -205,9 +205,23 @@ def encode_frame(value: Any) -> bytes:
     """
     try:
         packed = codec.encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise BadInput(what="message to the node", reason=f"cannot be sent: {error}") from error
+    except _UNSENDABLE as error:
+        what, reason = _culprit(value) or ("message to the node", error)
+        raise BadInput(what=what, reason=f"cannot be sent: {reason}") from error
     return _framed(packed)
+
+
+_UNSENDABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)
+
+
+def _culprit(value: Any) -> tuple[str, Exception] | None:
+    """Which parameter of a call it is that cannot be sent, and why."""
+    for name, given in value.params.items() if isinstance(value, Call) else ():
+        try:
+            codec.encode(given)
+        except _UNSENDABLE as error:
+            return name, error
+    return None
 
 
 def _framed(packed: bytes) -> bytes:

@@ -61,6 +61,20 @@ def test_a_stall_is_said_with_its_length_and_no_time_that_is_left(clock: Clock) 
         assert (row_of(moving).rate, row_of(moving).stalled) == ("200.0 kB/s", False)
 
 
+def test_why_nothing_comes_stands_in_place_of_the_sources(clock: Clock) -> None:
+    with Transfer("loading", "a") as moving:
+        heard(moving, 10 * MB, 10 * MB)
+        why = "alice (it went\x1b away); waiting for whoever has the file"
+        moving.hear({"verified": 10 * MB, "fetched": 10 * MB, "size": 100 * MB, "waiting": why})
+        row = row_of(moving)
+        assert (row.rate, row.stalled) == ("waiting", True)
+        assert row.sources == "alice (it went\\x1b away); waiting for whoever has the file"
+        assert moving.info()["waiting"] == why
+        heard(moving, 11 * MB, 11 * MB)
+        assert not row_of(moving).stalled
+        assert moving.info()["waiting"] == ""
+
+
 def test_before_the_first_byte_it_waits(clock: Clock) -> None:
     with Transfer("loading", "a") as moving:
         clock.now += 7

@@ -352,6 +352,38 @@ def test_a_stream_survives_a_restart_of_the_node(node: Daemon) -> None:
         asyncio.run(main())
 
 
+@pytest.mark.parametrize("awaited", [False, True])
+def test_a_stream_ends_when_its_feed_is_deleted_here(lab: Lab, awaited: bool) -> None:
+    with at(lab.a):
+        subfeed = made([1, 2])
+        feed, other = kc.load_feed(subfeed.uri.rpartition("/")[0]), kc.load_subfeed(subfeed.uri)
+
+    async def delete_in_the_middle() -> list[Any]:
+        found = []
+        async for message in other.amessages():
+            found.append(message)
+            if len(found) == 2:
+                await feed.adelete()
+        return found
+
+    def delete_between_two_reads() -> None:
+        for message in subfeed.message_stream():
+            if message == 2:
+                feed.delete()
+
+    def delete_between_two_awaits() -> None:
+        asyncio.run(delete_in_the_middle())
+
+    read = delete_between_two_awaits if awaited else delete_between_two_reads
+    with at(lab.a):
+        with pytest.raises(errors.FeedDeleted, match="deleted here"):
+            read()
+        with pytest.raises(errors.FeedDeleted):
+            subfeed.get_next_messages()
+        assert subfeed.position == 2 or awaited
+        assert kc.load_subfeed(subfeed.uri).get_next_messages() == []
+
+
 def test_without_a_node_a_stream_says_so_at_once(short_folder: Any) -> None:
     with at(Daemon(short_folder, "n")):
         subfeed = kc.Feed(bytes(32)).load_subfeed("n")

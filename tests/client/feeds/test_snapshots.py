@@ -100,7 +100,7 @@ def test_a_snapshot_of_a_snapshot_is_the_same_file(folder: Path) -> None:
     assert lacking.get_num_messages() == 0
     with pytest.raises(BadInput, match="no subfeed 'a'"):
         lacking.get_next_messages(strict=True)
-    with pytest.raises(BadInput, match="list of names"):
+    with pytest.raises(BadInput, match="subfeed_names: a str; give a list"):
         feed.create_snapshot("ab")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from kachery_p2p.node.feeds.reader import Wanted
-from kachery_p2p.protocol.errors import FeedForked, NotFound
+from kachery_p2p.protocol.errors import FeedDeleted, FeedForked, NotFound
 from kachery_p2p.protocol.feeds.feed import Slice, decode_messages, sign_head
 from kachery_p2p.protocol.feeds.fork import make_fork
 from tests.node.feeds.lab import Subfeed
@@ -145,3 +145,43 @@ async def test_a_stream_ends_where_a_fork_begins() -> None:
             with pytest.raises(FeedForked):
                 await asyncio.wait_for(task, patience())
         assert reader.found == [0, 1]
+
+
+@pytest.mark.parametrize("node", ["A", "B"])
+@pytest.mark.parametrize("messages", [0, 2])
+async def test_who_reads_a_feed_that_is_deleted_here_hears_it(node: str, messages: int) -> None:
+    async with laboratory() as lab:
+        feed = await Subfeed.create(lab)
+        for number in range(messages):
+            await feed.append("A", number)
+        reader = Reader(random.Random(0))
+        async with streaming(lab, node, feed, reader) as [task]:
+            waiting = asyncio.create_task(feed.answer(node, messages, wait=600.0, timeout=5.0))
+            feeds = lab[node].feeds
+            await until(lambda: len(feeds._listeners.get(feed.where, ())) == 2)
+            await until(lambda: len(reader.found) == messages)
+            await lab.call(node, "feed.delete", feed=feed.feed)
+            for each in (task, waiting):
+                with pytest.raises(
+                    FeedDeleted, match=r"deleted here while it was read.*by its URI"
+                ):
+                    await asyncio.wait_for(each, patience())
+        assert not feeds._listeners
+
+
+async def test_who_follows_a_holder_that_deletes_the_feed_finds_another() -> None:
+    async with laboratory("A", "B", "C") as lab:
+        feed = await Subfeed.create(lab)
+        await feed.append("A", 0, 1)
+        assert await feed.read("B") == [0, 1]
+        await lab.announced("B")
+        reader = Reader(random.Random(0))
+        async with streaming(lab, "C", feed, reader):
+            await until(lambda: reader.found == [0, 1])
+            follower = lab["C"].feed_reader.follower(feed.where)
+            assert follower is not None
+            await until(lambda: len(follower.sources) == 2)
+            await lab.call("B", "feed.delete", feed=feed.feed)
+            await until(lambda: list(follower.sources) == [lab.id("A")])
+            await feed.append("A", 2)
+            await until(lambda: reader.found == [0, 1, 2])

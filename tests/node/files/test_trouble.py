@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
+import re
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from kachery_p2p.protocol.errors import (
     StorageFull,
     Unreachable,
 )
-from kachery_p2p.protocol.limits import BLOCK, INLINE_FILE, MANIFEST_CHUNK
+from kachery_p2p.protocol.limits import BLOCK, INLINE_FILE, LEAST_RATE, MANIFEST_CHUNK
 from kachery_p2p.storage.files.partial_files import PartialFiles
 from tests.node.files.contents import BIG, content
 from tests.node.harness import Lab, Live, laboratory, until
@@ -38,6 +40,31 @@ async def test_a_provider_that_is_offline_is_said_to_be() -> None:
         error = await lab.error("B", sha1)
         assert isinstance(error, NotFound)
         assert "offline: A has it" in error.fields["detail"]
+
+
+@pytest.mark.parametrize("listening", [(), ("A",)])
+async def test_a_provider_that_goes_in_the_middle_is_named_and_waited_for(
+    listening: tuple[str, ...],
+) -> None:
+    async with laboratory(listening=listening) as lab:
+        data = content(BIG)
+        sha1, manifest = await lab.store("A", data)
+        await lab.call("A", "set_rates", upload=LEAST_RATE)
+        live = Live()
+        loading = asyncio.create_task(lab.live("B", live, "load", sha1=sha1, manifest=manifest))
+        await until(lambda: sha1 in lab["B"].downloader.downloads)
+        progress = lab["B"].downloader.downloads[sha1].progress
+        await until(lambda: progress.fetched)
+        assert progress.waiting == ""
+        await lab.stop("A")
+        await until(lambda: progress.waiting)
+        assert re.fullmatch(
+            r"A \(\w+\) \(it (went away: .*|cannot be reached)\); waiting for whoever has the file",
+            progress.waiting,
+        )
+        await until(lambda: live.told and live.told[-1]["waiting"])
+        assert not loading.done()
+        loading.cancel()
 
 
 async def test_a_proxy_that_is_down_is_unreachable_not_not_found(
