@@ -311,7 +311,10 @@ class _Load:
                         continue
                     name = path[len(inside) :].lstrip("/")
                     self._check_twin(folder, inside, name)
-                    self._target.put(folder, inside, name, entry, content, gone)
+                    try:
+                        self._target.put(folder, inside, name, entry, content, gone, each.right)
+                    except NotFound:
+                        self._missing.append((path, blocking.changed(f"sha1://{entry.sha1}")))
 
     def raise_missing(self) -> None:
         """Raise what kept files from coming, if anything did."""

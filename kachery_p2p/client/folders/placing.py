@@ -24,7 +24,7 @@ from kachery_p2p.storage.disk import FULL, write_all
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OTHER: Final = (
     "something else is there, and would be lost; choose another folder, or say that it may be replaced "
     "(replace=True, or --force)"
@@ -131,10 +131,10 @@ class Target:
         entry: FileEntry,
         content: bytes | str,
         gone: Callable[[], bool] = lambda: False,
-        advanced: Callable[[int], None] = lambda done: None,
+        right: blocking.Right | None = None,
     ) -> None:
-        """Give a file its content: bytes, or what is at a path. Raises BadPath, StorageFull,
-        Cancelled."""
+        """Give a file its content: bytes, or what is at a path. Raises BadPath, StorageFull, Cancelled;
+        NotFound: it is not ``right`` any more."""
         mode = 0o777 if entry.executable else 0o666
         with self._errors(f"{inside}/{name}"):
             temporary = ""
@@ -147,8 +147,10 @@ class Target:
                     if isinstance(content, bytes):
                         write_all(descriptor, content)
                     else:
-                        with open(content, "rb") as source:
-                            blocking.copy_bytes(source.fileno(), descriptor, gone, advanced)
+                        with blocking.opened(content, right) as source:
+                            blocking.copy_bytes(
+                                source.fileno(), descriptor, gone, lambda done: None, right
+                            )
                     self._name(folder, inside, name, descriptor, temporary)
                 finally:
                     os.close(descriptor)
@@ -199,7 +201,7 @@ def _unnamed(folder: int, mode: int) -> int:
     if not unnamed:
         return -1
     try:
-        return os.open(".", os.O_WRONLY | os.O_CLOEXEC | unnamed, mode, dir_fd=folder)
+        return os.open(".", os.O_RDWR | os.O_CLOEXEC | unnamed, mode, dir_fd=folder)
     except OSError as error:
         if error.errno in FULL:
             raise
