@@ -101,7 +101,7 @@ class FolderTrial(Trial):
     def run(self) -> None:
         store = Work(self.daemons["a"], "store", WORK, "store", str(self.source))
         self._work(store, ["a"], kills=self.kills)
-        time.sleep(RACY_SECONDS)  # what was written just now would be read again
+        time.sleep(RACY_SECONDS + 1)  # what was written just now would be read again
         self._work(store, [], kills=0, name="stored again")
         path = self.source / "0000" / "0000000.dat"
         path.write_bytes(self.rng.randbytes(SIZE))

@@ -121,7 +121,9 @@ def packed(folder: Path) -> tuple[str, bytes]:
     return uri, data
 
 
-def test_a_path_ends_with_what_the_file_is_called(packed: tuple[str, bytes], tmp_path: Path) -> None:
+def test_a_path_ends_with_what_the_file_is_called(
+    packed: tuple[str, bytes], tmp_path: Path
+) -> None:
     uri, data = packed
     with fsspec.open(uri, compression="infer") as file:
         assert file.read() == data

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kachery_p2p.protocol.errors import BadInput
+from kachery_p2p.protocol.limits import RACY_SECONDS
 from kachery_p2p.storage import known_files
 from kachery_p2p.storage.file_stamps import KnownFile, file_stamp, is_racy, stamped_size
 from kachery_p2p.storage.state import StateDB
@@ -92,8 +93,8 @@ def test_a_file_that_was_just_written_is_racy(tmp_path: Path) -> None:
     path.write_text("one")
     status = path.stat()
     assert is_racy(status)
-    assert is_racy(status, status.st_ctime + 1.9)
-    assert not is_racy(status, status.st_ctime + 2.1)
+    assert is_racy(status, status.st_ctime + RACY_SECONDS - 0.1)
+    assert not is_racy(status, status.st_ctime + RACY_SECONDS + 0.1)
     old = time.time() - 1_000
     os.utime(path, (old, old))
     assert is_racy(path.stat(), status.st_ctime + 1), "its ctime says when that was done"

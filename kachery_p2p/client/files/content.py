@@ -45,6 +45,10 @@ class Here(NamedTuple):
     root: Path
     blob: Blob
 
+    def still(self, source: int, copy: int) -> bool:
+        """Whether it was right until it was copied from one descriptor to another."""
+        return storage.still_right(self.root, self.blob, source, copy)
+
 
 @dataclass(frozen=True, slots=True)
 class Content:
@@ -60,20 +64,6 @@ class Content:
         """Where it is."""
         return await self._checked(self._path_of)
 
-    async def used(self, use: Callable[[str], Awaitable[R]]) -> R | None:
-        """What ``use`` makes of its path. If that raises NotFound, it had to make room for something
-        else before it was opened, and is fetched anew."""
-        for left in reversed(range(_TRIES)):
-            found = await self.path()
-            if found is None:
-                break
-            try:
-                return await use(found)
-            except NotFound:
-                if not left:
-                    raise
-        return None
-
     async def data(self) -> bytes | None:
         """All of it."""
         try:
@@ -84,12 +74,47 @@ class Content:
             # What is small can be had without room on the disk.
             return await self._fetched_range(0, None)
 
-    async def data_or_path(self) -> bytes | str | None:
-        """All of it if it is small, else where it is."""
+    async def here_checked(self) -> Here | None:
+        """As :meth:`path`, with what tells whether it still is right (:meth:`Here.still`)."""
 
-        async def take(here: Here) -> bytes | str | None:
-            small = here.blob.size <= VERIFY_ON_READ
-            return await _read_small(here) if small else await self._path_of(here)
+        async def take(here: Here) -> Here | None:
+            return None if await self._path_of(here) is None else here
+
+        return await self._checked(take)
+
+    async def copied(self, copy: Callable[[str, blocking.Right], Awaitable[R]]) -> R | None:
+        """What ``copy`` makes of the file at a path; once more if it changed meanwhile, or had to make
+        room for something else."""
+
+        async def take(here: Here) -> R | None:
+            path = await self._path_of(here)
+            try:
+                return None if path is None else await copy(path, here.still)
+            except NotFound as error:
+                raise self._changed() from error
+
+        return await self._checked(take)
+
+    async def made_into(self, make: Callable[[bytes | str], R]) -> R | None:
+        """What ``make`` makes of all of it, in a thread: of its bytes if it is small, else of the path
+        where it is, and once more if it changed meanwhile."""
+
+        async def take(here: Here) -> R | None:
+            if here.blob.size <= VERIFY_ON_READ:
+                data = await _read_small(here)
+                return None if data is None else await asyncio.to_thread(make, data)
+            path = await self._path_of(here)
+            if path is None:
+                return None
+            try:
+                made = await asyncio.to_thread(make, path)
+            except Exception as error:
+                if storage.is_known(here.root, here.blob):
+                    raise
+                raise self._changed() from error
+            if not storage.is_known(here.root, here.blob):
+                raise self._changed()
+            return made
 
         try:
             return await self._checked(take)
@@ -97,7 +122,8 @@ class Content:
             if await self.without_node() is not None:
                 raise
             # What is small can be had without room on the disk.
-            return await self._fetched_range(0, None)
+            data = await self._fetched_range(0, None)
+            return None if data is None else await asyncio.to_thread(make, data)
 
     async def range(self, start: int, end: int | None) -> bytes | None:
         """Bytes [start, end), of which no more is fetched than that takes."""
@@ -172,6 +198,9 @@ class Content:
         if good:
             remember(root)
         return good
+
+    def _changed(self) -> NotFound:
+        return blocking.changed(f"sha1://{self.uri.hash}")
 
     def _corrupt(self) -> CorruptContent:
         return CorruptContent(what=f"sha1://{self.uri.hash}", source="the local storage")

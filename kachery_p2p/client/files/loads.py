@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kachery_p2p.client.display.progress import Progress, Transfer, relay
 from kachery_p2p.client.session import blocking
@@ -28,6 +29,8 @@ from .uris import (
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+R = TypeVar("R")
 
 
 async def aload_file(
@@ -68,8 +71,11 @@ async def aload_file(
         return None
     name = file_name(parsed)
     with _loading(name, progress) as moving:
-        return await Content(parsed, local_only, channel, moving).used(
-            lambda found: _copied(found, dest, name, moving, replace)
+        content = Content(parsed, local_only, channel, moving)
+        if dest is None:
+            return await content.path()
+        return await content.copied(
+            lambda path, right: _copied(path, dest, name, moving, replace, right)
         )
 
 
@@ -153,10 +159,7 @@ async def aload_npy(
     if mmap_mode not in (None, "r", "c"):
         raise BadInput(what=f"mmap_mode {mmap_mode!r}", reason="stored content is read-only")
     if mmap_mode is None:
-        data = await data_or_path(uri, local_only, channel, progress)
-        if isinstance(data, str):  # an array takes its memory once
-            return await asyncio.to_thread(codecs.load_arrays_path, data)
-        return None if data is None else codecs.bytes_to_arrays(data)
+        return await made_into(_arrays_of, uri, local_only, channel, progress)
     path = await aload_file(uri, None, local_only, channel=channel, progress=progress)
     return None if path is None else codecs.load_arrays_path(path, mmap_mode)
 
@@ -197,17 +200,28 @@ async def file_uri(
     return None if listing is None else inside_directory(listing, parsed)
 
 
-async def data_or_path(
-    uri: str, local_only: bool, channel: str | None, progress: Progress
-) -> bytes | str | None:
-    """Content if it is small, else the path of it; checked."""
+def _arrays_of(source: bytes | str) -> Any:
+    if isinstance(source, str):  # an array takes its memory once
+        return codecs.load_arrays_path(source)
+    return codecs.bytes_to_arrays(source)
+
+
+async def made_into(
+    make: Callable[[bytes | str], R],
+    uri: str,
+    local_only: bool,
+    channel: str | None,
+    progress: Progress,
+) -> R | None:
+    """What ``make`` makes of content, in a thread: of the bytes if it is small, else of the path of it;
+    checked. None: nobody reachable has it."""
     if not is_uri(uri):
-        return path_text(uri)
+        return await asyncio.to_thread(make, path_text(uri))
     parsed = await file_uri(uri, local_only, channel, progress)
     if parsed is None:
         return None
     with _loading(file_name(parsed), progress) as moving:
-        return await Content(parsed, local_only, channel, moving).data_or_path()
+        return await Content(parsed, local_only, channel, moving).made_into(make)
 
 
 async def _load_content(
@@ -240,22 +254,27 @@ async def _load_range(
 
 
 async def _copied(
-    path: str, dest: PathLike | None, name: str, moving: Transfer, replace: bool | None
+    path: str,
+    dest: PathLike | None,
+    name: str,
+    moving: Transfer,
+    replace: bool | None,
+    right: blocking.Right | None = None,
 ) -> str:
     """Where a file is: at ``dest``, as a copy, if that is given."""
     if dest is None:
         return path
     target = path_text(dest)
-
-    def size_of() -> int:
-        with blocking.to_be_copied(path) as file:
-            return os.fstat(file.fileno()).st_size
-
-    size = await blocking.beside(size_of)
+    try:
+        size = os.path.getsize(path)
+    except FileNotFoundError:
+        if right is None:
+            raise
+        raise blocking.changed("the file") from None
     moving.turn_to("copying", size)
     advanced = relay(moving)
     copied = await blocking.run(
-        lambda gone: blocking.copy(path, target, name, gone, advanced, replace)
+        lambda gone: blocking.copy(path, target, name, gone, advanced, replace, right)
     )
     moving.complete(size)
     return copied

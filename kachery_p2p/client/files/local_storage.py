@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from kachery_p2p.protocol.errors import CorruptContent
@@ -73,6 +74,14 @@ def remember_small(root: Path, blob: Blob) -> bool:
         return False
     checking.remember(reader(root), blob, status)
     return True
+
+
+def still_right(root: Path, blob: Blob, source: int, copy: int) -> bool:
+    """Whether a blob that was right, and was copied from one descriptor to another, was right until
+    then."""
+    if blob.size > VERIFY_ON_READ:
+        return checking.is_known(reader(root), replace(blob, fd=source))
+    return checking.sha1_of(copy) == blob.sha1
 
 
 def is_known(root: Path, blob: Blob) -> bool:

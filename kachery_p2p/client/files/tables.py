@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kachery_p2p.client.display.progress import Progress
 from kachery_p2p.client.values import tables
 
-from .loads import data_or_path
+from .loads import made_into
 from .pushing import pushed
 from .stores import store_parts, wish_of
 from .uris import checked_label
@@ -63,10 +63,13 @@ async def aload_parquet(
         Others as :func:`aload_file`.
     """
     chosen = tables.check_library(library)
-    source = await data_or_path(uri, local_only, channel, progress)
-    if source is None:
-        return None
-    return await asyncio.to_thread(tables.parquet_to_table, source, columns, chosen)
+    return await made_into(
+        lambda source: tables.parquet_to_table(source, columns, chosen),
+        uri,
+        local_only,
+        channel,
+        progress,
+    )
 
 
 async def astore_npz(
@@ -102,5 +105,4 @@ async def aload_npz(
     Raises:
         BadInput: it is no npz file, or holds Python objects. Others as :func:`aload_file`.
     """
-    source = await data_or_path(uri, local_only, channel, progress)
-    return None if source is None else await asyncio.to_thread(tables.npz_to_arrays, source)
+    return await made_into(tables.npz_to_arrays, uri, local_only, channel, progress)

@@ -268,10 +268,11 @@ class _Load:
             if not left:
                 return
             if not tries_left:
-                self._missing += [(path, None) for path, _ in left]
+                gone = [(path, blocking.changed(f"sha1://{entry.sha1}")) for path, entry in left]
+                self._missing += gone
 
     async def _bring(self, left: Sequence[tuple[str, FileEntry]]) -> list[tuple[str, FileEntry]]:
-        """Those of these that had to make room for others before they were copied."""
+        """Those of these that changed, or had to make room for others, before they were copied."""
         again: list[tuple[str, FileEntry]] = []
         keys = {place: id(each) for place, each in enumerate(left)}
         comes = fetch_files(
@@ -332,7 +333,7 @@ class _Load:
                     name = path[len(inside) :].lstrip("/")
                     self._check_twin(folder, inside, name)
                     try:
-                        self._target.put(folder, inside, name, entry, content, gone)
+                        self._target.put(folder, inside, name, entry, content, gone, each.right)
                     except NotFound:
                         again.append((path, entry))
 

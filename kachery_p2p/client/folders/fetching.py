@@ -16,6 +16,7 @@ from kachery_p2p.client.files import local_storage as storage
 from kachery_p2p.client.files.content import Content
 from kachery_p2p.client.files.scope import only_within
 from kachery_p2p.client.files.uris import without_nones
+from kachery_p2p.client.session.blocking import Right
 from kachery_p2p.client.session.connection import Connection, connection
 from kachery_p2p.local import places
 from kachery_p2p.protocol.errors import KacheryError, LocalError, NotFound, from_wire
@@ -28,12 +29,14 @@ _GROUP: Final = 64
 
 class Come(NamedTuple):
     """A file, by its place among those that were asked for, and where it is in the storage; of a small
-    one its content, too. Neither if nobody reachable has it; or why it could not be had."""
+    one its content, too. Neither if nobody reachable has it; or why it could not be had. ``right``:
+    whether it was what it should be until it was copied from there."""
 
     place: int
     path: str | None
     content: bytes | None
     error: KacheryError | None
+    right: Right | None = None
 
 
 _Told = tuple[int, KacheryError | None]
@@ -133,11 +136,13 @@ async def _single(
     with Transfer("loading", uri.label, lambda info: advanced(place, info["done"])) as moving:
         content = Content(uri, local_only, channel, moving)
         try:
-            path = await content.path()
+            here = await content.here_checked()
         except LocalError:
             raise
         except NotFound:
             return Come(place, None, None, None)
         except KacheryError as error:
             return Come(place, None, None, error)
-    return Come(place, path, None, None)
+    if here is None:
+        return Come(place, None, None, None)
+    return Come(place, str(here.blob.path), None, None, here.still)

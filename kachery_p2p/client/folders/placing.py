@@ -25,7 +25,7 @@ from kachery_p2p.storage.disk import CANNOT, FULL, where_possible, write_all
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_LINKS: Final = (*CANNOT, errno.EMLINK, errno.EXDEV)
 _OTHER: Final = (
     "something else is there, and would be lost; choose another folder, or say that it may be replaced "
@@ -139,18 +139,18 @@ class Target:
         entry: FileEntry,
         content: bytes | str,
         gone: Callable[[], bool] = lambda: False,
-        advanced: Callable[[int], None] = lambda done: None,
+        right: blocking.Right | None = None,
     ) -> None:
-        """Give a file its content: bytes, or what is at a path. Raises NotFound: it is not there any
-        more; BadPath, StorageFull, Cancelled."""
+        """Give a file its content: bytes, or what is at a path. Raises BadPath, StorageFull, Cancelled;
+        NotFound: it is not ``right`` any more."""
         mode = 0o777 if entry.executable else 0o666
 
         def fill(descriptor: int) -> None:
             if isinstance(content, bytes):
                 write_all(descriptor, content)
             else:
-                with blocking.to_be_copied(content) as source:
-                    blocking.copy_bytes(source.fileno(), descriptor, gone, advanced)
+                with blocking.opened(content, right) as source:
+                    blocking.copy_bytes(source.fileno(), descriptor, gone, lambda done: None, right)
 
         with self._errors(f"{inside}/{name}"):
             descriptor = _unnamed(folder, mode)
@@ -222,7 +222,7 @@ def _unnamed(folder: int, mode: int) -> int:
     if not unnamed:
         return -1
     try:
-        return os.open(".", os.O_WRONLY | os.O_CLOEXEC | unnamed, mode, dir_fd=folder)
+        return os.open(".", os.O_RDWR | os.O_CLOEXEC | unnamed, mode, dir_fd=folder)
     except OSError as error:
         if error.errno in FULL:
             raise

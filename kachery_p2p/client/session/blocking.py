@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, Final, ParamSpec, TypeVar
 
 from kachery_p2p.protocol.errors import BadPath, Cancelled, KacheryError, NotFound, StorageFull
@@ -25,6 +25,8 @@ from .thread_connection import lease
 P = ParamSpec("P")
 R = TypeVar("R")
 Gone = Callable[[], bool]
+Right = Callable[[int, int], bool]
+"""Whether an open file was what it should be until it was copied to another."""
 Advanced = Callable[[int], None]
 """Is told how many bytes are done."""
 
@@ -78,7 +80,13 @@ def read_range(path: str, start: int, end: int | None) -> bytes:
 
 
 def copy(
-    path: str, dest: str, name: str, gone: Gone, advanced: Advanced, replace: bool | None = None
+    path: str,
+    dest: str,
+    name: str,
+    gone: Gone,
+    advanced: Advanced,
+    replace: bool | None = None,
+    right: Right | None = None,
 ) -> str:
     """Copy a file to ``dest``, or into it as ``name`` if it is a folder; where it is then.
 
@@ -89,11 +97,12 @@ def copy(
     Args:
         replace: whether another file that is there is replaced; it keeps its mode. None: if ``dest``
             names it, and not if ``name`` does, which somebody else may have chosen.
+        right: of what must be as it was.
 
     Raises:
-        NotFound: it is not there any more.
         BadPath: it cannot be written there; it would replace a device or a pipe, or a file that it may
             not replace.
+        NotFound: it is not there, or not ``right``, any more, and was not copied.
         StorageFull, Cancelled
     """
     try:
@@ -102,7 +111,7 @@ def copy(
         real = os.path.realpath(target)
         there = _status(target, real)
         if there is not None:
-            if _is(there, path):
+            if _is(there, path, right):
                 return target
             if not (named if replace is None else replace):
                 if _same_content(path, real, gone):
@@ -110,7 +119,7 @@ def copy(
                 raise BadPath(path=target, reason=_THERE)
         temporary = os.path.join(os.path.dirname(real), f".kachery-{os.urandom(8).hex()}")
         try:
-            _copy(path, temporary, gone, advanced, there)
+            _copy(path, temporary, gone, advanced, there, right)
             if there is not None or (named if replace is None else replace):
                 os.replace(temporary, real)
             else:
@@ -146,8 +155,8 @@ def _target_of(dest: str, name: str) -> tuple[str, bool]:
     return dest, True
 
 
-def _is(there: os.stat_result, path: str) -> bool:
-    with to_be_copied(path) as file:
+def _is(there: os.stat_result, path: str, right: Right | None) -> bool:
+    with opened(path, right) as file:
         return os.path.samestat(there, os.fstat(file.fileno()))
 
 
@@ -175,31 +184,53 @@ def _same_content(path: str, other: str, gone: Gone) -> bool:
 
 
 def _copy(
-    path: str, temporary: str, gone: Gone, advanced: Advanced, there: os.stat_result | None
+    path: str,
+    temporary: str,
+    gone: Gone,
+    advanced: Advanced,
+    there: os.stat_result | None,
+    right: Right | None,
 ) -> None:
-    with to_be_copied(path) as source, open(temporary, "xb") as target:
+    with opened(path, right) as source, open(temporary, "x+b") as target:
         if there is not None:
             # Before there is a byte in it: it may be nobody else's business.
             with where_possible():
                 os.fchown(target.fileno(), there.st_uid, there.st_gid)
             with where_possible():
                 os.fchmod(target.fileno(), stat.S_IMODE(there.st_mode) & 0o777)
-        copy_bytes(source.fileno(), target.fileno(), gone, advanced)
+        copy_bytes(source.fileno(), target.fileno(), gone, advanced, right)
 
 
-def to_be_copied(path: str) -> BinaryIO:
-    """Content in the storage, open. Raises NotFound: it had to make room, or was deleted."""
+@contextlib.contextmanager
+def opened(path: str, right: Right | None) -> Iterator[BinaryIO]:
+    """A file to copy. Raises OSError; NotFound: it has gone, and it is ours to see to that."""
     try:
-        return open(path, "rb")
-    except FileNotFoundError as error:
-        raise NotFound(what=path, detail="it has just been deleted") from error
+        file = open(path, "rb")  # noqa: SIM115  # it is closed below
+    except FileNotFoundError:
+        if right is None:
+            raise
+        raise changed("the file") from None
+    with file:
+        yield file
 
 
-def copy_bytes(source: int, target: int, gone: Gone, advanced: Advanced) -> None:
+def copy_bytes(
+    source: int, target: int, gone: Gone, advanced: Advanced, right: Right | None = None
+) -> None:
     """Copy all of an open file to another one, which is empty. The file system shares the bytes where
-    it can. Raises OSError, Cancelled."""
-    if clone(source, target):
-        return
+    it can. Raises OSError, Cancelled; NotFound: it is not ``right``."""
+    if not clone(source, target):
+        _copy_pieces(source, target, gone, advanced)
+    if right is not None and not right(source, target):
+        raise changed("the file")
+
+
+def changed(what: str) -> NotFound:
+    """The error of a file that is not what it was."""
+    return NotFound(what=what, detail="it changed while it was read")
+
+
+def _copy_pieces(source: int, target: int, gone: Gone, advanced: Advanced) -> None:
     at = 0
     while data := os.pread(source, _PIECE, at):
         if gone():

@@ -96,7 +96,7 @@ def check(
             checking.check(store, blob, again=again, cancelled=gone, advanced=advanced)
         except CorruptContent:
             with contextlib.suppress(StorageFull, StorageDamaged):
-                store.quarantine(blob.sha1)
+                store.quarantine(blob.sha1, blob)
             return False
         except NotFound:  # somebody else has put it aside
             return False

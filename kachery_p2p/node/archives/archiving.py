@@ -195,7 +195,7 @@ class _Content:
 
     def _check(self, sha1: str) -> None:
         if sha1 != self.blob.sha1:
-            self.store.quarantine(self.blob.sha1)
+            self.store.quarantine(self.blob.sha1, self.blob)
             raise CorruptContent(what=f"sha1://{self.blob.sha1}", source=OWN_STORAGE)
 
 

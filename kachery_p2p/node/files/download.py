@@ -356,12 +356,12 @@ class Download:
         """Have the best source prepare; without the manifest if those who have the file lack that:
         an old URI names one that older nodes made, and the hash of the file verifies the whole."""
         try:
-            await self._sources.first(holders, self._prepare)
+            await self._sources.first(holders, self._prepare, unsure=not self._wants_manifest)
         except NotFound:
             if not self._lacks_manifest:
                 raise
             self._wants_manifest = False
-            await self._sources.first(holders, self._prepare)
+            await self._sources.first(holders, self._prepare, unsure=True)
 
     def _chosen(self) -> list[Holder]:
         there = self._sources.of_one_channel(self.finder.found.holders, self._content.channel)

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import os
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -188,7 +189,7 @@ class Provider:
         try:
             info = await self._context.workers.disk(self._info, sha1, params.channel)
         except CorruptContent:
-            self._withdrawn(sha1)
+            await self._withdraw_damaged(sha1)
             raise
         if info is None:
             info = await self._info_elsewhere(sha1, params.channel)
@@ -230,7 +231,7 @@ class Provider:
         data = self._store.read(blob, 0, blob.size)
         self._context.inventory.touch(sha1)
         if hashlib.sha1(data).hexdigest() != sha1:
-            raise self._damaged(sha1)
+            raise self._damaged(blob)
         return FileInfo(blob.size, data, False)
 
     async def _read(self, link: Link, stream: Stream, params: FileRead) -> None:
@@ -361,7 +362,7 @@ class Provider:
 
     async def _withdraw_damaged(self, sha1: str) -> None:
         """What was put aside is not offered any more. That it is damaged may be only what the requester
-        said when it ended the stream."""
+        said when it ended the stream, and it may have been stored anew."""
         if await self._context.workers.disk(self._store.find, sha1) is None:
             self._withdrawn(sha1)
 
@@ -386,7 +387,7 @@ class Provider:
                     compare_range, self._store, blob, doubt.start, doubt.stop, self._damaged
                 )
         except CorruptContent:
-            self._withdrawn(sha1)
+            await self._withdraw_damaged(sha1)
         except KacheryError as error:  # it went away, or cannot be read: whoever asks is told
             log.info("%s: %s", sha1, error)
         finally:
@@ -420,11 +421,11 @@ class Provider:
         try:
             check(self._store, blob)
         except CorruptContent as error:
-            raise self._damaged(blob.sha1) from error
+            raise self._damaged(blob) from error
 
     def _check_small(self, blob: Blob) -> None:
         """Hash a blob without a tree, unless that was done since it last changed."""
-        stamp = stamp_of(blob.path.stat())
+        stamp = stamp_of(os.stat(blob.path if blob.fd is None else blob.fd))
         if self._checked.get(blob.sha1) == stamp:
             return
         self._check(blob)
@@ -438,9 +439,10 @@ class Provider:
             self._withdrawn(sha1)
         return NotFound(what=f"sha1://{sha1}", detail="the provider no longer has it")
 
-    def _damaged(self, sha1: str) -> CorruptContent:
+    def _damaged(self, blob: Blob) -> CorruptContent:
         """Put a blob aside. Returns the error that says so."""
-        self._store.quarantine(sha1)
+        sha1 = blob.sha1
+        self._store.quarantine(sha1, blob)
         text = f"sha1://{sha1} was damaged on this disk; it was put aside. Store the file anew."
         log.error(text)
         self._context.warn(text)

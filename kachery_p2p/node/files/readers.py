@@ -68,7 +68,7 @@ class Upload:
 
 def read_few(
     context: Context,
-    damaged: Callable[[str], CorruptContent],
+    damaged: Callable[[Blob], CorruptContent],
     params: FileRead,
     pieces: Sequence[Range],
 ) -> tuple[int, list[Proved]] | None:
@@ -99,7 +99,7 @@ def read_few(
 
 
 def compare_range(
-    store: BlobStore, blob: Blob, start: int, stop: int, damaged: Callable[[str], CorruptContent]
+    store: BlobStore, blob: Blob, start: int, stop: int, damaged: Callable[[Blob], CorruptContent]
 ) -> None:
     """Compare a part of a large blob with its tree. Raises what ``damaged`` makes of it."""
     with (

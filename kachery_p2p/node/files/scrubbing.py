@@ -266,8 +266,9 @@ class Scrubbing:
                 check(store, held, again=True, cancelled=pace.gone.is_set, advanced=advanced)
                 self._check_tree(held)
         except CorruptContent:
-            store.quarantine(thing.sha1)
-            return "damaged"
+            store.quarantine(thing.sha1, blob)
+            # It may have been stored anew meanwhile.
+            return "damaged" if store.find(thing.sha1) is None else ""
         except (NotFound, Cancelled):  # it was deleted meanwhile, or nobody waits any more
             return ""
         except (StorageDamaged, OSError) as error:

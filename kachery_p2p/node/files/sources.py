@@ -32,6 +32,8 @@ from kachery_p2p.protocol.errors import (
     NotFound,
     OriginError,
     ProtocolViolation,
+    StorageDamaged,
+    StorageFull,
     Unreachable,
 )
 from kachery_p2p.protocol.files.messages import (
@@ -397,9 +399,14 @@ class Sources:
         return NodeSource(holder, link, self._network, rate)
 
     async def first(
-        self, holders: Iterable[Holder], work: Callable[[Source], Awaitable[None]]
+        self,
+        holders: Iterable[Holder],
+        work: Callable[[Source], Awaitable[None]],
+        *,
+        unsure: bool = False,
     ) -> None:
-        """Do ``work`` with the best source with which it can be done.
+        """Do ``work`` with the best source with which it can be done. ``unsure``: whether how much it
+        takes is only what the source says.
 
         Raises:
             LocalError: at once; it is nobody's fault.
@@ -410,13 +417,23 @@ class Sources:
             try:
                 await work(await self.connect(holder))
                 return
-            except LocalError:
-                raise
+            except LocalError as error:
+                if not unsure or not isinstance(error, StorageFull | StorageDamaged):
+                    raise
+                errors.append(error)
+                self.failed(holder.node)
             except KacheryError as error:
                 errors.append(error)
                 self.blame(holder, error)
-        # A refusal says most, then bad data, then a broken route.
-        for kind in (AccessDenied, CorruptContent, NotFound, KacheryError):
+        # No room says most, then a refusal, then bad data, then a broken route.
+        for kind in (
+            StorageFull,
+            StorageDamaged,
+            AccessDenied,
+            CorruptContent,
+            NotFound,
+            KacheryError,
+        ):
             for failure in errors:
                 if isinstance(failure, kind):
                     raise failure

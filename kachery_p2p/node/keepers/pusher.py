@@ -27,6 +27,7 @@ from kachery_p2p.protocol.errors import (
     NobodyKeeps,
     NotFound,
     NotKept,
+    ProtocolViolation,
 )
 from kachery_p2p.protocol.gossip.holders import Holder, rank
 from kachery_p2p.protocol.keepers.messages import (
@@ -49,6 +50,7 @@ from kachery_p2p.protocol.limits import (
     KEEP_SWEEP_SECONDS,
     KEEPERS_ASKED_SECONDS,
     LOOKUP_PATIENCE,
+    MAX_KEPT_EACH,
     MAX_KEPT_LABEL,
     MAX_KEPT_SUBFEEDS,
 )
@@ -258,6 +260,12 @@ class Pusher:
             holder.channel, thing.content, thing.manifest, thing.size, thing.count, wish.seconds,
             thing.label, list(thing.logs),
         )  # fmt: skip
+        pushed = Pushed(
+            thing.content, holder.channel.hex(), holder.node, thing.label, thing.size,
+            thing.count, self._context.clock(), None,
+        )  # fmt: skip
+        if len(thing.content) == FEED_BYTES:
+            await self._disk(self._state.asking, pushed)
         stream = link.open(KEEP_PUT, codec.plain(put))
         try:
             while True:
@@ -276,10 +284,7 @@ class Pusher:
                     break
         finally:
             stream.end()
-        pushed = Pushed(
-            thing.content, holder.channel.hex(), holder.node, thing.label, thing.size,
-            thing.count, self._context.clock(), state.until,
-        )  # fmt: skip
+        pushed = pushed._replace(since=self._context.clock(), until=state.until)
         await self._disk(self._state.push, pushed)
         return pushed
 
@@ -312,6 +317,8 @@ class Pusher:
             async with asyncio.timeout(KEEPERS_ASKED_SECONDS):
                 async for thing in self._pages(keeper, channel):
                     found[thing.content] = thing
+                    if len(found) > MAX_KEPT_EACH:
+                        raise ProtocolViolation(reason=f"more than {MAX_KEPT_EACH} kept things")
         except (KacheryError, TimeoutError) as error:
             log.info("keeper %s could not be asked: %s", keeper[:8], error)
             return None
@@ -332,12 +339,19 @@ class Pusher:
                 return
 
     async def _correct(self, keeper: str, channel: str, thing: KeptThing) -> None:
-        """Note what is kept although this node does not know: it ended before it could write that."""
+        """Note what is kept although this node does not know: it ended before it could write that. Of a
+        feed that counts only if the keeper was asked: it is told of all subfeeds that are here."""
         pushed = Pushed(
-            thing.content, channel, keeper, thing.label, thing.size, thing.count,
+            thing.content, channel, keeper, thing.label, thing.size, max(1, thing.count),
             thing.since, thing.until,
         )  # fmt: skip
-        await self._disk(self._state.push, pushed)
+
+        def work() -> None:
+            is_feed = len(thing.content) == FEED_BYTES
+            if not is_feed or self._state.was_asked(thing.content, channel, keeper):
+                self._state.push(pushed)
+
+        await self._disk(work)
 
     def _record(
         self, pushed: Pushed, said: dict[tuple[str, bytes], dict[bytes, KeptThing] | None]

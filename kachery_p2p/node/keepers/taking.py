@@ -162,7 +162,7 @@ class Taker:
                 try:
                     check(context.store, blob, cancelled=lambda: work.stream.ended)
                 except CorruptContent:
-                    context.store.quarantine(sha1)
+                    context.store.quarantine(sha1, blob)
                     missing.append(sha1)
                 else:
                     work.take(blob.size)

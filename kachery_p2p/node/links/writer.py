@@ -111,7 +111,9 @@ class Writer:
         """Send until :meth:`end`, or until the transport fails."""
         ahead: deque[tuple[asyncio.Future[list[Buffer]] | list[Buffer], int]] = deque()
         while True:
-            if (not ahead or len(ahead) < self._depth) and (item := self._mux.next_frame()) is not None:
+            if (not ahead or len(ahead) < self._depth) and (
+                item := self._mux.next_frame()
+            ) is not None:
                 record, size = self._record(item)
                 self.ahead += size
                 ahead.append((record, size))

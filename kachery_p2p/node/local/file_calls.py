@@ -246,7 +246,7 @@ class FileCalls:
             if not await live.send_piece(read, last=True) and blob is not None:
                 await self._send_stored(blob, left, live)
         except CorruptContent as error:
-            await self._put_aside(params.sha1)
+            await self._put_aside(params.sha1, blob)
             try:
                 return await self._send_fetched(params, channel, left, live)
             except NotFound:
@@ -353,8 +353,7 @@ class FileCalls:
         try:
             await disk(partial(check, self._services.store, blob, again=True))
         except CorruptContent:
-            await self._put_aside(sha1)
-            return True
+            return await self._put_aside(sha1, blob)
         return False
 
     async def _is_good(self, blob: Blob, again: bool, live: LiveCall) -> bool:
@@ -373,14 +372,25 @@ class FileCalls:
             async with lock:
                 await watched(self._services.context.workers, live, blob.size, work)
         except CorruptContent:
-            await self._put_aside(blob.sha1)
+            await self._put_aside(blob.sha1, blob)
             return False
         except NotFound:  # it has just been put aside
             return False
         return True
 
-    async def _put_aside(self, sha1: str) -> None:
-        await self._services.context.workers.disk(self._services.store.quarantine, sha1)
+    async def _put_aside(self, sha1: str, blob: Blob | None) -> bool:
+        """Put aside what was found to be wrong; whether nothing right came in its place meanwhile."""
+        store = self._services.store
+
+        def work() -> bool:
+            if blob is None and store.is_good(sha1):  # it was small
+                return False
+            store.quarantine(sha1, blob)
+            return store.find(sha1) is None
+
+        if not await self._services.context.workers.disk(work):
+            return False
         self._services.announcer.withdraw(file_key(sha1))
         error = CorruptContent(what=f"sha1://{sha1}", source="this node's disk")
         self._services.context.warn(str(error))
+        return True

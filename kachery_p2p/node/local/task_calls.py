@@ -227,7 +227,7 @@ class TaskCalls:
     async def _show(self, params: _Task, live: LiveCall) -> Any:
         tasks = [self._describe_request(request) for request in self._requests.live.values()]
         jobs = dict.fromkeys(self._queue.jobs.values())
-        jobs |= {job: None for _, job in self._queue.ended.values()}
+        jobs |= dict.fromkeys(self._queue.ended.jobs())
         tasks += [self._describe_job(task, job) for job in jobs for task in sorted(job.tasks)]
         if params.task is not None:
             tasks = [task for task in tasks if task["task"] == params.task]

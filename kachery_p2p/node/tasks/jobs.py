@@ -156,9 +156,14 @@ class Job:
         watcher.put(self.end or make_update(self.state, **self.step._asdict()))
         return watcher
 
-    def heard_by(self, node: str) -> bool:
-        """Whether a node may hear of it under a task's id: of its own, or of what is anybody's."""
-        return self.requester == node or self.type == "pure-calculation"
+    def is_same(self, other: Job) -> bool:
+        """Whether it is the same function with the same arguments, and of the same node, or a
+        calculation of the same channel, which is anybody's there."""
+        shared = self.type == "pure-calculation" and self.channel == other.channel
+        mine = (self.function, self.type, self.key)
+        return mine == (other.function, other.type, other.key) and (
+            shared or self.requester == other.requester
+        )
 
     def tell(self, update: TaskUpdate) -> None:
         """To all who wait; an end is remembered for who comes later."""

@@ -8,15 +8,18 @@ told whether an action may have begun, and what may have begun is never begun ag
 A backend that is lost (its connection ended): what it had not begun goes back into the queue, pure
 calculations and queries that it had begun fail, actions that it had begun are ``unknown``.
 
-Bounds: ``MAX_TASKS_QUEUED`` jobs, ``MAX_TASK_BACKENDS`` backends, ``MAX_TASKS_KEPT`` ends
-remembered, and ``MAX_TASKS_KEPT_BYTES`` of them.
+Invariant: an id is that of one task at a time, since a backend tells of a run by its id. Who asks for
+something else under an id that is in use, or was a moment ago, is refused.
+
+Bounds: ``MAX_TASKS_QUEUED`` jobs, ``MAX_TASK_IDS`` ids of them, ``MAX_TASK_BACKENDS`` backends; of
+those that have ended, see :mod:`.ended`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
@@ -25,16 +28,15 @@ from kachery_p2p.node.context import Context
 from kachery_p2p.protocol.errors import BadInput, Busy, KacheryError, TaskNotAllowed
 from kachery_p2p.protocol.limits import (
     MAX_TASK_BACKENDS,
-    MAX_TASKS_KEPT,
-    MAX_TASKS_KEPT_BYTES,
+    MAX_TASK_IDS,
     MAX_TASKS_QUEUED,
-    TASK_KEEP_SECONDS,
 )
 from kachery_p2p.protocol.tasks.messages import TaskOffer, TaskUpdate, make_update
 from kachery_p2p.protocol.tasks.task import Payload, TaskType, task_key
 from kachery_p2p.storage.tasks.store import ActionEnd, TaskStore
 
 from .action_journal import ActionJournal
+from .ended import EndedTasks
 from .jobs import Backend, Job, Watcher, check_offered, offers_of
 from .results import TaskResults
 
@@ -59,8 +61,7 @@ class TaskQueue:
         self.backends: dict[bytes, Backend] = {}
         self.jobs: dict[bytes, Job] = {}
         """Those that have not ended, by id."""
-        self.ended: OrderedDict[bytes, tuple[float, Job]] = OrderedDict()
-        self._ended_bytes = 0
+        self.ended = EndedTasks()
         self._context = context
         self._results = results
         self.allowed = allowed
@@ -158,19 +159,20 @@ class TaskQueue:
             TaskNotAllowed: the node's user does not allow it.
             Busy: the queue is full.
         """
-        known = self._tasks.get(task) or self._ended(task)
-        if known is not None and known.function == function and known.heard_by(requester):
-            return known.watch()
         key = task_key(function, kwargs)
         job = Job(task, function, kind, kwargs, key, channel, requester, self._context.clock())
-        if kind == "action":
+        known = self._known(job)
+        if known is None and kind == "action":
             # The same may have been asked for once more while the disk was read.
-            past = await self._past(task, job) or self._tasks.get(task)
-            if past is not None:
-                return past.watch()
+            known = await self._past(job) or self._known(job)
+        if known is not None:
+            return known.watch()
         if again:
             job.tell(TaskUpdate("absent"))
             return job.watch()
+        if task in self._tasks or self.ended.get(task) is not None:
+            # Its backend knows a run by its id: of two it could not tell which one has ended.
+            raise BadInput(what="task", reason="its id is that of another one; give it a new one")
         if kind == "pure-calculation":
             shared = self.pure.get((channel, key))
             if shared is not None:
@@ -186,7 +188,14 @@ class TaskQueue:
         self._ring(job)
         return watcher
 
+    def _known(self, job: Job) -> Job | None:
+        """The same task, if it was asked for before."""
+        found = self._tasks.get(job.id) or self.ended.get(job.id)
+        return found if found is not None and found.is_same(job) else None
+
     def _join(self, job: Job, task: bytes) -> None:
+        if task != job.id and len(self._tasks) >= MAX_TASK_IDS:
+            return  # who asks again finds the calculation, and not by this id
         self._tasks[task] = job
         job.tasks.add(task)
 
@@ -197,16 +206,13 @@ class TaskQueue:
         if len(self.jobs) >= MAX_TASKS_QUEUED:
             raise Busy(limit=f"{MAX_TASKS_QUEUED} tasks in its queue")
 
-    def _ended(self, task: bytes) -> Job | None:
-        found = self.ended.get(task)
-        if found is None or found[1].state == "absent":
-            return None
-        return found[1]
-
-    async def _past(self, task: bytes, job: Job) -> Job | None:
+    async def _past(self, job: Job) -> Job | None:
         """An action that was begun before this node was restarted: what is known of it."""
+        task = job.id
         row = await self._journal.row(task)
-        if row is None or row.node.hex() != job.requester:
+        if row is None or (row.node.hex(), row.function) != (job.requester, job.function):
+            return None
+        if task in self._tasks:
             return None
         if row.state == "started" or row.state == "sent":
             if task in self._journal.returned:
@@ -218,7 +224,7 @@ class TaskQueue:
             wait = self._journal.left_to_return()
             if wait > 0:
                 await asyncio.sleep(min(wait, 0.2))
-                return self._tasks.get(task) or await self._past(task, job)
+                return await self._past(job)
             update = TaskUpdate("unknown", reason="its node was stopped while it ran")
         elif row.state == "finished" and row.payload is not None:
             update = TaskUpdate("finished", result=self._results.sign(job, row.payload))
@@ -425,23 +431,13 @@ class TaskQueue:
         self.jobs.pop(job.id, None)
         if self.pure.get((job.channel, job.key)) is job:
             del self.pure[job.channel, job.key]
-        now = asyncio.get_running_loop().time()
         for task in job.tasks:
             if self._tasks.pop(task, None) is not None:
-                self.ended[task] = (now, job)
-                self._ended_bytes += job.end_bytes
-        while len(self.ended) > MAX_TASKS_KEPT or self._ended_bytes > MAX_TASKS_KEPT_BYTES:
-            self._forget_oldest()
-
-    def _forget_oldest(self) -> None:
-        _, (_, job) = self.ended.popitem(last=False)
-        self._ended_bytes -= job.end_bytes
+                self.ended.add(task, job)
 
     async def sweep(self) -> None:
         """Forget ends that nobody asked for, and give up what did not return after a start."""
-        now = asyncio.get_running_loop().time()
-        while self.ended and next(iter(self.ended.values()))[0] < now - TASK_KEEP_SECONDS:
-            self._forget_oldest()
+        self.ended.sweep()
         await self._journal.settle({job.id for job in self.jobs.values() if job.type == "action"})
 
     def _ring(self, job: Job) -> None:

@@ -24,6 +24,7 @@ from kachery_p2p.node.gossip.lookup import Found
 from kachery_p2p.protocol.backoff import Backoff
 from kachery_p2p.protocol.errors import (
     AccessDenied,
+    BadInput,
     Busy,
     DeadlineExceeded,
     ForgedResult,
@@ -102,6 +103,7 @@ class TaskRequests:
 
         Raises:
             Busy: too many go on.
+            BadInput: its id is that of another task.
             NoBackend: nobody offered the function in all the time that was allowed for that.
             AccessDenied, TaskNotAllowed: it was refused.
             ForgedResult: what came back is not a result that counts.
@@ -109,6 +111,8 @@ class TaskRequests:
         """
         known = self.live.get(request.task)
         if known is not None:
+            if (known.type, known.key) != (request.type, request.key):
+                raise BadInput(what="task", reason="its id is that of another one that goes on")
             known.tell = request.tell
             request = known
             request.repeat()

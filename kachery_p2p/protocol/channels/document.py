@@ -35,6 +35,7 @@ from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.identity import SEAL_OVERHEAD, NodeKey, check_node_id, seal_to
 from kachery_p2p.protocol.limits import (
+    LAST_SECOND,
     MAX_BOOTSTRAPS,
     MAX_CHANNEL_NAME,
     MAX_LABEL,
@@ -56,7 +57,7 @@ _public: Final = attrgetter("public")
 Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Count = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Later = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-Seconds = Annotated[int, Meta(ge=0, le=253_402_300_799)]  # the end of the year 9999
+Seconds = Annotated[int, Meta(ge=0, le=LAST_SECOND)]
 Bits = Annotated[int, Meta(ge=0, le=ALL_BITS)]
 
 

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from kachery_p2p.protocol.limits import (
     KEPT_PAGE,
+    LAST_SECOND,
     MAX_FILE,
     MAX_KEEP_SECONDS,
     MAX_KEPT_LABEL,
@@ -26,13 +27,16 @@ KEEP_LIST = "keep.list"
 KEEP_DROP = "keep.drop"
 KEEP_LOCK = "keep.lock"
 
+SHA1_BYTES: Final = 20
+"""Of a content that is a file."""
 FEED_BYTES: Final = 32
 """Of a content that is a feed."""
 
-_Content = Annotated[bytes, Meta(min_length=20, max_length=FEED_BYTES)]
-_Sha1 = Annotated[bytes, Meta(min_length=20, max_length=20)]
+_Content = Annotated[bytes, Meta(min_length=SHA1_BYTES, max_length=FEED_BYTES)]
+_Sha1 = Annotated[bytes, Meta(min_length=SHA1_BYTES, max_length=SHA1_BYTES)]
 _Size = Annotated[int, Meta(ge=0, le=MAX_FILE)]
 _Label = Annotated[str, Meta(max_length=MAX_KEPT_LABEL)]
+_Time = Annotated[float, Meta(ge=0, le=LAST_SECOND)]
 
 
 class KeepPut(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,9 +58,9 @@ class KeepState(msgspec.Struct, frozen=True):
     """How far it is: ``done`` bytes. ``kept``: all of it is on the keeper's disk, and so is that it is
     kept; nothing follows. ``until``: Unix time, None for good."""
 
-    done: int
+    done: _Size
     kept: bool
-    until: float | None
+    until: _Time | None
 
 
 class KeepList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,15 +71,23 @@ class KeepList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KeptThing(msgspec.Struct, frozen=True, array_like=True):
-    """``whole``: it is kept, and not only begun. Times are Unix times in seconds."""
+    """``whole``: it is kept, and not only begun. Times are Unix times in seconds.
+
+    Raises:
+        ValueError: the content is neither a file nor a feed.
+    """
 
     content: _Content
     label: _Label
-    size: int
-    count: int
-    since: float
-    until: float | None
+    size: _Size
+    count: Annotated[int, Meta(ge=0, le=MAX_PINS)]
+    since: _Time
+    until: _Time | None
     whole: bool
+
+    def __post_init__(self) -> None:
+        if len(self.content) not in (SHA1_BYTES, FEED_BYTES):
+            raise ValueError("neither a file nor a feed")
 
 
 class KeptPage(msgspec.Struct, frozen=True):
@@ -111,7 +123,7 @@ class LockedCopy(msgspec.Struct, frozen=True):
 
     size: _Size
     stays: bool
-    until: float | None
+    until: _Time | None
 
 
 METHODS: Final = (

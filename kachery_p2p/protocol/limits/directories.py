@@ -44,9 +44,11 @@ MANY_AT_ONCE: Final = 32
 MAX_KNOWN_FILES: Final = 1_000_000
 """Of so many of the users' files a node remembers which content they had, some 150 bytes each; those
 that were not asked for longest are forgotten first."""
-RACY_SECONDS: Final = 2.0
+RACY_SECONDS: Final = 60.0
 """A file that was written within so long before it was read may change once more and look the same:
-some file systems count time in steps of two seconds. So it is read again next time."""
+some file systems count time in steps of two seconds; and what is written through mapped memory shows in
+a file's times once, and then not again before the kernel has put it on the disk, half a minute later.
+So it is read again next time."""
 
 MAX_VIEW: Final = 16_777_216
 """Bytes of the files of a view: a page verifies its pack as a whole, and holds it."""

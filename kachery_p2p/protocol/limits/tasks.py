@@ -52,6 +52,9 @@ MAX_TASK_SLOTS: Final = 10_000
 """Tasks that one backend runs at once."""
 MAX_TASKS_QUEUED: Final = 10_000
 """Tasks that wait in one node for a free slot."""
+MAX_TASK_IDS: Final = 20_000
+"""Ids of tasks that have not ended by which a node knows them: one calculation may be asked for by
+many."""
 MAX_TASKS_REQUESTED: Final = 10_000
 """Tasks that a node sees through for callers of its own computer, also for those that have gone."""
 MAX_TASKS_KEPT: Final = 10_000

@@ -62,7 +62,7 @@ from .journal import Journal, open_journal, put_small
 from .journal_file import Record
 from .links import Link
 from .reader import Blob, BlobReader
-from .sources import PIECE, check_same_file, check_source, copy_from, ignore, never
+from .sources import PIECE, check_same_file, check_source, copy_from, ignore, never, settle
 from .stamps import put_stamp
 from .writer import ContentWriter, Stored
 
@@ -327,6 +327,8 @@ class BlobStore(BlobReader, Closing):
                 while it was hashed.
             Cancelled, StorageFull, StorageDamaged: nothing was linked.
         """
+        check_source(fd)
+        settle(fd)
         before = check_source(fd)
         check_same_file(before, path)
 
@@ -347,11 +349,17 @@ class BlobStore(BlobReader, Closing):
         finally:
             writer.abort()
 
-    def quarantine(self, sha1: str) -> Path | None:
-        """Take damaged content out of use; where a blob's bytes were put, None for a link."""
+    def quarantine(self, sha1: str, found: Blob | None = None) -> Path | None:
+        """Take damaged content out of use; where a blob's bytes were put, None for a link.
+
+        ``found``: what it was that was damaged. What came in its place since, as it was stored or
+        fetched again meanwhile, stays: comparing takes long.
+        """
         path = self.path(sha1)
         try:
             with disk_errors("damaged content", path):
+                if found is not None and not self.is_there(found):
+                    return None
                 for suffix in (paths.CHECKED, paths.TREE, paths.LINK):
                     remove(self.path(sha1, suffix))
                 number = 1

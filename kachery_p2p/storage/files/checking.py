@@ -21,7 +21,13 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
-from kachery_p2p.protocol.errors import Cancelled, CorruptContent, StorageDamaged, StorageFull
+from kachery_p2p.protocol.errors import (
+    Cancelled,
+    CorruptContent,
+    NotFound,
+    StorageDamaged,
+    StorageFull,
+)
 from kachery_p2p.protocol.limits import BLOCK, MAX_STAMPS_ELSEWHERE, MIB, VERIFY_ON_READ
 from kachery_p2p.protocol.tree import LEAF_PREFIX
 from kachery_p2p.storage import paths
@@ -41,6 +47,8 @@ R = TypeVar("R")
 Proved = tuple[bytes, list[bytes]]
 """Whole blocks, and what leads from them to the root."""
 
+_TRIES: Final = 3
+"""How often what is linked is compared that its user touches meanwhile."""
 _PIECE: Final = 1 * MIB
 """Bytes that are read at a time to be compared, always into the same memory; whole blocks."""
 _hashed: dict[str, bytes] = {}
@@ -113,19 +121,39 @@ def check(
         return
     if not again and is_known(store, blob):
         return
+    for _ in range(_TRIES):
+        before = _status(store, blob)
+        _compare(store, blob, cancelled, advanced)
+        if blob.link is None or stamp_of(_status(store, blob)) == stamp_of(before):
+            break
+    else:
+        raise NotFound(what=f"sha1://{blob.sha1}", detail="it changes while it is compared")
+    if not put_stamp(store.root, blob.sha1, before):
+        remember(store, blob, before)
+
+
+def _status(store: BlobStore, blob: Blob) -> os.stat_result:
+    """Raises NotFound: of a linked file that is not what it was."""
     fd = store.open_fd(blob)
     try:
-        status = os.fstat(fd)
+        return os.fstat(fd)
     finally:
         os.close(fd)
+
+
+def _compare(
+    store: BlobStore,
+    blob: Blob,
+    cancelled: Callable[[], bool],
+    advanced: Callable[[int], None],
+) -> None:
+    """A large blob with its hash, by its tree if it has one."""
     try:
         if not _fits(store, blob, cancelled, advanced):
             rebuild_tree(store, blob, cancelled=cancelled, advanced=advanced).close()
     except (StorageFull, StorageDamaged):
         # There is no room for a tree, or no right to write one. It can be told all the same.
         _hash(store, blob, cancelled, advanced)
-    if not put_stamp(store.root, blob.sha1, status):
-        remember(store, blob, status)
 
 
 def remember(store: BlobReader, blob: Blob, status: os.stat_result) -> None:
@@ -141,6 +169,15 @@ def remember(store: BlobReader, blob: Blob, status: os.stat_result) -> None:
 def corrupt(blob: Blob) -> CorruptContent:
     """The error that says that a blob on this disk is not what its name says."""
     return CorruptContent(what=f"sha1://{blob.sha1}", source=OWN_STORAGE)
+
+
+def sha1_of(fd: int) -> str:
+    """Of all of an open file. Raises OSError."""
+    digest, at, piece = hashlib.sha1(), 0, memoryview(bytearray(_PIECE))
+    while length := pread_into(fd, piece, at):
+        digest.update(piece[:length])
+        at += length
+    return digest.hexdigest()
 
 
 def _hash(
@@ -246,11 +283,10 @@ def read_proved(
         found = [] if partial is None else [proved(partial, *each) for each in ranges]
         whole = [each for each in found if each is not None]
         return whole if len(whole) == len(ranges) else None
-    here = blob
 
-    def damaged(sha1: str) -> CorruptContent:
-        store.quarantine(sha1)
-        return corrupt(here)
+    def damaged(blob: Blob) -> CorruptContent:
+        store.quarantine(sha1, blob)
+        return corrupt(blob)
 
     with TreeReader(store, blob, ensure_tree(store, blob), damaged) as reader:
         return [reader.read_proved(start, stop) for start, stop in ranges]
@@ -259,7 +295,7 @@ def read_proved(
 class TreeReader(Closing):
     """Reads and checks ranges of a blob that has a tree. Two threads at a time may use it.
 
-    ``damaged`` puts the blob of a hash aside, and gives the error that says so. ``believing``: bytes
+    ``damaged`` puts a blob aside, and gives the error that says so. ``believing``: bytes
     are not compared as long as the file is as it was when all of it was. That is for who reads for
     somebody who compares them.
     """
@@ -269,7 +305,7 @@ class TreeReader(Closing):
         store: BlobStore,
         blob: Blob,
         tree: TreeFile,
-        damaged: Callable[[str], CorruptContent],
+        damaged: Callable[[Blob], CorruptContent],
         *,
         believing: bool = False,
     ) -> None:
@@ -324,7 +360,7 @@ class TreeReader(Closing):
         if found is None:
             found = self._read(read, self._repaired(tree))
         if found is None:
-            raise self._damaged(self._blob.sha1)
+            raise self._damaged(self._blob)
         return found
 
     def _read(self, read: Callable[[TreeFile], R | None], tree: TreeFile) -> R | None:
@@ -342,7 +378,7 @@ class TreeReader(Closing):
                 try:
                     self._trees.append(rebuild_tree(self._store, self._blob))
                 except CorruptContent:
-                    self._lost = self._damaged(self._blob.sha1)
+                    self._lost = self._damaged(self._blob)
             if self._lost is not None:
                 raise CorruptContent(**self._lost.fields)
             return self._trees[-1]

@@ -35,13 +35,15 @@ _OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 @dataclass(frozen=True, slots=True)
 class Blob:
     """Content that is here. ``path`` is that of the bytes: for a link, of the user's file. ``fd``: an
-    open descriptor of them, if somebody keeps one (:meth:`.blobs.BlobStore.held`)."""
+    open descriptor of them, if somebody keeps one (:meth:`.blobs.BlobStore.held`). ``inode``: of the
+    file that was found, unless it is a link's."""
 
     sha1: str
     path: Path
     size: int
     link: Link | None = None
     fd: int | None = None
+    inode: int | None = None
 
     @property
     def linked(self) -> bool:
@@ -74,7 +76,7 @@ class BlobReader:
                 pass
             else:
                 if stat.S_ISREG(status.st_mode):
-                    return Blob(sha1, Path(at), status.st_size)
+                    return Blob(sha1, Path(at), status.st_size, inode=status.st_ino)
             try:
                 os.stat(f"{at}{paths.LINK}")
             except FileNotFoundError:
@@ -145,6 +147,15 @@ class BlobReader:
         if len(data) < length:
             raise CorruptContent(what=f"sha1://{blob.sha1}", source=OWN_STORAGE)
         return data
+
+    def is_there(self, blob: Blob) -> bool:
+        """Whether what lies there is what was found, and nothing that came in its place since."""
+        if blob.link is not None:
+            return Link.read(self.path(blob.sha1, paths.LINK)) == blob.link
+        try:
+            return blob.inode in (None, os.stat(self.path(blob.sha1)).st_ino)
+        except FileNotFoundError:
+            return False
 
     def is_good(self, sha1: str) -> bool:
         """Whether the blob of that hash is there, and is what its name says; reads all of it."""

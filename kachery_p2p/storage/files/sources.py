@@ -9,6 +9,7 @@ and written. (``copy_file_range`` without a clone moves the bytes as often as th
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -21,6 +22,7 @@ from kachery_p2p.protocol.errors import BadInput, BadPath, Cancelled
 from kachery_p2p.protocol.limits import MIB
 from kachery_p2p.storage.direct import aligned_buffer
 from kachery_p2p.storage.disk import disk_errors
+from kachery_p2p.storage.file_stamps import is_racy
 
 from .writer import ContentWriter
 
@@ -52,6 +54,15 @@ def check_source(fd: int) -> os.stat_result:
     if not readable:
         raise _unreadable("it is not open for reading")
     return status
+
+
+def settle(fd: int) -> None:
+    """What is written to a file from here on shows in its times, also if it is written through memory
+    that was mapped before (as by numpy's memmap): that is noticed with the first write to a page, and
+    then not again until the page is on the disk."""
+    if is_racy(os.fstat(fd)):
+        with contextlib.suppress(OSError):  # a file system without; or the disk is full
+            os.fsync(fd)
 
 
 def check_same_file(status: os.stat_result, path: Path) -> None:

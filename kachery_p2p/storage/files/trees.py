@@ -62,7 +62,7 @@ def rebuild_tree(
 
     def place(writer: ContentWriter, sha1: str, size: int, manifest: Manifest | None) -> Stored:
         if (sha1, size) != (blob.sha1, blob.size):
-            store.quarantine(blob.sha1)
+            store.quarantine(blob.sha1, blob)
             raise CorruptContent(what=f"sha1://{blob.sha1}", source=OWN_STORAGE)
         if manifest is None:
             writer.tree.finish()

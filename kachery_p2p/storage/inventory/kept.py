@@ -60,7 +60,8 @@ class Kept(NamedTuple):
 
 
 class Pushed(NamedTuple):
-    """A thing that a keeper has said it keeps for this node."""
+    """A thing that a keeper has said it keeps for this node. ``number``: as of :class:`Kept`; 0 as long
+    as it was only asked to."""
 
     content: bytes
     channel: str
@@ -209,6 +210,16 @@ class KeptTables(Database):
         """A keeper has said that it keeps this."""
         self._change("INSERT OR REPLACE INTO pushed VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *pushed)
 
+    def asking(self, asked: Pushed) -> None:
+        """A keeper is about to be asked to keep this; nothing new if it keeps it already."""
+        row = asked._replace(number=0)
+        self._change("INSERT OR IGNORE INTO pushed VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *row)
+
+    def was_asked(self, content: bytes, channel: str, keeper: str) -> bool:
+        """Whether this node has ever asked a keeper to keep that, and not to keep it no longer."""
+        sql = "SELECT 1 FROM pushed WHERE content = ? AND channel = ? AND keeper = ?"
+        return self._row(sql, content, channel, keeper) is not None
+
     def forget_push(self, content: bytes, channel: str, keeper: str) -> None:
         """It does so no longer."""
         sql = "DELETE FROM pushed WHERE content = ? AND channel = ? AND keeper = ?"
@@ -217,8 +228,9 @@ class KeptTables(Database):
     def pushed(self, content: bytes | None = None) -> list[Pushed]:
         """All that keepers keep for this node, or who keeps one thing."""
         if content is None:
-            return [Pushed(*row) for row in self._rows("SELECT * FROM pushed ORDER BY since")]
-        sql = "SELECT * FROM pushed WHERE content = ? ORDER BY since"
+            sql = "SELECT * FROM pushed WHERE count > 0 ORDER BY since"
+            return [Pushed(*row) for row in self._rows(sql)]
+        sql = "SELECT * FROM pushed WHERE content = ? AND count > 0 ORDER BY since"
         return [Pushed(*row) for row in self._rows(sql, content)]
 
 

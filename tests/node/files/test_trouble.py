@@ -14,10 +14,18 @@ from kachery_p2p.node.files import provider
 from kachery_p2p.protocol.errors import (
     CorruptContent,
     NotFound,
+    StorageDamaged,
     StorageFull,
     Unreachable,
 )
-from kachery_p2p.protocol.limits import BLOCK, INLINE_FILE, LEAST_RATE, MANIFEST_CHUNK
+from kachery_p2p.protocol.files.messages import FILE_OPEN, FileOpen
+from kachery_p2p.protocol.limits import (
+    BLOCK,
+    INLINE_FILE,
+    LEAST_RATE,
+    MANIFEST_CHUNK,
+    MAX_FILE,
+)
 from kachery_p2p.storage.files.partial_files import PartialFiles
 from tests.node.files.contents import BIG, content
 from tests.node.harness import Lab, Live, laboratory, until
@@ -233,7 +241,7 @@ async def test_a_disk_that_fills_during_a_download_is_a_full_disk(
 
         monkeypatch.setattr(PartialFiles, "write", write)
         for _ in range(5):
-            assert isinstance(await lab.error("B", sha1), StorageFull)
+            assert isinstance(await lab.error("B", sha1), StorageFull | StorageDamaged)
 
 
 async def test_a_full_disk_keeps_nobody_from_reading_what_is_small(
@@ -248,7 +256,9 @@ async def test_a_full_disk_keeps_nobody_from_reading_what_is_small(
 
         for way in ("store_bytes", "store_batch"):  # as a download, and asked of who gave the last
             monkeypatch.setattr(lab["B"].store, way, full)
-        assert isinstance(await lab.error("B", sha1), StorageFull), "its path is wanted"
+        assert isinstance(await lab.error("B", sha1), StorageFull | StorageDamaged), (
+            "its path is wanted"
+        )
         live = Live()
         await lab.live("B", live, "load_bytes", sha1=sha1, ranges=[(3, None)])
         assert bytes(live.sent) == data[3:]
@@ -258,3 +268,30 @@ async def test_a_full_disk_keeps_nobody_from_reading_what_is_small(
         monkeypatch.undo()
         await lab.load("B", sha1)
         assert lab.bytes_of("B", sha1) == data
+
+
+@pytest.mark.parametrize("all_do", [False, True])
+async def test_who_says_that_a_file_is_larger_than_any_disk_keeps_nobody_from_loading_it(
+    all_do: bool,
+) -> None:
+    """Without a manifest the size is its word alone."""
+    async with laboratory("A", "B", "C", listening=("C",)) as lab:
+        other, _ = await lab.store("C", content(INLINE_FILE + 1))
+        await lab.load("B", other)  # so B is linked with C, and asks it first
+        data = content(3 << 20)
+        sha1, _ = await lab.store("A", data)
+        await lab.store("C", data)
+        asked: list[str] = []
+        for name in "AC" if all_do else "C":
+
+            async def brag(link: Any, params: FileOpen, name: str = name) -> Any:
+                asked.append(name)
+                return {"size": MAX_FILE, "inline": None, "partial": False}
+
+            lab[name].network.on_request_of(FILE_OPEN, FileOpen, brag)
+        if all_do:
+            assert isinstance(await lab.error("B", sha1), StorageFull | StorageDamaged)
+        else:
+            await lab.load("B", sha1)
+            assert lab.bytes_of("B", sha1) == data
+        assert "C" in asked
