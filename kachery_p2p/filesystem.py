@@ -337,9 +337,7 @@ class _Buffered(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no ty
     """A file for caches of fsspec, which see to what is kept of it themselves."""
 
     def __init__(self, fs: KacheryFileSystem, path: str, file: File) -> None:
-        super().__init__(
-            fs, path, "rb", block_size=BLOCK, cache_type="none", size=file.size
-        )
+        super().__init__(fs, path, "rb", block_size=BLOCK, cache_type="none", size=file.size)
         self._file = file
 
     def _fetch_range(self, start: int, end: int) -> bytes:

@@ -15,10 +15,39 @@ from kachery_p2p.protocol.limits import MANIFEST_CHUNK
 
 fsspec = pytest.importorskip("fsspec")
 
-NAMES = (
-    "plain.txt a+b a@b a:b x,y (1).txt year=2020 [1].txt a*b what? a#b 50%.txt a%20b a%41 é 日本.txt "
-    "a'b a\"b a!b a&b a;b a|b a\\b -x .hidden ~"
-).split() + ["a b", " lead", "trail ", "tab\tname", "new\nline"]
+NAMES = [
+    "plain.txt",
+    "a+b",
+    "a@b",
+    "a:b",
+    "x,y",
+    "(1).txt",
+    "year=2020",
+    "[1].txt",
+    "a*b",
+    "what?",
+    "a#b",
+    "50%.txt",
+    "a%20b",
+    "a%41",
+    "é",
+    "日本.txt",
+    "a'b",
+    'a"b',
+    "a!b",
+    "a&b",
+    "a;b",
+    "a|b",
+    "a\\b",
+    "-x",
+    ".hidden",
+    "~",
+    "a b",
+    " lead",
+    "trail ",
+    "tab\tname",
+    "new\nline",
+]
 
 
 @pytest.fixture
@@ -121,7 +150,9 @@ def packed(folder: Path) -> tuple[str, bytes]:
     return uri, data
 
 
-def test_a_path_ends_with_what_the_file_is_called(packed: tuple[str, bytes], tmp_path: Path) -> None:
+def test_a_path_ends_with_what_the_file_is_called(
+    packed: tuple[str, bytes], tmp_path: Path
+) -> None:
     uri, data = packed
     with fsspec.open(uri, compression="infer") as file:
         assert file.read() == data
