@@ -45,8 +45,8 @@ _ADVICE: Final = {
     errno.EMFILE: _DESCRIPTORS,
     errno.ENFILE: _DESCRIPTORS,
     errno.EFBIG: " for this file system, or for 'ulimit -f'",
-    errno.EXDEV: " (a folder inside the storage lies on another file system, or leads there: move all of "
-    "the storage there, and have a link to it here)",
+    errno.EXDEV: " (a folder inside the storage lies on another file system, or leads there: move "
+    "all of the storage there, and have a link to it here)",
 }
 _REFUSED: Final = (errno.EACCES, errno.EPERM)
 CANNOT: Final = (*_REFUSED, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)

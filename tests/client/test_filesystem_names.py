@@ -16,9 +16,10 @@ from kachery_p2p.protocol.limits import MANIFEST_CHUNK
 fsspec = pytest.importorskip("fsspec")
 
 NAMES = (
-    "plain.txt a+b a@b a:b x,y (1).txt year=2020 [1].txt a*b what? a#b 50%.txt a%20b a%41 é 日本.txt "
-    "a'b a\"b a!b a&b a;b a|b a\\b -x .hidden ~"
-).split() + ["a b", " lead", "trail ", "tab\tname", "new\nline"]
+    *("plain.txt", "a+b", "a@b", "a:b", "x,y", "(1).txt", "year=2020", "[1].txt", "a*b", "what?"),
+    *("a#b", "50%.txt", "a%20b", "a%41", "é", "日本.txt", "a'b", 'a"b', "a!b", "a&b", "a;b", "a|b"),
+    *("a\\b", "-x", ".hidden", "~", "a b", " lead", "trail ", "tab\tname", "new\nline"),
+)
 
 
 @pytest.fixture

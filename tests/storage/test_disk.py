@@ -58,11 +58,10 @@ def test_a_folder_that_cannot_be_synced_is_used_all_the_same(
 def test_a_folder_that_fails_to_be_synced_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with BlobStore(tmp_path / "s").open() as store:
-        with monkeypatch.context() as patch:
-            refuse_folders(patch, errno.EIO)
-            with pytest.raises(StorageDamaged):
-                store.store_bytes(os.urandom(MANIFEST_CHUNK + 1))
+    with BlobStore(tmp_path / "s").open() as store, monkeypatch.context() as patch:
+        refuse_folders(patch, errno.EIO)
+        with pytest.raises(StorageDamaged):
+            store.store_bytes(os.urandom(MANIFEST_CHUNK + 1))
 
 
 def test_temporary_files_have_a_folder_though_it_was_tidied_away(tmp_path: Path) -> None:
