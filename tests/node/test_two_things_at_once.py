@@ -19,21 +19,25 @@ from hypothesis import strategies as st
 
 from kachery_p2p.node.incoming import incoming
 from tests.node.abilities import ABILITIES, ERRORS, Hostile
+from tests.node.abuses import ABUSES
 from tests.node.feeds.lab import Subfeed
 from tests.node.harness import Lab, laboratory, until
+from tests.node.keepers.lab import offer
 from tests.node.tasks.lab import Job, Request, backend
 from tests.patience import patience
 
 SIZE = 3 << 20
+ALL_ABILITIES = (*ABILITIES, *ABUSES)
 
 Step = tuple[int, str, int]
 STEPS = st.lists(
-    st.tuples(st.integers(0, len(ABILITIES) - 1), st.sampled_from("AP"), st.integers(0, 20)),
+    st.tuples(st.integers(0, len(ALL_ABILITIES) - 1), st.sampled_from("AP"), st.integers(0, 20)),
     min_size=2,
     max_size=8,
 )
 """Which ability, at which node, and how many milliseconds pass before the next one."""
-ALL: list[Step] = [(number, "AP"[number % 2], 2) for number in range(len(ABILITIES))]
+ALL: list[Step] = [(number, "AP"[number % 2], 2) for number in range(len(ALL_ABILITIES))]
+ABUSED: list[Step] = [each for each in ALL if ALL_ABILITIES[each[0]] in ABUSES]
 
 
 class Bugs(logging.Handler):
@@ -75,6 +79,7 @@ class Runs(Counter[Any]):
 @given(STEPS, st.integers(0, 1 << 32))
 @example(ALL, 1)
 @example(ALL[::-1], 2)
+@example([(number, "PA"[at == "P"], 0) for number, at, _ in ABUSED * 2], 3)
 def test_whatever_a_member_does_at_once_others_are_served_and_nothing_is_left(
     steps: list[Step], seed: int
 ) -> None:
@@ -88,6 +93,7 @@ async def story(steps: list[Step], rng: random.Random) -> None:
     async with laboratory("A", "B", "C", listening=("A",)) as lab, backend(lab, "A", functions):
         sha1, _ = await lab.store("A", rng.randbytes(SIZE))
         feed = await Subfeed.create(lab)
+        await offer(lab, "A")
         hostile = Hostile(lab, sha1, SIZE, rng)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(honest(lab, feed, 0))
@@ -105,7 +111,7 @@ async def story(steps: list[Step], rng: random.Random) -> None:
 
 
 async def attempt(hostile: Hostile, number: int, at: str) -> None:
-    ability = ABILITIES[number]
+    ability = ALL_ABILITIES[number]
     with contextlib.suppress(*ERRORS):
         async with asyncio.timeout(patience(5)):
             await ability(hostile, at)

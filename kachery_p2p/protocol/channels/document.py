@@ -439,12 +439,11 @@ def _needs_secret(bits: int) -> bool:
 
 
 def _entry(public: bytes, label: str, bits: int, secret: bytes) -> Member:
-    sealed = b""
-    if _needs_secret(bits):
-        if len(secret) != SECRET_BYTES:
-            raise BadInput(what="channel secret", reason=f"it is {SECRET_BYTES} bytes")
-        sealed = seal_to(public, secret)
-    return Member(public, label, bits, sealed)
+    if not _needs_secret(bits):
+        return Member(public, label, bits, b"")
+    if len(secret) != SECRET_BYTES:
+        raise BadInput(what="channel secret", reason=f"it is {SECRET_BYTES} bytes")
+    return Member(public, label, bits, seal_to(public, secret))
 
 
 def _sorted(members: Iterable[Member]) -> tuple[Member, ...]:
