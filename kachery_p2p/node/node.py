@@ -235,7 +235,7 @@ class Node:
         self.announcer.start()
         await self.routes.start(config, self.listening)
         self._keep_house()
-        self.network.spawn(self.upkeep.index(), name="index storage")
+        self.network.spawn(self.upkeep.index(self.announcer.scanned), name="index storage")
         self.bootstraps.refresh()
         services = self._services()
         self.calls = Calls(services)

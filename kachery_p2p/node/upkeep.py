@@ -7,11 +7,13 @@ announcement logs that are no more, with pauses for others on the loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
 from kachery_p2p.protocol.gossip.index import Index
+from kachery_p2p.protocol.limits import INDEX_WAIT_SECONDS
 from kachery_p2p.storage.sweeper import Sweeper
 
 from . import memory
@@ -53,9 +55,16 @@ class Upkeep:
         self._rounds = 0
         self._giving = memory.Giving()
 
-    async def index(self) -> None:
+    async def index(self, announced: asyncio.Event) -> None:
         """Bring the index of the storage in line with it, if that was never done or it is another
-        folder; then let go what is over the limit."""
+        folder; then let go what is over the limit.
+
+        That takes twice as long as announcing what is there, and both at once take as long as one after
+        the other: first comes what others wait for, ``announced``, unless it takes very long.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(INDEX_WAIT_SECONDS):
+                await announced.wait()
         while not self._context.inventory.complete:
             if not await self._workers.disk(self._sweeper.step):
                 return

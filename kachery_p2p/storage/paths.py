@@ -80,23 +80,34 @@ def parse_name(name: str) -> tuple[str, str] | None:
 
 
 def scan(root: Path) -> Iterator[Entry]:
-    """Every blob and link under ``root``, in the order of the folders.
+    """Every blob and link under ``root``, as :func:`names` gives them. The size of a link is that of
+    the link file."""
+    for _, folder in leaf_folders(root):
+        for item, sha1, kind in _items(folder):
+            with contextlib.suppress(FileNotFoundError):
+                yield Entry(sha1, item.stat().st_size, kind)
+
+
+def names(root: Path) -> Iterator[tuple[str, Kind]]:
+    """The hash of every blob and link under ``root``, in the order of the folders.
 
     A folder is listed when it is reached, so memory does not grow with the storage. What vanishes
-    meanwhile or may not be read is left out, and so are files that lie in the wrong folder. The size
-    of a link is that of the link file; whether the link is good is for the store to say. A hash may
-    come twice.
+    meanwhile or may not be read is left out, and so are files that lie in the wrong folder. Whether a
+    link is good is for the store to say. A hash may come twice.
     """
-    for folder in leaf_folders(root):
-        yield from _entries(folder, "".join(folder.parts[-3:]))
+    for _, folder in leaf_folders(root):
+        for _, sha1, kind in _items(folder):
+            yield sha1, kind
 
 
-def leaf_folders(root: Path) -> Iterator[Path]:
-    """The folders in which blobs lie, in order; those above are listed when they are reached."""
-    for aa in _folders(root / "sha1"):
-        for bb in _folders(Path(aa.path)):
-            for cc in _folders(Path(bb.path)):
-                yield Path(cc.path)
+def leaf_folders(root: Path) -> Iterator[tuple[str, str]]:
+    """The folders in which blobs lie, in order, each with the six digits with which their names begin;
+    those above are listed when they are reached. Text: of a million files most have a folder of their
+    own."""
+    for aa, first in _folders(f"{root}/sha1"):
+        for bb, second in _folders(first):
+            for cc, third in _folders(second):
+                yield f"{aa}{bb}{cc}", third
 
 
 def beside(folder: Path | str) -> dict[str, dict[str, os.stat_result]]:
@@ -119,29 +130,33 @@ def beside(folder: Path | str) -> dict[str, dict[str, os.stat_result]]:
     return found
 
 
-def _folders(folder: Path) -> list[os.DirEntry[str]]:
+def _folders(folder: str) -> list[tuple[str, str]]:
+    """Name and path of those in one that are named by two digits."""
     try:
         with os.scandir(folder) as listing:
             return sorted(
-                (item for item in listing if _PAIR.fullmatch(item.name) and item.is_dir()),
-                key=lambda item: item.name,
+                (item.name, item.path)
+                for item in listing
+                if _PAIR.fullmatch(item.name) and item.is_dir()
             )
     except (FileNotFoundError, PermissionError):
         return []
 
 
-def _entries(folder: Path, prefix: str) -> Iterator[Entry]:
+def _items(folder: str) -> list[tuple[os.DirEntry[str], str, Kind]]:
+    """The blobs and links in a leaf folder, by name, with their hashes."""
+    prefix = folder[-8:].replace("/", "")
+    found: list[tuple[os.DirEntry[str], str, Kind]] = []
     try:
         with os.scandir(folder) as listing:
-            items = sorted(listing, key=lambda item: item.name)
+            for item in listing:
+                named = parse_name(item.name)
+                if named is None or not named[0].startswith(prefix) or named[1] not in _KINDS:
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    if item.is_file():
+                        found.append((item, named[0], _KINDS[named[1]]))
     except (FileNotFoundError, PermissionError):
-        return
-    for item in items:
-        named = parse_name(item.name)
-        if named is None or not named[0].startswith(prefix) or named[1] not in _KINDS:
-            continue
-        try:
-            if item.is_file():
-                yield Entry(named[0], item.stat().st_size, _KINDS[named[1]])
-        except FileNotFoundError:
-            continue
+        return []
+    found.sort(key=lambda each: each[0].name)
+    return found

@@ -129,15 +129,12 @@ class ChannelRow:
 
 
 class Announcement(NamedTuple):
-    """One entry of this node's own announcement log on a channel.
-
-    ``name``: 20 bytes that say what the blinded key stands for (the column is called ``sha1``).
-    """
+    """One entry of this node's own announcement log on a channel. (The column ``sha1`` is of older
+    versions.)"""
 
     seq: int
     op: int
     key: bytes
-    name: bytes
 
 
 class StateDB(InvitationTables, PassTables, OriginTables, PinTables, KeptTables, KnownFileTables):
@@ -220,14 +217,14 @@ class StateDB(InvitationTables, PassTables, OriginTables, PinTables, KeptTables,
     # --- announcements ---------------------------------------------------------------------------
 
     def append_announcements(
-        self, channel_id: str, entries: Iterable[tuple[int, int, bytes, bytes]]
+        self, channel_id: str, entries: Iterable[tuple[int, int, bytes]]
     ) -> None:
-        """Append (seq, op, key, 20-byte name) entries in one transaction.
+        """Append (seq, op, key) entries in one transaction.
 
         Raises:
             StorageDamaged: a number is taken, so two writers are at work; nothing was appended.
         """
-        rows = [(channel_id, *entry) for entry in entries]
+        rows = [(channel_id, *entry, b"") for entry in entries]
         with self.transaction() as db:
             self._insert(db, "INSERT INTO announcements", rows)
 
@@ -236,7 +233,7 @@ class StateDB(InvitationTables, PassTables, OriginTables, PinTables, KeptTables,
     ) -> list[Announcement]:
         """Entries from ``from_seq`` on, in order, at most ``limit``."""
         rows = self._rows(
-            "SELECT seq, op, key, sha1 FROM announcements WHERE channel_id = ? AND seq >= ? "
+            "SELECT seq, op, key FROM announcements WHERE channel_id = ? AND seq >= ? "
             "ORDER BY seq LIMIT ?",
             channel_id,
             from_seq,

@@ -22,8 +22,8 @@ Non-goals: blobs, links, temporary files (see :meth:`.files.blobs.BlobStore.clea
 
 from __future__ import annotations
 
-import contextlib
 import heapq
+import itertools
 import logging
 import os
 import threading
@@ -42,6 +42,7 @@ from kachery_p2p.protocol.limits import (
     SWEEP_FOLDERS,
     SWEEP_PAUSE_SECONDS,
     SWEEP_ROWS,
+    SWEEP_TOGETHER,
 )
 from kachery_p2p.storage.files.blobs import BlobStore
 
@@ -53,6 +54,8 @@ from .state import StateDB
 _log = logging.getLogger(__name__)
 
 _CONTENT: Final = ("", paths.LINK, paths.PARTIAL, paths.PARTIAL_MAP)
+_ALONE: Final = frozenset({""})
+"""Of content with nothing beside it."""
 
 
 def ignore(fresh: list[str], gone: list[str]) -> None:
@@ -77,7 +80,7 @@ class Sweeper:
         self._store = store
         self._state = state
         self._clock = clock
-        self._round: Iterator[None] | None = None
+        self._round: Iterator[int] | None = None
         self._turn = threading.Lock()
         self._rest_until = float("-inf")
 
@@ -102,10 +105,13 @@ class Sweeper:
                 return
             self._round = self._all()
         try:
-            for _ in range(SWEEP_FOLDERS):
-                if next(self._round, _OVER) is _OVER:
+            looked = 0
+            while looked < SWEEP_FOLDERS:
+                some = next(self._round, None)
+                if some is None:
                     self._rest()
                     return
+                looked += some
         except (KacheryError, OSError) as error:
             _log.warning("the storage could not be tidied: %s", error)
             self._rest()
@@ -114,7 +120,7 @@ class Sweeper:
         self._round = None
         self._rest_until = time.monotonic() + SWEEP_PAUSE_SECONDS
 
-    def _all(self) -> Iterator[None]:
+    def _all(self) -> Iterator[int]:
         yield from self._folders()
         if self._store.read_only:
             return
@@ -123,75 +129,80 @@ class Sweeper:
 
     # --- files -----------------------------------------------------------------------------------
 
-    def _folders(self) -> Iterator[None]:
+    def _folders(self) -> Iterator[int]:
         aside = _Newest()
         before = ""
-        for folder in paths.leaf_folders(self._store.root):
-            prefix = "".join(folder.parts[-3:])
-            yield from self._look_between(before, prefix)
-            self._sweep_folder(folder, aside)
-            before = prefix
-            yield
-        yield from self._look_between(before, "")
+        leaves = paths.leaf_folders(self._store.root)
+        while some := list(itertools.islice(leaves, SWEEP_TOGETHER)):
+            files = {
+                sha1: found for _, folder in some for sha1, found in paths.beside(folder).items()
+            }
+            last = some[-1][0]
+            yield from self._compare(before, last, files)
+            if not self._store.read_only:
+                self._tidy(files, aside)
+            before = last
+            yield len(some)
+        yield from self._compare(before, "", {})
         if self._inventory is not None:
             self._inventory.is_complete()
 
-    def _sweep_folder(self, folder: Path, aside: _Newest) -> None:
-        files = paths.beside(folder)
-        if self._inventory is not None:
-            with self._store.arrivals.halted() as under_way:
-                coming = set(files.keys() & under_way.keys())
-            fresh, gone = self._inventory.compare(folder, files, coming)
-            if fresh or gone:
-                self._moved(fresh, gone)
-        if self._store.read_only:
-            return
-        for sha1, found in files.items():
-            for suffix, status in found.items():
-                if suffix.startswith(paths.CORRUPT):
-                    for path in aside.add(folder / f"{sha1}{suffix}", status):
-                        remove(path)
-                        self._store.ledger.changed(path.name[:40])
-            self._sweep_partial(sha1, found)
-
-    def _look_between(self, after: str, before: str) -> Iterator[None]:
-        """Look at what the index has in folders that are not there."""
+    def _compare(
+        self, after: str, last: str, files: dict[str, dict[str, os.stat_result]]
+    ) -> Iterator[int]:
+        """The index with what lies in some folders, and in none between them."""
         if self._inventory is None:
             return
-        while names := self._inventory.between(after, before, SWEEP_ROWS):
-            gone = [sha1 for sha1 in names if self._inventory.look(sha1) is None]
-            self._moved([], gone)
-            yield
-            if not gone:
-                return
+        with self._store.arrivals.halted() as under_way:
+            coming = set(files.keys() & under_way.keys())
+        for fresh, gone in self._inventory.compare(after, last, files, coming):
+            if fresh or gone:
+                self._moved(fresh, gone)
+            yield 1
 
-    def _sweep_partial(self, sha1: str, found: dict[str, os.stat_result]) -> None:
+    def _tidy(self, files: dict[str, dict[str, os.stat_result]], aside: _Newest) -> None:
+        for sha1, found in files.items():
+            if found.keys() == _ALONE:
+                continue
+            for suffix, status in found.items():
+                if suffix.startswith(paths.CORRUPT):
+                    for path in aside.add(self._store.path(sha1, suffix), status):
+                        remove(path)
+                        self._store.ledger.changed(path.name[:40])
+            if self._left(found):
+                self._sweep_partial(sha1)
+
+    def _left(self, found: dict[str, os.stat_result]) -> list[str]:
+        """What lies there for nothing: a download that nobody went on with, or what is beside content
+        that has gone."""
         parts: list[str] = [suffix for suffix in paths.OF_PARTIAL if suffix in found]
         if not any(suffix in found for suffix in _CONTENT):
             parts += [suffix for suffix in (paths.TREE, paths.CHECKED) if suffix in found]
-        if not parts:
-            return
-        newest = max(found[suffix].st_mtime for suffix in parts)
-        if newest > self._clock() - PARTIAL_KEEP_SECONDS:
-            return
+        newest = max((found[suffix].st_mtime for suffix in parts), default=0.0)
+        return parts if newest <= self._clock() - PARTIAL_KEEP_SECONDS else []
+
+    def _sweep_partial(self, sha1: str) -> None:
         with self._store.arrivals.halted() as under_way:
             if sha1 in under_way:
                 return
-            for suffix in parts:
+            # It was listed a while ago: somebody may have gone on with it, and paused.
+            left = self._left(paths.beside(self._store.path(sha1).parent).get(sha1, {}))
+            for suffix in left:
                 remove(self._store.path(sha1, suffix))
-        self._store.ledger.changed(sha1)
-        _log.info("a download of sha1://%s that nobody went on with was removed", sha1)
+        if left:
+            self._store.ledger.changed(sha1)
+            _log.info("a download of sha1://%s that nobody went on with was removed", sha1)
 
     # --- rows ------------------------------------------------------------------------------------
 
-    def _rows(self) -> Iterator[None]:
+    def _rows(self) -> Iterator[int]:
         after = ""
         while page := self._state.described(after, SWEEP_ROWS):
             gone = [sha1 for sha1 in page if self._is_gone(sha1)]
             here = sorted(set(page) - set(gone))
             self._state.note_gone(gone, here, self._clock())
             after = page[-1]
-            yield
+            yield 1
         before = self._clock() - ORIGIN_KEEP_SECONDS
         while page := self._state.long_gone(before, SWEEP_ROWS):
             with self._store.arrivals.halted() as under_way:
@@ -199,14 +210,14 @@ class Sweeper:
                 self._state.forget_content(still)
             if len(still) < len(page):
                 return  # the rest is found to be here in the next round
-            yield
+            yield 1
 
     def _is_gone(self, sha1: str) -> bool:
         if self._store.in_journal(sha1):
             return False  # a start after a power cut would bring it back
         return not any(os.path.lexists(self._store.path(sha1, suffix)) for suffix in _CONTENT)
 
-    def _downloads(self) -> Iterator[None]:
+    def _downloads(self) -> Iterator[int]:
         """Where bytes came from matters as long as they are a part of something."""
         after = ""
         while page := self._state.downloads(after, SWEEP_ROWS):
@@ -215,7 +226,7 @@ class Sweeper:
                 if over:
                     self._state.forget_downloads(over)
             after = page[-1]
-            yield
+            yield 1
 
     def _is_over(self, sha1: str) -> bool:
         return not any(
@@ -244,7 +255,3 @@ class _Newest:
             self.bytes -= size
             over.append(Path(oldest))
         return over
-
-
-_OVER: Final = contextlib.nullcontext()
-"""What is no step of a round."""

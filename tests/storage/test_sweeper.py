@@ -222,6 +222,7 @@ def test_nothing_is_forgotten_between_the_origin_and_its_blob(place):
 
 def test_a_step_is_bounded_and_a_round_follows_the_last_after_a_pause(place, monkeypatch):
     monkeypatch.setattr(sweeper, "SWEEP_FOLDERS", 5)
+    monkeypatch.setattr(sweeper, "SWEEP_TOGETHER", 5)
     for number in range(20):
         place.begin(content(100, seed=number)).close()
     place.now += 100 * DAY

@@ -3,14 +3,19 @@ fetching."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
 from kachery_p2p.node.context import Context
 from kachery_p2p.node.gossip.announcer import Announcer
-from kachery_p2p.node.gossip.ordered_scan import Remake
-from kachery_p2p.protocol.files.keys import FILE_CONTEXT, PART_CONTEXT, file_key, part_key
+from kachery_p2p.node.gossip.ordered_scan import Page, Remake
+from kachery_p2p.protocol.files.keys import FILE_CONTEXT, PART_CONTEXT, file_key_of, part_key
 from kachery_p2p.protocol.gossip.keys import ContentKey, ContentKind
-from kachery_p2p.storage.paths import scan
+from kachery_p2p.storage.paths import names
+
+_PAGE: Final = 500
+"""Files in a page of a scan."""
 
 
 class BlobOffers:
@@ -18,19 +23,23 @@ class BlobOffers:
 
     kind: ContentKind = "files"
     contexts = frozenset({FILE_CONTEXT})
-    many: Mapping[bytes, Remake] = {FILE_CONTEXT: lambda identifier: file_key(identifier.hex())}
+    many: Mapping[bytes, Remake] = {FILE_CONTEXT: file_key_of}
 
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    def scan(self) -> Iterator[ContentKey]:
+    def scan(self) -> Iterator[Page]:
+        found = self._here()
+        while some := list(itertools.islice(found, _PAGE)):
+            yield Page(FILE_CONTEXT, [bytes.fromhex(sha1) for sha1 in some])
+
+    def _here(self) -> Iterator[str]:
         store = self._context.store
-        for entry in scan(store.root):
-            if entry.kind != "link" or store.find(entry.sha1) is not None:
-                yield file_key(entry.sha1)
+        for sha1, kind in names(store.root):
+            if kind != "link" or store.find(sha1) is not None:
+                yield sha1
         if self._context.elsewhere is not None:
-            for sha1 in self._context.elsewhere.scan():
-                yield file_key(sha1)
+            yield from self._context.elsewhere.scan()
 
     def leaving(self, contents: Sequence[ContentKey], channel: bytes) -> Iterable[ContentKey]:
         of = {content.identifier.hex(): content for content in contents}

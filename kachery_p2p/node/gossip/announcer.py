@@ -19,11 +19,18 @@ answering look-ups, see :mod:`~kachery_p2p.node.gossip.availability`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.protocol.errors import BadInput
-from kachery_p2p.protocol.gossip.announcements import MARK, PROVIDE, WITHDRAW, AnnouncementLog
+from kachery_p2p.protocol.gossip.announcements import (
+    MARK,
+    PROVIDE,
+    WITHDRAW,
+    AnnouncementLog,
+    Change,
+)
 from kachery_p2p.protocol.gossip.completeness import NOTHING_COMPLETE, pack_mark, says_complete
 from kachery_p2p.protocol.gossip.keys import KINDS, ContentKey, ContentKind, provide_role
 from kachery_p2p.protocol.limits import (
@@ -34,8 +41,10 @@ from kachery_p2p.protocol.limits import (
 
 from .comparison import Comparison, Offers, all_leaving
 from .overtaking import Overtaking
-from .own_log import NO_NAME, Change, LogKeeper
+from .own_log import LogKeeper
 
+_AT_ONCE = 1_000
+"""Entries of a log that are written, and told of, together."""
 _RETRY_SECONDS = 1.0
 """What could not be written to the log is tried again after this."""
 
@@ -144,19 +153,16 @@ class Announcer:
             leaving = all_leaving(self._by_context, here, channel)
             return sorted(
                 (
-                    (
-                        PROVIDE if content in leaving else WITHDRAW,
-                        content.blinded(secret[1]),
-                        content.name,
-                    )
+                    (PROVIDE if content in leaving else WITHDRAW, content.blinded(secret[1]))
                     for content in pending
                 ),
                 key=lambda change: change[1],
             )
 
-        head = own.head
-        if await self._keeper.append(channel, own, changes):
-            self._tell(channel, head)
+        for some in _pages(await self._context.workers.disk(changes)):
+            head = own.head
+            if await self._keeper.append(channel, own, some):
+                self._tell(channel, head)
         if own.needs_compaction():
             await self._compact(channel, own)
 
@@ -292,7 +298,7 @@ class Announcer:
         self, channel: bytes, own: AnnouncementLog, mark: bytes, *, tell: bool = True
     ) -> None:
         head = own.head
-        changed = await self._keeper.append(channel, own, lambda: [(MARK, mark, NO_NAME)])
+        changed = await self._keeper.append(channel, own, [(MARK, mark)])
         if changed and tell:
             self._tell(channel, head)
 
@@ -329,11 +335,11 @@ class Announcer:
                     return
                 await self._mark_also(channel, own, part)
         if comparison.gone:
-            names = await self._keeper.names(channel)
-            gone = sorted(key for key in comparison.gone if key in names)
-            stale = [(WITHDRAW, key, names[key]) for key in gone]
-            if not await self._change(channel, own, stale):
-                return
+            gone = comparison.gone.ordered()
+            while stale := await self._context.workers.disk(list, islice(gone, _AT_ONCE)):
+                changes = [(WITHDRAW, key) for key in stale]
+                if not go_on() or not await self._change(channel, own, changes):
+                    return
         async with self._lock:
             if go_on() and own.needs_compaction():
                 await self._compact(channel, own)
@@ -353,9 +359,8 @@ class Announcer:
             # What came or went since it was looked at has been announced, or is about to be.
             _, newer = self._meanwhile[channel]
             head = own.head
-            if await self._keeper.append(
-                channel, own, lambda: [change for change in changes if change[1] not in newer]
-            ):
+            mine = [change for change in changes if change[1] not in newer]
+            if await self._keeper.append(channel, own, mine):
                 self._tell(channel, head)
             return True
 
@@ -406,6 +411,13 @@ class Announcer:
                 return
             await self._start_epoch(channel, epoch)
         self.on_change(channel)
+
+
+def _pages(changes: list[Change]) -> Iterator[list[Change]]:
+    """A hundred thousand that go at once are not written and told of at once: the event loop takes part
+    in it."""
+    for start in range(0, len(changes), _AT_ONCE):
+        yield changes[start : start + _AT_ONCE]
 
 
 def _covered(own: AnnouncementLog, secret_version: int) -> frozenset[ContentKind]:

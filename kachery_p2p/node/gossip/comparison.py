@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from typing import Protocol
 
 from kachery_p2p.node.workers import Workers
-from kachery_p2p.protocol.gossip.announcements import PROVIDE, AnnouncementLog
+from kachery_p2p.protocol.gossip.announcements import PROVIDE, AnnouncementLog, Change
+from kachery_p2p.protocol.gossip.blinding import blinding
 from kachery_p2p.protocol.gossip.keys import ContentKey, ContentKind
 
-from .ordered_scan import OrderedScan, Remake
-from .own_log import Change
+from .ordered_scan import OrderedScan, Page, Remake
 
 _SLICE = 1_000
 """Contents dealt with in one visit to a worker thread."""
@@ -38,8 +38,9 @@ class Offers(Protocol):
         """Those of the contexts in which there may be very many, and how a content is made again from
         its identifier; all of one context are of one length."""
 
-    def scan(self) -> Iterator[ContentKey]:
-        """Everything that is here."""
+    def scan(self) -> Iterator[ContentKey | Page]:
+        """Everything that is here; of those of ``many`` a page at a time, about as much as is dealt
+        with in one visit to a worker thread, or less."""
 
     def leaving(self, contents: Sequence[ContentKey], channel: bytes) -> Iterable[ContentKey]:
         """Those that may go out on a channel at all: what was fetched on another may not."""
@@ -73,7 +74,7 @@ class Comparison:
         go_on: Callable[[], bool],
         change: Callable[[list[Change]], Awaitable[bool]],
     ) -> None:
-        self.gone = set(own)
+        self.gone = own.keys()
         """Keys in the log of what was not seen so far."""
         self._disk = workers.disk
         self._offers = offers
@@ -106,17 +107,37 @@ class Comparison:
                 return None
         return fresh
 
-    def _some(self, found: Iterator[ContentKey], fresh: OrderedScan) -> bool:
-        here = list(itertools.islice(found, _SLICE))
-        for content in here:
-            key = content.blinded(self._secret)
+    def _some(self, found: Iterator[ContentKey | Page], fresh: OrderedScan) -> bool:
+        seen = 0
+        for each in found:
+            if isinstance(each, Page):
+                seen += len(each.identifiers)
+                fresh.add_many(each.context, self._unsaid(each))
+            else:
+                seen += 1
+                key = each.blinded(self._secret)
+                if self._is_unsaid(key):
+                    fresh.add(key, each)
+            if seen >= _SLICE:
+                return True
+        return seen > 0
+
+    def _unsaid(self, page: Page) -> Iterator[tuple[bytes, bytes]]:
+        blinded = blinding(self._secret, page.context)
+        for identifier in page.identifiers:
+            key = blinded(identifier)
+            if self._is_unsaid(key):
+                yield key, identifier
+
+    def _is_unsaid(self, key: bytes) -> bool:
+        """It is here; whether the log does not say so."""
+        if key in self._own:
             self.gone.discard(key)
-            if key not in self._own:
-                fresh.add(key, content)
-        return bool(here)
+            return False
+        return True
 
     def _allowed(self, ordered: Iterator[tuple[bytes, ContentKey]]) -> tuple[bool, list[Change]]:
         here = list(itertools.islice(ordered, _SLICE))
         leaving = all_leaving(self._by_context, (content for _, content in here), self._channel)
-        changes = [(PROVIDE, key, content.name) for key, content in here if content in leaving]
+        changes = [(PROVIDE, key) for key, content in here if content in leaving]
         return bool(here), changes

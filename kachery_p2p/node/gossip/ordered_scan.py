@@ -10,8 +10,8 @@ one another, and neither have their orders.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
 
 from kachery_p2p.protocol.gossip.keys import ContentKey
 from kachery_p2p.protocol.limits import BLINDED_KEY_BYTES
@@ -19,6 +19,13 @@ from kachery_p2p.protocol.limits import BLINDED_KEY_BYTES
 _PARTS: Final = 256
 Remake = Callable[[bytes], ContentKey]
 """Makes a content again of its identifier."""
+
+
+class Page(NamedTuple):
+    """Some of very many contents of one context, by their identifiers."""
+
+    context: bytes
+    identifiers: list[bytes]
 
 
 class OrderedScan:
@@ -37,12 +44,17 @@ class OrderedScan:
 
     def add(self, key: bytes, content: ContentKey) -> None:
         """``key`` is the content's blinded key."""
-        packed = self._packed.get(content.context)
-        if packed is None:
+        if content.context in self._packed:
+            self.add_many(content.context, [(key, content.identifier)])
+        else:
             self._others.append((key, content))
-            return
-        self._sizes[content.context] = BLINDED_KEY_BYTES + len(content.identifier)
-        packed[key[0]] += key + content.identifier
+
+    def add_many(self, context: bytes, items: Iterable[tuple[bytes, bytes]]) -> None:
+        """Pairs (blinded key, identifier) of a context in which there may be very many."""
+        packed = self._packed[context]
+        for key, identifier in items:
+            self._sizes[context] = BLINDED_KEY_BYTES + len(identifier)
+            packed[key[0]] += key + identifier
 
     def __iter__(self) -> Iterator[tuple[bytes, ContentKey]]:
         """(key, content) by key; what was given is forgotten."""
@@ -51,17 +63,18 @@ class OrderedScan:
             others.setdefault(key[0], []).append((key, content))
         self._others.clear()
         for part in range(_PARTS):
-            items: list[tuple[bytes, bytes, ContentKey | None, bytes]] = [
-                (key, content.identifier, content, content.context)
-                for key, content in others.pop(part, ())
-            ]
+            items = [(key + content.identifier, content) for key, content in others.pop(part, ())]
             for context, parts in self._packed.items():
                 packed, parts[part] = bytes(parts[part]), bytearray()
-                size = self._sizes.get(context, 1)
-                for at in range(0, len(packed), size):
-                    key = packed[at : at + BLINDED_KEY_BYTES]
-                    identifier = packed[at + BLINDED_KEY_BYTES : at + size]
-                    items.append((key, identifier, None, context))
-            items.sort(key=lambda item: item[:2])
-            for key, identifier, other, context in items:
-                yield key, other or self._many[context](identifier)
+                size, remake = self._sizes.get(context, 1), self._many[context]
+                items += [
+                    (record, remake(record[BLINDED_KEY_BYTES:]))
+                    for record in (packed[at : at + size] for at in range(0, len(packed), size))
+                ]
+            items.sort(key=_record)
+            for record, content in items:
+                yield record[:BLINDED_KEY_BYTES], content
+
+
+def _record(item: tuple[bytes, ContentKey]) -> bytes:
+    return item[0]

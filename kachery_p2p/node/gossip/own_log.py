@@ -10,17 +10,15 @@ Non-goals: what belongs into a log, and telling others.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Sequence
 
 from kachery_p2p.node.context import Context
 from kachery_p2p.protocol.errors import BadInput
-from kachery_p2p.protocol.gossip.announcements import AnnouncementLog, Entry
+from kachery_p2p.protocol.gossip.announcements import AnnouncementLog, Change, Entry
 
-NO_NAME = bytes(20)
-"""Stands beside a mark, which is of no content."""
-
-Change = tuple[int, bytes, bytes]
-"""(operation, blinded key, name)."""
+_PAGE = 1_000
+"""Entries that are read or written at a time: a log may have two millions of them."""
 
 
 class LogKeeper:
@@ -36,21 +34,21 @@ class LogKeeper:
         name = channel.hex()
         epoch = self._state.epoch(name)
         version = int(self._state.get_meta(f"secret:{name}") or -1)
-        rows = self._state.announcements(name)
+        log = AnnouncementLog(epoch)
         try:
-            return AnnouncementLog(epoch, [(row.seq, row.op, row.key) for row in rows]), version
+            while rows := self._state.announcements(name, log.head + 1, _PAGE):
+                log.extend(rows)
         except BadInput:
             # What was written while the channel was being left, say. What others know of this epoch is
             # not known here, so it must not go on.
             return self._restart(channel, epoch + 1, None), version
+        return log, version
 
     async def set_secret_version(self, channel: bytes, version: int) -> None:
         await self._disk(self._state.set_meta, f"secret:{channel.hex()}", str(version))
 
-    async def append(
-        self, channel: bytes, log: AnnouncementLog, changes: Callable[[], list[Change]]
-    ) -> bool:
-        """Append what ``changes`` gives, in a worker thread; whether that was anything.
+    async def append(self, channel: bytes, log: AnnouncementLog, changes: Sequence[Change]) -> bool:
+        """Append what is news of ``changes``; whether that was anything.
 
         Raises:
             StorageFull, StorageDamaged: nothing was appended.
@@ -58,12 +56,9 @@ class LogKeeper:
         """
 
         def write() -> list[Entry]:
-            wanted = changes()
-            entries = log.plan((operation, key) for operation, key, _ in wanted)
+            entries = log.plan(changes)
             if entries:
-                names = {key: name for _, key, name in wanted}
-                rows = [(seq, operation, key, names[key]) for seq, operation, key in entries]
-                self._state.append_announcements(channel.hex(), rows)
+                self._state.append_announcements(channel.hex(), entries)
             return entries
 
         entries = await self._disk(write)
@@ -77,18 +72,12 @@ class LogKeeper:
         return await self._disk(self._restart, channel, epoch, kept)
 
     def _restart(self, channel: bytes, epoch: int, kept: AnnouncementLog | None) -> AnnouncementLog:
-        entries = [] if kept is None else kept.compacted()
-        names = self._names(channel) if entries else {}
-        rows = [(seq, op, key, names.get(key, NO_NAME)) for seq, op, key in entries]
+        entries = iter(()) if kept is None else kept.compacted()
+        log = AnnouncementLog(epoch)
         with self._state.transaction():
             self._state.set_epoch(channel.hex(), epoch)
             self._state.clear_announcements(channel.hex())
-            self._state.append_announcements(channel.hex(), rows)
-        return AnnouncementLog(epoch, entries)
-
-    async def names(self, channel: bytes) -> dict[bytes, bytes]:
-        """The names of what was announced, by blinded key."""
-        return await self._disk(self._names, channel)
-
-    def _names(self, channel: bytes) -> dict[bytes, bytes]:
-        return {row.key: row.name for row in self._state.announcements(channel.hex())}
+            while some := list(itertools.islice(entries, _PAGE)):
+                self._state.append_announcements(channel.hex(), some)
+                log.extend(some)
+        return log

@@ -28,7 +28,12 @@ def file_key(sha1: str) -> ContentKey:
     """
     if not _SHA1.fullmatch(sha1):
         raise BadInput(what=f"SHA-1 {sha1[:80]!r}", reason="it is 40 lower-case hex digits")
-    return ContentKey("files", FILE_CONTEXT, bytes.fromhex(sha1), f"sha1://{sha1}")
+    return file_key_of(bytes.fromhex(sha1))
+
+
+def file_key_of(digest: bytes) -> ContentKey:
+    """A file, by its SHA-1 as 20 bytes."""
+    return ContentKey("files", FILE_CONTEXT, digest, f"sha1://{digest.hex()}")
 
 
 def part_key(sha1: str) -> ContentKey:

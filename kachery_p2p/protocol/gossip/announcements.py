@@ -38,6 +38,7 @@ from kachery_p2p.protocol.limits import (
 )
 
 from .completeness import NOTHING_COMPLETE
+from .key_set import KeySet
 
 PROVIDE: Final = 1
 WITHDRAW: Final = 2
@@ -166,7 +167,7 @@ class AnnouncementLog:
         self.mark = NOTHING_COMPLETE
         """What the newest mark of this epoch says."""
         self._packed = bytearray()
-        self._live: set[bytes] = set()
+        self._live = KeySet()
         self.extend(entries)
 
     def extend(self, entries: Iterable[Entry]) -> None:
@@ -197,6 +198,10 @@ class AnnouncementLog:
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._live)
+
+    def keys(self) -> KeySet:
+        """The keys that are provided now, as a set of its own."""
+        return self._live.copy()
 
     def plan(self, changes: Iterable[Change]) -> list[Entry]:
         """The entries that changes come to; what says nothing new is left out. Changes nothing, so
@@ -315,20 +320,21 @@ class AnnouncementLog:
         self.epoch, self._packed = new_epoch, fresh._packed
         return self.since(0)
 
-    def compacted(self) -> list[Entry]:
+    def compacted(self) -> Iterator[Entry]:
         """The entries of a new log that says what this one says now.
 
         Sorted, so that it does not tell in which order things came to be provided.
         """
-        entries = [(seq, PROVIDE, key) for seq, key in enumerate(sorted(self._live), 1)]
+        seq = 0
+        for seq, key in enumerate(self._live.ordered(), 1):
+            yield seq, PROVIDE, key
         if self.mark != NOTHING_COMPLETE:
-            entries.append((len(entries) + 1, MARK, self.mark))
-        return entries
+            yield seq + 1, MARK, self.mark
 
     def _append(self, operation: int, key: bytes) -> None:
         self._packed += _packed(operation, key)
         if operation == PROVIDE:
-            self._live.add(bytes(key))
+            self._live.add(key)
         elif operation == WITHDRAW:
             self._live.discard(key)
         else:

@@ -11,6 +11,7 @@ there are. It grants nothing: roles are checked on every request all the same.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
 
 from kachery_p2p.protocol.channels.document import SECRET_BYTES
@@ -24,8 +25,25 @@ def blinded_key(secret: bytes, context: bytes, identifier: bytes) -> bytes:
     Raises:
         BadInput: the secret is not 32 bytes, or the context is empty or longer than 16 bytes.
     """
+    return blinding(secret, context)(identifier)
+
+
+def blinding(secret: bytes, context: bytes) -> Callable[[bytes], bytes]:
+    """:func:`blinded_key` of very many identifiers of one context: what is the same for all of them is
+    computed once.
+
+    Raises:
+        BadInput: as :func:`blinded_key`.
+    """
     if len(secret) != SECRET_BYTES:
         raise BadInput(what="channel secret", reason=f"it is {SECRET_BYTES} bytes")
     if not 0 < len(context) <= blake2b.PERSON_SIZE:
         raise BadInput(what="blinding context", reason=f"1 to {blake2b.PERSON_SIZE} bytes")
-    return blake2b(identifier, digest_size=BLINDED_KEY_BYTES, key=secret, person=context).digest()
+    keyed = blake2b(digest_size=BLINDED_KEY_BYTES, key=secret, person=context)
+
+    def blinded(identifier: bytes) -> bytes:
+        state = keyed.copy()
+        state.update(identifier)
+        return state.digest()
+
+    return blinded

@@ -7,7 +7,6 @@ in the ``keys.py`` of its room; gossip sees 16 bytes.
 
 from __future__ import annotations
 
-from hashlib import sha1 as _sha1
 from typing import Final, Literal, NamedTuple
 
 from kachery_p2p.protocol.gossip.blinding import blinded_key
@@ -23,11 +22,6 @@ class ContentKey(NamedTuple):
     context: bytes
     identifier: bytes
     title: str
-
-    @property
-    def name(self) -> bytes:
-        """20 bytes by which a node's own notes tell it from its other content."""
-        return _sha1(self.context + self.identifier).digest()
 
     def blinded(self, secret: bytes) -> bytes:
         """The 16-byte blinded key under a channel's secret."""

@@ -131,6 +131,11 @@ ORIGIN_KEEP_SECONDS: Final = 30 * 24 * 3600.0
 """For so long after content has gone it is remembered which channels it was for, should it be back."""
 SWEEP_FOLDERS: Final = 1_000
 """Folders of the storage, or pages of rows, that are tidied in one visit to a worker thread."""
+INDEX_WAIT_SECONDS: Final = 60.0
+"""For so long a storage that was never indexed waits for what is there to be announced."""
+SWEEP_TOGETHER: Final = 100
+"""Folders of the storage that are listed, and then compared with its index together: a query for each
+took longer than the listing."""
 SWEEP_ROWS: Final = 500
 """Rows in a page: while such a page is forgotten, no store or download begins."""
 SWEEP_PAUSE_SECONDS: Final = 3600.0

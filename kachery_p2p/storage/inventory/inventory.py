@@ -31,7 +31,7 @@ from msgspec.structs import replace
 
 from kachery_p2p.protocol.errors import StorageDamaged
 from kachery_p2p.protocol.files.eviction import KINDS, SOURCES, Kind
-from kachery_p2p.protocol.limits import OWN_USED_SECONDS
+from kachery_p2p.protocol.limits import OWN_USED_SECONDS, SWEEP_ROWS
 from kachery_p2p.storage import paths
 from kachery_p2p.storage.disk import remove
 
@@ -245,44 +245,67 @@ class Inventory(Rows):
     # --- compared with the folder ----------------------------------------------------------------
 
     def compare(
-        self, folder: Path, found: dict[str, dict[str, os.stat_result]], skip: Container[str]
-    ) -> tuple[list[str], list[str]]:
-        """Bring the rows of a leaf folder in line with the files that were found in it: what was not
-        known, and what has gone. ``skip``: what is just coming."""
-        prefix = bytes.fromhex("".join(folder.parts[-3:]))
-        with self._lock:
-            self.flush()
-            rows = self._rows(
-                f"SELECT {COLUMNS} FROM things WHERE sha1 >= ? AND sha1 < ?",
-                prefix + bytes(17),
-                prefix + b"\xff" * 18,
-            )
-            known = {thing.sha1: thing for thing in map(from_row, rows)}
-            fresh, gone = [], []
-            for sha1 in known.keys() | found.keys():
-                before = known.get(sha1, Thing(sha1))
-                if sha1 not in skip and measured(before, found.get(sha1, {}), self._root) != before:
-                    after = self.look(sha1)  # it may have changed since it was listed
-                    here = after is not None and after.kind in ("file", "link")
-                    if here and before.kind not in ("file", "link"):
-                        fresh.append(sha1)
-                    elif not here and before.kind in ("file", "link"):
-                        gone.append(sha1)
-            return fresh, gone
+        self,
+        after: str,
+        last: str,
+        found: dict[str, dict[str, os.stat_result]],
+        skip: Container[str],
+    ) -> Iterator[tuple[list[str], list[str]]]:
+        """Bring the rows of the folders after one, and up to another, in line with the files that were
+        found there: what was not known, and what has gone, a page after the other.
 
-    def between(self, after: str, before: str, limit: int) -> list[str]:
-        """Up to ``limit`` contents with a row whose folder comes after one and before the other,
-        each the first six digits, or empty for the end: there is no such folder."""
-        self.flush()
-        first = bytes.fromhex(after) + b"\xff" * 18 if after else b""
-        last = bytes.fromhex(before) if before else b"\xff" * 21
+        ``after``, ``last``: first six digits, or empty for the beginning and the end. ``skip``: what is
+        just coming.
+        """
+        low, high = f"{after:f<40}" if after else "", f"{last:f<40}" if last else "g"
+        left = set(found)
+        while low < high:
+            with self._lock:
+                known, end = self._page(low, high)
+                here = {sha1 for sha1 in left if sha1 <= end}
+                left -= here
+                self._keep_clean(known | {sha1: Thing(sha1) for sha1 in here - known.keys()})
+                fresh, gone = [], []
+                for sha1 in known.keys() | here:
+                    files = found.get(sha1, {})
+                    before = self._thing(sha1)
+                    if sha1 in skip or measured(before, files, self._root) == before:
+                        continue
+                    now = self._looked_at(before, files)
+                    stays = now is not None and now.kind in ("file", "link")
+                    if stays and before.kind not in ("file", "link"):
+                        fresh.append(sha1)
+                    elif not stays and before.kind in ("file", "link"):
+                        gone.append(sha1)
+            yield fresh, gone
+            low = end
+
+    def _page(self, after: str, last: str) -> tuple[dict[str, Thing], str]:
+        """What the index has after one hash, up to another or as much as a page holds; how far that is.
+        The lock is held."""
         rows = self._rows(
-            "SELECT sha1 FROM things WHERE sha1 > ? AND sha1 < ? ORDER BY sha1 LIMIT ?",
-            first,
-            last,
-            limit,
+            f"SELECT {COLUMNS} FROM things WHERE sha1 > ? AND sha1 <= ? ORDER BY sha1 LIMIT ?",
+            bytes.fromhex(after),
+            b"\xff" * 21 if last > "f" * 40 else bytes.fromhex(last),
+            SWEEP_ROWS,
         )
-        return [row[0].hex() for row in rows]
+        known = {thing.sha1: thing for thing in map(from_row, rows)}
+        end = list(known)[-1] if len(known) == SWEEP_ROWS else last
+        known |= {sha1: thing for sha1, thing in self._dirty.items() if after < sha1 <= end}
+        return known, end
+
+    def _looked_at(self, before: Thing, found: dict[str, os.stat_result]) -> Thing | None:
+        """As :meth:`look`, of files that were listed a moment ago; the lock is held. Most are alone, as
+        they were, and the folder need not be listed again."""
+        listed = found.get("")
+        if listed is not None and len(found) == 1:
+            with contextlib.suppress(FileNotFoundError):
+                now = os.lstat(paths.text_of(self._root, before.sha1))
+                if _same(now, listed):
+                    thing = measured(before, {"": now}, self._root)
+                    self._put(thing)
+                    return thing
+        return self.look(before.sha1)
 
     def starting(self, start: bytes, limit: int) -> list[str]:
         """Up to ``limit`` contents with a row whose hash begins with these bytes."""
@@ -388,3 +411,11 @@ class Inventory(Rows):
         """Bytes of all files, linked ones too."""
         self.flush()
         return int(self._row("SELECT coalesce(sum(size), 0) FROM things WHERE kind IN (0, 1)")[0])
+
+
+def _same(one: os.stat_result, other: os.stat_result) -> bool:
+    return (one.st_ino, one.st_size, one.st_mtime_ns) == (
+        other.st_ino,
+        other.st_size,
+        other.st_mtime_ns,
+    )

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from kachery_p2p.node.gossip.own_log import NO_NAME
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.protocol.errors import Busy, KacheryError, NotFound, StorageFull
 from kachery_p2p.protocol.files.messages import FILE_OPEN, FILE_READ, FileOpen, FileRead
+from kachery_p2p.protocol.gossip.announcements import MARK
 from kachery_p2p.protocol.limits import MANIFEST_CHUNK, MIB
 from kachery_p2p.storage.files.origins import NOBODY
 from kachery_p2p.storage.group_commit import GroupCommit
@@ -104,7 +104,7 @@ async def test_a_full_disk_while_a_file_is_stored_for_one_channel_gives_it_to_no
         await lab.linked("A", "two")
         await lab.announced("A", "two")
         announced = lab["A"].state.announcements(lab.channels["two"].hex())
-        assert [row for row in announced if row.name != NO_NAME] == []
+        assert [row for row in announced if row.op != MARK] == []
         assert blobs_of(lab, "A") == set()
         sha1 = await way(lab, content(size))
         assert not await served(lab, "A", sha1, "C", "two")
