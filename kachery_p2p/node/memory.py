@@ -32,8 +32,9 @@ _LONGEST = 5
 """Times that are left out in a row at the most: a minute."""
 _KEPT = 8 * MIB
 """What stays in any case: the buffers of a few records."""
-_YOUNG, _MIDDLE, _NEVER = 5_000, 10, 100_000
-"""Objects, and times, after which Python looks for circles among young and middle-aged objects."""
+_YOUNG, _MIDDLE, _NEVER = 1_000, 5, 100_000
+"""Objects, and times, after which Python looks for circles among young and middle-aged objects. Nothing
+else is done meanwhile: of 50,000 that takes ten times as long as a turn of the loop may."""
 _COLLECTED_AT_LEAST = 10
 """Also a node that is never quiet looks for old circles, one in so many times."""
 

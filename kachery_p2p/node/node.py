@@ -331,15 +331,15 @@ class Node:
             self.context.urls.append(f"{scheme}://{host}:{bound[1]}")
 
     def _doors(self) -> Doors:
-        book, clock = self.context.book, self.context.clock
-        knocks = Knocks(self.context.key.public)
+        context, knocks = self.context, Knocks(self.context.key.public)
         shown = self.config.proxy and self.config.web
         return Doors(
-            page=Page(lambda: own_names(self.context, self.listening or "")) if shown else None,
+            page=Page(lambda: own_names(context, self.listening or "")) if shown else None,
             origins=frozenset(self.config.origins),
             trusted=self.config.trusted(),
-            knows=lambda knock: knocks.opens(knock, book, clock()),
-            warn=self.context.warn,
+            knows=lambda knock: knocks.opens(knock, context.book, context.clock()),
+            warn=context.warn,
+            turns=context.turns,
         )
 
     async def accept(self, connection: transport.Transport, proved: Callable[[], None]) -> None:

@@ -1,4 +1,5 @@
-"""Threads that many share: of the work that waits, that of who has used least comes next.
+"""Threads that many share: of the work that waits, that of who has used least comes next, and that of
+newcomers after all others (:class:`~.parties.Line`).
 
 An executor's queue is first come, first served: a peer that asks for a thousand reads of the disk has
 everybody else wait for all of them. Here each party has a queue of its own. Whose work it is says
@@ -17,20 +18,17 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
-from kachery_p2p.protocol.links.usage import Usage
-
-from .parties import Party, on_behalf_of
+from .parties import Line, on_behalf_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_Piece = tuple[Party, asyncio.Future[Any], Callable[[], Any]]
+_Piece = tuple[asyncio.Future[Any], Callable[[], Any]]
 
 
 class FairPool:
@@ -43,8 +41,7 @@ class FairPool:
         """One for each piece that waits, and for each thread that is to end."""
         self._idle = 0
         self._threads: list[threading.Thread] = []
-        self._waiting: dict[str, deque[_Piece]] = {}
-        self._usage = Usage()
+        self._waiting: Line[_Piece] = Line()
         self._closed = False
 
     async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -57,11 +54,10 @@ class FairPool:
         """What comes of ``work``, which is next when it is its party's turn."""
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         party = on_behalf_of.get()
-        piece = (party, future, work)
         with self._lock:
             if self._closed:
                 raise RuntimeError(f"{self._name} is closed")
-            self._waiting.setdefault(party.name, deque()).append(piece)
+            self._waiting.add(party, (future, work))
             if self._idle:
                 self._idle -= 1
             elif len(self._threads) < self._size:
@@ -77,9 +73,8 @@ class FairPool:
         """Begin nothing more: whoever waits for that is cancelled. ``wait``: for what runs."""
         with self._lock:
             self._closed = True
-            pieces = [piece for each in self._waiting.values() for piece in each]
-            self._waiting.clear()
-        for _, future, _ in pieces:
+            pieces = self._waiting.clear()
+        for future, _ in pieces:
             _tell(future, future.cancel)
         for _ in self._threads:
             self._some.put(None)
@@ -91,12 +86,12 @@ class FairPool:
         while True:
             self._some.get()
             with self._lock:
-                taken = self._take()
+                taken = self._waiting.take()
                 if taken is None:
                     if self._closed:
                         return
                     continue
-            party, future, work = taken
+            party, (future, work) = taken
             begun = time.perf_counter()
             if not future.cancelled():
                 try:
@@ -109,22 +104,9 @@ class FairPool:
             del taken, future, work
             now = time.perf_counter()
             with self._lock:
-                self._usage.add(party.name, party.weight * (now - begun), now)
+                self._waiting.used(party, now - begun, now)
                 if not self._waiting:
                     self._idle += 1
-
-    def _take(self) -> _Piece | None:
-        """The next piece."""
-        if not self._waiting:
-            return None
-        name = next(iter(self._waiting))
-        if len(self._waiting) > 1:
-            name = self._usage.least(self._waiting, time.perf_counter())
-        queue = self._waiting[name]
-        piece = queue.popleft()
-        if not queue:
-            del self._waiting[name]
-        return piece
 
 
 def _tell(future: asyncio.Future[Any], how: Callable[[], object]) -> None:

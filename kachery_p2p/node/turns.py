@@ -6,12 +6,14 @@ the work for each peer is :meth:`Turns.metered`: what its steps take goes on the
 when all peers' work has taken ``TURN_SECONDS`` in one turn of the loop, further steps wait for the next
 one, in which those with the least on their accounts go first.
 
-Peers that have been linked for ``SETTLED_SECONDS`` pay ``SETTLED_WEIGHT`` of what newcomers pay: who
-comes anew all the time, and leaves the work that it caused, does not hold up who stays. Newcomers
-together have what those leave over (:class:`Allowance`).
+Who stays (:mod:`kachery_p2p.protocol.links.standing`) comes before all newcomers, whatever it has used:
+among a hundred that flood a node, each has used next to nothing. So who comes anew all the time, and
+leaves the work that it caused, does not hold up who stays. Newcomers together have what is left over
+(:class:`Allowance`), and only ``NEWCOMERS_TURN_SECONDS`` at a time while somebody else needs the loop.
 
 Invariants: while there is time for all, nobody waits; everybody who waits has a turn in the end, for
-what was used fades. What the node's own user asks for is not metered. Cancelling is safe.
+what was used fades, and newcomers have a part of the time that nobody can take from them. What the
+node's own user asks for is not metered. Cancelling is safe.
 
 Non-goals: bounding what anybody holds (:mod:`.links.budget`), threads (:mod:`.pool`).
 """
@@ -19,14 +21,15 @@ Non-goals: bounding what anybody holds (:mod:`.links.budget`), threads (:mod:`.p
 from __future__ import annotations
 
 import asyncio
-import math
+import heapq
 import time
 import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
-from kachery_p2p.protocol.limits import TURN_SECONDS
+from kachery_p2p.protocol.limits import NEWCOMERS_TURN_SECONDS, SETTLED_WEIGHT, TURN_SECONDS
+from kachery_p2p.protocol.links.standing import Standings
 from kachery_p2p.protocol.links.usage import Usage
 
 from .parties import OWN_USER, Allowance, Party, on_behalf_of
@@ -37,23 +40,89 @@ _LEAST_STEP = 2e-5
 """Seconds that the loop itself needs for a step, about."""
 
 
+class _Waiting:
+    """Parties of which steps wait, in the order of what they have used."""
+
+    def __init__(self, usage: Usage) -> None:
+        self._usage = usage
+        self._steps: dict[Party, deque[asyncio.Future[None]]] = {}
+        self._order: list[tuple[float, str, Party]] = []
+        """A heap, with a place for each party: it may have used more since it was put there."""
+
+    def __bool__(self) -> bool:
+        return bool(self._steps)
+
+    def add(self, party: Party, step: asyncio.Future[None]) -> None:
+        steps = self._steps.get(party)
+        if steps is None:
+            steps = self._steps[party] = deque()
+            self._put(party)
+        steps.append(step)
+
+    def before(self, party: Party) -> bool:
+        """Whether others come before a party, or steps of its own."""
+        if party in self._steps:
+            return True
+        first = self._first()
+        return first is not None and first <= self._usage.rank(party.name)
+
+    def release(self, most: int) -> int:
+        """Let the next steps go on, one of each party and then another; how many there were."""
+        count = 0
+        while count < most and self._steps:
+            again: list[Party] = []
+            while count < most and self._first() is not None:
+                party = heapq.heappop(self._order)[2]
+                steps = self._steps[party]
+                while steps:
+                    step = steps.popleft()
+                    if not step.done():  # else who waited has gone
+                        step.set_result(None)
+                        count += 1
+                        break
+                if steps:
+                    again.append(party)
+                else:
+                    del self._steps[party]
+            for party in again:
+                self._put(party)
+        return count
+
+    def _put(self, party: Party) -> None:
+        heapq.heappush(self._order, (self._usage.rank(party.name), party.name, party))
+
+    def _first(self) -> float | None:
+        """The rank of who comes next, which is at the top of the heap then; None if nobody waits."""
+        while self._order:
+            known, name, party = self._order[0]
+            rank = self._usage.rank(name)
+            if rank <= known:
+                return known
+            heapq.heapreplace(self._order, (rank, name, party))
+        return None
+
+
 class Turns:
     """``clock``: seconds, as exact as can be had; one that stands still makes everybody's work free."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.clock = clock
+        self._standings = Standings()
         self._usage = Usage()
+        self._waiting = _Waiting(self._usage)
+        """Of those who stay."""
+        self._new = _Waiting(self._usage)
+        """Of newcomers."""
         self._left = TURN_SECONDS
-        self._waiting: dict[Party, deque[asyncio.Future[None]]] = {}
+        self._new_left = TURN_SECONDS
+        """Of this turn of the loop: for those who stay, and for newcomers."""
         self._spent: dict[Party, float] = {}
         """Seconds that steps took since the accounts were last written up. A step is often shorter than
-        the writing, so that is done when ``TURN_SECONDS`` are used up, or somebody waits."""
+        the writing, so that is done when a turn's seconds are used up, or somebody waits."""
         self._count = 0
         """How many steps there were since then."""
         self._step = _LEAST_STEP
         """What a step takes, about."""
-        self._least = 0.0
-        """What the one of those that waited for this turn had used that had used least."""
         self._begun: float | None = None
         """Since when a step runs."""
         self._next: asyncio.Handle | None = None
@@ -63,26 +132,52 @@ class Turns:
         self._newcomers_may = self._newcomers.left(clock())
         """Whether they had time left when the accounts were written up."""
 
+    def party_of(self, peer: str, age: float = 0.0) -> Party:
+        """The account of a member, of which a link has lasted so many seconds."""
+        now = self.clock()
+        self._standings.linked(peer, now - age, now)
+        return Party(peer, SETTLED_WEIGHT) if self._standings.stays(peer, now) else Party(peer)
+
+    def came_to(self, peer: str, end: bool, count: int = 1) -> None:
+        """So many things that a peer asked for came to an end; or, if it is none, to nothing."""
+        if end:
+            self._standings.kept(peer, self.clock())
+        else:
+            self._standings.wasted(peer, self.clock(), count)
+
+    @property
+    def anybody_waits(self) -> bool:
+        return bool(self._waiting or self._new)
+
     def free(self, party: Party) -> bool:
         """Whether there is time left for a party in this turn of the loop, and nobody who comes before
         it waits."""
         running = 0.0 if self._begun is None else self.clock() - self._begun
-        if self._left <= running:
+        if not party.new:
+            if self._left <= running:
+                return False
+            if not self._waiting:
+                return True
+            self._write_up(self.clock())
+            return not self._waiting.before(party)
+        if self._new_left <= running or self._waiting:
             return False
-        if not self._newcomers_may and party.new and not self._newcomers.left(self.clock()):
+        if not self._newcomers_may and not self._newcomers.left(self.clock()):
             return False
-        if not self._waiting:
+        if not self._new:
             return True
-        now = self.clock()
-        self._write_up(now)
-        return party not in self._waiting and self._of(party, now) < self._least
+        self._write_up(self.clock())
+        return not self._new.before(party)
 
     def spend(self, party: Party, seconds: float) -> None:
         """Work for a party has taken so long."""
-        self._left -= seconds
         self._spent[party] = self._spent.get(party, 0.0) + seconds
         self._count += 1
-        if self._left <= 0:
+        if party.new:
+            self._new_left -= seconds
+        else:
+            self._left -= seconds
+        if self._left <= 0 or self._new_left <= 0:
             self._go_on()
 
     def _write_up(self, now: float) -> None:
@@ -101,7 +196,7 @@ class Turns:
     async def wait(self, party: Party) -> None:
         """Until it is this party's turn."""
         future = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(party, deque()).append(future)
+        (self._new if party.new else self._waiting).add(party, future)
         self._go_on()
         await future
 
@@ -163,9 +258,6 @@ class Turns:
             except BaseException as error:  # as above
                 thrown = _inner(error)
 
-    def _of(self, party: Party, now: float) -> float:
-        return self._usage.of(party.name, now)
-
     def _go_on(self) -> None:
         if self._next is None:
             if self._loop is None:
@@ -176,41 +268,21 @@ class Turns:
         """A turn of the loop has passed: let so many go on as the next one has time for, by what steps
         took of late."""
         self._next = None
-        self._left = TURN_SECONDS
-        self._least = math.inf
         now = self.clock()
         self._write_up(now)
-        if not self._waiting:
+        shared = self._newcomers.is_shared(now)
+        self._left = TURN_SECONDS
+        self._new_left = NEWCOMERS_TURN_SECONDS if shared else TURN_SECONDS
+        if not self.anybody_waits:
             return
         may = self._newcomers.left(now)
-        used = {x: self._of(x, now) for x in self._waiting if may or not x.new}
-        if used:
-            order = sorted(used, key=lambda party: used[party])
-            self._least = used[order[0]]
-            most = max(1, round(TURN_SECONDS / self._step))
-            while most > 0 and (released := self._release(order[:most])):
-                most -= released
-        if self._waiting:
-            if used:
-                self._go_on()
-            else:
-                loop = asyncio.get_running_loop()
-                self._next = loop.call_later(TURN_SECONDS, self._turn)
-
-    def _release(self, parties: list[Party]) -> int:
-        """Let the next step of each go on; how many there were."""
-        count = 0
-        for party in parties:
-            waiting = self._waiting.get(party)
-            while waiting:
-                future = waiting.popleft()
-                if not waiting:
-                    del self._waiting[party]
-                if not future.done():  # else who waited has gone
-                    future.set_result(None)
-                    count += 1
-                    break
-        return count
+        self._waiting.release(max(1, round(self._left / self._step)))
+        if may:
+            self._new.release(max(1, round(self._new_left / self._step)))
+        if self._waiting or (self._new and may):
+            self._go_on()
+        elif self._new:
+            self._next = asyncio.get_running_loop().call_later(TURN_SECONDS, self._turn)
 
 
 def _inner(error: BaseException) -> BaseException:

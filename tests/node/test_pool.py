@@ -72,8 +72,8 @@ async def test_a_thousand_pieces_of_one_do_not_go_before_one_of_another(pool: Fa
 
 
 async def test_who_weighs_less_comes_more_often(pool: FairPool) -> None:
-    pool._usage.add("heavy", 1.0, time.perf_counter())
-    pool._usage.add("light", 1.0 / 8, time.perf_counter())
+    pool._waiting.used(Party("heavy"), 1.0, time.perf_counter())
+    pool._waiting.used(Party("light"), 1.0 / 8, time.perf_counter())
     busy, order = Busy(), []
     first = begin(pool, busy, Party("third"))
     await busy.runs()

@@ -9,7 +9,12 @@ import pytest
 
 from kachery_p2p.node.parties import OWN_USER, Allowance, Party, on_behalf_of
 from kachery_p2p.node.turns import Turns
-from kachery_p2p.protocol.limits import NEWCOMERS_LEAST, SETTLED_WEIGHT, TURN_SECONDS
+from kachery_p2p.protocol.limits import (
+    NEWCOMERS_LEAST,
+    NEWCOMERS_TURN_SECONDS,
+    SETTLED_WEIGHT,
+    TURN_SECONDS,
+)
 
 
 class Clock:
@@ -56,7 +61,7 @@ FLOOD, MODEST = Party("flood"), Party("modest")
 async def test_alone_nobody_waits() -> None:
     node = Node()
     assert await node.start(MODEST, 100, TURN_SECONDS / 1_000) == 100
-    assert not node.turns._waiting
+    assert not node.turns.anybody_waits
 
 
 async def test_a_modest_peer_goes_before_a_hundred_tasks_of_one_that_floods() -> None:
@@ -82,16 +87,58 @@ async def test_peers_that_flood_share_alike_whatever_their_number_of_tasks() -> 
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_who_stays_has_eight_times_as_much_as_who_comes_anew() -> None:
+async def test_who_stays_goes_before_newcomers_who_have_a_fifth_of_the_time() -> None:
     node = Node()
     settled = Party("settled", SETTLED_WEIGHT)
     tasks = [node.start(party, 9_000, TURN_SECONDS) for party in (settled, FLOOD) for _ in range(4)]
     await passes(lambda: len(node.log) >= 3_000)
-    share = node.log[500:3_000].count("settled") / 2_500
-    assert 0.8 < share < 0.95
+    share = node.log[500:3_000].count("flood") / 2_500
+    assert NEWCOMERS_LEAST * 0.9 < share < NEWCOMERS_LEAST * 1.1
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_member_that_uses_much_does_not_wait_behind_a_hundred_attackers() -> None:
+    """Of whom each has used next to nothing: it has a step in each turn of the loop, and they have
+    little of it."""
+    node, member = Node(), Party("member", SETTLED_WEIGHT)
+    tasks = [
+        node.start(Party(f"attacker {number}"), 9_000, TURN_SECONDS / 10)
+        for number in range(100)
+        for _ in range(3)
+    ]
+    await passes(lambda: len(node.log) > 2_000)
+    node.turns.spend(member, 1.0)
+    tasks.append(node.start(member, 9_000, TURN_SECONDS / 10))
+    await passes(lambda: node.log.count("member") > 20)
+    begun = len(node.log)
+    await passes(lambda: node.log.count("member") > 220)
+    between = len(node.log) - begun - 200
+    assert between < 200 * NEWCOMERS_TURN_SECONDS / (TURN_SECONDS / 10) * 1.2
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_those_who_wait_go_in_the_order_of_what_they_have_used_also_when_that_grows() -> None:
+    turns = Turns(Clock())
+    order: list[str] = []
+
+    async def wait(name: str) -> None:
+        await turns.wait(Party(name, SETTLED_WEIGHT))
+        order.append(name)
+        turns.spend(Party(name, SETTLED_WEIGHT), TURN_SECONDS)
+
+    turns.spend(Party("a", SETTLED_WEIGHT), 0.5)
+    turns.spend(Party("b", SETTLED_WEIGHT), 0.25)
+    tasks = [asyncio.create_task(wait(name)) for name in "aabbcc"]
+    await asyncio.sleep(0)
+    turns.spend(Party("c", SETTLED_WEIGHT), 4.0)
+    await asyncio.gather(*tasks)
+    assert order[0] == "b"
+    assert order.index("a") < order.index("c")
+    assert not turns.anybody_waits
 
 
 async def test_what_holds_a_lock_is_not_kept_waiting_in_the_middle() -> None:
@@ -169,7 +216,7 @@ async def test_cancelling_reaches_the_work_wherever_it_waits(
     await asyncio.gather(*flood, return_exceptions=True)
     for _ in range(3):
         await asyncio.sleep(0)
-    assert not node.turns._waiting
+    assert not node.turns.anybody_waits
 
 
 async def test_cancelled_before_its_first_step_it_leaves_nothing_behind() -> None:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
 
-from kachery_p2p.node.parties import KNOCKED, STRANGERS, Party
+from kachery_p2p.node.parties import KNOCKED, STRANGERS
 from kachery_p2p.node.turns import Turns
 from kachery_p2p.node.workers import Workers
 from kachery_p2p.protocol.codec import Buffer
@@ -37,8 +37,6 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.limits import (
     HANDSHAKE_SECONDS,
     REQUEST_SECONDS,
-    SETTLED_SECONDS,
-    SETTLED_WEIGHT,
     STREAM_CREDIT,
 )
 from kachery_p2p.protocol.links import events
@@ -127,11 +125,11 @@ class Link:
             self._writer,
             budget,
             self._metered,
+            partial(turns.came_to, self.peer),
             on_request=partial(handler.on_request, self),
             on_stream=partial(handler.on_stream, self),
             flush=self._flush,
         )
-        self._tasks: asyncio.TaskGroup | None = None
         self._counted = 0
         """Bytes that wait to be sent and that the peer's budget knows of."""
 
@@ -180,7 +178,6 @@ class Link:
         self._mux.hello(hello)
         try:
             async with asyncio.TaskGroup() as tasks:
-                self._tasks = tasks
                 tasks.create_task(self._metered(self._read), name="link reader")
                 tasks.create_task(self._metered(self._write), name="link writer")
                 tasks.create_task(self._tick(), name="link ticker")
@@ -192,7 +189,16 @@ class Link:
             assert self.closed_by is not None
             without_frames(self.closed_by)
             with contextlib.suppress(KacheryError, OSError):
-                await asyncio.shield(self.transport.close())
+                try:
+                    await asyncio.shield(self.transport.close())
+                finally:
+                    await self._metered(self._stop)
+
+    async def _stop(self) -> None:
+        try:
+            await self._serving.stop()
+        finally:
+            self._streams.clear()
 
     def close(self, error: KacheryError, *, at_once: bool = False) -> None:
         """Say goodbye with a reason; the link ends soon after, whatever the peer does. ``at_once``:
@@ -212,7 +218,7 @@ class Link:
     def is_member(self) -> None:
         """The peer has shown that it is one, and has an account of its own."""
         if self.party in (STRANGERS, KNOCKED):
-            self.party = Party(self.peer)
+            self.party = self._turns.party_of(self.peer)
             self.transport.belong_to(self.party)
 
     def _flush(self) -> None:
@@ -232,11 +238,8 @@ class Link:
         self._writer.release()
         self.heart.release()
         self._asking.release(as_closed(self.peer, error))
-        self._serving.release()
-        self._tasks = None
-        for stream in list(self._streams.values()):
-            stream.on_end(as_closed(self.peer, error))
-        self._streams.clear()
+        for number in [each for each in self._streams if each not in self._serving]:
+            self._streams.pop(number).on_end(as_closed(self.peer, error))
         if self._counted:
             self.budget.bytes.give(self._counted)
 
@@ -280,9 +283,8 @@ class Link:
         self._flush()
         while self.closed_by is None:
             await self.heart.beat()
-            known = self.party not in (STRANGERS, KNOCKED)
-            if known and loop.time() - self.opened_at >= SETTLED_SECONDS:
-                self.party = Party(self.peer, SETTLED_WEIGHT)
+            if self.party not in (STRANGERS, KNOCKED):
+                self.party = self._turns.party_of(self.peer, loop.time() - self.opened_at)
         if not self.heart.is_doubtful:  # else nobody is there who would hear it
             await asyncio.sleep(_GOODBYE_SECONDS)
         raise self.closed_by  # the writer is stuck: the peer does not read
@@ -302,13 +304,11 @@ class Link:
                 self._asking.answered(event.id, event.error)
             case events.Requested():
                 self.used_at = asyncio.get_running_loop().time()
-                assert self._tasks is not None
-                self._serving.request(self._tasks, event.id, event.method, event.params)
+                self._serving.request(event.id, event.method, event.params)
             case events.Opened():
                 self.used_at = asyncio.get_running_loop().time()
-                assert self._tasks is not None
                 stream = Stream(self, event.id)
-                if self._serving.stream(self._tasks, stream, event.method, event.params):
+                if self._serving.stream(stream, event.method, event.params):
                     self._streams[event.id] = stream
             case events.Writable():
                 stream = self._streams.get(event.id)

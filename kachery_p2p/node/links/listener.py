@@ -22,7 +22,7 @@ import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from websockets.asyncio.server import ServerConnection
@@ -31,6 +31,8 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
+from kachery_p2p.node.parties import KNOCKED, STRANGERS, Party
+from kachery_p2p.node.turns import Turns
 from kachery_p2p.node.websocket import Messages, Opening
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import (
@@ -78,6 +80,8 @@ class Doors:
     """Whether a knock is right."""
     warn: Callable[[str], None] = lambda text: None
     page: OwnPage | None = None
+    turns: Turns = field(default_factory=Turns)
+    """On the processor: to open a WebSocket takes as long as some requests do."""
 
 
 class Guarded(ServerConnection):
@@ -183,9 +187,9 @@ class Visit:
             self.listener.gate.expel(self._waiting)
 
     @property
-    def knocked(self) -> bool:
-        """Whether it has shown that it knows a channel."""
-        return self._waiting is not None and self._waiting.known
+    def party(self) -> Party:
+        """On whose account it is until it is clear who is there."""
+        return KNOCKED if self._waiting is not None and self._waiting.known else STRANGERS
 
     def drop(self) -> None:
         """End it at once, at whichever point it is."""
@@ -230,7 +234,9 @@ class Visit:
             return
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
-                await connection.handshake(self._examine, None, None)
+                await listener.doors.turns.metered(
+                    lambda: self.party, lambda: connection.handshake(self._examine, None, None)
+                )
             if connection.protocol.state is not State.OPEN:
                 await self._refused(connection)
                 return

@@ -28,7 +28,7 @@ from websockets.exceptions import (
     WebSocketException,
 )
 
-from kachery_p2p.node.parties import KNOCKED, STRANGERS, Party
+from kachery_p2p.node.parties import STRANGERS, Party
 from kachery_p2p.node.websocket import Dialled, Messages
 from kachery_p2p.protocol.codec import Buffer
 from kachery_p2p.protocol.errors import BadInput, LinkClosed, Unreachable
@@ -91,9 +91,7 @@ class WebSocketTransport:
 
     def __init__(self, connection: Connection, messages: Messages, name: str) -> None:
         self.name = name
-        self.party = (
-            KNOCKED if isinstance(connection, Guarded) and connection.visit.knocked else STRANGERS
-        )
+        self.party = connection.visit.party if isinstance(connection, Guarded) else STRANGERS
         self._connection = connection
         self._messages = messages
 

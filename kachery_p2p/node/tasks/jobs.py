@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from kachery_p2p.node.parties import Party, on_behalf_of
 from kachery_p2p.protocol.errors import BadInput, NoBackend
 from kachery_p2p.protocol.limits import MAX_LABEL
 from kachery_p2p.protocol.tasks.messages import (
@@ -133,6 +134,10 @@ class Job:
     since: float
     state: TaskState = "queued"
     backend: Backend | None = None
+    party: Party = field(default_factory=on_behalf_of.get)
+    """On whose account its slot is."""
+    slot_since: float = 0.0
+    """When (the loop's time) it got that."""
     started: bool = False
     """The function has begun, as far as its backend has said; or, an action, it may have."""
     closing: bool = False

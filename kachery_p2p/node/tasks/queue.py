@@ -1,4 +1,5 @@
 """The queue of a node's backends: which job runs where, and that an action begins at most once.
+Next is a job of who has had slots for the least time (:class:`~kachery_p2p.node.parties.Line`).
 
 The same pure calculation, whoever asks for it, is one job. An action, when there is a slot for it,
 waits for its requester's word (the requester first notes on its disk that it gives it to us and nobody
@@ -19,12 +20,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
 from kachery_p2p.node.context import Context
+from kachery_p2p.node.parties import Line
 from kachery_p2p.protocol.errors import BadInput, Busy, KacheryError, TaskNotAllowed
 from kachery_p2p.protocol.limits import (
     MAX_TASK_BACKENDS,
@@ -40,6 +41,7 @@ from .ended import EndedTasks
 from .jobs import Backend, Job, Watcher, check_offered, offers_of
 from .results import TaskResults
 
+_SLOT_SECONDS: Final = 0.01  # what a job counts for at once, beside its time in a slot
 _GO_SECONDS: Final = 10.0
 """A requester that does not say so soon that its action may begin has gone."""
 
@@ -70,7 +72,7 @@ class TaskQueue:
         self.pure: dict[tuple[bytes, bytes], Job] = {}
         self._tasks: dict[bytes, Job] = {}
         """Live jobs by the id of each task that waits for them."""
-        self._waiting: deque[Job] = deque()
+        self._waiting: Line[Job] = Line()
         self._journal = ActionJournal(context, store)
 
     # --- backends ----------------------------------------------------------------------------
@@ -120,8 +122,8 @@ class TaskQueue:
             self._finish(job, TaskUpdate("failed", reason=reason))
 
     def _back(self, job: Job) -> None:
-        """Into the queue again, at the front."""
-        self._waiting.appendleft(job)
+        """Into the queue again, before all else of its requester."""
+        self._waiting.add(job.party, job, first=True)
         job.tell(TaskUpdate("queued"))
         self._ring(job)
 
@@ -183,7 +185,7 @@ class TaskQueue:
             self.pure[channel, key] = job
         self.jobs[job.id] = job
         self._join(job, task)
-        self._waiting.append(job)
+        self._waiting.add(job.party, job)
         watcher = job.watch()
         self._ring(job)
         return watcher
@@ -321,23 +323,19 @@ class TaskQueue:
 
     def _fill(self, backend: Backend, free: int) -> None:
         free -= len(backend.granted) + len(backend.ready)
-        passed: list[Job] = []
-        while free > 0 and self._waiting:
-            job = self._waiting.popleft()
-            if job.end is not None or job.closing:
-                continue
-            if not backend.suits(job):
-                passed.append(job)
+        while free > 0 and (taken := self._waiting.take(backend.suits)) is not None:
+            if (job := taken[1]).end is not None or job.closing:
                 continue
             free -= 1
             job.backend = backend
+            job.slot_since = now = asyncio.get_running_loop().time()
+            self._waiting.used(job.party, _SLOT_SECONDS, now)
             if job.type == "action" and not job.started:
                 backend.ready.add(job)
                 job.tell(TaskUpdate("ready"))
                 asyncio.get_running_loop().call_later(_GO_SECONDS, self._go_late, job)
             else:
                 backend.granted.append(job)
-        self._waiting.extendleft(reversed(passed))
 
     def _go_late(self, job: Job) -> None:
         if job.state == "ready" and not job.started:
@@ -425,12 +423,15 @@ class TaskQueue:
                 backend.bell.set()
         elif job.id in self.jobs:
             # Nobody may come to pass it by for a long time, and it holds what it was asked with.
-            with contextlib.suppress(ValueError):
-                self._waiting.remove(job)
+            with contextlib.suppress(LookupError, ValueError):
+                self._waiting.remove(job.party, job)
         job.kwargs = b""
         self.jobs.pop(job.id, None)
         if self.pure.get((job.channel, job.key)) is job:
             del self.pure[job.channel, job.key]
+        now = asyncio.get_running_loop().time()
+        if backend is not None:
+            self._waiting.used(job.party, now - job.slot_since, now)
         for task in job.tasks:
             if self._tasks.pop(task, None) is not None:
                 self.ended.add(task, job)

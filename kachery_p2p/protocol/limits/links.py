@@ -266,12 +266,20 @@ MAX_CALL_SECONDS: Final = 24 * 3600.0
 TURN_SECONDS: Final = 0.001
 """What all peers together may use of one turn of the event loop before those that have used most of it
 wait. Short, for whoever has just a few words to say waits as long for each hop."""
+NEWCOMERS_TURN_SECONDS: Final = TURN_SECONDS / 4
+"""The same for newcomers, while somebody needs the time who stays, and waits so long at each hop."""
 USAGE_HALF_LIFE: Final = 5.0
 """After so many seconds half of what a peer has used of the processor is forgotten."""
 MAX_USAGE_ACCOUNTS: Final = 4_096
 """Peers of which it is remembered; as many as MAX_LINKS."""
 SETTLED_SECONDS: Final = 60.0
 """How long a link has lasted when its peer no longer counts as a newcomer."""
+STANDING_SECONDS: Final = 3_600.0
+"""For how long after that it does not either when it comes again, in seconds."""
+WASTE_LEAST: Final = 32
+"""So many exchanges that came to nothing, and more than came to an end, make a peer a newcomer."""
+WASTE_HALF_LIFE: Final = 60.0
+"""After so many seconds half of them are forgotten."""
 SETTLED_WEIGHT: Final = 1 / 8
 """What a peer that is no newcomer pays for what it uses of the processor, compared with one."""
 NEWCOMERS_LEAST: Final = 0.2

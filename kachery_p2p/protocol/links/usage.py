@@ -9,6 +9,7 @@ Non-goals: bounding what anybody holds (:mod:`.shares`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from kachery_p2p.protocol.limits import MAX_USAGE_ACCOUNTS, USAGE_HALF_LIFE
@@ -35,9 +36,15 @@ class Usage:
         used, then = account
         return float(used * 0.5 ** ((now - then) / USAGE_HALF_LIFE))
 
-    def least(self, parties: Iterable[str], now: float) -> str:
+    def rank(self, party: str) -> float:
+        """The less a party has used, the less this is. It stays as it is while nothing is added, for
+        all fades alike: parties can be kept in order by it."""
+        used, then = self._accounts.get(party, (0.0, 0.0))
+        return math.log2(used) + then / USAGE_HALF_LIFE if used > 0.0 else -math.inf
+
+    def least(self, parties: Iterable[str]) -> str:
         """The one that has used least; of equals the first. Raises ValueError if there is none."""
-        return min(parties, key=lambda party: self.of(party, now))
+        return min(parties, key=self.rank)
 
     def _forget(self, now: float) -> None:
         """The half that has used least: they lose least of what is known of them."""

@@ -93,6 +93,7 @@ async def test_a_thousand_reads_that_nobody_takes_hold_no_more_than_one_share(pr
     async with greedy() as (lab, peer, sha1):
         for number in range(1, 1_001, 2):
             await peer.send(read(peer, number, sha1, proofs=proofs))
+        await until(lambda: held(lab, "A")[1] == 500, "all are being served")
         assert await quiet(lab, "A") <= HELD_MOST + 2 * MAX_BODY
         _, exchanges, files = held(lab, "A")
         assert exchanges == 500

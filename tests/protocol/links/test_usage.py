@@ -23,8 +23,8 @@ def test_who_has_used_nothing_comes_first() -> None:
     usage = Usage()
     usage.add("a", 1.0, 0.0)
     usage.add("b", 0.5, 0.0)
-    assert usage.least(["a", "b"], 0.0) == "b"
-    assert usage.least(["a", "b", "new"], 0.0) == "new"
+    assert usage.least(["a", "b"]) == "b"
+    assert usage.least(["a", "b", "new"]) == "new"
 
 
 def test_who_was_away_does_not_come_first_for_as_long_as_it_was_away() -> None:
@@ -35,7 +35,7 @@ def test_who_was_away_does_not_come_first_for_as_long_as_it_was_away() -> None:
         usage.add("busy", 0.1, now)
         now += 0.2
     usage.add("back", usage.of("busy", now) + 0.1, now)
-    assert usage.least(["busy", "back"], now) == "busy"
+    assert usage.least(["busy", "back"]) == "busy"
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.floats(0, 10), st.floats(0, 5)), max_size=60))
