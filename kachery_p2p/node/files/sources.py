@@ -21,7 +21,7 @@ from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
 from kachery_p2p.node.links.stream import Stream
 from kachery_p2p.node.rates import Throttle
-from kachery_p2p.node.routes.reach import Reach
+from kachery_p2p.node.routes.reach import Reach, via_label
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import (
     AccessDenied,
@@ -232,7 +232,7 @@ class NodeSource(Source):
 
     @property
     def via(self) -> str | None:
-        return via(self._network, self.link)
+        return via_label(self._network, self.link)
 
     @property
     def rate(self) -> Throttle | None:
@@ -446,16 +446,3 @@ def why_not(error: KacheryError) -> str:
     if isinstance(error, Unreachable):
         return "it cannot be reached"  # by each of the routes, whose reasons 'doctor' tells
     return str(error)
-
-
-def via(network: Network, link: Link) -> str | None:
-    """The label of the proxy that a link goes through; None if it is direct."""
-    if link.via is None:
-        return None
-    for other in network.links:
-        if other.peer == link.via and other.hello is not None and other.hello.label:
-            return other.hello.label
-    return link.via[:8]
-
-
-# --- manifests -----------------------------------------------------------------------------------

@@ -304,3 +304,13 @@ class Reach:
                 and link.idle_seconds > IDLE_CIRCUIT_SECONDS
             ):
                 link.close(Unreachable(what=link.peer[:8], reason="the link was idle"))
+
+
+def via_label(network: Network, link: Link) -> str | None:
+    """The label of the proxy that a link goes through; None if it is direct."""
+    if link.via is None:
+        return None
+    for other in network.links:
+        if other.peer == link.via and other.hello is not None and other.hello.label:
+            return other.hello.label
+    return link.via[:8]
