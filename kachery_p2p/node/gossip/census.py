@@ -1,7 +1,7 @@
 """Who has told a proxy all that it has, and who has not yet.
 
 A member that is linked to us, and may and wants to provide content of a kind, has told everything if
-it said on this link how far its log is, we have the log up to there, and the log says that it is
+it said on its newest link how far its log is, we have the log up to there, and the log says that it is
 complete, for that kind and under the secret that is asked about
 (:mod:`kachery_p2p.protocol.gossip.completeness`).
 
@@ -15,6 +15,7 @@ Non-goals: members that are not linked to us. Through us nobody reaches them.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 from kachery_p2p.node.links.link import Link
 from kachery_p2p.node.links.network import Network
@@ -62,16 +63,15 @@ class Census:
         are silent."""
         now = asyncio.get_running_loop().time()
         role = provide_role(kind)
-        told: set[str] = set()
         waits: dict[str, bool] = {}
-        for link in self._network.links_on(channel):
-            if link.via is not None or role not in self._book.effective(channel, link.peer):
+        for link in self._newest_links(channel):
+            if role not in self._book.effective(channel, link.peer):
                 continue
             peer = self._exchange.peer(link, channel)
-            if self._is_complete(peer, kind, secret_version):
-                told.add(link.peer)
-            elif not self._network.sayings.switched_off(link, channel, role):
-                waits[link.peer] = waits.get(link.peer, False) or self._gets_on(peer, now)
+            if not self._is_complete(
+                peer, kind, secret_version
+            ) and not self._network.sayings.switched_off(link, channel, role):
+                waits[link.peer] = self._gets_on(peer, now)
         if role in self._network.own_roles(channel) and not self._own_complete(
             channel, kind, secret_version
         ):
@@ -80,8 +80,14 @@ class Census:
             for node in sorted(self._missing.get(channel, ())):
                 if role in self._book.effective(channel, node):
                     waits.setdefault(node, True)
-        owing = [(bytes.fromhex(node), wait) for node, wait in waits.items() if node not in told]
+        owing = [(bytes.fromhex(node), wait) for node, wait in waits.items()]
         return [node for node, wait in owing if wait], [node for node, wait in owing if not wait]
+
+    def _newest_links(self, channel: bytes) -> Iterable[Link]:
+        """The newest direct link to each member. An older one may be that of a process that has died,
+        which is not known yet: what was said on it need not be so any more."""
+        links = self._network.links_on(channel)  # in the order in which they were made
+        return {link.peer: link for link in links if link.via is None}.values()
 
     def _is_complete(self, peer: Peer, kind: ContentKind, secret_version: int) -> bool:
         origin = bytes.fromhex(peer.link.peer)

@@ -52,7 +52,7 @@ def test_what_is_wrong_with_one_is_told_of_that_one(files: list[Path], tmp_path:
     assert isinstance(loaded[uris[1]].error, BadUri)
     assert loaded[uris[2]][1:] == loaded[uris[3]][1:] == (None, None)
     for single in ("x", b"x"):
-        with pytest.raises(BadInput, match="a single text"):
+        with pytest.raises(BadInput, match="by itself; give a list"):
             list(kc.store_many(single))  # type: ignore[arg-type]
 
 

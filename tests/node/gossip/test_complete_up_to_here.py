@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from kachery_p2p.node.files.offers import BlobOffers
+from kachery_p2p.node.gossip.exchange import Exchange
 from kachery_p2p.node.gossip.lookup import Lookup
 from kachery_p2p.node.gossip.own_log import LogKeeper
 from kachery_p2p.node.gossip.questions import Answer, Where
@@ -418,3 +420,34 @@ async def test_what_a_proxy_said_while_another_held_the_question_is_asked_again(
         monkeypatch.setattr(lookup.questions, "ask", scripted)
         found = await lookup.find(file_key(sha1))
         assert [holder.node for holder in found.holders] == [lab.id("A")]
+
+
+async def test_what_was_said_on_a_link_counts_until_there_is_a_newer_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A computer that crashed came back while its old link was not known to be dead: of what had been
+    put into its storage meanwhile it was said that nobody has it."""
+    async with laboratory("A", "B") as lab:
+        await lab.store("A", b"so that there was a complete log once")
+        await lab.announced("A")
+        for part in ("state", "storage"):
+            shutil.copytree(lab.root / "A" / part, lab.root / "again" / part)
+        sha1 = copy_in(lab, "again", b"copied in")
+        says = Exchange._send_part
+
+        def says_nothing(self: Exchange, *arguments: Any, **options: Any) -> None:
+            if self._context.store.root != lab.root / "again" / "storage":
+                says(self, *arguments, **options)
+
+        monkeypatch.setattr(Exchange, "_send_part", says_nothing)
+        key = lab.channels["lab"]
+        await lab.start("again")  # and the link of A is still there
+        await until(
+            lambda: len(lab["P"].network.links_to(lab.id("A"), key)) == 2, "a link of each"
+        )
+        load = asyncio.create_task(lab.load("B", sha1))
+        await held(lab)
+        monkeypatch.setattr(Exchange, "_send_part", says)
+        for tell in lab["again"].announcer.on_state:
+            tell(key)
+        await load
