@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import kachery_p2p as kc
-from kachery_p2p.client.files.content import Content
+from kachery_p2p.client.files.content import Content, Here
 from kachery_p2p.protocol.errors import NotFound, StorageLimitReached
 from kachery_p2p.testing import Network
 
@@ -100,21 +99,24 @@ def test_what_goes_before_it_is_copied_is_fetched_anew(
     (top / "x").write_bytes(b"x" * 100_000)
     uri = kc.store_dir(top)
     found: list[str] = []
-    real = Content.path
+    where_it_is, checked = Content.here, Content._path_of
 
-    async def path(self: Content) -> str | None:
-        if len(found) % 3:
+    async def here(self: Content) -> Here | None:
+        if len(found) % 3:  # it comes anew
             kc_path.parent.mkdir(parents=True, exist_ok=True)
             kc_path.write_bytes(b"x" * 100_000)
-        where = await real(self)
+        return await where_it_is(self)
+
+    async def path_of(self: Content, here: Here) -> str | None:
+        where = await checked(self, here)
         found.append(str(where))
         if len(found) % 3:  # twice of three times it goes at once
-            with contextlib.suppress(FileNotFoundError):
-                Path(str(where)).unlink()
+            kc_path.unlink()
         return where
 
     kc_path = Path(str(kc.load_file(f"{uri}/x")))
-    monkeypatch.setattr(Content, "path", path)
+    monkeypatch.setattr(Content, "here", here)
+    monkeypatch.setattr(Content, "_path_of", path_of)
     assert kc.load_file(f"{uri}/x", tmp_path / "copy") == str(tmp_path / "copy")
     assert kc.load_dir(uri, tmp_path / "out") == str(tmp_path / "out")
     for copy in (tmp_path / "copy", tmp_path / "out" / "x"):

@@ -442,9 +442,7 @@ async def test_what_was_said_on_a_link_counts_until_there_is_a_newer_one(
         monkeypatch.setattr(Exchange, "_send_part", says_nothing)
         key = lab.channels["lab"]
         await lab.start("again")  # and the link of A is still there
-        await until(
-            lambda: len(lab["P"].network.links_to(lab.id("A"), key)) == 2, "a link of each"
-        )
+        await until(lambda: len(lab["P"].network.links_to(lab.id("A"), key)) == 2, "a link of each")
         load = asyncio.create_task(lab.load("B", sha1))
         await held(lab)
         monkeypatch.setattr(Exchange, "_send_part", says)
