@@ -2,9 +2,9 @@
 
 One process for each process of pytest, the server, has imported it and does nothing. For each program
 that a test starts it forks: what comes of that is a process of its own, with its own arguments,
-environment, folder, descriptors, session and end, which can be killed like any other. :class:`Popen` and
-:func:`run` are those of :mod:`subprocess`, and start an interpreter as usual whenever the program depends
-on how the interpreter itself was started.
+environment, folder, descriptors, session and end, which can be killed like any other. :class:`Popen`
+and :func:`run` are those of :mod:`subprocess`, and start an interpreter as usual whenever the program
+depends on how the interpreter itself was started.
 
 Not for tests of a start, or of what is imported when: there, :mod:`subprocess`.
 """

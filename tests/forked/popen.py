@@ -115,11 +115,14 @@ class Popen(subprocess.Popen[Any]):
         pipes = given[10:16]
         restore_signals, gid, gids, uid, umask, new_session, group = given[16:]
         changes = [executable, preexec_fn, gid, gids, uid]
-        if any(each is not None for each in changes) or shell or not close_fds:
-            request = None
-        elif not restore_signals or signal.pthread_sigmask(signal.SIG_BLOCK, []):
-            request = None
-        else:
+        request = None
+        if (
+            all(each is None for each in changes)
+            and close_fds
+            and restore_signals
+            and not shell
+            and not signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        ):
             request = _request(args, pass_fds, cwd, env, umask, new_session, group)
         if request is None or not self._fork(request, pipes):
             super()._execute_child(*given)  # type: ignore[misc]

@@ -89,7 +89,7 @@ def send_reply(sock: socket.socket, reply: Reply, value: int) -> None:
 
 
 def receive_reply(sock: socket.socket) -> tuple[Reply, int] | None:
-    """None: the server is gone. Raises BlockingIOError if the socket does not wait and none is there."""
+    """None: the server is gone. Raises BlockingIOError if none is there yet."""
     data = sock.recv(_REPLY.size)
     if len(data) < _REPLY.size:
         return None

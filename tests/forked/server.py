@@ -1,5 +1,5 @@
-"""The process that is forked. It has no thread and no loop, holds nothing open but its sockets, and ends
-when the test process does, or with its last word."""
+"""The process that is forked: it has no thread and no loop, and holds nothing open but its sockets. It
+ends when the process of pytest does."""
 
 from __future__ import annotations
 
@@ -98,7 +98,9 @@ class _Server:
                 assert told is not None
                 with contextlib.suppress(OSError):
                     send_reply(child.sock, Reply.ENDED, _wait_status(told))
-        elif child.sock is not None:  # nobody writes there: who asked has read how it ended, or has gone
+        elif (
+            child.sock is not None
+        ):  # nobody writes there: who asked has read how it ended, or has gone
             self.selector.unregister(child.sock)
             child.sock.close()
             child.sock = None
