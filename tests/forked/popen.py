@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import shutil
 import signal
@@ -142,7 +143,8 @@ class Popen(subprocess.Popen[Any]):
             request.send(sock, descriptors)
             answer = receive_reply(sock)
             if answer is None or answer[0] is not Reply.READY:
-                raise OSError(answer[1] if answer else 0, "the program could not be forked")
+                number = answer[1] if answer else errno.ECONNRESET
+                raise OSError(number, os.strerror(number), request.folder)
         except BaseException:
             sock.close()
             raise

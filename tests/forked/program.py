@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import contextlib
 import fcntl
 import importlib.machinery
 import io
@@ -129,7 +128,7 @@ class Program:
         elif kind == "-c":
             exec(compile(program, "<string>", "exec"), names)
         else:
-            names["__file__"] = program
+            names["__file__"], names["__cached__"] = program, None
             names["__loader__"] = importlib.machinery.SourceFileLoader("__main__", program)
             with open(program, "rb") as file:
                 code = compile(file.read(), program, "exec")
@@ -139,23 +138,28 @@ class Program:
 def _open_streams() -> None:
     """Of this process's descriptors, as the interpreter opens them when it starts."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
-        before: TextIO = getattr(sys, f"__{name}__")
-        stream = _stream(number, f"<{name}>", before.encoding, before.errors)
+        stream = _stream(number, f"<{name}>", getattr(sys, f"__{name}__"))
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
 
-def _stream(number: int, name: str, encoding: str, errors: str | None) -> TextIO | None:
+def _stream(number: int, name: str, before: io.TextIOWrapper) -> TextIO | None:
     mode = "r" if number == 0 else "w"
-    buffer: Any = None
-    with contextlib.suppress(OSError):
-        buffer = open(number, mode + "b", closefd=False)  # noqa: SIM115  # it is there until the end
-    if buffer is None:
+    unbuffered = before.write_through
+    size = 0 if unbuffered and number else -1
+    try:
+        buffer: Any = open(number, mode + "b", size, closefd=False)  # noqa: SIM115  # until the end
+    except OSError:
         return None
-    buffer.raw.name = name
-    lines = number == 2 or buffer.raw.isatty()
+    raw = getattr(buffer, "raw", buffer)
+    raw.name = name
     text = io.TextIOWrapper(
-        buffer, encoding=encoding, errors=errors, newline="\n", line_buffering=lines
+        buffer,
+        encoding=before.encoding,
+        errors=before.errors,
+        newline="\n",
+        line_buffering=not unbuffered and (number == 2 or raw.isatty()),
+        write_through=unbuffered,
     )
     text.mode = mode  # type: ignore[misc]
     return text

@@ -172,7 +172,7 @@ def test_what_it_was_asked_for_and_cannot_have_is_an_error_here(tmp_path: Path) 
     for kind in (subprocess.Popen, forked.Popen):
         with pytest.raises(FileNotFoundError):
             kind([sys.executable, "-c", ""], cwd=tmp_path / "nowhere")
-        with pytest.raises(OSError, match=r"group|permitted"):
+        with pytest.raises(OSError, match="permitted"):
             kind([sys.executable, "-c", ""], process_group=1)
 
 
