@@ -46,7 +46,7 @@ PROGRAMS = {
     "limits": "import resource\nprint([resource.getrlimit(n) for n in range(16)])",
     "umask": "import os; print(os.umask(0))",
     "group": "import os; print(os.getpgrp() == os.getpid(), os.getsid(0) == os.getpid())",
-    "main": "print(sorted(globals()), __name__, __spec__, __doc__, __package__)",
+    "main": "print(sorted(globals()), __name__, bool(__spec__), __doc__, __package__)",
     "threads": "import threading; print(threading.active_count(), threading.main_thread().name)",
     "loop": "import asyncio\nasync def f():\n    await asyncio.sleep(0)\n    print('ran')\n"
     "asyncio.run(f())",
@@ -60,7 +60,9 @@ PROGRAMS = {
 
 def both(command: list[Any], **options: Any) -> subprocess.CompletedProcess[str]:
     """Run it in both ways; what is to be seen is the same."""
-    given = {"capture_output": True, "text": True, "timeout": SECONDS, **options}
+    # Libraries set variables that os.environ does not show (readline: LINES), and a new process has.
+    env = dict(os.environ)
+    given = {"capture_output": True, "text": True, "timeout": SECONDS, "env": env, **options}
     usual = subprocess.run([sys.executable, *command], **given)
     ours = forked.run([sys.executable, *command], **given)
     assert ours.stdout == usual.stdout
