@@ -16,6 +16,7 @@ import pytest
 import kachery_p2p as kc
 from kachery_p2p.protocol import errors
 from kachery_p2p.protocol.limits import MAX_FEED_MESSAGE, MAX_SLICE
+from tests import forked
 from tests.daemons import Daemon, Lab, at, short_folder
 
 pytestmark = pytest.mark.processes
@@ -402,7 +403,7 @@ try:
 except KeyboardInterrupt:
     print("interrupted", subfeed.append_message(2), subfeed.get_next_messages(), flush=True)
 """
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, "-c", code], env=lab.a.env, stdout=subprocess.PIPE, text=True
     )
     with process:
