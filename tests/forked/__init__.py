@@ -6,6 +6,7 @@ environment, folder, descriptors, session and end, which can be killed like any 
 and :func:`run` are those of :mod:`subprocess`, and start an interpreter as usual whenever the program
 depends on how the interpreter itself was started.
 
+Its parent is the server: who asks the system for its children, and not the Popen, does not find it.
 Not for tests of a start, or of what is imported when: there, :mod:`subprocess`.
 """
 

@@ -50,7 +50,10 @@ BASE_PATH = [
 ]
 """Where the server's interpreter, which has a first entry of its own, finds modules."""
 
+_DAEMON = ("-m", "kachery_p2p.node")
+
 _address: Address | None = None
+_adopted = False
 _starting = threading.Lock()
 
 
@@ -64,9 +67,10 @@ def _server() -> Address:
 
 
 def adopt(address: Address) -> None:
-    """In the server: what it forks asks it in turn."""
-    global _address
-    _address = address
+    """In the server: programs that it forks ask it in turn, for daemons. What else they start may be
+    waited for as a child is, with os.waitid(), and has to be theirs."""
+    global _address, _adopted
+    _address, _adopted = address, True
 
 
 def _start() -> Address:
@@ -230,6 +234,8 @@ def _request(
         return None
     command = [os.fsdecode(each) for each in args]
     program = _program(command)
+    if program is not None and _adopted and program[:2] != _DAEMON:
+        return None
     folder = os.path.abspath(os.fsdecode(cwd or "."))
     if program is None or len(pass_fds) > _MAX_PASSED or not os.access(folder, os.X_OK):
         return None

@@ -207,15 +207,20 @@ def test_what_depends_on_the_start_of_an_interpreter_has_one(
         assert process.wait(SECONDS) == 0
 
 
-def test_what_a_forked_program_starts_is_forked_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("started", ["['-P', '-m', 'kachery_p2p.node', '{}']", "['-c', '0']"])
+def test_of_what_a_forked_program_starts_only_daemons_are_forked(started: str) -> None:
+    """Others are its children, which it waits for in ways of its own."""
     code = (
-        "import subprocess, sys\n"
-        "p = subprocess.Popen([sys.executable, '-c', 'import os; print(os.getpid() > 1)'],\n"
-        "    stdout=subprocess.PIPE, start_new_session=True)\n"
-        "print(p.is_forked, p.communicate()[0], p.returncode)\n"
+        "import os, subprocess, sys\n"
+        f"p = subprocess.Popen([sys.executable, *{started}], stderr=subprocess.DEVNULL,\n"
+        "    start_new_session=True)\n"
+        "try: os.waitid(os.P_PID, p.pid, os.WEXITED | os.WNOWAIT); mine = True\n"
+        "except ChildProcessError: mine = False\n"
+        "print(p.is_forked, mine, p.wait())\n"
     )
     done = forked.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "True b'True\\n' 0\n", done.stderr
+    wanted = "True False 1\n" if "node" in started else "False True 0\n"
+    assert (done.stdout, done.stderr) == (wanted, "")
 
 
 def test_the_server_ends_with_the_tests_and_what_still_runs_goes_on() -> None:

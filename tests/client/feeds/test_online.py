@@ -354,7 +354,11 @@ def test_a_stream_survives_a_restart_of_the_node(node: Daemon) -> None:
 
 
 @pytest.mark.parametrize("awaited", [False, True])
-def test_a_stream_ends_when_its_feed_is_deleted_here(lab: Lab, awaited: bool) -> None:
+def test_a_stream_ends_when_its_feed_is_deleted_here(
+    lab: Lab, awaited: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A subfeed that nobody has may come to be while one waits: between two reads, it is said later.
+    monkeypatch.setattr("kachery_p2p.client.feeds.subfeeds.STREAM_WAIT_MSEC", 500.0)
     with at(lab.a):
         subfeed = made([1, 2])
         feed, other = kc.load_feed(subfeed.uri.rpartition("/")[0]), kc.load_subfeed(subfeed.uri)
