@@ -22,7 +22,6 @@ _IMPORTED = (
     "kachery_p2p.cli.main",
     "kachery_p2p.client.tasks.worker",
     "kachery_p2p.node.node",
-    "uvloop",
 )
 _REQUEST_SECONDS = 60.0
 
