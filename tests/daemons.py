@@ -16,6 +16,7 @@ from unittest import mock
 import kachery_p2p as kc
 from kachery_p2p.client.session import portal
 from kachery_p2p.testing import AnyNode, Daemon, Network, free_port
+from tests import forked
 from tests.patience import patience
 
 __all__ = [
@@ -30,6 +31,9 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Hundreds of daemons and commands: each would import the package anew.
+AnyNode.run_program = staticmethod(forked.run)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.daemons import ROOT, Daemon, Lab
 
 pytestmark = pytest.mark.processes
@@ -31,7 +32,7 @@ def my_channel(short_folder: Path) -> Iterator[Lab]:
 
 
 def example(node: Daemon, *arguments: str) -> str:
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, str(SCRIPT), *arguments],
         env=node.env, cwd=node.home, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
@@ -57,7 +58,7 @@ def test_feeds(my_channel: Lab) -> None:
 
 def test_tasks(my_channel: Lab) -> None:
     a = my_channel.a
-    backend = subprocess.Popen(
+    backend = forked.Popen(
         [sys.executable, str(SCRIPT), "serve-tasks"],
         env=a.env, cwd=a.home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 import kachery_client
 import kachery_p2p
 from kachery_p2p.cli.main import PROGRAM, group
+from tests import forked
 from tests.daemons import ROOT, short_folder
 
 STATUSES = ("same", "changed", "renamed", "another way", "left out")
@@ -148,7 +148,7 @@ def test_the_older_programs_are_the_commands_of_today(program: str) -> None:
     """Each is started with ``--help``, as its entry point would be."""
     module, _, function = programs()[program].partition(":")
     code = f"import sys; from {module} import {function}; sys.exit({function}())"
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-c", code, "--help"], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
@@ -163,14 +163,14 @@ def test_the_older_programs_are_the_commands_of_today(program: str) -> None:
 
 
 def test_older_commands_run_and_are_not_advertised() -> None:
-    help_text = subprocess.run(
+    help_text = forked.run(
         [sys.executable, "-m", "kachery_p2p.cli", "--help"],
         capture_output=True, text=True, timeout=60, check=True,
     ).stdout  # fmt: skip
     assert "load-file" not in help_text
     with short_folder() as folder:
         (folder / "notes.txt").write_text("some-random-text")
-        stored = subprocess.run(
+        stored = forked.run(
             [sys.executable, "-m", "kachery_p2p.cli", "store-file", str(folder / "notes.txt")],
             capture_output=True, text=True, timeout=60, check=True,
             env={"KACHERY_OFFLINE_STORAGE_DIR": str(folder / "storage"), "PYTHONPATH": str(ROOT)},

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from kachery_p2p.local import places
 
@@ -25,6 +25,12 @@ class AnyNode(abc.ABC):
     ``async`` tests use :meth:`astart`, :meth:`astop`, :meth:`akill` and :meth:`arestart`, which do not
     keep their loop waiting.
     """
+
+    run_program: ClassVar[Callable[..., subprocess.CompletedProcess[str]]] = staticmethod(
+        subprocess.run
+    )
+    """What programs are run by, the command line among them, which starts daemons. Who has a way that
+    costs less puts it here; it takes what :func:`subprocess.run` takes."""
 
     def __init__(self, folder: Path, label: str) -> None:
         self.label = label
@@ -132,7 +138,7 @@ class AnyNode(abc.ABC):
     def _run(
         self, command: list[str], stdin: str | None, env: dict[str, str]
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        return self.run_program(
             [*self._prefix(command), sys.executable, *command],
             env={**self.env, **env},
             cwd=self.home,

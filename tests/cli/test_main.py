@@ -19,6 +19,7 @@ import _kachery_p2p_command
 from kachery_p2p._version import __version__
 from kachery_p2p.cli.main import PROGRAM, group, main
 from kachery_p2p.protocol.errors import BY_CODE
+from tests import forked
 from tests.daemons import Daemon
 
 
@@ -161,7 +162,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(offline: Daemon) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        done = subprocess.run(
+        done = forked.run(
             [sys.executable, "-m", "kachery_p2p.cli", "cat", str(path)],
             env=offline.env,
             stdout=writer,
@@ -177,7 +178,7 @@ def test_a_full_disk_behind_stdout_is_an_error(offline: Daemon) -> None:
     path = offline.home / "small"
     path.write_bytes(b"content")
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(
+        done = forked.run(
             [sys.executable, "-m", "kachery_p2p.cli", "store", str(path)],
             env=offline.env,
             stdout=full,
@@ -188,7 +189,7 @@ def test_a_full_disk_behind_stdout_is_an_error(offline: Daemon) -> None:
 
 
 def test_ctrl_c_is_130(offline: Daemon) -> None:
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, "-m", "kachery_p2p.cli", "channel", "join", "-"],
         env=offline.env,
         stdin=subprocess.PIPE,
@@ -299,7 +300,7 @@ def test_names_go_out_where_the_locale_has_no_letters_for_them(
     Path(os.fsdecode(path)).write_text("x")
 
     def run(*arguments: bytes) -> bytes:
-        done = subprocess.run(
+        done = forked.run(
             [sys.executable, "-m", "kachery_p2p.cli", *arguments],
             env={**offline.env, **ascii_only},
             capture_output=True,
@@ -339,7 +340,7 @@ def test_the_status_counts_where_what_is_written_is_full(
     arguments: list[str], status: int, said: str, offline: Daemon
 ) -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
+        done = forked.run(
             [sys.executable, "-m", "kachery_p2p", *arguments],
             env=offline.env,
             stdout=full if said else subprocess.PIPE,

@@ -12,6 +12,7 @@ import pytest
 
 import kachery_p2p as kc
 from kachery_p2p.protocol.errors import BY_CODE
+from tests import forked
 from tests.daemons import Daemon, Lab, at, free_port, short_folder
 
 pytestmark = pytest.mark.processes
@@ -26,7 +27,7 @@ def lab() -> Iterator[Lab]:
 
 
 def older(node: Daemon, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return forked.run(
         [sys.executable, "-c", PROGRAM.format(program), *arguments],
         env=node.env, cwd=node.home, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
@@ -34,7 +35,7 @@ def older(node: Daemon, program: str, *arguments: str) -> subprocess.CompletedPr
 
 def starts(node: Daemon, program: str, *arguments: str) -> tuple[dict[str, object], str]:
     """What the node says of itself that is started so, and what is said meanwhile."""
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, "-c", PROGRAM.format(program), *arguments],
         env=node.env, cwd=node.home, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -96,7 +97,7 @@ def test_messages_are_printed_as_they_come(lab: Lab) -> None:
     with at(lab.a):
         subfeed = kc.create_feed().load_subfeed("default")
         subfeed.append_message({"number": 1})
-    printing = subprocess.Popen(
+    printing = forked.Popen(
         [sys.executable, "-c", PROGRAM.format("print_messages"), subfeed.uri],
         env=lab.b.env, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem, ShellComplete, get_completion
 from kachery_p2p.cli import completions
 from kachery_p2p.cli.main import group, main
 from kachery_p2p.cli.shell import SHELLS, Line, read_line
+from tests import forked
 from tests.daemons import Daemon, Lab
 
 VARIABLE = "_KACHERY_P2P_COMPLETE"
@@ -150,7 +151,7 @@ def offered(node: Daemon, *words: str) -> list[str]:
     """What the command answers to Tab after these words: kind and value of each."""
     line = shlex.join(["kachery-p2p", *words])
     env = {**node.env, VARIABLE: "bash_complete", "COMP_LINE": line}
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-m", "kachery_p2p.cli"],
         env=env, capture_output=True, text=True, check=True,
     )  # fmt: skip

@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ import kachery_client as kc
 import kachery_p2p
 from kachery_p2p.client.tasks.context import TaskContext
 from kachery_p2p.client.tasks.run import call
+from tests import forked
 from tests.daemons import ROOT, Lab, at, short_folder
 
 TEXT_URI = "sha1://6af826b3d648ccba6b4bbe58e93e22add640d728/file.txt"
@@ -146,7 +146,7 @@ def test_a_users_mistake_shows_the_users_line_and_not_ours(
     path = tmp_path / "script.py"
     path.write_text("import kachery_client as kc\nkc.store_file('/nowhere/at/all')\n")
     env = {**os.environ, "PYTHONPATH": str(ROOT), "KACHERY_P2P_TRACEBACK": "full" if full else ""}
-    done = subprocess.run([sys.executable, str(path)], env=env, capture_output=True, text=True)
+    done = forked.run([sys.executable, str(path)], env=env, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.count("Traceback") == (2 if full else 1)
     frames = [line for line in done.stderr.splitlines() if line.startswith("  File")]
@@ -205,7 +205,7 @@ def test_a_script_that_outlives_the_interpreter_is_stopped() -> None:
         "import kachery_client as kc; s = kc.ShellScript('exec sleep 1000'); s.start(); "
         "print(s._process.pid)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    done = forked.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     with pytest.raises(ProcessLookupError):
         os.kill(int(done.stdout), 0)
@@ -314,7 +314,7 @@ kc.run_task_backend(channels=["lab"], task_function_ids=["job.1", "act.1"], back
 def test_a_backend_of_old_serves(lab: Lab) -> None:
     path = lab.a.home / "serve.py"
     path.write_text(SERVE)
-    backend = subprocess.Popen([sys.executable, str(path)], env=lab.a.env, cwd=lab.a.home)
+    backend = forked.Popen([sys.executable, str(path)], env=lab.a.env, cwd=lab.a.home)
     try:
         with at(lab.b):
             job = kc.request_task(

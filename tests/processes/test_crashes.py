@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from kachery_p2p.protocol.limits import DURABLE_WINDOW, MAX_BODY
+from tests import forked
 from tests.daemons import Daemon, Lab, short_folder
 
 pytestmark = pytest.mark.processes
@@ -64,7 +65,7 @@ class Loading:
     """A client process that loads; its daemon may be killed underneath."""
 
     def __init__(self, daemon: Daemon, uri: str) -> None:
-        self._process = subprocess.Popen(
+        self._process = forked.Popen(
             [sys.executable, "-c", LOAD, uri], env=daemon.env, stdout=subprocess.PIPE, text=True
         )
 
@@ -133,7 +134,7 @@ def test_no_acknowledged_store_is_lost(lab: Lab) -> None:
     acknowledged: dict[int, str] = {}
     for _ in range(4):
         start = max(acknowledged, default=0) + 1
-        storing = subprocess.Popen(
+        storing = forked.Popen(
             [sys.executable, "-c", STORE, str(start)],
             env=lab.a.env,
             stdout=subprocess.PIPE,
@@ -159,7 +160,7 @@ def test_no_acknowledged_store_is_lost(lab: Lab) -> None:
 
 
 def test_a_store_that_was_cut_off_leaves_nothing(lab: Lab, big_file: Path) -> None:
-    storing = subprocess.Popen(
+    storing = forked.Popen(
         [sys.executable, "-m", "kachery_p2p.cli", "store", str(big_file)],
         env=lab.a.env,
         stdout=subprocess.DEVNULL,

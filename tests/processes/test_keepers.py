@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from kachery_p2p.testing import Daemon
+from tests import forked
 from tests.daemons import Lab, until
 
 pytestmark = pytest.mark.processes
@@ -137,7 +138,7 @@ def test_kept_is_said_only_of_what_is_there_after_a_kill(lab: Lab, victim: str) 
     uri = lab.a.cli("store", str(path)).stdout.strip()
     offers(lab.b)
     keepers_of(lab.a, 1)
-    with subprocess.Popen(
+    with forked.Popen(
         [sys.executable, "-c", PUSH, uri],
         env=lab.a.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as program:  # fmt: skip

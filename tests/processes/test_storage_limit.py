@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.daemons import Daemon, Lab
 
 pytestmark = pytest.mark.processes
@@ -64,7 +65,7 @@ def test_a_file_that_is_deleted_while_another_node_reads_it_arrives_there(lab: L
     path = write(lab.a, "big.dat", 80_000_000, 1)
     sha1 = hashlib.sha1(path.read_bytes()).hexdigest()
     uri = lab.a.cli("store", str(path)).stdout.strip()
-    reader = subprocess.Popen(
+    reader = forked.Popen(
         [sys.executable, "-c", LOAD, uri], env=lab.b.env, stdout=subprocess.PIPE, text=True
     )
     assert reader.stdout is not None
@@ -147,7 +148,7 @@ def busy(daemon: Daemon, uris: list[str], *, kill: bool) -> list[str]:
     """Three programs that load and store; what was stored. With ``kill`` the node is killed while they
     do."""
     programs = [
-        subprocess.Popen(
+        forked.Popen(
             [sys.executable, "-c", BUSY, str(seed), *uris],
             env=daemon.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )

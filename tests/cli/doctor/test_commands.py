@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pwd
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import pytest
 from kachery_p2p.cli.doctor.commands import _no_node
 from kachery_p2p.cli.doctor.diagnosis import exit_status, in_order, ok, problem, summary, warning
 from kachery_p2p.protocol.errors import BY_CODE, DaemonElsewhere, DaemonHangs, LocalError
+from tests import forked
 from tests.daemons import ROOT, Daemon, Lab
 from tests.patience import patience
 from tests.processes.test_disk_full import MB, filled, small_disk  # noqa: F401  # a fixture
@@ -193,7 +193,7 @@ os.setgroups([])
 os.setuid({pwd.getpwnam("nobody").pw_uid})
 sys.exit(main(["doctor", "--json"]))
 """
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-c", code],
         env={**node.env, "PYTHONPATH": os.getcwd()},
         cwd="/",

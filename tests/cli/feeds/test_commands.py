@@ -19,6 +19,7 @@ from kachery_p2p.cli.feeds.targets import parse_target
 from kachery_p2p.protocol.errors import BadUri
 from kachery_p2p.protocol.feeds.feed import subfeed_hash
 from kachery_p2p.protocol.feeds.signed_message import check_signed_message
+from tests import forked
 from tests.daemons import Daemon, Lab
 from tests.patience import patience
 
@@ -236,7 +237,7 @@ def test_tail_ends_quietly_when_its_reader_goes_away(offline: Daemon) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        done = subprocess.run(
+        done = forked.run(
             [sys.executable, "-m", "kachery_p2p.cli", "feed", "tail", uri],
             env=offline.env,
             stdout=writer,
@@ -257,7 +258,7 @@ def lines_of(text: str) -> list[Any]:
 @contextlib.contextmanager
 def running(daemon: Daemon, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A command that goes on, with pipes; it is ended if the test did not do that."""
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, "-m", "kachery_p2p.cli", *arguments],
         env=daemon.env,
         cwd=daemon.home,

@@ -14,6 +14,7 @@ import pytest
 
 from kachery_p2p.protocol.errors import NeedsNode
 from kachery_p2p.protocol.limits import MANIFEST_CHUNK
+from tests import forked
 from tests.daemons import Daemon, Lab
 
 ABSENT = "sha1://" + "0" * 40 + "/x"
@@ -33,7 +34,7 @@ def write(daemon: Daemon, name: str, content: bytes) -> str:
 
 
 def cat(daemon: Daemon, *arguments: str) -> bytes:
-    return subprocess.run(
+    return forked.run(
         [sys.executable, "-m", "kachery_p2p.cli", "cat", *arguments],
         env=daemon.env,
         capture_output=True,
@@ -59,7 +60,7 @@ def test_on_a_terminal_a_uri_can_be_pasted_into_any_shell(offline: Daemon) -> No
     assert "?manifest=" in piped[1]
     master, terminal = pty.openpty()
     with os.fdopen(master, "rb") as screen:
-        subprocess.run(
+        forked.run(
             [sys.executable, "-m", "kachery_p2p.cli", "store", "-q", "a.txt", "big.dat"],
             env=offline.env, cwd=offline.home, stdout=terminal, check=True,
         )  # fmt: skip
@@ -176,7 +177,7 @@ def test_a_range_the_wrong_way_round_is_refused(offline: Daemon) -> None:
 def test_a_file_name_of_any_bytes_comes_out_as_it_is(offline: Daemon) -> None:
     write(offline, "a.txt", b"one")
     uri = offline.cli("store", "a.txt").stdout.strip()
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-m", "kachery_p2p.cli", "load", uri, "--dest", b"caf\xe9"],
         env={**offline.env, "LC_ALL": "C"},
         cwd=offline.home,

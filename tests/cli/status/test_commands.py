@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
+from tests import forked
 from tests.daemons import Daemon, Lab
 from tests.patience import patience
 
@@ -35,7 +36,7 @@ class Terminal:
         self.resize(columns)
         self.before = termios.tcgetattr(self._theirs)
         self.received = b""
-        self.process = subprocess.Popen(
+        self.process = forked.Popen(
             [sys.executable, "-m", "kachery_p2p.cli", "status", *arguments],
             env={**daemon.env, "TERM": "xterm-256color", **env},
             stdin=self._theirs,
@@ -256,7 +257,7 @@ def test_the_live_view_says_that_the_node_went_away_and_goes_on_when_it_is_back(
 def test_if_the_keyboard_is_no_terminal_it_is_printed_once(node: Daemon) -> None:
     ours, theirs = pty.openpty()
     try:
-        done = subprocess.run(
+        done = forked.run(
             [sys.executable, "-m", "kachery_p2p.cli", "status"],
             env={**node.env, "TERM": "xterm"},
             stdin=subprocess.DEVNULL,

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from kachery_p2p.cli.tasks.commands import plain
+from tests import forked
 from tests.daemons import Daemon, Lab, short_folder
 
 pytestmark = pytest.mark.processes
@@ -57,7 +58,7 @@ def lab() -> Iterator[Lab]:
 @contextlib.contextmanager
 def serving(node: Daemon, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """'task backend' on a node, ended with Ctrl-C at the end."""
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, "-m", "kachery_p2p.cli", "task", "backend", *arguments],
         env=node.env,
         cwd=node.home,
@@ -108,7 +109,7 @@ def test_results_are_printed(lab: Lab, backend: Any) -> None:
 
 
 def test_progress_and_a_wrong_type_are_said(lab: Lab, backend: Any) -> None:
-    with subprocess.Popen(
+    with forked.Popen(
         [sys.executable, "-m", "kachery_p2p.cli", "task", "request", "steps.1", "--type", "query",
          "--wait"],
         env=lab.b.env, stderr=subprocess.PIPE, text=True,
@@ -157,7 +158,7 @@ def test_offers_are_listed(lab: Lab, backend: Any) -> None:
 
 def test_a_task_is_shown_and_cancelled(lab: Lab, backend: Any) -> None:
     command = ["task", "request", "spin.1", "--type", "query", "--wait"]
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, "-m", "kachery_p2p.cli", *command],
         env=lab.b.env,
         stderr=subprocess.PIPE,

@@ -25,6 +25,7 @@ from kachery_p2p.client.display.progress import ProgressInfo, Transfer
 from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.storage.files.blobs import BlobStore
 from kachery_p2p.storage.files.sources import PIECE
+from tests import forked
 from tests.daemons import Lab, free_port
 
 MIB = 1 << 20
@@ -195,7 +196,7 @@ def environment(**more: str) -> dict[str, str]:
 def on_a_terminal(code: str, *, pipe: bool = False, **more: str) -> tuple[Seen, str]:
     """What the terminal got, and what came through a pipe that was standard output."""
     with terminal() as (ours, theirs):
-        process = subprocess.Popen(
+        process = forked.Popen(
             [sys.executable, "-c", code],
             env=environment(**more),
             stdout=subprocess.PIPE if pipe else theirs,
@@ -397,7 +398,7 @@ def test_ctrl_c_gives_the_terminal_back(lab: Lab, tmp_path: Path) -> None:
     os.kill(lab.a.pid, signal.SIGSTOP)  # so the load cannot end before it is interrupted
     try:
         with terminal() as (ours, theirs):
-            process = subprocess.Popen(
+            process = forked.Popen(
                 [sys.executable, "-c", LOAD, uri, here],
                 env={**lab.b.env, "TERM": "xterm-256color"},
                 stdout=theirs,
@@ -448,7 +449,7 @@ def test_the_command_line_has_the_same_bar(lab: Lab, tmp_path: Path) -> None:
             file.truncate(512 * MIB)
         paths.append(str(path))
     with terminal() as (ours, theirs):
-        process = subprocess.Popen(
+        process = forked.Popen(
             [sys.executable, "-m", "kachery_p2p.cli", "link", *paths],
             env={**lab.a.env, "TERM": "xterm-256color"},
             stdout=theirs,

@@ -16,6 +16,7 @@ import pytest
 import kachery_p2p as kc
 from kachery_p2p.protocol import errors
 from kachery_p2p.protocol.limits import MAX_FEED_MESSAGE, MAX_SLICE
+from tests import forked
 from tests.daemons import Daemon, Lab, at, short_folder
 
 pytestmark = pytest.mark.processes
@@ -353,7 +354,11 @@ def test_a_stream_survives_a_restart_of_the_node(node: Daemon) -> None:
 
 
 @pytest.mark.parametrize("awaited", [False, True])
-def test_a_stream_ends_when_its_feed_is_deleted_here(lab: Lab, awaited: bool) -> None:
+def test_a_stream_ends_when_its_feed_is_deleted_here(
+    lab: Lab, awaited: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A subfeed that nobody has may come to be while one waits: between two reads, it is said later.
+    monkeypatch.setattr("kachery_p2p.client.feeds.subfeeds.STREAM_WAIT_MSEC", 500.0)
     with at(lab.a):
         subfeed = made([1, 2])
         feed, other = kc.load_feed(subfeed.uri.rpartition("/")[0]), kc.load_subfeed(subfeed.uri)
@@ -402,7 +407,7 @@ try:
 except KeyboardInterrupt:
     print("interrupted", subfeed.append_message(2), subfeed.get_next_messages(), flush=True)
 """
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, "-c", code], env=lab.a.env, stdout=subprocess.PIPE, text=True
     )
     with process:

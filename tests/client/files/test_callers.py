@@ -17,6 +17,7 @@ import pytest
 
 import kachery_p2p as kc
 from kachery_p2p.protocol import errors
+from tests import forked
 from tests.client.files.online import BOTH, blob_path, content
 from tests.daemons import Lab, announced, at
 
@@ -161,7 +162,7 @@ def test_ctrl_c_ends_a_load_that_the_next_one_continues(lab: Lab, tmp_path: Path
             file.write(number.to_bytes(8, "big") + piece[8:])
     with at(lab.a):
         uri = kc.store_file(path)
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, "-c", LOAD, uri], env=lab.b.env, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None

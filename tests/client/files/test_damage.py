@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import kachery_p2p as kc
 from kachery_p2p.protocol import errors
 from kachery_p2p.protocol.limits import BLOCK, MANIFEST_CHUNK
+from tests import forked
 
 SMALL = 300_000
 LARGE = MANIFEST_CHUNK + 2 * BLOCK + 100
@@ -96,7 +96,7 @@ def test_the_command_says_it_too(folder: Path, tmp_path: Path) -> None:
     path.chmod(0o644)
     path.write_text("another one, the same")
     for options in ([], ["--dest", str(tmp_path / "copy")]):
-        done = subprocess.run(
+        done = forked.run(
             [sys.executable, "-m", "kachery_p2p.cli", "load", uri, *options],
             capture_output=True,
             text=True,

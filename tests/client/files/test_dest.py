@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import kachery_p2p as kc
 from kachery_p2p.client.session import blocking
 from kachery_p2p.protocol import errors
+from tests import forked
 
 
 def mode(path: Path) -> int:
@@ -152,7 +152,7 @@ def test_a_relative_offline_folder_is_one_folder(
         later = kc.store_text("later " + name)
         assert kc.load_text(later) == "later " + name
         code = f"import kachery_p2p as kc; print(kc.load_text({later!r}))"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        done = forked.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.stdout == f"later {name}\n", done.stderr
         assert not list((tmp_path / "other").iterdir())
 

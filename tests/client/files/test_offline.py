@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import kachery_p2p as kc
 from kachery_p2p.client.session import portal
 from kachery_p2p.protocol import errors
 from kachery_p2p.protocol.limits import MANIFEST_CHUNK
+from tests import forked
 from tests.daemons import Daemon, Lab
 
 ABSENT = "sha1://" + "0" * 40
@@ -253,7 +253,7 @@ from kachery_p2p.storage.files.writer import ContentWriter
 ContentWriter.finish = lambda self: os.kill(os.getpid(), signal.SIGKILL)
 kc.store_bytes(bytes([1]) * 21_000_000)
 """
-    subprocess.run([sys.executable, "-c", code], check=False)
+    forked.run([sys.executable, "-c", code], check=False)
     assert list((folder / "tmp").iterdir())
     kc.store_text("the next one")
     assert not list((folder / "tmp").iterdir())
@@ -271,7 +271,7 @@ async def main():
     return await asyncio.gather(*(kc.astore_file(path, progress=False) for path in paths))
 print(len(asyncio.run(main())))
 """
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert done.stdout == "3000\n", done.stderr

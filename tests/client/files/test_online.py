@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import kachery_p2p as kc
 from kachery_p2p.client.files import local_storage as storage
 from kachery_p2p.protocol import errors
 from kachery_p2p.protocol.limits import LOCAL_PIECE, MANIFEST_CHUNK
+from tests import forked
 from tests.client.files.online import ABSENT, BOTH, blob_path, content
 from tests.daemons import Lab, announced, at, until
 
@@ -273,7 +273,7 @@ def test_write_to_stdout_writes_the_bytes_and_returns_none(lab: Lab) -> None:
     with at(lab.a):
         uri = kc.store_bytes(b"raw \r\n\xff bytes")
     code = "import sys, kachery_p2p as kc; sys.exit(kc.load_bytes(sys.argv[1], 0, 8, True))"
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-c", code, uri], env=lab.a.env, capture_output=True, check=True
     )
     assert done.stdout == b"raw \r\n\xff "

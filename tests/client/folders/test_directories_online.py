@@ -16,6 +16,7 @@ import kachery_p2p as kc
 from kachery_p2p.client.folders import batches
 from kachery_p2p.protocol.errors import BadPath, StorageFull
 from kachery_p2p.protocol.limits import BATCH_FILES, INLINE_FILE, MANIFEST_CHUNK, RACY_SECONDS
+from tests import forked
 from tests.daemons import Lab, at, free_port, short_folder
 
 pytestmark = pytest.mark.processes
@@ -168,7 +169,7 @@ def test_a_load_that_was_killed_goes_on_where_it_was(
         uri = kc.store_dir(tree)
     with at(lab.b):
         announced(uri)
-        process = subprocess.Popen(
+        process = forked.Popen(
             [sys.executable, "-c", LOADS, uri, str(out)], stdout=subprocess.PIPE, text=True
         )
         assert process.stdout is not None

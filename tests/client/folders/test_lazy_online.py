@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import kachery_p2p as kc
+from tests import forked
 from tests.daemons import Lab, announced, at, short_folder, until
 
 pytestmark = pytest.mark.processes
@@ -162,7 +163,7 @@ def test_a_reader_that_is_killed_holds_nothing(lab: Lab) -> None:
     before = opened()
     os.kill(lab.a.pid, signal.SIGSTOP)
     try:
-        reader = subprocess.Popen(
+        reader = forked.Popen(
             [sys.executable, "-c", HOLDS_RANGES, uri],
             env=lab.b.env,
             stdout=subprocess.PIPE,

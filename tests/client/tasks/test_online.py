@@ -19,6 +19,7 @@ import pytest
 import kachery_p2p as kc
 from kachery_p2p.client.tasks import functions as task_functions
 from kachery_p2p.protocol import errors
+from tests import forked
 from tests.daemons import Lab, at, short_folder
 
 pytestmark = pytest.mark.processes
@@ -266,7 +267,7 @@ def test_what_a_script_asked_for_before_it_ended_is_done(
         f"kc.request_task('append.1', {{'path': {str(out)!r}, 'number': 4}}, 'action', 'lab')\n"
         f"{ending}"
     )
-    subprocess.run([sys.executable, "-c", code], env=lab.b.env, timeout=30, check=False)
+    forked.run([sys.executable, "-c", code], env=lab.b.env, timeout=30, check=False)
     until(lambda: out.exists() and out.read_text() == "4\n")
 
 
@@ -393,7 +394,7 @@ def test_a_dask_cluster_loses_nothing_when_a_worker_is_killed(lab: Lab) -> None:
     pytest.importorskip("distributed")
     script = lab.a.home.parent / "on_dask.py"
     script.write_text(DASK)
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, str(script)], env=lab.a.env, stdout=subprocess.PIPE, text=True
     )
     try:

@@ -18,6 +18,7 @@ from kachery_p2p.protocol.feeds.feed import Run, Slice, leaf_hashes
 from kachery_p2p.protocol.identity import NodeKey
 from kachery_p2p.protocol.tree import root
 from kachery_p2p.storage.feeds.store import FeedStore
+from tests import forked
 from tests.storage.feeds.samples import ALL, FEED, OTHER, SEED, SUB, History, texts
 
 OTHER_KEY = NodeKey(b"z" * 32)
@@ -69,7 +70,7 @@ while True:
 def test_nothing_that_was_acknowledged_is_lost_by_a_kill(tmp_path):
     path = tmp_path / "feeds.sqlite"
     for _ in range(3):
-        child = subprocess.Popen(
+        child = forked.Popen(
             [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True
         )
         told = []

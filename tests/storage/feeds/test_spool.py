@@ -16,6 +16,7 @@ from kachery_p2p.storage.feeds import spool as feed_spool
 from kachery_p2p.storage.feeds.append import Append
 from kachery_p2p.storage.feeds.spool import Accepted, FeedSpool
 from kachery_p2p.storage.feeds.store import FeedStore
+from tests import forked
 from tests.storage.feeds.samples import ALL, FEED, OTHER, SEED, SUB, texts
 
 
@@ -214,7 +215,7 @@ while True:
 
 @pytest.mark.parametrize("count", [1, 6, 7, 8, 100, 101, 103])
 def test_nothing_that_was_acknowledged_is_lost_by_a_kill(path, count):
-    child = subprocess.Popen(
+    child = forked.Popen(
         [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True
     )
     told = []

@@ -23,6 +23,7 @@ from kachery_p2p.storage import disk, paths
 from kachery_p2p.storage.files import journal, journal_file
 from kachery_p2p.storage.files.blobs import BlobStore
 from kachery_p2p.storage.files.journal_file import HALVES, PAGE, JournalFile
+from tests import forked
 from tests.storage.files.samples import content
 
 SMALL = 32 * PAGE
@@ -557,7 +558,7 @@ for thread in range(2):
 
 def test_a_process_that_is_killed_loses_nothing_it_acknowledged(root):
     for attempt, after in enumerate((1, 40, 300)):
-        process = subprocess.Popen(
+        process = forked.Popen(
             [sys.executable, "-c", STORES, str(root), str(attempt)], stdout=subprocess.PIPE
         )
         assert process.stdout is not None
