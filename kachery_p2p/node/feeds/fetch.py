@@ -52,17 +52,20 @@ async def fetch_messages(
     params = FeedFollow(holder.channel, feed, subfeed, start, stop, False)
     stream = link.open(FEED_FOLLOW, codec.plain(params))
     head: Head | None = None
-    patience = FEED_SILENCE_SECONDS
+    patience, loop = FEED_SILENCE_SECONDS, asyncio.get_running_loop()
+    deadline, said = loop.time() + patience, False
     try:
         while True:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout_at(deadline):
                 item = await stream.receive()
             if item is None:
                 raise NotFound(
                     what=subfeed_key(*where).title,
                     detail=f"{holder.name} has not got message {start}",
                 )
-            patience = STALL_SECONDS
+            if not said:  # more words do not give it more time
+                said, patience = True, STALL_SECONDS
+                deadline = loop.time() + patience
             meta, body, _ = item
             part = codec.convert(FeedPart, meta)
             head = part.head or head
@@ -74,7 +77,8 @@ async def fetch_messages(
             data = await stream.open_body(body)
             return await workers.disk(_proven, where, start, stop, part, head, data, holder.name)
     except TimeoutError:
-        raise Unreachable(what=holder.name, reason=f"silent for {patience:g} s") from None
+        reason = f"no messages in {patience:g} s" if said else f"silent for {patience:g} s"
+        raise Unreachable(what=holder.name, reason=reason) from None
     finally:
         stream.end()
 

@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from kachery_p2p.node.files.keeping import Keeping
@@ -91,7 +91,6 @@ class Keeper:
         self._coming: dict[_Key, Coming] = {}
         self._streams: dict[Stream, tuple[Link, KeepPut]] = {}
         self._each: Counter[str] = Counter()
-        self._beginning = asyncio.Lock()
         self._released = True
         """Contents may have become unneeded since that was last looked at."""
         self._next_look = 0.0
@@ -118,16 +117,32 @@ class Keeper:
             stream.set_group(link.peer)
             self._streams[stream] = (link, put)
             try:
-                kept = await self._begin(link, put)
-                work = self._coming[kept.key] = Coming(put, kept, stream)
-                try:
+                async with self._alone(link, stream, put) as work:
+                    work.kept = await self._disk(self._counted, work)
                     kept = await self._while_telling(stream, work)
-                finally:
-                    del self._coming[work.kept.key]
-                    work.ended.set()
                 await stream.send(codec.plain(KeepState(put.size, True, kept.until)))
             finally:
                 del self._streams[stream]
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, link: Link, stream: Stream, put: KeepPut) -> AsyncIterator[Coming]:
+        """The one push of this thing by this node that goes on. Another of them, of a link that its
+        node has lost and this one not yet, is ended, and waited for; nobody else waits for that."""
+        now = self._context.clock()
+        until = None if put.seconds is None else now + put.seconds
+        kept = Kept(
+            put.channel.hex(), link.peer, put.content, put.label, put.size, put.count, now, until,
+            False,
+        )  # fmt: skip
+        while (old := self._coming.get(kept.key)) is not None:
+            old.stream.end(Busy(limit="another push of the same thing"))
+            await old.ended.wait()
+        work = self._coming[kept.key] = Coming(put, kept, stream)
+        try:
+            yield work
+        finally:
+            del self._coming[kept.key]
+            work.ended.set()
 
     @contextlib.contextmanager
     def _place(self, peer: str) -> Iterator[None]:
@@ -140,38 +155,17 @@ class Keeper:
             self._each[peer] -= 1
             self._each += Counter()
 
-    async def _begin(self, link: Link, put: KeepPut) -> Kept:
-        """Have it counted, if it fits. Raises KeepRefused."""
-        now, channel = self._context.clock(), put.channel.hex()
-        until = None if put.seconds is None else now + put.seconds
-        kept = Kept(
-            channel, link.peer, put.content, put.label, put.size, put.count, now, until, False
-        )
-
-        def work() -> Kept:
-            old = self._state.is_kept(*kept.key)
-            used, things = self._state.kept_sums(channel, link.peer)
-            if old is not None:
-                used, things = used - old.size, things - 1
-            reason = self._offers.on(put.channel).why_not(link.peer, put.size, used, things)
-            if reason:
-                raise self._taker.refusal(kept, reason)
-            if not self._context.quota.room.can_ever_hold(put.size):
-                raise self._taker.refusal(kept, "its storage may hold less in all")
-            if old is not None and old.whole:
-                return old  # it stays kept, whatever becomes of this
-            if old is not None or len(put.content) == FEED_BYTES:
-                self._state.count_in(kept)
-            else:
-                self._state.keep(kept._replace(until=None), [], [])
-            return kept
-
-        async with self._beginning:  # or two could fit that together do not
-            old = self._coming.get(kept.key)
-            if old is not None:  # of a link that its node has lost, and this one not yet
-                old.stream.end(Busy(limit="another push of the same thing"))
-                await old.ended.wait()
-            return await self._disk(work)
+    def _counted(self, work: Coming) -> Kept:
+        """Have it count, if it fits; as it is kept from now on. Raises KeepRefused."""
+        kept = work.kept
+        if not self._context.quota.room.can_ever_hold(kept.size):
+            raise self._taker.refusal(kept, "its storage may hold less in all")
+        reason = self._offers.count(kept)
+        if reason:
+            raise self._taker.refusal(kept, reason)
+        old = self._state.is_kept(*kept.key)
+        # What is kept already stays so, whatever becomes of this.
+        return old if old is not None and old.whole else kept
 
     async def _while_telling(self, stream: Stream, work: Coming) -> Kept:
         """Fetch it, and say how far that is. Ends when the stream does."""
@@ -253,6 +247,19 @@ class Keeper:
             await self._disk(self._state.let_go, kept)
         self._released = True
         self._next_look = 0.0
+
+    async def deleted(self, feed: bytes) -> None:
+        """This node's user is about to delete a feed: nobody has it kept here any more, and who pushes
+        it at this moment hears that."""
+        for key, work in list(self._coming.items()):
+            if key[2] == feed:
+                work.stream.end(
+                    self._taker.refusal(work.kept, "its user has deleted it there meanwhile")
+                )
+                await work.ended.wait()
+        for kept in await self._disk(self._state.kept_feeds):
+            if kept.content == feed:
+                await self._feeds.let_go(kept)
 
     async def sweep(self) -> None:
         """Let go what is over, and delete what came only for that. To be called every few seconds."""

@@ -8,7 +8,7 @@ followed no longer, until there is room again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from kachery_p2p.node.feeds.feeds import Feeds
 from kachery_p2p.node.feeds.reader import FeedReader
@@ -20,25 +20,28 @@ from kachery_p2p.storage.inventory.kept import Kept
 
 from .offering import KeepOffers
 
+Stands = Callable[[int], Awaitable[None]]
+"""Is told how many bytes of a feed are here."""
+
 
 class KeptFeeds:
     def __init__(self, feeds: Feeds, reader: FeedReader, offers: KeepOffers) -> None:
         self._feeds = feeds
         self._reader = reader
-        self._offers = offers
+        self.offers = offers
         self._state = feeds.context.state
         self._disk = feeds.context.workers.disk
+        self._changing = asyncio.Lock()
+        """So that a sweep does not follow what is let go meanwhile."""
         self._sizes: dict[bytes, tuple[int, int]] = {}
         """Of each kept feed, how many messages it had when it was measured, and their bytes."""
 
-    async def take(
-        self, kept: Kept, logs: Sequence[tuple[bytes, int]], check: Callable[[int], None]
-    ) -> Kept:
+    async def take(self, kept: Kept, logs: Sequence[tuple[bytes, int]], stands: Stands) -> Kept:
         """Follow these logs from now on, and wait until they are here, up to the sizes given.
 
         Raises:
             Stalled: nothing came for ``STALL_SECONDS``; FeedDeleted: it was, here; others: what
-            ``check`` raises, which is told how many bytes the feed has by now.
+            ``stands`` raises, which is told how many bytes the feed has by now.
         """
         feed, channel = kept.content, bytes.fromhex(kept.channel)
         wheres = [(feed, subfeed) for subfeed, _ in logs]
@@ -49,9 +52,9 @@ class KeptFeeds:
             await self._disk(self._state.keep_logs, pending, [log[1] for log in wheres], fresh)
             for where in wheres:
                 await self._reader.hold(where, channel)
-            await self._all_here(wheres, [size for _, size in logs], check)
+            await self._all_here(wheres, [size for _, size in logs], stands)
         size = await self._disk(self._feeds.store.content_bytes, feed)
-        check(size)
+        await stands(size)
         whole = kept._replace(size=size, number=len(await self._disk(self._logs_of, kept)) or 1)
         await self._disk(self._state.keep_logs, whole, ())
         return whole
@@ -59,9 +62,7 @@ class KeptFeeds:
     def _logs_of(self, kept: Kept) -> list[Log]:
         return [(feed, subfeed) for _, feed, subfeed in self._state.kept_logs(kept.key)]
 
-    async def _all_here(
-        self, wheres: Sequence[Log], sizes: Sequence[int], check: Callable[[int], None]
-    ) -> None:
+    async def _all_here(self, wheres: Sequence[Log], sizes: Sequence[int], stands: Stands) -> None:
         have = -1
         with self._feeds.listening(*wheres) as bell:
             while True:
@@ -74,7 +75,7 @@ class KeptFeeds:
                     return
                 if sum(held) > have:
                     have = sum(held)
-                    check(await self._disk(self._feeds.store.content_bytes, wheres[0][0]))
+                    await stands(await self._disk(self._feeds.store.content_bytes, wheres[0][0]))
                 try:
                     async with asyncio.timeout(STALL_SECONDS):
                         await bell.wait()
@@ -86,28 +87,30 @@ class KeptFeeds:
 
     async def let_go(self, kept: Kept) -> None:
         """Keep a feed no longer; it goes if it came only to be kept."""
-        logs = await self._disk(self._logs_of, kept)
-        await self._disk(self._state.let_go, kept)
-        still = set(await self._disk(self._all_logs))
-        for feed, subfeed in logs:
-            if (kept.channel, feed, subfeed) not in still:
-                await self._reader.release((feed, subfeed), bytes.fromhex(kept.channel))
+        async with self._changing:
+            logs = await self._disk(self._logs_of, kept)
+            await self._disk(self._state.let_go, kept)
+            still = set(await self._disk(self._all_logs))
+            for feed, subfeed in logs:
+                if (kept.channel, feed, subfeed) not in still:
+                    await self._reader.release((feed, subfeed), bytes.fromhex(kept.channel))
 
     def _all_logs(self) -> list[tuple[str, bytes, bytes]]:
         return self._state.kept_logs()
 
     async def sweep(self) -> None:
         """Follow what is to be followed. To be called every few seconds."""
-        rows = await self._disk(self._all_logs)
-        if not rows:
-            return
-        await self._measure()
-        for channel, feed, subfeed in rows:
-            where, on = (feed, subfeed), bytes.fromhex(channel)
-            if on in self._feeds.context.book and not await self._is_over(channel):
-                await self._reader.hold(where, on)
-            else:
-                await self._reader.release(where, on)
+        async with self._changing:
+            rows = await self._disk(self._all_logs)
+            if not rows:
+                return
+            await self._measure()
+            for channel, feed, subfeed in rows:
+                where, on = (feed, subfeed), bytes.fromhex(channel)
+                if on in self._feeds.context.book and not await self._is_over(channel):
+                    await self._reader.hold(where, on)
+                else:
+                    await self._reader.release(where, on)
 
     async def delete_unneeded(self) -> None:
         """Delete the feeds that came only to be kept, and are so no longer."""
@@ -121,7 +124,7 @@ class KeptFeeds:
             await self._disk(self._state.not_only_kept, [feed.hex()])
 
     async def _is_over(self, channel: str) -> bool:
-        limit = self._offers.on(bytes.fromhex(channel)).limit
+        limit = self.offers.on(bytes.fromhex(channel)).limit
         if limit is None:
             return False
         used, _ = await self._disk(self._state.kept_sums, channel, "")

@@ -12,7 +12,9 @@ from typing import Any
 from kachery_p2p.node.context import Context
 from kachery_p2p.node.gossip.ordered_scan import Remake
 from kachery_p2p.protocol.gossip.keys import ContentKey, ContentKind
+from kachery_p2p.protocol.keepers.messages import FEED_BYTES
 from kachery_p2p.protocol.keepers.offer import KEEPER_CONTEXT, KeepOffer, keeper_key
+from kachery_p2p.storage.inventory.kept import Kept
 
 _NOTHING = KeepOffer()
 
@@ -59,6 +61,25 @@ class KeepOffers:
         after = set(self.scan())
         for content in sorted(after | before):  # those of this channel may be others' elsewhere
             (provide if content in after else withdraw)(content)
+
+    def count(self, kept: Kept) -> str:
+        """Have something count as this says, if that fits with all that counts; else why it does not.
+        What is kept already stays as it is. Two that fit one by one and not together are never both
+        counted. Reads and writes the disk."""
+        channel = bytes.fromhex(kept.channel)
+        with self._state.transaction():
+            old = self._state.is_kept(*kept.key)
+            used, things = self._state.kept_sums(kept.channel, kept.node)
+            if old is not None:
+                used, things = used - old.size, things - 1
+            reason = self.on(channel).why_not(kept.node, kept.size, used, things)
+            if reason or (old is not None and old.whole):
+                return reason
+            if old is not None or len(kept.content) == FEED_BYTES:
+                self._state.count_in(kept)
+            else:
+                self._state.keep(kept._replace(until=None), [], [])
+        return ""
 
     async def forget(self, channel: bytes) -> None:
         """The channel was left, unless this node is on it again."""

@@ -1,9 +1,9 @@
 """Has things kept by other nodes, and knows where: what a pusher does.
 
 Invariants: a keeper is believed when it says that all of it is on its disk, and nothing else counts;
-one that fails, or says nothing for ``KEEP_SILENCE_SECONDS``, is given up for another. Who keeps what
-is remembered here, and corrected by what keepers say: a crash between a keeper's word and this node's
-note loses nothing.
+one that fails, says nothing for ``KEEP_SILENCE_SECONDS``, or says that it goes on and does not come on
+in ``KEEP_PROGRESS_SECONDS``, is given up for another. Who keeps what is remembered here, and corrected
+by what keepers say: a crash between a keeper's word and this node's note loses nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from kachery_p2p.node.files.keeping import Keeping
 from kachery_p2p.node.gossip.discovery import Discovery
 from kachery_p2p.node.links.endings import first_of
+from kachery_p2p.node.naps import Patience
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.errors import (
     BadInput,
@@ -28,6 +29,7 @@ from kachery_p2p.protocol.errors import (
     NotFound,
     NotKept,
     ProtocolViolation,
+    Stalled,
 )
 from kachery_p2p.protocol.gossip.holders import Holder, rank
 from kachery_p2p.protocol.keepers.messages import (
@@ -46,6 +48,8 @@ from kachery_p2p.protocol.keepers.messages import (
 )
 from kachery_p2p.protocol.keepers.offer import keeper_key
 from kachery_p2p.protocol.limits import (
+    KEEP_PROGRESS_BYTES,
+    KEEP_PROGRESS_SECONDS,
     KEEP_SILENCE_SECONDS,
     KEEP_SWEEP_SECONDS,
     KEEPERS_ASKED_SECONDS,
@@ -60,9 +64,12 @@ from kachery_p2p.storage.inventory.kept import Pushed
 log = logging.getLogger(__name__)
 
 _SHOWN_MISSING = 100
-
 Tell = Callable[[int, int], None]
 """Is told how many bytes are kept so far, of how many."""
+
+
+_Said = dict[tuple[str, bytes], dict[bytes, KeptThing] | None]
+"""What each keeper says that it keeps on a channel."""
 
 
 @dataclass(frozen=True)
@@ -268,6 +275,9 @@ class Pusher:
             await self._disk(self._state.asking, pushed)
         stream = link.open(KEEP_PUT, codec.plain(put))
         try:
+            loop, reached = asyncio.get_running_loop(), 0
+            patience = Patience(self._context.naps, KEEP_PROGRESS_SECONDS, KEEP_PROGRESS_SECONDS)
+            patience.begin(loop.time())
             while True:
                 try:
                     async with asyncio.timeout(KEEP_SILENCE_SECONDS):
@@ -282,6 +292,12 @@ class Pusher:
                 moved(holder.node, max(0, min(state.done, thing.size)))
                 if state.kept:
                     break
+                if state.done >= min(reached + KEEP_PROGRESS_BYTES, thing.size) > reached:
+                    reached = min(state.done, thing.size)
+                    patience.progressed(loop.time())
+                elif patience.is_over(loop.time()):
+                    what, seconds = f"Pushing {thing.title}", KEEP_PROGRESS_SECONDS
+                    raise Stalled(what=what, seconds=seconds, sources=holder.name)
         finally:
             stream.end()
         pushed = pushed._replace(since=self._context.clock(), until=state.until)
@@ -338,6 +354,14 @@ class Pusher:
             if not page.more or not page.kept:
                 return
 
+    async def _keeps(self, holder: Holder, content: bytes) -> bool:
+        """Whether a keeper says that it keeps this still: its user may have let it go."""
+        before = (int.from_bytes(content) - 1 if any(content) else 0).to_bytes(len(content))
+        link = await self._discovery.reach.to(holder.node, holder.channel)
+        asked = codec.plain(KeepList(holder.channel, before))
+        page = codec.convert(KeptPage, await link.request(KEEP_LIST, asked))
+        return any(thing.content == content and thing.whole for thing in page.kept)
+
     async def _correct(self, keeper: str, channel: str, thing: KeptThing) -> None:
         """Note what is kept although this node does not know: it ended before it could write that. Of a
         feed that counts only if the keeper was asked: it is told of all subfeeds that are here."""
@@ -353,9 +377,7 @@ class Pusher:
 
         await self._disk(work)
 
-    def _record(
-        self, pushed: Pushed, said: dict[tuple[str, bytes], dict[bytes, KeptThing] | None]
-    ) -> dict[str, Any]:
+    def _record(self, pushed: Pushed, said: _Said) -> dict[str, Any]:
         things = said.get((pushed.keeper, bytes.fromhex(pushed.channel)))
         thing = None if things is None else things.get(pushed.content)
         return {
@@ -415,8 +437,8 @@ class Pusher:
                 if thing.count == each.number:
                     continue
                 left = None if each.until is None else each.until - self._context.clock()
-                if left is None or left > 0:
-                    holder = Holder(each.keeper, bytes.fromhex(each.channel))
+                holder = Holder(each.keeper, bytes.fromhex(each.channel))
+                if (left is None or left > 0) and await self._keeps(holder, each.content):
                     await self._at(holder, thing, Wish(seconds=left), lambda *_: None)
             except KacheryError as error:
                 log.info("a new subfeed of %s is not kept yet: %s", title(each.content), error)

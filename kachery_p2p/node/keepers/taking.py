@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Final
 
 from kachery_p2p.node.batches.loader import BatchLoader, Wanted
@@ -50,6 +51,8 @@ class Coming:
         self.arrived = 0
         self.moving: dict[str, tuple[int, int]] = {}
         """What is coming now: how much of it is here, of how much."""
+        self.compared = 0
+        """Of the one file that is being compared with its hash."""
         self.checked: set[str] = set()
         """What is here and has been compared with its hash."""
         self.tried: Counter[str] = Counter()
@@ -59,7 +62,7 @@ class Coming:
     @property
     def done(self) -> int:
         moved = sum(come for come, _ in self.moving.values())
-        return min(self.arrived + moved, self.put.size)
+        return min(self.arrived + moved + self.compared, self.put.size)
 
     @property
     def moving_size(self) -> int:
@@ -72,8 +75,18 @@ class Coming:
         come = max(int(info["verified"]), min(int(info["fetched"]), int(info["size"])))
         self.moving[sha1] = come, int(info["size"])
 
+    def compares(self, done: int) -> None:
+        """So many bytes of what was here before have been compared with its hash. In any thread."""
+        self.compared = done
+
+    def stands(self, size: int) -> None:
+        """So many bytes of a feed are here by now. It may grow on while it comes: what the offer allows
+        is looked at as it grows."""
+        self.arrived = min(size, self.put.size)
+
     def take(self, size: int) -> None:
         """So many bytes more are here."""
+        self.compared = 0
         self.arrived += size
         self.check(0)
 
@@ -125,7 +138,7 @@ class Taker:
             until = later(kept.until, until)
         kept = kept._replace(whole=True, until=until, orphaned=None, label=put.label)
         if len(put.content) == FEED_BYTES:
-            return await self._feeds.take(kept, put.logs, work.check)
+            return await self._feeds.take(kept, put.logs, partial(self._grows, work))
         root = put.content.hex()
         manifest = None if put.manifest is None else put.manifest.hex()
         while True:
@@ -142,6 +155,17 @@ class Taker:
                     await self._fetch(work, missing, belonging)
             elif (whole := await self._disk(self._write_down, work, kept, belonging)) is not None:
                 return whole
+
+    async def _grows(self, work: Coming, size: int) -> None:
+        """A feed has so many bytes here by now. It may grow while it comes, past what was said, and
+        counts as it is. Raises KeepRefused: it does not fit any more."""
+        work.stands(size)
+        if size > work.kept.size and not work.kept.whole:
+            grown = work.kept._replace(size=size)
+            reason = await self._disk(self._feeds.offers.count, grown)
+            if reason:
+                raise self.refusal(grown, reason)
+            work.kept = grown
 
     def _missing(self, work: Coming, belonging: Iterable[str]) -> list[str]:
         """What of it is not here, or may not go out on the channel. What was here before is compared
@@ -160,7 +184,12 @@ class Taker:
             if sha1 not in work.checked:
                 work.checked.add(sha1)
                 try:
-                    check(context.store, blob, cancelled=lambda: work.stream.ended)
+                    check(
+                        context.store,
+                        blob,
+                        cancelled=lambda: work.stream.ended,
+                        advanced=work.compares,
+                    )
                 except CorruptContent:
                     context.store.quarantine(sha1, blob)
                     missing.append(sha1)

@@ -149,6 +149,7 @@ class FeedCalls:
     async def _delete(self, params: Feed, live: LiveCall) -> Any:
         await self._feeds.settle()
         live.caller.require_write()
+        await self._services.keepers.keeper.deleted(params.feed)
         await self._services.feed_reader.forget(params.feed)
         return {"deleted": await self._feeds.delete(params.feed)}
 

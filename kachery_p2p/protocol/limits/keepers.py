@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from .units import MIB
+
 MAX_KEPT_EACH: Final = 10_000
 """Things that a keeper keeps for one node on one channel. A directory is one, whatever is in it."""
 MAX_KEEP_FOR: Final = 1_000
@@ -22,6 +24,11 @@ KEEP_TELL_SECONDS: Final = 1.0
 """A keeper says how far it is so often, also if nothing came meanwhile."""
 KEEP_SILENCE_SECONDS: Final = 30.0
 """A keeper that has said nothing for so long is given up for another."""
+KEEP_PROGRESS_SECONDS: Final = 300.0
+"""A keeper that says that it goes on, and has not come on by ``KEEP_PROGRESS_BYTES`` or to the end in
+so long, is given up for another: who says so need not do anything."""
+KEEP_PROGRESS_BYTES: Final = 1 * MIB
+"""In five minutes 3.5 kB/s: less than the slowest path that anything is pushed over."""
 KEEP_UNFINISHED_SECONDS: Final = 24 * 3600.0
 """What came of a push that broke off stays for so long, and counts: it can be gone on with."""
 KEPT_AFTER_REMOVAL_SECONDS: Final = 30 * 24 * 3600.0

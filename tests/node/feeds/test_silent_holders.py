@@ -5,6 +5,8 @@ They cost a reader a moment, and then it reads from another; if there is none, i
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from kachery_p2p.node.feeds import fetch as fetch_module
@@ -29,6 +31,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def say_nothing(it: Trap, link: Link, stream: Stream) -> None:
     pass
+
+
+async def go_on(it: Trap, link: Link, stream: Stream) -> None:
+    """Say again and again that there are messages."""
+    while True:
+        await send(stream, news(it, it.served.head))
+        await asyncio.sleep(0.05)
 
 
 async def end_at_once(it: Trap, link: Link, stream: Stream) -> None:
@@ -126,3 +135,17 @@ async def test_messages_that_one_holder_keeps_back_come_from_another() -> None:
         it.answer(say)
         assert await everything(it.feed, "B", it.total) == list(range(it.total))
         await it.truth(banned=False)
+
+
+async def test_the_past_is_not_waited_for_from_who_only_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fetch_module, "STALL_SECONDS", 0.7)
+    async with trap("C") as it:
+        assert await it.feed.read("B", 90) == list(range(90, 100))
+        await until(lambda: it.follows("C") and it.follows("H"))
+        it.answer(go_on)
+        assert (await it.feed.read("B"))[:90] == list(range(90))
+        it.answer(go_on, "C")
+        error = await it.feed.error("B")
+        assert isinstance(error, Unreachable), error

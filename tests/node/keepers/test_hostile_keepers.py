@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from kachery_p2p.node.keepers import pusher
-from kachery_p2p.protocol.errors import LastCopy
-from kachery_p2p.protocol.keepers.messages import KEEP_LIST, KEEP_LOCK, KEEP_PUT
+from kachery_p2p.protocol import codec
+from kachery_p2p.protocol.errors import LastCopy, Stalled
+from kachery_p2p.protocol.keepers.messages import KEEP_LIST, KEEP_LOCK, KEEP_PUT, KeepState
 from tests.node.feeds.lab import Subfeed
 from tests.node.harness import Lab, laboratory
 
@@ -123,3 +125,28 @@ async def test_a_holder_whose_copy_goes_at_an_absurd_time_is_no_copy(until: floa
         assert has(lab["A"], sha1)
         await lab.call("C", "pin", sha1=sha1)
         await lab.call("A", "delete_file", sha1=sha1)
+
+
+@pytest.mark.parametrize("step", [0, 1])
+async def test_a_keeper_that_goes_on_without_end_is_given_up_for_another(
+    monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    monkeypatch.setattr(pusher, "KEEP_PROGRESS_SECONDS", 0.3)
+
+    async def go_on(link: Any, stream: Any, params: Any) -> None:
+        done = 0
+        while True:
+            await stream.send(codec.plain(KeepState(done, False, None)))
+            done += step
+            await asyncio.sleep(0.02)
+
+    async with laboratory("A", "K", "L") as lab:
+        kind, _ = lab["K"].network.handlers.streams[KEEP_PUT]
+        lab["K"].network.handlers.streams[KEEP_PUT] = (kind, go_on)
+        await offer(lab, "K")
+        sha1, _ = await lab.store("A", content(3_000_000))
+        with pytest.raises(Stalled):
+            await push(lab, "A", sha1)
+        await offer(lab, "L")
+        (kept,) = (await push(lab, "A", sha1))["kept"]
+        assert kept["node"] == lab.id("L")

@@ -12,6 +12,7 @@ import pytest
 from kachery_p2p.node.files import download as download_module
 from kachery_p2p.node.keepers import keeper as keeper_module
 from kachery_p2p.node.keepers.pusher import Pusher, Thing, Wish
+from kachery_p2p.node.keepers.taking import Coming
 from kachery_p2p.protocol.errors import (
     AccessDenied,
     BadInput,
@@ -486,3 +487,35 @@ async def test_a_push_says_how_far_it_is_inside_the_large_files_of_a_folder(
         told = [each["done"] for each in live.told]
         assert set(told) - whole, "only whole files were told of"
         assert told == sorted(told)
+
+
+async def test_a_push_that_does_not_end_keeps_nobody_else_from_pushing() -> None:
+    """Its own node alone waits for it, when it pushes the same thing once more."""
+    async with laboratory("A", "C", "K") as lab:
+        await offer(lab, "K")
+        sha1, _ = await lab.store("A", content(1_000))
+        other, _ = await lab.store("C", content(1_000, seed=2))
+        taker = lab["K"].keepers.keeper._taker
+        begun, may_end = asyncio.Event(), asyncio.Event()
+        fetch = taker._fetch
+
+        async def slowly(work: Coming, *more: Any) -> None:
+            if work.kept.node == lab.id("A") and not may_end.is_set():
+                begun.set()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    await may_end.wait()
+            await fetch(work, *more)
+
+        taker._fetch = slowly  # type: ignore[method-assign]
+        first = asyncio.create_task(push(lab, "A", sha1))
+        await begun.wait()
+        again = asyncio.create_task(push(lab, "A", sha1))
+        with pytest.raises(KacheryError, match="another push of the same thing"):
+            await first
+        await push(lab, "C", other)
+        assert not again.done()
+        may_end.set()
+        await again
+        assert await kept_at(lab, "K") == sorted([sha1, other])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kachery_p2p.node.keepers.pusher import Wish
 from kachery_p2p.protocol.errors import KeepRefused, NotFound
 from tests.node.feeds.lab import Subfeed
 from tests.node.harness import Lab, laboratory, until
@@ -89,3 +90,48 @@ async def test_a_feed_counts_and_is_followed_no_longer_when_it_outgrows_the_limi
             await push_feed(lab, other.feed)
         reader = lab["K"].feed_reader
         assert not any(reader.followed().values())
+
+
+async def test_a_kept_feed_that_its_keepers_user_deletes_is_kept_no_longer() -> None:
+    async with laboratory("A", "K") as lab:
+        await offer(lab, "K")
+        feed = await Subfeed.create(lab)
+        await feed.append("A", *range(10))
+        await push_feed(lab, feed.feed)
+        keeper, pusher = lab["K"].keepers.keeper, lab["A"].keepers.pusher
+        await lab.call("K", "feed.delete", feed=feed.feed)
+        keeper._next_look = 0.0
+        await keeper.sweep()
+        assert not any(lab["K"].feed_reader.followed().values())
+        assert (held(lab, "K", feed.feed), await kept_at(lab, "K")) == (0, [])
+        (listed,) = (await lab.call("A", "keep.list"))["elsewhere"]
+        assert listed["confirmed"] is False
+        second = Subfeed(lab, feed.feed, "second")
+        await second.append("A", 2, 3)
+        await lab["A"].feeds.settle()
+        pusher._next_look = 0.0
+        await pusher.push_new_subfeeds()
+        assert (held(lab, "K", feed.feed), await kept_at(lab, "K")) == (0, [])
+        assert await push_feed(lab, feed.feed) == 2
+        assert held(lab, "K", feed.feed) == 12
+
+
+async def test_a_feed_that_grows_while_it_is_pushed_counts_as_it_is() -> None:
+    async with laboratory("A", "K") as lab:
+        await offer(lab, "K", limit=20_000)
+        pusher = lab["A"].keepers.pusher
+        feed, large = await Subfeed.create(lab), await Subfeed.create(lab, name="large")
+        for each in (feed, large):
+            await each.append("A", "x")
+        await lab["A"].feeds.settle()
+        things = [await pusher.feed(each.feed, "") for each in (feed, large)]
+        await feed.append("A", "x" * 8_000)
+        await large.append("A", "x" * 16_000)
+        await lab["A"].feeds.settle()
+        (pushed,) = await pusher.push(things[0], Wish(), lambda *_: None)
+        assert pushed.keeper == lab.id("K")
+        (row,) = lab["K"].state.all_kept()
+        assert (row.size, row.whole) == (lab["A"].feed_store.content_bytes(feed.feed), True)
+        with pytest.raises(KeepRefused, match="20000 bytes"):
+            await pusher.push(things[1], Wish(), lambda *_: None)
+        assert await kept_at(lab, "K") == [feed.feed.hex()]
