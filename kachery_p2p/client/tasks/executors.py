@@ -33,9 +33,9 @@ from kachery_p2p.protocol.limits import (
 from .context import TaskContext, Tell
 from .functions import TaskFunction
 from .lines import LineServer, with_line
-from .processes import ProcessPool, pickled
+from .processes import ProcessPool
 from .run import Job, Outcome, failure, perform
-from .script import adopt
+from .script import adopt, pickled
 
 
 @dataclass
