@@ -28,6 +28,7 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.limits import (
     MAX_TASK_LOG_KEPT,
     MAX_TASK_RETRIES,
+    MAX_TASK_SECONDS,
     START_SECONDS,
     TASK_BACKEND_SECONDS,
     TASK_BYTES,
@@ -324,7 +325,7 @@ async def arequest_task(
         task_kwargs: arguments by name: JSON values and numpy arrays.
         task_function_type: as it was registered: pure-calculation, query or action.
         channel: name or id of the only channel on which it may run; any by default.
-        timeout_sec: for the whole; None: as long as it takes.
+        timeout_sec: for the whole; None, or more than a year: as long as it takes.
         backend_timeout_sec: to wait until a node that offers it is there.
         retries: how often it is begun again after it failed, or was lost; not for actions.
         cached: whether an old result of a pure calculation will do.
@@ -340,7 +341,11 @@ async def arequest_task(
     offline.require_node("request_task")
     if timeout_sec is not None:
         timeout_sec = _seconds("timeout_sec", timeout_sec)
-    backend_timeout_sec = _seconds("backend_timeout_sec", backend_timeout_sec)
+        if timeout_sec > MAX_TASK_SECONDS:
+            timeout_sec = None
+    backend_timeout_sec = min(
+        _seconds("backend_timeout_sec", backend_timeout_sec), MAX_TASK_SECONDS
+    )
     retries = whole("retries", retries)
     if not 0 <= retries <= MAX_TASK_RETRIES:
         raise BadInput(what="retries", reason=f"{retries!r} is not 0 to {MAX_TASK_RETRIES}")

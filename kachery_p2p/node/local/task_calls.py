@@ -23,7 +23,7 @@ started by somebody who may.
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -41,6 +41,7 @@ from kachery_p2p.protocol.limits import (
     MAX_TASK_MESSAGE,
     MAX_TASK_REASON,
     MAX_TASK_RETRIES,
+    MAX_TASK_SECONDS,
     MAX_TASK_SIGNATURE,
     MAX_TASK_SLOTS,
     MAX_TASK_TRACEBACK,
@@ -64,8 +65,12 @@ from .services import Services
 
 _Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _Seconds = Annotated[float, Meta(ge=0, le=MAX_CALL_SECONDS)]
+_TaskSeconds = Annotated[float, Meta(ge=0, le=MAX_TASK_SECONDS)]
 _Code = Annotated[str, Meta(max_length=MAX_TASK_CODE)]
 _Kwargs = Annotated[bytes, Meta(max_length=MAX_TASK_KWARGS)]
+
+LASTING: Final = frozenset({"task.request", "task.offer"})
+"""Calls that last as long as a task, or as a backend: weeks, if need be."""
 
 
 class _Request(msgspec.Struct, frozen=True):
@@ -73,9 +78,9 @@ class _Request(msgspec.Struct, frozen=True):
     function: str
     type: TaskType
     kwargs: _Kwargs
-    backend_timeout: _Seconds
+    backend_timeout: _TaskSeconds
     channel: str | None = None
-    timeout: _Seconds | None = None
+    timeout: _TaskSeconds | None = None
     retries: Annotated[int, Meta(ge=0, le=MAX_TASK_RETRIES)] = 0
     cached: bool = True
 
