@@ -37,7 +37,7 @@ from kachery_p2p.protocol.numbers import real, whole
 from kachery_p2p.protocol.tasks.task import Payload, TaskType, check_function_id
 
 from . import values as task_values
-from .context import waits_for_tasks
+from .context import current, waits_for_tasks
 from .functions import check_type
 
 _PAUSE_SECONDS: Final = 0.1
@@ -351,6 +351,7 @@ async def arequest_task(
         raise BadInput(what="retries", reason=f"{retries!r} is not 0 to {MAX_TASK_RETRIES}")
     kwargs = await task_values.encode_kwargs({} if task_kwargs is None else task_kwargs, channel)
     await connection()  # without a node, it is said at once
+    inside = current()
     task = os.urandom(TASK_BYTES)
     request = TaskRequest(task, task_function_id, type, channel, timeout_sec)
     await request.start(
@@ -363,6 +364,7 @@ async def arequest_task(
             "backend_timeout": backend_timeout_sec,
             "retries": retries,
             "cached": bool(cached),
+            "within": None if inside is None else inside.task,
         }
     )
     return request

@@ -114,6 +114,7 @@ class _Worker:
             lambda fraction, message, log: self._send("update", job, fraction, message, log),
             lambda waiting: self._send("waiting", job, waiting),
         )
+        context.task = job
         with self._lock:
             self._running = (job, context)
             cancelled = self._cancelled == job

@@ -4,7 +4,7 @@
 method             parameters                                                       result
 =================  ===============================================================  ==================
 ``task.request``   task, function, type, kwargs, channel?, backend_timeout,         state, payload, ...
-                   timeout?, retries, cached; sends progress
+                   timeout?, retries, cached, within?; sends progress
 ``task.cancel``    task                                                             cancelled
 ``task.list``      channel?                                                         offers, silent
 ``task.show``      task?                                                            tasks
@@ -83,6 +83,7 @@ class _Request(msgspec.Struct, frozen=True):
     timeout: _TaskSeconds | None = None
     retries: Annotated[int, Meta(ge=0, le=MAX_TASK_RETRIES)] = 0
     cached: bool = True
+    within: _Id | None = None
 
 
 class _Task(msgspec.Struct, frozen=True):
@@ -202,6 +203,7 @@ class TaskCalls:
             now,
             self._context.clock(),
             tell,
+            within=params.within,
         )
         return codec.plain(await self._requests.run(request))
 
