@@ -38,6 +38,8 @@ class TaskContext:
     def __init__(
         self, tell: Tell, on_wait: Callable[[bool], object] = lambda waiting: None
     ) -> None:
+        self.task: bytes | None = None
+        """The id under which its node knows the run, if there is one."""
         self.noticed = False
         """Whether the function was told that it is to stop."""
         self._tell = tell

@@ -33,9 +33,9 @@ from kachery_p2p.protocol.limits import (
 from .context import TaskContext, Tell
 from .functions import TaskFunction
 from .lines import LineServer, with_line
-from .processes import ProcessPool, pickled
+from .processes import ProcessPool
 from .run import Job, Outcome, failure, perform
-from .script import adopt
+from .script import adopt, pickled
 
 
 @dataclass
@@ -116,6 +116,7 @@ class ExecutorRunner:
                     lambda *update: _soon(loop, tell, *update),
                     lambda waiting: _soon(loop, self._on_wait, job.id, waiting),
                 )
+                context.task = job.id
                 function = self._functions[job.function].function
                 submit = _in_a_thread if self._full_of_waiting else self._executor.submit
                 future = submit(perform, function, job.kwargs, job.channel, context)
@@ -128,7 +129,7 @@ class ExecutorRunner:
                     wait=partial(self._on_wait, job.id),
                 )
                 order = {
-                    "name": name, "once": job.type == "action", "kwargs": job.kwargs,
+                    "name": name, "task": job.id, "once": job.type == "action", "kwargs": job.kwargs,
                     "function": self._pickled[job.function], "channel": job.channel,
                     "port": self._line.port, "token": self._line.token,
                 }  # fmt: skip
@@ -247,6 +248,7 @@ def run_elsewhere(order: dict[str, Any]) -> Any:
         if go is False:
             reason = "it had begun before in a process that was lost, and is not run twice"
             return Outcome("lost" if order["once"] else "cancelled", reason=reason)
+        context.task = order["task"]
         try:
             import cloudpickle
 

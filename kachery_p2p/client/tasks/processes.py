@@ -22,13 +22,13 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.limits import MAX_TASKS_NESTED, TASK_CANCEL_SECONDS
 
 from .context import Tell
 from .functions import TaskFunction
 from .renewal import Renewal
 from .run import Job, Outcome
+from .script import pickled
 from .worker_process import Run, WorkerProcess
 
 _TRIES: Final = 3
@@ -40,25 +40,6 @@ def count_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def pickled(function: TaskFunction) -> bytes:
-    """A function for another process: by value if it is a script's or notebook's, else by name.
-
-    Raises:
-        BadInput: it holds something that cannot be sent.
-    """
-    import cloudpickle
-
-    try:
-        data: bytes = cloudpickle.dumps(function.function)
-    except Exception as error:  # whatever the things that it refers to raise when they are pickled
-        reason = (
-            f"it cannot be sent to a worker process ({type(error).__name__}: {error}); open what it "
-            "uses inside it, or run it in threads with executor=ThreadPoolExecutor()"
-        )
-        raise BadInput(what=f"task function {function.id!r}", reason=reason) from error
-    return data
 
 
 class ProcessPool:
@@ -114,7 +95,8 @@ class ProcessPool:
             if self._runs.get(job.id) is worker:
                 del self._runs[job.id]
             if worker.usable and run.outcome.done() and not run.outcome.cancelled():
-                if self._renewal.is_due(worker.runs, worker.held, self.slots):
+                due = self._renewal.is_due(worker.runs, worker.held, self.slots)
+                if due or worker.worn:
                     worker.close()
                 else:
                     self._idle.append(worker)

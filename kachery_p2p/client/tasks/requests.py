@@ -28,6 +28,7 @@ from kachery_p2p.protocol.errors import (
 from kachery_p2p.protocol.limits import (
     MAX_TASK_LOG_KEPT,
     MAX_TASK_RETRIES,
+    MAX_TASK_SECONDS,
     START_SECONDS,
     TASK_BACKEND_SECONDS,
     TASK_BYTES,
@@ -36,7 +37,7 @@ from kachery_p2p.protocol.numbers import real, whole
 from kachery_p2p.protocol.tasks.task import Payload, TaskType, check_function_id
 
 from . import values as task_values
-from .context import waits_for_tasks
+from .context import current, waits_for_tasks
 from .functions import check_type
 
 _PAUSE_SECONDS: Final = 0.1
@@ -324,7 +325,7 @@ async def arequest_task(
         task_kwargs: arguments by name: JSON values and numpy arrays.
         task_function_type: as it was registered: pure-calculation, query or action.
         channel: name or id of the only channel on which it may run; any by default.
-        timeout_sec: for the whole; None: as long as it takes.
+        timeout_sec: for the whole; None, or more than a year: as long as it takes.
         backend_timeout_sec: to wait until a node that offers it is there.
         retries: how often it is begun again after it failed, or was lost; not for actions.
         cached: whether an old result of a pure calculation will do.
@@ -340,12 +341,17 @@ async def arequest_task(
     offline.require_node("request_task")
     if timeout_sec is not None:
         timeout_sec = _seconds("timeout_sec", timeout_sec)
-    backend_timeout_sec = _seconds("backend_timeout_sec", backend_timeout_sec)
+        if timeout_sec > MAX_TASK_SECONDS:
+            timeout_sec = None
+    backend_timeout_sec = min(
+        _seconds("backend_timeout_sec", backend_timeout_sec), MAX_TASK_SECONDS
+    )
     retries = whole("retries", retries)
     if not 0 <= retries <= MAX_TASK_RETRIES:
         raise BadInput(what="retries", reason=f"{retries!r} is not 0 to {MAX_TASK_RETRIES}")
     kwargs = await task_values.encode_kwargs({} if task_kwargs is None else task_kwargs, channel)
     await connection()  # without a node, it is said at once
+    inside = current()
     task = os.urandom(TASK_BYTES)
     request = TaskRequest(task, task_function_id, type, channel, timeout_sec)
     await request.start(
@@ -358,6 +364,7 @@ async def arequest_task(
             "backend_timeout": backend_timeout_sec,
             "retries": retries,
             "cached": bool(cached),
+            "within": None if inside is None else inside.task,
         }
     )
     return request

@@ -5,6 +5,10 @@ multiprocessing name things by their module: ``__main__.square``. So what such a
 put where that name leads, and the script's place is told, for the start methods of multiprocessing that
 run it again in a process of their own (as they do when the script itself calls them).
 
+cloudpickle sends functions and classes by value, but what ``functools.lru_cache`` makes of a function
+it names by its module. So that is sent as what it is made of: the function and the cache's bounds. The
+cache begins empty in each process.
+
 Non-goals: what the function does not refer to.
 """
 
@@ -13,11 +17,16 @@ from __future__ import annotations
 import functools
 import importlib.machinery
 import inspect
+import io
 import os
 import sys
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
+
+from kachery_p2p.protocol.errors import BadInput
+
+from .functions import TaskFunction
 
 Place = tuple[str | None, str | None]
 """A script's name as a module (``python -m``) and its file, as far as it has them."""
@@ -85,3 +94,57 @@ def _globals_of(function: Callable[..., Any]) -> dict[str, Any]:
     if not isinstance(found, types.FunctionType):
         found = getattr(type(found), "__call__", None)  # noqa: B004  # the function, not whether
     return found.__globals__ if isinstance(found, types.FunctionType) else {}
+
+
+# --- sending ------------------------------------------------------------------------------------
+
+_Cached: Final = type(functools.lru_cache(abs))
+
+
+def pickled(function: TaskFunction) -> bytes:
+    """A function for another process.
+
+    Raises:
+        BadInput: it holds something that cannot be sent.
+    """
+    try:
+        return _dumps(function.function)
+    except Exception as error:  # whatever the things that it refers to raise when they are pickled
+        reason = (
+            f"it cannot be sent to a worker process ({type(error).__name__}: {error}); open what it "
+            "uses inside it, or run it in threads with executor=ThreadPoolExecutor()"
+        )
+        raise BadInput(what=f"task function {function.id!r}", reason=reason) from error
+
+
+def _dumps(value: Any) -> bytes:
+    import cloudpickle
+
+    by_value = cloudpickle.list_registry_pickle_by_value()
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
+        def reducer_override(self, found: Any) -> Any:
+            if isinstance(found, _Cached) and not _can_be_named(found, by_value):
+                return _cached, (found.__wrapped__, found.cache_parameters()), vars(found)
+            return super().reducer_override(found)
+
+    with io.BytesIO() as file:
+        Pickler(file).dump(value)
+        return file.getvalue()
+
+
+def _can_be_named(found: Any, by_value: set[str]) -> bool:
+    """Whether another process finds it under its name."""
+    module = found.__module__
+    parts = str(module).split(".")
+    above = {".".join(parts[:count]) for count in range(1, len(parts) + 1)}
+    if module == MAIN or module not in sys.modules or above & by_value:
+        return False
+    there: Any = sys.modules[module]
+    for name in found.__qualname__.split("."):
+        there = getattr(there, name, None)
+    return there is found
+
+
+def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)

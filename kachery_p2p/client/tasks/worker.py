@@ -8,7 +8,8 @@ Frames are a big-endian u32 and so many bytes of msgpack, a list whose first ite
 * to the worker: ``job`` (id, function id, the pickled function or None if it was sent before, kwargs,
   channel), ``cancel`` (job id)
 * from the worker: ``begun`` (job id), ``update`` (job id, fraction, message, log), ``waiting`` (job id,
-  whether its function waits for other tasks), ``end`` (job id, outcome, bytes of memory held)
+  whether its function waits for other tasks), ``end`` (job id, outcome, bytes of memory held, whether
+  this process is unfit for another run)
 
 What a function writes to standard output or error, by whatever means, the parent hears from the pipe
 that both are here.
@@ -37,7 +38,7 @@ from .context import TaskContext
 from .renewal import held_memory
 from .run import Outcome, failure, perform
 from .script import Place, adopt
-from .surroundings import kept_surroundings
+from .surroundings import apart, kept_surroundings
 
 HEADER: Final = 4
 
@@ -65,8 +66,10 @@ def main(descriptor: int, place: Place = (None, None)) -> None:
     except BaseException:
         # Nobody is left who could report, and a thread of the user's must not keep this alive: the
         # parent sees the end, and says that the run was lost.
-        traceback.print_exc()
-        os._exit(1)
+        try:
+            traceback.print_exc()  # where to, the function may have closed
+        finally:
+            os._exit(1)
 
 
 def _flush() -> None:
@@ -111,6 +114,7 @@ class _Worker:
             lambda fraction, message, log: self._send("update", job, fraction, message, log),
             lambda waiting: self._send("waiting", job, waiting),
         )
+        context.task = job
         with self._lock:
             self._running = (job, context)
             cancelled = self._cancelled == job
@@ -123,19 +127,23 @@ class _Worker:
             found = failure(error)
             reason = f"its worker process could not load it: {found.reason}"
             outcome = Outcome("failed", reason=reason, traceback=found.traceback)
+            worn = False
         else:
             self._send("begun", job)
-            with kept_surroundings():
-                outcome = perform(function, kwargs, channel, context, whole_process=True)
+            with kept_surroundings() as surroundings:
+                outcome = apart(
+                    lambda: perform(function, kwargs, channel, context, whole_process=True)
+                )
                 _flush()
+            worn = surroundings.worn
         with self._lock:
             self._running = None
         _flush()
         held = held_memory()
         try:
-            self._send("end", job, outcome, held)
+            self._send("end", job, outcome, held, worn)
         except (ValueError, TypeError) as error:  # something in it that msgpack does not take
-            self._send("end", job, failure(error), held)
+            self._send("end", job, failure(error), held, worn)
 
     def _function(self, name: str, pickled: bytes | None) -> Callable[..., Any]:
         if pickled is not None:

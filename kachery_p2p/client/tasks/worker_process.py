@@ -69,6 +69,8 @@ class WorkerProcess(asyncio.Protocol):
         """How many it was given."""
         self.held = 0
         """Bytes of memory that it held after the last one."""
+        self.worn = False
+        """Whether that left it unfit for another one."""
         self.gone = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._on_gone = on_gone
@@ -177,6 +179,7 @@ class WorkerProcess(asyncio.Protocol):
             else:
                 outcome = codec.convert(Outcome, items[0])
                 self.held = int(items[1])
+                self.worn = bool(items[2])
                 # It wrote all of it before it said this.
                 log = outcome.log + self._drained()
                 self._finish(msgspec.structs.replace(outcome, log=log))

@@ -37,7 +37,7 @@ from .services import Services
 from .share_calls import ShareCalls
 from .status_calls import StatusCalls
 from .storage_calls import StorageCalls
-from .task_calls import TaskCalls
+from .task_calls import LASTING, TaskCalls
 
 _PLACED: Final = re.compile(r"not a valid \w+: (?P<what>.*) - at `\$\.(?P<name>\w+)(?P<inside>.*)`")
 _TYPES: Final = {"null": "None", "object": "dict", "array": "list"}
@@ -97,7 +97,7 @@ class Calls:
     async def wait(self, method: str, begun: Coroutine[Any, Any, Any] | DeferredResult) -> Any:
         """The result of what was begun. Raises KacheryError."""
         try:
-            async with asyncio.timeout(MAX_CALL_SECONDS):
+            async with asyncio.timeout(None if method in LASTING else MAX_CALL_SECONDS):
                 if isinstance(begun, DeferredResult):
                     return begun.finish(await begun.future)
                 return await begun

@@ -4,7 +4,7 @@
 method             parameters                                                       result
 =================  ===============================================================  ==================
 ``task.request``   task, function, type, kwargs, channel?, backend_timeout,         state, payload, ...
-                   timeout?, retries, cached; sends progress
+                   timeout?, retries, cached, within?; sends progress
 ``task.cancel``    task                                                             cancelled
 ``task.list``      channel?                                                         offers, silent
 ``task.show``      task?                                                            tasks
@@ -23,7 +23,7 @@ started by somebody who may.
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -41,6 +41,7 @@ from kachery_p2p.protocol.limits import (
     MAX_TASK_MESSAGE,
     MAX_TASK_REASON,
     MAX_TASK_RETRIES,
+    MAX_TASK_SECONDS,
     MAX_TASK_SIGNATURE,
     MAX_TASK_SLOTS,
     MAX_TASK_TRACEBACK,
@@ -64,8 +65,12 @@ from .services import Services
 
 _Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _Seconds = Annotated[float, Meta(ge=0, le=MAX_CALL_SECONDS)]
+_TaskSeconds = Annotated[float, Meta(ge=0, le=MAX_TASK_SECONDS)]
 _Code = Annotated[str, Meta(max_length=MAX_TASK_CODE)]
 _Kwargs = Annotated[bytes, Meta(max_length=MAX_TASK_KWARGS)]
+
+LASTING: Final = frozenset({"task.request", "task.offer"})
+"""Calls that last as long as a task, or as a backend: weeks, if need be."""
 
 
 class _Request(msgspec.Struct, frozen=True):
@@ -73,11 +78,12 @@ class _Request(msgspec.Struct, frozen=True):
     function: str
     type: TaskType
     kwargs: _Kwargs
-    backend_timeout: _Seconds
+    backend_timeout: _TaskSeconds
     channel: str | None = None
-    timeout: _Seconds | None = None
+    timeout: _TaskSeconds | None = None
     retries: Annotated[int, Meta(ge=0, le=MAX_TASK_RETRIES)] = 0
     cached: bool = True
+    within: _Id | None = None
 
 
 class _Task(msgspec.Struct, frozen=True):
@@ -197,6 +203,7 @@ class TaskCalls:
             now,
             self._context.clock(),
             tell,
+            within=params.within,
         )
         return codec.plain(await self._requests.run(request))
 

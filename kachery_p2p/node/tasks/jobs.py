@@ -68,10 +68,12 @@ NO_STEP = Step()
 
 
 class Watcher:
-    """Somebody who waits for a job: another node's stream, or a local call."""
+    """Somebody who waits for a job: another node's stream, or a local call. ``within``: the job whose
+    function does, if it runs here."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, within: Job | None = None) -> None:
         self.job = job
+        self.within = within
         self._update: TaskUpdate | None = None
         self._ready = asyncio.Event()
 
@@ -155,11 +157,27 @@ class Job:
         end = self.end
         return _JOB_BYTES if end is None else _JOB_BYTES + update_bytes(end)
 
-    def watch(self) -> Watcher:
-        watcher = Watcher(self)
+    def watch(self, within: Job | None = None) -> Watcher:
+        """Raises BadInput if it waits for the job ``within`` already, which would wait for it: neither
+        would ever end."""
+        if within is not None and self._waits_for(within):
+            reason = "with these arguments it waits for itself, by way of what it asks for"
+            raise BadInput(what=f"task function {self.function!r}", reason=reason)
+        watcher = Watcher(self, within)
         self.watchers[watcher] = None
         watcher.put(self.end or make_update(self.state, **self.step._asdict()))
         return watcher
+
+    def _waits_for(self, other: Job) -> bool:
+        seen, left = {other.id}, [other]
+        while left:
+            found = left.pop()
+            if found is self:
+                return True
+            waiting = [each.within for each in found.watchers if each.within is not None]
+            left += [each for each in waiting if each.end is None and each.id not in seen]
+            seen |= {each.id for each in waiting}
+        return False
 
     def is_same(self, other: Job) -> bool:
         """Whether it is the same function with the same arguments, and of the same node, or a

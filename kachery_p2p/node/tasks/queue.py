@@ -152,12 +152,13 @@ class TaskQueue:
         channel: bytes,
         requester: str,
         again: bool,
+        within: bytes | None = None,
     ) -> Watcher:
-        """Ask for a run, or for the updates of one that was asked for.
+        """Ask for a run, or for the updates of one that was asked for. ``within``: a run that waits.
 
         Raises:
             NoBackend: nobody here offers the function on the channel.
-            BadInput: it is offered as another type only.
+            BadInput: it is offered as another type only, or would wait for itself.
             TaskNotAllowed: the node's user does not allow it.
             Busy: the queue is full.
         """
@@ -178,15 +179,16 @@ class TaskQueue:
         if kind == "pure-calculation":
             shared = self.pure.get((channel, key))
             if shared is not None:
+                watcher = shared.watch(self.jobs.get(within or b""))
                 self._join(shared, task)
-                return shared.watch()
+                return watcher
         self._check(job)
         if kind == "pure-calculation":
             self.pure[channel, key] = job
         self.jobs[job.id] = job
         self._join(job, task)
         self._waiting.add(job.party, job)
-        watcher = job.watch()
+        watcher = job.watch(self.jobs.get(within or b""))
         self._ring(job)
         return watcher
 

@@ -54,6 +54,8 @@ class Request:
     """What sees it through, whether or not its caller is still there."""
     looked: bool = False
     """Whether this node has looked who has the result."""
+    within: bytes | None = None
+    """The run here whose function asks for it, and waits for it."""
     attempt: bytes = b""
     """The id under which nodes know it now: a run that is repeated is another task to them."""
 

@@ -312,7 +312,7 @@ class TaskRequests:
         look = request.may_be_known and not request.looked
         ask = TaskRun(choice.channel, request.attempt, request.function, request.type, False, look)
         if choice.holder is None:
-            return OwnRun(self._queue, ask, self._context.node_id)
+            return OwnRun(self._queue, ask, self._context.node_id, request.within)
         return RemoteRun(self._discovery, choice.holder, ask)
 
     async def _end(self, request: Request, choice: Choice, update: TaskUpdate) -> Outcome:

@@ -83,9 +83,12 @@ class RemoteRun:
 
 
 class OwnRun:
-    """``node``: our own id."""
+    """``node``: our own id. ``within``: the run whose function asks."""
 
-    def __init__(self, queue: TaskQueue, ask: TaskRun, node: str) -> None:
+    def __init__(
+        self, queue: TaskQueue, ask: TaskRun, node: str, within: bytes | None = None
+    ) -> None:
+        self._within = within
         self._queue = queue
         self._ask = ask
         self._node = node
@@ -106,6 +109,7 @@ class OwnRun:
             channel=ask.channel,
             requester=self._node,
             again=again,
+            within=self._within,
         )
 
     async def next(self) -> TaskUpdate | None:

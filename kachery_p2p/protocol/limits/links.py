@@ -260,7 +260,8 @@ IDLE_CIRCUIT_SECONDS: Final = 120.0
 SHUTDOWN_SECONDS: Final = 5.0
 """From the order to stop until everything is closed."""
 MAX_CALL_SECONDS: Final = 24 * 3600.0
-"""No call of the local API lasts longer, however much progress it makes."""
+"""No call of the local API lasts longer, however much progress it makes, but for those that are as
+long as a task."""
 
 # --- whose turn it is -----------------------------------------------------------------------------
 TURN_SECONDS: Final = 0.001

@@ -76,6 +76,10 @@ TASK_LOOK_SECONDS: Final = 3.0
 """What looking for a result that somebody holds, or asking a node for its load, may take."""
 MAX_TASK_OFFERS_ASKED: Final = 10_000
 """Functions of one node that are looked at."""
+MAX_TASK_SECONDS: Final = 366 * 24 * 3600.0
+"""The longest time that can be set for a task, or for waiting until somebody offers it. Without one it
+takes as long as it does: the call by which it was asked for ends with it, and so does a backend's
+offer."""
 MAX_TASK_RETRIES: Final = 100
 """How often a caller may have a run repeated that failed."""
 MAX_TASK_RESULTS: Final = 100_000

@@ -224,6 +224,14 @@ def test_errors_say_what_was_the_matter(
     assert done(ask("talk.1", name="x")).status == "finished"
 
 
+@pytest.mark.parametrize("seconds", [1e6, 1e300, float("inf"), np.float32(1e9)])
+def test_any_number_of_seconds_is_a_time_for_a_task(backend: Any, seconds: float) -> None:
+    request = kc.request_task(
+        "talk.1", {"name": "x"}, "query", "lab", timeout_sec=seconds, backend_timeout_sec=seconds
+    )
+    assert done(request).status == "finished"
+
+
 def test_without_a_backend_the_request_says_so(backend: Any) -> None:
     request = kc.request_task("nobody.1", {}, "query", "lab", backend_timeout_sec=1)
     until(lambda: request.status != "looking")

@@ -514,6 +514,49 @@ def test_a_traceback_shows_the_lines_of_the_script(tmp_path: Path) -> None:
         assert f"# {line}" in done.stdout
 
 
+CACHING = """
+import asyncio, functools, sys
+
+@functools.lru_cache(maxsize=7, typed=True)
+def fibonacci(n):
+    "Of itself."
+    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+
+class Constant:
+    @functools.cache
+    def value(self): return 40
+
+def add(n): return fibonacci(n) + Constant().value()
+
+@functools.cache
+def told():
+    return [fibonacci.cache_parameters(), fibonacci.__doc__, fibonacci.__name__]
+
+async def main():
+    from kachery_p2p.client.tasks.functions import TaskFunction
+    from kachery_p2p.client.tasks.processes import ProcessPool
+    from kachery_p2p.client.tasks.run import Job
+    functions = {each.__name__: TaskFunction(each.__name__, "query", each) for each in (add, told)}
+    pool = ProcessPool(functions, 1)
+    for name, kwargs in (("add", b'{"n":30}'), ("told", b"{}")):
+        outcome = await pool.run(Job(bytes(16), name, "query", kwargs, "lab"), lambda *_: None)
+        print(outcome.payload.data.decode() if outcome.payload else outcome.reason)
+    await pool.close()
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+def test_functions_of_a_script_that_keep_their_results_go_to_workers(tmp_path: Path) -> None:
+    (tmp_path / "caching.py").write_text(CACHING)
+    done = subprocess.run(
+        [sys.executable, "caching.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    told = '[{"maxsize":7,"typed":true},"Of itself.","fibonacci"]'
+    assert done.stdout.splitlines() == ["832080", told], done.stderr
+
+
 def test_a_function_that_cannot_be_sent_is_refused_at_the_start() -> None:
     lock = threading.Lock()
 

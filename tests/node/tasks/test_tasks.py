@@ -379,3 +379,33 @@ async def test_a_backend_is_told_of_functions_whose_results_other_code_computed(
                 if codes.get("double.1") == "3.11:aa":
                     assert await Request(lab, "A", "double.1", {"x": len(told)}).value()
         assert told == [[], [], ["double.1"], [], []]
+
+
+async def test_calculations_that_ask_for_one_another_in_a_circle_fail() -> None:
+    lab: Lab
+
+    def asks(function: str) -> Function:
+        async def ask(job: Job) -> Any:
+            try:
+                return await Request(lab, "A", function, job.kwargs, within=job.id).value()
+            except BadInput as error:
+                raise LookupError(str(error)) from error
+
+        return ask
+
+    functions = {
+        "one.1": ("pure-calculation", asks("two.1")),
+        "two.1": ("pure-calculation", asks("three.1")),
+        "three.1": ("pure-calculation", asks("one.1")),
+        "itself.1": ("pure-calculation", asks("itself.1")),
+        "straight.1": ("pure-calculation", asks("double.1")),
+        "double.1": ("pure-calculation", double),
+    }
+    async with laboratory("A", "B") as lab, backend(lab, "A", functions):
+        for function in ("one.1", "itself.1"):
+            for _ in range(2):
+                answer = await Request(lab, "B", function, {"x": 4}).end()
+                assert answer["state"] == "failed"
+                assert "waits for itself" in answer["reason"]
+        both = [Request(lab, "B", name, {"x": 4}) for name in ("straight.1", "double.1")]
+        assert [await each.value() for each in both] == [8, 8]
