@@ -156,13 +156,14 @@ class Documents:
                 log.warning("channel %s is not on disk as it is: %s", channel.hex()[:8], error)
         await self.ledger.close()
 
-    def offer(self, data: bytes) -> Update:
-        """A document from somewhere: a peer, or the owner's own command on this node.
+    def offer(self, data: bytes, secret: bytes | None = None) -> Update:
+        """A document from somewhere: a peer, or the owner's own command on this node, which made the
+        secret that goes with it.
 
         Raises:
             BadChannelDocument
         """
-        update = self._book.offer(data, self._network.context.clock())
+        update = self._book.offer(data, self._network.context.clock(), secret)
         if update.signed is not None:
             self._changed(update.channel_id, update)
         return update
