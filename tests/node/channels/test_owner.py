@@ -1,4 +1,4 @@
-"""What the owner's node changes counts, whatever else goes on at that moment and whoever it is itself."""
+"""What the owner's node changes counts, whatever else goes on, and whichever roles it has itself."""
 
 from __future__ import annotations
 
