@@ -4,7 +4,8 @@ Documents are made here alone, each from the one before. Unless the state was re
 copied to a second computer: then others have documents of this owner that this node has never seen. It
 keeps, for each channel that it owns, the last document that others are known to have too, and the
 digests of those that it made, and so knows such a one: it is newer than the former and none of the
-latter. What both say is put together (:mod:`kachery_p2p.protocol.channels.merging`), and the user is told.
+latter. What both say is put together (:mod:`kachery_p2p.protocol.channels.merging`), and the user is
+told.
 
 Non-goals: pulling documents, and putting them in force, see :mod:`.documents`.
 """
@@ -33,6 +34,9 @@ class _History:
     """``agreed``: the last document that others have too; ``made``: digests of the last ones here."""
 
     agreed: SignedDocument
+    started: SignedDocument
+    """The one in force when this node was started, or the last that came from elsewhere. What others
+    have may come from it, since a backup may be from then, and comes from none that was made since."""
     made: deque[bytes] = field(default_factory=lambda: deque(maxlen=MAX_MADE_DOCUMENTS))
 
 
@@ -59,14 +63,14 @@ class Histories:
                 self._context.warn(f"channel {self._network.name_of(channel)!r}: {error}")
                 self.begin(channel)
                 continue
-            known = self._known[channel] = _History(agreed)
+            known = self._known[channel] = _History(agreed, self._book.signed(channel))
             known.made.extend(kept[1])
 
     def begin(self, channel: bytes) -> None:
         """The channel is new here."""
         if self._book.owner_key(channel) is not None and channel not in self._known:
             signed = self._book.signed(channel)
-            self._known[channel] = _History(signed)
+            self._known[channel] = _History(signed, signed)
             self.made(signed)
             self._keep(channel)
 
@@ -117,13 +121,14 @@ class Histories:
             if version > base.document.version:
                 self.agree(theirs)
             return ours, None
-        if version > ours.document.version and ours.document.version <= base.document.version:
+        if version > ours.document.version and ours.digest == base.digest == known.started.digest:
             self.agree(theirs)  # nothing was changed here meanwhile
+            known.started = theirs
             return theirs, None
         if version <= base.document.version:
             return ours, None
         fresh = self._context.random_bytes(SECRET_BYTES)
-        together = self._together(base.document, ours.document, theirs.document, fresh)
+        together = self._together(known, ours.document, theirs.document, fresh)
         self.agree(theirs)
         self._tell(ours.document, theirs.document, together)
         if version > ours.document.version and same_rights(together, theirs.document):
@@ -132,19 +137,20 @@ class Histories:
         return sign(together, key), fresh if is_new else None
 
     def _together(
-        self, base: ChannelDocument, ours: ChannelDocument, theirs: ChannelDocument, fresh: bytes
+        self, known: _History, ours: ChannelDocument, theirs: ChannelDocument, fresh: bytes
     ) -> ChannelDocument:
-        known = self._book.secret(ours.channel_id)
-        secret, now = known and known[1], self._context.clock()
+        has = self._book.secret(ours.channel_id)
+        secret, now = has and has[1], self._context.clock()
+        bases = [known.agreed.document, known.started.document]
         try:
-            return merged(base, ours, theirs, secret=secret, fresh=fresh, now=now)
+            return merged(bases, ours, theirs, secret=secret, fresh=fresh, now=now)
         except BadInput:  # too many of something: then nobody is in who is not in ours
             few = replace(
                 theirs,
                 members=tuple(each for each in theirs.members if ours.member(each.node_id)),
                 bootstraps=tuple(each for each in theirs.bootstraps if each in ours.bootstraps),
             )
-            return merged(base, ours, few, secret=secret, fresh=fresh, now=now)
+            return merged(bases, ours, few, secret=secret, fresh=fresh, now=now)
 
     def _tell(
         self, ours: ChannelDocument, theirs: ChannelDocument, together: ChannelDocument

@@ -2,11 +2,14 @@
 
 Only the owner's key makes documents, each from the one before. But a node that is restored from a
 backup, or a state folder that was copied to a second computer, goes on from an older one, and then
-there are two successors of one document. Of these the higher version would count, and what the other one took
-away would silently be given back. So the owner's node merges them: what either took away is away, and
-what either gave is given, as far as the last document that both come from (the base) tells.
+there are two successors of one document. Of these the higher version would count, and what the other
+one took away would silently be given back. So the owner's node merges them: what either took away is
+away, and what either gave is given, as far as a document that both come from (a base) tells.
 
-Invariant: nobody has more by the merged document than by the base unless one of the two gave it, and
+It may not be known which document that is. Then there are several bases, and where they differ it is
+in doubt who changed what: nobody has there what is not in both histories.
+
+Invariant: nobody has more by the merged document than by a base unless one of the two gave it, and
 what one of the two took away nobody has.
 
 Non-goals: knowing that there are two histories, see :mod:`kachery_p2p.node.channels.histories`.
@@ -14,7 +17,7 @@ Non-goals: knowing that there are two histories, see :mod:`kachery_p2p.node.chan
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Final, TypeVar
 
@@ -29,7 +32,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 def merged(
-    base: ChannelDocument,
+    bases: Sequence[ChannelDocument],
     ours: ChannelDocument,
     theirs: ChannelDocument,
     *,
@@ -37,9 +40,10 @@ def merged(
     fresh: bytes,
     now: float,
 ) -> ChannelDocument:
-    """The next document after ``ours`` and ``theirs``, which both come from ``base``; unsigned.
+    """The next document after ``ours`` and ``theirs``; unsigned.
 
     Args:
+        bases: one or more, of which both come from one.
         secret: that of ``ours`` if it is known, 32 bytes.
         fresh: 32 random bytes, the secret from now on if somebody lost the right to it.
         now: Unix time in seconds.
@@ -47,28 +51,32 @@ def merged(
     Raises:
         BadInput: together they are more than fits into a document.
     """
-    bits = _merge(*(_bits(each.members) for each in (base, ours, theirs)))
-    admitters = _merge(*(_bits(each.admitters) for each in (base, ours, theirs)))
+    bits = _merge([_bits(b.members) for b in bases], _bits(ours.members), _bits(theirs.members))
+    admitters = _merge(
+        [_bits(base.admitters) for base in bases], _bits(ours.admitters), _bits(theirs.admitters)
+    )
     version = max(ours.version, theirs.version) + 1
-    revoked = any(each.invitations_from != base.invitations_from for each in (ours, theirs))
+    revoked = len({each.invitations_from for each in (*bases, ours, theirs)}) > 1
     result = replace(
         ours,
         version=version,
         issued_at=int(now),
-        expires_at=_expiry(base.expires_at, ours.expires_at, theirs.expires_at),
+        expires_at=_expiry({base.expires_at for base in bases}, ours.expires_at, theirs.expires_at),
         members=(),
-        bootstraps=_bootstraps(base, ours, theirs, bits),
+        bootstraps=_bootstraps(bases, ours, theirs, bits),
         admitters=tuple(
             Admitter(public, most & bits[public] & _REQUESTS)
             for public, most in sorted(admitters.items())
             if most & bits.get(public, 0) & _REQUESTS
         ),
-        invitations_from=version if revoked else base.invitations_from,
+        invitations_from=version if revoked else ours.invitations_from,
     )
     entries = _entries(ours, theirs)
-    had = {entry.public for each in (base, ours, theirs) for entry in each.members if entry.sealed}
+    had = {
+        entry.public for each in (*bases, ours, theirs) for entry in each.members if entry.sealed
+    }
     keep = {public for public in had if bits.get(public, 0) & ~to_bits({"proxy"})}
-    versions = {each.secret_version for each in (base, ours, theirs)}
+    versions = {each.secret_version for each in (*bases, ours, theirs)}
     if ours.open or (len(versions) == 1 and keep == had and secret is not None):
         members = [_with(entries[public], bits[public], secret or fresh) for public in bits]
     else:
@@ -98,14 +106,16 @@ def _bits(entries: Iterable[Member] | Iterable[Admitter]) -> dict[bytes, int]:
     return {entry.public: entry.bits for entry in entries}
 
 
-def _merge(base: Mapping[K, int], ours: Mapping[K, int], theirs: Mapping[K, int]) -> dict[K, int]:
+def _merge(
+    bases: Sequence[Mapping[K, int]], ours: Mapping[K, int], theirs: Mapping[K, int]
+) -> dict[K, int]:
     """Bits by key. What one of them removed is out, also if the other one changed it."""
     result: dict[K, int] = {}
     for key in {**ours, **theirs}:
-        before, here, there = base.get(key), ours.get(key), theirs.get(key)
-        if here == before:
+        before, here, there = {base.get(key) for base in bases}, ours.get(key), theirs.get(key)
+        if before == {here}:
             kept = there
-        elif there == before:
+        elif before == {there}:
             kept = here
         elif here is None or there is None:
             kept = None
@@ -116,25 +126,26 @@ def _merge(base: Mapping[K, int], ours: Mapping[K, int], theirs: Mapping[K, int]
     return result
 
 
-def _expiry(base: int | None, ours: int | None, theirs: int | None) -> int | None:
-    if ours == base:
+def _expiry(before: set[int | None], ours: int | None, theirs: int | None) -> int | None:
+    if before == {ours}:
         return theirs
-    if theirs == base:
+    if before == {theirs}:
         return ours
     return min((each for each in (ours, theirs) if each is not None), default=None)
 
 
 def _bootstraps(
-    base: ChannelDocument,
+    bases: Sequence[ChannelDocument],
     ours: ChannelDocument,
     theirs: ChannelDocument,
     bits: Mapping[bytes, int],
 ) -> tuple[Bootstrap, ...]:
     """Those of nodes that stay members; a URL stands for one node."""
     by_url: dict[str, Bootstrap] = {}
+    before = {each for base in bases for each in base.bootstraps}
     for each in (*ours.bootstraps, *theirs.bootstraps):
         in_all = each in ours.bootstraps and each in theirs.bootstraps
-        if each.public in bits and (in_all or each not in base.bootstraps):
+        if each.public in bits and (in_all or each not in before):
             by_url.setdefault(each.url, each)
     return tuple(by_url.values())
 

@@ -1,4 +1,4 @@
-"""An owner's node whose state was restored from a backup does not give back what had been taken away."""
+"""An owner's node whose state was restored from a backup gives nothing back that was taken."""
 
 from __future__ import annotations
 

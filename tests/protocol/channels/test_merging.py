@@ -64,7 +64,7 @@ def test_nobody_has_what_either_took_away_or_neither_gave(
 ) -> None:
     base = after(first(), before, 10)
     ours, theirs = after(base, mine, 30), after(base, others, 50)
-    result = merged(base, ours, theirs, secret=None, fresh=FRESH, now=3.0)
+    result = merged([base], ours, theirs, secret=None, fresh=FRESH, now=3.0)
     sign(result, OWNER)  # it is well-formed
     assert result.version > max(ours.version, theirs.version)
     for node in NODES:
@@ -84,7 +84,22 @@ def test_what_only_one_changed_is_as_it_says(before: list[Step], mine: list[Step
     base = after(first(), before, 10)
     ours = after(base, mine, 30)
     for pair in ((ours, base), (base, ours)):
-        assert same_rights(merged(base, *pair, secret=None, fresh=FRESH, now=3.0), ours)
+        assert same_rights(merged([base], *pair, secret=None, fresh=FRESH, now=3.0), ours)
+
+
+@given(steps, steps, steps)
+def test_where_it_is_in_doubt_from_which_document_both_come_nobody_has_what_is_not_in_both(
+    before: list[Step], mine: list[Step], others: list[Step]
+) -> None:
+    """Theirs come from the later base: what they removed of what that one gave does not come back."""
+    early = first()
+    base = after(early, before, 10)
+    ours, theirs = after(base, mine, 30), after(base, others, 50)
+    result = merged([early, base], ours, theirs, secret=None, fresh=FRESH, now=3.0)
+    sign(result, OWNER)
+    for node in NODES:
+        had, here, there = (rights(each, node) for each in (base, ours, theirs))
+        assert not rights(result, node) & ((had - here) | (had - there))
 
 
 def test_who_is_out_has_not_got_the_secret_and_everybody_else_has() -> None:
@@ -92,7 +107,7 @@ def test_who_is_out_has_not_got_the_secret_and_everybody_else_has() -> None:
     ours = base.without_member(NODES[1], bytes([3]) * 32, 2.0)
     theirs = base.without_member(NODES[2], bytes([4]) * 32, 2.0)
     theirs = theirs.with_member(NODES[5], "new", "all", bytes([4]) * 32, 2.0)
-    result = merged(base, ours, theirs, secret=bytes([3]) * 32, fresh=FRESH, now=3.0)
+    result = merged([base], ours, theirs, secret=bytes([3]) * 32, fresh=FRESH, now=3.0)
     assert {m.node_id for m in result.members} == {NODES[0], NODES[3], NODES[5]}
     for member in result.members:
         assert KEYS[member.node_id].unseal(member.sealed) == FRESH
@@ -104,7 +119,7 @@ def test_if_nobody_lost_the_secret_it_stays() -> None:
     base = first()
     ours = base.with_member(NODES[4], "four", "all", OLD, 2.0)
     theirs = base.with_member(NODES[5], "five", {PROXY}, OLD, 2.0)
-    result = merged(base, ours, theirs, secret=OLD, fresh=FRESH, now=3.0)
+    result = merged([base], ours, theirs, secret=OLD, fresh=FRESH, now=3.0)
     assert result.secret_version == base.secret_version
     for member in result.members:
         if member.sealed:
