@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from kachery_p2p.protocol.errors import BadInput
 from kachery_p2p.protocol.identity import NodeKey
 from tests.node.harness import laboratory, until
 
@@ -44,3 +47,13 @@ async def test_an_owner_that_reads_nothing_itself_keeps_the_secret_that_it_made(
         assert owners is not None
         assert owners[0] == 2
         await until(lambda: lab["B"].network.book.secret(key) == owners, "B has that secret")
+
+
+async def test_nobody_is_invited_to_a_channel_that_is_over() -> None:
+    """The invitation said that it was good until a moment that was past."""
+    async with laboratory("A", channel=False) as lab:
+        key = await lab.channel("lab", {"A": "all"}, expires_in=3_600.0)
+        document = lab["A"].network.book.signed(key).document
+        lab["A"].context.clock = lambda: float(document.expires_at or 0) + 1.0
+        with pytest.raises(BadInput, match="has expired"):
+            await lab.call("A", "channel.invite", channel="lab")
