@@ -17,6 +17,7 @@ import click
 
 from kachery_p2p.client import sync
 from kachery_p2p.protocol.errors import BadInput
+from kachery_p2p.protocol.links.addresses import host_port
 
 from . import daemon, info
 from .channels import commands as channels
@@ -79,7 +80,7 @@ def _start_daemon(
     if listening and not given["listen"]:
         given["listen"] = f"0.0.0.0:{listening}"
     if host and listening and not given["public_url"]:
-        given["public_url"] = f"ws://{f'[{host}]' if ':' in host else host}:{listening}"
+        given["public_url"] = f"ws://{host_port(host, int(listening))}"
     given["public_url"] = _websocket_url(given["public_url"])
     given["auth_group"] = given["auth_group"] or None
     return _today(

@@ -321,14 +321,13 @@ class Node:
             doors=self._doors(),
         )
         self._listeners.append(listener)
-        bound = listener.sockets[0].getsockname()
-        self.listening = f"{bound[0]}:{bound[1]}"
-        self.dialling.listening = str(bound[0])
+        self.listening = listener.at()
+        self.dialling.listening = str(listener.sockets[0].getsockname()[0])
         scheme = "wss" if self.config.tls_cert else "ws"
         if self.config.public_url:
             self.context.urls.append(self.config.public_url)
         elif host not in ("0.0.0.0", "::", ""):  # compared with, not bound to
-            self.context.urls.append(f"{scheme}://{host}:{bound[1]}")
+            self.context.urls.append(f"{scheme}://{listener.at(host)}")
 
     def _doors(self) -> Doors:
         context, knocks = self.context, Knocks(self.context.key.public)

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from kachery_p2p.storage.channels.agreed import SCHEMA as AGREED
+from kachery_p2p.storage.channels.agreed import AgreedTables
 from kachery_p2p.storage.channels.invitations import InvitationTables
 from kachery_p2p.storage.channels.passes import PassTables
 from kachery_p2p.storage.files.origins import OriginTables
@@ -112,6 +114,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     ) WITHOUT ROWID;
     """,
     KEPT,
+    AGREED,
 )
 """Step ``i`` takes a database from version ``i`` to ``i + 1``. Never edited, only appended to."""
 
@@ -137,7 +140,15 @@ class Announcement(NamedTuple):
     key: bytes
 
 
-class StateDB(InvitationTables, PassTables, OriginTables, PinTables, KeptTables, KnownFileTables):
+class StateDB(
+    InvitationTables,
+    AgreedTables,
+    PassTables,
+    OriginTables,
+    PinTables,
+    KeptTables,
+    KnownFileTables,
+):
     """The database at ``path``. ``durable=False`` skips the syncs, for tests."""
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
@@ -212,6 +223,7 @@ class StateDB(InvitationTables, PassTables, OriginTables, PinTables, KeptTables,
             self.delete_invitations(channel_id)
             self.keep_admissions(channel_id, {})
             self.delete_passes(channel_id)
+            self.forget_agreed(channel_id)
             return self._change("DELETE FROM channels WHERE channel_id = ?", channel_id) > 0
 
     # --- announcements ---------------------------------------------------------------------------

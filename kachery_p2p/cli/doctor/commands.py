@@ -296,7 +296,15 @@ def _channel(channel: dict[str, Any], node: dict[str, Any]) -> Check:
     if channel["expired"]:
         return problem(
             about, "Its document has expired: it grants nothing any more.",
-            "Ask its owner for a fresh export, and join it.", AccessDenied.code,
+            "It is this node's own: make another one ('kachery-p2p channel create')."
+            if channel["owner"] else "Ask its owner for a fresh export, and join it.",
+            AccessDenied.code,
+        )  # fmt: skip
+    if not channel["bootstraps"]:
+        return problem(
+            about, "It has no proxy any more, so that its members do not find one another.",
+            "Its owner makes another one ('kachery-p2p channel create --bootstrap URL').",
+            Unreachable.code,
         )  # fmt: skip
     if not channel["member"]:
         return problem(

@@ -22,7 +22,7 @@ from kachery_p2p.node.supervision import Job
 from kachery_p2p.protocol import codec
 from kachery_p2p.protocol.channels.membership import Update
 from kachery_p2p.protocol.channels.messages import CHANNEL_DOCUMENT, ChannelQuery
-from kachery_p2p.protocol.channels.signed_document import SignedDocument, parse
+from kachery_p2p.protocol.channels.signed_document import SignedDocument, parse, peek
 from kachery_p2p.protocol.errors import (
     BadChannelDocument,
     Busy,
@@ -42,6 +42,7 @@ from kachery_p2p.protocol.limits import (
 )
 
 from .consequences import Consequence, Consequences
+from .histories import Histories
 from .ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -54,11 +55,12 @@ class Documents:
         self._network = network
         self._book = network.book
         self._state = network.context.state
-        self._pulling: set[tuple[Link, bytes]] = set()
+        self._pulling: dict[tuple[Link, bytes], asyncio.Task[None]] = {}
         self.on_change: list[Consequence] = []
         """Called with the channel id after the book changed (None: joined, left, expired, or done
         again)."""
         self.ledger = Ledger(network.context.workers)
+        self._histories = Histories(network, self._write_soon)
         self._consequences = Consequences(network, self.on_change)
         self._keeping: dict[bytes, Job] = {}
         self._unkept: set[bytes] = set()
@@ -84,6 +86,7 @@ class Documents:
                 owner_key=NodeKey(row.owner_seed) if row.owner_seed else None,
             )
         self._book.expired(now)
+        self._histories.load()
 
     def join(
         self,
@@ -95,7 +98,11 @@ class Documents:
         """The user joins, or changes what they want on a channel. See :meth:`kept`, and
         :meth:`adopt`."""
         self._book.expired(self._network.context.clock())
+        if signed.document.channel_id in self._book:
+            self._hear(signed)
+            signed = self._book.signed(signed.document.channel_id)
         channel = self._book.join(signed, wanted, secret, owner_key=owner_key)
+        self._histories.begin(channel)
         self._changed(channel, None)
         return channel
 
@@ -127,6 +134,7 @@ class Documents:
     def leave(self, channel: bytes) -> None:
         """The user leaves. See :meth:`kept`."""
         self._book.leave(channel)
+        self._histories.forget(channel)
         self._changed(channel, None)
 
     async def kept(self, channel: bytes) -> None:
@@ -156,16 +164,23 @@ class Documents:
                 log.warning("channel %s is not on disk as it is: %s", channel.hex()[:8], error)
         await self.ledger.close()
 
-    def offer(self, data: bytes) -> Update:
-        """A document from somewhere: a peer, or the owner's own command on this node.
+    def offer(self, data: bytes, secret: bytes | None = None) -> Update:
+        """A document from somewhere: a peer, or the owner's own command on this node, which made the
+        secret that goes with it.
 
         Raises:
             BadChannelDocument
         """
-        update = self._book.offer(data, self._network.context.clock())
+        update = self._book.offer(data, self._network.context.clock(), secret)
         if update.signed is not None:
+            self._histories.made(update.signed)
             self._changed(update.channel_id, update)
         return update
+
+    def _hear(self, theirs: SignedDocument) -> None:
+        """A document that others have, of a channel that this node is on."""
+        signed, secret = self._histories.settle(theirs)
+        self.offer(signed.to_bytes(), secret)
 
     def touch(self, channel: bytes) -> None:
         """Who is a member changed, although the document did not."""
@@ -183,6 +198,9 @@ class Documents:
     def _changed(self, channel: bytes, update: Update | None) -> None:
         # Whoever is out is cut before anybody waits for a disk.
         self._consequences.follow(channel, update)
+        self._write_soon(channel)
+
+    def _write_soon(self, channel: bytes) -> None:
         self._unkept.add(channel)
         self._keeper(channel).ask()
 
@@ -212,6 +230,7 @@ class Documents:
             return
         kept = self._book.snapshot(channel)
         records = {each.node_id: codec.encode(each) for each in self._book.admissions(channel)}
+        history = self._histories.kept(channel)
         now = self._network.context.clock()
 
         def write() -> None:
@@ -225,18 +244,24 @@ class Documents:
                     joined_at=now,
                 )
                 state.keep_admissions(name, records)
+                if history is not None:
+                    state.put_agreed(name, *history)
 
         await self.ledger.do(write)
 
     # --- wire --------------------------------------------------------------------------------
 
     def _on_peer_version(self, link: Link, channel: bytes, version: int) -> None:
-        if channel not in self._book or version <= self._network.version_of(channel):
+        if channel not in self._book or not self._is_news(channel, version):
             return
         key = (link, channel)
         if key not in self._pulling:
-            self._pulling.add(key)
-            self._network.spawn(self._pull(link, channel), name="pull document")
+            work = self._pull(link, channel)
+            self._pulling[key] = self._network.spawn(work, name="pull document")
+
+    def _is_news(self, channel: bytes, version: int) -> bool:
+        newer = version > self._network.version_of(channel)
+        return newer or self._histories.is_doubtful(channel, version)
 
     async def _pull(self, link: Link, channel: bytes) -> None:
         """Pull until the peer has nothing newer: it may say so while the pull is under way."""
@@ -244,7 +269,7 @@ class Documents:
         try:
             while channel in self._book and link.closed_by is None:
                 before = self._network.version_of(channel)
-                if self._network.sayings.version(link, channel) <= before:
+                if not self._is_news(channel, self._network.sayings.version(link, channel)):
                     return
                 answered = await self._pull_once(link, channel)
                 if channel not in self._book or self._network.version_of(channel) != before:
@@ -254,7 +279,7 @@ class Documents:
                 # It may remove somebody, and this may be the only one who has it.
                 await asyncio.sleep(backoff.next())
         finally:
-            self._pulling.discard((link, channel))
+            self._pulling.pop((link, channel), None)
 
     async def _pull_once(self, link: Link, channel: bytes) -> bool:
         """Whether the peer answered, be it with nothing of use."""
@@ -269,8 +294,9 @@ class Documents:
                     stream.done(cost)
                     if len(data) > MAX_CHANNEL_DOCUMENT:
                         raise ProtocolViolation(reason="a channel document over the limit")
-            if channel in self._book:
-                self.offer(bytes(data))
+            if channel in self._book and peek(bytes(data))[0] == channel:
+                now = self._network.context.clock()
+                self._hear(parse(bytes(data), now=now, check_expiry=False))
         except (KacheryError, TimeoutError) as error:
             log.info("no document of %s from %s: %s", channel.hex()[:8], link, error)
             return not isinstance(error, TransportError | TimeoutError | Busy)
@@ -282,10 +308,17 @@ class Documents:
     async def _serve(self, link: Link, stream: Stream, query: ChannelQuery) -> None:
         if not self._network.is_member(query.channel, link.peer):
             raise NotAMember(node=link.peer, peer=self._network.context.node_id[:8])
+        pulling = self._pulling.get((link, query.channel))
+        if pulling is not None and self._book.owner_key(query.channel) is not None:
+            # What it has may be the other half of what it is to have from us.
+            await asyncio.wait([pulling], timeout=REQUEST_SECONDS)
+            self._network.require_shared(link, query.channel)
         async with stream.reserved(MAX_BODY):
-            data = self._book.signed(query.channel).to_bytes()
+            signed = self._book.signed(query.channel)
+            data = signed.to_bytes()
             for start in range(0, len(data), MAX_BODY):
                 await stream.send(None, data[start : start + MAX_BODY])
+            self._histories.agree(signed)
 
 
 def _why_not_kept(error: BaseException) -> str:

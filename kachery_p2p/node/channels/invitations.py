@@ -118,6 +118,10 @@ class Invitations:
                 reason="this node has not got its secret, so it cannot hand it on; ask its owner",
             )
         now = self._context.clock()
+        if document.expired(now):
+            raise BadInput(
+                what=f"channel {document.name!r}", reason="it has expired, so nobody can come in"
+            )
         until = now + seconds
         if document.expires_at is not None:
             until = min(until, document.expires_at)

@@ -311,6 +311,13 @@ class Exchange:
         its_own = peer is not None and batch.origin.hex() == peer.link.peer
         if peer is not None and its_own and peer.own and (batch.epoch, batch.end) >= peer.own:
             peer.own, peer.restored = (batch.epoch, batch.end), False
+        known = self._index.position(channel, batch.origin) or UNKNOWN
+        if peer is not None and its_own and batch.epoch < known[0] and not peer.restored:
+            # Its state is older than what it once said, or another node has its key.
+            peer.restored = True
+            self._send_part(
+                peer.link, channel, batch.origin, batch.origin, [(batch.origin, known)], ask=False
+            )
         if isinstance(result, Gap):
             if peer is not None:
                 there = (batch.epoch, batch.end)

@@ -4,6 +4,9 @@ If that is true, a backup was restored here, and nobody listens until the log st
 epoch. But claims are not signed, and a log that starts over is incomplete for everybody until all is
 announced anew. So the first claim is followed at once, and each further one after twice as long as the
 one before, ``OVERTAKE_MOST_SECONDS`` at most; one that leads far into the future never.
+
+A backup is restored before a node is started, so that one claim is all that it takes. If there are
+more, somebody else says things in this node's name: a copy of its state folder on another computer.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ class Overtaking:
         self._claims: dict[bytes, int] = {}
         self._pauses: dict[bytes, float] = {}
         self._not_before: dict[bytes, float] = {}
+        self._overtaken: set[bytes] = set()
 
     def claimed(self, channel: bytes, epoch: int, claim: int) -> None:
         """Our log is in ``epoch``, and a peer says that it knows more of it, in epoch ``claim``."""
@@ -50,7 +54,13 @@ class Overtaking:
         pause = self._pauses.get(channel, OVERTAKE_FIRST_SECONDS)
         self._pauses[channel] = min(OVERTAKE_MOST_SECONDS, 2 * pause)
         self._not_before[channel] = loop.time() + pause
-        self._network.context.warn(
-            "this node's announcement log was behind its peers'; it starts anew"
-        )
+        told = "this node's announcement log was behind its peers'; it starts anew"
+        if channel in self._overtaken:
+            told += (
+                ". That happens again and again: its key is in use on another computer too (or a proxy "
+                "is wrong), and what only one of them has is not found. Stop one, and give it a state "
+                "folder of its own ('daemon start --state-dir')"
+            )
+        self._overtaken.add(channel)
+        self._network.context.warn(told)
         await self._start_over(channel, self._claims.pop(channel) + 1)

@@ -40,7 +40,13 @@ from kachery_p2p.protocol.limits import (
     HANDSHAKE_SECONDS,
     MAX_UPGRADE_BYTES,
 )
-from kachery_p2p.protocol.links.addresses import Network, client_address, group_of, is_trusted
+from kachery_p2p.protocol.links.addresses import (
+    Network,
+    client_address,
+    group_of,
+    host_port,
+    is_trusted,
+)
 from kachery_p2p.protocol.links.knock import HEADER as KNOCK
 
 from .acceptor import Acceptor
@@ -341,10 +347,15 @@ class Listener:
         except OSError as error:
             self.close()
             raise BadInput(
-                what=f"--listen {host}:{port}",
+                what=f"--listen {host_port(host, port)}",
                 reason=f"{error.strerror or error}; give an address of this computer and a free "
                 "port",
             ) from error
+
+    def at(self, host: str | None = None) -> str:
+        """``HOST:PORT`` where it listens; ``host``: under another name of this computer."""
+        bound = self.sockets[0].getsockname()
+        return host_port(str(bound[0]) if host is None else host, int(bound[1]))
 
     def _on_socket(self, sock: socket.socket, address: Any) -> None:
         Visit(self, sock, str(address[0]))

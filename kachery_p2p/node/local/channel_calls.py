@@ -22,6 +22,7 @@ The owner's key lies in the state of the node where the channel was created, and
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from string import hexdigits
 from typing import Any
 
@@ -42,6 +43,8 @@ from .live_call import LiveCall
 from .services import Services
 
 _ID_DIGITS = 64
+_Less = Callable[[ChannelDocument, str, bytes], ChannelDocument]
+"""Makes a document without some of what a member (64 hex digits) has; given a secret that is fresh."""
 _LEAST_DIGITS = 8
 """Of the beginning of a node id that stands for it."""
 
@@ -194,14 +197,25 @@ class ChannelCalls:
             raise BadInput(what="channel", reason="this node has lost the channel's secret")
         return secret[1]
 
-    async def publish(self, document: ChannelDocument, key: NodeKey) -> bytes:
+    async def publish(
+        self, document: ChannelDocument, key: NodeKey, fresh: bytes | None = None
+    ) -> bytes:
         """From now on this is the channel's document, and it is on disk; the channel's id.
+
+        No await may lie between the look at the document that was changed and this: of two changes of
+        one version only one would count.
+
+        Args:
+            fresh: the channel's secret, if the change may have brought another one (32 bytes).
 
         Raises:
             ChangeNotKept: it counts, and everybody hears of it, but it is not on disk yet.
         """
         signed = sign(document, key)
-        self._services.documents.offer(signed.to_bytes())
+        known = self._services.context.book.secret(document.channel_id)
+        if known is not None and known[0] == document.secret_version:
+            fresh = None
+        self._services.documents.offer(signed.to_bytes(), fresh)
         await self._services.documents.kept(document.channel_id)
         return document.channel_id
 
@@ -219,26 +233,30 @@ class ChannelCalls:
 
     async def _remove_node(self, params: _Member, live: LiveCall) -> Any:
         live.caller.require_write()
-        _, document, key = self.owned(params.channel)
-        node_id = self.member_id(document, params.node)
-        fresh = self._services.context.random_bytes(SECRET_BYTES)
-        changed = document.without_member(node_id, fresh, self._services.context.clock())
-        return await self._take_away(node_id, changed, key, params.revoke_all)
+        now = self._services.context.clock
 
-    async def _take_away(
-        self, node_id: str, changed: ChannelDocument, key: NodeKey, revoke_all: bool
-    ) -> dict[str, Any]:
+        def without(document: ChannelDocument, node_id: str, fresh: bytes) -> ChannelDocument:
+            return document.without_member(node_id, fresh, now())
+
+        return await self._take_away(params, without)
+
+    async def _take_away(self, params: _Member, less: _Less) -> dict[str, Any]:
         """Publish a document by which a member has less than before; what became of invitations.
 
         Those by which the member came are revoked with it
         (:mod:`kachery_p2p.node.channels.withdrawals`).
         """
-        channel, invitations = changed.channel_id, self._services.invitations
+        channel, document, _ = self.owned(params.channel)
+        node_id, invitations = self.member_id(document, params.node), self._services.invitations
         before = {each["id"]: each["state"] for each in await invitations.described(channel)}
         came = await invitations.withdrawals.came_by(channel, node_id)
-        if revoke_all:
+        # The channel may have changed meanwhile, and what that was must not be lost.
+        _, document, key = self.owned(channel.hex())
+        fresh = self._services.context.random_bytes(SECRET_BYTES)
+        changed = less(document, node_id, fresh)
+        if params.revoke_all:
             changed = changed.without_invitations(self._services.context.clock())
-        await self.publish(changed, key)
+        await self.publish(changed, key, fresh)
         await invitations.withdrawals.done(channel)
         after = await invitations.described(channel)
         return self.describe(channel) | {
@@ -249,22 +267,19 @@ class ChannelCalls:
                 if each["state"] == "revoked" and before.get(each["id"]) != "revoked"
             ],
             "open": [each for each in after if each["state"] == "open"],
-            "revoked_all": revoke_all,
+            "revoked_all": params.revoke_all,
             "admitters": invitations.withdrawals.admitters(channel),
         }
 
     async def _set_roles(self, params: _Member, live: LiveCall) -> Any:
         live.caller.require_write()
-        channel, document, key = self.owned(params.channel)
-        node_id = self.member_id(document, params.node)
-        changed = document.with_roles(
-            node_id,
-            parse_roles(params.roles),
-            self._secret(channel),
-            self._services.context.random_bytes(SECRET_BYTES),
-            self._services.context.clock(),
-        )
-        return await self._take_away(node_id, changed, key, params.revoke_all)
+        channel, _, _ = self.owned(params.channel)
+        roles, now = parse_roles(params.roles), self._services.context.clock
+
+        def with_these(document: ChannelDocument, node_id: str, fresh: bytes) -> ChannelDocument:
+            return document.with_roles(node_id, roles, self._secret(channel), fresh, now())
+
+        return await self._take_away(params, with_these)
 
     def member_id(self, document: ChannelDocument, text: str) -> str:
         """A member by node id, or by a label or the beginning of an id that only one has. Where the

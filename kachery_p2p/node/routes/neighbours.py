@@ -81,7 +81,8 @@ class Neighbours:
             BadInput: the package is not installed, or there is no multicast here.
         """
         if listening is not None:
-            self._host, _, port = listening.rpartition(":")
+            host, _, port = listening.rpartition(":")
+            self._host = host.strip("[]")
             self._port = int(port)
         try:
             from zeroconf import IPVersion

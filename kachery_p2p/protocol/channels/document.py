@@ -168,7 +168,7 @@ class ChannelDocument(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         for _, label, _ in members:
             check_label(label)
         entries = _sorted(
-            _entry(bytes.fromhex(check_node_id(node_id)), label, to_bits(roles), secret)
+            entry_of(bytes.fromhex(check_node_id(node_id)), label, to_bits(roles), secret)
             for node_id, label, roles in members
         )
         document = replace(document, members=entries)
@@ -237,7 +237,7 @@ class ChannelDocument(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         check_label(label)
         if self.member(node_id) is not None:
             raise BadInput(what=f"node {node_id}", reason="it is a member already; set its roles")
-        entry = _entry(public, label, to_bits(roles), secret)
+        entry = entry_of(public, label, to_bits(roles), secret)
         return self._next(now, members=_sorted((*self.members, entry)))
 
     def without_member(self, node_id: str, new_secret: bytes, now: float) -> ChannelDocument:
@@ -278,7 +278,7 @@ class ChannelDocument(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         if _needs_secret(bits) and old.sealed:
             entry = replace(old, bits=bits)  # keeps its box: resealing would change it for nothing
         else:
-            entry = _entry(old.public, old.label, bits, secret)
+            entry = entry_of(old.public, old.label, bits, secret)
         rest = (member for member in self.members if member is not old)
         admitters = tuple(
             each if each.public != entry.public else replace(each, bits=each.bits & bits)
@@ -304,7 +304,7 @@ class ChannelDocument(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         members = self.members
         old = self.member(node_id)
         if old is None:
-            members = _sorted((*members, _entry(public, label, to_bits({PROXY}), b"")))
+            members = _sorted((*members, entry_of(public, label, to_bits({PROXY}), b"")))
         elif PROXY not in old.roles:
             proxy = replace(old, bits=to_bits(old.roles | {PROXY}))
             members = tuple(proxy if member is old else member for member in members)
@@ -335,7 +335,7 @@ class ChannelDocument(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     def _rotated(self, secret: bytes) -> ChannelDocument:
         if self.open:
             return self
-        members = tuple(_entry(m.public, m.label, m.bits, secret) for m in self.members)
+        members = tuple(entry_of(m.public, m.label, m.bits, secret) for m in self.members)
         return replace(self, members=members, secret_version=self.secret_version + 1)
 
 
@@ -410,10 +410,8 @@ def _check_admitters(document: ChannelDocument) -> None:
             raise BadInput(what="admitters", reason="one of them is not a member")
         roles = from_bits(admitter.bits)
         if not roles or not roles <= REQUEST_ROLES:
-            raise BadInput(
-                what="admitters",
-                reason="they may give the roles request-files, request-feeds and request-tasks",
-            )
+            reason = "they may give the roles request-files, request-feeds and request-tasks"
+            raise BadInput(what="admitters", reason=reason)
 
 
 def check_url(url: str) -> None:
@@ -438,7 +436,8 @@ def _needs_secret(bits: int) -> bool:
     return bool(from_bits(bits) - {PROXY})
 
 
-def _entry(public: bytes, label: str, bits: int, secret: bytes) -> Member:
+def entry_of(public: bytes, label: str, bits: int, secret: bytes) -> Member:
+    """A member's entry, with the secret sealed to it if it has a use for that."""
     if not _needs_secret(bits):
         return Member(public, label, bits, b"")
     if len(secret) != SECRET_BYTES:

@@ -163,7 +163,7 @@ class ChannelBook:
             )
         return found[0]
 
-    def offer(self, data: bytes, now: float) -> Update:
+    def offer(self, data: bytes, now: float, secret: bytes | None = None) -> Update:
         """A document came by gossip. It is ignored, without a look at its signature, unless this
         node is on that channel and the document is newer than the one in force.
 
@@ -173,6 +173,8 @@ class ChannelBook:
         Args:
             data: what ``SignedDocument.to_bytes`` gave, from anybody.
             now: Unix time in seconds.
+            secret: the 32 bytes that go with it, on the owner's node, which made them: it need not
+                be among those to whom they are sealed.
 
         Raises:
             BadChannelDocument: it would be newer but is not valid, or it is no channel document.
@@ -187,8 +189,10 @@ class ChannelBook:
         if not _supersedes(signed, channel.signed):
             return Update(channel_id)
         old, new = channel.document, signed.document
-        secret = self.secret(channel_id)
+        before_it = self.secret(channel_id)
         channel.signed = signed
+        if secret is not None:
+            channel.secret = new.secret_version, secret
         _drop_void(channel)
         self._unseal(channel)
         before = {member.node_id: member.bits for member in old.members}
@@ -200,7 +204,7 @@ class ChannelBook:
             removed=frozenset(before.keys() - after.keys()),
             changed=frozenset(n for n in before.keys() & after.keys() if before[n] != after[n]),
             rules_changed=_rules(old) != _rules(new),
-            secret_changed=secret != self.secret(channel_id),
+            secret_changed=before_it != self.secret(channel_id),
         )
 
     def admit(self, channel_id: bytes, data: bytes) -> Admission | None:

@@ -86,3 +86,7 @@ MAX_REVOCATIONS: Final = 1_000
 """Revocations of one member that others keep until the passes are over by themselves."""
 REVOCATIONS_PER_NOTE: Final = 60
 """So that a note fits a header: a revocation has about 180 bytes."""
+
+MAX_MADE_DOCUMENTS: Final = 64
+"""Documents of a channel that its owner's node knows to have made itself, by their digests: as many as
+may be made before one of them is known to others."""

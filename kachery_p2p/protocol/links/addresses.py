@@ -69,6 +69,11 @@ def parse_address(text: str) -> Address | None:
         return None
 
 
+def host_port(host: str, port: int) -> str:
+    """``HOST:PORT`` as it stands in a URL, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def parse_network(text: str) -> Network:
     """A network such as ``10.0.0.0/8``, or a single address.
 

@@ -404,3 +404,10 @@ def test_what_others_say_cannot_fake_a_line() -> None:
     for line in problem(evil, evil, evil, "not-found").lines():
         assert line.isprintable()
         assert not line.startswith("ok")
+
+
+def test_a_channel_whose_last_proxy_was_removed_is_not_well(lab: Lab) -> None:
+    """All was said to be well, and nobody found anybody any more."""
+    shown = json.loads(lab.a.cli("channel", "show", "lab", "--json").stdout)
+    lab.a.cli("channel", "remove-node", "lab", shown["bootstraps"][0]["node"])
+    assert "no proxy" in the_problem(lab.a)["text"]
