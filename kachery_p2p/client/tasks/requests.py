@@ -78,6 +78,7 @@ class TaskRequest:
         self._decoder = text_codecs.getincrementaldecoder("utf-8")("replace")
         self._outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self._loop = asyncio.get_running_loop()
+        self._process = os.getpid()
         self._cancelling = False
         self._accepted = asyncio.Event()
         self._background: asyncio.Future[Any] | None = None
@@ -130,6 +131,7 @@ class TaskRequest:
             seconds = real("timeout_sec", seconds)
         if self._outcome.done():
             return True
+        self._check_process()
         with waits_for_tasks():
             done, _ = concurrent.futures.wait([self._outcome], timeout=seconds)
         loops.end_with_program()
@@ -147,6 +149,7 @@ class TaskRequest:
         return self._wait_for_it().__await__()
 
     async def _wait_for_it(self) -> Any:
+        self._check_process()
         with waits_for_tasks():
             return await asyncio.shield(asyncio.wrap_future(self._outcome))
 
@@ -178,6 +181,13 @@ class TaskRequest:
         if here:
             raise RuntimeError(
                 f"{name}() would wait for the loop that it blocks: use 'await request'"
+            )
+
+    def _check_process(self) -> None:
+        if self._process != os.getpid() and not self._outcome.done():
+            raise RuntimeError(
+                "it was asked for before this process was forked, and only the one that asked hears "
+                "of its end: wait there, or ask here for the same"
             )
 
     # --- how it goes on, on its loop ---------------------------------------------------------

@@ -9,6 +9,7 @@ import dataclasses
 import enum
 import json
 import re
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -423,3 +424,23 @@ def test_progress_of_any_text_can_be_sent() -> None:
     assert perform(talk, b"{}", None, context).state == "finished"
     assert all(codec.pack(update) for update in told)
     assert all(len(message) <= MAX_TASK_MESSAGE for _, message, _ in told)
+
+
+def test_a_forked_process_does_not_wait_for_ever_for_a_task_of_its_parent() -> None:
+    code = """
+import asyncio, os
+from kachery_p2p.client.tasks.requests import TaskRequest
+async def make(): return TaskRequest(bytes(16), "f.1", "query", None, None)
+request = asyncio.run(make())
+async def awaited(): return await request
+if pid := os.fork():
+    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+for wait in (request.wait, lambda: asyncio.run(awaited())):
+    try: wait()
+    except RuntimeError as error: print("forked" in str(error), flush=True)
+os._exit(7)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (done.returncode, done.stdout.split()) == (7, ["True", "True"])
