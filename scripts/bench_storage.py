@@ -233,7 +233,11 @@ def origin(folder: Path, count: int, gb: int, kind: str) -> None:
         elif kind == "nginx":
             url = stack.enter_context(nginx(root)).url
         else:
-            url = stack.enter_context(s3(stack.enter_context(pytest.MonkeyPatch.context())))
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            patch.setenv("MOTO_S3_DEFAULT_KEY_BUFFER_SIZE", str(_MB))  # the rest goes to the disk
+            program = [str(Path(__file__).with_name("bench_s3.py"))]
+            url = stack.enter_context(s3(patch, program, str(folder / "s3.log")))
+            stack.callback(tell_errors, folder / "s3.log")
         if gb:
             parts(folder / "p", root, url, gb, kind)
         if count:
@@ -282,7 +286,8 @@ def parts(folder: Path, root: Path, url: str, gb: int, kind: str) -> None:
         else:
             uri = lab.a.cli("store", str(source)).stdout.strip()
             begun = time.perf_counter()
-            lab.a.cli("archive", uri)
+            command = [sys.executable, "-m", "kachery_p2p.cli", "archive", uri]
+            subprocess.run(command, env=lab.a.env, check=True, stdout=subprocess.DEVNULL)
             rate = size / _MB / (time.perf_counter() - begun)
             print(Row(f"{kind}: archived, written and read back", [rate], "MB/s"))
             lab.a.cli("rm", "--force", uri)
@@ -296,6 +301,15 @@ def parts(folder: Path, root: Path, url: str, gb: int, kind: str) -> None:
         print(Row(f"{kind}: read of the origin for what was asked", [ratio], "", "< 1.1 asked"))
         print(Row(f"{kind}: 1 MB of {gb} GB", [1_000 * answer["seconds"] / 50], "ms"))
         print(Row(f"{kind}: memory of the node", [peak_mb(lab.a)], "MB"), flush=True)
+
+
+def tell_errors(log: Path) -> None:
+    """Print what a server has logged of errors of its own."""
+    lines = log.read_text().splitlines()
+    for place, line in enumerate(lines):
+        if "Traceback" in line or '" 500 ' in line:
+            print("\n".join(lines[place : place + 40]))
+            return
 
 
 def moved(daemon: Daemon) -> int:

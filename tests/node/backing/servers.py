@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
@@ -180,12 +180,17 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def s3(patch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An S3 server with an empty bucket; the URL of that. The environment says where it is."""
+def s3(
+    patch: pytest.MonkeyPatch,
+    program: Sequence[str] = ("-m", "moto.server"),
+    log: str = os.devnull,
+) -> Iterator[str]:
+    """An S3 server with an empty bucket; the URL of that. The environment says where it is.
+    ``program``: what Python is to run as the server; ``log``: the file for what it prints."""
     pytest.importorskip("moto", reason="moto's server stands in for S3")
     boto3 = pytest.importorskip("boto3", reason="boto3 makes the bucket")
     port = _free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, *program, "-H", "127.0.0.1", "-p", str(port)]
     endpoint = f"http://127.0.0.1:{port}"
     for name, value in {
         "AWS_ENDPOINT_URL": endpoint,
@@ -195,9 +200,8 @@ def s3(patch: pytest.MonkeyPatch) -> Iterator[str]:
         "AWS_EC2_METADATA_DISABLED": "true",
     }.items():
         patch.setenv(name, value)
-    process = subprocess.Popen(
-        command, env=dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    with open(log, "ab") as out:
+        process = subprocess.Popen(command, env=dict(os.environ), stdout=out, stderr=out)
     try:
         _wait_for(port, process)
         boto3.client("s3").create_bucket(Bucket=_BUCKET)
