@@ -6,7 +6,6 @@ import shutil
 
 from tests.node.harness import Lab, laboratory, until
 
-
 _MOST = 1_000
 """Files that each of the two stores, at most: how often they say something."""
 
