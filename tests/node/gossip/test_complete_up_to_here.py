@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,6 +71,16 @@ def hold_up_pulls(lab: Lab, name: str) -> asyncio.Event:
 
     network.on_stream_of(GOSSIP_PULL, Pull, slow)
     return go_on
+
+
+def unless_on(storage: Path, method: Callable[..., None]) -> Callable[..., None]:
+    """A method of an exchange that does nothing on the node with this storage."""
+
+    def patched(self: Exchange, *arguments: Any, **options: Any) -> None:
+        if self._context.store.root != storage:
+            method(self, *arguments, **options)
+
+    return patched
 
 
 async def held(lab: Lab, proxy: str = "P") -> None:
@@ -433,19 +444,16 @@ async def test_what_was_said_on_a_link_counts_until_there_is_a_newer_one(
         for part in ("state", "storage"):
             shutil.copytree(lab.root / "A" / part, lab.root / "again" / part)
         sha1 = copy_in(lab, "again", b"copied in")
-        says = Exchange._send_part
-
-        def says_nothing(self: Exchange, *arguments: Any, **options: Any) -> None:
-            if self._context.store.root != lab.root / "again" / "storage":
-                says(self, *arguments, **options)
-
-        monkeypatch.setattr(Exchange, "_send_part", says_nothing)
-        key = lab.channels["lab"]
-        await lab.start("again")  # and the link of A is still there
-        await until(lambda: len(lab["P"].network.links_to(lab.id("A"), key)) == 2, "a link of each")
-        load = asyncio.create_task(lab.load("B", sha1))
-        await held(lab)
-        monkeypatch.setattr(Exchange, "_send_part", says)
+        key, quiet = lab.channels["lab"], lab.root / "again" / "storage"
+        with monkeypatch.context() as patched:
+            for name in ("_send_part", "_push"):
+                patched.setattr(Exchange, name, unless_on(quiet, getattr(Exchange, name)))
+            await lab.start("again")  # and the link of A is still there
+            await until(
+                lambda: len(lab["P"].network.links_to(lab.id("A"), key)) == 2, "a link of each"
+            )
+            load = asyncio.create_task(lab.load("B", sha1))
+            await held(lab)
         for tell in lab["again"].announcer.on_state:
             tell(key)
         await load
