@@ -229,12 +229,13 @@ def test_of_what_a_forked_program_starts_only_daemons_are_forked(started: str) -
 
 def test_the_server_ends_with_the_tests_and_what_still_runs_goes_on() -> None:
     code = (
-        "import subprocess, sys, tests.forked as forked, tests.forked.popen as popen\n"
-        "p = forked.Popen([sys.executable, '-c', 'print(1, flush=True); input(); print(2)'],\n"
+        "import os, subprocess, sys, tests.forked as forked, tests.forked.popen as popen\n"
+        "code = 'import os; os.write(1, b\"1\\\\n\"); input(); print(2)'\n"
+        "p = forked.Popen([sys.executable, '-c', code],\n"
         "    stdin=0, stdout=1, start_new_session=True)\n"
         "p.returncode = 0\n"
-        "print(popen._server().path, flush=True)\n"
-    )
+        "os.write(1, f'{popen._server().path}\\n'.encode())\n"
+    )  # lines in one go: both write to one pipe
     with subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=ROOT,
