@@ -21,6 +21,9 @@ async def test_a_copy_of_a_node_that_runs_beside_it_is_told_of_at_both() -> None
         shutil.copytree(lab.root / "B", lab.root / "copy")
         await lab.restart("B")
         await lab.linked("B", "lab")
+        for number in range(3):
+            await lab.store("B", b"since the copy %d" % number, tell=None)
+        await lab.announced("B")
         await lab.start("copy")
         await lab.linked("copy", "lab")
         for number in range(_MOST):
