@@ -7,6 +7,9 @@ one before, ``OVERTAKE_MOST_SECONDS`` at most; one that leads far into the futur
 
 A backup is restored before a node is started, so that one claim is all that it takes. If there are
 more, somebody else says things in this node's name: a copy of its state folder on another computer.
+
+Non-goals: two copies whose logs go on in step, in one epoch and of one length each time. Neither is
+behind then, and nobody is told.
 """
 
 from __future__ import annotations
