@@ -194,6 +194,7 @@ def _set_limits(before: list[tuple[int, int]]) -> None:
 
 
 def _settings() -> Iterator[_Setting]:
+    """The limits come first."""
     yield lambda: list(map(resource.getrlimit, _LIMITS)), _set_limits
     yield lambda: list(map(signal.getsignal, _SIGNALS)), _set_signals
     yield (
@@ -221,11 +222,13 @@ class Settings:
 
     def __init__(self) -> None:
         self._before = [(read(), read, write) for read, write in _settings()]
-        self._most = [resource.getrlimit(each)[1] for each in _LIMITS]
 
     def can_be_put_back(self) -> bool:
         """Of a limit that was lowered for good this is not so, unless one may do anything."""
-        return os.geteuid() == 0 or self._most == [resource.getrlimit(e)[1] for e in _LIMITS]
+        if os.geteuid() == 0:
+            return True
+        limits, read, _ = self._before[0]
+        return [most for _, most in limits] == [most for _, most in read()]
 
     def put_back(self) -> None:
         for before, read, write in self._before:

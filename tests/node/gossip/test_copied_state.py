@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from tests.node.harness import Lab, laboratory, until
 
@@ -14,16 +16,23 @@ def is_told(lab: Lab, name: str) -> bool:
     return any("on another computer" in text for _, text in lab[name].context.warnings)
 
 
-async def test_a_copy_of_a_node_that_runs_beside_it_is_told_of_at_both() -> None:
-    """What only one of the two had was not found by anybody, and all was said to be well."""
+@asynccontextmanager
+async def copied(what: str) -> AsyncIterator[Lab]:
+    """B is a node that has stored three files since its folder was copied to one called ``what``."""
     async with laboratory("A", "B") as lab:
         await lab.stop("B")
-        shutil.copytree(lab.root / "B", lab.root / "copy")
+        shutil.copytree(lab.root / "B", lab.root / what)
         await lab.restart("B")
         await lab.linked("B", "lab")
         for number in range(3):
             await lab.store("B", b"since the copy %d" % number, tell=None)
         await lab.announced("B")
+        yield lab
+
+
+async def test_a_copy_of_a_node_that_runs_beside_it_is_told_of_at_both() -> None:
+    """What only one of the two had was not found by anybody, and all was said to be well."""
+    async with copied("copy") as lab:
         await lab.start("copy")
         await lab.linked("copy", "lab")
         for number in range(_MOST):
@@ -39,14 +48,7 @@ async def test_a_copy_of_a_node_that_runs_beside_it_is_told_of_at_both() -> None
 
 
 async def test_a_restored_node_is_told_of_its_backup_only() -> None:
-    async with laboratory("A", "B") as lab:
-        await lab.stop("B")
-        shutil.copytree(lab.root / "B", lab.root / "backup")
-        await lab.restart("B")
-        await lab.linked("B", "lab")
-        for number in range(3):
-            await lab.store("B", b"lost %d" % number, tell=None)
-        await lab.announced("B")
+    async with copied("backup") as lab:
         await lab.stop("B")
         shutil.rmtree(lab.root / "B")
         (lab.root / "backup").rename(lab.root / "B")
